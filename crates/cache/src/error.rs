@@ -1,0 +1,77 @@
+//! Errors of the cache crate.
+
+use kvcsr_codec::{CodecError, Kind};
+
+/// What can go wrong while building or using a cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// Coding or restoring vectors failed.
+    #[error("layer {layer}, {kind}s: {source}")]
+    Codec {
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        kind: Kind,
+        /// The cause.
+        source: CodecError,
+    },
+    /// An input has another shape than the cache holds.
+    #[error("{tensor}: expected shape {expected}, found {found:?}")]
+    Shape {
+        /// Which tensor.
+        tensor: &'static str,
+        /// The expected shape, in letters or numbers.
+        expected: String,
+        /// The shape found.
+        found: Vec<usize>,
+    },
+    /// The position passed in is not the number of tokens seen.
+    #[error("the new tokens start at position {start}, but the cache holds {len} tokens")]
+    Position {
+        /// Position of the first new token.
+        start: usize,
+        /// Tokens held.
+        len: usize,
+    },
+    /// More positions than the rotary table has.
+    #[error("position {position} is beyond the rotary table's {max} positions (the model's context length)")]
+    ContextLength {
+        /// Last position asked for, exclusive.
+        position: usize,
+        /// Positions in the table.
+        max: usize,
+    },
+    /// A scheme's name could not be understood.
+    #[error("unknown scheme `{name}`: {reason}. Known schemes: {known}")]
+    UnknownScheme {
+        /// The name given.
+        name: String,
+        /// Why it was refused.
+        reason: String,
+        /// All registered patterns.
+        known: String,
+    },
+    /// A scheme needs a dictionary set that was not given.
+    #[error("scheme `{scheme}` needs the dictionaries `{dictionaries}`, which were not given: train them first (`just train`)")]
+    MissingDictionaries {
+        /// The scheme.
+        scheme: String,
+        /// The name of the dictionary set.
+        dictionaries: String,
+    },
+    /// A dictionary does not fit the model.
+    #[error("scheme `{scheme}`, layer {layer}, {kind}s: {reason}")]
+    Dictionary {
+        /// The scheme.
+        scheme: String,
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        kind: Kind,
+        /// What does not fit.
+        reason: String,
+    },
+}

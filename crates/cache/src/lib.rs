@@ -1,0 +1,53 @@
+//! The one seam between a decoder and its key-value cache, and every scheme behind it.
+//!
+//! A cache that only *appends*, and hands keys and values back, has to decompress everything at
+//! each step. Here the seam is one object-safe call, [`LayerCache::attend`]: the decoder passes
+//! queries, keys and values *before* position embedding, and the scheme decides what to store and
+//! how to attend.
+//!
+//! | paper | code | meaning |
+//! |---|---|---|
+//! | `s` | `sparsity` | atoms per coded vector (MP level) |
+//! | `s_n` | `chunks` | pieces a head vector is cut into, each coded on its own |
+//! | `D`, `N` | [`kvcsr_codec::Dictionary`], `len()` | dictionary and its number of atoms |
+//! | `d_h` | `head_dim` (`D` in shapes) | channels per head |
+//!
+//! Shapes use the same letters everywhere: `B` batch, `H` query heads, `Hkv` key-value heads,
+//! `T` new tokens, `S` tokens seen so far, `D` head_dim.
+//!
+//! All schemes attend exactly during prefill, so one prefill serves every scheme: see
+//! [`PrefillSnapshot`] and [`Scheme::from_prefill`].
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary, Scheme, SchemeContext, registry};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 4 };
+//! let dense = registry::build("dense", &SchemeContext::new(geometry))?;
+//! let mut cache = dense.empty(0)?;
+//! let rotary = Rotary::new(4, 10_000.0, 16, &Device::Cpu)?;
+//! let cx = AttendCx { start: 0, rotary: &rotary, scale: 0.5 };
+//! let x = Tensor::ones((1, 1, 3, 4), candle_core::DType::F32, &Device::Cpu)?;
+//! let out = cache.attend(&x, &x, &x, &cx)?;
+//! assert_eq!((out.dims(), cache.len()), (&[1, 1, 3, 4][..], 3));
+//! # Ok(()) }
+//! ```
+
+pub mod attention;
+mod error;
+mod recording;
+pub mod registry;
+mod rotary;
+pub mod schemes;
+mod seam;
+mod snapshot;
+
+pub use error::CacheError;
+pub use recording::Recording;
+pub use registry::SchemeContext;
+pub use rotary::Rotary;
+pub use schemes::csr::{CsrCache, CsrScheme};
+pub use schemes::dense::{DenseCache, DenseScheme};
+pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
+pub use snapshot::PrefillSnapshot;

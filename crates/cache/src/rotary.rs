@@ -1,0 +1,93 @@
+//! Rotary position embedding (RoPE), half-split channel order.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::CacheError;
+
+/// Cosine and sine tables for every position of a model's context.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+    max_positions: usize,
+}
+
+impl Rotary {
+    /// Tables for `max_positions` positions: channel pair `j` turns by `position · theta^(-2j/D)`.
+    ///
+    /// # Errors
+    /// If the tensors cannot be made on `device`.
+    pub fn new(head_dim: usize, theta: f64, max_positions: usize, device: &Device) -> Result<Self, CacheError> {
+        let half = head_dim / 2;
+        let frequencies: Vec<f64> = (0..half).map(|j| theta.powf(-2.0 * j as f64 / head_dim as f64)).collect();
+        Self::from_frequencies(&frequencies, max_positions, device)
+    }
+
+    /// Tables from explicit frequencies in radians per position, one per channel pair (`D / 2`);
+    /// scaled variants of RoPE come in here.
+    ///
+    /// The angles are computed in f32, as reference implementations do.
+    ///
+    /// # Errors
+    /// If the tensors cannot be made on `device`.
+    pub fn from_frequencies(frequencies: &[f64], max_positions: usize, device: &Device) -> Result<Self, CacheError> {
+        let half = frequencies.len();
+        let frequencies: Vec<f32> = frequencies.iter().map(|&f| f as f32).collect();
+        let mut angles = Vec::with_capacity(max_positions * half);
+        for position in 0..max_positions {
+            angles.extend(frequencies.iter().map(|f| position as f32 * f));
+        }
+        let angles = Tensor::from_vec(angles, (max_positions, half), device)?;
+        Ok(Self { cos: angles.cos()?, sin: angles.sin()?, max_positions })
+    }
+
+    /// Positions the tables cover.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    /// Rotates `x`, `(B, H, T, D)` in half-split order, whose first token is at `start`.
+    ///
+    /// # Errors
+    /// [`CacheError::ContextLength`] if the tables end before the last token.
+    pub fn apply(&self, x: &Tensor, start: usize) -> Result<Tensor, CacheError> {
+        let tokens = x.dim(D::Minus2)?;
+        if start + tokens > self.max_positions {
+            return Err(CacheError::ContextLength { position: start + tokens, max: self.max_positions });
+        }
+        let cos = self.cos.narrow(0, start, tokens)?;
+        let sin = self.sin.narrow(0, start, tokens)?;
+        let x = x.contiguous()?;
+        if x.dtype() == DType::F32 {
+            return Ok(candle_nn::rotary_emb::rope(&x, &cos, &sin)?);
+        }
+        let (cos, sin) = (cos.to_dtype(x.dtype())?, sin.to_dtype(x.dtype())?);
+        Ok(candle_nn::rotary_emb::rope(&x, &cos, &sin)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rotation_pairs_channel_j_with_j_plus_half() {
+        let rotary = Rotary::new(4, 100.0, 8, &Device::Cpu).unwrap();
+        let x = Tensor::new(&[[[[1f32, 2.0, 3.0, 4.0]]]], &Device::Cpu).unwrap();
+        let y = rotary.apply(&x, 5).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for j in 0..2 {
+            let angle = 5.0 * 100f64.powf(-(j as f64) / 2.0);
+            let (a, b) = ((j + 1) as f64, (j + 3) as f64);
+            assert!((f64::from(y[j]) - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
+            assert!((f64::from(y[j + 2]) - (b * angle.cos() + a * angle.sin())).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn positions_beyond_the_context_are_an_error() {
+        let rotary = Rotary::new(4, 100.0, 8, &Device::Cpu).unwrap();
+        let x = Tensor::zeros((1, 1, 2, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(matches!(rotary.apply(&x, 7), Err(CacheError::ContextLength { position: 9, max: 8 })));
+    }
+}

@@ -1,0 +1,122 @@
+//! The uncompressed cache, in f32 or f16: the baseline of every comparison.
+
+use candle_core::{DType, Tensor};
+use kvcsr_codec::{BitsPerChannel, Footprint};
+
+use crate::seam::{check_kv, check_start};
+use crate::{AttendCx, CacheError, LayerCache, Rotary, Scheme, attention};
+
+/// Tokens by which the buffers grow.
+const PAGE: usize = 256;
+
+/// Exact keys (after position embedding) and values of one layer.
+pub struct DenseCache {
+    dtype: DType,
+    len: usize,
+    /// Keys and values, `(B, Hkv, capacity, D)`.
+    buffers: Option<(Tensor, Tensor)>,
+}
+
+impl DenseCache {
+    /// An empty cache that stores `dtype` (f32 or f16).
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype, len: 0, buffers: None }
+    }
+
+    /// Stores keys after position embedding, and values.
+    fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(), CacheError> {
+        let (b, h, t, d) = k.dims4()?;
+        let k = k.to_dtype(self.dtype)?.contiguous()?;
+        let v = v.to_dtype(self.dtype)?.contiguous()?;
+        let needed = self.len + t;
+        let held = match self.buffers.take() {
+            Some((keys, values)) if keys.dim(2)? >= needed => (keys, values),
+            old => {
+                let capacity = needed.next_multiple_of(PAGE);
+                let grown = |old: Option<Tensor>| -> Result<Tensor, CacheError> {
+                    let new = Tensor::zeros((b, h, capacity, d), self.dtype, k.device())?;
+                    if let Some(old) = old {
+                        new.slice_set(&old, 2, 0)?;
+                    }
+                    Ok(new)
+                };
+                let (keys, values) = old.unzip();
+                (grown(keys)?, grown(values)?)
+            }
+        };
+        held.0.slice_set(&k, 2, self.len)?;
+        held.1.slice_set(&v, 2, self.len)?;
+        self.buffers = Some(held);
+        self.len = needed;
+        Ok(())
+    }
+
+    fn held_shape(&self) -> Option<(usize, usize)> {
+        self.buffers.as_ref().map(|(k, _)| (k.dims()[0], k.dims()[1]))
+    }
+}
+
+impl LayerCache for DenseCache {
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
+        check_kv(k, v, self.held_shape(), None)?;
+        check_start(cx.start, self.len)?;
+        let q = cx.rotary.apply(q, cx.start)?;
+        let k = cx.rotary.apply(k, cx.start)?;
+        self.append(&k, v)?;
+        let (keys, values) = self.buffers.as_ref().expect("append filled the buffers");
+        let keys = keys.narrow(2, 0, self.len)?.to_dtype(q.dtype())?.contiguous()?;
+        let values = values.narrow(2, 0, self.len)?.to_dtype(q.dtype())?.contiguous()?;
+        Ok(attention::causal(&q, &keys, &values, cx.scale)?)
+    }
+
+    fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {
+        check_kv(k, v, None, None)?;
+        check_start(0, self.len)?;
+        let k = rotary.apply(k, 0)?;
+        self.append(&k, v)
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn footprint(&self) -> Footprint {
+        let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        Footprint { dense: self.buffers.as_ref().map_or(0, |(k, v)| bytes(k) + bytes(v)), ..Footprint::default() }
+    }
+
+    fn clear(&mut self) {
+        self.buffers = None;
+        self.len = 0;
+    }
+}
+
+/// `dense` (f32) and `dense-f16`.
+pub struct DenseScheme {
+    dtype: DType,
+}
+
+impl DenseScheme {
+    /// A scheme that stores `dtype` (f32 or f16).
+    pub fn new(dtype: DType) -> Self {
+        Self { dtype }
+    }
+}
+
+impl Scheme for DenseScheme {
+    fn name(&self) -> &str {
+        if self.dtype == DType::F16 { "dense-f16" } else { "dense" }
+    }
+
+    fn empty(&self, _layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
+        Ok(Box::new(DenseCache::new(self.dtype)))
+    }
+
+    fn nominal_bits(&self) -> BitsPerChannel {
+        BitsPerChannel(8.0 * self.dtype.size_in_bytes() as f64)
+    }
+
+    fn shared_bytes(&self) -> usize {
+        0
+    }
+}

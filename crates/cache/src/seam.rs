@@ -1,0 +1,142 @@
+//! The seam: what a decoder asks of a cache, and what a scheme builds.
+
+use candle_core::Tensor;
+use kvcsr_codec::{BitsPerChannel, Footprint};
+
+use crate::{CacheError, Rotary};
+
+/// What the cache needs to know about a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Decoder layers.
+    pub layers: usize,
+    /// Key-value heads of a layer (`Hkv`).
+    pub kv_heads: usize,
+    /// Channels of a head (`D`).
+    pub head_dim: usize,
+}
+
+impl Geometry {
+    /// Channels of one cached token over all layers, keys and values together.
+    pub fn channels_per_token(&self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim
+    }
+}
+
+/// Everything about one attention call that is not a tensor of the tokens themselves.
+///
+/// Attention is causal: new token `t` sees all tokens held before the call and the new tokens up to
+/// and including itself.
+#[derive(Debug, Clone, Copy)]
+pub struct AttendCx<'a> {
+    /// Position of the first new token, which is the number of tokens seen before.
+    pub start: usize,
+    /// Rotary tables of the model.
+    pub rotary: &'a Rotary,
+    /// Factor on the scores, usually `1 / sqrt(D)`.
+    pub scale: f64,
+}
+
+/// What one attention layer remembers of one batch of sequences.
+pub trait LayerCache: Send {
+    /// Adds the new tokens and attends over everything seen so far.
+    ///
+    /// `q` is `(B, H, T, D)`, `k` and `v` are `(B, Hkv, T, D)`, all *before* position embedding.
+    /// Returns `softmax(q kᵀ · scale + causal mask) v`, `(B, H, T, D)`.
+    ///
+    /// Feeding `T` tokens in one call gives what feeding them one by one gives: a scheme that
+    /// compresses tokens as they arrive shows each new token its own compressed self.
+    ///
+    /// # Errors
+    /// On shapes that do not fit what is held, on a position that does not continue it, and on
+    /// values that cannot be coded. After an error the cache is as it was before the call.
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError>;
+
+    /// Takes over the keys and values of an exact prefill, `(B, Hkv, T, D)` before position
+    /// embedding, without attending. Only allowed on an empty cache.
+    ///
+    /// # Errors
+    /// As [`LayerCache::attend`].
+    fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError>;
+
+    /// Tokens held (`S`).
+    fn len(&self) -> usize;
+
+    /// True when no token is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes really allocated by this layer, by part. What layers share is counted once by
+    /// [`Scheme::shared_bytes`].
+    fn footprint(&self) -> Footprint;
+
+    /// Forgets all tokens.
+    fn clear(&mut self);
+}
+
+/// A way to keep a cache: builds one [`LayerCache`] per layer.
+pub trait Scheme: Send + Sync {
+    /// The registered name, for example `csr-8`.
+    fn name(&self) -> &str;
+
+    /// Name of the dictionary set in use, or the empty string.
+    fn dictionaries(&self) -> &str {
+        ""
+    }
+
+    /// An empty cache for one layer.
+    ///
+    /// # Errors
+    /// If the scheme has nothing for that layer.
+    fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError>;
+
+    /// A cache for one layer that holds a finished exact prefill: `k` and `v` are
+    /// `(B, Hkv, T, D)` before position embedding.
+    ///
+    /// # Errors
+    /// As [`LayerCache::absorb`].
+    fn from_prefill(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+    ) -> Result<Box<dyn LayerCache>, CacheError> {
+        let mut cache = self.empty(layer)?;
+        cache.absorb(k, v, rotary)?;
+        Ok(cache)
+    }
+
+    /// Bits per channel as the method's paper counts them, keys and values averaged.
+    fn nominal_bits(&self) -> BitsPerChannel;
+
+    /// Bytes held once for all layers and sequences: dictionaries and their tables.
+    fn shared_bytes(&self) -> usize;
+}
+
+/// Checks `(B, Hkv, T, D)` inputs against what a cache holds. Returns `(B, Hkv, T, D)`.
+pub(crate) fn check_kv(
+    k: &Tensor,
+    v: &Tensor,
+    held: Option<(usize, usize)>,
+    head_dim: Option<usize>,
+) -> Result<(usize, usize, usize, usize), CacheError> {
+    let shape = |tensor, expected: String, t: &Tensor| CacheError::Shape { tensor, expected, found: t.dims().to_vec() };
+    let (b, h, t, d) = k.dims4().map_err(|_| shape("keys", "(B, Hkv, T, D)".into(), k))?;
+    if v.dims() != k.dims() {
+        return Err(shape("values", format!("{:?}, that of the keys", k.dims()), v));
+    }
+    if let Some((hb, hh)) = held.filter(|&held| held != (b, h)) {
+        return Err(shape("keys", format!("({hb}, {hh}, T, D), as held"), k));
+    }
+    if let Some(hd) = head_dim.filter(|&hd| hd != d) {
+        return Err(shape("keys", format!("(B, Hkv, T, {hd})"), k));
+    }
+    Ok((b, h, t, d))
+}
+
+/// Checks that a call continues what is held.
+pub(crate) fn check_start(start: usize, len: usize) -> Result<(), CacheError> {
+    if start == len { Ok(()) } else { Err(CacheError::Position { start, len }) }
+}

@@ -1,0 +1,65 @@
+//! Random caches' inputs and dictionaries for the tests of this crate.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary, SchemeContext};
+use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub const MAX_POSITIONS: usize = 1100;
+
+pub fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+}
+
+pub fn tensor(seed: u64, shape: (usize, usize, usize, usize)) -> Tensor {
+    let n = shape.0 * shape.1 * shape.2 * shape.3;
+    Tensor::from_vec(noise(seed, n), shape, &Device::Cpu).unwrap()
+}
+
+/// Keys in one chunk, values in two, `atoms` random atoms each, for every layer.
+pub fn dictionaries(geometry: Geometry, atoms: usize) -> DictionarySet {
+    let group = |layer: usize, kind: Kind, chunks: usize| {
+        let width = geometry.head_dim / chunks;
+        let seed = 100 + 2 * layer as u64 + u64::from(kind == Kind::Value);
+        let dictionary = Dictionary::normalised(width, noise(seed, atoms * width)).unwrap();
+        DictionaryGroup { kind, layers: vec![layer], chunks, sparsity: 8 / chunks, dictionary: Arc::new(dictionary) }
+    };
+    let groups = (0..geometry.layers).flat_map(|l| [group(l, Kind::Key, 1), group(l, Kind::Value, 2)]).collect();
+    DictionarySet { head_dim: geometry.head_dim, groups, provenance: Default::default() }
+}
+
+/// The unit vectors: with as many atoms as channels, restoring is exact but for f16.
+pub fn unit_vectors(geometry: Geometry) -> DictionarySet {
+    let mut set = dictionaries(geometry, 1);
+    for group in &mut set.groups {
+        let width = group.dictionary.width();
+        let atoms = (0..width * width).map(|i| if i / width == i % width { 1.0 } else { 0.0 }).collect();
+        group.dictionary = Arc::new(Dictionary::new(width, atoms).unwrap());
+    }
+    set
+}
+
+pub fn context(geometry: Geometry, set: DictionarySet) -> SchemeContext {
+    SchemeContext::new(geometry).with_dictionaries("neuraldict", set)
+}
+
+pub fn rotary(head_dim: usize) -> Rotary {
+    Rotary::new(head_dim, 10_000.0, MAX_POSITIONS, &Device::Cpu).unwrap()
+}
+
+/// Feeds tokens `from..to` of `(q, k, v)`.
+pub fn feed(cache: &mut dyn LayerCache, qkv: &(Tensor, Tensor, Tensor), rotary: &Rotary, from: usize, to: usize) -> Tensor {
+    let part = |x: &Tensor| x.narrow(2, from, to - from).unwrap();
+    let d = qkv.0.dim(3).unwrap();
+    let cx = AttendCx { start: from, rotary, scale: 1.0 / (d as f64).sqrt() };
+    cache.attend(&part(&qkv.0), &part(&qkv.1), &part(&qkv.2), &cx).unwrap()
+}
+
+pub fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+}

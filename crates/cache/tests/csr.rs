@@ -1,0 +1,99 @@
+//! CSR against its definition, its bit formula and bad input.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use common::{context, dictionaries, feed, largest_difference, rotary, tensor, unit_vectors};
+use kvcsr_cache::{AttendCx, CacheError, Geometry, Recording, DenseCache, SchemeContext, registry};
+use kvcsr_codec::{Encoder, Kind, SparseCodes};
+
+const GEOMETRY: Geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 32 };
+
+#[test]
+fn a_complete_dictionary_restores_the_dense_result() {
+    let cx = context(GEOMETRY, unit_vectors(GEOMETRY));
+    let x = (tensor(1, (1, 4, 40, 32)), tensor(2, (1, 2, 40, 32)), tensor(3, (1, 2, 40, 32)));
+    let rotary = rotary(32);
+    let out = |name: &str| {
+        let scheme = registry::build(name, &cx).unwrap();
+        feed(scheme.empty(1).unwrap().as_mut(), &x, &rotary, 0, 40)
+    };
+    let off = largest_difference(&out("dense"), &out("csr-32"));
+    assert!(off < 2e-3, "{off}");
+    let off = largest_difference(&out("dense"), &out("csr-16"));
+    assert!(off > 1e-2, "half of the atoms cannot be exact: {off}");
+}
+
+#[test]
+fn keys_are_coded_before_and_rotated_after_restoring() {
+    let set = dictionaries(GEOMETRY, 64);
+    let x = (tensor(1, (1, 4, 9, 32)), tensor(2, (1, 2, 9, 32)), tensor(3, (1, 2, 9, 32)));
+    let rotary = rotary(32);
+    let restored = |kind: Kind, x: &Tensor, sparsity: usize| {
+        let dictionary = set.group(1, kind).unwrap().dictionary.clone();
+        let rows = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut codes = SparseCodes::new(sparsity);
+        codes.encode_append(&Encoder::new(dictionary.clone()), &rows).unwrap();
+        let mut out = vec![0f32; rows.len()];
+        codes.decode_into(&dictionary, 0..codes.rows(), &mut out).unwrap();
+        Tensor::from_vec(out, x.dims(), &Device::Cpu).unwrap()
+    };
+    let (k, v) = (restored(Kind::Key, &x.1, 8), restored(Kind::Value, &x.2, 4));
+    let mut dense = DenseCache::new(DType::F32);
+    let want = feed(&mut dense, &(x.0.clone(), k, v), &rotary, 0, 9);
+    let scheme = registry::build("csr-8", &context(GEOMETRY, set)).unwrap();
+    let got = feed(scheme.empty(1).unwrap().as_mut(), &x, &rotary, 0, 9);
+    assert!(largest_difference(&want, &got) < 1e-6);
+}
+
+#[test]
+fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
+    let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 128 };
+    let cx = context(geometry, dictionaries(geometry, 64));
+    for (name, bits) in [("csr-4", 1.0), ("csr-6", 1.5), ("csr-8", 2.0), ("csr-16", 4.0)] {
+        assert_eq!(registry::build(name, &cx).unwrap().nominal_bits().0, bits, "{name}");
+    }
+    let error = |name: &str, cx: &SchemeContext| registry::build(name, cx).err().unwrap().to_string();
+    assert!(error("csr-7", &cx).contains("cannot be shared by 2 chunks"));
+    assert!(error("csr-0", &cx).contains("sparsity 0"));
+    assert!(error("csr-512", &cx).contains("beyond 255"));
+    assert!(error("csr-100", &cx).contains("the dictionary's 64 atoms"));
+    let wider = Geometry { head_dim: 64, ..geometry };
+    assert!(error("csr-4", &context(wider, dictionaries(geometry, 64))).contains("a head of 64 channels"));
+    let deeper = Geometry { layers: 2, ..geometry };
+    assert!(error("csr-4", &context(deeper, dictionaries(geometry, 64))).contains("layer 1"));
+}
+
+#[test]
+fn an_error_leaves_the_cache_as_it_was() {
+    let scheme = registry::build("csr-4", &context(GEOMETRY, dictionaries(GEOMETRY, 64))).unwrap();
+    let rotary = rotary(32);
+    let x = (tensor(1, (1, 4, 6, 32)), tensor(2, (1, 2, 6, 32)), tensor(3, (1, 2, 6, 32)));
+    let mut cache = scheme.empty(1).unwrap();
+    feed(cache.as_mut(), &x, &rotary, 0, 5);
+    let held = cache.footprint();
+    let cx = |start| AttendCx { start, rotary: &rotary, scale: 1.0 };
+    let one = |x: &Tensor| x.narrow(2, 5, 1).unwrap();
+    let broken = (one(&x.2) * f64::NAN).unwrap();
+    let error = cache.attend(&one(&x.0), &one(&x.1), &broken, &cx(5)).unwrap_err();
+    assert!(error.to_string().contains("layer 1, values"), "{error}");
+    assert!(matches!(cache.attend(&one(&x.0), &one(&x.1), &one(&x.2), &cx(4)), Err(CacheError::Position { start: 4, len: 5 })));
+    let narrow = tensor(4, (1, 1, 1, 32));
+    assert!(matches!(cache.attend(&one(&x.0), &narrow, &narrow, &cx(5)), Err(CacheError::Shape { .. })));
+    assert_eq!((cache.len(), cache.footprint()), (5, held));
+    feed(cache.as_mut(), &x, &rotary, 5, 6);
+}
+
+#[test]
+fn recording_hands_out_what_passed() {
+    let x = (tensor(1, (1, 4, 6, 32)), tensor(2, (1, 2, 6, 32)), tensor(3, (1, 2, 6, 32)));
+    let rotary = rotary(32);
+    let mut cache = Recording::new(DenseCache::new(DType::F32));
+    assert!(cache.take().unwrap().is_none());
+    feed(&mut cache, &x, &rotary, 0, 4);
+    feed(&mut cache, &x, &rotary, 4, 6);
+    let (k, v) = cache.take().unwrap().unwrap();
+    assert_eq!(largest_difference(&k, &x.1) + largest_difference(&v, &x.2), 0.0);
+    assert!(cache.take().unwrap().is_none());
+}

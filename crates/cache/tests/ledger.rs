@@ -1,0 +1,65 @@
+//! The ledger of a compressed cache against the allocator.
+#![allow(clippy::unwrap_used, unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicIsize, Ordering};
+
+use common::{context, dictionaries, rotary, tensor};
+use kvcsr_cache::{Geometry, registry};
+use kvcsr_codec::measured_bits;
+
+/// The system's allocator, with a count of the bytes that are live.
+struct Counting;
+
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+
+// SAFETY: every call is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size() as isize, Ordering::SeqCst);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as isize, Ordering::SeqCst);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn csr_reports_the_bytes_it_allocates() {
+    // One worker: its scratch space comes to life in the first of two equal runs, outside of the count.
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(compare);
+}
+
+fn compare() {
+    let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
+    let rotary = rotary(64);
+    let cx = context(geometry, dictionaries(geometry, 128));
+    for (level, tokens) in [(4, 1), (8, 300), (16, 1024)] {
+        let scheme = registry::build(&format!("csr-{level}"), &cx).unwrap();
+        let (k, v) = (tensor(1, (1, 3, tokens, 64)), tensor(2, (1, 3, tokens, 64)));
+        drop(scheme.from_prefill(0, &k, &v, &rotary).unwrap());
+        let before = LIVE.load(Ordering::SeqCst);
+        let cache = scheme.from_prefill(0, &k, &v, &rotary).unwrap();
+        let allocated = LIVE.load(Ordering::SeqCst) - before;
+        let reported = cache.footprint();
+        assert_eq!(reported.total() as isize, allocated, "csr-{level} at {tokens} tokens: {reported:?}");
+
+        let codes = tokens * 3 * (level + level) * 4;
+        assert!(reported.total() >= codes, "{reported:?} holds less than the {codes} bytes of its codes");
+        let measured = measured_bits(reported.total(), tokens, 3, 64, 1).0;
+        let nominal = scheme.nominal_bits().0;
+        assert!(measured >= nominal, "measured {measured} below nominal {nominal}");
+        if tokens == 1024 {
+            assert!(measured < 1.05 * nominal, "measured {measured}, nominal {nominal}");
+        }
+    }
+}

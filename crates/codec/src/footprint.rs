@@ -1,0 +1,211 @@
+//! The byte ledger: what a cache really allocates, and bits per channel.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
+use serde::{Deserialize, Serialize};
+
+/// Whose vectors: the attention's keys or its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Keys, before position embedding.
+    Key,
+    /// Values.
+    Value,
+}
+
+impl Kind {
+    /// Both kinds, keys first.
+    pub const ALL: [Self; 2] = [Self::Key, Self::Value];
+
+    /// `"key"` or `"value"`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Value => "value",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Bytes allocated (capacity, not length), by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Footprint {
+    /// Atom indices, u16 each.
+    pub indices: usize,
+    /// Sparse coefficients, f16 each.
+    pub coefficients: usize,
+    /// Quantised integers, several to a word.
+    pub packed: usize,
+    /// Scales and zero points of quantised values.
+    pub scales: usize,
+    /// Per-row lengths of variable-length codes.
+    pub row_lengths: usize,
+    /// Keys and values kept exactly.
+    pub dense: usize,
+    /// Exact sinks and recent tokens around a compressed middle.
+    pub window: usize,
+    /// Atoms sampled from the prompt.
+    pub online_atoms: usize,
+    /// Atoms taken from outliers (the paper's Guard).
+    pub guard: usize,
+    /// Tables derived from the above to make coding fast, such as Gram matrices.
+    pub tables: usize,
+}
+
+impl Footprint {
+    /// Each part's name and bytes, in the order of the fields.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, usize)> + use<> {
+        [
+            ("indices", self.indices),
+            ("coefficients", self.coefficients),
+            ("packed", self.packed),
+            ("scales", self.scales),
+            ("row_lengths", self.row_lengths),
+            ("dense", self.dense),
+            ("window", self.window),
+            ("online_atoms", self.online_atoms),
+            ("guard", self.guard),
+            ("tables", self.tables),
+        ]
+        .into_iter()
+    }
+
+    /// Sum of all parts, in bytes.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.parts().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl AddAssign for Footprint {
+    fn add_assign(&mut self, other: Self) {
+        self.indices += other.indices;
+        self.coefficients += other.coefficients;
+        self.packed += other.packed;
+        self.scales += other.scales;
+        self.row_lengths += other.row_lengths;
+        self.dense += other.dense;
+        self.window += other.window;
+        self.online_atoms += other.online_atoms;
+        self.guard += other.guard;
+        self.tables += other.tables;
+    }
+}
+
+impl Add for Footprint {
+    type Output = Self;
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
+impl Sum for Footprint {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::default(), Add::add)
+    }
+}
+
+impl<'a> Sum<&'a Self> for Footprint {
+    fn sum<I: Iterator<Item = &'a Self>>(iter: I) -> Self {
+        iter.copied().sum()
+    }
+}
+
+/// Bits spent per channel, that is per scalar of the uncompressed cache (16 for FP16).
+/// Displays with two decimals unless the format asks for others.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BitsPerChannel(pub f64);
+
+impl fmt::Display for BitsPerChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:.*}", f.precision().unwrap_or(2), self.0);
+        write!(f, "{:>width$}", text, width = f.width().unwrap_or(0))
+    }
+}
+
+/// The paper's own count (section 4): `32 s s_n / d_h`, codes only. One kind's
+/// share; keys at `(s, 1)` and values at `(s / 2, 2)` come to the same.
+#[must_use]
+pub fn nominal_bits(sparsity: usize, chunks: usize, head_dim: usize) -> BitsPerChannel {
+    BitsPerChannel(32.0 * sparsity as f64 * chunks as f64 / head_dim as f64)
+}
+
+/// Bits per channel of `bytes` really allocated for the keys *and* values of
+/// `tokens` tokens: `8 bytes / (2 tokens kv_heads head_dim layers)`.
+/// Not finite when there are no channels.
+#[must_use]
+pub fn measured_bits(bytes: usize, tokens: usize, kv_heads: usize, head_dim: usize, layers: usize) -> BitsPerChannel {
+    let channels = 2.0 * tokens as f64 * kv_heads as f64 * head_dim as f64 * layers as f64;
+    BitsPerChannel(8.0 * bytes as f64 / channels)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Each field a different power of two, so that a part left out or counted
+    /// twice changes the sum.
+    fn distinct() -> Footprint {
+        serde_json::from_value(serde_json::Value::Object(
+            Footprint::default()
+                .parts()
+                .enumerate()
+                .map(|(i, (name, _))| (name.to_owned(), (1usize << i).into()))
+                .collect(),
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn every_field_is_a_part_once() {
+        let json = serde_json::to_value(distinct()).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), distinct().parts().count());
+        for (name, bytes) in distinct().parts() {
+            assert_eq!(json[name], bytes, "{name}");
+        }
+        assert_eq!(distinct().total(), (1 << distinct().parts().count()) - 1);
+    }
+
+    #[test]
+    fn sums_add_every_part() {
+        let twice: Footprint = [distinct(), distinct()].iter().sum();
+        assert_eq!(twice, distinct() + distinct());
+        for ((name, one), (_, two)) in distinct().parts().zip(twice.parts()) {
+            assert_eq!(2 * one, two, "{name}");
+        }
+    }
+
+    #[test]
+    fn bits_of_the_paper() {
+        assert_eq!(nominal_bits(4, 1, 128), BitsPerChannel(1.0));
+        assert_eq!(nominal_bits(2, 2, 128), BitsPerChannel(1.0));
+        assert_eq!(nominal_bits(8, 1, 128), BitsPerChannel(2.0));
+        // An FP16 cache: 2 bytes per channel of keys and of values.
+        let fp16 = 2 * 2 * 100 * 8 * 128 * 32;
+        assert_eq!(measured_bits(fp16, 100, 8, 128, 32), BitsPerChannel(16.0));
+        assert_eq!(format!("{}", BitsPerChannel(1.005)), "1.00");
+        assert_eq!(format!("{:6.1}|", BitsPerChannel(2.04)), "   2.0|");
+    }
+
+    #[test]
+    fn kinds_are_lowercase_everywhere() {
+        for kind in Kind::ALL {
+            let json = serde_json::to_string(&kind).unwrap();
+            assert_eq!(json, format!("\"{kind}\""));
+            assert_eq!(serde_json::from_str::<Kind>(&json).unwrap(), kind);
+        }
+    }
+}

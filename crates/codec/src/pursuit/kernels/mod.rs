@@ -1,0 +1,121 @@
+//! The inner loops: vectorised, with a scalar twin that gives the same bits.
+//!
+//! Every multiply-add is fused in all versions, and the search for the largest
+//! magnitude has one answer whatever the order it is made in (the lowest index among
+//! equals), so the versions agree exactly, not just closely. The one exception is the
+//! matrix product, which the `gemm` crate dispatches by itself.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod product;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::product::Transposed;
+
+/// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::all`] make
+/// one, so holding it is the proof that its kernels may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Isa(Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// Calls the kernel of the level at hand.
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident($($argument:expr),*)) => {
+        match $isa.0 {
+            Level::Scalar => scalar::$kernel($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Isa of this level exists only where AVX2 and FMA were detected.
+            Level::Avx2 => unsafe { avx2::$kernel($($argument),*) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Isa of this level exists only where AVX-512F was detected.
+            Level::Avx512 => unsafe { avx512::$kernel($($argument),*) },
+        }
+    };
+}
+
+impl Isa {
+    /// The widest set this machine has. Cheap: the standard library remembers the answer.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                return Self(Level::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Self(Level::Avx2);
+            }
+        }
+        Self(Level::Scalar)
+    }
+
+    /// Every set this machine has, the scalar one first.
+    #[cfg(test)]
+    fn all() -> Vec<Self> {
+        let mut all = vec![Self(Level::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Self(Level::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f") {
+                all.push(Self(Level::Avx512));
+            }
+        }
+        all
+    }
+
+    /// Index of the largest `|p|`, the lowest among equals; 0 if all are zero. NaN is never
+    /// the largest.
+    #[inline]
+    pub(crate) fn peak(self, p: &[f32]) -> usize {
+        dispatch!(self, peak(p))
+    }
+
+    /// `p -= c g`, then [`Isa::peak`] of the result, in one pass.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[inline]
+    pub(crate) fn subtract_then_peak(self, p: &mut [f32], c: f32, g: &[f32]) -> usize {
+        assert_eq!(p.len(), g.len());
+        dispatch!(self, subtract_then_peak(p, c, g))
+    }
+
+    /// `y += a x`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[inline]
+    pub(crate) fn axpy(self, y: &mut [f32], a: f32, x: &[f32]) {
+        assert_eq!(y.len(), x.len());
+        dispatch!(self, axpy(y, a, x));
+    }
+
+    /// `out = sum_j coefficients[j] atoms[indices[j]]`, atoms `(N, out.len())`.
+    ///
+    /// # Panics
+    /// If an index is not below `N`, or there are not as many coefficients as indices.
+    #[inline]
+    pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], indices: &[u16], coefficients: &[f32]) {
+        assert_eq!(indices.len(), coefficients.len());
+        dispatch!(self, combine(out, atoms, indices, coefficients));
+    }
+}
+
+/// The atom named by `index` in atoms `(N, width)`.
+#[inline(always)]
+fn atom(atoms: &[f32], width: usize, index: u16) -> &[f32] {
+    &atoms[usize::from(index) * width..][..width]
+}

@@ -1,0 +1,90 @@
+//! Correlations of a block of rows with all atoms: one matrix product.
+
+use std::ops::Range;
+
+use gemm::{Parallelism, gemm};
+
+use crate::Dictionary;
+use crate::pursuit::aligned::{AlignedVec, LINE};
+
+/// The atoms transposed, `(width, pitch)`, padded with zero atoms to whole cache lines: the
+/// product then reads them in place, where the row-major atoms would be repacked for every
+/// block of rows.
+///
+/// The pitch is an odd number of lines. With the powers of two that dictionaries come in, a
+/// column's elements would otherwise all compete for the same few places in the cache.
+#[derive(Debug)]
+pub(crate) struct Transposed {
+    atoms: AlignedVec,
+    width: usize,
+    stride: usize,
+    pitch: usize,
+}
+
+impl Transposed {
+    pub(crate) fn new(dictionary: &Dictionary) -> Self {
+        let width = dictionary.width();
+        let stride = dictionary.len().next_multiple_of(LINE);
+        let pitch = ((stride / LINE) | 1) * LINE;
+        let mut atoms = AlignedVec::zeros(width * pitch);
+        for (n, atom) in dictionary.atoms().chunks_exact(width).enumerate() {
+            for (k, &x) in atom.iter().enumerate() {
+                atoms[k * pitch + n] = x;
+            }
+        }
+        Self { atoms, width, stride, pitch }
+    }
+
+    /// Elements per atom.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Atoms padded to whole cache lines: the stride of rows of correlations.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.atoms.bytes()
+    }
+
+    /// `out[r][a] = <rows[r], atom[a]>` for the atoms of `tile`: rows `(n, width)`,
+    /// out `(n, tile.len())`. On the calling thread alone.
+    ///
+    /// # Panics
+    /// If the tile is out of range or a slice has the wrong length.
+    pub(crate) fn correlate(&self, tile: Range<usize>, rows: &[f32], out: &mut [f32]) {
+        let n = rows.len() / self.width;
+        assert!(tile.start <= tile.end && tile.end <= self.stride);
+        assert_eq!(rows.len(), n * self.width);
+        assert_eq!(out.len(), n * tile.len());
+        // SAFETY: `out` is written as a column-major (tile.len(), n) matrix, `atoms` read as
+        // columns of (width, pitch) from tile.start on and `rows` as (width, n): the
+        // assertions above keep all three inside their slices, and `out` is borrowed
+        // exclusively so it overlaps neither input.
+        unsafe {
+            gemm(
+                tile.len(),
+                n,
+                self.width,
+                out.as_mut_ptr(),
+                tile.len() as isize,
+                1,
+                false,
+                self.atoms.as_ptr().add(tile.start),
+                self.pitch as isize,
+                1,
+                rows.as_ptr(),
+                self.width as isize,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Every instruction set of this machine against the scalar twin: the same bits.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::Isa;
+
+fn scalar() -> Isa {
+    Isa::all()[0]
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+proptest! {
+    /// Small integers, so that equal magnitudes are common and the tie rule is at work.
+    #[test]
+    fn peak_agrees_and_takes_the_lowest_of_equals(
+        p in vec((-3i8..=3).prop_map(f32::from), 0..300)
+    ) {
+        let top = p.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let expected = p.iter().position(|x| x.abs() == top).unwrap_or(0);
+        for isa in Isa::all() {
+            prop_assert_eq!(isa.peak(&p), expected, "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn subtract_then_peak_agrees(
+        pairs in vec((-4.0f32..4.0, -1.0f32..1.0), 0..300), c in -4.0f32..4.0
+    ) {
+        let (p, g): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let mut expected = p.clone();
+        let index = scalar().subtract_then_peak(&mut expected, c, &g);
+        prop_assert_eq!(index, scalar().peak(&expected));
+        for isa in Isa::all() {
+            let mut p = p.clone();
+            prop_assert_eq!(isa.subtract_then_peak(&mut p, c, &g), index, "{:?}", isa);
+            prop_assert_eq!(bits(&p), bits(&expected), "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn axpy_agrees(
+        pairs in vec((-4.0f32..4.0, -1.0f32..1.0), 0..100), a in -4.0f32..4.0
+    ) {
+        let (y, x): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let mut expected = y.clone();
+        scalar().axpy(&mut expected, a, &x);
+        for isa in Isa::all() {
+            let mut y = y.clone();
+            isa.axpy(&mut y, a, &x);
+            prop_assert_eq!(bits(&y), bits(&expected), "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn combine_agrees(
+        (width, atoms) in (1usize..150).prop_flat_map(|w| (Just(w), vec(-1.0f32..1.0, 5 * w))),
+        code in vec((0u16..5, -4.0f32..4.0), 0..9)
+    ) {
+        let (indices, coefficients): (Vec<_>, Vec<_>) = code.into_iter().unzip();
+        let mut expected = vec![f32::NAN; width];
+        scalar().combine(&mut expected, &atoms, &indices, &coefficients);
+        for isa in Isa::all() {
+            let mut out = vec![f32::NAN; width];
+            isa.combine(&mut out, &atoms, &indices, &coefficients);
+            prop_assert_eq!(bits(&out), bits(&expected), "{:?}", isa);
+        }
+    }
+}
+
+#[test]
+fn nan_is_never_the_peak() {
+    for isa in Isa::all() {
+        let mut p = vec![f32::NAN; 200];
+        assert_eq!(isa.peak(&p), 0);
+        p[130] = -1e-30;
+        assert_eq!(isa.peak(&p), 130, "{isa:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The error type of the crate.
+
+use std::path::PathBuf;
+
+/// Error of a caller's tokenizer, passed through unchanged.
+pub type TokensError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong while reading, prompting or scoring LongBench.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LongBenchError {
+    /// A file could not be read.
+    #[error("{}: cannot read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// One line of a JSONL file is not what it should be.
+    #[error("{}:{line}: {message}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What was expected and what was found.
+        message: String,
+    },
+
+    /// A JSONL file without a single record: there is no mean to take.
+    #[error("{}: no records", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// One of LongBench's config files is malformed, or lacks an entry.
+    #[error("{}: {message}", path.display())]
+    Config {
+        /// The config file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        message: String,
+    },
+
+    /// A task that LongBench v1 does not have.
+    #[error("unknown task {name:?}; LongBench v1 has: {known}")]
+    UnknownTask {
+        /// The name asked for.
+        name: String,
+        /// All names, comma separated.
+        known: String,
+    },
+
+    /// A task group that the task table does not have.
+    #[error("unknown task group {name:?}; the task table has: {known}")]
+    UnknownGroup {
+        /// The name asked for.
+        name: String,
+        /// All names, comma separated.
+        known: String,
+    },
+
+    /// The embedded or supplied task table is inconsistent.
+    #[error("task table: {0}")]
+    TaskTable(String),
+
+    /// A prompt template that plain substitution of `{context}` and `{input}` cannot fill.
+    #[error("prompt template: {0}")]
+    Template(String),
+
+    /// A prediction and answer that LongBench's own scorer would fail on.
+    #[error("metric {metric}: {reason}")]
+    Unscorable {
+        /// The metric.
+        metric: &'static str,
+        /// Why it has no value.
+        reason: String,
+    },
+
+    /// A token limit too small to keep a head and a tail of the prompt.
+    #[error("a prompt limit of {0} tokens leaves no room for a head and a tail; give at least 2")]
+    PromptLimit(usize),
+
+    /// The caller's tokenizer failed.
+    #[error("tokenizer: {0}")]
+    Tokens(#[source] TokensError),
+}
+
+/// Result of this crate.
+pub type Result<T, E = LongBenchError> = std::result::Result<T, E>;

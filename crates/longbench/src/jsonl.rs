@@ -1,0 +1,82 @@
+//! JSON Lines files, read line by line, with errors that name the file and the line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{LongBenchError, Result};
+
+/// A value and the line it stands on, from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<T> {
+    /// Line number, from 1.
+    pub number: usize,
+    /// What the line says.
+    pub value: T,
+}
+
+/// Reads every line of `path` as a `T`; blank lines are skipped.
+///
+/// # Errors
+/// [`LongBenchError::Read`] when the file cannot be read, [`LongBenchError::Line`] when a line is not a `T`.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
+    let read_error = |source| LongBenchError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(read_error)?;
+    let mut lines = Vec::new();
+    for (index, bytes) in BufReader::new(file).split(b'\n').enumerate() {
+        let bytes = bytes.map_err(read_error)?;
+        if bytes.trim_ascii().is_empty() {
+            continue;
+        }
+        let number = index + 1;
+        let value = serde_json::from_slice(&bytes).map_err(|error| line_error(path, number, json_message(&error)))?;
+        lines.push(Line { number, value });
+    }
+    Ok(lines)
+}
+
+/// An error about line `number` of `path`.
+pub(crate) fn line_error(path: &Path, number: usize, message: String) -> LongBenchError {
+    LongBenchError::Line { path: path.to_owned(), line: number, message }
+}
+
+/// What went wrong, without serde_json's own line number, which is always 1 here.
+fn json_message(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&position) {
+        Some(message) => format!("{message} (column {})", error.column()),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &[u8]) -> Result<Vec<Line<Vec<u32>>>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read(&path)
+    }
+
+    #[test]
+    fn blank_lines_count_but_hold_nothing() {
+        let lines = read_text(b"[1]\n\n  \r\n[2,3]\r\n").unwrap();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[1].number, &lines[1].value[..]), (4, &[2, 3][..]));
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        for bad in [&b"[1]\n[x]\n"[..], b"[1]\n[-1]", b"[1]\n[\xff]", b"[1]\n["] {
+            let error = read_text(bad).unwrap_err().to_string();
+            assert!(error.contains("some.jsonl:2: "), "{error}");
+            assert!(!error.contains("line 1"), "{error}");
+        }
+    }
+}

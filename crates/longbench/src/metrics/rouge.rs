@@ -1,0 +1,204 @@
+//! ROUGE-L as the PyPI package `rouge` 1.0.1 computes it, which is not the ROUGE-L of `rouge-score`.
+//!
+//! Source: `rouge_score` and `rouge_zh_score` of LongBench's `metrics.py`, which take `["rouge-l"]["f"]`. The package splits at
+//! full stops, and its summary-level ROUGE-L with the default `exclusive=True` works on *sets* of words:
+//! `recall = |U| / |words of the reference|`, `precision = |U| / |words of the hypothesis|`, where `U` is the union, over all pairs
+//! of sentences, of the words of their longest common subsequence.
+
+use std::collections::{HashMap, HashSet};
+
+use super::segment;
+use super::text::collapse_whitespace;
+
+/// What to do about Python's limit of 1000 nested calls.
+///
+/// The package follows a longest common subsequence back by recursion, one call per step. Beyond the limit Python raises an
+/// error, and LongBench turns every error into the score 0. It takes a text of almost 1000 words without a full stop, so it
+/// concerns Chinese, whose full stop does not split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recursion {
+    /// Score 0 where LongBench's `eval.py` runs out of stack under CPython 3.11 and its default limit.
+    #[default]
+    AsPython,
+    /// No limit: the score that the formula means.
+    Unlimited,
+}
+
+/// Steps of the back-trace that fit under `eval.py` -> `scorer` -> `rouge_score` -> the package.
+const STEPS_ENGLISH: usize = 990;
+
+/// `rouge_zh_score` calls `rouge_score`, so one call less is left.
+const STEPS_CHINESE: usize = STEPS_ENGLISH - 1;
+
+/// ROUGE-L F of `prediction` against `answer`, in `[0, 1)`; 0 when one of them has nothing but full stops.
+#[must_use]
+pub fn rouge(prediction: &str, answer: &str, recursion: Recursion) -> f64 {
+    rouge_within(prediction, answer, limit(recursion, STEPS_ENGLISH))
+}
+
+/// [`rouge`] after Chinese word segmentation of both texts.
+#[must_use]
+pub fn rouge_zh(prediction: &str, answer: &str, recursion: Recursion) -> f64 {
+    let prediction = segment::cut(prediction).join(" ");
+    let answer = segment::cut(answer).join(" ");
+    rouge_within(&prediction, &answer, limit(recursion, STEPS_CHINESE))
+}
+
+fn limit(recursion: Recursion, steps: usize) -> usize {
+    match recursion {
+        Recursion::AsPython => steps,
+        Recursion::Unlimited => usize::MAX,
+    }
+}
+
+fn rouge_within(prediction: &str, answer: &str, steps: usize) -> f64 {
+    let hypothesis = sentences(prediction);
+    let reference = sentences(answer);
+    if hypothesis.is_empty() || reference.is_empty() {
+        return 0.0;
+    }
+    let mut ids = HashMap::new();
+    let hypothesis = word_ids(&hypothesis, &mut ids);
+    let reference = word_ids(&reference, &mut ids);
+
+    let mut union = HashSet::new();
+    for reference_sentence in &reference {
+        for hypothesis_sentence in &hypothesis {
+            match lcs_words(reference_sentence, hypothesis_sentence, steps) {
+                Some(words) => union.extend(words),
+                None => return 0.0,
+            }
+        }
+    }
+    let overlap = union.len() as f64;
+    let recall = overlap / distinct(&reference) as f64;
+    let precision = overlap / distinct(&hypothesis) as f64;
+    2.0 * ((precision * recall) / (precision + recall + 1e-8))
+}
+
+/// Pieces between full stops, white space collapsed. A piece of white space only is kept, as an empty sentence.
+fn sentences(text: &str) -> Vec<String> {
+    text.split('.').filter(|piece| !piece.is_empty()).map(collapse_whitespace).collect()
+}
+
+/// Words as numbers; an empty sentence has one word, the empty one, as `"".split(" ")` has.
+fn word_ids<'a>(sentences: &'a [String], ids: &mut HashMap<&'a str, u32>) -> Vec<Vec<u32>> {
+    sentences
+        .iter()
+        .map(|sentence| {
+            sentence
+                .split(' ')
+                .map(|word| {
+                    let next = ids.len() as u32;
+                    *ids.entry(word).or_insert(next)
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn distinct(sentences: &[Vec<u32>]) -> usize {
+    sentences.iter().flatten().collect::<HashSet<_>>().len()
+}
+
+/// The words on the back-trace of the longest common subsequence of `x` and `y`, in reverse order; `None` when the back-trace
+/// takes more than `steps` steps.
+///
+/// Equal words go diagonally even where another path is as long; otherwise up (drop from `x`) only if strictly better, else left.
+fn lcs_words(x: &[u32], y: &[u32], steps: usize) -> Option<Vec<u32>> {
+    // Every step drops at least one word, so the shorter text bounds the steps from below.
+    if x.len().min(y.len()) > steps {
+        return None;
+    }
+    let columns = y.len() + 1;
+    let mut table = vec![0_u32; (x.len() + 1) * columns];
+    for (i, a) in x.iter().enumerate() {
+        for (j, b) in y.iter().enumerate() {
+            table[(i + 1) * columns + j + 1] = if a == b {
+                table[i * columns + j] + 1
+            } else {
+                table[i * columns + j + 1].max(table[(i + 1) * columns + j])
+            };
+        }
+    }
+    let mut words = Vec::new();
+    let (mut i, mut j) = (x.len(), y.len());
+    let mut taken = 0;
+    while i > 0 && j > 0 {
+        taken += 1;
+        if taken > steps {
+            return None;
+        }
+        if x[i - 1] == y[j - 1] {
+            words.push(x[i - 1]);
+            i -= 1;
+            j -= 1;
+        } else if table[(i - 1) * columns + j] > table[i * columns + j - 1] {
+            i -= 1;
+        } else {
+            j -= 1;
+        }
+    }
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rl(prediction: &str, answer: &str) -> f64 {
+        rouge(prediction, answer, Recursion::AsPython)
+    }
+
+    #[test]
+    fn words_are_sets() {
+        assert_eq!(rl("a a a a", "a"), 0.999999995);
+        assert_eq!(rl("hello world", "hello world"), 0.999999995);
+    }
+
+    #[test]
+    fn a_trailing_space_makes_an_empty_word() {
+        // Three hypothesis words: "hello", "world" and "".
+        assert_eq!(rl("hello world. ", "hello world"), 0.7999999952000001);
+        assert_eq!(rl("hello world.", "hello world"), 0.999999995);
+        assert_eq!(rl(" ", " "), 0.999999995);
+    }
+
+    #[test]
+    fn nothing_but_full_stops_scores_zero() {
+        assert_eq!(rl("", "a"), 0.0);
+        assert_eq!(rl("...", "a"), 0.0);
+        assert_eq!(rl("a", "."), 0.0);
+    }
+
+    #[test]
+    fn the_union_carries_over_the_reference_sentences() {
+        // "a b" is found in both reference sentences but counts once: 2 of 4 and 2 of 3 words.
+        assert_eq!(rl("a b x", "a b c. a b d"), 0.5714285665306124);
+    }
+
+    #[test]
+    fn ties_go_left() {
+        // Of the two longest subsequences of "x y" and "y x" the back-trace takes the one the left step leads to,
+        // and with the second sentence the union tells which it was.
+        assert_eq!(rl("y x. q x", "x y"), 0.7999999952000001);
+    }
+
+    #[test]
+    fn back_traces_too_deep_for_python_score_zero() {
+        let words = |n: usize| (0..n).map(|i| format!("w{i}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(rl(&words(990), &words(990)), 0.999999995);
+        assert_eq!(rl(&words(991), &words(991)), 0.0);
+        // One row of "zz", then left to w0 and up: n + 1 steps.
+        assert!(rl(&words(989), "w0 zz") > 0.0);
+        assert_eq!(rl(&words(990), "w0 zz"), 0.0);
+        assert!(rouge(&words(990), "w0 zz", Recursion::Unlimited) > 0.0);
+    }
+
+    #[test]
+    fn chinese_is_segmented_and_its_full_stop_does_not_split() {
+        assert_eq!(rouge_zh("我爱北京。", "我爱北京。", Recursion::AsPython), 0.999999995);
+        let zh = rouge_zh("我爱北京。", "我爱上海。", Recursion::AsPython);
+        assert_eq!(zh, 0.749999995);
+    }
+}

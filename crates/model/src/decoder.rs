@@ -1,0 +1,166 @@
+//! The decoder: embedding, layers, final norm and output projection, all read from one [`Arch`].
+
+use candle_core::{Device, Tensor};
+use candle_nn::ops::rms_norm;
+use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary};
+use rayon::prelude::*;
+
+use crate::arch::Arch;
+use crate::error::{ModelError, Result};
+use crate::layer::{Layer, Linear};
+use crate::load::{self, Checkpoint};
+
+/// For which of the new tokens a forward pass computes logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Every token: `(B, T, V)`. For long inputs use [`Decoder::forward_hidden`] and [`Decoder::head`] by pieces.
+    All,
+    /// The last token: `(B, V)`.
+    Last,
+    /// None: `(B, 0, V)`, for all but the last piece of a prompt.
+    None,
+}
+
+/// A Llama-family decoder in f32. Holds weights and rotary tables, no state: that is in the caches.
+pub struct Decoder {
+    arch: Arch,
+    device: Device,
+    rotary: Rotary,
+    /// `(V, hidden)`
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Linear,
+}
+
+impl Decoder {
+    /// Builds a decoder from a checkpoint, converting tensors on all cores.
+    ///
+    /// # Errors
+    /// An invalid `arch`; tensors missing, unexpected, misshapen or unreadable.
+    pub fn new(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device) -> Result<Self> {
+        arch.validate(checkpoint.path())?;
+        load::check(checkpoint, &arch)?;
+        let tensor = |name: &str| -> Result<Tensor> { Ok(checkpoint.tensor(name)?.to_device(device)?) };
+        let (outer, layers) = rayon::join(
+            || -> Result<_> {
+                let embedding = tensor("model.embed_tokens.weight")?;
+                let head = if arch.tied_head { embedding.clone() } else { tensor("lm_head.weight")? };
+                Ok((embedding, head, tensor("model.norm.weight")?))
+            },
+            || {
+                let layers = (0..arch.layers).into_par_iter();
+                layers.map(|layer| Layer::load(&arch, checkpoint, layer, device)).collect::<Result<Vec<_>>>()
+            },
+        );
+        let (embedding, head, norm) = outer?;
+        let rotary = Rotary::from_frequencies(&arch.inverse_frequencies(), arch.max_positions, device)
+            .map_err(ModelError::cache(0))?;
+        Ok(Self { device: device.clone(), rotary, embedding, layers: layers?, norm, head: Linear::new(head), arch })
+    }
+
+    /// What was built.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// Where the weights are, and where `ids` must be.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The rotary tables, for building caches from a prefill.
+    pub fn rotary(&self) -> &Rotary {
+        &self.rotary
+    }
+
+    /// What caches need to know of this model.
+    pub fn geometry(&self) -> Geometry {
+        Geometry { layers: self.arch.layers, kv_heads: self.arch.kv_heads, head_dim: self.arch.head_dim }
+    }
+
+    /// Feeds `ids`, `(B, T)` u32, continuing what `caches` hold, and returns logits: see [`Logits`] for the shape.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] before anything is changed: empty input, a cache per layer missing, caches of different
+    /// lengths, more positions than the model has. If a layer's cache refuses the tokens, the layers before it have
+    /// already taken them: clear all caches.
+    pub fn forward(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>], logits: Logits) -> Result<Tensor> {
+        self.forward_over(ids, &mut borrowed(caches), logits)
+    }
+
+    /// As [`Decoder::forward`], but stops before the final norm: the residual stream, `(B, T, hidden)`.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_hidden(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>]) -> Result<Tensor> {
+        self.hidden_over(ids, &mut borrowed(caches))
+    }
+
+    /// Final norm and output projection: `(B, T, hidden)` from [`Decoder::forward_hidden`], or any narrowed piece of
+    /// it, to logits `(B, T, V)`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn head(&self, hidden: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = hidden.dims3()?;
+        let rows = hidden.reshape((batch * tokens, width))?;
+        let normed = rms_norm(&rows, &self.norm, self.arch.rms_eps as f32)?;
+        let logits = self.head.forward(&normed)?;
+        Ok(logits.reshape((batch, tokens, self.arch.vocab))?)
+    }
+
+    pub(crate) fn forward_over(
+        &self,
+        ids: &Tensor,
+        caches: &mut [&mut dyn LayerCache],
+        logits: Logits,
+    ) -> Result<Tensor> {
+        let hidden = self.hidden_over(ids, caches)?;
+        let (batch, tokens, _) = hidden.dims3()?;
+        match logits {
+            Logits::All => self.head(&hidden),
+            Logits::Last => Ok(self.head(&hidden.narrow(1, tokens - 1, 1)?)?.squeeze(1)?),
+            Logits::None => Ok(Tensor::zeros((batch, 0, self.arch.vocab), hidden.dtype(), hidden.device())?),
+        }
+    }
+
+    fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache]) -> Result<Tensor> {
+        let (batch, tokens, start) = self.check_call(ids, caches)?;
+        let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale() };
+        let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?;
+        for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
+            x = layer.forward(&self.arch, &x, (batch, tokens), index, *cache, &cx)?;
+        }
+        Ok(x.reshape((batch, tokens, self.arch.hidden))?)
+    }
+
+    /// Batch, new tokens, and the position of the first.
+    fn check_call(&self, ids: &Tensor, caches: &[&mut dyn LayerCache]) -> Result<(usize, usize, usize)> {
+        let input = |what, expected: String, found: String| Err(ModelError::Input { what, expected, found });
+        let &[batch, tokens] = ids.dims() else {
+            return input("ids", "shape (B, T)".to_owned(), format!("{:?}", ids.dims()));
+        };
+        if batch * tokens == 0 {
+            return input("ids", "at least one token".to_owned(), format!("{:?}", ids.dims()));
+        }
+        if caches.len() != self.arch.layers {
+            let expected = format!("one per layer ({})", self.arch.layers);
+            return input("caches", expected, caches.len().to_string());
+        }
+        let start = caches[0].len();
+        if let Some(layer) = caches.iter().position(|cache| cache.len() != start) {
+            let found = format!("{} in layer {layer}", caches[layer].len());
+            return input("caches", format!("{start} tokens in every layer"), found);
+        }
+        if tokens > self.arch.max_positions.saturating_sub(start) {
+            let expected = format!("at most {} positions", self.arch.max_positions);
+            return input("ids", expected, format!("{start} held and {tokens} new"));
+        }
+        Ok((batch, tokens, start))
+    }
+}
+
+fn borrowed(caches: &mut [Box<dyn LayerCache>]) -> Vec<&mut dyn LayerCache> {
+    caches.iter_mut().map(|cache| cache.as_mut() as &mut dyn LayerCache).collect()
+}

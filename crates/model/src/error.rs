@@ -1,0 +1,156 @@
+//! The errors of this crate: every variant names the file, key or tensor, what was expected and what was found.
+
+use std::path::{Path, PathBuf};
+
+use kvcsr_cache::CacheError;
+
+/// Result with [`ModelError`].
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+/// What can go wrong while reading, building or running a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The file could not be opened, read or mapped.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File concerned.
+        path: PathBuf,
+        /// Operating-system error.
+        source: std::io::Error,
+    },
+    /// The file is not a well-formed container (truncated, wrong magic, absurd lengths).
+    #[error("{}: malformed {format}: {detail}", path.display())]
+    Malformed {
+        /// File concerned.
+        path: PathBuf,
+        /// Container, such as `GGUF`.
+        format: &'static str,
+        /// First inconsistency met.
+        detail: String,
+    },
+    /// A key that the model needs is absent from the metadata or the configuration.
+    #[error("{}: key `{key}` is missing", path.display())]
+    MissingKey {
+        /// File concerned.
+        path: PathBuf,
+        /// Full name of the key.
+        key: String,
+    },
+    /// A key holds a value of the wrong type, out of range, or contradicting another key.
+    #[error("{}: key `{key}`: expected {expected}, found {found}", path.display())]
+    BadValue {
+        /// File concerned.
+        path: PathBuf,
+        /// Full name of the key.
+        key: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
+    /// The file is sound, but describes something this crate does not implement.
+    #[error("{}: {what} `{found}` is not supported (supported: {supported})", path.display())]
+    Unsupported {
+        /// File concerned.
+        path: PathBuf,
+        /// The feature, such as `architecture` or `pre-tokenizer`.
+        what: &'static str,
+        /// The value found.
+        found: String,
+        /// The values that work.
+        supported: String,
+    },
+    /// Tensors that the architecture needs are absent.
+    #[error("{}: missing tensors: {}", path.display(), name_some(tensors))]
+    MissingTensors {
+        /// File concerned.
+        path: PathBuf,
+        /// Every missing tensor, in checkpoint order, by the name the file format uses.
+        tensors: Vec<String>,
+    },
+    /// Tensors that no part of the architecture would read: ignoring them would change the model silently.
+    #[error("{}: tensors without a place in this architecture: {}", path.display(), name_some(tensors))]
+    UnexpectedTensors {
+        /// File concerned.
+        path: PathBuf,
+        /// Every such tensor, sorted.
+        tensors: Vec<String>,
+    },
+    /// A tensor's shape contradicts the configuration.
+    #[error("{}: tensor `{tensor}`: expected shape {expected:?}, found {found:?}", path.display())]
+    TensorShape {
+        /// File concerned.
+        path: PathBuf,
+        /// Name in the file.
+        tensor: String,
+        /// Shape the configuration implies.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor could not be read or dequantised.
+    #[error("{}: tensor `{tensor}`: {source}", path.display())]
+    Tensor {
+        /// File concerned.
+        path: PathBuf,
+        /// Name in the file.
+        tensor: String,
+        /// Underlying failure.
+        source: Box<candle_core::Error>,
+    },
+    /// The tokenizer could not be built, or failed on an input.
+    #[error("tokenizer: {detail}")]
+    Tokenizer {
+        /// What failed.
+        detail: String,
+    },
+    /// The caller's input does not fit the model.
+    #[error("{what}: expected {expected}, found {found}")]
+    Input {
+        /// The argument concerned.
+        what: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A layer's cache failed.
+    #[error("layer {layer}: {source}")]
+    Cache {
+        /// Zero-based layer.
+        layer: usize,
+        /// The cache's error.
+        source: Box<CacheError>,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    pub(crate) fn bad_value(
+        path: &Path,
+        key: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::BadValue { path: path.to_owned(), key: key.into(), expected: expected.into(), found: found.into() }
+    }
+
+    pub(crate) fn cache(layer: usize) -> impl FnOnce(CacheError) -> Self {
+        move |source| Self::Cache { layer, source: Box::new(source) }
+    }
+
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+fn name_some(tensors: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let shown = tensors.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match tensors.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,102 @@
+//! Greedy generation over any caches.
+
+use std::ops::ControlFlow;
+
+use candle_core::Tensor;
+use kvcsr_cache::LayerCache;
+
+use crate::decoder::{Decoder, Logits};
+use crate::error::{ModelError, Result};
+
+/// When a generation ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Stop tokens are not considered before this many tokens are generated (transformers' `min_new_tokens`).
+    pub min_new_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub stop: &'a [u32],
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// This stop token came up.
+    Stop(u32),
+    /// `max_new_tokens` were generated.
+    Length,
+    /// The model has no position left.
+    Context,
+    /// The callback asked for it.
+    Caller,
+}
+
+/// A generated continuation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// Its tokens, without prompt and stop token.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+impl Decoder {
+    /// Continues one sequence greedily from `logits`, `(1, V)`: those after the last token that `caches` hold.
+    ///
+    /// Each token is passed to `on_token` as it is chosen. On return the caches hold the generated
+    /// tokens, the last of them only if a stop token followed it.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`]; [`ModelError::Input`] if `logits` is not `(1, V)` or holds a NaN.
+    pub fn generate(
+        &self,
+        logits: &Tensor,
+        caches: &mut [Box<dyn LayerCache>],
+        limits: Limits<'_>,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Generated> {
+        let mut ids = Vec::new();
+        let mut logits = logits.clone();
+        let finish = loop {
+            if ids.len() >= limits.max_new_tokens {
+                break Finish::Length;
+            }
+            let barred = if ids.len() < limits.min_new_tokens { limits.stop } else { &[] };
+            let next = self.most_likely(&logits, barred)?;
+            if limits.stop.contains(&next) {
+                break Finish::Stop(next);
+            }
+            ids.push(next);
+            if on_token(next).is_break() {
+                break Finish::Caller;
+            }
+            if ids.len() == limits.max_new_tokens {
+                break Finish::Length;
+            }
+            if caches.first().is_some_and(|cache| cache.len() >= self.arch().max_positions) {
+                break Finish::Context;
+            }
+            logits = self.forward(&self.row(&[next])?, caches, Logits::Last)?;
+        };
+        Ok(Generated { ids, finish })
+    }
+
+    /// The token of the largest logit, the first of equals, outside `barred`.
+    fn most_likely(&self, logits: &Tensor, barred: &[u32]) -> Result<u32> {
+        let input = |expected: String, found: String| ModelError::Input { what: "logits", expected, found };
+        if logits.dims() != [1, self.arch().vocab] {
+            return Err(input(format!("[1, {}]", self.arch().vocab), format!("{:?}", logits.dims())));
+        }
+        let mut best: Option<(u32, f32)> = None;
+        for (id, logit) in (0u32..).zip(logits.squeeze(0)?.to_vec1::<f32>()?) {
+            if logit.is_nan() {
+                return Err(input("numbers".to_owned(), format!("NaN for token {id}")));
+            }
+            if best.is_none_or(|(_, top)| logit > top) && !barred.contains(&id) {
+                best = Some((id, logit));
+            }
+        }
+        best.map(|(id, _)| id).ok_or_else(|| input("a token that is not a stop token".to_owned(), "none".to_owned()))
+    }
+}

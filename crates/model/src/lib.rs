@@ -1,0 +1,56 @@
+//! One config-driven decoder for the Llama family, over the cache seam of [`kvcsr_cache`].
+//!
+//! Model libraries usually carry one file per model, each with its key-value cache buried in its attention; a new way
+//! to keep that cache then means forking every model. Here models differ only in the numbers of an [`Arch`], and the
+//! decoder hands queries, keys and values *before* position embedding to whatever [`kvcsr_cache::LayerCache`] the
+//! caller brings.
+//!
+//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json` and safetensors).
+//! - [`Tokenizer`]: byte-level BPE from the same files.
+//! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
+//!   [`generate`](Decoder::generate) greedily.
+//!
+//! Shapes: `B` sequences, `T` new tokens, `H` query heads, `Hkv` key and value heads, `D` channels per head,
+//! `V` vocabulary. Rotary pairs are channels `i` and `i + D/2` (half-split order) everywhere, whatever the file does.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use candle_core::Device;
+//! use kvcsr_cache::{SchemeContext, registry};
+//! use kvcsr_model::{Gguf, Limits};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = Gguf::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+//! let (tokenizer, decoder) = (file.tokenizer()?, file.decoder(&Device::Cpu)?);
+//!
+//! let prompt = tokenizer.encode("The three primary colours are", true)?;
+//! let prefilled = decoder.prefill(&prompt, 512)?;
+//!
+//! let scheme = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
+//! let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
+//! let stop: Vec<u32> = tokenizer.eos().into_iter().collect();
+//! let limits = Limits { max_new_tokens: 24, min_new_tokens: 0, stop: &stop };
+//! let generated = decoder.generate(&prefilled.last_logits, &mut caches, limits, |_| ControlFlow::Continue(()))?;
+//! println!("{}", tokenizer.decode(&generated.ids, true)?);
+//! # Ok(()) }
+//! ```
+
+pub mod arch;
+mod decoder;
+mod error;
+mod generate;
+mod layer;
+pub mod load;
+mod prefill;
+mod swiglu;
+mod tokenizer;
+
+pub use arch::{Arch, RopeScaling};
+pub use decoder::{Decoder, Logits};
+pub use error::{ModelError, Result};
+pub use generate::{Finish, Generated, Limits};
+pub use load::gguf::Gguf;
+pub use load::safetensors::HfCheckpoint;
+pub use load::{Checkpoint, TensorMap};
+pub use tokenizer::{PreTokenizer, Tokenizer};

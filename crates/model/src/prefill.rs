@@ -1,0 +1,53 @@
+//! The exact prefill that every scheme starts from.
+
+use candle_core::{DType, Tensor};
+use kvcsr_cache::{DenseCache, LayerCache, PrefillSnapshot, Recording};
+
+use crate::decoder::{Decoder, Logits};
+use crate::error::{ModelError, Result};
+
+impl Decoder {
+    /// Runs a prompt through uncompressed f32 caches and returns what any scheme can start from: keys before position
+    /// embedding and values of every layer, `(1, Hkv, T, D)`, and the logits after the last token, `(1, V)`.
+    ///
+    /// `chunk` tokens are fed at a time, which bounds the memory of activations and scores; the result does not depend
+    /// on it beyond rounding. A few hundred is enough for full speed.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for no ids, a zero `chunk`, or a prompt longer than the model's context.
+    pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
+        if chunk == 0 {
+            return Err(ModelError::Input {
+                what: "chunk",
+                expected: "at least one token".to_owned(),
+                found: "0".to_owned(),
+            });
+        }
+        let mut caches: Vec<_> = (0..self.arch().layers).map(|_| Recording::new(DenseCache::new(DType::F32))).collect();
+        let mut borrowed: Vec<&mut dyn LayerCache> =
+            caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
+        let split = ids.len().saturating_sub(1) / chunk * chunk;
+        for piece in ids[..split].chunks(chunk) {
+            self.forward_over(&self.row(piece)?, &mut borrowed, Logits::None)?;
+        }
+        let last_logits = self.forward_over(&self.row(&ids[split..])?, &mut borrowed, Logits::Last)?;
+
+        let mut keys = Vec::with_capacity(caches.len());
+        let mut values = Vec::with_capacity(caches.len());
+        for (layer, cache) in caches.iter_mut().enumerate() {
+            let recorded = cache.take().map_err(ModelError::cache(layer))?;
+            let (k, v) = recorded.expect("every layer attended at least once");
+            keys.push(k);
+            values.push(v);
+        }
+        Ok(PrefillSnapshot { keys, values, last_logits })
+    }
+
+    /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made on the decoder's device.
+    pub fn row(&self, ids: &[u32]) -> Result<Tensor> {
+        Ok(Tensor::new(ids, self.device())?.unsqueeze(0)?)
+    }
+}

@@ -1,0 +1,279 @@
+//! GGUF files written by the test itself: what is read equals what was written, and damaged files are errors.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use common::{dense, random_weights, smollm2, tiny_arch, worst};
+use kvcsr_model::{Arch, Decoder, Gguf, Logits, TensorMap};
+
+fn strings<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
+    Value::Array(items.into_iter().map(|item| Value::String(item.to_owned())).collect())
+}
+
+/// Sixty-two one-letter tokens, one merge of two of them, and one control token.
+fn metadata(arch: &Arch) -> BTreeMap<&'static str, Value> {
+    let letters: Vec<String> = ('0'..='9').chain('A'..='Z').chain('a'..='z').map(String::from).collect();
+    let tokens = letters.iter().map(String::as_str).chain(["an", "<|end|>"]);
+    let types = (0..64).map(|id| Value::I32(if id == 63 { 3 } else { 1 })).collect();
+    BTreeMap::from([
+        ("general.architecture", Value::String("llama".to_owned())),
+        ("llama.block_count", Value::U32(arch.layers as u32)),
+        ("llama.context_length", Value::U32(arch.max_positions as u32)),
+        ("llama.embedding_length", Value::U32(arch.hidden as u32)),
+        ("llama.feed_forward_length", Value::U32(arch.intermediate as u32)),
+        ("llama.attention.head_count", Value::U32(arch.heads as u32)),
+        ("llama.attention.head_count_kv", Value::U32(arch.kv_heads as u32)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(arch.rms_eps as f32)),
+        ("llama.rope.freq_base", Value::F32(arch.rope_theta as f32)),
+        ("tokenizer.ggml.model", Value::String("gpt2".to_owned())),
+        ("tokenizer.ggml.pre", Value::String("smollm".to_owned())),
+        ("tokenizer.ggml.tokens", strings(tokens)),
+        ("tokenizer.ggml.token_type", Value::Array(types)),
+        ("tokenizer.ggml.merges", strings(["a n"])),
+        ("tokenizer.ggml.eos_token_id", Value::U32(63)),
+    ])
+}
+
+/// What llama.cpp's converter does to q and k: rows `(head, member, pair)` to `(head, pair, member)`.
+fn interleaved(rows: &Tensor, heads: usize) -> Tensor {
+    let (out, width) = rows.dims2().unwrap();
+    let pairs = rows.reshape((heads, 2, out / heads / 2, width)).unwrap();
+    pairs.transpose(1, 2).unwrap().contiguous().unwrap().reshape((out, width)).unwrap()
+}
+
+fn gguf_name(name: &str) -> String {
+    let mut name = name.replace("model.layers.", "blk.");
+    for (hf, gguf) in [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("input_layernorm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+    ] {
+        name = name.replace(hf, gguf);
+    }
+    name
+}
+
+fn write(
+    arch: &Arch,
+    metadata: &BTreeMap<&'static str, Value>,
+    change: impl Fn(&mut BTreeMap<String, Tensor>),
+) -> Vec<u8> {
+    let mut tensors: BTreeMap<String, Tensor> = random_weights(arch, 5)
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = match name.as_str() {
+                q if q.contains("q_proj") => interleaved(&tensor, arch.heads),
+                k if k.contains("k_proj") => interleaved(&tensor, arch.kv_heads),
+                _ => tensor,
+            };
+            (gguf_name(&name), tensor)
+        })
+        .collect();
+    change(&mut tensors);
+    let quantised: Vec<(String, QTensor)> =
+        tensors.into_iter().map(|(name, tensor)| (name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap())).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    gguf_file::write(&mut bytes, &metadata, &tensors).unwrap();
+    bytes.into_inner()
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join("tiny.gguf");
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Everything a caller does with a file: metadata, tokenizer, tensors.
+    fn load(&self, bytes: &[u8]) -> Result<Decoder, String> {
+        let file = Gguf::open(self.file(bytes)).map_err(|e| e.to_string())?;
+        file.tokenizer().map_err(|e| e.to_string())?;
+        file.decoder(&Device::Cpu).map_err(|e| e.to_string())
+    }
+}
+
+#[test]
+fn a_written_model_reads_back_the_same() {
+    let arch = tiny_arch();
+    let folder = Folder::new();
+    let file = Gguf::open(folder.file(&write(&arch, &metadata(&arch), |_| {}))).unwrap();
+    assert_eq!(file.arch().unwrap(), arch);
+    let read = file.decoder(&Device::Cpu).unwrap();
+    let built = Decoder::new(arch.clone(), &TensorMap(random_weights(&arch, 5)), &Device::Cpu).unwrap();
+
+    let tokenizer = file.tokenizer().unwrap();
+    let ids = tokenizer.encode("Banana42<|end|>", true).unwrap();
+    assert_eq!(ids, [11, 62, 62, 36, 4, 2, 63]);
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Banana42");
+    assert_eq!((tokenizer.eos(), tokenizer.vocab_size()), (Some(63), 64));
+
+    let run =
+        |decoder: &Decoder| decoder.forward(&decoder.row(&ids).unwrap(), &mut dense(decoder), Logits::All).unwrap();
+    assert_eq!(worst(&run(&read), &run(&built)), 0.0);
+}
+
+#[test]
+fn a_bos_is_added_where_the_file_asks_for_it() {
+    let arch = tiny_arch();
+    let mut metadata = metadata(&arch);
+    metadata.insert("tokenizer.ggml.bos_token_id", Value::U32(63));
+    metadata.insert("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    let folder = Folder::new();
+    let tokenizer = Gguf::open(folder.file(&write(&arch, &metadata, |_| {}))).unwrap().tokenizer().unwrap();
+    assert_eq!(tokenizer.encode("an", true).unwrap(), [63, 62]);
+    assert_eq!(tokenizer.encode("an", false).unwrap(), [62]);
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let arch = tiny_arch();
+    let whole = write(&arch, &metadata(&arch), |_| {});
+    let folder = Folder::new();
+    folder.load(&whole).unwrap();
+    let tensors: usize = arch.tensors().iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
+    let header = (0..whole.len() - tensors).step_by(7).chain([1, 2, 3, 4, 8, 12, 16, 23, 24]);
+    let data = (whole.len() - tensors..whole.len()).step_by(4999).chain([whole.len() - 1]);
+    for length in header.chain(data) {
+        let error = folder.load(&whole[..length]).err();
+        let error = error.unwrap_or_else(|| panic!("{length} of {} bytes were accepted", whole.len()));
+        assert!(error.contains("tiny.gguf"), "{length}: {error}");
+    }
+}
+
+#[test]
+fn damaged_headers_never_panic_or_allocate_what_they_claim() {
+    let arch = tiny_arch();
+    let whole = write(&arch, &metadata(&arch), |_| {});
+    let folder = Folder::new();
+    // The counts of tensors and entries, then the first key's length.
+    for at in [8, 16, 24] {
+        for claim in [u64::MAX, 1 << 63, 1 << 40, 1 << 30] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&claim.to_le_bytes());
+            assert!(folder.load(&bytes).err().unwrap().contains("malformed GGUF"));
+        }
+    }
+    let mut wrong = whole.clone();
+    wrong[..4].copy_from_slice(b"GGML");
+    assert!(folder.load(&wrong).err().unwrap().contains("magic"));
+    wrong[..4].copy_from_slice(b"GGUF");
+    wrong[4] = 9;
+    assert!(folder.load(&wrong).err().unwrap().contains("version 9"));
+    // Any byte of the header may be anything: an error or a model, but it must return.
+    let tensors: usize = arch.tensors().iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
+    for at in (4..whole.len() - tensors).step_by(13) {
+        for byte in [0, 0x7f, 0xff] {
+            let mut bytes = whole.clone();
+            bytes[at] = byte;
+            let _ = folder.load(&bytes);
+        }
+    }
+}
+
+#[test]
+fn contradictions_in_the_metadata_are_named() {
+    let arch = tiny_arch();
+    let folder = Folder::new();
+    let text = |s: &str| Value::String(s.to_owned());
+    let long = Value::Array(vec![Value::U32(1); 10]);
+    let cases: Vec<(&'static str, Option<Value>, &str)> = vec![
+        ("general.architecture", Some(text("mamba")), "architecture `mamba` is not supported (supported: llama)"),
+        ("general.architecture", None, "key `general.architecture` is missing"),
+        ("general.alignment", Some(Value::U32(0)), "general.alignment is 0"),
+        ("general.alignment", Some(Value::U32(48)), "general.alignment is 48"),
+        ("llama.block_count", None, "key `llama.block_count` is missing"),
+        ("llama.block_count", Some(text("three")), "key `llama.block_count`: expected a whole number"),
+        ("llama.block_count", Some(Value::U32(4)), "missing tensors: model.layers.3.input_layernorm.weight"),
+        ("llama.block_count", Some(Value::U32(2)), "without a place in this architecture: model.layers.2"),
+        ("llama.block_count", Some(Value::U64(u64::MAX)), "key `layers`"),
+        ("llama.embedding_length", Some(Value::I32(-32)), "expected a whole number, found I32(-32)"),
+        ("llama.embedding_length", Some(Value::U32(64)), "key `llama.attention.key_length`"),
+        ("llama.embedding_length", Some(Value::U32(33)), "a divisor of the hidden width 33"),
+        ("llama.attention.head_count", Some(Value::U32(0)), "llama.attention.head_count"),
+        ("llama.attention.head_count", Some(long), "an array of 10 elements"),
+        (
+            "llama.attention.head_count_kv",
+            Some(Value::U32(3)),
+            "key `kv_heads`: expected a divisor of heads = 4, found 3",
+        ),
+        ("llama.attention.layer_norm_rms_epsilon", Some(Value::F32(f32::NAN)), "key `rms_eps`"),
+        ("llama.context_length", Some(Value::U64(1 << 50)), "key `max_positions`"),
+        ("llama.rope.dimension_count", Some(Value::U32(4)), "expected 8, the head width, found 4"),
+        ("llama.rope.scaling.type", Some(text("yarn")), "rotary scaling `yarn`"),
+        ("llama.vocab_size", Some(Value::U32(65)), "expected 64, the number of tokenizer tokens, found 65"),
+        ("llama.feed_forward_length", Some(Value::U32(65)), "expected shape [65, 32], found [64, 32]"),
+        ("tokenizer.ggml.model", Some(text("llama")), "tokenizer model `llama`"),
+        ("tokenizer.ggml.pre", Some(text("tekken")), "pre-tokenizer `tekken`"),
+        ("tokenizer.ggml.merges", Some(strings(["an"])), "pairs separated by one space"),
+        ("tokenizer.ggml.merges", Some(strings(["a €"])), "found Token `€` out of vocabulary"),
+        ("tokenizer.ggml.token_type", Some(Value::Array(vec![])), "64 elements, one per token"),
+        ("tokenizer.ggml.tokens", Some(Value::Array(vec![Value::U8(1)])), "an array of strings"),
+        ("tokenizer.ggml.eos_token_id", Some(Value::U32(64)), "expected an id below 64, found 64"),
+    ];
+    for (key, value, named) in cases {
+        let mut metadata = metadata(&arch);
+        // Where the change would contradict the key length first, that key is given.
+        if key == "llama.embedding_length" && named.contains("key_length") {
+            metadata.insert("llama.attention.key_length", text("8"));
+        }
+        match value {
+            Some(value) => metadata.insert(key, value),
+            None => metadata.remove(key),
+        };
+        let error = folder.load(&write(&arch, &metadata, |_| {})).err();
+        let error = error.unwrap_or_else(|| panic!("{key} ({named}) was accepted"));
+        assert!(error.contains(named) && error.contains("tiny.gguf"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    let arch = tiny_arch();
+    let folder = Folder::new();
+    let load =
+        |change: fn(&mut BTreeMap<String, Tensor>)| folder.load(&write(&arch, &metadata(&arch), change)).err().unwrap();
+    assert!(load(|t| drop(t.remove("blk.1.ffn_up.weight"))).contains("missing tensors"));
+    let error = load(|t| {
+        let factors = Tensor::ones(4, DType::F32, &Device::Cpu).unwrap();
+        t.insert("rope_freqs.weight".to_owned(), factors);
+    });
+    assert!(error.contains("without a place in this architecture: rope_freqs.weight"), "{error}");
+}
+
+#[test]
+fn a_truncated_download_is_an_error() {
+    let Some(path) = smollm2("a_truncated_download_is_an_error") else {
+        return;
+    };
+    let whole = fs::read(path).unwrap();
+    let folder = Folder::new();
+    for length in [0, 100, 5_000, 1_000_000, 50_000_000, whole.len() - 1_000] {
+        let error = folder.load(&whole[..length]).err().unwrap();
+        assert!(error.contains("tiny.gguf"), "{length}: {error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! The current dictionary at work: picking atoms for batches, and measuring errors with it.
+
+use std::sync::Arc;
+
+use half::f16;
+use kvcsr_codec::{Dictionary, Encoder};
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use crate::{config::Selection, error::Result, pool::VectorPool, pursuit::select_atoms, record::Usage};
+
+/// Rows whose errors are summed by one thread at a time; fixed, so that sums do not depend on the
+/// number of threads.
+const ROWS_PER_TASK: usize = 512;
+
+/// Picks of a batch on the host: `(B, S)` each, row-major.
+#[derive(Debug, Default)]
+pub(crate) struct HostCodes {
+    pub indices: Vec<u16>,
+    pub coefficients: Vec<f32>,
+}
+
+impl HostCodes {
+    /// `(B, S)` int64 on `device`.
+    pub(crate) fn index_tensor(&self, sparsity: usize, device: Device) -> Result<Tensor> {
+        let wide: Vec<i64> = self.indices.iter().map(|&index| i64::from(index)).collect();
+        Ok(Tensor::f_from_slice(&wide)?.f_view([-1, sparsity as i64])?.f_to_device(device)?)
+    }
+
+    /// `(B, S)` f32 on `device`.
+    pub(crate) fn coefficient_tensor(&self, sparsity: usize, device: Device) -> Result<Tensor> {
+        Ok(Tensor::f_from_slice(&self.coefficients)?.f_view([-1, sparsity as i64])?.f_to_device(device)?)
+    }
+}
+
+/// Matching pursuit against one state of the atoms, by the codec or by libtorch.
+pub(crate) enum Coder {
+    Codec(Encoder),
+    Torch { dictionary: Arc<Dictionary>, atoms: Tensor },
+}
+
+impl Coder {
+    /// `selection` is already resolved; `Auto` counts as `Codec`.
+    pub(crate) fn new(selection: Selection, atoms: &Tensor) -> Result<Self> {
+        let dictionary = Arc::new(dictionary_of(atoms)?);
+        Ok(match selection {
+            Selection::Torch => Self::Torch { dictionary, atoms: atoms.f_detach()? },
+            Selection::Codec | Selection::Auto => Self::Codec(Encoder::new(dictionary)),
+        })
+    }
+
+    pub(crate) fn dictionary(&self) -> &Arc<Dictionary> {
+        match self {
+            Self::Codec(encoder) => encoder.dictionary(),
+            Self::Torch { dictionary, .. } => dictionary,
+        }
+    }
+
+    /// Codes `rows (B, D)`, row-major.
+    pub(crate) fn encode(&self, rows: &[f32], sparsity: usize, codes: &mut HostCodes) -> Result<()> {
+        let width = self.dictionary().width();
+        let wanted = rows.len() / width * sparsity;
+        codes.indices.clear();
+        codes.indices.resize(wanted, 0);
+        codes.coefficients.clear();
+        codes.coefficients.resize(wanted, 0.0);
+        match self {
+            Self::Codec(encoder) => encoder.encode(rows, sparsity, &mut codes.indices, &mut codes.coefficients)?,
+            Self::Torch { atoms, .. } => {
+                let found = select_atoms(atoms, &to_tensor(rows, width, atoms.device())?, sparsity)?;
+                found.coefficients.f_view([-1])?.f_copy_data(&mut codes.coefficients, wanted)?;
+                let mut wide = vec![0i64; wanted];
+                found.indices.f_view([-1])?.f_copy_data(&mut wide, wanted)?;
+                for (narrow, index) in codes.indices.iter_mut().zip(wide) {
+                    // An index is below N, which is at most 65,536.
+                    *narrow = index as u16;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies `(N, D)` atoms to the host; ReNorm removes the last rounding.
+pub(crate) fn dictionary_of(atoms: &Tensor) -> Result<Dictionary> {
+    let (count, width) = atoms.size2()?;
+    let mut values = vec![0f32; (count * width) as usize];
+    let length = values.len();
+    atoms.f_to_kind(Kind::Float)?.f_contiguous()?.f_copy_data(&mut values, length)?;
+    Ok(Dictionary::normalised(width as usize, values)?)
+}
+
+/// Copies `rows`, row-major of `width`, to `device` as `(B, D)`.
+pub(crate) fn to_tensor(rows: &[f32], width: usize, device: Device) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(rows)?.f_view([-1, width as i64])?.f_to_device(device)?)
+}
+
+/// Sum over the rows of the squared l2 norm, in f64, the same for any number of threads.
+pub(crate) fn energy(rows: &[f32], width: usize) -> f64 {
+    let parts: Vec<f64> = rows
+        .par_chunks(ROWS_PER_TASK * width)
+        .map(|block| block.iter().map(|&value| f64::from(value) * f64::from(value)).sum())
+        .collect();
+    parts.iter().sum()
+}
+
+/// Squared errors of a set of vectors.
+#[derive(Debug)]
+pub(crate) struct Evaluation {
+    /// Over the sum of squared norms; 0 if all vectors are zero.
+    pub relative: f64,
+    /// Per vector.
+    pub mse: f64,
+    pub usage: Usage,
+}
+
+/// Codes the vectors `numbers` of `pool`, `batch` at a time, and measures `||x - x^||^2` with
+/// coefficients rounded to f16 as the cache stores them.
+pub(crate) fn evaluate(
+    pool: &VectorPool<'_>,
+    numbers: &[u32],
+    coder: &Coder,
+    sparsity: usize,
+    batch: usize,
+) -> Result<Evaluation> {
+    let dictionary = coder.dictionary();
+    let width = dictionary.width();
+    let (mut rows, mut codes) = (Vec::new(), HostCodes::default());
+    let mut usage = Usage::new(dictionary.len());
+    let (mut error, mut total) = (0.0, 0.0);
+    for block in numbers.chunks(batch.max(1)) {
+        pool.gather(block, &mut rows)?;
+        coder.encode(&rows, sparsity, &mut codes)?;
+        usage.count(&codes.indices, &codes.coefficients);
+        total += energy(&rows, width);
+        let parts: Vec<f64> = rows
+            .par_chunks(ROWS_PER_TASK * width)
+            .zip(codes.indices.par_chunks(ROWS_PER_TASK * sparsity))
+            .zip(codes.coefficients.par_chunks(ROWS_PER_TASK * sparsity))
+            .map(|((rows, indices), coefficients)| squared_error(dictionary, rows, indices, coefficients, sparsity))
+            .collect();
+        error += parts.iter().sum::<f64>();
+    }
+    Ok(Evaluation {
+        relative: if total > 0.0 { error / total } else { 0.0 },
+        mse: error / numbers.len().max(1) as f64,
+        usage,
+    })
+}
+
+fn squared_error(dictionary: &Dictionary, rows: &[f32], indices: &[u16], coefficients: &[f32], sparsity: usize) -> f64 {
+    let width = dictionary.width();
+    let mut residual = vec![0f32; width];
+    let mut sum = 0.0;
+    for ((row, indices), coefficients) in
+        rows.chunks_exact(width).zip(indices.chunks_exact(sparsity)).zip(coefficients.chunks_exact(sparsity))
+    {
+        residual.copy_from_slice(row);
+        for (&index, &coefficient) in indices.iter().zip(coefficients) {
+            let rounded = f16::from_f32(coefficient).to_f32();
+            for (left, &atom) in residual.iter_mut().zip(dictionary.atom(usize::from(index))) {
+                *left -= rounded * atom;
+            }
+        }
+        sum += residual.iter().map(|&left| f64::from(left) * f64::from(left)).sum::<f64>();
+    }
+    sum
+}

@@ -1,0 +1,121 @@
+//! What can go wrong while learning dictionaries.
+
+use kvcsr_codec::{CodecError, Kind};
+
+/// Errors of this crate. `group` names the merged group, such as `key[3]` or `value[4-6]`.
+#[derive(Debug, thiserror::Error)]
+pub enum NeuralDictError {
+    /// A field of [`TrainConfig`](crate::TrainConfig) is out of range.
+    #[error("train.{field}: {reason}")]
+    Config {
+        /// The field's name.
+        field: &'static str,
+        /// What was found and what is allowed.
+        reason: String,
+    },
+    /// The requested device does not exist, or libtorch cannot use it.
+    #[error("device {requested:?}: {reason}")]
+    Device {
+        /// As written in the configuration.
+        requested: String,
+        /// What is missing, and the way out.
+        reason: String,
+    },
+    /// No shard, or only empty ones.
+    #[error("{group}: no {what} vectors: calibrate on a longer text")]
+    NoVectors {
+        /// The group.
+        group: String,
+        /// `training` or `held-out`.
+        what: &'static str,
+    },
+    /// A dictionary cannot have more atoms than vectors to be initialised from.
+    #[error(
+        "{group}: {vectors} training vectors are fewer than {atoms} atoms: calibrate on more tokens or lower train.atoms"
+    )]
+    TooFewVectors {
+        /// The group.
+        group: String,
+        /// Vectors found (after cutting into chunks).
+        vectors: usize,
+        /// Atoms asked for.
+        atoms: usize,
+    },
+    /// Vectors are addressed by 32-bit numbers.
+    #[error("{group}: {vectors} vectors are more than {max}: calibrate on fewer tokens or merge fewer layers", max = u32::MAX)]
+    TooManyVectors {
+        /// The group.
+        group: String,
+        /// Vectors found (after cutting into chunks).
+        vectors: usize,
+    },
+    /// The head vector cannot be cut into equal chunks.
+    #[error("{group}: {chunks} chunks do not divide a head vector of {head_dim} channels")]
+    Chunks {
+        /// The group.
+        group: String,
+        /// Chunks per head vector, the paper's `s_n`.
+        chunks: usize,
+        /// Channels of a head vector.
+        head_dim: usize,
+    },
+    /// The shards of one group differ in kind or width.
+    #[error("{group}: layer {layer} holds {found}, the group's first shard {expected}")]
+    MixedShards {
+        /// The group.
+        group: String,
+        /// Layer of the shard that differs.
+        layer: usize,
+        /// Kind and head_dim of that shard.
+        found: String,
+        /// Kind and head_dim of the first.
+        expected: String,
+    },
+    /// A calibration vector holds NaN or an infinity.
+    #[error("{kind} shard of layer {layer}: vector {vector} (of width {width}) is not finite: calibrate again")]
+    NonFiniteVector {
+        /// Layer of the shard.
+        layer: usize,
+        /// Kind of the shard.
+        kind: Kind,
+        /// Vector within the shard, counted after cutting into chunks.
+        vector: usize,
+        /// Channels of a chunk.
+        width: usize,
+    },
+    /// Every calibration vector is zero: there is no direction to learn.
+    #[error("{group}: all sampled vectors are zero")]
+    AllZero {
+        /// The group.
+        group: String,
+    },
+    /// Training diverged: the loss, or an atom after its update, is not a usable number.
+    #[error("{group}: {what} at epoch {epoch}, batch {batch}: lower train.learning_rate")]
+    Diverged {
+        /// The group.
+        group: String,
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Batch within the epoch, from 0.
+        batch: usize,
+        /// The quantity and its value.
+        what: String,
+    },
+    /// The layer groups do not partition the model.
+    #[error("{kind} layer groups: {reason}")]
+    Groups {
+        /// Keys or values.
+        kind: Kind,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Reading shards, building a dictionary or matching pursuit failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// libtorch reported an error.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// `Result` of this crate.
+pub type Result<T> = std::result::Result<T, NeuralDictError>;

@@ -1,0 +1,100 @@
+//! Adam on one tensor of atoms, and ReNorm.
+
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// Adam (Kingma and Ba 2015, algorithm 1) for one parameter tensor.
+///
+/// Written out rather than taken from libtorch, whose optimisers own their parameters: here the
+/// parameter is replaced by its ReNorm after every step. The unit tests compare the two.
+#[derive(Debug)]
+pub struct Adam {
+    step: i32,
+    first: Tensor,
+    second: Tensor,
+}
+
+impl Adam {
+    /// Moments of zero, shaped like `parameter`.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn new(parameter: &Tensor) -> Result<Self> {
+        Ok(Self { step: 0, first: parameter.f_zeros_like()?, second: parameter.f_zeros_like()? })
+    }
+
+    /// The parameter after one step along `gradient` with learning rate `rate`.
+    ///
+    /// # Errors
+    /// Errors of libtorch.
+    pub fn step(&mut self, parameter: &Tensor, gradient: &Tensor, rate: f64) -> Result<Tensor> {
+        self.step += 1;
+        self.first = self.first.f_mul_scalar(BETA_1)?.f_add(&gradient.f_mul_scalar(1.0 - BETA_1)?)?;
+        self.second = self.second.f_mul_scalar(BETA_2)?.f_add(&gradient.f_square()?.f_mul_scalar(1.0 - BETA_2)?)?;
+        let first = self.first.f_div_scalar(1.0 - BETA_1.powi(self.step))?;
+        let second = self.second.f_div_scalar(1.0 - BETA_2.powi(self.step))?;
+        let change = first.f_div(&second.f_sqrt()?.f_add_scalar(EPSILON)?)?;
+        Ok(parameter.f_sub(&change.f_mul_scalar(rate)?)?)
+    }
+}
+
+/// ReNorm of Algorithm 1: each row (atom) of `(N, D)` divided by its l2 norm.
+///
+/// A zero row stays zero; [`Dictionary`](kvcsr_codec::Dictionary) then refuses it.
+///
+/// # Errors
+/// Errors of libtorch.
+pub fn renorm(atoms: &Tensor) -> Result<Tensor> {
+    let norms = row_norms(atoms)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    Ok(atoms.f_div(&norms)?)
+}
+
+/// l2 norms of the rows of `(N, D)`, as `(N, 1)`.
+pub(crate) fn row_norms(rows: &Tensor) -> Result<Tensor> {
+    Ok(rows.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)?.f_sqrt()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testing::random_tensor;
+    use tch::nn::{self, OptimizerConfig};
+
+    #[test]
+    fn adam_takes_the_steps_of_libtorch() {
+        let start = random_tensor(1, &[5, 3]).to_kind(Kind::Float);
+        let goal = random_tensor(2, &[5, 3]).to_kind(Kind::Float);
+        let store = nn::VarStore::new(tch::Device::Cpu);
+        let reference = store.root().var_copy("atoms", &start);
+        let mut theirs = nn::Adam::default().build(&store, 0.01).unwrap();
+        let mut ours = Adam::new(&start).unwrap();
+        let mut atoms = start.copy();
+        for _ in 0..20 {
+            theirs.backward_step(&(&reference - &goal).pow_tensor_scalar(4).sum(None::<Kind>));
+            let gradient = (&atoms - &goal).pow_tensor_scalar(3) * 4.0;
+            atoms = ours.step(&atoms, &gradient, 0.01).unwrap();
+        }
+        let moved = (&atoms - &start).abs().max().double_value(&[]);
+        let difference = (&atoms - reference.detach()).abs().max().double_value(&[]);
+        assert!(moved > 0.1 && difference < 1e-6, "moved {moved}, differs by {difference}");
+    }
+
+    #[test]
+    fn renorm_gives_unit_rows_and_keeps_zero_finite() {
+        let mut rows = random_tensor(4, &[6, 5]);
+        let _ = rows.get(2).zero_();
+        let norms = Vec::<f64>::try_from(row_norms(&renorm(&rows).unwrap()).unwrap().flatten(0, -1)).unwrap();
+        for (row, norm) in norms.iter().enumerate() {
+            let expected = if row == 2 { 0.0 } else { 1.0 };
+            assert!((norm - expected).abs() < 1e-12, "row {row}: {norm}");
+        }
+        let _ = rows.zero_();
+        assert!(bool::try_from(renorm(&rows).unwrap().isfinite().all()).unwrap());
+    }
+}

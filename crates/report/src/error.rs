@@ -1,0 +1,87 @@
+//! The one error type of this crate.
+
+use std::{error::Error, io, path::PathBuf};
+
+use plotters::drawing::DrawingAreaErrorKind;
+
+/// What can go wrong when a report is read, drawn or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The drawing backend refused; the text is the backend's.
+    #[error("drawing failed: {0}")]
+    Draw(String),
+    /// The font compiled into the crate is not a font.
+    #[error("the font {0} that ships with this crate cannot be parsed")]
+    Font(&'static str),
+    /// A figure or table was asked for without rows that it can show.
+    #[error("{what}: nothing to show; expected {expected}")]
+    Empty {
+        /// The figure or table.
+        what: &'static str,
+        /// The rows it needs.
+        expected: &'static str,
+    },
+    /// Rows that must agree (one layer, one group) do not.
+    #[error("{what}: expected rows of one {field}, found {first} and {second}")]
+    Mixed {
+        /// The figure or table.
+        what: &'static str,
+        /// The field that differs.
+        field: &'static str,
+        /// The first value seen.
+        first: String,
+        /// A later, different value.
+        second: String,
+    },
+    /// One document was measured twice under one scheme and context length; sums would count it double.
+    #[error("document `{id}` occurs twice under scheme `{scheme}`; remove one of the rows")]
+    Duplicate {
+        /// The document.
+        id: String,
+        /// The scheme.
+        scheme: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A line of a JSONL file is not a row of the expected type.
+    #[error("{}:{line}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A `<!-- BEGIN name -->` ... `<!-- END name -->` pair is missing, doubled or out of order.
+    #[error("marker `{marker}`: expected exactly once, BEGIN before END; {found}")]
+    Marker {
+        /// The marker's full text.
+        marker: String,
+        /// What was found instead.
+        found: String,
+    },
+    /// polars refused.
+    #[cfg(feature = "tables")]
+    #[error("table: {0}")]
+    Table(#[from] polars::error::PolarsError),
+}
+
+impl ReportError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+impl<E: Error + Send + Sync> From<DrawingAreaErrorKind<E>> for ReportError {
+    fn from(error: DrawingAreaErrorKind<E>) -> Self {
+        Self::Draw(error.to_string())
+    }
+}

@@ -1,0 +1,36 @@
+//! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
+
+pub mod layer_error;
+pub mod memory_length;
+pub mod quality_bits;
+pub mod sparsity_error;
+pub mod training_loss;
+
+pub use layer_error::LayerError;
+pub use memory_length::MemoryLength;
+pub use quality_bits::QualityBits;
+pub use sparsity_error::SparsityError;
+pub use training_loss::TrainingLoss;
+
+/// The title of every axis of relative reconstruction error.
+const RELATIVE_ERROR: &str = "relative squared error";
+
+/// `a`, `a and b`, `a, b and c`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => only.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// The distinct values, in order of appearance.
+fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for value in values {
+        if !seen.contains(&value) {
+            seen.push(value);
+        }
+    }
+    seen
+}

@@ -1,0 +1,46 @@
+//! Tables and figures of CSR experiments.
+//!
+//! The pipeline writes rows ([`records`]) and hands them here; notebooks read the same rows and call the same functions. Figures are generic over
+//! plotters' drawing backend, so one function serves SVG files, PNG files and notebook cells; they carry their own font and look alike on every
+//! machine. Tables need polars (feature `tables`, on by default); notebooks leave it off, because building it takes minutes.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`records`], [`files`] | the rows, and reading and writing them as JSONL |
+//! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
+//! | [`figures`] | one figure per file, each with its caption |
+//! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
+//! | `tables` | data frames, CSV, Parquet, Markdown |
+//! | [`memory`] | KV-cache bytes from published model shapes |
+//! | [`splice`] | generated text between markers in a README |
+//! | [`style`], [`canvas`], [`axes`], [`ticks`], [`labels`] | how all figures look |
+//!
+//! ```
+//! use kvcsr_report::{figures::MemoryLength, memory, save};
+//!
+//! let svg = save::svg::<MemoryLength>(&memory::paper_points())?;
+//! assert!(svg.contains("Llama2-7B"));
+//! # Ok::<(), kvcsr_report::ReportError>(())
+//! ```
+
+#![deny(missing_docs)]
+
+pub mod aggregate;
+pub mod axes;
+pub mod canvas;
+pub mod csv;
+mod error;
+pub mod figures;
+pub mod files;
+pub mod labels;
+pub mod memory;
+pub mod records;
+pub mod save;
+pub mod splice;
+pub mod style;
+#[cfg(feature = "tables")]
+pub mod tables;
+pub mod ticks;
+
+pub use error::ReportError;
+pub use records::{DictionarySource, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};

@@ -1,0 +1,153 @@
+//! Figures as files and in notebooks.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use plotters::{
+    backend::{BitMapBackend, SVGBackend},
+    coord::Shift,
+    drawing::{DrawingArea, IntoDrawingArea},
+    prelude::DrawingBackend,
+};
+
+use crate::{
+    csv::{self, CsvRow},
+    error::ReportError,
+    files,
+};
+
+/// A figure: rows in, drawing and caption out.
+pub trait Figure {
+    /// One row of its data.
+    type Row: CsvRow;
+    /// Its file stem.
+    const NAME: &'static str;
+    /// Its nominal size, width and height in units.
+    const SIZE: (u32, u32);
+
+    /// Draws `rows` on all of `root`, scaled to its width or height, whichever is tighter.
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[Self::Row]) -> Result<(), ReportError>;
+
+    /// What the figure shows, in plain sentences.
+    fn caption(rows: &[Self::Row]) -> String;
+}
+
+/// The files of one figure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Vector graphic.
+    pub svg: PathBuf,
+    /// Raster, twice the nominal size.
+    pub png: PathBuf,
+    /// The rows that it shows.
+    pub csv: PathBuf,
+}
+
+/// Backends take whole pixels. Drawing this much larger than nominal keeps curves smooth: the SVG is shown scaled back, the PNG is averaged down.
+const FINE: u32 = 4;
+/// A PNG's pixels per unit.
+const PNG_SCALE: u32 = 2;
+
+/// Draws `rows` into `folder` as `stem.svg`, `stem.png` and `stem.csv`, each through a temporary file.
+pub fn figure_as<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) -> Result<Saved, ReportError> {
+    let path = |extension: &str| folder.join(format!("{stem}.{extension}"));
+    let saved = Saved { svg: path("svg"), png: path("png"), csv: path("csv") };
+    files::write_text(&saved.svg, &svg::<F>(rows)?)?;
+    png::<F>(&saved.png, rows)?;
+    csv::write(&saved.csv, rows)?;
+    Ok(saved)
+}
+
+/// [`figure_as`] under the figure's own name.
+pub fn figure<F: Figure>(folder: &Path, rows: &[F::Row]) -> Result<Saved, ReportError> {
+    figure_as::<F>(folder, F::NAME, rows)
+}
+
+/// The figure as the text of an SVG file of nominal size.
+pub fn svg<F: Figure>(rows: &[F::Row]) -> Result<String, ReportError> {
+    let (width, height) = F::SIZE;
+    let fine = (width * FINE, height * FINE);
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, fine).into_drawing_area();
+        F::draw(&root, rows)?;
+        root.present()?;
+    }
+    let drawn = format!("<svg width=\"{}\" height=\"{}\"", fine.0, fine.1);
+    Ok(text.replacen(&drawn, &format!("<svg width=\"{width}\" height=\"{height}\""), 1))
+}
+
+/// The figure as RGB bytes, row by row, with its width and height in pixels: twice the nominal size.
+pub fn raster<F: Figure>(rows: &[F::Row]) -> Result<(Vec<u8>, (u32, u32)), ReportError> {
+    let fine = (F::SIZE.0 * FINE, F::SIZE.1 * FINE);
+    let mut pixels = vec![0_u8; fine.0 as usize * fine.1 as usize * 3];
+    {
+        let root = BitMapBackend::with_buffer(&mut pixels, fine).into_drawing_area();
+        F::draw(&root, rows)?;
+        root.present()?;
+    }
+    let size = (F::SIZE.0 * PNG_SCALE, F::SIZE.1 * PNG_SCALE);
+    Ok((averaged(&pixels, size, (FINE / PNG_SCALE) as usize), size))
+}
+
+/// Writes [`raster`] as a PNG file.
+pub fn png<F: Figure>(path: &Path, rows: &[F::Row]) -> Result<(), ReportError> {
+    let (pixels, size) = raster::<F>(rows)?;
+    files::replace(path, |unfinished| {
+        let draw = |error: &dyn fmt::Display| ReportError::Draw(format!("{}: {error}", path.display()));
+        let mut backend = BitMapBackend::new(unfinished, size);
+        backend.blit_bitmap((0, 0), size, &pixels).map_err(|error| draw(&error))?;
+        backend.present().map_err(|error| draw(&error))
+    })
+}
+
+/// Averages blocks of `factor * factor` RGB pixels into an image of `size`.
+fn averaged(pixels: &[u8], size: (u32, u32), factor: usize) -> Vec<u8> {
+    let (width, height) = (size.0 as usize, size.1 as usize);
+    let stride = width * factor * 3;
+    let count = (factor * factor) as u32;
+    let mut small = Vec::with_capacity(width * height * 3);
+    for y in 0..height {
+        for x in 0..width {
+            for channel in 0..3 {
+                let sum: u32 = (0..factor)
+                    .flat_map(|dy| {
+                        (0..factor).map(move |dx| (y * factor + dy) * stride + (x * factor + dx) * 3 + channel)
+                    })
+                    .map(|at| u32::from(pixels[at]))
+                    .sum();
+                small.push(((sum + count / 2) / count) as u8);
+            }
+        }
+    }
+    small
+}
+
+/// A figure for the last line of a notebook cell.
+pub struct Inline(String);
+
+impl Inline {
+    /// Shows the figure under the cell; called by the evcxr kernel.
+    pub fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.0);
+    }
+}
+
+/// Draws a figure for a notebook. `let shown = save::inline::<SparsityError>(&rows)?; shown`
+pub fn inline<F: Figure>(rows: &[F::Row]) -> Result<Inline, ReportError> {
+    svg::<F>(rows).map(Inline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::averaged;
+
+    #[test]
+    fn averaging_rounds_to_nearest_and_keeps_channels_apart() {
+        // Two pixels by two, then one: red 0, 0, 1, 1 -> 0.5 -> 1; green 10 throughout; blue 0, 4, 8, 12 -> 6.
+        let pixels = [0, 10, 0, 0, 10, 4, 1, 10, 8, 1, 10, 12];
+        assert_eq!(averaged(&pixels, (1, 1), 2), [1, 10, 6]);
+    }
+}

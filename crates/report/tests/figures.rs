@@ -1,0 +1,235 @@
+//! Every figure from made-up rows: what it must say, that it is not blank, and that files appear whole.
+//!
+//! `KVCSR_FIGURES=<folder> cargo test -p kvcsr-report --test figures` keeps the pictures for a look.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{env, fs, path::PathBuf};
+
+use kvcsr_report::{
+    DictionarySource, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
+    figures::{LayerError, MemoryLength, QualityBits, SparsityError, TrainingLoss},
+    memory,
+    save::{self, Figure},
+};
+
+/// A number in 0..1 that depends on its arguments only.
+fn wobble(a: usize, b: usize) -> f64 {
+    let x = (a as f64 * 12.9898 + b as f64 * 78.233).sin() * 43758.5453;
+    x - x.floor()
+}
+
+fn heldout() -> Vec<HeldoutRow> {
+    let schemes = [
+        ("dense", DictionarySource::None, 16.0, 16.0, 0.0),
+        ("csr-4", DictionarySource::NeuralDict, 2.0, 2.6, 0.21),
+        ("csr-6", DictionarySource::NeuralDict, 3.0, 3.6, 0.11),
+        ("csr-8", DictionarySource::NeuralDict, 4.0, 4.6, 0.06),
+        ("csr-16", DictionarySource::NeuralDict, 8.0, 8.6, 0.014),
+        ("csr-4", DictionarySource::KMeans, 2.0, 2.6, 0.29),
+        ("csr-6", DictionarySource::KMeans, 3.0, 3.6, 0.15),
+        ("csr-8", DictionarySource::KMeans, 4.0, 4.6, 0.075),
+        ("csr-16", DictionarySource::KMeans, 8.0, 8.6, 0.0135),
+        ("kivi-2", DictionarySource::None, 2.5, 2.75, 0.12),
+        ("kivi-4", DictionarySource::None, 4.5, 4.75, 0.011),
+    ];
+    let mut rows = Vec::new();
+    for (index, (scheme, dictionary, nominal_bits, measured_bits, kl)) in schemes.into_iter().enumerate() {
+        for document in 0..8 {
+            let (context, scored) = (1024, 512);
+            let spread = 0.5 + wobble(index, document);
+            rows.push(HeldoutRow {
+                id: format!("doc-{document}"),
+                domain: ["wiki", "code", "papers", "chat"][document % 4].to_owned(),
+                scheme: scheme.to_owned(),
+                dictionary,
+                context,
+                scored,
+                nll_sum: scored as f64 * (2.5 + kl),
+                kl_sum: scored as f64 * kl * spread,
+                top1_agree: (scored as f64 * (1.0 - kl)) as usize,
+                nominal_bits,
+                measured_bits,
+                shared_bytes: 94_371_840,
+                encode_ms: 120.0,
+                score_ms: 900.0,
+            });
+        }
+    }
+    rows
+}
+
+fn by_layer() -> Vec<ReconstructionRow> {
+    let mut rows = Vec::new();
+    for layer in 0..30 {
+        for (kind, chunks, base) in [(Kind::Key, 1, 0.12), (Kind::Value, 2, 0.45)] {
+            for level in [4, 6, 8, 16] {
+                for (dictionary, factor) in [(DictionarySource::NeuralDict, 1.0), (DictionarySource::KMeans, 1.15)] {
+                    let relative = base * factor * (4.0 / level as f64).powf(0.8) * (0.8 + 0.4 * wobble(layer, chunks));
+                    rows.push(ReconstructionRow {
+                        layer,
+                        kind,
+                        dictionary,
+                        sparsity: level / chunks,
+                        chunks,
+                        relative,
+                        mse: relative,
+                        vectors: 4096,
+                    });
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn by_sparsity() -> Vec<ReconstructionRow> {
+    let mut rows = Vec::new();
+    for (kind, chunks, base) in [(Kind::Key, 1, 0.4), (Kind::Value, 2, 0.8)] {
+        for sparsity in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32] {
+            for (dictionary, power) in [(DictionarySource::NeuralDict, 0.9), (DictionarySource::KMeans, 0.8)] {
+                let relative = base * (sparsity as f64).powf(-power);
+                rows.push(ReconstructionRow {
+                    layer: 12,
+                    kind,
+                    dictionary,
+                    sparsity,
+                    chunks,
+                    relative,
+                    mse: relative,
+                    vectors: 4096,
+                });
+            }
+        }
+    }
+    rows
+}
+
+fn epochs() -> Vec<EpochRow> {
+    let mut rows = Vec::new();
+    for (kind, base) in [(Kind::Key, 0.12), (Kind::Value, 0.42)] {
+        for group in 0..12 {
+            let start = base * (0.7 + 0.6 * wobble(group, 5));
+            for epoch in 0..=20 {
+                let heldout_relative = start * (0.8 + 0.2 * (-(epoch as f64) / 5.0).exp());
+                rows.push(EpochRow {
+                    group: format!("{kind}-{group}"),
+                    kind,
+                    layers: vec![2 * group, 2 * group + 1],
+                    epoch,
+                    mse: 1.0,
+                    diversity: 0.01,
+                    beta: 1.0,
+                    train_relative: heldout_relative * 0.95,
+                    heldout_relative,
+                    dead_atoms: 3,
+                    usage_entropy: 6.0,
+                    seconds: 4.0,
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// Saves the figure, checks its files and returns the SVG.
+fn check<F: Figure>(rows: &[F::Row], words: &[&str]) -> String {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = env::var_os("KVCSR_FIGURES").map_or_else(|| scratch.path().join("new folder"), PathBuf::from);
+    let saved = save::figure::<F>(&folder, rows).unwrap();
+
+    let svg = fs::read_to_string(&saved.svg).unwrap();
+    for word in words {
+        assert!(svg.contains(word), "{}: `{word}` is missing from the SVG", F::NAME);
+    }
+    let (width, height) = F::SIZE;
+    assert!(svg.starts_with(&format!(
+        "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {} {}\"",
+        4 * width,
+        4 * height
+    )));
+
+    let png = fs::read(&saved.png).unwrap();
+    assert_eq!(&png[1..4], b"PNG");
+    let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+    assert_eq!((number(16), number(20)), (2 * width, 2 * height), "{}: size in the PNG's header", F::NAME);
+
+    let (pixels, size) = save::raster::<F>(rows).unwrap();
+    let inked = pixels.chunks_exact(3).filter(|pixel| pixel.iter().any(|&channel| channel < 200)).count();
+    let share = inked as f64 / f64::from(size.0 * size.1);
+    assert!((0.005..0.5).contains(&share), "{}: {share} of the pixels are inked", F::NAME);
+    let stride = size.0 as usize * 3;
+    let clean = |edge: &[u8]| edge.iter().all(|&channel| channel == 255);
+    assert!(clean(&pixels[..stride]), "{}: ink at the upper edge", F::NAME);
+    assert!(clean(&pixels[pixels.len() - stride..]), "{}: ink at the lower edge", F::NAME);
+    let right_is_clean = pixels.chunks_exact(stride).all(|row| clean(&row[stride - 3..]));
+    assert!(right_is_clean, "{}: ink at the right edge, a label is cut off", F::NAME);
+
+    let csv = fs::read_to_string(&saved.csv).unwrap();
+    assert_eq!(csv.lines().count(), rows.len() + 1, "{}: lines of the CSV", F::NAME);
+    if env::var_os("KVCSR_FIGURES").is_none() {
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 3, "{}: a temporary file was left behind", F::NAME);
+    }
+    svg
+}
+
+#[test]
+fn quality_bits() {
+    let rows = heldout();
+    let svg = check::<QualityBits>(
+        &rows,
+        &["csr, NeuralDict", "csr, k-means", "kivi-2", "dense: KL 0", "measured bits per channel", "nats per token"],
+    );
+    assert_eq!(svg.matches("csr-16\n").count(), 2, "one label per scheme and dictionary");
+    let caption = QualityBits::caption(&rows);
+    assert!(caption.contains("8 held-out documents, 1024 tokens"), "{caption}");
+    let dense_only: Vec<HeldoutRow> = rows.into_iter().filter(|row| row.scheme == "dense").collect();
+    assert!(matches!(save::svg::<QualityBits>(&dense_only), Err(ReportError::Empty { .. })));
+}
+
+#[test]
+fn layer_error() {
+    let rows = by_layer();
+    let svg = check::<LayerError>(
+        &rows,
+        &["Keys", "Values", "NeuralDict", "k-means only", "layer", "relative squared error"],
+    );
+    assert_eq!(svg.matches("CSR-16\n").count(), 2, "keys (16, 1) and values (8, 2) are one level");
+    assert!(LayerError::caption(&rows).contains("240 of 240 pairs"));
+}
+
+#[test]
+fn training_loss() {
+    let rows = epochs();
+    check::<TrainingLoss>(&rows, &["Keys, 12 groups", "Values, 12 groups", "median", "epoch"]);
+    assert!(TrainingLoss::caption(&rows).contains("at epoch 20"));
+}
+
+#[test]
+fn memory_length() {
+    let rows = memory::paper_points();
+    check::<MemoryLength>(
+        &rows,
+        &["Llama2-7B", "Llama3-8B", "SmolLM2-135M", "FP16", "CSR-4", "GB (log)", "30\u{2009}000"],
+    );
+}
+
+#[test]
+fn sparsity_error() {
+    let mut rows = by_sparsity();
+    check::<SparsityError>(
+        &rows,
+        &["layer 12", "Keys", "Values, 2 chunks", "NeuralDict", "k-means", "non-zeros per chunk"],
+    );
+    rows.retain(|row| row.kind == Kind::Key);
+    assert!(!save::svg::<SparsityError>(&rows).unwrap().contains("Values"));
+    rows[0].layer = 3;
+    assert!(matches!(save::svg::<SparsityError>(&rows), Err(ReportError::Mixed { field: "layer", .. })));
+}
+
+#[test]
+fn a_failed_figure_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(save::figure::<LayerError>(folder.path(), &[]).is_err());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -1,0 +1,94 @@
+# kvcsr: sparse, learned compression of LLM key-value caches.
+# `just reproduce` does everything; `just` alone lists what there is.
+
+set positional-arguments
+
+kvcsr := "cargo run --release --locked --quiet --package kvcsr --"
+just := just_executable()
+
+[private]
+default:
+    @{{ just }} --list --unsorted
+
+# Prepare libtorch (CPU view, or LIBTORCH=<folder of a PyTorch>) and build the `kvcsr` command
+[group('start')]
+setup:
+    @command -v cc >/dev/null || { echo "setup: no C compiler found; install one (Debian: apt-get install build-essential)"; exit 1; }
+    @command -v python3 >/dev/null || { echo "setup: Python 3 not found; install it with pip (Debian: apt-get install python3 python3-pip python3-venv)"; exit 1; }
+    @python3 pipeline/setup/libtorch.py
+    @cargo build --release --locked --package kvcsr
+
+# Everything: fetch, calibrate, train, evaluate, report (profile smol; within 45 minutes on 2 cores after the build)
+[group('start')]
+reproduce *args: setup
+    @{{ kvcsr }} reproduce "$@"
+
+# Every stage on a few thousand tokens, within 5 minutes on 2 cores after the build
+[group('start')]
+smoke *args: setup
+    @{{ kvcsr }} reproduce profile=smoke "$@"
+
+# Download the model and texts of a profile, checked against their sha256
+[group('stages')]
+fetch *args: setup
+    @{{ kvcsr }} fetch "$@"
+
+# Record keys and values of every layer
+[group('stages')]
+calibrate *args: setup
+    @{{ kvcsr }} calibrate "$@"
+
+# Learn the dictionaries, for example: just train profile=smol set="train.atoms=2048"
+[group('stages')]
+train *args: setup
+    @{{ kvcsr }} train "$@"
+
+# Measure what compression costs
+[group('stages')]
+evaluate *args: setup
+    @{{ kvcsr }} evaluate "$@"
+
+# Draw tables and figures; publish them if the profile says so
+[group('stages')]
+report *args: setup
+    @{{ kvcsr }} report "$@"
+
+# Check every downloaded file against data/sources.toml again
+[group('stages')]
+data-verify: setup
+    @{{ kvcsr }} data-verify
+
+# Execute every notebook headless (installs the Rust kernel for Jupyter the first time: about 25 CPU-minutes)
+[group('notebooks')]
+notebooks: setup
+    @bash pipeline/setup/notebooks.sh run
+
+# Open JupyterLab with the Rust kernel
+[group('notebooks')]
+lab: setup
+    @bash pipeline/setup/notebooks.sh lab
+
+# The whole check: format, lints, docs, unit, integration and documentation tests, smoke run
+[group('develop')]
+test: setup lint
+    cargo test --release --locked --workspace --doc
+    @{{ just }} smoke
+    cargo test --release --locked --workspace --lib --bins --tests
+
+# Formatting, clippy and rustdoc, all warnings as errors
+[group('develop')]
+lint:
+    @python3 pipeline/setup/libtorch.py
+    cargo fmt --all --check
+    cargo clippy --release --locked --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
+
+# Benchmarks; each prints its ratio to a named peer
+[group('develop')]
+bench *args: setup
+    cargo bench --locked --workspace --benches "$@"
+
+# Remove the outputs of one profile's stages (default smol), keeping downloads and committed results
+[group('develop')]
+clean profile="smol":
+    rm -rf "data/runs/{{ replace(profile, 'profile=', '') }}"

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Jupyter with the Rust kernel (evcxr), in a cache folder of this project: nothing is installed for the user or the system.
+#   notebooks.sh        set up only; a second run does nothing
+#   notebooks.sh run    set up, then execute every notebook in place; stops at the first cell that fails
+#   notebooks.sh lab    set up, then open JupyterLab (further arguments go to it)
+set -euo pipefail
+
+readonly JUPYTERLAB=4.6.6 NBCONVERT=7.17.2 NBCLIENT=0.11.0 EVCXR=0.22.0
+
+readonly action=${1:-setup}
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${KVCSR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kvcsr}
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+readonly repository cache
+readonly venv=$cache/notebooks-venv kernel=$cache/evcxr/bin/evcxr_jupyter scratch=$cache/evcxr-crates
+
+say() { echo "notebooks: $*"; }
+
+case $action in setup | run | lab) ;; *)
+    say "unknown action '$action'; expected run, lab or nothing" >&2
+    exit 2
+    ;;
+esac
+
+# Cells are compiled in the cache folder, out of reach of rust-toolchain.toml, and must be built by the compiler that it names.
+RUSTUP_TOOLCHAIN=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$repository/rust-toolchain.toml")
+export RUSTUP_TOOLCHAIN
+
+install_jupyter() {
+    local wanted="jupyterlab==$JUPYTERLAB nbconvert==$NBCONVERT nbclient==$NBCLIENT"
+    if [[ -f $venv/complete && $(<"$venv/complete") == "$wanted" ]]; then return; fi
+    say "installing Jupyter into $venv"
+    rm -rf "$venv"
+    if ! python3 -m venv "$venv"; then
+        say "Python cannot make virtual environments (Debian: apt-get install python3-venv)" >&2
+        exit 1
+    fi
+    # shellcheck disable=SC2086 # one argument per package
+    "$venv/bin/pip" install --quiet --disable-pip-version-check $wanted
+    echo "$wanted" >"$venv/complete"
+}
+
+install_kernel() {
+    # The kernel cannot tell its version; cargo's record of the folder can.
+    if [[ -x $kernel ]] && grep -qs "evcxr_jupyter $EVCXR " "$cache/evcxr/.crates.toml"; then return; fi
+    say "building the Rust kernel evcxr_jupyter $EVCXR into $cache/evcxr (once; 10 to 25 CPU-minutes)"
+    # The kernel compiles cells in other processes, so its own speed matters little and a light optimisation halves the build.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_LTO=off \
+        CARGO_TARGET_DIR=$cache/evcxr-target RUSTFLAGS='' \
+        cargo install --quiet --locked --root "$cache/evcxr" evcxr_jupyter --version "$EVCXR"
+    rm -rf "$cache/evcxr-target"
+}
+
+register_kernel() {
+    JUPYTER_PATH=$venv/share/jupyter "$kernel" --install >/dev/null
+}
+
+# The kernel reads evcxr.toml from its working directory, the notebooks' folder. With the workspace's lock file beside the crate that it
+# makes of each cell, cells use the versions that the tests ran with.
+configure_kernel() {
+    mkdir -p "$scratch"
+    cat >"$repository/notebooks/evcxr.toml.tmp" <<TOML
+# Written by pipeline/setup/notebooks.sh; specific to this machine.
+[evcxr]
+tmpdir = "$scratch"
+opt_level = "2"
+offline_mode = true
+preserve_vars_on_panic = false
+TOML
+    mv "$repository/notebooks/evcxr.toml.tmp" "$repository/notebooks/evcxr.toml"
+    cargo fetch --quiet --locked --manifest-path "$repository/Cargo.toml"
+    cp "$repository/Cargo.lock" "$scratch/Cargo.lock"
+}
+
+install_jupyter
+install_kernel
+register_kernel
+configure_kernel
+export JUPYTER_PATH=$venv/share/jupyter PATH=$venv/bin:$PATH
+# Cells link Rust's standard library dynamically. Their run path to it counts from target/debug/deps, one folder below where evcxr
+# loads them from, so it misses whenever cache and toolchain share a parent folder such as $HOME.
+libraries=$(rustc --print target-libdir)
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+case $action in
+run)
+    cd "$repository/notebooks"
+    shopt -s nullglob
+    for notebook in *.ipynb; do
+        say "executing $notebook"
+        # Without times, so that equal results leave the file as it was.
+        jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+            --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.startup_timeout=300 "$notebook"
+        # The kernel sends each printed line as an output of its own.
+        jupyter nbconvert --log-level=WARN --coalesce-streams "$notebook"
+    done
+    ;;
+lab)
+    shift
+    exec jupyter lab --notebook-dir "$repository/notebooks" "$@"
+    ;;
+setup) say "ready: $0 run, or $0 lab" ;;
+esac

@@ -1,0 +1,124 @@
+//! The command line.
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+/// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
+///
+/// Every stage writes to data/runs/<profile>/<stage> with a manifest, and runs again only where
+/// its parameters or inputs changed, saying which. Parameters and their defaults are in
+/// pipeline/profiles/defaults.toml; a profile overrides them, and the command line overrides the
+/// profile:
+///
+///     kvcsr train profile=smol set="train.atoms=2048"
+#[derive(Debug, Parser)]
+#[command(name = "kvcsr", version, verbatim_doc_comment)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every stage in order: fetch, calibrate, train, evaluate, report
+    Reproduce(RunArgs),
+    /// Download the profile's model and texts, each checked against its sha256
+    Fetch(RunArgs),
+    /// Check every downloaded file of data/sources.toml again
+    DataVerify,
+    /// Record keys and values of every layer over calibration and held-out text
+    Calibrate(RunArgs),
+    /// Learn one dictionary per layer group, for keys and for values
+    Train(RunArgs),
+    /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
+    Evaluate(RunArgs),
+    /// Draw figures and tables; publish them to data/results and the README if the profile says so
+    Report(RunArgs),
+    /// List the cache schemes that profiles can name
+    Schemes {
+        /// One JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What to run, on what.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Profile: a file of pipeline/profiles
+    #[arg(long, default_value = "smol")]
+    pub profile: String,
+    /// Override a parameter, for example train.atoms=2048 (may be repeated)
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub overrides: Vec<String>,
+    /// Run the stage even if it is up to date
+    #[arg(long)]
+    pub force: bool,
+    /// The same as words: profile=NAME, set="PATH=VALUE PATH=VALUE", force
+    #[arg(value_name = "WORD")]
+    pub words: Vec<String>,
+}
+
+impl RunArgs {
+    /// Folds the words into the options.
+    pub fn resolve(mut self) -> Result<Self> {
+        for word in std::mem::take(&mut self.words) {
+            match word.split_once('=') {
+                Some(("profile", name)) => self.profile = name.to_owned(),
+                Some(("set", items)) => self.overrides.extend(split(items)),
+                Some((path, _)) if path.contains('.') => self.overrides.push(word),
+                None if word == "force" => self.force = true,
+                _ => bail!("`{word}` was not understood: expected profile=NAME, set=\"PATH=VALUE ...\" or force"),
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Splits at blanks outside of brackets and quotes, so that lists may hold blanks.
+fn split(items: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let (mut depth, mut quoted) = (0i32, false);
+    for c in items.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '[' if !quoted => depth += 1,
+            ']' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if c.is_whitespace() && depth == 0 && !quoted {
+            parts.push(String::new());
+        } else if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts.retain(|p| !p.is_empty());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn resolve(words: &[&str]) -> Result<RunArgs> {
+        let Command::Train(args) = Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command else { unreachable!() };
+        args.resolve()
+    }
+
+    #[test]
+    fn words_and_options_mean_the_same() {
+        let a = resolve(&["profile=smoke", "set=train.atoms=2048 evaluate.schemes=[\"dense\", \"csr-4\"]", "force"]).unwrap();
+        assert_eq!((a.profile.as_str(), a.force), ("smoke", true));
+        assert_eq!(a.overrides, ["train.atoms=2048", "evaluate.schemes=[\"dense\", \"csr-4\"]"]);
+        let b = resolve(&["--profile", "smoke", "--set", "train.atoms=2048", "train.epochs=1"]).unwrap();
+        assert_eq!(b.overrides, ["train.atoms=2048", "train.epochs=1"]);
+        assert!(resolve(&["profil=smoke"]).unwrap_err().to_string().contains("profile=NAME"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

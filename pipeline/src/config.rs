@@ -1,0 +1,214 @@
+//! The configuration of a run: defaults, overridden by a profile, overridden by the command line.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+const DEFAULTS: &str = include_str!("../profiles/defaults.toml");
+
+/// Everything a run can be told. Documented, with defaults, in `profiles/defaults.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub model: String,
+    pub corpora: Vec<String>,
+    pub seed: u64,
+    pub threads: usize,
+    pub device: String,
+    pub calibrate: Calibrate,
+    pub train: Train,
+    pub evaluate: Evaluate,
+    pub report: Report,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibrate {
+    pub tokens: usize,
+    pub heldout_tokens: usize,
+    pub heldout_fraction: f64,
+    pub sequence: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    pub atoms: usize,
+    pub sparsity: usize,
+    pub key_chunks: usize,
+    pub value_chunks: usize,
+    pub epochs: usize,
+    pub batch: usize,
+    pub learning_rate: f64,
+    pub schedule: String,
+    pub gradient: String,
+    pub selection: String,
+    pub kmeans_iterations: usize,
+    pub kmeans_sample: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    pub schemes: Vec<String>,
+    pub context: usize,
+    pub continuation: usize,
+    pub documents: usize,
+    pub reconstruction: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    pub memory_tokens: usize,
+    pub publish: bool,
+}
+
+impl Config {
+    /// Merges defaults, `profiles/<profile>.toml` and `path=value` overrides.
+    pub fn load(profiles: &Path, profile: &str, overrides: &[String]) -> Result<Self> {
+        if !profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || profile.starts_with('.') {
+            bail!("profile `{profile}`: a name of letters, digits, dots and dashes is expected");
+        }
+        let path = profiles.join(format!("{profile}.toml"));
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            anyhow!("profile `{profile}`: {} could not be read ({e}). Profiles here: {}", path.display(), list(profiles))
+        })?;
+        let own: Table = text.parse().with_context(|| format!("profile {}", path.display()))?;
+        let mut merged: Table = DEFAULTS.parse().context("built-in defaults")?;
+        merge(&mut merged, own);
+        for item in overrides {
+            apply(&mut merged, item)?;
+        }
+        let config: Self = Value::Table(merged)
+            .try_into()
+            .with_context(|| format!("configuration of profile `{profile}` (known keys: pipeline/profiles/defaults.toml)"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let positive = [
+            ("calibrate.tokens", self.calibrate.tokens),
+            ("calibrate.heldout_tokens", self.calibrate.heldout_tokens),
+            ("calibrate.sequence", self.calibrate.sequence),
+            ("train.atoms", self.train.atoms),
+            ("train.sparsity", self.train.sparsity),
+            ("train.key_chunks", self.train.key_chunks),
+            ("train.value_chunks", self.train.value_chunks),
+            ("train.batch", self.train.batch),
+            ("evaluate.context", self.evaluate.context),
+            ("evaluate.documents", self.evaluate.documents),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                bail!("{name} must be at least 1, found 0");
+            }
+        }
+        for (name, chunks) in [("train.key_chunks", self.train.key_chunks), ("train.value_chunks", self.train.value_chunks)] {
+            if !self.train.sparsity.is_multiple_of(chunks) {
+                bail!("train.sparsity = {} cannot be shared evenly by {name} = {chunks}", self.train.sparsity);
+            }
+        }
+        if !(0.01..=0.9).contains(&self.calibrate.heldout_fraction) {
+            bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {}", self.calibrate.heldout_fraction);
+        }
+        if self.evaluate.continuation < 2 {
+            bail!("evaluate.continuation must be at least 2 (the first token is not scored), found {}", self.evaluate.continuation);
+        }
+        if !self.evaluate.schemes.iter().any(|s| s == "dense") {
+            bail!("evaluate.schemes must contain `dense`: everything is compared with it");
+        }
+        if self.corpora.is_empty() {
+            bail!("corpora is empty: name at least one text of data/sources.toml");
+        }
+        Ok(())
+    }
+}
+
+fn list(profiles: &Path) -> String {
+    let mut names: Vec<String> = std::fs::read_dir(profiles)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str().and_then(|n| n.strip_suffix(".toml")).map(str::to_owned))
+        .filter(|n| n != "defaults")
+        .collect();
+    names.sort();
+    names.join(", ")
+}
+
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Applies `train.atoms=2048`: the value is read as TOML, or as a string where it is none.
+fn apply(config: &mut Table, item: &str) -> Result<()> {
+    let (path, text) = item.split_once('=').ok_or_else(|| anyhow!("override `{item}`: expected path=value"))?;
+    let value = format!("v = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut table = config;
+    for key in keys {
+        table = table
+            .get_mut(key)
+            .and_then(Value::as_table_mut)
+            .ok_or_else(|| anyhow!("override `{item}`: there is no section `{key}`"))?;
+    }
+    let old = table.get(last).ok_or_else(|| {
+        let known: Vec<&str> = table.keys().map(String::as_str).collect();
+        anyhow!("override `{item}`: unknown key `{last}`. Known here: {}", known.join(", "))
+    })?;
+    let value = match (old, value) {
+        (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
+        (_, value) => value,
+    };
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn load(profile: &str, overrides: &[&str]) -> Result<Config> {
+        let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+        Config::load(&profiles, profile, &overrides.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn profile_overrides_defaults_and_command_line_overrides_profile() {
+        let config = load("smoke", &["train.atoms=512", "train.learning_rate=1", "device=cpu"]).unwrap();
+        assert_eq!(config.calibrate.tokens, 4096);
+        assert_eq!(config.train.atoms, 512);
+        assert_eq!(config.train.learning_rate, 1.0);
+        assert_eq!(config.device, "cpu");
+        assert_eq!(config.train.value_chunks, 2);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors_that_help() {
+        let message = |o: &str| format!("{:#}", load("smoke", &[o]).unwrap_err());
+        assert!(message("train.atom=4").contains("Known here: atoms"), "{}", message("train.atom=4"));
+        assert!(message("trian.atoms=4").contains("no section `trian`"));
+        assert!(message("train.atoms").contains("path=value"));
+        assert!(message("train.atoms=many").contains("invalid type"));
+        assert!(message("train.sparsity=7").contains("value_chunks"));
+        assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));
+        assert!(load("../smoke", &[]).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! What a stage was made from: its key, inputs, parameters, outputs and circumstances.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::machine::Machine;
+
+/// Name of the record beside a stage's outputs.
+pub const FILE: &str = "manifest.json";
+
+/// What determines a stage's outputs. Two equal recipes make the same thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    pub stage: String,
+    /// Raised when the code of the stage changes what it makes.
+    pub version: u32,
+    /// Named parameters.
+    pub parameters: Map<String, Value>,
+    /// Inputs by name: a file's sha256, or the digest of an earlier stage.
+    pub inputs: Map<String, Value>,
+}
+
+impl Recipe {
+    /// blake3 of the canonical JSON (object keys are sorted).
+    pub fn key(&self) -> String {
+        let json = serde_json::to_string(self).expect("maps of strings and numbers serialise");
+        blake3::hash(json.as_bytes()).to_hex().to_string()
+    }
+
+    /// What differs from an earlier recipe, in words.
+    pub fn changes_since(&self, old: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        if old.version != self.version {
+            changes.push(format!("stage version {} -> {}", old.version, self.version));
+        }
+        let stage = &self.stage;
+        differences(&old.parameters, &self.parameters, &mut |name, from, to| {
+            changes.push(format!("{stage}.{name} {from} -> {to}"));
+        });
+        differences(&old.inputs, &self.inputs, &mut |name, _, _| changes.push(format!("input {name} changed")));
+        changes
+    }
+}
+
+fn differences(old: &Map<String, Value>, new: &Map<String, Value>, report: &mut dyn FnMut(&str, &Value, &Value)) {
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let (a, b) = (old.get(name).unwrap_or(&Value::Null), new.get(name).unwrap_or(&Value::Null));
+        if a != b {
+            report(name, a, b);
+        }
+    }
+}
+
+/// One output file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    pub file: String,
+    pub bytes: u64,
+    pub modified_ns: u64,
+    pub blake3: String,
+}
+
+/// The record of a finished stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    pub key: String,
+    pub recipe: Recipe,
+    pub outputs: Vec<Output>,
+    /// blake3 over the outputs' names and hashes: what later stages depend on.
+    pub digest: String,
+    pub machine: Machine,
+    pub dtype: String,
+    pub seed: u64,
+    pub finished: String,
+    pub wall_seconds: f64,
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl Manifest {
+    /// Reads the record in `dir`, if there is a readable one.
+    pub fn read(dir: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(dir.join(FILE)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Why the outputs in `dir` are not what the record says, if so. Contents are hashed again only
+    /// where size or time of change differ.
+    pub fn damage(&self, dir: &Path) -> Option<String> {
+        self.outputs.iter().find_map(|output| {
+            let path = dir.join(&output.file);
+            let Ok(now) = describe(&path) else { return Some(format!("{} is missing", output.file)) };
+            if now == (output.bytes, output.modified_ns) {
+                return None;
+            }
+            match hash(&path) {
+                Ok(found) if found == output.blake3 => None,
+                _ => Some(format!("{} was changed since it was made", output.file)),
+            }
+        })
+    }
+}
+
+/// Size in bytes and time of change in nanoseconds.
+fn describe(path: &Path) -> Result<(u64, u64)> {
+    let meta = std::fs::metadata(path)?;
+    let modified = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    Ok((meta.len(), modified))
+}
+
+/// blake3 of a file's contents.
+pub fn hash(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Every file below `dir` but the record itself, in name order, and their digest.
+pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
+    let mut files = Vec::new();
+    collect(dir, dir, &mut files)?;
+    files.sort();
+    let mut outputs = Vec::with_capacity(files.len());
+    let mut digest = blake3::Hasher::new();
+    for file in files.into_iter().filter(|f| f != FILE) {
+        let path = dir.join(&file);
+        let (bytes, modified_ns) = describe(&path)?;
+        let blake3 = hash(&path)?;
+        digest.update(file.as_bytes()).update(b"\0").update(blake3.as_bytes()).update(b"\n");
+        outputs.push(Output { file, bytes, modified_ns, blake3 });
+    }
+    Ok((outputs, digest.finalize().to_hex().to_string()))
+}
+
+fn collect(root: &Path, dir: &Path, files: &mut Vec<String>) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(root, &path, files)?;
+        } else if let Ok(relative) = path.strip_prefix(root) {
+            files.push(relative.to_string_lossy().replace('\\', "/"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn recipe(sparsity: u64, input: &str) -> Recipe {
+        let map = |v: Value| v.as_object().unwrap().clone();
+        Recipe {
+            stage: "train".into(),
+            version: 1,
+            parameters: map(json!({"sparsity": sparsity, "atoms": 1024})),
+            inputs: map(json!({"calibrate": input})),
+        }
+    }
+
+    #[test]
+    fn the_key_names_every_ingredient_and_changes_are_told() {
+        let old = recipe(4, "a");
+        assert_eq!(old.key(), recipe(4, "a").key());
+        assert_ne!(old.key(), recipe(8, "a").key());
+        assert_ne!(old.key(), recipe(4, "b").key());
+        let changes = recipe(8, "b").changes_since(&old);
+        assert_eq!(changes, ["train.sparsity 4 -> 8", "input calibrate changed"]);
+    }
+
+    #[test]
+    fn damage_is_seen_and_a_mere_touch_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        let file = dir.path().join("sub/a.bin");
+        std::fs::write(&file, b"hello").unwrap();
+        let (outputs, digest) = outputs(dir.path()).unwrap();
+        let manifest = Manifest {
+            key: String::new(),
+            recipe: recipe(4, "a"),
+            outputs,
+            digest,
+            machine: Machine::default(),
+            dtype: "f32".into(),
+            seed: 0,
+            finished: String::new(),
+            wall_seconds: 0.0,
+            peak_memory_bytes: None,
+        };
+        assert_eq!(manifest.damage(dir.path()), None);
+        std::fs::write(&file, b"hello").unwrap();
+        assert_eq!(manifest.damage(dir.path()), None);
+        std::fs::write(&file, b"hullo").unwrap();
+        assert_eq!(manifest.damage(dir.path()).unwrap(), "sub/a.bin was changed since it was made");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(manifest.damage(dir.path()).unwrap(), "sub/a.bin is missing");
+    }
+}

@@ -1,0 +1,53 @@
+//! Where things lie: the project, its runs, its committed results and the download cache.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The folders of one run.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The folder that holds `justfile` and `data/`.
+    pub root: PathBuf,
+    /// `data/runs/<profile>`: git-ignored, one folder per stage.
+    pub run: PathBuf,
+    /// `data/results/<profile>`: small and committed.
+    pub results: PathBuf,
+    /// Downloads, shared by all clones of a user: `$KVCSR_CACHE`, else `kvcsr` in the user's cache folder.
+    pub cache: PathBuf,
+}
+
+impl Paths {
+    /// Looks for the project upwards from the current folder.
+    pub fn find(profile: &str) -> Result<Self> {
+        let here = std::env::current_dir()?;
+        let Some(root) = here.ancestors().find(|p| p.join("data/sources.toml").is_file()) else {
+            bail!("no data/sources.toml in {} or above: run this inside a clone of the project", here.display());
+        };
+        let data = std::env::var_os("KVCSR_DATA").map_or_else(|| root.join("data"), PathBuf::from);
+        Ok(Self {
+            root: root.to_owned(),
+            run: data.join("runs").join(profile),
+            results: data.join("results").join(profile),
+            cache: cache_dir()?,
+        })
+    }
+
+    /// A path as people type it: relative to the project where it lies inside.
+    pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+        path.strip_prefix(&self.root).unwrap_or(path).display()
+    }
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("KVCSR_CACHE") {
+        return Ok(dir.into());
+    }
+    if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(dir).join("kvcsr"));
+    }
+    match std::env::var_os("HOME") {
+        Some(home) => Ok(PathBuf::from(home).join(".cache/kvcsr")),
+        None => bail!("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads"),
+    }
+}

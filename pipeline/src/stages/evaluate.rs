@@ -1,0 +1,248 @@
+//! evaluate: what compression costs on held-out text, and how well vectors are restored.
+//!
+//! One exact prefill per document serves every scheme. Rows stream to disk as they are made; an
+//! unfinished run of the same recipe goes on with the first document and scheme it lacks.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_codec::{DictionarySet, Encoder, measured_bits, reconstruction_error};
+use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_report::{HeldoutRow, ReconstructionRow, files};
+use serde_json::{Map, Value, json};
+
+use crate::stage::{Run, Stage, parameters_of};
+use crate::stages::train::{DICTIONARIES, KMEANS};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, open_shard, text_and_model_inputs};
+use crate::text::Part;
+use crate::ui;
+
+/// File of the rows per document and scheme.
+pub const HELDOUT: &str = "heldout.jsonl";
+/// File of the rows per layer, kind, dictionary and level.
+pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
+
+/// The dictionary sets by the name schemes call them, and their files in the train stage.
+const SETS: [(&str, &str); 2] = [("neuraldict", DICTIONARIES), ("kmeans", KMEANS)];
+
+/// See the module.
+pub struct Evaluate;
+
+impl Stage for Evaluate {
+    fn name(&self) -> &'static str {
+        "evaluate"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.evaluate)?;
+        parameters.insert("corpora".into(), json!(run.config.corpora));
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = text_and_model_inputs(run)?;
+        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
+        inputs.insert("train".into(), run.finished("train")?.digest.into());
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let sets = SETS
+            .into_iter()
+            .map(|(name, file)| {
+                let path = run.stage_dir("train").join(file);
+                Ok((name, DictionarySet::load(&path)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        reconstruction(run, &sets, &dir.join(RECONSTRUCTION))?;
+        heldout(run, sets, &dir.join(HELDOUT))
+    }
+
+    fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
+        let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(HELDOUT))?;
+        let mut schemes: Vec<(String, f64, f64, usize)> = Vec::new();
+        for row in &rows {
+            let name = label(&row.scheme, row.dictionary.as_str());
+            match schemes.iter_mut().find(|s| s.0 == name) {
+                Some(s) => {
+                    s.1 += row.kl_sum;
+                    s.3 += row.scored;
+                }
+                None => schemes.push((name, row.kl_sum, row.measured_bits, row.scored)),
+            }
+        }
+        Ok(schemes
+            .into_iter()
+            .map(|(name, kl, bits, scored)| {
+                format!("{name:<16} KL {:.5} nats/token at {bits:.2} measured bits per channel", kl / scored as f64)
+            })
+            .collect())
+    }
+}
+
+fn label(scheme: &str, dictionaries: &str) -> String {
+    if dictionaries.is_empty() || dictionaries == registry::DEFAULT_DICTIONARIES {
+        scheme.to_owned()
+    } else {
+        format!("{scheme}@{dictionaries}")
+    }
+}
+
+/// Relative error of every layer's held-out vectors, for each set and level.
+fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path) -> Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
+    let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
+    let bar = ui::bar("evaluate", total as u64, "layers restored");
+    let mut rows = Vec::new();
+    for (name, set) in sets {
+        for group in &set.groups {
+            let encoder = Encoder::new(group.dictionary.clone());
+            for &layer in &group.layers {
+                let shard = open_shard(run, Part::Heldout, layer, group.kind)?;
+                let width = group.dictionary.width();
+                let mut vectors = vec![0f32; shard.rows(width) * width];
+                shard.read(width, 0..shard.rows(width), &mut vectors)?;
+                for &level in &run.config.evaluate.reconstruction {
+                    let sparsity = level / group.chunks;
+                    let error = reconstruction_error(&encoder, &vectors, sparsity)
+                        .with_context(|| format!("layer {layer}, {}s, level {level}", group.kind))?;
+                    rows.push(ReconstructionRow {
+                        layer,
+                        kind: group.kind.to_string().parse()?,
+                        dictionary: name.parse()?,
+                        sparsity,
+                        chunks: group.chunks,
+                        relative: error.relative,
+                        mse: error.mse,
+                        vectors: error.vectors,
+                    });
+                }
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    files::write_jsonl(path, &rows)?;
+    Ok(())
+}
+
+/// Scores every scheme on every document, appending a row each.
+fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> Result<()> {
+    let settings = &run.config.evaluate;
+    let (decoder, tokenizer) = open_model(run)?;
+    let mut context = SchemeContext::new(decoder.geometry());
+    for (name, set) in sets {
+        context = context.with_dictionaries(name, set);
+    }
+    let schemes =
+        settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
+    let dense = registry::build("dense", &context)?;
+    let done = finished_rows(path)?;
+    let mut out = OpenOptions::new().create(true).append(true).open(path)?;
+    let documents = run.config.corpora.len() * settings.documents;
+    let bar = ui::bar("evaluate", (documents * schemes.len()) as u64, "documents x schemes");
+    for corpus_id in &run.config.corpora {
+        let length = settings.context + settings.continuation;
+        let texts = corpus(run, &tokenizer, corpus_id, Part::Heldout, length, settings.documents)?;
+        for (i, ids) in texts.into_iter().enumerate() {
+            let id = format!("{corpus_id}-{i:03}");
+            let todo: Vec<&Box<dyn Scheme>> = schemes
+                .iter()
+                .filter(|s| !done.contains(&(id.clone(), s.name().to_owned(), s.dictionaries().to_owned())))
+                .collect();
+            bar.inc((schemes.len() - todo.len()) as u64);
+            if todo.is_empty() {
+                continue;
+            }
+            let text = HeldoutText { ids, context: settings.context };
+            let reference = Reference::new(&decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
+            for scheme in todo {
+                bar.set_message(format!("{id} {}", label(scheme.name(), scheme.dictionaries())));
+                let score = reference
+                    .score(&decoder, scheme.as_ref())
+                    .with_context(|| format!("document {id}, scheme {}", scheme.name()))?;
+                let geometry = decoder.geometry();
+                let bits = measured_bits(
+                    score.footprint.total(),
+                    score.tokens,
+                    geometry.kv_heads,
+                    geometry.head_dim,
+                    geometry.layers,
+                );
+                let row = HeldoutRow {
+                    id: id.clone(),
+                    domain: corpus_id.clone(),
+                    scheme: scheme.name().to_owned(),
+                    dictionary: scheme.dictionaries().parse()?,
+                    context: settings.context,
+                    scored: score.scored,
+                    nll_sum: score.nll_sum,
+                    kl_sum: score.kl_sum,
+                    top1_agree: score.top1_agree,
+                    nominal_bits: scheme.nominal_bits().0,
+                    measured_bits: bits.0,
+                    shared_bytes: scheme.shared_bytes(),
+                    encode_ms: score.encode_ms,
+                    score_ms: score.score_ms,
+                };
+                writeln!(out, "{}", serde_json::to_string(&row)?)?;
+                out.flush()?;
+                bar.inc(1);
+            }
+        }
+    }
+    out.sync_all()?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Document, scheme and dictionaries of the rows an unfinished run left. A last line that was cut
+/// off in writing is removed.
+fn finished_rows(path: &Path) -> Result<HashSet<(String, String, String)>> {
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(HashSet::new()) };
+    let whole = text.rfind('\n').map_or(0, |at| at + 1);
+    if whole < text.len() {
+        File::options().write(true).open(path)?.set_len(whole as u64)?;
+    }
+    text[..whole]
+        .lines()
+        .enumerate()
+        .map(|(i, line)| {
+            let row: HeldoutRow =
+                serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
+            Ok((row.id, row.scheme, row.dictionary.as_str().to_owned()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_cut_off_last_line_is_removed_and_the_rest_counts_as_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(HELDOUT);
+        let row = r#"{"id":"wiki-000","domain":"wiki","scheme":"csr-4","dictionary":"kmeans","context":8,"scored":2,"nll_sum":1.0,"kl_sum":0.1,"top1_agree":1,"nominal_bits":2.0,"measured_bits":2.5,"shared_bytes":10,"encode_ms":1.0,"score_ms":1.0}"#;
+        std::fs::write(&path, format!("{row}\n{}", &row[..40])).unwrap();
+        let done = finished_rows(&path).unwrap();
+        assert_eq!(done, HashSet::from([("wiki-000".to_owned(), "csr-4".to_owned(), "kmeans".to_owned())]));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{row}\n"));
+        std::fs::write(&path, "{}\n").unwrap();
+        assert!(format!("{:#}", finished_rows(&path).unwrap_err()).contains("line 1"));
+        assert!(finished_rows(&dir.path().join("none")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,76 @@
+//! The stages, in order, one file each.
+
+pub mod calibrate;
+pub mod evaluate;
+pub mod report;
+pub mod train;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use kvcsr_codec::{Kind, Shard};
+use candle_core::Device;
+use kvcsr_model::{Decoder, Gguf, Tokenizer};
+
+use crate::sources::{SourceKind, Sources};
+use crate::stage::Run;
+use crate::text::{self, Part};
+
+/// Tokens per forward call of an exact prefill: bounds the memory of its activations.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// The model of the configuration, fetched before.
+pub fn open_model(run: &Run) -> Result<(Decoder, Tokenizer)> {
+    let sources = Sources::load(&run.paths.root)?;
+    let path = sources.get(&run.config.model, SourceKind::Model)?.fetched(&run.paths)?;
+    let open = || {
+        let file = Gguf::open(&path)?;
+        Ok::<_, kvcsr_model::ModelError>((file.decoder(&Device::Cpu)?, file.tokenizer()?))
+    };
+    open().with_context(|| format!("model `{}`", run.config.model))
+}
+
+/// Token sequences of one corpus and side of the split.
+pub fn corpus(
+    run: &Run,
+    tokenizer: &Tokenizer,
+    id: &str,
+    side: Part,
+    length: usize,
+    count: usize,
+) -> Result<Vec<Vec<u32>>> {
+    let sources = Sources::load(&run.paths.root)?;
+    let source = sources.get(id, SourceKind::Text)?;
+    let path = source.fetched(&run.paths)?;
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let rule = source.documents.as_ref().with_context(|| format!("data/sources.toml: text `{id}` has no `documents` rule"))?;
+    let all = text::documents(&text, rule);
+    let picked = text::shuffled(&all, side, run.config.seed, run.config.calibrate.heldout_fraction);
+    text::sequences(id, &picked, tokenizer, length, count)
+}
+
+/// The sha256 of every corpus and of the model, as named inputs of a stage.
+pub fn text_and_model_inputs(run: &Run) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let sources = Sources::load(&run.paths.root)?;
+    let mut inputs = serde_json::Map::new();
+    inputs.insert("model".into(), sources.get(&run.config.model, SourceKind::Model)?.sha256.clone().into());
+    for id in &run.config.corpora {
+        inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());
+    }
+    Ok(inputs)
+}
+
+/// `layer-07-keys.safetensors`.
+pub fn shard_name(layer: usize, kind: Kind) -> String {
+    format!("layer-{layer:02}-{kind}s.safetensors")
+}
+
+/// One layer's vectors as the calibrate stage left them.
+pub fn open_shard(run: &Run, side: Part, layer: usize, kind: Kind) -> Result<Shard> {
+    let folder = match side {
+        Part::Calibration => "calibration",
+        Part::Heldout => "heldout",
+    };
+    let path: PathBuf = run.stage_dir("calibrate").join(folder).join(shard_name(layer, kind));
+    Ok(Shard::open(&path)?)
+}

@@ -1,0 +1,47 @@
+//! The command as a user meets it: help, lists and errors with a way out.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Command, Output};
+
+fn kvcsr(args: &[&str]) -> Output {
+    let data = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_kvcsr"))
+        .args(args)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("KVCSR_DATA", data.path())
+        .output()
+        .unwrap()
+}
+
+fn refused(args: &[&str]) -> String {
+    let out = kvcsr(args);
+    assert!(!out.status.success(), "{args:?} was accepted");
+    assert!(out.stdout.is_empty(), "{args:?} printed {}", String::from_utf8_lossy(&out.stdout));
+    String::from_utf8(out.stderr).unwrap()
+}
+
+#[test]
+fn help_names_every_stage_and_teaches_overrides() {
+    let help = String::from_utf8(kvcsr(&["--help"]).stdout).unwrap();
+    for word in ["fetch", "calibrate", "train", "evaluate", "report", "reproduce", "set=\"train.atoms=2048\""] {
+        assert!(help.contains(word), "{word} is missing in\n{help}");
+    }
+}
+
+#[test]
+fn schemes_are_listed_for_people_and_programs() {
+    let text = String::from_utf8(kvcsr(&["schemes"]).stdout).unwrap();
+    assert!(text.contains("csr-S") && text.contains("AAAI 2025"));
+    let json: serde_json::Value = serde_json::from_slice(&kvcsr(&["schemes", "--json"]).stdout).unwrap();
+    assert!(json.as_array().unwrap().iter().any(|e| e["pattern"] == "dense" && e["keys_coded"] == "after-rope"));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    assert!(refused(&["train", "profile=none"]).contains("Profiles here: smoke, smol"));
+    assert!(refused(&["train", "profile=smoke", "set=train.atom=1"]).contains("Known here: atoms"));
+    assert!(refused(&["train", "profile=smoke"]).contains("just calibrate profile=smoke"));
+    assert!(refused(&["evaluate", "profile=smoke"]).contains("run `just calibrate profile=smoke`"));
+    assert!(refused(&["calibrate", "profile=smoke", "set=model=gpt"]).contains("it has smollm2-135m-instruct"));
+    assert!(refused(&["train", "profile=../smoke"]).contains("a name of letters"));
+}
