@@ -70,14 +70,15 @@ pub struct TrainConfig {
     pub sparsity: usize,
     /// Equal contiguous chunks per head vector, `s_n`; they share the dictionary. Default 1.
     pub chunks: usize,
-    /// Passes `E` over the training vectors after k-means; 0 keeps the k-means dictionary. Default
-    /// 6.
+    /// Passes `E` over the training vectors after k-means; 0 keeps the k-means dictionary.
+    /// Default 8.
     pub epochs: usize,
     /// Vectors (chunks) per step; an epoch is cut into batches of nearly equal size, at most this.
     /// Default 4096.
     pub batch: usize,
-    /// Adam's step for one entry of an atom; entries of a unit atom are about `1/sqrt(width)`.
-    /// Default 0.02.
+    /// Adam's step for one entry of an atom; entries of a unit atom are about `1/sqrt(width)`, so
+    /// that the default of 0.02 first turns an atom by some ten degrees a step. With the cosine, 0.01
+    /// to 0.04 differ by less than 5 % in held-out error; 0.001 needs several times the epochs.
     pub learning_rate: f64,
     /// Update rule. Default Adam.
     pub optimiser: Optimiser,

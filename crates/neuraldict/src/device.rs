@@ -9,9 +9,12 @@ use crate::{
 
 /// Sets the number of CPU threads libtorch uses inside one operation, for the whole process.
 ///
-/// libtorch otherwise takes one per core, whatever the caller's own thread pool does. The codec's
-/// matching pursuit runs on rayon's global pool: give both the same number. Values below 1 count as
-/// 1.
+/// libtorch otherwise takes one per core. A training step is hundreds of operations of well under a
+/// millisecond, and OpenMP's threads spin at the barrier of each: when other work shares the cores,
+/// two threads have been seen to take ten times as long as one. So call this with 1 and run
+/// several [`train_group`](crate::train_group)s side by side instead; the codec's matching pursuit
+/// uses rayon's global pool in any case. Values below 1 count as 1. Threads that have already
+/// called libtorch keep their number: call this first.
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
 }
