@@ -7,7 +7,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     // Named in every manifest.
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let version = Command::new(rustc).arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+    let version =
+        Command::new(rustc).arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
     println!("cargo::rustc-env=KVCSR_RUSTC={}", version.unwrap_or_default().trim());
     let Some(lib) = env::var_os("DEP_KVCSR_NEURALDICT_LIBTORCH_LIB") else {
         return;

@@ -102,13 +102,16 @@ mod tests {
     use super::*;
 
     fn resolve(words: &[&str]) -> Result<RunArgs> {
-        let Command::Train(args) = Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command else { unreachable!() };
+        let Command::Train(args) = Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command else {
+            unreachable!()
+        };
         args.resolve()
     }
 
     #[test]
     fn words_and_options_mean_the_same() {
-        let a = resolve(&["profile=smoke", "set=train.atoms=2048 evaluate.schemes=[\"dense\", \"csr-4\"]", "force"]).unwrap();
+        let a = resolve(&["profile=smoke", "set=train.atoms=2048 evaluate.schemes=[\"dense\", \"csr-4\"]", "force"])
+            .unwrap();
         assert_eq!((a.profile.as_str(), a.force), ("smoke", true));
         assert_eq!(a.overrides, ["train.atoms=2048", "evaluate.schemes=[\"dense\", \"csr-4\"]"]);
         let b = resolve(&["--profile", "smoke", "--set", "train.atoms=2048", "train.epochs=1"]).unwrap();

@@ -74,7 +74,11 @@ impl Config {
         }
         let path = profiles.join(format!("{profile}.toml"));
         let text = std::fs::read_to_string(&path).map_err(|e| {
-            anyhow!("profile `{profile}`: {} could not be read ({e}). Profiles here: {}", path.display(), list(profiles))
+            anyhow!(
+                "profile `{profile}`: {} could not be read ({e}). Profiles here: {}",
+                path.display(),
+                list(profiles)
+            )
         })?;
         let own: Table = text.parse().with_context(|| format!("profile {}", path.display()))?;
         let mut merged: Table = DEFAULTS.parse().context("built-in defaults")?;
@@ -82,9 +86,9 @@ impl Config {
         for item in overrides {
             apply(&mut merged, item)?;
         }
-        let config: Self = Value::Table(merged)
-            .try_into()
-            .with_context(|| format!("configuration of profile `{profile}` (known keys: pipeline/profiles/defaults.toml)"))?;
+        let config: Self = Value::Table(merged).try_into().with_context(|| {
+            format!("configuration of profile `{profile}` (known keys: pipeline/profiles/defaults.toml)")
+        })?;
         config.check()?;
         Ok(config)
     }
@@ -107,7 +111,9 @@ impl Config {
                 bail!("{name} must be at least 1, found 0");
             }
         }
-        for (name, chunks) in [("train.key_chunks", self.train.key_chunks), ("train.value_chunks", self.train.value_chunks)] {
+        for (name, chunks) in
+            [("train.key_chunks", self.train.key_chunks), ("train.value_chunks", self.train.value_chunks)]
+        {
             if !self.train.sparsity.is_multiple_of(chunks) {
                 bail!("train.sparsity = {} cannot be shared evenly by {name} = {chunks}", self.train.sparsity);
             }
@@ -116,7 +122,10 @@ impl Config {
             bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {}", self.calibrate.heldout_fraction);
         }
         if self.evaluate.continuation < 2 {
-            bail!("evaluate.continuation must be at least 2 (the first token is not scored), found {}", self.evaluate.continuation);
+            bail!(
+                "evaluate.continuation must be at least 2 (the first token is not scored), found {}",
+                self.evaluate.continuation
+            );
         }
         if !self.evaluate.schemes.iter().any(|s| s == "dense") {
             bail!("evaluate.schemes must contain `dense`: everything is compared with it");

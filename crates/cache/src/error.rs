@@ -55,7 +55,9 @@ pub enum CacheError {
         known: String,
     },
     /// A scheme needs a dictionary set that was not given.
-    #[error("scheme `{scheme}` needs the dictionaries `{dictionaries}`, which were not given: train them first (`just train`)")]
+    #[error(
+        "scheme `{scheme}` needs the dictionaries `{dictionaries}`, which were not given: train them first (`just train`)"
+    )]
     MissingDictionaries {
         /// The scheme.
         scheme: String,

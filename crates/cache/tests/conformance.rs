@@ -12,7 +12,11 @@ const SCHEMES: [&str; 4] = ["dense", "dense-f16", "csr-4", "csr-8"];
 const HEADS: [(usize, usize); 3] = [(4, 4), (6, 2), (4, 1)];
 
 fn inputs(batch: usize, heads: (usize, usize), tokens: usize, d: usize) -> (Tensor, Tensor, Tensor) {
-    (tensor(1, (batch, heads.0, tokens, d)), tensor(2, (batch, heads.1, tokens, d)), tensor(3, (batch, heads.1, tokens, d)))
+    (
+        tensor(1, (batch, heads.0, tokens, d)),
+        tensor(2, (batch, heads.1, tokens, d)),
+        tensor(3, (batch, heads.1, tokens, d)),
+    )
 }
 
 #[test]

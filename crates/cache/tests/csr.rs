@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor, unit_vectors};
-use kvcsr_cache::{AttendCx, CacheError, Geometry, Recording, DenseCache, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, Recording, SchemeContext, registry};
 use kvcsr_codec::{Encoder, Kind, SparseCodes};
 
 const GEOMETRY: Geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 32 };
@@ -78,7 +78,10 @@ fn an_error_leaves_the_cache_as_it_was() {
     let broken = (one(&x.2) * f64::NAN).unwrap();
     let error = cache.attend(&one(&x.0), &one(&x.1), &broken, &cx(5)).unwrap_err();
     assert!(error.to_string().contains("layer 1, values"), "{error}");
-    assert!(matches!(cache.attend(&one(&x.0), &one(&x.1), &one(&x.2), &cx(4)), Err(CacheError::Position { start: 4, len: 5 })));
+    assert!(matches!(
+        cache.attend(&one(&x.0), &one(&x.1), &one(&x.2), &cx(4)),
+        Err(CacheError::Position { start: 4, len: 5 })
+    ));
     let narrow = tensor(4, (1, 1, 1, 32));
     assert!(matches!(cache.attend(&one(&x.0), &narrow, &narrow, &cx(5)), Err(CacheError::Shape { .. })));
     assert_eq!((cache.len(), cache.footprint()), (5, held));

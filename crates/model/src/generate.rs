@@ -1,12 +1,21 @@
-//! Greedy generation over any caches.
+//! Generation over any caches, greedy or sampled.
 
 use std::ops::ControlFlow;
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
+use candle_transformers::generation::LogitsProcessor;
 use kvcsr_cache::LayerCache;
 
 use crate::decoder::{Decoder, Logits};
 use crate::error::{ModelError, Result};
+
+/// How the next token is chosen.
+pub enum Choice<'a> {
+    /// The most likely token, the first of equals.
+    Greedy,
+    /// Drawn by candle's sampler (temperature, top-k, top-p), which carries its own seed.
+    Sampled(&'a mut LogitsProcessor),
+}
 
 /// When a generation ends.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +51,7 @@ pub struct Generated {
 }
 
 impl Decoder {
-    /// Continues one sequence greedily from `logits`, `(1, V)`: those after the last token that `caches` hold.
+    /// Continues one sequence from `logits`, `(1, V)`: those after the last token that `caches` hold.
     ///
     /// Each token is passed to `on_token` as it is chosen. On return the caches hold the generated
     /// tokens, the last of them only if a stop token followed it.
@@ -53,6 +62,7 @@ impl Decoder {
         &self,
         logits: &Tensor,
         caches: &mut [Box<dyn LayerCache>],
+        mut choice: Choice<'_>,
         limits: Limits<'_>,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Generated> {
@@ -63,7 +73,10 @@ impl Decoder {
                 break Finish::Length;
             }
             let barred = if ids.len() < limits.min_new_tokens { limits.stop } else { &[] };
-            let next = self.most_likely(&logits, barred)?;
+            let next = match &mut choice {
+                Choice::Greedy => self.most_likely(&logits, barred)?,
+                Choice::Sampled(sampler) => sampler.sample(&self.without(&logits, barred)?)?,
+            };
             if limits.stop.contains(&next) {
                 break Finish::Stop(next);
             }
@@ -80,6 +93,17 @@ impl Decoder {
             logits = self.forward(&self.row(&[next])?, caches, Logits::Last)?;
         };
         Ok(Generated { ids, finish })
+    }
+
+    /// `logits`, `(1, V)` -> `(V)`, with those of `barred` at minus infinity.
+    fn without(&self, logits: &Tensor, barred: &[u32]) -> Result<Tensor> {
+        let mut row = logits.squeeze(0)?.to_vec1::<f32>()?;
+        for &id in barred {
+            if let Some(logit) = row.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(Tensor::from_vec(row, logits.dim(D::Minus1)?, logits.device())?)
     }
 
     /// The token of the largest logit, the first of equals, outside `barred`.

@@ -8,7 +8,7 @@
 //! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json` and safetensors).
 //! - [`Tokenizer`]: byte-level BPE from the same files.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
-//!   [`generate`](Decoder::generate) greedily.
+//!   [`generate`](Decoder::generate) greedily or sampled.
 //!
 //! Shapes: `B` sequences, `T` new tokens, `H` query heads, `Hkv` key and value heads, `D` channels per head,
 //! `V` vocabulary. Rotary pairs are channels `i` and `i + D/2` (half-split order) everywhere, whatever the file does.
@@ -18,7 +18,7 @@
 //!
 //! use candle_core::Device;
 //! use kvcsr_cache::{SchemeContext, registry};
-//! use kvcsr_model::{Gguf, Limits};
+//! use kvcsr_model::{Choice, Gguf, Limits};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let file = Gguf::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
@@ -31,7 +31,7 @@
 //! let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
 //! let stop: Vec<u32> = tokenizer.eos().into_iter().collect();
 //! let limits = Limits { max_new_tokens: 24, min_new_tokens: 0, stop: &stop };
-//! let generated = decoder.generate(&prefilled.last_logits, &mut caches, limits, |_| ControlFlow::Continue(()))?;
+//! let generated = decoder.generate(&prefilled.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))?;
 //! println!("{}", tokenizer.decode(&generated.ids, true)?);
 //! # Ok(()) }
 //! ```
@@ -49,7 +49,7 @@ mod tokenizer;
 pub use arch::{Arch, RopeScaling};
 pub use decoder::{Decoder, Logits};
 pub use error::{ModelError, Result};
-pub use generate::{Finish, Generated, Limits};
+pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
 pub use load::safetensors::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};

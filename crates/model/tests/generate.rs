@@ -1,4 +1,4 @@
-//! Greedy generation: stop rules, callbacks and the end of the context, on a small random model.
+//! Generation: greedy and sampled, stop rules, callbacks and the end of the context, on a small random model.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use common::{dense, random_weights, tiny_arch};
-use kvcsr_model::{Decoder, Finish, Generated, Limits, Logits, TensorMap};
+use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Logits, TensorMap};
 
 const PROMPT: [u32; 5] = [5, 40, 7, 22, 61];
 
@@ -23,7 +23,7 @@ fn run(decoder: &Decoder, max: usize, min: usize, stop: &[u32], caller_stops_aft
     let limits = Limits { max_new_tokens: max, min_new_tokens: min, stop };
     let mut seen = Vec::new();
     let generated = decoder
-        .generate(&logits, &mut caches, limits, |id| {
+        .generate(&logits, &mut caches, Choice::Greedy, limits, |id| {
             seen.push(id);
             if seen.len() == caller_stops_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
@@ -76,10 +76,28 @@ fn callers_and_the_context_end_it_too() {
 fn logits_that_are_no_distribution_are_refused() {
     let decoder = decoder();
     let limits = Limits { max_new_tokens: 1, min_new_tokens: 0, stop: &[] };
-    let generate =
-        |logits: Tensor| decoder.generate(&logits, &mut dense(&decoder), limits, |_| ControlFlow::Continue(()));
+    let generate = |logits: Tensor| {
+        decoder.generate(&logits, &mut dense(&decoder), Choice::Greedy, limits, |_| ControlFlow::Continue(()))
+    };
     let nan = Tensor::full(f32::NAN, (1, 64), &Device::Cpu).unwrap();
     assert!(generate(nan).unwrap_err().to_string().contains("NaN"));
     let two = Tensor::full(0f32, (2, 64), &Device::Cpu).unwrap();
     assert!(generate(two).unwrap_err().to_string().contains("[1, 64]"));
+}
+
+#[test]
+fn a_seed_fixes_what_is_sampled_and_low_temperature_is_greedy() {
+    use candle_transformers::generation::LogitsProcessor;
+    let decoder = decoder();
+    let sample = |seed: u64, temperature: f64| {
+        let mut caches = dense(&decoder);
+        let logits = decoder.forward(&decoder.row(&PROMPT).unwrap(), &mut caches, Logits::Last).unwrap();
+        let limits = Limits { max_new_tokens: 12, min_new_tokens: 0, stop: &[] };
+        let mut sampler = LogitsProcessor::new(seed, Some(temperature), None);
+        let choice = Choice::Sampled(&mut sampler);
+        decoder.generate(&logits, &mut caches, choice, limits, |_| ControlFlow::Continue(())).unwrap().ids
+    };
+    assert_eq!(sample(1, 2.0), sample(1, 2.0));
+    assert_ne!(sample(1, 2.0), sample(2, 2.0));
+    assert_eq!(sample(1, 1e-4), run(&decoder, 12, 0, &[], 0).ids);
 }

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use common::{dense, golden, smollm2, worst};
-use kvcsr_model::{Decoder, Gguf, Limits, Logits, Tokenizer};
+use kvcsr_model::{Choice, Decoder, Gguf, Limits, Logits, Tokenizer};
 
 struct Golden {
     folder: PathBuf,
@@ -123,8 +123,10 @@ fn greedy_text_is_identical() {
     let mut caches = snapshot.fork(scheme.as_ref(), g.decoder.rotary()).unwrap();
     let stop: Vec<u32> = g.tokenizer.eos().into_iter().collect();
     let limits = Limits { max_new_tokens: ids.len() - encoded.len(), min_new_tokens: 0, stop: &stop };
-    let generated =
-        g.decoder.generate(&snapshot.last_logits, &mut caches, limits, |_| ControlFlow::Continue(())).unwrap();
+    let generated = g
+        .decoder
+        .generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))
+        .unwrap();
     assert_eq!(generated.ids, ids[encoded.len()..]);
     let text = g.tokenizer.decode(&[encoded, generated.ids].concat(), true).unwrap();
     assert_eq!(text, case["text"].as_str().unwrap());

@@ -4,37 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Which half of the KV cache a row is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Keys, before position embedding.
-    Key,
-    /// Values.
-    Value,
-}
-
-impl Kind {
-    /// Both, keys first.
-    pub const ALL: [Self; 2] = [Self::Key, Self::Value];
-
-    /// The heading of a panel: `Keys` or `Values`.
-    pub fn heading(self) -> &'static str {
-        match self {
-            Self::Key => "Keys",
-            Self::Value => "Values",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Key => "key",
-            Self::Value => "value",
-        })
-    }
-}
+pub use kvcsr_codec::Kind;
 
 /// How a row's dictionary came to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,7 +47,7 @@ impl fmt::Display for DictionarySource {
     }
 }
 
-/// A name that is neither a [`Kind`] nor a [`DictionarySource`].
+/// A name that is not a [`DictionarySource`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown name `{found}`; expected {expected}")]
 pub struct UnknownName {
@@ -85,17 +55,6 @@ pub struct UnknownName {
     pub found: String,
     /// The names that would have been understood.
     pub expected: &'static str,
-}
-
-impl FromStr for Kind {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.to_string() == name)
-            .ok_or_else(|| UnknownName { found: name.to_owned(), expected: "key or value" })
-    }
 }
 
 impl FromStr for DictionarySource {

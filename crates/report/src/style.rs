@@ -5,7 +5,7 @@
 
 use plotters::style::{FontStyle, RGBColor, register_font};
 
-use crate::error::ReportError;
+use crate::{error::ReportError, records::Kind};
 
 /// The shipped font first, then fonts of the same metrics for viewers of the SVG.
 pub const FONT: &str = "Liberation Sans, Arial, Helvetica, sans-serif";
@@ -79,5 +79,13 @@ impl Stroke {
     /// One of many: a single run behind a median.
     pub fn thin(colour: RGBColor) -> Self {
         Self { colour, alpha: 0.35, width: 1.0, dashed: false }
+    }
+}
+
+/// The heading of a panel: `Keys` or `Values`.
+pub fn heading(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Key => "Keys",
+        Kind::Value => "Values",
     }
 }

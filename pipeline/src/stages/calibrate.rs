@@ -41,10 +41,9 @@ impl Stage for Calibrate {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
-        for (side, folder, tokens) in [
-            (Part::Calibration, "calibration", settings.tokens),
-            (Part::Heldout, "heldout", settings.heldout_tokens),
-        ] {
+        for (side, folder, tokens) in
+            [(Part::Calibration, "calibration", settings.tokens), (Part::Heldout, "heldout", settings.heldout_tokens)]
+        {
             record(run, &decoder, &tokenizer, side, tokens, &dir.join(folder))?;
         }
         Ok(())

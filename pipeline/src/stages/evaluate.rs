@@ -120,7 +120,7 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
                         .with_context(|| format!("layer {layer}, {}s, level {level}", group.kind))?;
                     rows.push(ReconstructionRow {
                         layer,
-                        kind: group.kind.to_string().parse()?,
+                        kind: group.kind,
                         dictionary: name.parse()?,
                         sparsity,
                         chunks: group.chunks,

@@ -8,8 +8,8 @@ pub mod train;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use kvcsr_codec::{Kind, Shard};
 use candle_core::Device;
+use kvcsr_codec::{Kind, Shard};
 use kvcsr_model::{Decoder, Gguf, Tokenizer};
 
 use crate::sources::{SourceKind, Sources};
@@ -43,7 +43,8 @@ pub fn corpus(
     let source = sources.get(id, SourceKind::Text)?;
     let path = source.fetched(&run.paths)?;
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let rule = source.documents.as_ref().with_context(|| format!("data/sources.toml: text `{id}` has no `documents` rule"))?;
+    let rule =
+        source.documents.as_ref().with_context(|| format!("data/sources.toml: text `{id}` has no `documents` rule"))?;
     let all = text::documents(&text, rule);
     let picked = text::shuffled(&all, side, run.config.seed, run.config.calibrate.heldout_fraction);
     text::sequences(id, &picked, tokenizer, length, count)

@@ -194,7 +194,8 @@ fn memory_points(run: &Run) -> Result<Vec<MemoryPoint>> {
         offline_atoms: run.config.train.atoms as u64,
         online_atoms: 0,
     };
-    let lengths: Vec<usize> = memory::paper_lengths().into_iter().filter(|&n| n <= run.config.report.memory_tokens).collect();
+    let lengths: Vec<usize> =
+        memory::paper_lengths().into_iter().filter(|&n| n <= run.config.report.memory_tokens).collect();
     let shapes = [own, CacheShape::llama2_7b(), CacheShape::llama3_8b()];
     Ok(shapes.iter().flat_map(|s| s.points(&MEMORY_LEVELS, &lengths)).collect())
 }

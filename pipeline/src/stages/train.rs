@@ -52,7 +52,8 @@ impl Stage for Train {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         kvcsr_neuraldict::set_threads(rayon::current_num_threads());
-        let layers = run.finished("calibrate")?.outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2;
+        let layers =
+            run.finished("calibrate")?.outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2;
         let groups = LayerGroups::per_layer(layers);
         let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
         let epochs = run.config.train.epochs as u64;
@@ -86,7 +87,7 @@ impl Stage for Train {
             let of = |first: bool| {
                 let mut errors = Vec::new();
                 let last = rows.iter().map(|r| r.epoch).max().unwrap_or(0);
-                for row in rows.iter().filter(|r| r.kind.to_string() == kind.to_string()) {
+                for row in rows.iter().filter(|r| r.kind == kind) {
                     if row.epoch == if first { 0 } else { last } {
                         errors.push(row.heldout_relative);
                     }
@@ -152,7 +153,9 @@ fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Res
         Kind::Value => settings.value_chunks,
     };
     let word = |name: &str, text: &str| -> Result<Value> {
-        if text.is_empty() { anyhow::bail!("train.{name} is empty") }
+        if text.is_empty() {
+            anyhow::bail!("train.{name} is empty")
+        }
         Ok(Value::String(text.to_owned()))
     };
     Ok(TrainConfig {
@@ -162,9 +165,12 @@ fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Res
         epochs: settings.epochs,
         batch: settings.batch,
         learning_rate: settings.learning_rate,
-        schedule: serde_json::from_value::<Schedule>(word("schedule", &settings.schedule)?).context("train.schedule")?,
-        gradient: serde_json::from_value::<GradientPath>(word("gradient", &settings.gradient)?).context("train.gradient")?,
-        selection: serde_json::from_value::<Selection>(word("selection", &settings.selection)?).context("train.selection")?,
+        schedule: serde_json::from_value::<Schedule>(word("schedule", &settings.schedule)?)
+            .context("train.schedule")?,
+        gradient: serde_json::from_value::<GradientPath>(word("gradient", &settings.gradient)?)
+            .context("train.gradient")?,
+        selection: serde_json::from_value::<Selection>(word("selection", &settings.selection)?)
+            .context("train.selection")?,
         kmeans_iterations: settings.kmeans_iterations,
         kmeans_sample: settings.kmeans_sample,
         seed,
@@ -173,7 +179,14 @@ fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Res
     })
 }
 
-fn save(run: &Run, kind: Kind, layers: &[usize], config: &TrainConfig, part: &GroupFiles, trained: &Trained) -> Result<()> {
+fn save(
+    run: &Run,
+    kind: Kind,
+    layers: &[usize],
+    config: &TrainConfig,
+    part: &GroupFiles,
+    trained: &Trained,
+) -> Result<()> {
     std::fs::create_dir_all(&part.dir)?;
     let set = |dictionary: &kvcsr_codec::Dictionary| DictionarySet {
         head_dim: dictionary.width() * config.chunks,
@@ -193,7 +206,7 @@ fn save(run: &Run, kind: Kind, layers: &[usize], config: &TrainConfig, part: &Gr
         .iter()
         .map(|e| EpochRow {
             group: part.name.clone(),
-            kind: kind.to_string().parse().expect("both crates name kinds alike"),
+            kind,
             layers: layers.to_vec(),
             epoch: e.epoch,
             mse: e.mse,

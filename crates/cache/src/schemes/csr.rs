@@ -67,9 +67,11 @@ impl Streams {
         let (rows, width) = (tokens * self.coder.chunks, dictionary.width());
         let mut restored = vec![0f32; self.codes.len() * rows * width];
         for (codes, out) in self.codes.iter().zip(restored.chunks_exact_mut((rows * width).max(1))) {
-            codes
-                .decode_into(dictionary, 0..rows, out)
-                .map_err(|source| CacheError::Codec { layer, kind: self.coder.kind, source })?;
+            codes.decode_into(dictionary, 0..rows, out).map_err(|source| CacheError::Codec {
+                layer,
+                kind: self.coder.kind,
+                source,
+            })?;
         }
         let shape = (batch, self.codes.len() / batch, tokens, self.coder.chunks * width);
         Ok(Tensor::from_vec(restored, shape, like.device())?.to_dtype(like.dtype())?)
@@ -112,7 +114,7 @@ impl LayerCache for CsrCache {
         let keys = self.keys.restore(self.layer, self.batch, self.len, &q)?;
         let keys = cx.rotary.apply(&keys, 0)?;
         let values = self.values.restore(self.layer, self.batch, self.len, &q)?;
-        Ok(attention::causal(&q, &keys, &values, cx.scale)?)
+        Ok(attention::causal(&q, &keys.flatten(0, 1)?, &values.flatten(0, 1)?, cx.scale)?)
     }
 
     fn absorb(&mut self, k: &Tensor, v: &Tensor, _rotary: &Rotary) -> Result<(), CacheError> {
@@ -126,10 +128,7 @@ impl LayerCache for CsrCache {
 
     fn footprint(&self) -> Footprint {
         let streams = |s: &Streams| {
-            let table = Footprint {
-                tables: s.codes.capacity() * size_of::<SparseCodes>(),
-                ..Footprint::default()
-            };
+            let table = Footprint { tables: s.codes.capacity() * size_of::<SparseCodes>(), ..Footprint::default() };
             s.codes.iter().map(SparseCodes::footprint).sum::<Footprint>() + table
         };
         let own = Footprint { tables: size_of::<Self>(), ..Footprint::default() };
@@ -204,13 +203,7 @@ impl CsrScheme {
             .sum::<f64>()
             / (2 * geometry.layers) as f64;
         let shared_bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
-        Ok(Self {
-            name,
-            dictionaries: dictionaries.to_owned(),
-            bits: BitsPerChannel(bits),
-            shared_bytes,
-            layers,
-        })
+        Ok(Self { name, dictionaries: dictionaries.to_owned(), bits: BitsPerChannel(bits), shared_bytes, layers })
     }
 }
 

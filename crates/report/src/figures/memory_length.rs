@@ -103,8 +103,8 @@ pub fn caption(data: &[MemoryPoint]) -> String {
     let models: Vec<String> = models(data).into_iter().map(str::to_owned).collect();
     format!(
         "KV-cache bytes of one sequence against its length for {} (1 GB = 10⁹ bytes, both axes logarithmic; the paper's Figure 4 has linear ones). \
-         Solid lines count codes alone, as the paper does. Dashed lines add one FP16 dictionary of 8192 atoms per layer for keys and one for values, \
-         and the online atoms where the paper states their number. Arithmetic from published model shapes, not a measurement.",
+         Solid lines count codes alone, as the paper does. Dashed lines add one FP16 dictionary per layer for keys and one for values (8192 atoms each for \
+         the paper's models), and the online atoms where the paper states their number. Arithmetic from published model shapes, not a measurement.",
         listed(&models)
     )
 }

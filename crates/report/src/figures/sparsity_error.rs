@@ -11,7 +11,7 @@ use crate::{
     labels::{self, EndLabel},
     records::{DictionarySource, ReconstructionRow},
     save::Figure,
-    style::{BLUE, Stroke, VERMILLION},
+    style::{self, BLUE, Stroke, VERMILLION},
 };
 
 /// Nominal width and height.
@@ -71,9 +71,9 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[Reconstru
             y: Axis::log(&format!("{RELATIVE_ERROR} (log)"), data.iter().map(|row| row.relative)),
         };
         let heading = match chunks[..] {
-            [1] => kind.heading().to_owned(),
-            [several] => format!("{}, {several} chunks per head vector", kind.heading()),
-            _ => kind.heading().to_owned(),
+            [1] => style::heading(kind).to_owned(),
+            [several] => format!("{}, {several} chunks per head vector", style::heading(kind)),
+            _ => style::heading(kind).to_owned(),
         };
         panel.frame(&canvas, &heading)?;
         let mut ends = Vec::new();

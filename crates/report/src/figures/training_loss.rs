@@ -11,7 +11,7 @@ use crate::{
     labels::{self, EndLabel},
     records::{EpochRow, Kind},
     save::Figure,
-    style::{BLUE, GREY, Stroke, VERMILLION},
+    style::{self, BLUE, GREY, Stroke, VERMILLION},
     ticks::number,
 };
 
@@ -62,7 +62,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[EpochRow]
             y: Axis::log(&format!("{RELATIVE_ERROR} (log)"), rows.iter().map(|row| row.heldout_relative)),
         };
         let groups = distinct(rows.iter().map(|row| row.group.as_str()));
-        panel.frame(&canvas, &format!("{}, {} groups", kind.heading(), groups.len()))?;
+        panel.frame(&canvas, &format!("{}, {} groups", style::heading(kind), groups.len()))?;
         let colour = if kind == Kind::Key { BLUE } else { VERMILLION };
         for group in groups {
             let line: Vec<(f64, f64)> = rows
@@ -89,7 +89,7 @@ pub fn caption(data: &[EpochRow]) -> String {
         if let (Some(first), Some(last)) = (medians.first(), medians.last()) {
             text += &format!(
                 " {}: median {} at epoch {}, {} at epoch {}.",
-                kind.heading(),
+                style::heading(kind),
                 number(first.1),
                 first.0,
                 number(last.1),
