@@ -68,12 +68,16 @@ notebooks: setup
 lab: setup
     @bash pipeline/setup/notebooks.sh lab
 
-# The whole check: format, lints, docs, unit, integration and documentation tests, smoke run
+# The whole check: format, lints, docs, smoke run, unit, integration and documentation tests
 [group('develop')]
-test: setup lint
-    cargo test --release --locked --workspace --doc
-    @{{ just }} smoke
-    cargo test --release --locked --workspace --lib --bins --tests
+test: setup lint smoke
+    #!/usr/bin/env bash
+    set -euo pipefail
+    log="$(mktemp)"
+    trap 'rm -f "$log"' EXIT
+    cargo test --release --locked --workspace 2>&1 | tee "$log"
+    awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+         END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
 
 # Formatting, clippy and rustdoc, all warnings as errors
 [group('develop')]

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
-/// Every stage writes to data/runs/<profile>/<stage> with a manifest, and runs again only where
+/// Every stage writes to data/runs/PROFILE/STAGE with a manifest, and runs again only where
 /// its parameters or inputs changed, saying which. Parameters and their defaults are in
 /// pipeline/profiles/defaults.toml; a profile overrides them, and the command line overrides the
 /// profile:

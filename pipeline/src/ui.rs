@@ -1,22 +1,67 @@
 //! What people see while stages run.
 
-use std::time::Duration;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// One line of a stage: `calibrate    up to date`.
+/// Seconds between two lines of progress where standard error is no terminal.
+const QUIET_INTERVAL: Duration = Duration::from_secs(30);
+
+/// One line of a stage: `calibrate  up to date`.
 pub fn line(stage: &str, text: &str) {
     println!("{stage:<10} {text}");
 }
 
-/// A bar with count, rate and time left. Where standard error is no terminal, nothing is drawn.
-pub fn bar(stage: &str, total: u64, unit: &str) -> ProgressBar {
+/// Count, rate and time left: a bar on a terminal, a line every half minute in a log.
+pub struct Bar {
+    bar: ProgressBar,
+    stage: &'static str,
+    unit: &'static str,
+    /// When the last line was printed; none on a terminal.
+    log: Option<Mutex<Instant>>,
+}
+
+/// A bar over `total` units of work.
+pub fn bar(stage: &'static str, total: u64, unit: &'static str) -> Bar {
     let bar = ProgressBar::new(total);
     let template = format!("{stage:<10} {{bar:30}} {{pos}}/{{len}} {unit} ({{per_sec}}, {{eta}} left) {{msg}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
-    bar
+    let log = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
+    Bar { bar, stage, unit, log }
+}
+
+impl Bar {
+    /// More work is done.
+    pub fn inc(&self, by: u64) {
+        self.bar.inc(by);
+        let Some(Ok(mut last)) = self.log.as_ref().map(Mutex::lock) else { return };
+        if last.elapsed() >= QUIET_INTERVAL {
+            *last = Instant::now();
+            let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
+            let rate = done as f64 / self.bar.elapsed().as_secs_f64();
+            let left = duration(Duration::from_secs_f64((total - done.min(total)) as f64 / rate.max(1e-9)));
+            eprintln!(
+                "{:<10} {done}/{total} {} ({rate:.1}/s, {left} left) {}",
+                self.stage,
+                self.unit,
+                self.bar.message()
+            );
+        }
+    }
+
+    /// What is being worked on.
+    pub fn set_message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
+    /// The work is done.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// `1 h 02 min`, `3 min 20 s` or `4.2 s`.

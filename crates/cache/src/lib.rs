@@ -16,7 +16,7 @@
 //! `T` new tokens, `S` tokens seen so far, `D` head_dim.
 //!
 //! All schemes attend exactly during prefill, so one prefill serves every scheme: see
-//! [`PrefillSnapshot`] and [`Scheme::from_prefill`].
+//! [`PrefillSnapshot`] and [`Scheme::after_prefill`].
 //!
 //! ```
 //! use candle_core::{Device, Tensor};

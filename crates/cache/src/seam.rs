@@ -96,7 +96,7 @@ pub trait Scheme: Send + Sync {
     ///
     /// # Errors
     /// As [`LayerCache::absorb`].
-    fn from_prefill(
+    fn after_prefill(
         &self,
         layer: usize,
         k: &Tensor,

@@ -37,7 +37,7 @@ impl PrefillSnapshot {
             .iter()
             .zip(&self.values)
             .enumerate()
-            .map(|(layer, (k, v))| scheme.from_prefill(layer, k, v, rotary))
+            .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary))
             .collect()
     }
 }

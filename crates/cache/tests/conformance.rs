@@ -68,7 +68,7 @@ fn a_prefill_taken_over_goes_on_like_one_fed_and_lengths_and_bytes_grow() {
             let mut fed = scheme.empty(0).unwrap();
             feed(fed.as_mut(), &x, &rotary, 0, tokens);
             let (k, v) = (x.1.narrow(2, 0, tokens).unwrap(), x.2.narrow(2, 0, tokens).unwrap());
-            let mut taken = scheme.from_prefill(0, &k, &v, &rotary).unwrap();
+            let mut taken = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
             assert_eq!(taken.len(), tokens, "{name}");
             assert!(taken.footprint().total() > 0, "{name}");
             for at in [tokens, tokens + 1] {

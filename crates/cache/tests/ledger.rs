@@ -46,9 +46,9 @@ fn compare() {
     for (level, tokens) in [(4, 1), (8, 300), (16, 1024)] {
         let scheme = registry::build(&format!("csr-{level}"), &cx).unwrap();
         let (k, v) = (tensor(1, (1, 3, tokens, 64)), tensor(2, (1, 3, tokens, 64)));
-        drop(scheme.from_prefill(0, &k, &v, &rotary).unwrap());
+        drop(scheme.after_prefill(0, &k, &v, &rotary).unwrap());
         let before = LIVE.load(Ordering::SeqCst);
-        let cache = scheme.from_prefill(0, &k, &v, &rotary).unwrap();
+        let cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
         let allocated = LIVE.load(Ordering::SeqCst) - before;
         let reported = cache.footprint();
         assert_eq!(reported.total() as isize, allocated, "csr-{level} at {tokens} tokens: {reported:?}");

@@ -73,7 +73,7 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, token
     for layer in 0..geometry.layers {
         let writer = |kind: Kind| {
             ShardWriter::create(
-                &dir.join(shard_name(layer, kind)),
+                dir.join(shard_name(layer, kind)),
                 ShardHeader {
                     layer,
                     kind,
@@ -106,6 +106,6 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, token
         keys.finish()?;
         values.finish()?;
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(())
 }

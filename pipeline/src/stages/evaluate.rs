@@ -133,7 +133,7 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
             }
         }
     }
-    bar.finish_and_clear();
+    bar.finish();
     files::write_jsonl(path, &rows)?;
     Ok(())
 }
@@ -204,7 +204,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
         }
     }
     out.sync_all()?;
-    bar.finish_and_clear();
+    bar.finish();
     Ok(())
 }
 

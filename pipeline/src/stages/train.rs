@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
@@ -51,7 +52,6 @@ impl Stage for Train {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        kvcsr_neuraldict::set_threads(rayon::current_num_threads());
         let layers =
             run.finished("calibrate")?.outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2;
         let groups = LayerGroups::per_layer(layers);
@@ -60,23 +60,41 @@ impl Stage for Train {
         let bar = ui::bar("train", work.len() as u64 * (epochs + 1), "epochs");
         let parts = dir.join("groups");
         std::fs::create_dir_all(&parts)?;
-        for (kind, layers) in &work {
-            let part = GroupFiles::of(&parts, *kind, layers);
-            if part.is_complete() {
-                bar.inc(epochs + 1);
-                continue;
+        // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
+        // group, and the same result for any number of them.
+        kvcsr_neuraldict::set_threads(1);
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<()> {
+            while let Some((kind, layers)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let part = GroupFiles::of(&parts, *kind, layers);
+                if part.is_complete() {
+                    bar.inc(epochs + 1);
+                    continue;
+                }
+                let trained = train_group(run, *kind, layers, &part, &mut |progress| match progress {
+                    Progress::KMeans { iteration, iterations, .. } => {
+                        bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
+                    }
+                    Progress::Batch { epoch, mse, .. } => {
+                        bar.set_message(format!("{}: epoch {epoch}, loss {mse:.4}", part.name));
+                    }
+                    Progress::Epoch { .. } => bar.inc(1),
+                });
+                if trained.is_err() {
+                    // The others finish their group and stop.
+                    next.store(work.len(), Ordering::Relaxed);
+                    return trained;
+                }
             }
-            train_group(run, *kind, layers, &part, &mut |progress| match progress {
-                Progress::KMeans { iteration, iterations, .. } => {
-                    bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
-                }
-                Progress::Batch { epoch, mse, .. } => {
-                    bar.set_message(format!("{}: epoch {epoch}, loss {mse:.4}", part.name));
-                }
-                Progress::Epoch { .. } => bar.inc(1),
-            })?;
-        }
-        bar.finish_and_clear();
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
+        })?;
+        bar.finish();
         assemble(run, dir, &parts, &work)
     }
 
@@ -199,8 +217,8 @@ fn save(
         }],
         provenance: [("model".to_owned(), run.config.model.clone())].into(),
     };
-    set(&trained.dictionary).save(&part.dir.join(DICTIONARIES))?;
-    set(&trained.kmeans).save(&part.dir.join(KMEANS))?;
+    set(&trained.dictionary).save(part.dir.join(DICTIONARIES))?;
+    set(&trained.kmeans).save(part.dir.join(KMEANS))?;
     let rows: Vec<EpochRow> = trained
         .epochs
         .iter()
@@ -240,11 +258,11 @@ fn assemble(run: &Run, dir: &Path, parts: &Path, work: &[(Kind, Vec<usize>)]) ->
         let mut head_dim = 0;
         let mut groups = Vec::with_capacity(work.len());
         for (kind, layers) in work {
-            let set = DictionarySet::load(&GroupFiles::of(parts, *kind, layers).dir.join(file))?;
+            let set = DictionarySet::load(GroupFiles::of(parts, *kind, layers).dir.join(file))?;
             head_dim = set.head_dim;
             groups.extend(set.groups);
         }
-        DictionarySet { head_dim, groups, provenance: provenance.clone() }.save(&dir.join(file))?;
+        DictionarySet { head_dim, groups, provenance: provenance.clone() }.save(dir.join(file))?;
     }
     let temporary = dir.join("epochs.tmp");
     let mut epochs = File::create(&temporary)?;
