@@ -34,7 +34,7 @@ pub(crate) fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     ticks.into_iter().step_by(every.max(1)).map(|at| (at, number(at))).collect()
 }
 
-/// A number for readers: `0.05`, `2.5`, `30 000`, `10⁻⁴`, `3×10⁻⁵`.
+/// A number for readers: `0.05`, `2.5`, `30 000`, `1e−4`, `3e−5`.
 pub fn number(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -46,8 +46,8 @@ pub fn number(value: f64) -> String {
         if leading.abs() >= 10.0 {
             (leading, power) = (leading / 10.0, power + 1);
         }
-        let ten = format!("10{}", superscript(power));
-        return if leading == 1.0 { ten } else { format!("{leading}×{ten}") };
+        // The shipped font has no superscript minus sign.
+        return format!("{leading}e\u{2212}{}", -power);
     }
     if magnitude >= 10_000.0 {
         return grouped(value.round() as i64);
@@ -70,20 +70,6 @@ fn grouped(value: i64) -> String {
     text
 }
 
-fn superscript(power: i32) -> String {
-    power
-        .to_string()
-        .chars()
-        .map(|c| match c {
-            '-' => '⁻',
-            '1' => '¹',
-            '2' => '²',
-            '3' => '³',
-            digit => digit.to_digit(10).and_then(|d| char::from_u32(0x2070 + d)).unwrap_or(digit),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::number;
@@ -92,6 +78,9 @@ mod tests {
     fn numbers_are_short_and_exact() {
         let shown: Vec<String> =
             [0.0, 0.05, 2.5, 16.0, 1000.0, 30_000.0, 1e-4, 3e-5, 0.999_999e-4].into_iter().map(number).collect();
-        assert_eq!(shown, ["0", "0.05", "2.5", "16", "1000", "30\u{2009}000", "10⁻⁴", "3×10⁻⁵", "10⁻⁴"]);
+        assert_eq!(
+            shown,
+            ["0", "0.05", "2.5", "16", "1000", "30\u{2009}000", "1e\u{2212}4", "3e\u{2212}5", "1e\u{2212}4"]
+        );
     }
 }

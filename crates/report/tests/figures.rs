@@ -233,3 +233,15 @@ fn a_failed_figure_leaves_no_file() {
     assert!(save::figure::<LayerError>(folder.path(), &[]).is_err());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+/// A glyph that the shipped font lacks is drawn as an empty box.
+#[test]
+fn the_shipped_font_has_every_character_that_numbers_use() {
+    use ab_glyph::{Font, FontRef};
+    let font = FontRef::try_from_slice(include_bytes!("../fonts/LiberationSans-Regular.ttf")).unwrap();
+    for value in [0.0, 5.2e-7, 0.05, 2.5, 30_000.0, -40_000.0, 123_456_789.0] {
+        for c in kvcsr_report::ticks::number(value).chars() {
+            assert_ne!(font.glyph_id(c).0, 0, "{c:?} of {value}");
+        }
+    }
+}
