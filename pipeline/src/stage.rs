@@ -103,7 +103,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         recipe,
         outputs,
         digest,
-        machine: Machine::read(&run.config.device),
+        machine: Machine::read(&device(&run.config)),
         dtype: "f32".into(),
         seed: run.config.seed,
         finished: utc_now(),
@@ -126,6 +126,14 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     }
     ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
     Ok(())
+}
+
+/// What training runs on, as libtorch names it: `cpu` or `cuda(0)`.
+fn device(config: &Config) -> String {
+    match kvcsr_neuraldict::resolve_device(&config.device) {
+        Ok(device) => format!("{device:?}").to_lowercase(),
+        Err(_) => config.device.clone(),
+    }
 }
 
 const RECIPE: &str = "recipe.json";

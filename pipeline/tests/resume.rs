@@ -1,0 +1,90 @@
+//! A small real run that is killed and goes on: needs the downloaded model and text (`just fetch`).
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Overrides that make every stage take seconds.
+const SMALL: &str = "corpora=[\"wiki\"] calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 train.atoms=64 \
+     train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.context=96 \
+     evaluate.continuation=17 evaluate.documents=8";
+
+fn kvcsr(data: &Path, stage: &str, set: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
+    command
+        .args([stage, "profile=smoke", &format!("set={set}")])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("KVCSR_DATA", data);
+    command
+}
+
+fn run(data: &Path, stage: &str, set: &str) -> String {
+    let out = kvcsr(data, stage, set).output().unwrap();
+    assert!(out.status.success(), "{stage}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn is_fetched() -> bool {
+    let listed = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
+        .arg("data-verify")
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    ["smollm2-135m-instruct", "wiki"].iter().all(|id| listed.lines().any(|l| l.starts_with(id) && l.ends_with(" ok")))
+}
+
+/// Rows without their times, which differ from run to run.
+fn rows(path: &PathBuf) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let timeless = |line: &str| {
+        let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let row = row.as_object_mut().unwrap();
+        row.remove("encode_ms");
+        row.remove("score_ms");
+        serde_json::to_string(row).unwrap()
+    };
+    text.lines().map(timeless).collect()
+}
+
+#[test]
+fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again() {
+    if !is_fetched() {
+        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    run(data, "calibrate", SMALL);
+    run(data, "train", SMALL);
+
+    let mut child = kvcsr(data, "evaluate", SMALL).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let partial = data.join("runs/smoke/evaluate.partial/heldout.jsonl");
+    let started = Instant::now();
+    while std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count()) < 5 {
+        assert!(child.try_wait().unwrap().is_none(), "the evaluation ended before it could be killed");
+        assert!(started.elapsed() < Duration::from_secs(120), "no rows after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!data.join("runs/smoke/evaluate").exists(), "an unfinished stage must not look finished");
+
+    assert!(run(data, "evaluate", SMALL).contains("going on where an unfinished run stopped"));
+    let finished = data.join("runs/smoke/evaluate/heldout.jsonl");
+    let resumed = rows(&finished);
+    assert_eq!(resumed.len(), 32);
+    assert_eq!(resumed.iter().collect::<BTreeSet<_>>().len(), 32, "a row was repeated");
+    assert!(run(data, "evaluate", SMALL).contains("up to date"));
+
+    let mut forced = kvcsr(data, "evaluate", SMALL);
+    assert!(forced.arg("force").output().unwrap().status.success());
+    assert_eq!(rows(&finished), resumed, "an uninterrupted run gives the same rows");
+
+    let changed = SMALL.replace("train.atoms=64", "train.atoms=80");
+    assert!(run(data, "calibrate", &changed).contains("up to date"));
+    assert!(run(data, "train", &changed).contains("train.atoms 64 -> 80"));
+    assert!(run(data, "evaluate", &changed).contains("input train changed"));
+}
