@@ -38,6 +38,11 @@ fetch *args: setup
 calibrate *args: setup
     @{{ kvcsr }} calibrate "$@"
 
+# Measure how alike layers are, and group those that share a dictionary: just merge set="merge.key_groups=15 merge.value_groups=15"
+[group('stages')]
+merge *args: setup
+    @{{ kvcsr }} merge "$@"
+
 # Learn the dictionaries, for example: just train profile=smol set="train.atoms=2048"
 [group('stages')]
 train *args: setup

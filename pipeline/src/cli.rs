@@ -20,7 +20,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run every stage in order: fetch, calibrate, train, evaluate, report
+    /// Run every stage in order: fetch, calibrate, merge, train, evaluate, report
     Reproduce(RunArgs),
     /// Download the profile's model and texts, each checked against its sha256
     Fetch(RunArgs),
@@ -28,6 +28,8 @@ pub enum Command {
     DataVerify,
     /// Record keys and values of every layer over calibration and held-out text
     Calibrate(RunArgs),
+    /// Measure how alike the layers are, and group those that share a dictionary
+    Merge(RunArgs),
     /// Learn one dictionary per layer group, for keys and for values
     Train(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error

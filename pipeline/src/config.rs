@@ -18,6 +18,7 @@ pub struct Config {
     pub threads: usize,
     pub device: String,
     pub calibrate: Calibrate,
+    pub merge: Merge,
     pub train: Train,
     pub evaluate: Evaluate,
     pub report: Report,
@@ -30,6 +31,19 @@ pub struct Calibrate {
     pub heldout_tokens: usize,
     pub heldout_fraction: f64,
     pub sequence: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merge {
+    pub sample: usize,
+    pub bins: usize,
+    pub key_delta_1: f64,
+    pub key_delta_2: f64,
+    pub value_delta_1: f64,
+    pub value_delta_2: f64,
+    pub key_groups: usize,
+    pub value_groups: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,6 +112,8 @@ impl Config {
             ("calibrate.tokens", self.calibrate.tokens),
             ("calibrate.heldout_tokens", self.calibrate.heldout_tokens),
             ("calibrate.sequence", self.calibrate.sequence),
+            ("merge.sample", self.merge.sample),
+            ("merge.bins", self.merge.bins),
             ("train.atoms", self.train.atoms),
             ("train.sparsity", self.train.sparsity),
             ("train.key_chunks", self.train.key_chunks),

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
-use crate::stages::{calibrate::Calibrate, evaluate::Evaluate, report::Report, train::Train};
+use crate::stages::{calibrate::Calibrate, evaluate::Evaluate, merge::Merge, report::Report, train::Train};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -40,6 +40,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fetch(args) => fetch(&prepare(args)?),
         Command::DataVerify => data_verify(),
         Command::Calibrate(args) => single(args, &Calibrate),
+        Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Report(args) => single(args, &Report),
@@ -68,14 +69,15 @@ fn reproduce(run: &Run) -> Result<()> {
         "  calibrate  keys and values of {} tokens, and of {} held-out ones",
         c.calibrate.tokens, c.calibrate.heldout_tokens
     );
+    println!("  merge      divergence between layers, and groups of layers that share a dictionary");
     println!(
-        "  train      one dictionary of {} atoms per layer and kind, {} epochs after k-means",
+        "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
         c.train.atoms, c.train.epochs
     );
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
     println!("  report     tables and figures");
     fetch(run)?;
-    for stage in [&Calibrate as &dyn Stage, &Train, &Evaluate, &Report] {
+    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Report] {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));

@@ -8,7 +8,7 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | Algorithm 1, step 2: `M_K`, `M_V` | [`merge::LayerGroups`] |
+//! | Algorithm 1, step 2: `M_K`, `M_V` | [`divergence`], [`merge::LayerGroups`] |
 //! | concatenated vectors of a group, cut into `s_n` chunks | [`pool::VectorPool`] |
 //! | step 3: cluster centroids, ReNorm | [`kmeans::kmeans`], [`kmeans::centroids_to_atoms`] |
 //! | step 4: `r` from matching pursuit | [`pursuit::select_atoms`], or the codec's encoder |
@@ -36,6 +36,7 @@
 mod coder;
 pub mod config;
 pub mod device;
+pub mod divergence;
 pub mod error;
 pub mod kmeans;
 pub mod loss;

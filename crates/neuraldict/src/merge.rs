@@ -71,6 +71,41 @@ impl LayerGroups {
         Self { key: singles.clone(), value: singles }
     }
 
+    /// Greedy merging from layer 0 upward: a layer joins the group before it if then every pair in
+    /// the group has a divergence of at most `delta_1`, and the divergences of its neighbouring
+    /// layers sum to at most `delta_2`; otherwise it starts a group. `divergence` is
+    /// `(layers, layers)` row-major.
+    #[must_use]
+    pub fn greedy(divergence: &[f64], layers: usize, delta_1: f64, delta_2: f64) -> Vec<Vec<usize>> {
+        let between = |a: usize, b: usize| divergence[a * layers + b];
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut sum = 0.0;
+        for layer in 0..layers {
+            if let Some(group) = groups.last_mut() {
+                let grown = sum + between(layer - 1, layer);
+                if grown <= delta_2 && group.iter().all(|&other| between(other, layer) <= delta_1) {
+                    group.push(layer);
+                    sum = grown;
+                    continue;
+                }
+            }
+            groups.push(vec![layer]);
+            sum = 0.0;
+        }
+        groups
+    }
+
+    /// The smallest `delta_1` for which [`LayerGroups::greedy`], with no bound on the sum, gives at
+    /// most `groups` groups.
+    #[must_use]
+    pub fn threshold_for(divergence: &[f64], layers: usize, groups: usize) -> f64 {
+        let mut candidates = divergence.to_vec();
+        candidates.sort_by(f64::total_cmp);
+        candidates.dedup();
+        let enough = |delta: f64| Self::greedy(divergence, layers, delta, f64::INFINITY).len() <= groups.max(1);
+        candidates.into_iter().find(|&delta| enough(delta)).unwrap_or(0.0)
+    }
+
     /// The groups of one kind, each a run of adjacent layers.
     #[must_use]
     pub fn of(&self, kind: Kind) -> &[Vec<usize>] {
@@ -141,5 +176,26 @@ mod tests {
             let message = serde_json::from_str::<LayerGroups>(json).unwrap_err().to_string();
             assert!(message.contains(hint), "{message}");
         }
+    }
+
+    /// Four layers: 0, 1 and 2 are close to their neighbours, 0 and 2 less so, 3 is far from all.
+    const FOUR: [f64; 16] = [0.0, 0.1, 0.25, 0.6, 0.1, 0.0, 0.1, 0.6, 0.25, 0.1, 0.0, 0.6, 0.6, 0.6, 0.6, 0.0];
+
+    #[test]
+    fn greedy_merging_obeys_both_thresholds() {
+        let greedy = |d1, d2| LayerGroups::greedy(&FOUR, 4, d1, d2);
+        assert_eq!(greedy(0.0, 9.0), [vec![0], vec![1], vec![2], vec![3]]);
+        assert_eq!(greedy(0.2, 9.0), [vec![0, 1], vec![2], vec![3]], "0 and 2 are further apart than 0.2");
+        assert_eq!(greedy(0.3, 9.0), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(greedy(0.3, 0.15), [vec![0, 1], vec![2], vec![3]], "0.1 + 0.1 is more than 0.15");
+        assert_eq!(greedy(0.6, 9.0), [vec![0, 1, 2, 3]]);
+    }
+
+    #[test]
+    fn a_target_number_finds_the_smallest_threshold() {
+        assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 4), 0.0);
+        assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 3), 0.1);
+        assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 2), 0.25);
+        assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 1), 0.6);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     error::ReportError,
     files,
-    records::{EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
+    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
 };
 
 /// A row of a CSV file.
@@ -100,6 +100,14 @@ csv_row!(EpochRow {
     dead_atoms => |r| r.dead_atoms.to_string(),
     usage_entropy => |r| r.usage_entropy.to_string(),
     seconds => |r| r.seconds.to_string(),
+});
+
+csv_row!(DivergenceRow {
+    kind => |r| r.kind.to_string(),
+    layer => |r| r.layer.to_string(),
+    other => |r| r.other.to_string(),
+    group => |r| r.group.to_string(),
+    divergence => |r| r.divergence.to_string(),
 });
 
 csv_row!(MemoryPoint {

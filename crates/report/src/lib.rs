@@ -43,4 +43,4 @@ pub mod tables;
 pub mod ticks;
 
 pub use error::ReportError;
-pub use records::{DictionarySource, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};
+pub use records::{DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};

@@ -159,6 +159,21 @@ pub struct EpochRow {
     pub seconds: f64,
 }
 
+/// How far apart the spaces of two layers are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DivergenceRow {
+    /// Keys or values.
+    pub kind: Kind,
+    /// The layer.
+    pub layer: usize,
+    /// The layer it is compared with.
+    pub other: usize,
+    /// Number of the group that `layer` was put in.
+    pub group: usize,
+    /// Jensen-Shannon divergence in nats, 0 to ln 2.
+    pub divergence: f64,
+}
+
 /// Bytes of one model's KV cache under one scheme at one sequence length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoryPoint {

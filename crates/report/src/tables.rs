@@ -16,7 +16,7 @@ use crate::{
     csv::spaced,
     error::ReportError,
     files,
-    records::{EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
+    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
     ticks::number,
 };
 
@@ -96,6 +96,19 @@ impl Tabular for EpochRow {
             "dead_atoms" => counts(rows, |r| r.dead_atoms),
             "usage_entropy" => floats(rows, |r| r.usage_entropy),
             "seconds" => floats(rows, |r| r.seconds),
+        ])
+    }
+}
+
+impl Tabular for DivergenceRow {
+    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
+        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
+        built(df![
+            "kind" => kinds,
+            "layer" => counts(rows, |r| r.layer),
+            "other" => counts(rows, |r| r.other),
+            "group" => counts(rows, |r| r.group),
+            "divergence" => floats(rows, |r| r.divergence),
         ])
     }
 }

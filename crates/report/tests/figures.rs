@@ -7,8 +7,8 @@
 use std::{env, fs, path::PathBuf};
 
 use kvcsr_report::{
-    DictionarySource, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
-    figures::{LayerError, MemoryLength, QualityBits, SparsityError, TrainingLoss},
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
+    figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, SparsityError, TrainingLoss},
     memory,
     save::{self, Figure},
 };
@@ -244,4 +244,27 @@ fn the_shipped_font_has_every_character_that_numbers_use() {
             assert_ne!(font.glyph_id(c).0, 0, "{c:?} of {value}");
         }
     }
+}
+
+#[test]
+fn layer_divergence() {
+    let rows: Vec<DivergenceRow> = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| {
+            (0..12).flat_map(move |layer| {
+                (0..12).map(move |other| DivergenceRow {
+                    kind,
+                    layer,
+                    other,
+                    group: if kind == Kind::Key { layer / 3 } else { layer },
+                    divergence: (layer.abs_diff(other) as f64 / 11.0).sqrt() * 0.69,
+                })
+            })
+        })
+        .collect();
+    let svg = check::<LayerDivergence>(&rows, &["Keys: 4 groups", "Values: 12 groups", "nothing in common"]);
+    // Only groups of several layers are boxed.
+    assert_eq!(svg.matches("#D55E00").count(), 4);
+    assert!(LayerDivergence::caption(&rows).contains("4 groups of keys, 12 of values"));
+    assert!(matches!(save::svg::<LayerDivergence>(&[]), Err(ReportError::Empty { .. })));
 }

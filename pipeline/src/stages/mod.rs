@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod evaluate;
+pub mod merge;
 pub mod report;
 pub mod train;
 
@@ -64,6 +65,12 @@ pub fn text_and_model_inputs(run: &Run) -> Result<serde_json::Map<String, serde_
 /// `layer-07-keys.safetensors`.
 pub fn shard_name(layer: usize, kind: Kind) -> String {
     format!("layer-{layer:02}-{kind}s.safetensors")
+}
+
+/// Layers of the model, as the calibrate stage recorded them.
+pub fn layers(run: &Run) -> Result<usize> {
+    let outputs = run.finished("calibrate")?.outputs;
+    Ok(outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2)
 }
 
 /// One layer's vectors as the calibrate stage left them.

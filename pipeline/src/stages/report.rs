@@ -8,24 +8,27 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_codec::Kind;
-use kvcsr_report::figures::{LayerError, MemoryLength, QualityBits, TrainingLoss};
+use kvcsr_report::figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, TrainingLoss};
 use kvcsr_report::memory::{self, CacheShape};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::{EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow, aggregate, files, splice, tables};
+use kvcsr_report::{
+    DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow, aggregate, files, splice, tables,
+};
 use serde_json::{Map, Value};
 
 use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
-use crate::stages::open_shard;
+use crate::stages::merge::DIVERGENCE;
 use crate::stages::train::EPOCHS;
+use crate::stages::{layers, open_shard};
 use crate::text::Part;
 use crate::ui;
 
 /// CSR levels of the memory figure.
 const MEMORY_LEVELS: [u64; 4] = [4, 6, 8, 16];
 /// Stages whose circumstances a result is published with.
-const STAGES: [&str; 3] = ["calibrate", "train", "evaluate"];
+const STAGES: [&str; 4] = ["calibrate", "merge", "train", "evaluate"];
 /// The page with tables, captions and circumstances.
 const PAGE: &str = "report.md";
 /// What is spliced into the README.
@@ -55,6 +58,7 @@ impl Stage for Report {
         let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(HELDOUT))?;
         let restored: Vec<ReconstructionRow> = files::read_jsonl(&run.stage_dir("evaluate").join(RECONSTRUCTION))?;
         let epochs: Vec<EpochRow> = files::read_jsonl(&run.stage_dir("train").join(EPOCHS))?;
+        let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(DIVERGENCE))?;
         let memory = memory_points(run)?;
 
         let mut page = String::new();
@@ -63,6 +67,7 @@ impl Stage for Report {
         figure::<QualityBits>(dir, &heldout, &mut page)?;
         figure::<LayerError>(dir, &restored, &mut page)?;
         figure::<TrainingLoss>(dir, &epochs, &mut page)?;
+        figure::<LayerDivergence>(dir, &divergence, &mut page)?;
         figure::<MemoryLength>(dir, &memory, &mut page)?;
 
         let overall = aggregate::overall(&heldout)?;
@@ -73,6 +78,7 @@ impl Stage for Report {
         table(dir, "reconstruction", &restored)?;
         table(dir, "training", &epochs)?;
         table(dir, "memory", &memory)?;
+        table(dir, "divergence", &divergence)?;
 
         let results = tables::results_markdown(&overall, false)?;
         let mut comparisons = aggregate::compare_heldout(&domains);
@@ -156,7 +162,7 @@ fn sentence(what: &str, comparisons: &[aggregate::Comparison]) -> Result<String>
 /// Model, sizes, machine, commit and time of the run, in one paragraph.
 fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
     let manifests = STAGES.into_iter().map(|s| run.finished(s)).collect::<Result<Vec<Manifest>>>()?;
-    let evaluate = &manifests[2];
+    let evaluate = &manifests[STAGES.len() - 1];
     let documents = heldout.iter().map(|r| &r.id).collect::<std::collections::BTreeSet<_>>().len();
     let scored: usize = heldout.iter().filter(|r| r.scheme == "dense").map(|r| r.scored).sum();
     let times: Vec<String> = manifests
@@ -184,8 +190,7 @@ fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
 /// The paper's Figure 4 for its two published shapes and for the model of this run.
 fn memory_points(run: &Run) -> Result<Vec<MemoryPoint>> {
     let shard = open_shard(run, Part::Heldout, 0, Kind::Key)?;
-    let layers =
-        run.finished("calibrate")?.outputs.iter().filter(|o| o.file.starts_with("heldout/")).count() as u64 / 2;
+    let layers = layers(run)? as u64;
     let own = CacheShape {
         model: run.config.model.clone(),
         layers,

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
-use kvcsr_neuraldict::{GradientPath, LayerGroups, Progress, Schedule, Selection, TrainConfig, Trained};
+use kvcsr_neuraldict::{GradientPath, Progress, Schedule, Selection, TrainConfig, Trained};
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
 use crate::config::Train as Settings;
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::open_shard;
+use crate::stages::{merge, open_shard};
 use crate::text::Part;
 use crate::ui;
 
@@ -48,13 +48,12 @@ impl Stage for Train {
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut inputs = Map::new();
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
+        inputs.insert("merge".into(), run.finished("merge")?.digest.into());
         Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let layers =
-            run.finished("calibrate")?.outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2;
-        let groups = LayerGroups::per_layer(layers);
+        let groups = merge::read(&run.stage_dir("merge"))?;
         let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
         let epochs = run.config.train.epochs as u64;
         let bar = ui::bar("train", work.len() as u64 * (epochs + 1), "epochs");
@@ -134,7 +133,10 @@ struct GroupFiles {
 
 impl GroupFiles {
     fn of(parts: &Path, kind: Kind, layers: &[usize]) -> Self {
-        let name = format!("{kind}s-{}", layers.iter().map(|l| format!("{l:02}")).collect::<Vec<_>>().join("-"));
+        let name = match layers {
+            [first, .., last] => format!("{kind}s-{first:02}-{last:02}"),
+            _ => format!("{kind}s-{:02}", layers.first().copied().unwrap_or(0)),
+        };
         Self { dir: parts.join(&name), name }
     }
 

@@ -1,0 +1,143 @@
+//! Divergence between layers: the paper's Figure 3, merged groups boxed.
+
+use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
+
+use crate::{
+    aggregate, axes,
+    canvas::{Align, Canvas, Rect},
+    error::ReportError,
+    records::{DivergenceRow, Kind},
+    save::Figure,
+    style::{self, GREY, INK, Stroke, TICK, VERMILLION},
+    ticks,
+};
+
+/// Nominal width and height.
+pub const SIZE: (u32, u32) = (960, 520);
+/// Divergence of disjoint histograms, in nats.
+const LARGEST: f64 = std::f64::consts::LN_2;
+/// Colours of divergence 0, of half, and of [`LARGEST`]: dark is alike, as in the paper.
+const SCALE: [RGBColor; 3] = [RGBColor(8, 48, 107), RGBColor(107, 174, 214), RGBColor(247, 251, 255)];
+
+/// See [`draw`].
+pub struct LayerDivergence;
+
+impl Figure for LayerDivergence {
+    type Row = DivergenceRow;
+    const NAME: &'static str = "layer-divergence";
+    const SIZE: (u32, u32) = SIZE;
+
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[DivergenceRow]) -> Result<(), ReportError> {
+        draw(root, rows)
+    }
+
+    fn caption(rows: &[DivergenceRow]) -> String {
+        caption(rows)
+    }
+}
+
+/// The matrices of keys and values side by side, layer 0 in the upper left corner, groups of more than one layer boxed.
+///
+/// # Errors
+/// [`ReportError::Empty`] without rows.
+pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[DivergenceRow]) -> Result<(), ReportError> {
+    let canvas = Canvas::new(root, SIZE)?;
+    let kinds = aggregate::kinds(data, |row| row.kind);
+    let Some(layers) = data.iter().map(|row| row.layer + 1).max() else {
+        return Err(ReportError::Empty { what: "divergence between layers", expected: "divergence rows" });
+    };
+    axes::title(&canvas, "How alike the spaces of two layers are")?;
+    scale(&canvas)?;
+    let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_AND_KEY_ROOM, 30.0, true);
+    for (kind, plot) in kinds.into_iter().zip(plots) {
+        let side = (plot.right - plot.left).min(plot.bottom - plot.top);
+        let plot = Rect { right: plot.left + side, bottom: plot.top + side, ..plot };
+        let cell = side / layers as f64;
+        let square = |from: usize, to: usize, down: usize, up: usize| Rect {
+            left: plot.left + from as f64 * cell,
+            top: plot.top + down as f64 * cell,
+            right: plot.left + to as f64 * cell,
+            bottom: plot.top + up as f64 * cell,
+        };
+        for row in data.iter().filter(|row| row.kind == kind) {
+            canvas.fill(square(row.other, row.other + 1, row.layer, row.layer + 1), colour(row.divergence))?;
+        }
+        for (from, to) in groups(data, kind).into_iter().filter(|(from, to)| to - from > 1) {
+            outline(&canvas, square(from, to, from, to))?;
+        }
+        for (value, text) in ticks::linear_ticks(0.0, (layers - 1) as f64, 7.0) {
+            let centre = (value + 0.5) * cell;
+            canvas.text(&text, (plot.left + centre, plot.bottom + 13.0), TICK, GREY, Align::Centre)?;
+            canvas.text(&text, (plot.left - 7.0, plot.top + centre), TICK, GREY, Align::Right)?;
+        }
+        canvas.text("layer", ((plot.left + plot.right) / 2.0, plot.bottom + 32.0), TICK, GREY, Align::Centre)?;
+        let heading = format!("{}: {} groups", style::heading(kind), groups(data, kind).len());
+        canvas.text(&heading, (plot.left, plot.top - 16.0), style::LABEL, INK, Align::Left)?;
+    }
+    Ok(())
+}
+
+/// The caption of [`draw`].
+pub fn caption(data: &[DivergenceRow]) -> String {
+    let mean = |kind: Kind| {
+        let near: Vec<f64> = data
+            .iter()
+            .filter(|row| row.kind == kind && row.other == row.layer + 1)
+            .map(|row| row.divergence)
+            .collect();
+        ticks::number(near.iter().sum::<f64>() / near.len().max(1) as f64)
+    };
+    format!(
+        "Jensen-Shannon divergence (nats, 0 to ln 2) between the 2-D histograms of two layers' unit vectors in the plane of their common principal \
+         components; the paper's Figure 3. Boxes: layers that share a dictionary ({} groups of keys, {} of values). Neighbouring layers differ by {} \
+         for keys and {} for values on average.",
+        groups(data, Kind::Key).len(),
+        groups(data, Kind::Value).len(),
+        mean(Kind::Key),
+        mean(Kind::Value),
+    )
+}
+
+/// The groups as ranges of layers, end exclusive.
+fn groups(data: &[DivergenceRow], kind: Kind) -> Vec<(usize, usize)> {
+    let mut members: Vec<(usize, usize)> =
+        data.iter().filter(|row| row.kind == kind).map(|row| (row.layer, row.group)).collect();
+    members.sort_unstable();
+    members.dedup();
+    let mut ranges: Vec<(usize, usize, usize)> = Vec::new();
+    for (layer, group) in members {
+        match ranges.last_mut() {
+            Some((_, end, of)) if *of == group => *end = layer + 1,
+            _ => ranges.push((layer, layer + 1, group)),
+        }
+    }
+    ranges.into_iter().map(|(from, to, _)| (from, to)).collect()
+}
+
+fn colour(divergence: f64) -> RGBColor {
+    let at = (divergence / LARGEST).clamp(0.0, 1.0) * 2.0;
+    let (low, high, share) = if at < 1.0 { (SCALE[0], SCALE[1], at) } else { (SCALE[1], SCALE[2], at - 1.0) };
+    let mix = |a: u8, b: u8| (f64::from(a) + (f64::from(b) - f64::from(a)) * share).round() as u8;
+    RGBColor(mix(low.0, high.0), mix(low.1, high.1), mix(low.2, high.2))
+}
+
+fn outline<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, rect: Rect) -> Result<(), ReportError> {
+    let Rect { left, top, right, bottom } = rect;
+    let path = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)];
+    canvas.line(&path, Stroke { width: 2.0, ..Stroke::solid(VERMILLION) })
+}
+
+/// What the colours mean, under the title.
+fn scale<DB: DrawingBackend>(canvas: &Canvas<'_, DB>) -> Result<(), ReportError> {
+    const STEPS: usize = 60;
+    let (x, y) = axes::KEY_AT;
+    let first = "divergence in nats: 0";
+    canvas.text(first, (x, y), TICK, GREY, Align::Left)?;
+    let left = x + canvas.width_of(first, TICK)? + 8.0;
+    for step in 0..STEPS {
+        let from = left + 2.0 * step as f64;
+        let rect = Rect { left: from, top: y - 6.0, right: from + 2.0, bottom: y + 6.0 };
+        canvas.fill(rect, colour(LARGEST * step as f64 / (STEPS - 1) as f64))?;
+    }
+    canvas.text("ln 2 (nothing in common)", (left + 2.0 * STEPS as f64 + 8.0, y), TICK, GREY, Align::Left)
+}

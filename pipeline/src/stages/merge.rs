@@ -1,0 +1,113 @@
+//! merge: how alike the layers' spaces are, and which layers share a dictionary (Algorithm 1, step 2).
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kvcsr_codec::Kind;
+use kvcsr_neuraldict::LayerGroups;
+use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
+use kvcsr_report::{DivergenceRow, files};
+use serde_json::{Map, Value};
+
+use crate::config::Merge as Settings;
+use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::{layers, open_shard};
+use crate::text::Part;
+use crate::ui;
+
+/// File of the groups: for keys and for values a list of lists of layers.
+pub const GROUPS: &str = "groups.json";
+/// File of the divergences, one JSON object per kind and pair of layers.
+pub const DIVERGENCE: &str = "divergence.jsonl";
+
+/// See the module.
+pub struct Merge;
+
+impl Stage for Merge {
+    fn name(&self) -> &'static str {
+        "merge"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.merge)?;
+        parameters.insert("seed".into(), run.config.seed.into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        Ok(Map::from_iter([("calibrate".to_owned(), run.finished("calibrate")?.digest.into())]))
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        kvcsr_neuraldict::set_threads(1);
+        let settings = &run.config.merge;
+        let layers = layers(run)?;
+        let bar = ui::bar("merge", 2 * layers as u64, "layers");
+        let mut rows = Vec::new();
+        let mut groups = Vec::new();
+        for kind in Kind::ALL {
+            bar.set_message(format!("{kind}s"));
+            let mut samples = Vec::with_capacity(layers);
+            for layer in 0..layers {
+                let shard = open_shard(run, Part::Calibration, layer, kind)?;
+                samples.push(LayerSample::draw(&shard, settings.sample, run.config.seed)?);
+                bar.inc(1);
+            }
+            let matrix = divergence_matrix(&samples, settings.bins)?;
+            let found = grouped(settings, kind, &matrix, layers);
+            for a in 0..layers {
+                let group = found.iter().position(|g| g.contains(&a)).unwrap_or(a);
+                rows.extend((0..layers).map(|b| DivergenceRow {
+                    kind,
+                    layer: a,
+                    other: b,
+                    group,
+                    divergence: matrix[a * layers + b],
+                }));
+            }
+            groups.push(found);
+        }
+        bar.finish();
+        let values = groups.pop().unwrap_or_default();
+        let groups = LayerGroups::new(groups.pop().unwrap_or_default(), values)?;
+        files::write_jsonl(&dir.join(DIVERGENCE), &rows)?;
+        write_atomically(&dir.join(GROUPS), serde_json::to_string_pretty(&groups)?.as_bytes())
+    }
+
+    fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
+        let groups = read(dir)?;
+        let count = |kind| groups.of(kind).len();
+        Ok(vec![format!(
+            "{} layers in {} groups of keys and {} of values",
+            groups.layers(),
+            count(Kind::Key),
+            count(Kind::Value)
+        )])
+    }
+}
+
+/// The partition of one kind: for a target number of groups where one is given, else by thresholds.
+fn grouped(settings: &Settings, kind: Kind, matrix: &[f64], layers: usize) -> Vec<Vec<usize>> {
+    let (target, delta_1, delta_2) = match kind {
+        Kind::Key => (settings.key_groups, settings.key_delta_1, settings.key_delta_2),
+        Kind::Value => (settings.value_groups, settings.value_delta_1, settings.value_delta_2),
+    };
+    if target > 0 {
+        let delta_1 = LayerGroups::threshold_for(matrix, layers, target);
+        let found = LayerGroups::greedy(matrix, layers, delta_1, f64::INFINITY);
+        ui::line("merge", &format!("{kind}s: {} groups at delta_1 = {delta_1:.4}", found.len()));
+        return found;
+    }
+    LayerGroups::greedy(matrix, layers, delta_1, delta_2)
+}
+
+/// The groups of a finished stage.
+pub fn read(dir: &Path) -> Result<LayerGroups> {
+    let path = dir.join(GROUPS);
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
