@@ -1,4 +1,4 @@
-//! One config-driven decoder for the Llama family, over the cache seam of [`kvcsr_cache`].
+//! One config-driven decoder for the Llama, Mistral, Qwen and Baichuan families, over the cache seam of [`kvcsr_cache`].
 //!
 //! Model libraries usually carry one file per model, each with its key-value cache buried in its attention; a new way
 //! to keep that cache then means forking every model. Here models differ only in the numbers of an [`Arch`], and the
@@ -46,7 +46,7 @@ mod prefill;
 mod swiglu;
 mod tokenizer;
 
-pub use arch::{Arch, RopeScaling};
+pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
 pub use decoder::{Decoder, Logits};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};
