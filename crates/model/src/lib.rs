@@ -5,7 +5,8 @@
 //! decoder hands queries, keys and values *before* position embedding to whatever [`kvcsr_cache::LayerCache`] the
 //! caller brings.
 //!
-//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json` and safetensors).
+//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json`, with safetensors or
+//!   PyTorch files, whole or sharded).
 //! - [`Tokenizer`]: byte-level BPE from the same files.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
@@ -51,6 +52,6 @@ pub use decoder::{Decoder, Logits};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
-pub use load::safetensors::HfCheckpoint;
+pub use load::hugging_face::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};
 pub use tokenizer::{PreTokenizer, Tokenizer};
