@@ -44,8 +44,12 @@ mod generate;
 mod layer;
 pub mod load;
 mod prefill;
+mod stream;
 mod swiglu;
 mod tokenizer;
+
+/// candle's sampler: temperature, top-k and top-p, with its own seed.
+pub use candle_transformers::generation::LogitsProcessor as Sampler;
 
 pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
 pub use decoder::{Decoder, Logits};
@@ -54,4 +58,5 @@ pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
 pub use load::hugging_face::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};
+pub use stream::TextStream;
 pub use tokenizer::{PreTokenizer, Tokenizer};

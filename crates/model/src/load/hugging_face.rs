@@ -11,6 +11,8 @@ use super::sharded::Sharded;
 use crate::arch::Arch;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
+use crate::tokenizer::Tokenizer;
+use serde_json::Value;
 
 /// Weight files in the order they are looked for: safetensors first, which are mapped and cannot hold code.
 const WEIGHTS: [&str; 4] =
@@ -18,6 +20,7 @@ const WEIGHTS: [&str; 4] =
 
 /// An opened checkpoint folder. The files must not be changed while it is open.
 pub struct HfCheckpoint {
+    directory: PathBuf,
     arch: Arch,
     weights: Box<dyn Checkpoint + Send>,
 }
@@ -50,7 +53,7 @@ impl HfCheckpoint {
                 });
             }
         };
-        Ok(Self { arch, weights })
+        Ok(Self { directory: directory.to_owned(), arch, weights })
     }
 
     /// The architecture its configuration describes.
@@ -64,6 +67,47 @@ impl HfCheckpoint {
     /// See [`Decoder::new`].
     pub fn decoder(&self, device: &Device) -> Result<Decoder> {
         Decoder::new(self.arch.clone(), self, device)
+    }
+
+    /// The tokenizer in `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] if the file is absent or unreadable.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None)
+    }
+
+    /// Ids that end a text: `eos_token_id`, a number or a list, of `generation_config.json`, else of `config.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Malformed`] if a file is no JSON, [`ModelError::BadValue`] if an id is not one.
+    pub fn stop_ids(&self) -> Result<Vec<u32>> {
+        for name in ["generation_config.json", "config.json"] {
+            let path = self.directory.join(name);
+            let Ok(json) = std::fs::read_to_string(&path) else { continue };
+            let config: Value = serde_json::from_str(&json).map_err(|e| ModelError::Malformed {
+                path: path.clone(),
+                format: "JSON",
+                detail: e.to_string(),
+            })?;
+            let ids = match config.get("eos_token_id") {
+                None | Some(Value::Null) => continue,
+                Some(Value::Array(ids)) => ids.as_slice(),
+                Some(id) => std::slice::from_ref(id),
+            };
+            let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let read = ids.iter().map(id).collect::<Option<Vec<u32>>>();
+            let wrong = || {
+                ModelError::bad_value(
+                    &path,
+                    "eos_token_id",
+                    "an id or a list of ids",
+                    config["eos_token_id"].to_string(),
+                )
+            };
+            return read.ok_or_else(wrong);
+        }
+        Ok(Vec::new())
     }
 }
 
