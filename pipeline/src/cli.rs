@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
@@ -36,12 +38,65 @@ pub enum Command {
     Evaluate(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
+    /// Continue a prompt under a compressed cache, then show what the cache took
+    Generate(GenerateArgs),
+    /// Write the logits of a list of token ids, to compare with another implementation
+    Logits(LogitsArgs),
     /// List the cache schemes that profiles can name
     Schemes {
         /// One JSON array instead of a table
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What to continue, and how.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A GGUF file, a folder with config.json and weights, or `default`: the embedded model
+    #[arg(long, default_value = "default", value_name = "PATH")]
+    pub model: String,
+    /// Cache scheme, see `kvcsr schemes`
+    #[arg(long, default_value = "csr-8")]
+    pub scheme: String,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 64)]
+    pub max_new: usize,
+    /// 0 takes the most likely token; above, tokens are drawn
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Draw from the most likely tokens that together have this probability
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// End before this text (may be repeated)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Take the dictionaries that this profile trained
+    #[arg(long, default_value = "smol")]
+    pub profile: String,
+    /// A dictionary file, instead of the profile's
+    #[arg(long, value_name = "FILE")]
+    pub dictionaries: Option<PathBuf>,
+}
+
+/// Which ids, of which model, to where.
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    /// A GGUF file, a folder with config.json and weights, or `default`: the embedded model
+    #[arg(long, default_value = "default", value_name = "PATH")]
+    pub model: String,
+    /// A JSON list of token ids
+    #[arg(long, value_name = "FILE")]
+    pub ids: PathBuf,
+    /// Where to write `logits`, (T, V) f32
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// What to run, on what.

@@ -1,12 +1,14 @@
 //! Exact causal attention over dense keys and values, in tiles of queries.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+
+use crate::{Bias, CacheError, Padding, Pattern, Window};
 
 /// Queries scored at once. Bounds the score tile to `H · QUERY_TILE · S` and skips, tile by tile,
-/// the keys that causality hides.
+/// the keys that causality or a sliding window hides.
 const QUERY_TILE: usize = 128;
 
-/// `softmax(q kᵀ · scale + causal mask) v`.
+/// `softmax(q kᵀ · scale + bias + mask) v`, the mask causal and whatever `pattern` adds.
 ///
 /// `q` is `(B, H, T, D)`, `k` and `v` are `(B·Hkv, S, D)`, all f32 and after position embedding;
 /// the `T` queries are those of the last `T` of the `S` tokens. `H` is a multiple of `Hkv`, and
@@ -14,9 +16,10 @@ const QUERY_TILE: usize = 128;
 /// buffers (`narrow`); they are not copied. Returns `(B, H, T, D)`.
 ///
 /// # Errors
-/// If a tensor operation fails.
-pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
+/// If the pattern does not fit the shapes, or a tensor operation fails.
+pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
     let (b, h, t, d) = q.dims4()?;
+    pattern.check(b, h)?;
     let (heads, s, _) = k.dims3()?;
     let group = b * h / heads;
     let start = s - t;
@@ -24,42 +27,100 @@ pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> candle_core::Re
     let mut tiles = Vec::with_capacity(t.div_ceil(QUERY_TILE));
     for first in (0..t).step_by(QUERY_TILE) {
         let rows = QUERY_TILE.min(t - first);
-        let visible = start + first + rows;
+        let tile = Tile { rows, end: start + first + rows, batch: b };
+        let from = tile.first_key(pattern.window);
+        let keys = tile.end - from;
         let q_tile = q.narrow(2, first, rows)?.contiguous()?.reshape((heads, group * rows, d))?;
-        let mut scores = q_tile.matmul(&k.narrow(1, 0, visible)?.t()?)?;
-        if rows > 1 {
-            let mask = causal_mask(rows, visible, q.device())?.to_dtype(scores.dtype())?;
-            scores = scores.reshape((heads, group, rows, visible))?.broadcast_add(&mask)?.reshape((
+        let mut scores = q_tile.matmul(&k.narrow(1, from, keys)?.t()?)?;
+        if let Some(added) = tile.added(from, pattern, q.device())? {
+            scores = scores.reshape((b, h, rows, keys))?.broadcast_add(&added.to_dtype(scores.dtype())?)?.reshape((
                 heads,
                 group * rows,
-                visible,
+                keys,
             ))?;
         }
         let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-        let out = weights.matmul(&v.narrow(1, 0, visible)?)?;
+        let out = weights.matmul(&v.narrow(1, from, keys)?)?;
         tiles.push(out.reshape((heads, group, rows, d))?);
     }
     let out = if tiles.len() == 1 { tiles.swap_remove(0) } else { Tensor::cat(&tiles, 2)? };
-    out.reshape((b, h, t, d))
+    Ok(out.reshape((b, h, t, d))?)
 }
 
-/// `(rows, visible)`: 0 where query `i` sees key `j`, that is `j <= visible - rows + i`, else -inf.
-fn causal_mask(rows: usize, visible: usize, device: &Device) -> candle_core::Result<Tensor> {
-    let hidden_from = visible - rows;
-    let mut mask = vec![0f32; rows * visible];
-    for (i, row) in mask.chunks_exact_mut(visible).enumerate() {
-        row[hidden_from + i + 1..].fill(f32::NEG_INFINITY);
+/// The queries of tokens `end - rows .. end`, in all rows of a batch.
+struct Tile {
+    rows: usize,
+    end: usize,
+    batch: usize,
+}
+
+impl Tile {
+    /// The first key that any query of the tile sees.
+    fn first_key(&self, window: Window) -> usize {
+        match window {
+            Window::Full => 0,
+            Window::Sliding(tokens) => (self.end - self.rows + 1).saturating_sub(tokens.max(1)),
+        }
     }
-    Tensor::from_vec(mask, (rows, visible), device)?.to_dtype(DType::F32)
+
+    /// What is added to the scores of keys `from .. end`, broadcasting to `(B, H, rows, keys)`, or nothing.
+    fn added(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Option<Tensor>, CacheError> {
+        let hides = self.rows > 1 || (0..self.batch).any(|row| pattern.padding.of(row) > from);
+        let mask = if hides { Some(self.mask(from, pattern, device)?) } else { None };
+        let Bias::Alibi(alibi) = pattern.bias else { return Ok(mask) };
+        let queries = self.end - self.rows..self.end;
+        let distances: Vec<f32> = queries.flat_map(|i| (from..self.end).map(move |j| j as f32 - i as f32)).collect();
+        let distances = Tensor::from_vec(distances, (self.rows, self.end - from), device)?;
+        let bias = Tensor::new(alibi.slopes(), device)?.reshape(((), 1, 1))?.broadcast_mul(&distances)?;
+        Ok(Some(match mask {
+            Some(mask) => mask.broadcast_add(&bias)?,
+            None => bias,
+        }))
+    }
+
+    /// 0 where a query sees a key, else -inf: `(rows, keys)`, or `(B, 1, rows, keys)` if the batch is padded.
+    ///
+    /// Every token sees itself, padding too: a row of nothing but -inf would come out as NaN, and a NaN value poisons
+    /// even those that do not see it.
+    fn mask(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Tensor, CacheError> {
+        let keys = self.end - from;
+        let reach = match pattern.window {
+            Window::Full => usize::MAX,
+            Window::Sliding(tokens) => tokens.max(1),
+        };
+        let padded = pattern.padding != Padding::None;
+        let planes = if padded { self.batch } else { 1 };
+        let mut mask = vec![f32::NEG_INFINITY; planes * self.rows * keys];
+        for (row, plane) in mask.chunks_exact_mut(self.rows * keys).enumerate() {
+            let text = pattern.padding.of(row);
+            for (query, seen) in (self.end - self.rows..self.end).zip(plane.chunks_exact_mut(keys)) {
+                let first = text.max((query + 1).saturating_sub(reach)).clamp(from, query);
+                seen[first - from..=query - from].fill(0.0);
+            }
+        }
+        Ok(if padded {
+            Tensor::from_vec(mask, (planes, 1, self.rows, keys), device)?
+        } else {
+            Tensor::from_vec(mask, (self.rows, keys), device)?
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::Alibi;
 
     /// Attention by the definition, one number at a time, in f64.
-    fn by_definition(q: &[f32], k: &[f32], v: &[f32], shape: [usize; 6], scale: f64) -> Vec<f32> {
+    fn by_definition(
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        shape: [usize; 6],
+        scale: f64,
+        pattern: &Pattern<'_>,
+    ) -> Vec<f32> {
         let [b, h, h_kv, t, s, d] = shape;
         let mut out = vec![0f32; b * h * t * d];
         for bi in 0..b {
@@ -70,8 +131,16 @@ mod tests {
                     let visible = s - t + ti + 1;
                     let scores: Vec<f64> = (0..visible)
                         .map(|j| {
+                            let far = matches!(pattern.window, Window::Sliding(w) if visible - j > w);
+                            if far || (j < pattern.padding.of(bi) && j + 1 < visible) {
+                                return 0.0;
+                            }
+                            let bias = match pattern.bias {
+                                Bias::None => 0.0,
+                                Bias::Alibi(alibi) => f64::from(alibi.slopes()[hi]) * (visible - 1 - j) as f64,
+                            };
                             let dot: f64 = (0..d).map(|c| f64::from(q[at + c]) * f64::from(k[kv + j * d + c])).sum();
-                            (dot * scale).exp()
+                            (dot * scale - bias).exp()
                         })
                         .collect();
                     let sum: f64 = scores.iter().sum();
@@ -97,10 +166,18 @@ mod tests {
             };
             let ((q, qv), (k, kv), (v, vv)) = (tensor(h, t, 1), tensor(h_kv, s, 2), tensor(h_kv, s, 3));
             let (k, v) = (k.flatten(0, 1).unwrap(), v.flatten(0, 1).unwrap());
-            let got = causal(&q, &k, &v, 0.7).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let want = by_definition(&qv, &kv, &vv, [b, h, h_kv, t, s, d], 0.7);
-            let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-            assert!(worst < 2e-6, "{:?}: {worst}", (b, h, h_kv, t, s, d));
+            let (alibi, padding) = (Alibi::new(h), [s / 3, 0]);
+            let plain = Pattern::default();
+            let sliding = |tokens| Pattern { window: Window::Sliding(tokens), ..plain };
+            let left = Pattern { padding: Padding::Left(&padding[..b]), ..plain };
+            let linear = Pattern { bias: Bias::Alibi(&alibi), ..plain };
+            let all = Pattern { window: Window::Sliding(7), bias: linear.bias, padding: left.padding };
+            for pattern in [plain, sliding(1), sliding(6), sliding(150), left, linear, all] {
+                let got = causal(&q, &k, &v, 0.7, &pattern).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let want = by_definition(&qv, &kv, &vv, [b, h, h_kv, t, s, d], 0.7, &pattern);
+                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                assert!(worst < 2e-6, "{:?} {pattern:?}: {worst}", (b, h, h_kv, t, s, d));
+            }
         }
     }
 }

@@ -20,14 +20,14 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary, Scheme, SchemeContext, registry};
+//! use kvcsr_cache::{AttendCx, Geometry, LayerCache, Pattern, Rotary, Scheme, SchemeContext, registry};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 4 };
 //! let dense = registry::build("dense", &SchemeContext::new(geometry))?;
 //! let mut cache = dense.empty(0)?;
 //! let rotary = Rotary::new(4, 10_000.0, 16, &Device::Cpu)?;
-//! let cx = AttendCx { start: 0, rotary: &rotary, scale: 0.5 };
+//! let cx = AttendCx { start: 0, rotary: &rotary, scale: 0.5, pattern: Pattern::default() };
 //! let x = Tensor::ones((1, 1, 3, 4), candle_core::DType::F32, &Device::Cpu)?;
 //! let out = cache.attend(&x, &x, &x, &cx)?;
 //! assert_eq!((out.dims(), cache.len()), (&[1, 1, 3, 4][..], 3));
@@ -36,6 +36,7 @@
 
 pub mod attention;
 mod error;
+mod pattern;
 mod recording;
 pub mod registry;
 mod rotary;
@@ -44,6 +45,7 @@ mod seam;
 mod snapshot;
 
 pub use error::CacheError;
+pub use pattern::{Alibi, Bias, Padding, Pattern, Window};
 pub use recording::Recording;
 pub use registry::SchemeContext;
 pub use rotary::Rotary;

@@ -1,4 +1,4 @@
-//! Rotary position embedding (RoPE), half-split channel order.
+//! Rotary position embedding (RoPE), half-split channel order, or none.
 
 use candle_core::{D, DType, Device, Tensor};
 
@@ -7,8 +7,8 @@ use crate::CacheError;
 /// Cosine and sine tables for every position of a model's context.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    cos: Tensor,
-    sin: Tensor,
+    /// Cosines and sines, `(max_positions, D / 2)`; none where positions are not in the vectors.
+    tables: Option<(Tensor, Tensor)>,
     max_positions: usize,
 }
 
@@ -38,7 +38,12 @@ impl Rotary {
             angles.extend(frequencies.iter().map(|f| position as f32 * f));
         }
         let angles = Tensor::from_vec(angles, (max_positions, half), device)?;
-        Ok(Self { cos: angles.cos()?, sin: angles.sin()?, max_positions })
+        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions })
+    }
+
+    /// No rotation: for models that tell positions in another way, as by [`crate::Alibi`].
+    pub fn identity(max_positions: usize) -> Self {
+        Self { tables: None, max_positions }
     }
 
     /// Positions the tables cover.
@@ -55,8 +60,9 @@ impl Rotary {
         if start + tokens > self.max_positions {
             return Err(CacheError::ContextLength { position: start + tokens, max: self.max_positions });
         }
-        let cos = self.cos.narrow(0, start, tokens)?;
-        let sin = self.sin.narrow(0, start, tokens)?;
+        let Some((cos, sin)) = &self.tables else { return Ok(x.clone()) };
+        let cos = cos.narrow(0, start, tokens)?;
+        let sin = sin.narrow(0, start, tokens)?;
         let x = x.contiguous()?;
         if x.dtype() == DType::F32 {
             return Ok(candle_nn::rotary_emb::rope(&x, &cos, &sin)?);
@@ -82,6 +88,14 @@ mod tests {
             assert!((f64::from(y[j]) - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
             assert!((f64::from(y[j + 2]) - (b * angle.cos() + a * angle.sin())).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn the_identity_changes_nothing_but_knows_the_context() {
+        let x = Tensor::new(&[[[[1f32, 2.0, 3.0, 4.0]]]], &Device::Cpu).unwrap();
+        let y = Rotary::identity(8).apply(&x, 7).unwrap();
+        assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        assert!(matches!(Rotary::identity(8).apply(&x, 8), Err(CacheError::ContextLength { .. })));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
-use crate::{CacheError, Rotary};
+use crate::{CacheError, Pattern, Rotary};
 
 /// What the cache needs to know about a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Geometry {
 /// Everything about one attention call that is not a tensor of the tokens themselves.
 ///
 /// Attention is causal: new token `t` sees all tokens held before the call and the new tokens up to
-/// and including itself.
+/// and including itself, less what `pattern` hides.
 #[derive(Debug, Clone, Copy)]
 pub struct AttendCx<'a> {
     /// Position of the first new token, which is the number of tokens seen before.
@@ -35,6 +35,9 @@ pub struct AttendCx<'a> {
     pub rotary: &'a Rotary,
     /// Factor on the scores, usually `1 / sqrt(D)`.
     pub scale: f64,
+    /// Sliding window, linear biases and padding; plain causal attention by default. Every call on one cache has the
+    /// same.
+    pub pattern: Pattern<'a>,
 }
 
 /// What one attention layer remembers of one batch of sequences.
@@ -42,7 +45,7 @@ pub trait LayerCache: Send {
     /// Adds the new tokens and attends over everything seen so far.
     ///
     /// `q` is `(B, H, T, D)`, `k` and `v` are `(B, Hkv, T, D)`, all *before* position embedding.
-    /// Returns `softmax(q kᵀ · scale + causal mask) v`, `(B, H, T, D)`.
+    /// Returns `softmax(q kᵀ · scale + mask) v`, `(B, H, T, D)`, the mask causal and as `cx.pattern` says.
     ///
     /// Feeding `T` tokens in one call gives what feeding them one by one gives: a scheme that
     /// compresses tokens as they arrive shows each new token its own compressed self.

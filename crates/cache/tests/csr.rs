@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor, unit_vectors};
-use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, Recording, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, Pattern, Recording, SchemeContext, registry};
 use kvcsr_codec::{Encoder, Kind, SparseCodes};
 
 const GEOMETRY: Geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 32 };
@@ -73,7 +73,7 @@ fn an_error_leaves_the_cache_as_it_was() {
     let mut cache = scheme.empty(1).unwrap();
     feed(cache.as_mut(), &x, &rotary, 0, 5);
     let held = cache.footprint();
-    let cx = |start| AttendCx { start, rotary: &rotary, scale: 1.0 };
+    let cx = |start| AttendCx { start, rotary: &rotary, scale: 1.0, pattern: Pattern::default() };
     let one = |x: &Tensor| x.narrow(2, 5, 1).unwrap();
     let broken = (one(&x.2) * f64::NAN).unwrap();
     let error = cache.attend(&one(&x.0), &one(&x.1), &broken, &cx(5)).unwrap_err();

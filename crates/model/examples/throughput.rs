@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama};
 use kvcsr_cache::{DenseCache, LayerCache};
-use kvcsr_model::{Arch, Checkpoint, Gguf, Logits};
+use kvcsr_model::{Arch, Checkpoint, Gguf, Logits, Position};
 
 const DECODED: usize = 32;
 
@@ -68,6 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn peer(file: &Gguf, arch: &Arch, device: &Device) -> Result<(Llama, Cache), Box<dyn Error>> {
+    let Position::Rope { theta, .. } = arch.position else { return Err("the peer is a rotary model".into()) };
     let config = Config {
         hidden_size: arch.hidden,
         intermediate_size: arch.intermediate,
@@ -77,7 +78,7 @@ fn peer(file: &Gguf, arch: &Arch, device: &Device) -> Result<(Llama, Cache), Box
         num_key_value_heads: arch.kv_heads,
         use_flash_attn: false,
         rms_norm_eps: arch.rms_eps,
-        rope_theta: arch.rope_theta as f32,
+        rope_theta: theta as f32,
         bos_token_id: None,
         eos_token_id: None,
         rope_scaling: None,

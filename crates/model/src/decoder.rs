@@ -1,11 +1,11 @@
 //! The decoder: embedding, layers, final norm and output projection, all read from one [`Arch`].
 
-use candle_core::{Device, Tensor};
+use candle_core::{D, Device, Tensor};
 use candle_nn::ops::rms_norm;
-use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary};
+use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern, Rotary, Window};
 use rayon::prelude::*;
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Position};
 use crate::error::{ModelError, Result};
 use crate::layer::{Layer, Linear};
 use crate::load::{self, Checkpoint};
@@ -21,11 +21,12 @@ pub enum Logits {
     None,
 }
 
-/// A Llama-family decoder in f32. Holds weights and rotary tables, no state: that is in the caches.
+/// A decoder in f32. Holds weights and rotary tables, no state: that is in the caches.
 pub struct Decoder {
     arch: Arch,
     device: Device,
     rotary: Rotary,
+    alibi: Option<Alibi>,
     /// `(V, hidden)`
     embedding: Tensor,
     layers: Vec<Layer>,
@@ -54,9 +55,17 @@ impl Decoder {
             },
         );
         let (embedding, head, norm) = outer?;
-        let rotary = Rotary::from_frequencies(&arch.inverse_frequencies(), arch.max_positions, device)
-            .map_err(ModelError::cache(0))?;
-        Ok(Self { device: device.clone(), rotary, embedding, layers: layers?, norm, head: Linear::new(head), arch })
+        let head = if arch.normalised_head { unit_rows(&head)? } else { head };
+        let (rotary, alibi) = match &arch.position {
+            Position::Alibi => (Rotary::identity(arch.max_positions), Some(Alibi::new(arch.heads))),
+            Position::Rope { theta, scaling } => {
+                let frequencies = scaling.frequencies(*theta, arch.head_dim);
+                let rotary = Rotary::from_frequencies(&frequencies, arch.max_positions, device);
+                (rotary.map_err(ModelError::cache(0))?, None)
+            }
+        };
+        let (device, head) = (device.clone(), Linear::new(head));
+        Ok(Self { device, rotary, alibi, embedding, layers: layers?, norm, head, arch })
     }
 
     /// What was built.
@@ -86,7 +95,25 @@ impl Decoder {
     /// lengths, more positions than the model has. If a layer's cache refuses the tokens, the layers before it have
     /// already taken them: clear all caches.
     pub fn forward(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>], logits: Logits) -> Result<Tensor> {
-        self.forward_over(ids, &mut borrowed(caches), logits)
+        self.forward_over(ids, &mut borrowed(caches), logits, Padding::None)
+    }
+
+    /// As [`Decoder::forward`] on a batch of texts of different lengths, padded at the front: the first `padding[row]`
+    /// tokens of a row, whichever they are, are seen by no token of its text, so that each row has the logits it has
+    /// alone. Logits of the padding mean nothing.
+    ///
+    /// `padding` counts from the first token the caches hold: pass the same one in every call on the same caches.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`]; if `padding` has another length than the batch.
+    pub fn forward_padded(
+        &self,
+        ids: &Tensor,
+        padding: &[usize],
+        caches: &mut [Box<dyn LayerCache>],
+        logits: Logits,
+    ) -> Result<Tensor> {
+        self.forward_over(ids, &mut borrowed(caches), logits, Padding::Left(padding))
     }
 
     /// As [`Decoder::forward`], but stops before the final norm: the residual stream, `(B, T, hidden)`.
@@ -94,7 +121,7 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn forward_hidden(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>]) -> Result<Tensor> {
-        self.hidden_over(ids, &mut borrowed(caches))
+        self.hidden_over(ids, &mut borrowed(caches), Padding::None)
     }
 
     /// Final norm and output projection: `(B, T, hidden)` from [`Decoder::forward_hidden`], or any narrowed piece of
@@ -115,8 +142,9 @@ impl Decoder {
         ids: &Tensor,
         caches: &mut [&mut dyn LayerCache],
         logits: Logits,
+        padding: Padding<'_>,
     ) -> Result<Tensor> {
-        let hidden = self.hidden_over(ids, caches)?;
+        let hidden = self.hidden_over(ids, caches, padding)?;
         let (batch, tokens, _) = hidden.dims3()?;
         match logits {
             Logits::All => self.head(&hidden),
@@ -125,9 +153,12 @@ impl Decoder {
         }
     }
 
-    fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache]) -> Result<Tensor> {
+    fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], padding: Padding<'_>) -> Result<Tensor> {
         let (batch, tokens, start) = self.check_call(ids, caches)?;
-        let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale() };
+        let bias = self.alibi.as_ref().map_or(Bias::None, Bias::Alibi);
+        // The window differs by layer, which sets it.
+        let pattern = Pattern { window: Window::Full, bias, padding };
+        let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale(), pattern };
         let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?;
         for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
             x = layer.forward(&self.arch, &x, (batch, tokens), index, *cache, &cx)?;
@@ -159,6 +190,12 @@ impl Decoder {
         }
         Ok((batch, tokens, start))
     }
+}
+
+/// Rows of `(V, hidden)` scaled to length 1.
+fn unit_rows(head: &Tensor) -> Result<Tensor> {
+    let lengths = head.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
+    Ok(head.broadcast_div(&lengths)?)
 }
 
 fn borrowed(caches: &mut [Box<dyn LayerCache>]) -> Vec<&mut dyn LayerCache> {

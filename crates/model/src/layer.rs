@@ -2,9 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::rms_norm;
-use kvcsr_cache::{AttendCx, LayerCache};
+use kvcsr_cache::{AttendCx, LayerCache, Pattern};
 
-use crate::arch::Arch;
+use crate::arch::{Arch, Qkv};
 use crate::error::{ModelError, Result};
 use crate::load::Checkpoint;
 use crate::swiglu::swiglu;
@@ -52,6 +52,8 @@ pub(crate) struct Layer {
     attention_norm: Tensor,
     /// q, k and v: `((H + 2 Hkv) D, hidden)`
     qkv: Linear,
+    /// Per-head norms of q and k, `(D)` each.
+    qk_norm: Option<(Tensor, Tensor)>,
     output: Linear,
     mlp_norm: Tensor,
     /// gate and up: `(2 I, hidden)`
@@ -69,10 +71,15 @@ impl Layer {
             let names: Vec<String> = names.iter().map(|name| at(name)).collect();
             Linear::fused(checkpoint, &names, bias, device)
         };
-        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+        let qkv: &[&str] = match arch.qkv {
+            Qkv::Packed => &["self_attn.W_pack"],
+            Qkv::Separate | Qkv::Biased => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        };
+        let qk_norm = if arch.qk_norm { Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)) } else { None };
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
-            qkv: linear(&qkv, arch.qkv_bias)?,
+            qkv: linear(qkv, arch.qkv == Qkv::Biased)?,
+            qk_norm,
             output: linear(&["self_attn.o_proj"], false)?,
             mlp_norm: norm("post_attention_layernorm")?,
             gate_up: linear(&["mlp.gate_proj", "mlp.up_proj"], false)?,
@@ -99,11 +106,16 @@ impl Layer {
             .forward(&normed)?
             .reshape((batch, tokens, heads + 2 * kv_heads, arch.head_dim))?
             .transpose(1, 2)?;
-        let q = qkv.narrow(1, 0, heads)?.contiguous()?;
-        let k = qkv.narrow(1, heads, kv_heads)?.contiguous()?;
+        let mut q = qkv.narrow(1, 0, heads)?.contiguous()?;
+        let mut k = qkv.narrow(1, heads, kv_heads)?.contiguous()?;
         let v = qkv.narrow(1, heads + kv_heads, kv_heads)?.contiguous()?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            q = rms_norm(&q, q_norm, eps)?;
+            k = rms_norm(&k, k_norm, eps)?;
+        }
+        let cx = AttendCx { pattern: Pattern { window: arch.window(layer), ..cx.pattern }, ..*cx };
         let attended = cache
-            .attend(&q, &k, &v, cx)
+            .attend(&q, &k, &v, &cx)
             .map_err(ModelError::cache(layer))?
             .transpose(1, 2)?
             .reshape((batch * tokens, heads * arch.head_dim))?;

@@ -1,11 +1,12 @@
-//! One config-driven decoder for the Llama family, over the cache seam of [`kvcsr_cache`].
+//! One config-driven decoder for the Llama, Mistral, Qwen and Baichuan families, over the cache seam of [`kvcsr_cache`].
 //!
 //! Model libraries usually carry one file per model, each with its key-value cache buried in its attention; a new way
 //! to keep that cache then means forking every model. Here models differ only in the numbers of an [`Arch`], and the
 //! decoder hands queries, keys and values *before* position embedding to whatever [`kvcsr_cache::LayerCache`] the
 //! caller brings.
 //!
-//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json` and safetensors).
+//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json`, with safetensors or
+//!   PyTorch files, whole or sharded).
 //! - [`Tokenizer`]: byte-level BPE from the same files.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
@@ -43,14 +44,19 @@ mod generate;
 mod layer;
 pub mod load;
 mod prefill;
+mod stream;
 mod swiglu;
 mod tokenizer;
 
-pub use arch::{Arch, RopeScaling};
+/// candle's sampler: temperature, top-k and top-p, with its own seed.
+pub use candle_transformers::generation::LogitsProcessor as Sampler;
+
+pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
 pub use decoder::{Decoder, Logits};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
-pub use load::safetensors::HfCheckpoint;
+pub use load::hugging_face::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};
+pub use stream::TextStream;
 pub use tokenizer::{PreTokenizer, Tokenizer};

@@ -1,7 +1,7 @@
 //! The exact prefill that every scheme starts from.
 
 use candle_core::{DType, Tensor};
-use kvcsr_cache::{DenseCache, LayerCache, PrefillSnapshot, Recording};
+use kvcsr_cache::{DenseCache, LayerCache, Padding, PrefillSnapshot, Recording};
 
 use crate::decoder::{Decoder, Logits};
 use crate::error::{ModelError, Result};
@@ -28,9 +28,9 @@ impl Decoder {
             caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
         let split = ids.len().saturating_sub(1) / chunk * chunk;
         for piece in ids[..split].chunks(chunk) {
-            self.forward_over(&self.row(piece)?, &mut borrowed, Logits::None)?;
+            self.forward_over(&self.row(piece)?, &mut borrowed, Logits::None, Padding::None)?;
         }
-        let last_logits = self.forward_over(&self.row(&ids[split..])?, &mut borrowed, Logits::Last)?;
+        let last_logits = self.forward_over(&self.row(&ids[split..])?, &mut borrowed, Logits::Last, Padding::None)?;
 
         let mut keys = Vec::with_capacity(caches.len());
         let mut values = Vec::with_capacity(caches.len());

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use common::{dense, random_weights, smollm2, tiny_arch, worst};
-use kvcsr_model::{Arch, Decoder, Gguf, Logits, TensorMap};
+use common::{dense, random_weights, rope, smollm2, tiny_arch, worst};
+use kvcsr_model::{Arch, Decoder, Gguf, Logits, Position, Qkv, RopeScaling, SlidingLayers, TensorMap};
 
 fn strings<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::Array(items.into_iter().map(|item| Value::String(item.to_owned())).collect())
@@ -32,7 +32,7 @@ fn metadata(arch: &Arch) -> BTreeMap<&'static str, Value> {
         ("llama.attention.head_count", Value::U32(arch.heads as u32)),
         ("llama.attention.head_count_kv", Value::U32(arch.kv_heads as u32)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(arch.rms_eps as f32)),
-        ("llama.rope.freq_base", Value::F32(arch.rope_theta as f32)),
+        ("llama.rope.freq_base", Value::F32(rope(arch).0 as f32)),
         ("tokenizer.ggml.model", Value::String("gpt2".to_owned())),
         ("tokenizer.ggml.pre", Value::String("smollm".to_owned())),
         ("tokenizer.ggml.tokens", strings(tokens)),
@@ -40,6 +40,10 @@ fn metadata(arch: &Arch) -> BTreeMap<&'static str, Value> {
         ("tokenizer.ggml.merges", strings(["a n"])),
         ("tokenizer.ggml.eos_token_id", Value::U32(63)),
     ])
+}
+
+fn ones(length: usize) -> Tensor {
+    Tensor::ones(length, DType::F32, &Device::Cpu).unwrap()
 }
 
 /// What llama.cpp's converter does to q and k: rows `(head, member, pair)` to `(head, pair, member)`.
@@ -59,6 +63,8 @@ fn gguf_name(name: &str) -> String {
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
         ("self_attn.v_proj", "attn_v"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
         ("self_attn.o_proj", "attn_output"),
         ("post_attention_layernorm", "ffn_norm"),
         ("mlp.gate_proj", "ffn_gate"),
@@ -75,10 +81,12 @@ fn write(
     metadata: &BTreeMap<&'static str, Value>,
     change: impl Fn(&mut BTreeMap<String, Tensor>),
 ) -> Vec<u8> {
+    let interleave = metadata.contains_key("llama.block_count");
     let mut tensors: BTreeMap<String, Tensor> = random_weights(arch, 5)
         .into_iter()
         .map(|(name, tensor)| {
             let tensor = match name.as_str() {
+                _ if !interleave => tensor,
                 q if q.contains("q_proj") => interleaved(&tensor, arch.heads),
                 k if k.contains("k_proj") => interleaved(&tensor, arch.kv_heads),
                 _ => tensor,
@@ -135,6 +143,60 @@ fn a_written_model_reads_back_the_same() {
     let run =
         |decoder: &Decoder| decoder.forward(&decoder.row(&ids).unwrap(), &mut dense(decoder), Logits::All).unwrap();
     assert_eq!(worst(&run(&read), &run(&built)), 0.0);
+}
+
+/// The same metadata under another architecture's prefix.
+fn renamed(metadata: BTreeMap<&'static str, Value>, architecture: &'static str) -> BTreeMap<&'static str, Value> {
+    let rename = |key: &'static str| match key.strip_prefix("llama.") {
+        Some(rest) => Box::leak(format!("{architecture}.{rest}").into_boxed_str()),
+        None => key,
+    };
+    let mut metadata: BTreeMap<_, _> = metadata.into_iter().map(|(key, value)| (rename(key), value)).collect();
+    metadata.insert("general.architecture", Value::String(architecture.to_owned()));
+    metadata
+}
+
+#[test]
+fn qwen_files_are_not_interleaved_and_bring_biases_or_norms() {
+    let qwen2 = Arch { qkv: Qkv::Biased, tied_head: true, ..tiny_arch() };
+    let qwen3 = Arch { qk_norm: true, head_dim: 12, ..tiny_arch() };
+    for (architecture, arch) in [("qwen2", qwen2), ("qwen3", qwen3)] {
+        let mut metadata = renamed(metadata(&arch), architecture);
+        if architecture == "qwen3" {
+            metadata.insert("qwen3.attention.key_length", Value::U32(12));
+            metadata.insert("qwen3.attention.value_length", Value::U32(12));
+        }
+        let folder = Folder::new();
+        let file = Gguf::open(folder.file(&write(&arch, &metadata, |_| {}))).unwrap();
+        assert_eq!(file.arch().unwrap(), arch);
+        same_logits(&file.decoder(&Device::Cpu).unwrap(), &arch);
+    }
+}
+
+#[test]
+fn rotary_factors_and_a_sliding_window_are_read() {
+    let factors: Vec<f32> = vec![1.0, 2.0, 4.0, 8.0];
+    let scaling = RopeScaling::Divided(factors.clone());
+    let sliding = Some(SlidingLayers { tokens: 3, from_layer: 0 });
+    let arch = Arch { position: Position::Rope { theta: 1e4, scaling }, sliding, ..tiny_arch() };
+    let mut metadata = metadata(&arch);
+    metadata.insert("llama.attention.sliding_window", Value::U32(3));
+    let folder = Folder::new();
+    let factors = Tensor::new(factors, &Device::Cpu).unwrap();
+    let written = write(&arch, &metadata, |t| drop(t.insert("rope_freqs.weight".to_owned(), factors.clone())));
+    let file = Gguf::open(folder.file(&written)).unwrap();
+    assert_eq!(file.arch().unwrap(), arch);
+    same_logits(&file.decoder(&Device::Cpu).unwrap(), &arch);
+}
+
+/// Whether a file's decoder is the one built from the weights that were written.
+fn same_logits(read: &Decoder, arch: &Arch) {
+    let built = Decoder::new(arch.clone(), &TensorMap(random_weights(arch, 5)), &Device::Cpu).unwrap();
+    let run = |decoder: &Decoder| {
+        let ids = decoder.row(&[11, 62, 62, 36, 4, 2, 63]).unwrap();
+        decoder.forward(&ids, &mut dense(decoder), Logits::All).unwrap()
+    };
+    assert_eq!(worst(&run(read), &run(&built)), 0.0);
 }
 
 #[test]
@@ -202,7 +264,11 @@ fn contradictions_in_the_metadata_are_named() {
     let text = |s: &str| Value::String(s.to_owned());
     let long = Value::Array(vec![Value::U32(1); 10]);
     let cases: Vec<(&'static str, Option<Value>, &str)> = vec![
-        ("general.architecture", Some(text("mamba")), "architecture `mamba` is not supported (supported: llama)"),
+        (
+            "general.architecture",
+            Some(text("mamba")),
+            "architecture `mamba` is not supported (supported: llama, qwen2, qwen3)",
+        ),
         ("general.architecture", None, "key `general.architecture` is missing"),
         ("general.alignment", Some(Value::U32(0)), "general.alignment is 0"),
         ("general.alignment", Some(Value::U32(48)), "general.alignment is 48"),
@@ -258,11 +324,10 @@ fn tensors_that_do_not_fit_are_named() {
     let load =
         |change: fn(&mut BTreeMap<String, Tensor>)| folder.load(&write(&arch, &metadata(&arch), change)).err().unwrap();
     assert!(load(|t| drop(t.remove("blk.1.ffn_up.weight"))).contains("missing tensors"));
-    let error = load(|t| {
-        let factors = Tensor::ones(4, DType::F32, &Device::Cpu).unwrap();
-        t.insert("rope_freqs.weight".to_owned(), factors);
-    });
-    assert!(error.contains("without a place in this architecture: rope_freqs.weight"), "{error}");
+    let error = load(|t| drop(t.insert("blk.0.attn_sinks.weight".to_owned(), ones(4))));
+    assert!(error.contains("without a place in this architecture: blk.0.attn_sinks.weight"), "{error}");
+    let error = load(|t| drop(t.insert("rope_freqs.weight".to_owned(), ones(5))));
+    assert!(error.contains("`rope_freqs.weight`: expected shape [4], found [5]"), "{error}");
 }
 
 #[test]

@@ -7,8 +7,8 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, Llama3RopeConfig, Llama3RopeType};
-use common::{dense, random_weights, tiny_arch, worst};
-use kvcsr_model::{Arch, Decoder, Logits, ModelError, RopeScaling, TensorMap};
+use common::{dense, random_weights, rope, tiny_arch, worst};
+use kvcsr_model::{Arch, Decoder, Logits, ModelError, Position, RopeScaling, TensorMap};
 
 const IDS: [u32; 23] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 62, 63, 0];
 
@@ -17,6 +17,7 @@ fn build(arch: &Arch, seed: u64) -> Decoder {
 }
 
 fn peer(arch: &Arch, seed: u64) -> (Llama, Cache) {
+    let (theta, scaling) = rope(arch);
     let config = Config {
         hidden_size: arch.hidden,
         intermediate_size: arch.intermediate,
@@ -26,11 +27,10 @@ fn peer(arch: &Arch, seed: u64) -> (Llama, Cache) {
         num_key_value_heads: arch.kv_heads,
         use_flash_attn: false,
         rms_norm_eps: arch.rms_eps,
-        rope_theta: arch.rope_theta as f32,
+        rope_theta: theta as f32,
         bos_token_id: None,
         eos_token_id: None,
-        rope_scaling: match arch.rope_scaling {
-            RopeScaling::None => None,
+        rope_scaling: match *scaling {
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 Some(Llama3RopeConfig {
                     factor: factor as f32,
@@ -40,6 +40,7 @@ fn peer(arch: &Arch, seed: u64) -> (Llama, Cache) {
                     rope_type: Llama3RopeType::Llama3,
                 })
             }
+            _ => None,
         },
         max_position_embeddings: arch.max_positions,
         tie_word_embeddings: arch.tied_head,
@@ -53,15 +54,9 @@ fn peer(arch: &Arch, seed: u64) -> (Llama, Cache) {
 fn logits_equal_candle_transformers_at_every_position() {
     let grouped = tiny_arch();
     let tied = Arch { tied_head: true, kv_heads: 4, ..tiny_arch() };
-    let scaled = Arch {
-        rope_scaling: RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_positions: 32,
-        },
-        ..tiny_arch()
-    };
+    let scaling =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_positions: 32 };
+    let scaled = Arch { position: Position::Rope { theta: 1e4, scaling }, ..tiny_arch() };
     for (seed, arch) in [grouped, tied, scaled].into_iter().enumerate() {
         let decoder = build(&arch, seed as u64 + 1);
         let (llama, mut cache) = peer(&arch, seed as u64 + 1);

@@ -109,12 +109,13 @@ impl CsrCache {
 impl LayerCache for CsrCache {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         check_start(cx.start, self.len)?;
+        cx.pattern.check(q.dim(0)?, q.dim(1)?)?;
         let q = cx.rotary.apply(q, cx.start)?;
         self.append(k, v)?;
         let keys = self.keys.restore(self.layer, self.batch, self.len, &q)?;
         let keys = cx.rotary.apply(&keys, 0)?;
         let values = self.values.restore(self.layer, self.batch, self.len, &q)?;
-        Ok(attention::causal(&q, &keys.flatten(0, 1)?, &values.flatten(0, 1)?, cx.scale)?)
+        attention::causal(&q, &keys.flatten(0, 1)?, &values.flatten(0, 1)?, cx.scale, &cx.pattern)
     }
 
     fn absorb(&mut self, k: &Tensor, v: &Tensor, _rotary: &Rotary) -> Result<(), CacheError> {

@@ -62,13 +62,14 @@ impl LayerCache for DenseCache {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         check_kv(k, v, self.held_shape(), None)?;
         check_start(cx.start, self.len)?;
+        cx.pattern.check(q.dim(0)?, q.dim(1)?)?;
         let q = cx.rotary.apply(q, cx.start)?;
         let k = cx.rotary.apply(k, cx.start)?;
         self.append(&k, v)?;
         let (keys, values) = self.buffers.as_ref().expect("append filled the buffers");
         let keys = keys.narrow(1, 0, self.len)?.to_dtype(q.dtype())?;
         let values = values.narrow(1, 0, self.len)?.to_dtype(q.dtype())?;
-        Ok(attention::causal(&q, &keys, &values, cx.scale)?)
+        attention::causal(&q, &keys, &values, cx.scale, &cx.pattern)
     }
 
     fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{AttendCx, Geometry, LayerCache, Rotary, SchemeContext};
+use kvcsr_cache::{AttendCx, Geometry, LayerCache, Pattern, Rotary, SchemeContext};
 use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -62,7 +62,7 @@ pub fn feed(
 ) -> Tensor {
     let part = |x: &Tensor| x.narrow(2, from, to - from).unwrap();
     let d = qkv.0.dim(3).unwrap();
-    let cx = AttendCx { start: from, rotary, scale: 1.0 / (d as f64).sqrt() };
+    let cx = AttendCx { start: from, rotary, scale: 1.0 / (d as f64).sqrt(), pattern: Pattern::default() };
     cache.attend(&part(&qkv.0), &part(&qkv.1), &part(&qkv.2), &cx).unwrap()
 }
 

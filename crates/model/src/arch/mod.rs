@@ -1,39 +1,71 @@
-//! What distinguishes one Llama-family model from another, as data.
+//! What distinguishes one decoder of the Llama kind from another, as data.
 //!
 //! A family is a way to fill an [`Arch`] from a file's metadata (one file per family); the decoder reads nothing else.
 
+mod baichuan;
+mod config;
 mod llama;
+mod metadata;
+mod mistral;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod validate;
 
 use std::path::Path;
 
+use kvcsr_cache::Window;
+
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
+use config::Config;
 
-pub use llama::HF_MODEL_TYPES;
+pub use rope::RopeScaling;
 
-/// GGUF `general.architecture` values that [`Arch::from_gguf`] understands.
-pub const GGUF_ARCHITECTURES: &[&str] = &["llama"];
+/// `model_type` values of Hugging Face configurations that [`Arch::from_hf_config`] understands.
+pub const HF_MODEL_TYPES: &[&str] = &["llama", "mistral", "qwen2", "qwen3", "baichuan"];
 
-/// How rotary frequencies are rescaled for long contexts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies `theta^(-2i/D)` unchanged.
-    None,
-    /// Llama 3.1's piecewise rescaling: low frequencies divided by `factor`, high ones kept, a linear blend between
-    /// (Hugging Face `rope_type: llama3`).
-    Llama3 {
-        /// Divisor of the low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_max_positions / low_freq_factor` are divided by `factor`.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length the model was first trained with, in tokens.
-        original_max_positions: usize,
+/// GGUF `general.architecture` values that [`Arch::from_gguf`] understands. Mistral's files say `llama`.
+pub const GGUF_ARCHITECTURES: &[&str] = &["llama", "qwen2", "qwen3"];
+
+/// Llama 2's and Hugging Face's default rotary base, used where a file names none.
+const DEFAULT_ROPE_THETA: f64 = 10_000.0;
+
+/// How a model tells positions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Position {
+    /// Queries and keys are rotated.
+    Rope {
+        /// Base of the frequencies.
+        theta: f64,
+        /// Their rescaling.
+        scaling: RopeScaling,
     },
+    /// Scores fall linearly with distance, see [`kvcsr_cache::Alibi`].
+    Alibi,
 }
 
-/// Shape and constants of one decoder of the Llama family.
+/// Layers whose tokens see only the tokens just before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlidingLayers {
+    /// Tokens that a token sees, itself included.
+    pub tokens: usize,
+    /// The first such layer; those above are too.
+    pub from_layer: usize,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Qkv {
+    /// Three matrices.
+    Separate,
+    /// Three matrices with biases.
+    Biased,
+    /// One matrix `W_pack`: rows of q, then k, then v.
+    Packed,
+}
+
+/// Shape and constants of one decoder.
 ///
 /// Build it from a file ([`Arch::from_gguf`], [`Arch::from_hf_config`]), or by hand and call [`Arch::validate`].
 #[derive(Debug, Clone, PartialEq)]
@@ -54,16 +86,20 @@ pub struct Arch {
     pub vocab: usize,
     /// Epsilon inside the RMSNorm's square root.
     pub rms_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Rescaling of the rotary frequencies.
-    pub rope_scaling: RopeScaling,
+    /// How positions are told.
+    pub position: Position,
+    /// Layers with a sliding window, if any.
+    pub sliding: Option<SlidingLayers>,
     /// Longest context, in tokens; the rotary tables have this many rows.
     pub max_positions: usize,
+    /// The projections to queries, keys and values.
+    pub qkv: Qkv,
+    /// Every query and key head passes an RMSNorm before its position is told.
+    pub qk_norm: bool,
     /// The output projection is the embedding matrix.
     pub tied_head: bool,
-    /// The q, k and v projections add a bias.
-    pub qkv_bias: bool,
+    /// The rows of the output projection are scaled to length 1.
+    pub normalised_head: bool,
 }
 
 impl Arch {
@@ -73,17 +109,16 @@ impl Arch {
     /// [`ModelError::Unsupported`] for an architecture outside [`GGUF_ARCHITECTURES`]; missing, mistyped, absurd or
     /// contradictory keys by name.
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
-        let arch = match file.str("general.architecture")? {
-            "llama" => llama::from_gguf(file)?,
-            other => {
-                return Err(ModelError::Unsupported {
-                    path: file.path().to_owned(),
-                    what: "architecture",
-                    found: other.to_owned(),
-                    supported: GGUF_ARCHITECTURES.join(", "),
-                });
-            }
-        };
+        let architecture = file.str("general.architecture")?;
+        if !GGUF_ARCHITECTURES.contains(&architecture) {
+            return Err(ModelError::Unsupported {
+                path: file.path().to_owned(),
+                what: "architecture",
+                found: architecture.to_owned(),
+                supported: GGUF_ARCHITECTURES.join(", "),
+            });
+        }
+        let arch = metadata::common(file)?;
         arch.validate(file.path())?;
         Ok(arch)
     }
@@ -95,7 +130,19 @@ impl Arch {
     /// # Errors
     /// As [`Arch::from_gguf`], with the JSON's keys.
     pub fn from_hf_config(json: &str, path: &Path) -> Result<Self> {
-        let arch = llama::from_hf_config(json, path)?;
+        let malformed = |detail: String| ModelError::Malformed { path: path.to_owned(), format: "config.json", detail };
+        let value: serde_json::Value = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
+        let keys = value.as_object().ok_or_else(|| malformed("the top level is not an object".to_owned()))?;
+        let config = Config { path, prefix: "", keys };
+        let model_type = config.text("model_type")?;
+        let arch = match model_type.as_str() {
+            "llama" => llama::from_config(&config)?,
+            "mistral" => mistral::from_config(&config)?,
+            "qwen2" => qwen2::from_config(&config)?,
+            "qwen3" => qwen3::from_config(&config)?,
+            "baichuan" => baichuan::from_config(&config)?,
+            _ => return Err(config.unsupported("model_type", model_type, &HF_MODEL_TYPES.join(", "))),
+        };
         arch.validate(path)?;
         Ok(arch)
     }
@@ -110,24 +157,11 @@ impl Arch {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
-    /// Rotary angular frequencies, one per channel pair: `D/2` values in radians per token, after rescaling.
-    pub fn inverse_frequencies(&self) -> Vec<f64> {
-        let base = (0..self.head_dim / 2).map(|i| self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64));
-        match self.rope_scaling {
-            RopeScaling::None => base.collect(),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => base
-                .map(|freq| {
-                    let turns = original_max_positions as f64 * freq / std::f64::consts::TAU;
-                    if turns > high_freq_factor {
-                        freq
-                    } else if turns < low_freq_factor {
-                        freq / factor
-                    } else {
-                        let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                        (1.0 - kept) * freq / factor + kept * freq
-                    }
-                })
-                .collect(),
+    /// How far back the tokens of a layer see.
+    pub fn window(&self, layer: usize) -> Window {
+        match self.sliding {
+            Some(SlidingLayers { tokens, from_layer }) if layer >= from_layer => Window::Sliding(tokens),
+            _ => Window::Full,
         }
     }
 
@@ -140,11 +174,19 @@ impl Arch {
                 all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
             };
             add("input_layernorm.weight", &[hidden]);
-            for (name, rows) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
-                add(&format!("self_attn.{name}.weight"), &[rows, hidden]);
-                if self.qkv_bias {
-                    add(&format!("self_attn.{name}.bias"), &[rows]);
+            if self.qkv == Qkv::Packed {
+                add("self_attn.W_pack.weight", &[self.qkv_rows(), hidden]);
+            } else {
+                for (name, rows) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
+                    add(&format!("self_attn.{name}.weight"), &[rows, hidden]);
+                    if self.qkv == Qkv::Biased {
+                        add(&format!("self_attn.{name}.bias"), &[rows]);
+                    }
                 }
+            }
+            if self.qk_norm {
+                add("self_attn.q_norm.weight", &[self.head_dim]);
+                add("self_attn.k_norm.weight", &[self.head_dim]);
             }
             add("self_attn.o_proj.weight", &[hidden, q]);
             add("post_attention_layernorm.weight", &[hidden]);
@@ -158,145 +200,13 @@ impl Arch {
         }
         all
     }
-
-    /// Checks ranges and agreement between fields; `path` is only named in errors.
-    ///
-    /// The bounds are far above any published model: they exist so that a damaged file is refused before it is
-    /// believed about how much memory to allocate.
-    ///
-    /// # Errors
-    /// [`ModelError::BadValue`] naming the field.
-    pub fn validate(&self, path: &Path) -> Result<()> {
-        let within = |key: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(());
-            }
-            let expected = format!("between 1 and {most}");
-            Err(ModelError::bad_value(path, key, expected, value.to_string()))
-        };
-        within("hidden", self.hidden, 1 << 16)?;
-        within("layers", self.layers, 1 << 10)?;
-        within("heads", self.heads, 1 << 10)?;
-        within("kv_heads", self.kv_heads, self.heads)?;
-        within("head_dim", self.head_dim, 1 << 10)?;
-        within("intermediate", self.intermediate, 1 << 19)?;
-        within("vocab", self.vocab, 1 << 21)?;
-        within("max_positions", self.max_positions, (1 << 28) / self.head_dim)?;
-        let agree = |ok: bool, key: &str, expected: String, found: String| {
-            if ok { Ok(()) } else { Err(ModelError::bad_value(path, key, expected, found)) }
-        };
-        agree(
-            self.heads.is_multiple_of(self.kv_heads),
-            "kv_heads",
-            format!("a divisor of heads = {}", self.heads),
-            self.kv_heads.to_string(),
-        )?;
-        agree(
-            self.head_dim.is_multiple_of(2),
-            "head_dim",
-            "an even number (rotary pairs)".to_owned(),
-            self.head_dim.to_string(),
-        )?;
-        agree(
-            self.rms_eps > 0.0 && self.rms_eps < 1.0,
-            "rms_eps",
-            "a number in (0, 1)".to_owned(),
-            self.rms_eps.to_string(),
-        )?;
-        agree(
-            self.rope_theta >= 1.0 && self.rope_theta.is_finite(),
-            "rope_theta",
-            "a finite number of at least 1".to_owned(),
-            self.rope_theta.to_string(),
-        )?;
-        if let RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_max_positions } =
-            self.rope_scaling
-        {
-            let sound = factor >= 1.0 && factor.is_finite() && low > 0.0 && high > low;
-            agree(
-                sound && high.is_finite() && original_max_positions > 0,
-                "rope_scaling",
-                "factor >= 1, 0 < low_freq_factor < high_freq_factor, original length > 0".to_owned(),
-                format!("{:?}", self.rope_scaling),
-            )?;
-        }
-        Ok(())
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn arch() -> Arch {
-        Arch {
-            hidden: 64,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 16,
-            intermediate: 96,
-            vocab: 128,
-            rms_eps: 1e-5,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::None,
-            max_positions: 64,
-            tied_head: true,
-            qkv_bias: false,
-        }
+/// Width of one head where a file does not say it.
+fn even_share(path: &Path, key: &str, hidden: usize, heads: usize) -> Result<usize> {
+    if heads > 0 && hidden.is_multiple_of(heads) {
+        return Ok(hidden / heads);
     }
-
-    #[test]
-    fn every_contradiction_is_refused_by_name() {
-        arch().validate(Path::new("f")).unwrap();
-        type Break = fn(&mut Arch);
-        let cases: [(&str, Break); 12] = [
-            ("hidden", |a| a.hidden = 1 << 40),
-            ("layers", |a| a.layers = 0),
-            ("heads", |a| a.heads = usize::MAX),
-            ("kv_heads", |a| a.kv_heads = 3),
-            ("kv_heads", |a| a.kv_heads = 8),
-            ("head_dim", |a| a.head_dim = 15),
-            ("intermediate", |a| a.intermediate = 0),
-            ("vocab", |a| a.vocab = usize::MAX),
-            ("max_positions", |a| a.max_positions = 1 << 28),
-            ("rms_eps", |a| a.rms_eps = f64::NAN),
-            ("rope_theta", |a| a.rope_theta = f64::INFINITY),
-            ("rope_scaling", |a| {
-                a.rope_scaling = RopeScaling::Llama3 {
-                    factor: 8.0,
-                    low_freq_factor: 4.0,
-                    high_freq_factor: 4.0,
-                    original_max_positions: 64,
-                }
-            }),
-        ];
-        for (field, broken) in cases {
-            let mut arch = arch();
-            broken(&mut arch);
-            match arch.validate(Path::new("some.gguf")) {
-                Err(ModelError::BadValue { key, .. }) => assert_eq!(key, field),
-                other => panic!("{field}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn llama3_scaling_keeps_high_and_divides_low_frequencies() {
-        let mut arch = arch();
-        let plain = arch.inverse_frequencies();
-        arch.rope_scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_positions: 64,
-        };
-        let scaled = arch.inverse_frequencies();
-        assert_eq!(plain[0], 1.0);
-        assert_eq!(scaled[0], plain[0]);
-        assert_eq!(scaled[7], plain[7] / 8.0);
-        let blended = scaled.iter().zip(&plain).filter(|(s, p)| **s < **p && **s > **p / 8.0).count();
-        assert!(blended > 0);
-    }
+    let expected = format!("a divisor of the hidden width {hidden}");
+    Err(ModelError::bad_value(path, key, expected, heads.to_string()))
 }

@@ -1,7 +1,8 @@
 //! GGUF checkpoints, dequantised once to f32.
 //!
-//! llama.cpp's converter stores the q and k projections of Llama models with their rows permuted, so that rotary pairs
-//! are neighbours (`2i`, `2i+1`). Reading undoes that: everywhere in this crate rotary pairs are `i` and `i + D/2`.
+//! llama.cpp's converter stores the q and k projections of Llama models (Mistral among them, but not Qwen) with their
+//! rows permuted, so that rotary pairs are neighbours (`2i`, `2i+1`). Reading undoes that: everywhere in this crate
+//! rotary pairs are `i` and `i + D/2`.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -65,7 +66,8 @@ impl Gguf {
     /// # Errors
     /// See [`Arch::from_gguf`].
     pub fn checkpoint(&self) -> Result<GgufTensors<'_>> {
-        Ok(GgufTensors { file: self, arch: self.arch()? })
+        let interleaved = self.str("general.architecture")? == "llama";
+        Ok(GgufTensors { file: self, arch: self.arch()?, interleaved })
     }
 
     /// The tokenizer in its metadata.
@@ -175,7 +177,12 @@ impl Gguf {
             .collect()
     }
 
-    fn dequantise(&self, name: &str) -> Result<Tensor> {
+    /// Shape of a tensor by its GGUF name, if present.
+    pub(crate) fn tensor_shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.content.tensor_infos.get(name).map(|info| info.shape.dims().to_vec())
+    }
+
+    pub(crate) fn dequantise(&self, name: &str) -> Result<Tensor> {
         let missing = || ModelError::MissingTensors { path: self.path.clone(), tensors: vec![name.to_owned()] };
         let info = self.content.tensor_infos.get(name).ok_or_else(missing)?;
         info.read(&mut Cursor::new(&self.map[..]), self.content.tensor_data_offset, &Device::Cpu)
@@ -201,7 +208,12 @@ fn shown(value: &Value) -> String {
 pub struct GgufTensors<'a> {
     file: &'a Gguf,
     arch: Arch,
+    /// Rotary pairs are neighbours in the file, as llama.cpp's converter makes them for `llama` and no other.
+    interleaved: bool,
 }
+
+/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled ones.
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// Hugging Face name, GGUF name; of a layer's tensors, without the layer.
 const OUTER: [(&str, &str); 3] = [
@@ -209,11 +221,13 @@ const OUTER: [(&str, &str); 3] = [
     ("model.norm.weight", "output_norm.weight"),
     ("lm_head.weight", "output.weight"),
 ];
-const IN_LAYER: [(&str, &str); 9] = [
+const IN_LAYER: [(&str, &str); 11] = [
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.o_proj", "attn_output"),
     ("post_attention_layernorm", "ffn_norm"),
     ("mlp.gate_proj", "ffn_gate"),
@@ -247,19 +261,21 @@ impl Checkpoint for GgufTensors<'_> {
     }
 
     fn names(&self) -> Vec<String> {
-        let names = self.file.content.tensor_infos.keys();
+        // The rotary factors are not a weight: the architecture has taken them.
+        let names = self.file.content.tensor_infos.keys().filter(|name| *name != ROPE_FREQS);
         names.map(|name| hugging_face_name(name).unwrap_or_else(|| name.clone())).collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        let info = self.file.content.tensor_infos.get(&gguf_name(name)?)?;
-        Some(info.shape.dims().to_vec())
+        self.file.tensor_shape(&gguf_name(name)?)
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let gguf = gguf_name(name).unwrap_or_else(|| name.to_owned());
         let tensor = self.file.dequantise(&gguf)?;
-        if name.contains(".q_proj.") {
+        if !self.interleaved {
+            Ok(tensor)
+        } else if name.contains(".q_proj.") {
             Ok(half_split(&tensor, self.arch.heads)?)
         } else if name.contains(".k_proj.") {
             Ok(half_split(&tensor, self.arch.kv_heads)?)

@@ -2,7 +2,10 @@
 
 pub mod gguf;
 mod gguf_guard;
+pub mod hugging_face;
+pub mod pickle;
 pub mod safetensors;
+pub mod sharded;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -62,6 +65,22 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A tensor as it was read, as f32; integers are no weights.
+fn as_f32(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<Tensor> {
+    let failed =
+        |source| ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), source: Box::new(source) };
+    let tensor = read.map_err(failed)?;
+    if !tensor.dtype().is_float() {
+        return Err(ModelError::Unsupported {
+            path: path.to_owned(),
+            what: "dtype",
+            found: format!("{:?} of tensor {name}", tensor.dtype()),
+            supported: "f32, f16, bf16, f64".to_owned(),
+        });
+    }
+    tensor.to_dtype(DType::F32).map_err(failed)
 }
 
 /// Tensors some exporters add although they follow from the configuration: rotary frequencies, and the copy of a tied

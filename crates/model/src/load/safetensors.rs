@@ -1,33 +1,26 @@
-//! Hugging Face checkpoints: a directory with `config.json` and `model.safetensors`.
+//! One safetensors file, mapped: nothing is read before its tensor is asked for.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::Checkpoint;
-use crate::arch::Arch;
-use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 
-/// An opened checkpoint directory. The files must not be changed while it is open.
-pub struct HfCheckpoint {
+/// A mapped safetensors file of f32, f16 or bf16 tensors. It must not be changed while it is open.
+pub struct SafetensorsFile {
     path: PathBuf,
-    arch: Arch,
     tensors: MmapedSafetensors,
 }
 
-impl HfCheckpoint {
-    /// Reads `config.json` and maps `model.safetensors` (f32, f16 or bf16).
+impl SafetensorsFile {
+    /// Maps a file and reads its header.
     ///
     /// # Errors
-    /// [`ModelError::Io`]; a configuration outside what [`Arch::from_hf_config`] reads; [`ModelError::Malformed`] for a
-    /// damaged header.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
-        let config = directory.as_ref().join("config.json");
-        let json = std::fs::read_to_string(&config).map_err(ModelError::io(&config))?;
-        let arch = Arch::from_hf_config(&json, &config)?;
-        let path = directory.as_ref().join("model.safetensors");
+    /// [`ModelError::Io`], or [`ModelError::Malformed`] for a damaged header or a file that ends too soon.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
         std::fs::metadata(&path).map_err(ModelError::io(&path))?;
         // SAFETY: the map is read-only; that nobody truncates the file while it is open is this type's documented
         // condition, as for every mapped checkpoint.
@@ -36,24 +29,11 @@ impl HfCheckpoint {
             format: "safetensors",
             detail: e.to_string(),
         })?;
-        Ok(Self { path, arch, tensors })
-    }
-
-    /// The architecture its configuration describes.
-    pub fn arch(&self) -> &Arch {
-        &self.arch
-    }
-
-    /// The decoder, with every tensor converted to f32 on `device`.
-    ///
-    /// # Errors
-    /// See [`Decoder::new`].
-    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
-        Decoder::new(self.arch.clone(), self, device)
+        Ok(Self { path, tensors })
     }
 }
 
-impl Checkpoint for HfCheckpoint {
+impl Checkpoint for SafetensorsFile {
     fn path(&self) -> &Path {
         &self.path
     }
@@ -67,8 +47,7 @@ impl Checkpoint for HfCheckpoint {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
-        self.tensors.load(name, &Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32)).map_err(|source| {
-            ModelError::Tensor { path: self.path.clone(), tensor: name.to_owned(), source: Box::new(source) }
-        })
+        let tensor = self.tensors.load(name, &Device::Cpu);
+        super::as_f32(&self.path, name, tensor)
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
-use kvcsr_model::{Arch, Decoder, RopeScaling};
+use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling};
 
 /// The folder of golden files, or `None` after saying loudly that a test is skipped.
 pub fn golden(test: &str) -> Option<PathBuf> {
@@ -56,11 +56,21 @@ pub fn tiny_arch() -> Arch {
         intermediate: 64,
         vocab: 64,
         rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
+        position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
+        sliding: None,
         max_positions: 64,
+        qkv: Qkv::Separate,
+        qk_norm: false,
         tied_head: false,
-        qkv_bias: false,
+        normalised_head: false,
+    }
+}
+
+/// The rotary base and scaling of an architecture that has them.
+pub fn rope(arch: &Arch) -> (f64, &RopeScaling) {
+    match &arch.position {
+        Position::Rope { theta, scaling } => (*theta, scaling),
+        Position::Alibi => panic!("not a rotary model"),
     }
 }
 

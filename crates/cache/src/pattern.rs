@@ -1,0 +1,123 @@
+//! Which tokens a token attends to, and what is added to their scores.
+
+use crate::CacheError;
+
+/// What attention adds to plain causality. The default adds nothing.
+///
+/// All of it depends on the distance between two tokens only, or hides tokens, so a scheme need not know it: it hands
+/// the pattern on to [`crate::attention::causal`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pattern<'a> {
+    /// How far back a token sees.
+    pub window: Window,
+    /// What is added to the scores by distance.
+    pub bias: Bias<'a>,
+    /// Tokens at the front of each row that are not part of its text.
+    pub padding: Padding<'a>,
+}
+
+/// How far back a token sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Window {
+    /// To the first token.
+    #[default]
+    Full,
+    /// Itself and the tokens before it, together at most this many (at least 1).
+    Sliding(usize),
+}
+
+/// What is added to a score.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Bias<'a> {
+    /// Nothing: positions are in the rotated keys and queries.
+    #[default]
+    None,
+    /// A penalty that grows with distance.
+    Alibi(&'a Alibi),
+}
+
+/// Padding of a batch of texts of different lengths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Padding<'a> {
+    /// Every row is text from its first token.
+    #[default]
+    None,
+    /// Per row, how many of its first tokens are padding. They are stored like any token, but no token of the text
+    /// sees them; what attention returns for them is finite and means nothing.
+    Left(&'a [usize]),
+}
+
+impl Padding<'_> {
+    /// Padding tokens of a row.
+    pub(crate) fn of(self, row: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Left(rows) => rows.get(row).copied().unwrap_or(0),
+        }
+    }
+}
+
+impl Pattern<'_> {
+    /// Checks the pattern against a call's shape: `B` rows, `H` query heads.
+    pub(crate) fn check(&self, batch: usize, heads: usize) -> Result<(), CacheError> {
+        let refuse = |tensor, expected: String, found| Err(CacheError::Shape { tensor, expected, found });
+        match (self.padding, self.bias) {
+            (Padding::Left(rows), _) if rows.len() != batch => {
+                refuse("padding", format!("[{batch}], one per row"), vec![rows.len()])
+            }
+            (_, Bias::Alibi(alibi)) if alibi.slopes().len() != heads => {
+                refuse("ALiBi slopes", format!("[{heads}], one per query head"), vec![alibi.slopes().len()])
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Attention with linear biases (Press et al., ICLR 2022): head `h` adds `-slope_h · distance` to each score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alibi {
+    slopes: Vec<f32>,
+}
+
+impl Alibi {
+    /// The published slopes for `heads` query heads.
+    ///
+    /// For a power of two they are the geometric sequence `2^(-8/H), 2^(-16/H), .. 2^-8`. Otherwise the sequence of the
+    /// power of two below comes first, then every other slope of the power of two above.
+    pub fn new(heads: usize) -> Self {
+        let geometric = |n: usize| (1..=n).map(move |i| (-8.0 * i as f64 / n as f64).exp2() as f32);
+        let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };
+        let above = geometric(2 * below).step_by(2);
+        Self { slopes: geometric(below).chain(above).take(heads).collect() }
+    }
+
+    /// One slope per query head, all positive.
+    pub fn slopes(&self) -> &[f32] {
+        &self.slopes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_the_published_ones() {
+        assert_eq!(Alibi::new(8).slopes(), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
+        assert_eq!(Alibi::new(1).slopes(), [0.00390625]);
+        let forty = Alibi::new(40);
+        assert_eq!(forty.slopes().len(), 40);
+        for (head, exponent) in [(0, -0.25), (31, -8.0), (32, -0.125), (33, -0.375), (39, -1.875)] {
+            assert!((f64::from(forty.slopes()[head]).log2() - exponent).abs() < 1e-6, "head {head}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_do_not_fit_are_refused() {
+        let alibi = Alibi::new(4);
+        let pattern = Pattern { bias: Bias::Alibi(&alibi), padding: Padding::Left(&[0, 2]), ..Pattern::default() };
+        assert!(pattern.check(2, 4).is_ok());
+        assert!(pattern.check(3, 4).is_err_and(|e| e.to_string().contains("one per row")));
+        assert!(pattern.check(2, 8).is_err_and(|e| e.to_string().contains("one per query head")));
+    }
+}

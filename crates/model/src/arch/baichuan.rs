@@ -1,0 +1,23 @@
+//! Baichuan 1 and 2: one fused `W_pack` for q, k and v; in the second generation, output rows of unit length.
+//!
+//! The 7B models have rotary positions and the 13B models ALiBi. Their configurations do not say so: the published code
+//! differs. The 13B models are the ones with 40 heads.
+
+use super::config::Config;
+use super::{Arch, Position, Qkv};
+use crate::error::Result;
+
+/// Query heads of the 13B models.
+const ALIBI_HEADS: usize = 40;
+/// Vocabulary of the second generation, whose configurations also bring a `z_loss_weight`.
+const VOCAB_2: usize = 125_696;
+
+pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
+    let mut arch = config.common()?;
+    if arch.heads == ALIBI_HEADS {
+        arch.position = Position::Alibi;
+    }
+    arch.normalised_head = arch.vocab == VOCAB_2 || config.get("z_loss_weight").is_some();
+    arch.qkv = Qkv::Packed;
+    Ok(arch)
+}

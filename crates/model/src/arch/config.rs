@@ -1,0 +1,207 @@
+//! Hugging Face's `config.json`: a reader with errors that name the file and the key, and what all families share.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{Arch, DEFAULT_ROPE_THETA, Position, Qkv, RopeScaling, SlidingLayers, even_share};
+use crate::error::{ModelError, Result};
+
+/// One JSON object of a `config.json`, with errors that name the file and the key.
+pub(super) struct Config<'a> {
+    pub(super) path: &'a Path,
+    /// Name of the enclosing object with its dot, or nothing at the top.
+    pub(super) prefix: &'static str,
+    pub(super) keys: &'a Map<String, Value>,
+}
+
+impl Config<'_> {
+    /// The value of a key; an explicit `null` counts as absent.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn need<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let name = format!("{}{key}", self.prefix);
+        let value =
+            self.get(key).ok_or_else(|| ModelError::MissingKey { path: self.path.to_owned(), key: name.clone() })?;
+        read(value).ok_or_else(|| ModelError::bad_value(self.path, name, expected, value.to_string()))
+    }
+
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
+        let read = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+        self.need(key, "a whole number", read)
+    }
+
+    pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        self.get(key).map_or(Ok(default), |_| self.size(key))
+    }
+
+    pub(super) fn float(&self, key: &str) -> Result<f64> {
+        self.need(key, "a number", Value::as_f64)
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Result<bool> {
+        self.get(key).map_or(Ok(false), |_| self.need(key, "true or false", Value::as_bool))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<String> {
+        self.need(key, "a string", |v| v.as_str().map(str::to_owned))
+    }
+
+    pub(super) fn object(&self, key: &str, prefix: &'static str) -> Result<Option<Config<'_>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(keys)) => Ok(Some(Config { path: self.path, prefix, keys })),
+            Some(other) => Err(ModelError::bad_value(self.path, key, "an object", other.to_string())),
+        }
+    }
+
+    pub(super) fn unsupported(&self, what: &'static str, found: String, supported: &str) -> ModelError {
+        ModelError::Unsupported { path: self.path.to_owned(), what, found, supported: supported.to_owned() }
+    }
+}
+
+impl Config<'_> {
+    /// The keys all families share, as a decoder with rotary positions, plain projections and nothing special.
+    pub(super) fn common(&self) -> Result<Arch> {
+        if self.get("hidden_act").is_some() && self.text("hidden_act")? != "silu" {
+            return Err(self.unsupported("hidden_act", self.text("hidden_act")?, "silu"));
+        }
+        for key in ["attention_bias", "mlp_bias"] {
+            if self.flag(key)? {
+                return Err(self.unsupported("bias", key.to_owned(), "none but Qwen2's"));
+            }
+        }
+        let heads = self.size("num_attention_heads")?;
+        let hidden = self.size("hidden_size")?;
+        let head_dim = match self.get("head_dim") {
+            Some(_) => self.size("head_dim")?,
+            None => even_share(self.path, "num_attention_heads", hidden, heads)?,
+        };
+        let (theta, scaling) = self.rope()?;
+        Ok(Arch {
+            hidden,
+            layers: self.size("num_hidden_layers")?,
+            heads,
+            kv_heads: self.size_or("num_key_value_heads", heads)?,
+            head_dim,
+            intermediate: self.size("intermediate_size")?,
+            vocab: self.size("vocab_size")?,
+            rms_eps: self.float("rms_norm_eps")?,
+            position: Position::Rope { theta, scaling },
+            sliding: None,
+            max_positions: self.max_positions()?,
+            qkv: Qkv::Separate,
+            qk_norm: false,
+            tied_head: self.flag("tie_word_embeddings")?,
+            normalised_head: false,
+        })
+    }
+
+    /// Context length: `max_position_embeddings`, or Baichuan's `model_max_length`.
+    fn max_positions(&self) -> Result<usize> {
+        if self.get("max_position_embeddings").is_none() && self.get("model_max_length").is_some() {
+            return self.size("model_max_length");
+        }
+        self.size("max_position_embeddings")
+    }
+
+    /// `layer_types` (transformers 5), or nothing: the layers that slide must be the last ones.
+    pub(super) fn sliding_by_type(&self, tokens: usize) -> Result<Option<Option<SlidingLayers>>> {
+        let Some(types) = self.get("layer_types") else { return Ok(None) };
+        let slides = |value: &Value| match value.as_str() {
+            Some("full_attention") => Some(false),
+            Some("sliding_attention") => Some(true),
+            _ => None,
+        };
+        let sliding = types.as_array().and_then(|all| all.iter().map(slides).collect::<Option<Vec<bool>>>());
+        let supported = "full_attention, then sliding_attention";
+        let sliding = sliding.ok_or_else(|| self.unsupported("layer_types", types.to_string(), supported))?;
+        let from_layer = sliding.iter().position(|&slides| slides);
+        match from_layer {
+            None => Ok(Some(None)),
+            Some(from_layer) if sliding[from_layer..].iter().all(|&slides| slides) => {
+                Ok(Some(Some(SlidingLayers { tokens, from_layer })))
+            }
+            Some(_) => Err(self.unsupported("layer_types", types.to_string(), supported)),
+        }
+    }
+
+    /// Rotary base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
+    fn rope(&self) -> Result<(f64, RopeScaling)> {
+        let parameters = self.object("rope_parameters", "rope_parameters.")?;
+        let old = self.object("rope_scaling", "rope_scaling.")?;
+        let theta = match &parameters {
+            Some(parameters) if parameters.get("rope_theta").is_some() => parameters.float("rope_theta")?,
+            _ if self.get("rope_theta").is_some() => self.float("rope_theta")?,
+            _ => DEFAULT_ROPE_THETA,
+        };
+        let Some(scaling) = parameters.or(old) else {
+            return Ok((theta, RopeScaling::None));
+        };
+        let kind = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
+        let rope_scaling = match scaling.get(kind).map(|_| scaling.text(kind)).transpose()?.as_deref() {
+            None | Some("default") => RopeScaling::None,
+            Some("llama3") => RopeScaling::Llama3 {
+                factor: scaling.float("factor")?,
+                low_freq_factor: scaling.float("low_freq_factor")?,
+                high_freq_factor: scaling.float("high_freq_factor")?,
+                original_max_positions: scaling.size("original_max_position_embeddings")?,
+            },
+            Some(other) => {
+                return Err(self.unsupported("rope_type", other.to_owned(), "default, llama3"));
+            }
+        };
+        Ok((theta, rope_scaling))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LLAMA31: &str = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "num_hidden_layers": 32, "intermediate_size": 14336, "vocab_size": 128256,
+        "rms_norm_eps": 1e-05, "max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": {
+        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "rope_type": "llama3"}, "tie_word_embeddings": false, "pretraining_tp": 1, "head_dim": null}"#;
+
+    fn read(json: &str) -> Result<Arch> {
+        Arch::from_hf_config(json, Path::new("config.json"))
+    }
+
+    #[test]
+    fn both_rope_spellings_mean_the_same() {
+        let old = read(LLAMA31).unwrap();
+        let new = LLAMA31
+            .replace("\"rope_theta\": 500000.0, \"rope_scaling\"", "\"rope_parameters\"")
+            .replace("\"rope_type\": \"llama3\"", "\"rope_type\": \"llama3\", \"rope_theta\": 500000.0");
+        assert_ne!(new, LLAMA31);
+        assert_eq!(read(&new).unwrap(), old);
+        assert_eq!((old.head_dim, old.kv_heads), (128, 8));
+        assert!(matches!(old.position, Position::Rope { theta: 5e5, scaling: RopeScaling::Llama3 { .. } }));
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for (from, to, named) in [
+            ("4096", "4097", "num_attention_heads"),
+            ("\"num_key_value_heads\": 8", "\"num_key_value_heads\": 5", "kv_heads"),
+            ("14336", "\"wide\"", "intermediate_size"),
+            ("\"vocab_size\"", "\"vocab\"", "vocab_size"),
+            ("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"", "mamba"),
+            ("llama3", "yarn", "yarn"),
+            ("131072", "-1", "max_position_embeddings"),
+            ("\"factor\": 8.0,", "", "rope_scaling.factor"),
+        ] {
+            let json = LLAMA31.replace(from, to);
+            assert_ne!(json, LLAMA31);
+            let error = read(&json).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("config.json"), "{error}");
+        }
+        assert!(read("[]").is_err());
+        assert!(read("{").is_err());
+    }
+}

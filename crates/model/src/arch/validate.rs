@@ -1,0 +1,133 @@
+//! Whether an [`Arch`] can be believed.
+
+use std::path::Path;
+
+use super::{Arch, Position, SlidingLayers};
+use crate::error::{ModelError, Result};
+
+impl Arch {
+    /// Checks ranges and agreement between fields; `path` is only named in errors.
+    ///
+    /// The bounds are far above any published model: they exist so that a damaged file is refused before it is
+    /// believed about how much memory to allocate.
+    ///
+    /// # Errors
+    /// [`ModelError::BadValue`] naming the field.
+    pub fn validate(&self, path: &Path) -> Result<()> {
+        let within = |key: &str, value: usize, most: usize| {
+            if (1..=most).contains(&value) {
+                return Ok(());
+            }
+            let expected = format!("between 1 and {most}");
+            Err(ModelError::bad_value(path, key, expected, value.to_string()))
+        };
+        within("hidden", self.hidden, 1 << 16)?;
+        within("layers", self.layers, 1 << 10)?;
+        within("heads", self.heads, 1 << 10)?;
+        within("kv_heads", self.kv_heads, self.heads)?;
+        within("head_dim", self.head_dim, 1 << 10)?;
+        within("intermediate", self.intermediate, 1 << 19)?;
+        within("vocab", self.vocab, 1 << 21)?;
+        within("max_positions", self.max_positions, (1 << 28) / self.head_dim)?;
+        let agree = |ok: bool, key: &str, expected: String, found: String| {
+            if ok { Ok(()) } else { Err(ModelError::bad_value(path, key, expected, found)) }
+        };
+        agree(
+            self.heads.is_multiple_of(self.kv_heads),
+            "kv_heads",
+            format!("a divisor of heads = {}", self.heads),
+            self.kv_heads.to_string(),
+        )?;
+        agree(
+            self.head_dim.is_multiple_of(2),
+            "head_dim",
+            "an even number (rotary pairs)".to_owned(),
+            self.head_dim.to_string(),
+        )?;
+        agree(
+            self.rms_eps > 0.0 && self.rms_eps < 1.0,
+            "rms_eps",
+            "a number in (0, 1)".to_owned(),
+            self.rms_eps.to_string(),
+        )?;
+        if let Some(SlidingLayers { tokens, from_layer }) = self.sliding {
+            within("sliding.tokens", tokens, usize::MAX)?;
+            agree(
+                from_layer < self.layers,
+                "sliding.from_layer",
+                format!("below layers = {}", self.layers),
+                from_layer.to_string(),
+            )?;
+        }
+        let Position::Rope { theta, scaling } = &self.position else { return Ok(()) };
+        agree(
+            *theta >= 1.0 && theta.is_finite(),
+            "rope_theta",
+            "a finite number of at least 1".to_owned(),
+            theta.to_string(),
+        )?;
+        let scaling_check = scaling.check(self.head_dim);
+        scaling_check.map_err(|expected| ModelError::bad_value(path, "rope_scaling", expected, format!("{scaling:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::{Qkv, RopeScaling};
+    use super::*;
+
+    fn arch() -> Arch {
+        Arch {
+            hidden: 64,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            intermediate: 96,
+            vocab: 128,
+            rms_eps: 1e-5,
+            position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
+            sliding: None,
+            max_positions: 64,
+            qkv: Qkv::Separate,
+            qk_norm: false,
+            tied_head: true,
+            normalised_head: false,
+        }
+    }
+
+    #[test]
+    fn every_contradiction_is_refused_by_name() {
+        arch().validate(Path::new("f")).unwrap();
+        type Break = fn(&mut Arch);
+        let cases: [(&str, Break); 13] = [
+            ("hidden", |a| a.hidden = 1 << 40),
+            ("layers", |a| a.layers = 0),
+            ("heads", |a| a.heads = usize::MAX),
+            ("kv_heads", |a| a.kv_heads = 3),
+            ("kv_heads", |a| a.kv_heads = 8),
+            ("head_dim", |a| a.head_dim = 15),
+            ("intermediate", |a| a.intermediate = 0),
+            ("vocab", |a| a.vocab = usize::MAX),
+            ("max_positions", |a| a.max_positions = 1 << 28),
+            ("rms_eps", |a| a.rms_eps = f64::NAN),
+            ("sliding.from_layer", |a| a.sliding = Some(SlidingLayers { tokens: 8, from_layer: 2 })),
+            ("rope_theta", |a| a.position = Position::Rope { theta: f64::INFINITY, scaling: RopeScaling::None }),
+            ("rope_scaling", |a| {
+                let (low_freq_factor, high_freq_factor) = (4.0, 4.0);
+                let (factor, original_max_positions) = (8.0, 64);
+                let scaling = RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions };
+                a.position = Position::Rope { theta: 1e4, scaling };
+            }),
+        ];
+        for (field, broken) in cases {
+            let mut arch = arch();
+            broken(&mut arch);
+            match arch.validate(Path::new("some.gguf")) {
+                Err(ModelError::BadValue { key, .. }) => assert_eq!(key, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+    }
+}

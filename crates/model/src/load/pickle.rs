@@ -1,0 +1,66 @@
+//! One PyTorch `.bin` file: a zip of raw tensors and a pickle that names them.
+//!
+//! candle's reader interprets the few pickle instructions that describe tensors. It never calls what a pickle names, so
+//! no code from the file runs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use candle_core::pickle::PthTensors;
+
+use super::Checkpoint;
+use crate::error::{ModelError, Result};
+
+/// An opened `.bin` file of f32, f16 or bf16 tensors; each is read when asked for.
+pub struct PickleFile {
+    path: PathBuf,
+    tensors: PthTensors,
+}
+
+impl PickleFile {
+    /// Reads which tensors a file holds.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`], or [`ModelError::Malformed`] if it is not such a zip (PyTorch before 1.6 wrote another
+    /// format) or its pickle holds no tensors.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        std::fs::metadata(&path).map_err(ModelError::io(&path))?;
+        let malformed = |detail: String| ModelError::Malformed { path: path.clone(), format: "PyTorch file", detail };
+        let tensors = guarded(|| PthTensors::new(&path, None)).map_err(|e| malformed(e.to_string()))?;
+        if tensors.tensor_infos().is_empty() {
+            return Err(malformed("no tensors in it".to_owned()));
+        }
+        Ok(Self { path, tensors })
+    }
+}
+
+/// candle indexes into the tuples of a pickle without looking at their length: from a damaged file that is a panic.
+fn guarded<T>(read: impl FnOnce() -> candle_core::Result<T>) -> candle_core::Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(candle_core::Error::Msg("a tensor's description is damaged".to_owned())))
+}
+
+impl Checkpoint for PickleFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.tensor_infos().keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.tensor_infos().get(name).map(|info| info.layout.dims().to_vec())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let read = || match self.tensors.get(name) {
+            Ok(Some(tensor)) => tensor.contiguous(),
+            Ok(None) => Err(candle_core::Error::Msg("not in this file".to_owned())),
+            Err(error) => Err(error),
+        };
+        super::as_f32(&self.path, name, guarded(read))
+    }
+}

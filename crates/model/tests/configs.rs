@@ -1,0 +1,95 @@
+//! Published `config.json` files of every family, shortened to the keys that are read.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use kvcsr_cache::Window;
+use kvcsr_model::{Arch, ModelError, Position, Qkv, SlidingLayers};
+
+fn read(json: &str) -> Result<Arch, ModelError> {
+    Arch::from_hf_config(json, Path::new("config.json"))
+}
+
+const MISTRAL_01: &str = r#"{"model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096,
+    "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096,
+    "tie_word_embeddings": false, "vocab_size": 32000}"#;
+const MISTRAL_NEMO: &str = r#"{"model_type": "mistral", "hidden_act": "silu", "hidden_size": 5120, "head_dim": 128,
+    "intermediate_size": 14336, "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 40,
+    "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": null,
+    "tie_word_embeddings": false, "vocab_size": 131072}"#;
+const QWEN25: &str = r#"{"model_type": "qwen2", "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864,
+    "max_position_embeddings": 32768, "max_window_layers": 21, "num_attention_heads": 14, "num_hidden_layers": 24,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+    "tie_word_embeddings": true, "use_sliding_window": false, "vocab_size": 151936}"#;
+const QWEN3: &str = r#"{"model_type": "qwen3", "attention_bias": false, "head_dim": 128, "hidden_act": "silu",
+    "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+    "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+    "rope_scaling": null, "rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true,
+    "use_sliding_window": false, "vocab_size": 151936}"#;
+const BAICHUAN2_7B: &str = r#"{"model_type": "baichuan", "hidden_act": "silu", "hidden_size": 4096,
+    "intermediate_size": 11008, "max_position_embeddings": 4096, "model_max_length": 4096, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "rms_norm_eps": 1e-06, "tie_word_embeddings": false, "z_loss_weight": 0,
+    "vocab_size": 125696}"#;
+const BAICHUAN2_13B: &str = r#"{"model_type": "baichuan", "hidden_act": "silu", "hidden_size": 5120,
+    "intermediate_size": 13696, "model_max_length": 4096, "num_attention_heads": 40, "num_hidden_layers": 40,
+    "rms_norm_eps": 1e-06, "tie_word_embeddings": false, "z_loss_weight": 0, "vocab_size": 125696}"#;
+
+#[test]
+fn mistral_has_a_window_or_wide_heads() {
+    let first = read(MISTRAL_01).unwrap();
+    assert_eq!((first.head_dim, first.window(31)), (128, Window::Sliding(4096)));
+    let nemo = read(MISTRAL_NEMO).unwrap();
+    assert_eq!((nemo.head_dim, nemo.heads, nemo.hidden, nemo.window(0)), (128, 32, 5120, Window::Full));
+}
+
+#[test]
+fn qwen2_has_biases_and_a_window_only_if_it_says_so() {
+    let plain = read(QWEN25).unwrap();
+    assert!(plain.qkv == Qkv::Biased && plain.tied_head && plain.sliding.is_none());
+    let used = QWEN25.replace("\"use_sliding_window\": false", "\"use_sliding_window\": true");
+    let sliding = read(&used).unwrap();
+    assert_eq!(sliding.sliding, Some(SlidingLayers { tokens: 32768, from_layer: 21 }));
+    assert_eq!((sliding.window(20), sliding.window(21)), (Window::Full, Window::Sliding(32768)));
+
+    let typed = |types: &str| read(&used.replacen('{', &format!("{{\"layer_types\": [{types}], "), 1));
+    let upper = ["\"full_attention\""; 23].join(", ") + ", \"sliding_attention\"";
+    assert_eq!(typed(&upper).unwrap().sliding.unwrap().from_layer, 23);
+    let error = typed("\"sliding_attention\", \"full_attention\"").unwrap_err().to_string();
+    assert!(error.contains("layer_types") && error.contains("full_attention, then sliding_attention"), "{error}");
+    assert!(typed("\"linear_attention\"").is_err());
+}
+
+#[test]
+fn qwen3_has_normed_heads_and_no_biases() {
+    let arch = read(QWEN3).unwrap();
+    assert!(arch.qk_norm && arch.qkv == Qkv::Separate && arch.tied_head);
+    assert_eq!((arch.head_dim, arch.heads * arch.head_dim, arch.hidden), (128, 2048, 1024));
+}
+
+#[test]
+fn baichuan_is_packed_rotary_in_7b_and_alibi_in_13b() {
+    let small = read(BAICHUAN2_7B).unwrap();
+    assert!(small.qkv == Qkv::Packed && small.normalised_head);
+    assert!(matches!(small.position, Position::Rope { theta: 1e4, .. }));
+    let large = read(BAICHUAN2_13B).unwrap();
+    assert!(large.qkv == Qkv::Packed && large.normalised_head && large.max_positions == 4096);
+    assert_eq!(large.position, Position::Alibi);
+    let first = BAICHUAN2_7B.replace("\"z_loss_weight\": 0,", "").replace("125696", "64000");
+    assert!(!read(&first).unwrap().normalised_head);
+}
+
+#[test]
+fn what_is_not_supported_is_named_with_what_is() {
+    for (json, named) in [
+        (QWEN3.replace("qwen3", "gemma3"), "model_type `gemma3` is not supported (supported: llama, mistral"),
+        (QWEN3.replace("\"attention_bias\": false", "\"attention_bias\": true"), "attention_bias"),
+        (MISTRAL_01.replace("\"sliding_window\": 4096", "\"sliding_window\": 0"), "sliding.tokens"),
+        (MISTRAL_01.replace("silu", "gelu"), "hidden_act `gelu`"),
+        (BAICHUAN2_13B.replace("\"model_max_length\": 4096,", ""), "max_position_embeddings"),
+    ] {
+        let error = read(&json).unwrap_err().to_string();
+        assert!(error.contains(named) && error.contains("config.json"), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! generate: a prompt continued under a compressed cache, and the ledger of that cache.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
+use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
+use kvcsr_model::{Choice, Finish, Limits, Sampler, TextStream};
+
+use super::Opened;
+use crate::cli::GenerateArgs;
+use crate::paths::Paths;
+use crate::stages::PREFILL_CHUNK;
+use crate::stages::train::{DICTIONARIES, KMEANS};
+
+/// Streams the continuation to standard output, then prints the ledger.
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let model = Opened::new(&args.model)?;
+    let (tokenizer, decoder) = (model.tokenizer()?, model.decoder()?);
+    let scheme = registry::build(&args.scheme, &context(args, decoder.geometry())?)?;
+    let prompt = tokenizer.encode(&args.prompt, true)?;
+    let started = Instant::now();
+    let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK).context("--prompt")?;
+    let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
+    let (logits, prefill) = (prefilled.last_logits.clone(), started.elapsed());
+    // From here on the compressed caches are all there is.
+    drop(prefilled);
+
+    let stop = model.stop_ids(&tokenizer)?;
+    let limits = Limits { max_new_tokens: args.max_new, min_new_tokens: 0, stop: &stop };
+    let mut sampler = Sampler::new(args.seed, Some(args.temperature), args.top_p);
+    let choice = if args.temperature > 0.0 { Choice::Sampled(&mut sampler) } else { Choice::Greedy };
+    let mut stream = TextStream::new(&tokenizer, &args.stop);
+    let mut out = std::io::stdout();
+    let mut failed = Ok(());
+    let started = Instant::now();
+    let generated = decoder.generate(&logits, &mut caches, choice, limits, |id| {
+        let shown = stream.push(id).map_err(anyhow::Error::from).and_then(|text| {
+            out.write_all(text.as_bytes())?;
+            Ok(out.flush()?)
+        });
+        match shown {
+            Ok(()) if !stream.stopped() => ControlFlow::Continue(()),
+            shown => {
+                failed = shown;
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed?;
+    let decode = started.elapsed();
+    writeln!(out, "{}\n", stream.finish()?)?;
+    writeln!(
+        out,
+        "{} prompt tokens in {:.2} s, {} generated in {:.2} s; ended by {}",
+        prompt.len(),
+        prefill.as_secs_f64(),
+        generated.ids.len(),
+        decode.as_secs_f64(),
+        match generated.finish {
+            Finish::Stop(id) => format!("token {id}"),
+            Finish::Length => "--max-new".to_owned(),
+            Finish::Context => "the end of the model's context".to_owned(),
+            Finish::Caller => "--stop".to_owned(),
+        }
+    )?;
+    for line in ledger(scheme.as_ref(), &caches, decoder.geometry()) {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+/// The dictionaries at hand; a scheme that needs others says so.
+fn context(args: &GenerateArgs, geometry: Geometry) -> Result<SchemeContext> {
+    let mut context = SchemeContext::new(geometry);
+    let mut add = |name: &str, path: PathBuf| -> Result<()> {
+        let set = DictionarySet::load(&path)?;
+        let empty = SchemeContext::new(geometry);
+        context = std::mem::replace(&mut context, empty).with_dictionaries(name, set);
+        Ok(())
+    };
+    if let Some(path) = &args.dictionaries {
+        add(registry::DEFAULT_DICTIONARIES, path.clone())?;
+    } else if let Ok(paths) = Paths::find(&args.profile) {
+        for (name, file) in [(registry::DEFAULT_DICTIONARIES, DICTIONARIES), ("kmeans", KMEANS)] {
+            let path = paths.run.join("train").join(file);
+            if path.is_file() {
+                add(name, path)?;
+            }
+        }
+    }
+    Ok(context)
+}
+
+/// What the caches really take, beside what the paper counts.
+fn ledger(scheme: &dyn Scheme, caches: &[Box<dyn LayerCache>], geometry: Geometry) -> Vec<String> {
+    let tokens = caches.first().map_or(0, |cache| cache.len());
+    let footprint: Footprint = caches.iter().map(|cache| cache.footprint()).sum();
+    let bits = measured_bits(footprint.total(), tokens, geometry.kv_heads, geometry.head_dim, geometry.layers);
+    let half = tokens * geometry.channels_per_token() * 2;
+    let mut lines = vec![
+        format!("scheme {}: {tokens} tokens, {} layers", scheme.name(), geometry.layers),
+        format!("  bits per channel  {:.2} nominal, {:.2} measured (f16: 16)", scheme.nominal_bits().0, bits.0),
+        format!(
+            "  cache             {} bytes, {:.1} % of the {half} that f16 takes",
+            footprint.total(),
+            100.0 * footprint.total() as f64 / half.max(1) as f64
+        ),
+    ];
+    let parts = footprint.parts().filter(|(_, bytes)| *bytes > 0);
+    lines.extend(parts.map(|(part, bytes)| format!("    {part:<15} {bytes}")));
+    lines.push(format!("  shared            {} bytes of dictionaries and tables", scheme.shared_bytes()));
+    lines
+}

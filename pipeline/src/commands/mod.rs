@@ -1,0 +1,80 @@
+//! Commands beside the stages: they read a model and keep no record.
+
+pub mod generate;
+pub mod logits;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use kvcsr_model::{Decoder, Gguf, HfCheckpoint, Tokenizer};
+
+use crate::config::Config;
+use crate::paths::Paths;
+use crate::sources::{SourceKind, Sources};
+
+/// The name that stands for the embedded model.
+const DEFAULT: &str = "default";
+
+/// An opened model file or folder.
+enum Opened {
+    Gguf(Gguf),
+    Folder(HfCheckpoint),
+}
+
+impl Opened {
+    /// Opens a GGUF file, a checkpoint folder, or the embedded model.
+    fn new(model: &str) -> Result<Self> {
+        let path = if model == DEFAULT { embedded()? } else { PathBuf::from(model) };
+        if path.is_dir() {
+            return Ok(Self::Folder(HfCheckpoint::open(&path)?));
+        }
+        if !path.exists() {
+            bail!("model `{model}`: no such file or folder; `{DEFAULT}` is the embedded model");
+        }
+        Ok(Self::Gguf(Gguf::open(&path)?))
+    }
+
+    fn decoder(&self) -> Result<Decoder> {
+        Ok(match self {
+            Self::Gguf(file) => file.decoder(&Device::Cpu)?,
+            Self::Folder(folder) => folder.decoder(&Device::Cpu)?,
+        })
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(match self {
+            Self::Gguf(file) => file.tokenizer()?,
+            Self::Folder(folder) => folder.tokenizer()?,
+        })
+    }
+
+    /// Ids that end a text.
+    fn stop_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        Ok(match self {
+            Self::Gguf(_) => tokenizer.eos().into_iter().collect(),
+            Self::Folder(folder) => folder.stop_ids()?,
+        })
+    }
+}
+
+/// The model that the profile `smol` uses.
+fn embedded() -> Result<PathBuf> {
+    let paths = Paths::find("smol")?;
+    let config = Config::load(&paths.root.join("pipeline/profiles"), "smol", &[])?;
+    Sources::load(&paths.root)?.get(&config.model, SourceKind::Model)?.fetched(&paths)
+}
+
+/// Writes a file under another name first, so that it is whole or not there.
+fn write_whole(path: &Path, write: impl FnOnce(&mut dyn std::io::Write) -> Result<()>) -> Result<()> {
+    let context = || path.display().to_string();
+    let name = path.file_name().with_context(|| format!("{}: not a file name", path.display()))?;
+    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let finish = || -> Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
+        write(&mut file)?;
+        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        Ok(std::fs::rename(&temporary, path)?)
+    };
+    finish().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(context)
+}

@@ -1,0 +1,111 @@
+//! `generate` and `logits` on a small model that the test writes.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use candle_core::{DType, Device, Tensor};
+use kvcsr_cache::{LayerCache, SchemeContext, registry};
+use kvcsr_model::{Arch, HfCheckpoint, Logits};
+
+const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "vocab_size": 4, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+    "eos_token_id": [3]}"#;
+const TOKENIZER: &str = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+    "post_processor": null, "decoder": null, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "d": 3},
+    "merges": []}}"#;
+
+/// A model of fixed, uneven weights over the letters a to d; d ends a text.
+fn model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let arch = Arch::from_hf_config(CONFIG, Path::new("config.json")).unwrap();
+    let weights: HashMap<String, Tensor> = arch
+        .tensors()
+        .into_iter()
+        .enumerate()
+        .map(|(salt, (name, shape))| {
+            let n = shape.iter().product::<usize>();
+            let values = (0..n).map(|i| ((i * 7919 + salt * 104_729) % 1000) as f32 / 500.0 - 1.0).collect();
+            (name, Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu).unwrap())
+        })
+        .collect();
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+    fs::write(folder.path().join("tokenizer.json"), TOKENIZER).unwrap();
+    folder
+}
+
+fn kvcsr(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kvcsr")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn refused(folder: &Path, args: &[&str]) -> String {
+    let out = kvcsr(folder, args);
+    assert!(!out.status.success(), "{args:?} was accepted");
+    String::from_utf8(out.stderr).unwrap()
+}
+
+#[test]
+fn logits_are_those_of_the_decoder() {
+    let folder = model();
+    let ids: Vec<u32> = (0..60).map(|i| i * i % 4).collect();
+    fs::write(folder.path().join("ids.json"), serde_json::to_string(&ids).unwrap()).unwrap();
+    let out = kvcsr(folder.path(), &["logits", "--model", ".", "--ids", "ids.json", "--out", "logits.safetensors"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let written = candle_core::safetensors::load(folder.path().join("logits.safetensors"), &Device::Cpu).unwrap();
+
+    let decoder = HfCheckpoint::open(folder.path()).unwrap().decoder(&Device::Cpu).unwrap();
+    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry())).unwrap();
+    let mut caches: Vec<Box<dyn LayerCache>> = (0..2).map(|layer| dense.empty(layer).unwrap()).collect();
+    let expected = decoder.forward(&decoder.row(&ids).unwrap(), &mut caches, Logits::All).unwrap().squeeze(0).unwrap();
+    let found = &written["logits"];
+    assert_eq!((found.dims(), found.dtype(), written.len()), (&[60, 4][..], DType::F32, 1));
+    assert_eq!(found.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+}
+
+#[test]
+fn logits_refuses_ids_that_are_none_and_leaves_nothing() {
+    let folder = model();
+    for (json, named) in [
+        ("[0, 4]", "id 4 at index 1 is not below 4"),
+        ("[]", "expected 1 to 64 ids"),
+        ("[-1]", "expected a list of token ids"),
+        ("{", "ids.json"),
+    ] {
+        fs::write(folder.path().join("ids.json"), json).unwrap();
+        let error = refused(folder.path(), &["logits", "--model", ".", "--ids", "ids.json", "--out", "out"]);
+        assert!(error.contains(named) && error.contains("ids.json"), "{error}");
+    }
+    assert!(!folder.path().join("out").exists());
+    assert!(refused(folder.path(), &["logits", "--model", "x", "--ids", "i", "--out", "o"]).contains("model `x`"));
+}
+
+#[test]
+fn generate_streams_text_and_prints_the_ledger() {
+    let folder = model();
+    let run = |extra: &[&str]| {
+        let args = [&["generate", "--model", ".", "--scheme", "dense-f16", "--prompt", "abc"], extra].concat();
+        let out = kvcsr(folder.path(), &args);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let greedy = run(&["--max-new", "5"]);
+    let text = greedy.lines().next().unwrap();
+    assert!(text.len() <= 5 && text.chars().all(|c| "abc".contains(c)), "{greedy}");
+    for word in ["3 prompt tokens", "ended by", "16.00 nominal", "measured", "dense", "shared"] {
+        assert!(greedy.contains(word), "{word} is missing in\n{greedy}");
+    }
+    let drawn = |seed: &str| {
+        let all = run(&["--max-new", "9", "--temperature", "3", "--seed", seed]);
+        all.lines().next().unwrap().to_owned()
+    };
+    let first = drawn("1");
+    assert_eq!(drawn("1"), first);
+    assert!(["2", "3", "4", "5"].iter().any(|seed| drawn(seed) != first));
+
+    let dictionaries = refused(folder.path(), &["generate", "--model", ".", "--prompt", "a"]);
+    assert!(dictionaries.contains("needs the dictionaries `neuraldict`"), "{dictionaries}");
+    assert!(refused(folder.path(), &["generate", "--model", ".", "--scheme", "x", "--prompt", "a"]).contains("csr-S"));
+}
