@@ -47,7 +47,7 @@ pub use error::CacheError;
 pub use recording::Recording;
 pub use registry::SchemeContext;
 pub use rotary::Rotary;
-pub use schemes::csr::{CsrCache, CsrScheme};
+pub use schemes::csr::{AttentionPath, CsrCache, CsrOptions, CsrScheme, OnlinePart, Prefill, Sampler, Window};
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use snapshot::PrefillSnapshot;
