@@ -18,6 +18,16 @@ pub enum CacheError {
         /// The cause.
         source: CodecError,
     },
+    /// A key or value to keep is NaN or infinite.
+    #[error("layer {layer}, {kind}s: token {token} has a NaN or infinite element")]
+    NotFinite {
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        kind: Kind,
+        /// The token's position.
+        token: usize,
+    },
     /// An input has another shape than the cache holds.
     #[error("{tensor}: expected shape {expected}, found {found:?}")]
     Shape {

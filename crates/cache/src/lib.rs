@@ -49,7 +49,7 @@ pub use pattern::{Alibi, Bias, Padding, Pattern, Window};
 pub use recording::Recording;
 pub use registry::SchemeContext;
 pub use rotary::Rotary;
-pub use schemes::csr::{CsrCache, CsrScheme};
+pub use schemes::csr::{AttentionPath, CsrCache, CsrOptions, CsrScheme, OnlinePart, Prefill, Sampler};
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use snapshot::PrefillSnapshot;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use kvcsr_codec::{DictionarySet, Encoder};
 
-use crate::{CacheError, CsrScheme, DenseScheme, Geometry, Scheme};
+use crate::{CacheError, CsrOptions, CsrScheme, DenseScheme, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
@@ -56,6 +56,39 @@ pub const ENTRIES: &[Entry] = &[
         citation: "Zhang et al., CSR: Achieving 1 Bit Key-Value Cache via Sparse Representation, AAAI 2025",
         keys_coded: KeysCoded::BeforeRope,
     },
+    Entry {
+        pattern: "csr-S+online",
+        summary: "CSR with atoms from the prompt, sampled and guard: `csr-8+online(sampled=128,guard=256,\
+                  sampler=reverse,prefill=exact)` spells out the defaults, sizes in tokens; samplers are reverse, \
+                  uniform, strided and worst",
+        citation: "Zhang et al., section 4",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+window",
+        summary: "CSR between exact tokens in f16: `csr-4+window(sinks=4,recent=128)`",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+fp8",
+        summary: "CSR with packed codes: indices in ceil(log2 N) bits and coefficients in f16, fp8, int8, int6 or int4",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+refit",
+        summary: "CSR with least-squares coefficients for the atoms that matching pursuit picked",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+restore",
+        summary: "CSR attending to restored keys and values instead of on codes: the oracle of the default. All parts \
+                  combine: `csr-8+online+int4+window+refit`",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
 ];
 
 /// What schemes are built from: the model's shape and the trained dictionary sets by name.
@@ -85,7 +118,8 @@ impl SchemeContext {
     }
 }
 
-/// Builds the scheme called `name`, for example `dense`, `csr-8` or `csr-8@kmeans`.
+/// Builds the scheme called `name`, for example `dense`, `csr-8`, `csr-8@kmeans` or
+/// `csr-8+online+fp8@kmeans`.
 ///
 /// # Errors
 /// [`CacheError::UnknownScheme`] naming what is known, or what the scheme's own builder says.
@@ -99,14 +133,14 @@ pub fn build(name: &str, cx: &SchemeContext) -> Result<Box<dyn Scheme>, CacheErr
         Some((base, dictionaries)) => (base, Some(dictionaries)),
         None => (name, None),
     };
-    if let Some(level) = base.strip_prefix("csr-") {
-        let sparsity: usize = level.parse().map_err(|_| unknown("the part after `csr-` is not a number of atoms"))?;
+    if let Some(parts) = base.strip_prefix("csr-") {
+        let options = CsrOptions::parse(parts).map_err(|reason| unknown(&reason))?;
         let dictionaries = dictionaries.unwrap_or(DEFAULT_DICTIONARIES);
         let (set, encoders) = cx.sets.get(dictionaries).ok_or_else(|| CacheError::MissingDictionaries {
             scheme: name.to_owned(),
             dictionaries: dictionaries.to_owned(),
         })?;
-        return Ok(Box::new(CsrScheme::new(sparsity, dictionaries, set, encoders, cx.geometry)?));
+        return Ok(Box::new(CsrScheme::new(base, options, dictionaries, set, encoders, cx.geometry)?));
     }
     if dictionaries.is_some() {
         return Err(unknown("this scheme takes no dictionaries"));

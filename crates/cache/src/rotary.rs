@@ -1,6 +1,6 @@
 //! Rotary position embedding (RoPE), half-split channel order, or none.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Storage, Tensor};
 
 use crate::CacheError;
 
@@ -46,9 +46,32 @@ impl Rotary {
         Self { tables: None, max_positions }
     }
 
+    /// Whether vectors are rotated at all.
+    pub fn rotates(&self) -> bool {
+        self.tables.is_some()
+    }
+
     /// Positions the tables cover.
     pub fn max_positions(&self) -> usize {
         self.max_positions
+    }
+
+    /// Hands the cosines and sines, `(max_positions, D / 2)` each, to `f` without copying them.
+    ///
+    /// # Errors
+    /// If the tables are not in the memory of the CPU.
+    pub fn with_tables<R>(&self, f: impl FnOnce(&[f32], &[f32]) -> R) -> Result<R, CacheError> {
+        let Some((cos, sin)) = &self.tables else {
+            return Err(candle_core::Error::Msg("the model has no rotary tables".into()).into());
+        };
+        let ((cos, cos_layout), (sin, sin_layout)) = (cos.storage_and_layout(), sin.storage_and_layout());
+        match (&*cos, &*sin) {
+            (Storage::Cpu(cos), Storage::Cpu(sin)) => {
+                let (cos, sin) = (cos.as_slice::<f32>()?, sin.as_slice::<f32>()?);
+                Ok(f(&cos[cos_layout.start_offset()..], &sin[sin_layout.start_offset()..]))
+            }
+            _ => Err(candle_core::Error::Msg("the rotary tables are not on the CPU".into()).into()),
+        }
     }
 
     /// Rotates `x`, `(B, H, T, D)` in half-split order, whose first token is at `start`.

@@ -7,7 +7,25 @@ use candle_core::Tensor;
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor};
 use kvcsr_cache::{AttendCx, Geometry, LayerCache, Padding, Pattern, Window, registry};
 
-const SCHEMES: [&str; 4] = ["dense", "dense-f16", "csr-4", "csr-8"];
+const SCHEMES: [&str; 13] = [
+    "dense",
+    "dense-f16",
+    "csr-4",
+    "csr-8",
+    "csr-4+restore",
+    "csr-8+online(sampled=4,guard=6)",
+    "csr-8+online(sampled=3,guard=5,sampler=worst,prefill=restored)",
+    "csr-4+window(sinks=2,recent=9)",
+    "csr-4+window(sinks=3,recent=5)+restore",
+    "csr-8+fp8",
+    "csr-8+int4",
+    "csr-4+refit",
+    "csr-8+online(sampled=2,guard=9,sampler=strided,prefill=restored)+int6+window(sinks=1,recent=3)+refit",
+];
+/// Whether the tokens of the first call are taken as the prompt, so that pieces differ from the whole.
+fn first_call_is_the_prompt(name: &str) -> bool {
+    name.contains("prefill=restored")
+}
 /// Query heads, key-value heads: multi-head, grouped and multi-query attention.
 const HEADS: [(usize, usize); 3] = [(4, 4), (6, 2), (4, 1)];
 
@@ -22,14 +40,15 @@ fn inputs(batch: usize, heads: (usize, usize), tokens: usize, d: usize) -> (Tens
 #[test]
 fn every_registered_pattern_is_covered() {
     for entry in registry::ENTRIES {
-        let stem = entry.pattern.trim_end_matches('S');
-        assert!(SCHEMES.iter().any(|s| s.starts_with(stem)), "no conformance case for {}", entry.pattern);
+        let covers =
+            |scheme: &str| [4, 8].iter().any(|s| scheme.starts_with(&entry.pattern.replace('S', &s.to_string())));
+        assert!(SCHEMES.iter().any(|s| covers(s)), "no conformance case for {}", entry.pattern);
     }
 }
 
 #[test]
 fn pieces_give_what_the_whole_gives_and_clear_forgets() {
-    for name in SCHEMES {
+    for name in SCHEMES.into_iter().filter(|name| !first_call_is_the_prompt(name)) {
         for heads in HEADS {
             for d in [64, 128] {
                 for batch in [1, 3] {
@@ -49,7 +68,7 @@ fn pieces_give_what_the_whole_gives_and_clear_forgets() {
                     }
                     let pieces = Tensor::cat(&pieces, 2).unwrap();
                     let off = largest_difference(&whole, &pieces);
-                    assert!(off < 2e-6, "{name} {heads:?} {d} {batch}: {off}");
+                    assert!(off < 5e-6, "{name} {heads:?} {d} {batch}: {off}");
                 }
             }
         }
@@ -57,8 +76,33 @@ fn pieces_give_what_the_whole_gives_and_clear_forgets() {
 }
 
 #[test]
-fn a_prefill_taken_over_goes_on_like_one_fed_and_lengths_and_bytes_grow() {
+fn after_a_prefill_pieces_give_what_the_whole_gives() {
     for name in SCHEMES {
+        for (heads, prompt) in [((6, 2), 20), ((4, 1), 1), ((3, 3), 4)] {
+            let d = 64;
+            let geometry = Geometry { layers: 1, kv_heads: heads.1, head_dim: d };
+            let scheme = registry::build(name, &context(geometry, dictionaries(geometry, 96))).unwrap();
+            let rotary = rotary(d);
+            let x = inputs(2, heads, prompt + 25, d);
+            let (k, v) = (x.1.narrow(2, 0, prompt).unwrap(), x.2.narrow(2, 0, prompt).unwrap());
+            let run = |cuts: &[usize]| {
+                let mut cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
+                let parts = cuts.windows(2).map(|w| feed(cache.as_mut(), &x, &rotary, prompt + w[0], prompt + w[1]));
+                Tensor::cat(&parts.collect::<Vec<_>>(), 2).unwrap()
+            };
+            let whole = run(&[0, 25]);
+            for cuts in [&[0, 1, 2, 3, 20, 25][..], &[0, 12, 25]] {
+                let off = largest_difference(&whole, &run(cuts));
+                assert!(off < 5e-6, "{name} {heads:?} {prompt}: {off}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prefill_taken_over_goes_on_like_one_fed_and_lengths_and_bytes_grow() {
+    let fed_as_taken = |name: &&str| !name.contains("+online") || first_call_is_the_prompt(name);
+    for name in SCHEMES.into_iter().filter(fed_as_taken) {
         for tokens in [1, 31, 32, 33, 127, 128, 129, 1000] {
             let (heads, d) = ((6, 2), 64);
             let geometry = Geometry { layers: 1, kv_heads: heads.1, head_dim: d };
@@ -75,7 +119,7 @@ fn a_prefill_taken_over_goes_on_like_one_fed_and_lengths_and_bytes_grow() {
                 let a = feed(fed.as_mut(), &x, &rotary, at, at + 1);
                 let b = feed(taken.as_mut(), &x, &rotary, at, at + 1);
                 let off = largest_difference(&a, &b);
-                assert!(off < 1e-6, "{name} {tokens}: {off}");
+                assert!(off < 5e-6, "{name} {tokens}: {off}");
             }
             assert_eq!(taken.len(), tokens + 2);
         }

@@ -46,28 +46,37 @@
 //! | ReNorm | [`Dictionary::normalised`] |
 //! | merged layers, `M_K`, `M_V` | [`DictionaryGroup::layers`] |
 //! | MSE (Table 3) | [`ReconstructionError::mse`] |
-//! | Guard | [`Footprint::guard`] |
+//! | online part, sampling and Guard | [`OnlineAtoms`], [`Atoms`] |
 //!
 //! # Files
 //!
 //! [`shard`] holds calibration vectors and [`set`] trained dictionaries. Both are safetensors
 //! files, read as untrusted and written under a temporary name that is renamed when complete.
 
+mod atoms;
+pub mod attend;
 mod codes;
 mod dictionary;
 mod error;
 mod file;
 mod footprint;
+mod packed;
 mod pursuit;
 mod reconstruct;
+mod refit;
 pub mod set;
 pub mod shard;
+mod store;
 
+pub use atoms::{Atoms, OnlineAtoms};
 pub use codes::SparseCodes;
 pub use dictionary::{Dictionary, MAX_ATOMS};
 pub use error::CodecError;
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
-pub use pursuit::{Encoder, GRAM_BUDGET, PursuitPath};
+pub use packed::{CoefficientFormat, PackedCodes, index_bits};
+pub use pursuit::{Encoder, GRAM_BUDGET, PursuitPath, relative_residuals};
 pub use reconstruct::{ReconstructionError, reconstruction_error};
+pub use refit::refit;
 pub use set::{DictionaryGroup, DictionarySet};
 pub use shard::{Shard, ShardHeader, ShardWriter};
+pub use store::{CodeLayout, Codes};

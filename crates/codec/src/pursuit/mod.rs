@@ -15,6 +15,7 @@ mod aligned;
 mod gram;
 pub(crate) mod kernels;
 mod residual;
+mod union;
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ use self::gram::Gram;
 use self::kernels::{Isa, Transposed};
 use self::residual::Residual;
 use crate::{CodecError, Dictionary};
+
+pub use self::union::relative_residuals;
 
 /// Rows coded together. Fixed, so that the codes never depend on the thread count.
 pub(crate) const BLOCK_ROWS: usize = 64;

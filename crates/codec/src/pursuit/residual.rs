@@ -31,7 +31,7 @@ impl Residual<'_> {
 
         for step in 0..codes.sparsity {
             best.fill((0.0, 0));
-            self.search(isa, residuals, &mut scratch.correlations, best);
+            search(isa, self.transposed, residuals, &mut scratch.correlations, best);
             for (r, &(coefficient, index)) in best.iter().enumerate() {
                 let at = r * codes.sparsity + step;
                 codes.indices[at] = index_u16(index);
@@ -43,20 +43,26 @@ impl Residual<'_> {
             }
         }
     }
+}
 
-    /// Improves `best` over all atoms, tile by tile in the order of the indices.
-    fn search(&self, isa: Isa, residuals: &[f32], correlations: &mut [f32], best: &mut [(f32, usize)]) {
-        let stride = self.transposed.stride();
-        for start in (0..stride).step_by(TILE) {
-            let tile = start..stride.min(start + TILE);
-            let correlations = &mut correlations[..best.len() * tile.len()];
-            self.transposed.correlate(tile.clone(), residuals, correlations);
-            for (p, best) in correlations.chunks_exact(tile.len()).zip(best.iter_mut()) {
-                let peak = isa.peak(p);
-                // Strictly larger: among equals the earlier tile has the lower index.
-                if p[peak].abs() > best.0.abs() {
-                    *best = (p[peak], start + peak);
-                }
+/// Improves `best` over all atoms, tile by tile in the order of the indices.
+pub(super) fn search(
+    isa: Isa,
+    transposed: &Transposed,
+    residuals: &[f32],
+    correlations: &mut [f32],
+    best: &mut [(f32, usize)],
+) {
+    let stride = transposed.stride();
+    for start in (0..stride).step_by(TILE) {
+        let tile = start..stride.min(start + TILE);
+        let correlations = &mut correlations[..best.len() * tile.len()];
+        transposed.correlate(tile.clone(), residuals, correlations);
+        for (p, best) in correlations.chunks_exact(tile.len()).zip(best.iter_mut()) {
+            let peak = isa.peak(p);
+            // Strictly larger: among equals the earlier tile has the lower index.
+            if p[peak].abs() > best.0.abs() {
+                *best = (p[peak], start + peak);
             }
         }
     }

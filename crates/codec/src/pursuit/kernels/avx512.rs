@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::scalar;
+use super::{attend, scalar};
 
 const LANES: usize = 16;
 
@@ -136,4 +136,31 @@ pub(super) fn combine(out: &mut [f32], atoms: &[f32], indices: &[u16], coefficie
         let atom = super::atom(atoms, width, index);
         axpy(tail, c, &atom[width - tail.len()..]);
     }
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn rotate(rows: &mut [f32], cos: &[f32], sin: &[f32], half: usize) {
+    attend::rotate(rows, cos, sin, half);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+    attend::scores(keys, queries, width, out);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn scatter(
+    sums: &mut [f32],
+    queries: usize,
+    chunks: usize,
+    indices: &[u16],
+    coefficients: &[f32],
+    weights: &[f32],
+) {
+    attend::scatter(sums, queries, chunks, indices, coefficients, weights);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {
+    attend::gather(out, stride, atoms, width, sums, queries);
 }

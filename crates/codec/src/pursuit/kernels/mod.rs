@@ -5,6 +5,7 @@
 //! equals), so the versions agree exactly, not just closely. The one exception is the
 //! matrix product, which the `gemm` crate dispatches by itself.
 
+mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -111,6 +112,65 @@ impl Isa {
     pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len());
         dispatch!(self, combine(out, atoms, indices, coefficients));
+    }
+
+    /// Rotates `rows`, `(n, 2 half)` in half-split order, by the angles whose cosines and sines
+    /// are `(n, half)`.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    #[inline]
+    pub(crate) fn rotate(self, rows: &mut [f32], cos: &[f32], sin: &[f32], half: usize) {
+        assert!(rows.len() == 2 * cos.len() && cos.len() == sin.len() && cos.len().is_multiple_of(half));
+        dispatch!(self, rotate(rows, cos, sin, half));
+    }
+
+    /// `out[t][q] = <keys[t], queries[q]>`: keys `(n, width)`, queries `(Q, width)`, out `(n, Q)`.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    #[inline]
+    pub(crate) fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), keys.len() / width * (queries.len() / width));
+        dispatch!(self, scores(keys, queries, width, out));
+    }
+
+    /// `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk
+    /// `c`: codes `(n, chunks, s)`, weights `(n, Q)`, sums `(chunks, N, Q)`.
+    ///
+    /// # Panics
+    /// If an index is not below `N` or the slices do not fit each other.
+    #[inline]
+    pub(crate) fn scatter(
+        self,
+        sums: &mut [f32],
+        queries: usize,
+        chunks: usize,
+        indices: &[u16],
+        coefficients: &[f32],
+        weights: &[f32],
+    ) {
+        assert_eq!(indices.len(), coefficients.len());
+        dispatch!(self, scatter(sums, queries, chunks, indices, coefficients, weights));
+    }
+
+    /// `out[q] += sum_n sums[n][q] atoms[n]`: atoms `(N, width)`, sums `(N, Q)`, and row `q` of out
+    /// starts at `q * stride`.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    #[inline]
+    pub(crate) fn gather(
+        self,
+        out: &mut [f32],
+        stride: usize,
+        atoms: &[f32],
+        width: usize,
+        sums: &[f32],
+        queries: usize,
+    ) {
+        assert_eq!(atoms.len() / width * queries, sums.len());
+        dispatch!(self, gather(out, stride, atoms, width, sums, queries));
     }
 }
 

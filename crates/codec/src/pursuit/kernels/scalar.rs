@@ -1,5 +1,7 @@
 //! The plain twin of every vector kernel, and the tail of some.
 
+pub(super) use super::attend::{gather, rotate, scatter, scores};
+
 /// See [`super::Isa::peak`].
 pub(super) fn peak(p: &[f32]) -> usize {
     peak_from(p, 0, (0, 0.0)).0

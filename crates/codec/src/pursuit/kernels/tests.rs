@@ -69,6 +69,33 @@ proptest! {
             prop_assert_eq!(bits(&out), bits(&expected), "{:?}", isa);
         }
     }
+
+    #[test]
+    fn attention_kernels_agree(
+        (half, queries, tokens, chunks) in (1usize..70, 1usize..10, 0usize..20, 1usize..3), s in 1usize..5,
+        values in vec(-2.0f32..2.0, 16_000)
+    ) {
+        let width = 2 * half;
+        let take = |from: usize, n: usize| values[from..from + n].to_vec();
+        let (keys, q, angles) = (take(0, tokens * width), take(7, queries * width), take(300, tokens * half));
+        let weights = take(11, tokens * queries);
+        let coefficients = take(19, tokens * chunks * s);
+        let indices: Vec<u16> = (0..tokens * chunks * s).map(|i| (i * 7 % 13) as u16).collect();
+        let run = |isa: Isa| {
+            let (mut rotated, mut scores) = (keys.clone(), vec![0.0; tokens * queries]);
+            isa.rotate(&mut rotated, &angles, &angles, half);
+            isa.scores(&rotated, &q, width, &mut scores);
+            let mut sums = vec![0.0; chunks * 13 * queries];
+            isa.scatter(&mut sums, queries, chunks, &indices, &coefficients, &weights);
+            let mut out = vec![0.0; queries * width];
+            isa.gather(&mut out, width, &values[..13 * width], width, &sums[..13 * queries], queries);
+            [bits(&rotated), bits(&scores), bits(&sums), bits(&out)]
+        };
+        let expected = run(scalar());
+        for isa in Isa::all() {
+            prop_assert_eq!(&run(isa), &expected, "{:?}", isa);
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,284 @@
+//! Attention on codes: the dense cache is never formed.
+//!
+//! For one key-value head and all query rows that share it:
+//! - Keys are coded before position embedding, so they are restored a tile at a time, rotated and
+//!   scored while the tile is in the cache.
+//! - Values are never restored. `sum_t p_t D r_t = D (sum_t p_t r_t)`: attention weight times
+//!   coefficient adds up per atom, and one product with the dictionary ends the pass. For `S`
+//!   tokens and `N` atoms that costs `S s + N d` instead of `S s d`.
+//!
+//! The softmax is taken as the tiles come (Milakov and Gimelshein 2018). Scores are only ever
+//! subtracted a reference that trails their maximum by at most [`SLACK`], so that the sums per
+//! atom are rescaled rarely.
+
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::pursuit::kernels::Isa;
+use crate::{Atoms, CodecError, Codes};
+
+/// Tokens restored at a time: at 128 channels the keys are 32 KiB, a level-1 cache.
+pub const TILE: usize = 64;
+
+/// Online atoms expanded at a time.
+const ATOM_TILE: usize = 64;
+
+/// How far a score may exceed the reference before everything is rescaled: `e^16` times a sum is
+/// far from overflow, and a relative rounding error does not depend on it.
+const SLACK: f32 = 16.0;
+
+/// Codes of one head's keys or values, `chunks` rows per token, and the atoms they name.
+#[derive(Clone, Copy, Debug)]
+pub struct CodedHead<'a> {
+    /// Rows `(tokens, chunks)`.
+    pub codes: &'a Codes,
+    /// Offline and online atoms.
+    pub atoms: Atoms<'a>,
+    /// Pieces of a head vector, the paper's `s_n`.
+    pub chunks: usize,
+}
+
+impl CodedHead<'_> {
+    fn tokens(&self) -> usize {
+        self.codes.rows() / self.chunks
+    }
+
+    fn head_dim(&self) -> usize {
+        self.chunks * self.atoms.width()
+    }
+}
+
+/// Rotary tables, `(positions, D / 2)` each.
+#[derive(Clone, Copy, Debug)]
+pub struct RotaryTables<'a> {
+    /// Cosines.
+    pub cos: &'a [f32],
+    /// Sines.
+    pub sin: &'a [f32],
+}
+
+/// Softmax attention of `Q` query rows over one key-value head, in as many passes as there are
+/// kinds of storage.
+#[derive(Debug)]
+pub struct HeadAttention<'a> {
+    /// `(Q, D)`, after position embedding and scaling.
+    queries: &'a [f32],
+    head_dim: usize,
+    tables: RotaryTables<'a>,
+    isa: Isa,
+    /// Per query: what is subtracted from its scores, and the sum of its weights.
+    reference: Vec<f32>,
+    sum: Vec<f32>,
+    /// Weighted values `(Q, D)`, not yet divided by the sums.
+    out: Vec<f32>,
+    /// Keys of a tile `(TILE, D)`.
+    keys: Vec<f32>,
+    /// Scores, then weights, of a tile `(TILE, Q)`.
+    weights: Vec<f32>,
+}
+
+impl<'a> HeadAttention<'a> {
+    /// Attention of `queries`, `(Q, head_dim)`, rotated and scaled.
+    ///
+    /// # Panics
+    /// If the queries are not whole rows of an even width, or none.
+    #[must_use]
+    pub fn new(queries: &'a [f32], head_dim: usize, tables: RotaryTables<'a>) -> Self {
+        assert!(!queries.is_empty() && queries.len().is_multiple_of(head_dim) && head_dim.is_multiple_of(2));
+        let count = queries.len() / head_dim;
+        Self {
+            queries,
+            head_dim,
+            tables,
+            isa: Isa::detect(),
+            reference: vec![f32::NEG_INFINITY; count],
+            sum: vec![0.0; count],
+            out: vec![0.0; queries.len()],
+            keys: vec![0.0; TILE * head_dim],
+            weights: vec![0.0; TILE * count],
+        }
+    }
+
+    /// Adds coded tokens, the first of them at position `start`. Query `q` sees the tokens
+    /// `visible[q]` of them.
+    ///
+    /// # Errors
+    /// If keys and values differ in tokens or width, the rotary tables end before a token's
+    /// position, or a code names an atom that is not there. The sums are then of no use.
+    ///
+    /// # Panics
+    /// If there is not one range per query.
+    pub fn coded(
+        &mut self,
+        keys: CodedHead<'_>,
+        values: CodedHead<'_>,
+        start: usize,
+        visible: &[Range<usize>],
+    ) -> Result<(), CodecError> {
+        let (d, count) = (self.head_dim, self.sum.len());
+        CodecError::length("keys' channels", d, keys.head_dim())?;
+        CodecError::length("values' channels", d, values.head_dim())?;
+        CodecError::length("tokens of the values", keys.tokens(), values.tokens())?;
+        let seen = span(visible, keys.tokens());
+        if seen.is_empty() {
+            return Ok(());
+        }
+        self.check_positions(start + seen.end)?;
+        let (key_codes, value_codes) = (keys.codes.sparsity() * keys.chunks, values.codes.sparsity() * values.chunks);
+        let mut indices = vec![0u16; TILE * key_codes.max(value_codes)];
+        let mut coefficients = vec![0.0f32; indices.len()];
+        let mut scratch = vec![0.0f32; keys.atoms.width().max(values.atoms.width() * ATOM_TILE)];
+        let mut sums = vec![0.0f32; values.chunks * values.atoms.len() * count];
+
+        for first in seen.clone().step_by(TILE) {
+            let n = TILE.min(seen.end - first);
+            let (indices_k, coefficients_k) = (&mut indices[..n * key_codes], &mut coefficients[..n * key_codes]);
+            unpack(keys, first, indices_k, coefficients_k)?;
+            let (s, width) = (keys.codes.sparsity(), keys.atoms.width());
+            let rows = indices_k.chunks_exact(s).zip(coefficients_k.chunks_exact(s));
+            for (out, (indices, coefficients)) in self.keys.chunks_exact_mut(width).zip(rows) {
+                keys.atoms.combine(self.isa, indices, coefficients, &mut scratch[..width], out);
+            }
+            self.rotate(start + first, n);
+            self.weigh(first, n, visible, &mut sums);
+
+            let (indices, coefficients) = (&mut indices[..n * value_codes], &mut coefficients[..n * value_codes]);
+            unpack(values, first, indices, coefficients)?;
+            self.isa.scatter(&mut sums, count, values.chunks, indices, coefficients, &self.weights[..n * count]);
+        }
+        self.gather(values, &sums, &mut scratch);
+        Ok(())
+    }
+
+    /// Adds tokens kept exactly, f16 `(n, D)` with keys before position embedding, the first of
+    /// them at position `start`. Query `q` sees the tokens `visible[q]` of them.
+    ///
+    /// # Errors
+    /// If keys and values differ in length, or the rotary tables end before a token's position.
+    ///
+    /// # Panics
+    /// If there is not one range per query.
+    pub fn exact(
+        &mut self,
+        keys: &[f16],
+        values: &[f16],
+        start: usize,
+        visible: &[Range<usize>],
+    ) -> Result<(), CodecError> {
+        let (d, count) = (self.head_dim, self.sum.len());
+        CodecError::length("exact values", keys.len(), values.len())?;
+        let seen = span(visible, keys.len() / d);
+        if seen.is_empty() {
+            return Ok(());
+        }
+        self.check_positions(start + seen.end)?;
+        let mut value = vec![0.0f32; d];
+        for first in seen.clone().step_by(TILE) {
+            let n = TILE.min(seen.end - first);
+            keys[first * d..(first + n) * d].convert_to_f32_slice(&mut self.keys[..n * d]);
+            self.rotate(start + first, n);
+            self.weigh(first, n, visible, &mut []);
+            for (row, weights) in
+                values[first * d..(first + n) * d].chunks_exact(d).zip(self.weights.chunks_exact(count))
+            {
+                row.convert_to_f32_slice(&mut value);
+                self.isa.gather(&mut self.out, d, &value, d, weights, count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `softmax(scores) values` to `out`, `(Q, D)`; zeros for a query that saw nothing.
+    ///
+    /// # Panics
+    /// If `out` has another size.
+    pub fn finish(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.out.len());
+        let rows = self.out.chunks_exact(self.head_dim).zip(&self.sum);
+        for (out, (row, &sum)) in out.chunks_exact_mut(self.head_dim).zip(rows) {
+            let factor = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+            for (out, x) in out.iter_mut().zip(row) {
+                *out = x * factor;
+            }
+        }
+    }
+
+    fn check_positions(&self, end: usize) -> Result<(), CodecError> {
+        let positions = self.tables.cos.len().min(self.tables.sin.len()) / (self.head_dim / 2);
+        if end <= positions { Ok(()) } else { Err(CodecError::RowRange { start: 0, end, rows: positions }) }
+    }
+
+    /// Rotates the first `n` keys of the tile, the first of them at `position`.
+    fn rotate(&mut self, position: usize, n: usize) {
+        let half = self.head_dim / 2;
+        let at = position * half..(position + n) * half;
+        let (cos, sin) = (&self.tables.cos[at.clone()], &self.tables.sin[at]);
+        self.isa.rotate(&mut self.keys[..n * self.head_dim], cos, sin, half);
+    }
+
+    /// Turns the tile's `n` keys into weights `(n, Q)` and adds them to the sums, rescaling what
+    /// was summed before where a score is far above the reference.
+    fn weigh(&mut self, first: usize, n: usize, visible: &[Range<usize>], sums: &mut [f32]) {
+        let count = self.sum.len();
+        assert_eq!(visible.len(), count, "a range per query");
+        let weights = &mut self.weights[..n * count];
+        self.isa.scores(&self.keys[..n * self.head_dim], self.queries, self.head_dim, weights);
+        for (q, range) in visible.iter().enumerate() {
+            let (from, to) = (range.start.clamp(first, first + n) - first, range.end.clamp(first, first + n) - first);
+            let seen = |t: usize| from <= t && t < to;
+            let top = (from..to).fold(f32::NEG_INFINITY, |m, t| m.max(weights[t * count + q]));
+            if top > self.reference[q] + SLACK || (self.reference[q] == f32::NEG_INFINITY && from < to) {
+                let factor = (self.reference[q] - top).exp();
+                self.reference[q] = top;
+                self.sum[q] *= factor;
+                self.out[q * self.head_dim..(q + 1) * self.head_dim].iter_mut().for_each(|x| *x *= factor);
+                sums.iter_mut().skip(q).step_by(count).for_each(|x| *x *= factor);
+            }
+            for t in 0..n {
+                let weight = &mut weights[t * count + q];
+                *weight = if seen(t) { (*weight - self.reference[q]).exp() } else { 0.0 };
+                self.sum[q] += *weight;
+            }
+        }
+    }
+
+    /// The product with the dictionary: `sums` `(chunks, N, Q)` into the weighted values.
+    fn gather(&mut self, values: CodedHead<'_>, sums: &[f32], scratch: &mut [f32]) {
+        let (count, width, d) = (self.sum.len(), values.atoms.width(), self.head_dim);
+        let offline = values.atoms.offline();
+        for (c, sums) in sums.chunks_exact(values.atoms.len() * count).enumerate() {
+            let out = &mut self.out[c * width..];
+            let (sums, online_sums) = sums.split_at(offline.len() * count);
+            self.isa.gather(out, d, offline.atoms(), width, sums, count);
+            let Some(online) = values.atoms.online() else { continue };
+            for (tile, sums) in online_sums.chunks(ATOM_TILE * count).enumerate() {
+                let atoms = &mut scratch[..sums.len() / count * width];
+                online.expand(tile * ATOM_TILE, atoms);
+                self.isa.gather(out, d, atoms, width, sums, count);
+            }
+        }
+    }
+}
+
+/// The smallest range that holds all of `visible`, within `0..tokens`.
+fn span(visible: &[Range<usize>], tokens: usize) -> Range<usize> {
+    let ranges = || visible.iter().filter(|range| !range.is_empty());
+    let start = ranges().map(|range| range.start).min().unwrap_or(0);
+    let end = ranges().map(|range| range.end).max().unwrap_or(0).min(tokens);
+    start.min(end)..end
+}
+
+/// Codes of the tokens from `first` on, as many as the slices hold.
+fn unpack(head: CodedHead<'_>, first: usize, indices: &mut [u16], coefficients: &mut [f32]) -> Result<(), CodecError> {
+    let s = head.codes.sparsity();
+    let row = first * head.chunks;
+    head.codes.unpack(row..row + indices.len() / s, indices, coefficients);
+    match indices.iter().position(|&i| usize::from(i) >= head.atoms.len()) {
+        None => Ok(()),
+        Some(at) => {
+            Err(CodecError::UnknownAtom { row: row + at / s, index: indices[at].into(), atoms: head.atoms.len() })
+        }
+    }
+}
