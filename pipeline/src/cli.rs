@@ -3,6 +3,8 @@
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::score::ScoreArgs;
+
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
 /// Every stage writes to data/runs/PROFILE/STAGE with a manifest, and runs again only where
@@ -34,6 +36,8 @@ pub enum Command {
     Evaluate(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
+    /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
+    Score(ScoreArgs),
     /// List the cache schemes that profiles can name
     Schemes {
         /// One JSON array instead of a table

@@ -1,6 +1,7 @@
 //! The `kvcsr` command: stages, manifests and profiles around the library crates.
 
 mod cli;
+mod commands;
 mod config;
 mod machine;
 mod manifest;
@@ -43,6 +44,7 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Report(args) => single(args, &Report),
+        Command::Score(args) => commands::score::run(&args),
         Command::Schemes { json } => schemes(json),
     }
 }
