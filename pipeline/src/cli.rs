@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::score::ScoreArgs;
+
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
 /// Every stage writes to data/runs/PROFILE/STAGE with a manifest, and runs again only where
@@ -42,6 +44,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Write the logits of a list of token ids, to compare with another implementation
     Logits(LogitsArgs),
+    /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
+    Score(ScoreArgs),
     /// List the cache schemes that profiles can name
     Schemes {
         /// One JSON array instead of a table

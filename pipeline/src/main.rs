@@ -47,6 +47,7 @@ fn run(command: Command) -> Result<()> {
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
+        Command::Score(args) => commands::score::run(&args),
         Command::Schemes { json } => schemes(json),
     }
 }

@@ -45,3 +45,28 @@ fn errors_say_what_to_do() {
     assert!(refused(&["calibrate", "profile=smoke", "set=model=gpt"]).contains("it has smollm2-135m-instruct"));
     assert!(refused(&["train", "profile=../smoke"]).contains("a name of letters"));
 }
+
+#[test]
+fn score_prints_one_object_and_names_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lcc.jsonl");
+    let line = |pred: &str| {
+        format!("{}\n", serde_json::json!({"pred": pred, "answers": ["diet"], "all_classes": null, "length": 1}))
+    };
+    std::fs::write(&path, line("diet") + &line("tide")).unwrap();
+    let file = path.to_str().unwrap();
+    let score = |ratio: &[&str]| -> serde_json::Value {
+        let out = kvcsr(&[&["score", "--task", "lcc", "--predictions", file][..], ratio].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let expected = |score: f64| serde_json::json!({"task": "lcc", "n": 2, "score": score});
+    // difflib.SequenceMatcher(None, "tide", "diet").ratio() is 0.25, Levenshtein.ratio("tide", "diet") 0.5.
+    assert_eq!(score(&[]), expected(62.5));
+    assert_eq!(score(&["--code-sim", "levenshtein"]), expected(75.0));
+
+    std::fs::write(&path, line("tide") + "{\"pred\": 1}\n").unwrap();
+    assert!(refused(&["score", "--task", "lcc", "--predictions", file]).contains("lcc.jsonl:2: "));
+    assert!(refused(&["score", "--task", "lccc", "--predictions", file]).contains("LongBench v1 has"));
+    assert!(refused(&["score", "--task", "lcc", "--predictions", "none.jsonl"]).contains("none.jsonl: cannot read"));
+}

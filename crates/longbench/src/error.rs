@@ -18,6 +18,15 @@ pub enum LongBenchError {
         source: std::io::Error,
     },
 
+    /// A file could not be written.
+    #[error("{}: cannot write: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
     /// One line of a JSONL file is not what it should be.
     #[error("{}:{line}: {message}", path.display())]
     Line {
@@ -87,6 +96,30 @@ pub enum LongBenchError {
     /// The caller's tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokens(#[source] TokensError),
+
+    /// The model failed.
+    #[error(transparent)]
+    Model(#[from] kvcsr_model::ModelError),
+
+    /// A cache scheme failed to take over a prefill.
+    #[error("scheme {scheme}: {source}")]
+    Scheme {
+        /// The scheme, with its dictionaries.
+        scheme: String,
+        /// What it said.
+        source: Box<kvcsr_cache::CacheError>,
+    },
+
+    /// Running one record failed.
+    #[error("{task}, record {id}: {source}")]
+    Sample {
+        /// The task.
+        task: String,
+        /// The record's `_id`.
+        id: String,
+        /// What failed.
+        source: Box<LongBenchError>,
+    },
 }
 
 /// Result of this crate.

@@ -22,6 +22,14 @@ pub struct Line<T> {
 /// # Errors
 /// [`LongBenchError::Read`] when the file cannot be read, [`LongBenchError::Line`] when a line is not a `T`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
+    read_each(path)?.into_iter().collect()
+}
+
+/// As [`read`], but a line that is not a `T` is an error in its own place, and the others are still there.
+///
+/// # Errors
+/// [`LongBenchError::Read`] when the file cannot be read.
+pub fn read_each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Line<T>>>> {
     let read_error = |source| LongBenchError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;
     let mut lines = Vec::new();
@@ -31,8 +39,10 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
             continue;
         }
         let number = index + 1;
-        let value = serde_json::from_slice(&bytes).map_err(|error| line_error(path, number, json_message(&error)))?;
-        lines.push(Line { number, value });
+        lines.push(match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Line { number, value }),
+            Err(error) => Err(line_error(path, number, json_message(&error))),
+        });
     }
     Ok(lines)
 }

@@ -11,6 +11,10 @@
 //! - [`metrics`]: one file per family of scorers.
 //! - [`score`]: prediction files to task scores, and LongBench-E's scores by length.
 //! - [`average`]: the two overall averages in use.
+//! - [`runner`]: one record through the model, prefilled once for all schemes.
+//! - [`predictions`]: what schemes answered, on disk, record by record.
+//! - [`stats`]: paired bootstrap intervals.
+//! - [`results`]: predictions to scores, differences and averages per scheme.
 //! - [`heldout`]: perplexity, divergence and agreement on held-out text, which needs no LongBench.
 //!
 //! ```
@@ -40,9 +44,13 @@ pub mod error;
 pub mod heldout;
 pub mod jsonl;
 pub mod metrics;
+pub mod predictions;
 pub mod prompt;
 pub mod record;
+pub mod results;
+pub mod runner;
 pub mod score;
+pub mod stats;
 pub mod tasks;
 
 pub use error::{LongBenchError, Result, TokensError};

@@ -4,6 +4,8 @@
 //! level and turned back into text, and only then wrapped for chat and tokenised again. The length may drift by a few tokens
 //! in the second tokenisation, and the wrap is not counted against the limit.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{LongBenchError, Result, TokensError};
 use crate::record::Record;
 use crate::tasks::Task;
@@ -151,6 +153,38 @@ pub fn prepare(
     Ok(Prompt { text, ids, full_tokens, truncated: full_tokens > max_tokens })
 }
 
+/// How prompts are wrapped for a chat model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Chat {
+    /// Not at all: the prompt as it is.
+    #[default]
+    None,
+    /// [`llama2_chat`].
+    Llama2,
+    /// [`chatml`].
+    ChatMl,
+}
+
+impl Chat {
+    /// The function that wraps, if any.
+    #[must_use]
+    pub fn wrap(self) -> Option<fn(&str) -> String> {
+        match self {
+            Self::None => None,
+            Self::Llama2 => Some(llama2_chat),
+            Self::ChatMl => Some(chatml),
+        }
+    }
+}
+
+/// A user turn in ChatML without a system prompt, the assistant's turn opened. Not part of LongBench: for models such as
+/// SmolLM2-Instruct and Qwen2, which `pred.py` does not know.
+#[must_use]
+pub fn chatml(prompt: &str) -> String {
+    format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+}
+
 /// The chat wrap of `pred.py` for Llama-2 chat models: no system prompt, no spaces.
 #[must_use]
 pub fn llama2_chat(prompt: &str) -> String {
@@ -240,6 +274,18 @@ mod tests {
         for task in TaskTable::embedded().tasks() {
             let wrapped = prompt(&task.name, "ab", 8).text == "[INST]ab[/INST]";
             assert_eq!(wrapped, task.chat, "{}", task.name);
+        }
+    }
+
+    #[test]
+    fn wraps_are_named_in_lower_case() {
+        for (name, wrapped) in [
+            ("none", None),
+            ("llama2", Some("[INST]a[/INST]")),
+            ("chatml", Some("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n")),
+        ] {
+            let chat: Chat = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(chat.wrap().map(|wrap| wrap("a")).as_deref(), wrapped, "{name}");
         }
     }
 

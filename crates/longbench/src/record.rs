@@ -1,5 +1,6 @@
 //! The eight-key record of LongBench's data files.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -67,15 +68,28 @@ impl Record {
 /// # Errors
 /// [`LongBenchError::Read`](crate::LongBenchError::Read) when the file cannot be read,
 /// [`LongBenchError::Line`](crate::LongBenchError::Line) for a line with a missing, unknown or mistyped key, another task's
-/// `dataset` or `language`, no answer, or no classes where they are needed.
+/// `dataset` or `language`, no answer, no classes where they are needed, or the `_id` of an earlier line.
 pub fn read_records(task: &Task, path: &Path) -> Result<Vec<Record>> {
-    jsonl::read::<Record>(path)?
-        .into_iter()
-        .map(|line| match line.value.fault(task) {
+    read_each_record(task, path)?.into_iter().collect()
+}
+
+/// As [`read_records`], but a bad line is an error in its own place, and the other records are still there.
+///
+/// # Errors
+/// [`LongBenchError::Read`](crate::LongBenchError::Read) when the file cannot be read.
+pub fn read_each_record(task: &Task, path: &Path) -> Result<Vec<Result<Record>>> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut check = |line: jsonl::Line<Record>| {
+        let fault = line.value.fault(task).or_else(|| {
+            let first = *seen.entry(line.value.id.clone()).or_insert(line.number);
+            (first != line.number).then(|| format!("_id {:?} stands on line {first} already", line.value.id))
+        });
+        match fault {
             Some(fault) => Err(jsonl::line_error(path, line.number, fault)),
             None => Ok(line.value),
-        })
-        .collect()
+        }
+    };
+    Ok(jsonl::read_each::<Record>(path)?.into_iter().map(|line| line.and_then(&mut check)).collect())
 }
 
 #[cfg(test)]
@@ -96,7 +110,9 @@ mod tests {
     fn read(task: &str, second: &Value) -> Result<Vec<Record>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trec.jsonl");
-        std::fs::write(&path, format!("{}\n{second}\n", good())).unwrap();
+        let mut first = good();
+        first["_id"] = json!("0e");
+        std::fs::write(&path, format!("{first}\n{second}\n")).unwrap();
         read_records(TaskTable::embedded().get(task).unwrap(), &path)
     }
 
@@ -134,6 +150,7 @@ mod tests {
             ("language", json!("de"), "unknown variant"),
             ("all_classes", json!(null), "all_classes is null"),
             ("extra", json!(1), "unknown field"),
+            ("_id", json!("0e"), "stands on line 1 already"),
         ] {
             let mut record = good();
             record[key] = value;
@@ -145,5 +162,17 @@ mod tests {
             assert!(error.contains("trec.jsonl:2: "), "{error}");
             assert!(error.contains(message), "{error} lacks {message:?}");
         }
+    }
+    #[test]
+    fn a_bad_line_leaves_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trec.jsonl");
+        let mut last = good();
+        last["_id"] = json!("1f");
+        std::fs::write(&path, format!("{}\n{{}}\n{last}\n", good())).unwrap();
+        let records = read_each_record(TaskTable::embedded().get("trec").unwrap(), &path).unwrap();
+        let ids: Vec<Option<&str>> = records.iter().map(|record| record.as_ref().ok().map(|r| r.id.as_str())).collect();
+        assert_eq!(ids, [Some("0f"), None, Some("1f")]);
+        assert!(records[1].as_ref().unwrap_err().to_string().contains("trec.jsonl:2: "));
     }
 }

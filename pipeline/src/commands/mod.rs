@@ -1,7 +1,8 @@
-//! Commands beside the stages: they read a model and keep no record.
+//! Commands beside the stages: they keep no record.
 
 pub mod generate;
 pub mod logits;
+pub mod score;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,158 @@
+//! The runner on a small random model: one row per scheme, truncation, limits, and errors that name the record.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_longbench::config::Config;
+use kvcsr_longbench::metrics::{CodeSim, MetricOptions, Recursion};
+use kvcsr_longbench::predictions::Predictions;
+use kvcsr_longbench::prompt::Chat;
+use kvcsr_longbench::record::Record;
+use kvcsr_longbench::runner::{RunOptions, Runner};
+use kvcsr_longbench::tasks::{Language, TaskTable};
+use kvcsr_model::{Arch, Decoder, RopeScaling, TensorMap, Tokenizer};
+
+const VOCAB: usize = 32;
+const OPTIONS: RunOptions = RunOptions {
+    max_prompt_tokens: 16,
+    chat: Chat::None,
+    prefill_chunk: 5,
+    metric: MetricOptions { code_sim: CodeSim::Difflib, recursion: Recursion::AsPython },
+};
+
+struct Fixture {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    config: Config,
+}
+
+fn fixture() -> Fixture {
+    let arch = Arch {
+        hidden: 16,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        intermediate: 32,
+        vocab: VOCAB,
+        rms_eps: 1e-5,
+        rope_theta: 1e4,
+        rope_scaling: RopeScaling::None,
+        max_positions: 64,
+        tied_head: false,
+        qkv_bias: false,
+    };
+    let mut state = 0x9E37_79B9_u32;
+    let mut draw = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let tensors: HashMap<String, Tensor> = arch
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw()).collect();
+            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("dataset2prompt.json", r#"{"qasper": "{context} {input}"}"#);
+    write("dataset2maxlen.json", r#"{"qasper": 6}"#);
+    write("model2maxlen.json", "{}");
+    let mut vocab: serde_json::Map<String, serde_json::Value> =
+        ('a'..='z').zip(0..).map(|(letter, id)| (letter.to_string(), id.into())).collect();
+    for (token, id) in [(" ", 26), ("\n", 27), (".", 28), ("0", 29), ("1", 30), ("</s>", 31)] {
+        vocab.insert(token.to_owned(), id.into());
+    }
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+        "added_tokens": [{"id": 31, "content": "</s>", "special": true, "single_word": false, "lstrip": false,
+                          "rstrip": false, "normalized": false}],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}
+    });
+    write("tokenizer.json", &tokenizer.to_string());
+    Fixture {
+        decoder: Decoder::new(arch, &TensorMap(tensors), &Device::Cpu).unwrap(),
+        tokenizer: Tokenizer::from_hf_file(folder.path().join("tokenizer.json"), Some("</s>")).unwrap(),
+        config: Config::load(folder.path()).unwrap(),
+    }
+}
+
+fn record(context: &str) -> Record {
+    Record {
+        input: "why".to_owned(),
+        context: context.to_owned(),
+        answers: vec!["x".to_owned()],
+        length: 3,
+        dataset: "qasper".to_owned(),
+        language: Language::En,
+        all_classes: None,
+        id: "r-0".to_owned(),
+    }
+}
+
+fn schemes(decoder: &Decoder) -> Vec<Box<dyn Scheme>> {
+    let context = SchemeContext::new(decoder.geometry());
+    ["dense", "dense-f16"].iter().map(|name| registry::build(name, &context).unwrap()).collect()
+}
+
+#[test]
+fn every_scheme_answers_the_same_prompt() {
+    let Fixture { decoder, tokenizer, config } = fixture();
+    let runner = Runner::new(&decoder, &tokenizer, &config, OPTIONS);
+    let task = TaskTable::embedded().get("qasper").unwrap();
+    let schemes = schemes(&decoder);
+    let schemes: Vec<&dyn Scheme> = schemes.iter().map(AsRef::as_ref).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let mut predictions = Predictions::open(folder.path()).unwrap();
+    let record = record("the quick brown fox jumps over");
+    runner.run(task, &record, &schemes, &mut |row| predictions.append(row)).unwrap();
+
+    let rows = predictions.rows();
+    assert_eq!(rows.iter().map(|row| row.label()).collect::<Vec<_>>(), ["dense", "dense-f16"]);
+    for row in rows {
+        // "the quick brown fox jumps over why" has 34 letters; 8 are kept at either end.
+        assert_eq!((row.tokens_before, row.tokens), (34, 16));
+        assert!(row.generated <= 6 && row.pred.chars().count() <= row.generated, "{row:?}");
+        assert_eq!((row.task.as_str(), row.id.as_str(), row.length), ("qasper", "r-0", 3));
+    }
+    assert!(rows[0].measured_bits >= 32.0, "every allocated byte counts: {}", rows[0].measured_bits);
+    assert_eq!(rows[1].measured_bits, rows[0].measured_bits / 2.0);
+    let ids = runner.prompt(task, &record).unwrap().ids;
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "the quic over why");
+    let snapshot = decoder.prefill(&ids, 16).unwrap();
+    let logits = snapshot.last_logits.squeeze(0).unwrap().to_vec1::<f32>().unwrap();
+    let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+    assert!(
+        rows[0].pred.starts_with(&tokenizer.decode(&[best], true).unwrap()),
+        "the first token comes from the prefill"
+    );
+}
+
+#[test]
+fn without_schemes_nothing_is_run() {
+    let Fixture { decoder, tokenizer, config } = fixture();
+    let runner = Runner::new(&decoder, &tokenizer, &config, OPTIONS);
+    let trec = TaskTable::embedded().get("trec").unwrap();
+    runner.run(trec, &record("a"), &[], &mut |_| unreachable!()).unwrap();
+}
+
+#[test]
+fn errors_name_task_and_record() {
+    let Fixture { decoder, tokenizer, config } = fixture();
+    let task = TaskTable::embedded().get("qasper").unwrap();
+    let schemes = schemes(&decoder);
+    let schemes: Vec<&dyn Scheme> = schemes.iter().map(AsRef::as_ref).collect();
+    let options = RunOptions { max_prompt_tokens: 100, ..OPTIONS };
+    let runner = Runner::new(&decoder, &tokenizer, &config, options);
+    let long = record(&"a".repeat(70));
+    let error = runner.run(task, &long, &schemes, &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.starts_with("qasper, record r-0: ") && error.contains("at most 64 positions"), "{error}");
+    let trec = TaskTable::embedded().get("trec").unwrap();
+    let error = runner.run(trec, &record("a"), &schemes, &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("dataset2prompt.json"), "{error}");
+}

@@ -1,0 +1,49 @@
+//! score: a file of LongBench predictions to the number that LongBench's `eval.py` prints for it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use kvcsr_longbench::metrics::CodeSim;
+use kvcsr_longbench::score::score_file;
+use kvcsr_longbench::tasks::TaskTable;
+
+/// What to score, and how.
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// LongBench v1 task, for example qasper
+    #[arg(long)]
+    pub task: String,
+    /// One JSON object with pred, answers, all_classes and length per line
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub predictions: PathBuf,
+    /// String ratio of the code tasks
+    #[arg(long, value_enum, default_value_t = Ratio::Difflib)]
+    pub code_sim: Ratio,
+}
+
+/// The string ratio behind code similarity, as named on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Ratio {
+    /// Python's difflib: what LongBench's own requirements give
+    Difflib,
+    /// python-Levenshtein: what fuzzywuzzy uses where it is installed
+    Levenshtein,
+}
+
+impl From<Ratio> for CodeSim {
+    fn from(ratio: Ratio) -> Self {
+        match ratio {
+            Ratio::Difflib => Self::Difflib,
+            Ratio::Levenshtein => Self::Levenshtein,
+        }
+    }
+}
+
+/// Prints one JSON object: task, n, score.
+pub fn run(args: &ScoreArgs) -> Result<()> {
+    let task = TaskTable::embedded().get(&args.task)?;
+    let score = score_file(task, &args.predictions, args.code_sim.into())?;
+    println!("{}", serde_json::to_string(&score)?);
+    Ok(())
+}
