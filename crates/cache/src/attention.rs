@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::{Bias, CacheError, Padding, Pattern, Window};
+use crate::{Bias, CacheError, Padding, Pattern, Reach};
 
 /// Queries scored at once. Bounds the score tile to `H · QUERY_TILE · S` and skips, tile by tile,
 /// the keys that causality or a sliding window hides.
@@ -28,7 +28,7 @@ pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<
     for first in (0..t).step_by(QUERY_TILE) {
         let rows = QUERY_TILE.min(t - first);
         let tile = Tile { rows, end: start + first + rows, batch: b };
-        let from = tile.first_key(pattern.window);
+        let from = tile.first_key(pattern.reach);
         let keys = tile.end - from;
         let q_tile = q.narrow(2, first, rows)?.contiguous()?.reshape((heads, group * rows, d))?;
         let mut scores = q_tile.matmul(&k.narrow(1, from, keys)?.t()?)?;
@@ -56,10 +56,10 @@ struct Tile {
 
 impl Tile {
     /// The first key that any query of the tile sees.
-    fn first_key(&self, window: Window) -> usize {
-        match window {
-            Window::Full => 0,
-            Window::Sliding(tokens) => (self.end - self.rows + 1).saturating_sub(tokens.max(1)),
+    fn first_key(&self, reach: Reach) -> usize {
+        match reach {
+            Reach::Full => 0,
+            Reach::Sliding(tokens) => (self.end - self.rows + 1).saturating_sub(tokens.max(1)),
         }
     }
 
@@ -84,9 +84,9 @@ impl Tile {
     /// even those that do not see it.
     fn mask(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Tensor, CacheError> {
         let keys = self.end - from;
-        let reach = match pattern.window {
-            Window::Full => usize::MAX,
-            Window::Sliding(tokens) => tokens.max(1),
+        let reach = match pattern.reach {
+            Reach::Full => usize::MAX,
+            Reach::Sliding(tokens) => tokens.max(1),
         };
         let padded = pattern.padding != Padding::None;
         let planes = if padded { self.batch } else { 1 };
@@ -131,7 +131,7 @@ mod tests {
                     let visible = s - t + ti + 1;
                     let scores: Vec<f64> = (0..visible)
                         .map(|j| {
-                            let far = matches!(pattern.window, Window::Sliding(w) if visible - j > w);
+                            let far = matches!(pattern.reach, Reach::Sliding(w) if visible - j > w);
                             if far || (j < pattern.padding.of(bi) && j + 1 < visible) {
                                 return 0.0;
                             }
@@ -168,10 +168,10 @@ mod tests {
             let (k, v) = (k.flatten(0, 1).unwrap(), v.flatten(0, 1).unwrap());
             let (alibi, padding) = (Alibi::new(h), [s / 3, 0]);
             let plain = Pattern::default();
-            let sliding = |tokens| Pattern { window: Window::Sliding(tokens), ..plain };
+            let sliding = |tokens| Pattern { reach: Reach::Sliding(tokens), ..plain };
             let left = Pattern { padding: Padding::Left(&padding[..b]), ..plain };
             let linear = Pattern { bias: Bias::Alibi(&alibi), ..plain };
-            let all = Pattern { window: Window::Sliding(7), bias: linear.bias, padding: left.padding };
+            let all = Pattern { reach: Reach::Sliding(7), bias: linear.bias, padding: left.padding };
             for pattern in [plain, sliding(1), sliding(6), sliding(150), left, linear, all] {
                 let got = causal(&q, &k, &v, 0.7, &pattern).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let want = by_definition(&qv, &kv, &vv, [b, h, h_kv, t, s, d], 0.7, &pattern);

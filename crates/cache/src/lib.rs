@@ -45,7 +45,7 @@ mod seam;
 mod snapshot;
 
 pub use error::CacheError;
-pub use pattern::{Alibi, Bias, Padding, Pattern, Window};
+pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use registry::SchemeContext;
 pub use rotary::Rotary;

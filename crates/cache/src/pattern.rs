@@ -9,7 +9,7 @@ use crate::CacheError;
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pattern<'a> {
     /// How far back a token sees.
-    pub window: Window,
+    pub reach: Reach,
     /// What is added to the scores by distance.
     pub bias: Bias<'a>,
     /// Tokens at the front of each row that are not part of its text.
@@ -18,7 +18,7 @@ pub struct Pattern<'a> {
 
 /// How far back a token sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Window {
+pub enum Reach {
     /// To the first token.
     #[default]
     Full,

@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::Tensor;
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor};
-use kvcsr_cache::{AttendCx, Geometry, LayerCache, Padding, Pattern, Window, registry};
+use kvcsr_cache::{AttendCx, Geometry, LayerCache, Padding, Pattern, Reach, registry};
 
 const SCHEMES: [&str; 13] = [
     "dense",
@@ -132,12 +132,12 @@ fn left_padded_rows_attend_as_they_do_alone() {
     let geometry = Geometry { layers: 1, kv_heads: heads.1, head_dim: d };
     let rotary = rotary(d);
     for name in SCHEMES {
-        for window in [Window::Full, Window::Sliding(9)] {
+        for reach in [Reach::Full, Reach::Sliding(9)] {
             let scheme = registry::build(name, &context(geometry, dictionaries(geometry, 96))).unwrap();
             let x = inputs(3, heads, tokens, d);
             let attend = |cache: &mut dyn LayerCache, row: (usize, usize), from: usize, to: usize, start, padding| {
                 let part = |x: &Tensor| x.narrow(0, row.0, row.1).unwrap().narrow(2, from, to - from).unwrap();
-                let pattern = Pattern { window, padding, ..Pattern::default() };
+                let pattern = Pattern { reach, padding, ..Pattern::default() };
                 let cx = AttendCx { start, rotary: &rotary, scale: 0.125, pattern };
                 cache.attend(&part(&x.0), &part(&x.1), &part(&x.2), &cx).unwrap()
             };
@@ -152,7 +152,7 @@ fn left_padded_rows_attend_as_they_do_alone() {
                 let off = largest_difference(&padded, &alone);
                 // Rotated f16 keys round differently at other positions.
                 let most = if name == "dense-f16" { 1e-3 } else { 1e-5 };
-                assert!(off < most, "{name} {window:?}, row {row}: {off}");
+                assert!(off < most, "{name} {reach:?}, row {row}: {off}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Tensor};
 use candle_nn::ops::rms_norm;
-use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern, Rotary, Window};
+use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern, Reach, Rotary};
 use rayon::prelude::*;
 
 use crate::arch::{Arch, Position};
@@ -156,8 +156,8 @@ impl Decoder {
     fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], padding: Padding<'_>) -> Result<Tensor> {
         let (batch, tokens, start) = self.check_call(ids, caches)?;
         let bias = self.alibi.as_ref().map_or(Bias::None, Bias::Alibi);
-        // The window differs by layer, which sets it.
-        let pattern = Pattern { window: Window::Full, bias, padding };
+        // How far back tokens see differs by layer, which sets it.
+        let pattern = Pattern { reach: Reach::Full, bias, padding };
         let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale(), pattern };
         let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?;
         for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {

@@ -113,7 +113,7 @@ impl Layer {
             q = rms_norm(&q, q_norm, eps)?;
             k = rms_norm(&k, k_norm, eps)?;
         }
-        let cx = AttendCx { pattern: Pattern { window: arch.window(layer), ..cx.pattern }, ..*cx };
+        let cx = AttendCx { pattern: Pattern { reach: arch.reach(layer), ..cx.pattern }, ..*cx };
         let attended = cache
             .attend(&q, &k, &v, &cx)
             .map_err(ModelError::cache(layer))?

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use kvcsr_cache::Window;
+use kvcsr_cache::Reach;
 use kvcsr_model::{Arch, ModelError, Position, Qkv, SlidingLayers};
 
 fn read(json: &str) -> Result<Arch, ModelError> {
@@ -39,9 +39,9 @@ const BAICHUAN2_13B: &str = r#"{"model_type": "baichuan", "hidden_act": "silu", 
 #[test]
 fn mistral_has_a_window_or_wide_heads() {
     let first = read(MISTRAL_01).unwrap();
-    assert_eq!((first.head_dim, first.window(31)), (128, Window::Sliding(4096)));
+    assert_eq!((first.head_dim, first.reach(31)), (128, Reach::Sliding(4096)));
     let nemo = read(MISTRAL_NEMO).unwrap();
-    assert_eq!((nemo.head_dim, nemo.heads, nemo.hidden, nemo.window(0)), (128, 32, 5120, Window::Full));
+    assert_eq!((nemo.head_dim, nemo.heads, nemo.hidden, nemo.reach(0)), (128, 32, 5120, Reach::Full));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn qwen2_has_biases_and_a_window_only_if_it_says_so() {
     let used = QWEN25.replace("\"use_sliding_window\": false", "\"use_sliding_window\": true");
     let sliding = read(&used).unwrap();
     assert_eq!(sliding.sliding, Some(SlidingLayers { tokens: 32768, from_layer: 21 }));
-    assert_eq!((sliding.window(20), sliding.window(21)), (Window::Full, Window::Sliding(32768)));
+    assert_eq!((sliding.reach(20), sliding.reach(21)), (Reach::Full, Reach::Sliding(32768)));
 
     let typed = |types: &str| read(&used.replacen('{', &format!("{{\"layer_types\": [{types}], "), 1));
     let upper = ["\"full_attention\""; 23].join(", ") + ", \"sliding_attention\"";

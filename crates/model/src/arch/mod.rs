@@ -14,7 +14,7 @@ mod validate;
 
 use std::path::Path;
 
-use kvcsr_cache::Window;
+use kvcsr_cache::Reach;
 
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
@@ -158,10 +158,10 @@ impl Arch {
     }
 
     /// How far back the tokens of a layer see.
-    pub fn window(&self, layer: usize) -> Window {
+    pub fn reach(&self, layer: usize) -> Reach {
         match self.sliding {
-            Some(SlidingLayers { tokens, from_layer }) if layer >= from_layer => Window::Sliding(tokens),
-            _ => Window::Full,
+            Some(SlidingLayers { tokens, from_layer }) if layer >= from_layer => Reach::Sliding(tokens),
+            _ => Reach::Full,
         }
     }
 
