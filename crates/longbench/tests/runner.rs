@@ -13,7 +13,7 @@ use kvcsr_longbench::prompt::Chat;
 use kvcsr_longbench::record::Record;
 use kvcsr_longbench::runner::{RunOptions, Runner};
 use kvcsr_longbench::tasks::{Language, TaskTable};
-use kvcsr_model::{Arch, Decoder, RopeScaling, TensorMap, Tokenizer};
+use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling, TensorMap, Tokenizer};
 
 const VOCAB: usize = 32;
 const OPTIONS: RunOptions = RunOptions {
@@ -39,11 +39,13 @@ fn fixture() -> Fixture {
         intermediate: 32,
         vocab: VOCAB,
         rms_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
+        position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
+        sliding: None,
         max_positions: 64,
+        qkv: Qkv::Separate,
+        qk_norm: false,
         tied_head: false,
-        qkv_bias: false,
+        normalised_head: false,
     };
     let mut state = 0x9E37_79B9_u32;
     let mut draw = move || {
