@@ -66,6 +66,9 @@ pub struct GenerateArgs {
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
+    /// Put the prompt into the model's chat template, as the user's turn
+    #[arg(long)]
+    pub chat: bool,
     /// Most tokens to generate
     #[arg(long, default_value_t = 64)]
     pub max_new: usize,

@@ -105,6 +105,12 @@ fn generate_streams_text_and_prints_the_ledger() {
     assert_eq!(drawn("1"), first);
     assert!(["2", "3", "4", "5"].iter().any(|seed| drawn(seed) != first));
 
+    let chat = ["generate", "--model", ".", "--scheme", "dense", "--prompt", "b", "--chat"];
+    assert!(refused(folder.path(), &chat).contains("no chat template"));
+    fs::write(folder.path().join("chat_template.jinja"), "a{{ messages[0].content }}a").unwrap();
+    let chat = kvcsr(folder.path(), &chat);
+    assert!(String::from_utf8(chat.stdout).unwrap().contains("3 prompt tokens"));
+
     let dictionaries = refused(folder.path(), &["generate", "--model", ".", "--prompt", "a"]);
     assert!(dictionaries.contains("needs the dictionaries `neuraldict`"), "{dictionaries}");
     assert!(refused(folder.path(), &["generate", "--model", ".", "--scheme", "x", "--prompt", "a"]).contains("csr-S"));

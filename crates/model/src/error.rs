@@ -104,6 +104,12 @@ pub enum ModelError {
         /// What failed.
         detail: String,
     },
+    /// A chat template is mistaken, or refused the conversation.
+    #[error("chat template: {detail}")]
+    Template {
+        /// What failed, and in which line.
+        detail: String,
+    },
     /// The caller's input does not fit the model.
     #[error("{what}: expected {expected}, found {found}")]
     Input {

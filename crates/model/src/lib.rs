@@ -8,6 +8,7 @@
 //! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json`, with safetensors or
 //!   PyTorch files, whole or sharded).
 //! - [`Tokenizer`]: byte-level BPE from the same files.
+//! - [`ChatTemplate`]: the text of a conversation, by the template a checkpoint brings.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
 //!
@@ -38,6 +39,7 @@
 //! ```
 
 pub mod arch;
+mod chat;
 mod decoder;
 mod error;
 mod generate;
@@ -52,6 +54,7 @@ mod tokenizer;
 pub use candle_transformers::generation::LogitsProcessor as Sampler;
 
 pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
+pub use chat::{ChatTemplate, Message};
 pub use decoder::{Decoder, Logits};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};

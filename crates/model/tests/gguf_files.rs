@@ -12,7 +12,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use common::{dense, random_weights, rope, smollm2, tiny_arch, worst};
-use kvcsr_model::{Arch, Decoder, Gguf, Logits, Position, Qkv, RopeScaling, SlidingLayers, TensorMap};
+use kvcsr_model::{Arch, Decoder, Gguf, Logits, Message, Position, Qkv, RopeScaling, SlidingLayers, TensorMap};
 
 fn strings<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
     Value::Array(items.into_iter().map(|item| Value::String(item.to_owned())).collect())
@@ -328,6 +328,24 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(error.contains("without a place in this architecture: blk.0.attn_sinks.weight"), "{error}");
     let error = load(|t| drop(t.insert("rope_freqs.weight".to_owned(), ones(5))));
     assert!(error.contains("`rope_freqs.weight`: expected shape [4], found [5]"), "{error}");
+}
+
+#[test]
+fn the_embedded_chat_template_renders() {
+    let Some(path) = smollm2("the_embedded_chat_template_renders") else {
+        return;
+    };
+    let file = Gguf::open(path).unwrap();
+    let template = file.chat_template().unwrap().unwrap();
+    let text = template.render(&[Message { role: "user", content: "Hi" }], true).unwrap();
+    assert_eq!(
+        text,
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+         <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let tokenizer = file.tokenizer().unwrap();
+    let ids = tokenizer.encode(&text, false).unwrap();
+    assert_eq!(ids.iter().filter(|id| Some(**id) == tokenizer.id("<|im_start|>")).count(), 3);
 }
 
 #[test]

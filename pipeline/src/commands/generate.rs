@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
-use kvcsr_model::{Choice, Finish, Limits, Sampler, TextStream};
+use kvcsr_model::{Choice, Finish, Limits, Message, Sampler, TextStream};
 
 use super::Opened;
 use crate::cli::GenerateArgs;
@@ -21,7 +21,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = Opened::new(&args.model)?;
     let (tokenizer, decoder) = (model.tokenizer()?, model.decoder()?);
     let scheme = registry::build(&args.scheme, &context(args, decoder.geometry())?)?;
-    let prompt = tokenizer.encode(&args.prompt, true)?;
+    let prompt = if args.chat {
+        let turn = Message { role: "user", content: &args.prompt };
+        tokenizer.encode(&model.chat_template()?.render(&[turn], true)?, false)?
+    } else {
+        tokenizer.encode(&args.prompt, true)?
+    };
     let started = Instant::now();
     let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK).context("--prompt")?;
     let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use kvcsr_model::{Decoder, Gguf, HfCheckpoint, Tokenizer};
+use kvcsr_model::{ChatTemplate, Decoder, Gguf, HfCheckpoint, Tokenizer};
 
 use crate::config::Config;
 use crate::paths::Paths;
@@ -48,6 +48,14 @@ impl Opened {
             Self::Gguf(file) => file.tokenizer()?,
             Self::Folder(folder) => folder.tokenizer()?,
         })
+    }
+
+    fn chat_template(&self) -> Result<ChatTemplate> {
+        let template = match self {
+            Self::Gguf(file) => file.chat_template()?,
+            Self::Folder(folder) => folder.chat_template()?,
+        };
+        template.context("the model has no chat template: leave out --chat")
     }
 
     /// Ids that end a text.

@@ -14,6 +14,7 @@ use memmap2::Mmap;
 
 use super::{Checkpoint, gguf_guard};
 use crate::arch::Arch;
+use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
@@ -76,6 +77,14 @@ impl Gguf {
     /// See [`Tokenizer::from_gguf`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::from_gguf(self)
+    }
+
+    /// The chat template in its metadata, if any.
+    ///
+    /// # Errors
+    /// See [`ChatTemplate::from_gguf`].
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_gguf(self)
     }
 
     /// Where the file lies.

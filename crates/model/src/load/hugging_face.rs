@@ -9,6 +9,7 @@ use super::pickle::PickleFile;
 use super::safetensors::SafetensorsFile;
 use super::sharded::Sharded;
 use crate::arch::Arch;
+use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
@@ -75,6 +76,14 @@ impl HfCheckpoint {
     /// [`ModelError::Tokenizer`] if the file is absent or unreadable.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None)
+    }
+
+    /// The chat template of the folder, if any.
+    ///
+    /// # Errors
+    /// See [`ChatTemplate::from_hf_folder`].
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_hf_folder(&self.directory)
     }
 
     /// Ids that end a text: `eos_token_id`, a number or a list, of `generation_config.json`, else of `config.json`.
