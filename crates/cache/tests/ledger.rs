@@ -43,16 +43,30 @@ fn compare() {
     let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
     let rotary = rotary(64);
     let cx = context(geometry, dictionaries(geometry, 128));
-    for (level, tokens) in [(4, 1), (8, 300), (16, 1024)] {
-        let scheme = registry::build(&format!("csr-{level}"), &cx).unwrap();
+    for (level, tokens, part) in [
+        (4, 1, ""),
+        (8, 300, ""),
+        (16, 1024, ""),
+        (8, 300, "+online(sampled=5,guard=70)"),
+        (4, 3, "+online(sampled=1,sampler=worst)"),
+        (8, 300, "+window(sinks=7,recent=90)"),
+        (8, 20, "+window(sinks=7,recent=90)"),
+        (8, 500, "+fp8"),
+        (4, 1, "+int6"),
+        (8, 500, "+online(sampled=2,guard=2)+int4+window(recent=3)+refit"),
+    ] {
+        let scheme = registry::build(&format!("csr-{level}{part}"), &cx).unwrap();
         let (k, v) = (tensor(1, (1, 3, tokens, 64)), tensor(2, (1, 3, tokens, 64)));
         drop(scheme.after_prefill(0, &k, &v, &rotary).unwrap());
         let before = LIVE.load(Ordering::SeqCst);
         let cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
         let allocated = LIVE.load(Ordering::SeqCst) - before;
         let reported = cache.footprint();
-        assert_eq!(reported.total() as isize, allocated, "csr-{level} at {tokens} tokens: {reported:?}");
+        assert_eq!(reported.total() as isize, allocated, "csr-{level}{part} at {tokens} tokens: {reported:?}");
 
+        if !part.is_empty() {
+            continue;
+        }
         let codes = tokens * 3 * (level + level) * 4;
         assert!(reported.total() >= codes, "{reported:?} holds less than the {codes} bytes of its codes");
         let measured = measured_bits(reported.total(), tokens, 3, 64, 1).0;

@@ -10,7 +10,7 @@ use crate::{CodecError, Dictionary, Footprint, MAX_ATOMS};
 ///
 /// Each is a prompt vector scaled to unit l2 norm and rounded to f16, the precision the paper
 /// stores; coding and restoring both use the rounded atom.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OnlineAtoms {
     width: usize,
     sampled: usize,
@@ -19,8 +19,12 @@ pub struct OnlineAtoms {
 
 impl OnlineAtoms {
     /// No atoms yet, and nothing allocated.
+    ///
+    /// # Panics
+    /// If `width` is 0.
     #[must_use]
     pub fn new(width: usize) -> Self {
+        assert!(width > 0, "atoms have a width");
         Self { width, sampled: 0, atoms: Vec::new() }
     }
 
@@ -65,7 +69,7 @@ impl OnlineAtoms {
     /// Atoms held, sampled and guard.
     #[must_use]
     pub fn len(&self) -> usize {
-        if self.width == 0 { 0 } else { self.atoms.len() / self.width }
+        self.atoms.len() / self.width
     }
 
     /// True when no atom is held.
@@ -157,28 +161,12 @@ impl<'a> Atoms<'a> {
         self.online
     }
 
-    /// `out = sum_j coefficients[j] atom[indices[j]]`. `scratch` holds `(width,)`.
+    /// `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
     #[inline]
-    pub(crate) fn combine(
-        &self,
-        isa: Isa,
-        indices: &[u16],
-        coefficients: &[f32],
-        scratch: &mut [f32],
-        out: &mut [f32],
-    ) {
-        let Some(online) = self.online else {
-            return isa.combine(out, self.offline.atoms(), indices, coefficients);
-        };
-        out.fill(0.0);
-        for (&index, &c) in indices.iter().zip(coefficients) {
-            match usize::from(index).checked_sub(self.offline.len()) {
-                None => isa.axpy(out, c, self.offline.atom(index.into())),
-                Some(index) => {
-                    online.expand(index, scratch);
-                    isa.axpy(out, c, scratch);
-                }
-            }
+    pub(crate) fn combine(&self, isa: Isa, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+        match self.online {
+            None => isa.combine(out, self.offline.atoms(), indices, coefficients),
+            Some(online) => isa.combine_union(out, self.offline.atoms(), &online.atoms, indices, coefficients),
         }
     }
 
@@ -210,7 +198,7 @@ mod tests {
         let offline = Dictionary::new(2, vec![1.0, 0.0]).unwrap();
         let atoms = Atoms::new(&offline, &online).unwrap();
         let mut out = [9.0; 2];
-        atoms.combine(Isa::detect(), &[0, 2, 3], &[2.0, 3.0, 0.5], &mut [0.0; 2], &mut out);
+        atoms.combine(Isa::detect(), &[0, 2, 3], &[2.0, 3.0, 0.5], &mut out);
         assert_eq!((atoms.len(), out), (4, [2.5, -3.0]));
     }
 

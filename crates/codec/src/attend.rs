@@ -129,7 +129,7 @@ impl<'a> HeadAttention<'a> {
         let (key_codes, value_codes) = (keys.codes.sparsity() * keys.chunks, values.codes.sparsity() * values.chunks);
         let mut indices = vec![0u16; TILE * key_codes.max(value_codes)];
         let mut coefficients = vec![0.0f32; indices.len()];
-        let mut scratch = vec![0.0f32; keys.atoms.width().max(values.atoms.width() * ATOM_TILE)];
+        let mut scratch = vec![0.0f32; values.atoms.width() * ATOM_TILE];
         let mut sums = vec![0.0f32; values.chunks * values.atoms.len() * count];
 
         for first in seen.clone().step_by(TILE) {
@@ -139,7 +139,7 @@ impl<'a> HeadAttention<'a> {
             let (s, width) = (keys.codes.sparsity(), keys.atoms.width());
             let rows = indices_k.chunks_exact(s).zip(coefficients_k.chunks_exact(s));
             for (out, (indices, coefficients)) in self.keys.chunks_exact_mut(width).zip(rows) {
-                keys.atoms.combine(self.isa, indices, coefficients, &mut scratch[..width], out);
+                keys.atoms.combine(self.isa, indices, coefficients, out);
             }
             self.rotate(start + first, n);
             self.weigh(first, n, visible, &mut sums);

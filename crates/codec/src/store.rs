@@ -124,8 +124,8 @@ impl Codes {
         CodecError::length("decoded rows", rows.len() * width, out.len())?;
         let isa = Isa::detect();
         out.par_chunks_mut(BLOCK * width).enumerate().try_for_each_init(
-            || (vec![0; BLOCK * s], vec![0.0; BLOCK * s], vec![0.0; width]),
-            |(indices, coefficients, scratch), (block, out)| {
+            || (vec![0; BLOCK * s], vec![0.0; BLOCK * s]),
+            |(indices, coefficients), (block, out)| {
                 let first = rows.start + block * BLOCK;
                 let n = out.len() / width;
                 let (indices, coefficients) = (&mut indices[..n * s], &mut coefficients[..n * s]);
@@ -136,7 +136,7 @@ impl Codes {
                 }
                 let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
                 for (out, (indices, coefficients)) in out.chunks_exact_mut(width).zip(codes) {
-                    atoms.combine(isa, indices, coefficients, scratch, out);
+                    atoms.combine(isa, indices, coefficients, out);
                 }
                 Ok(())
             },

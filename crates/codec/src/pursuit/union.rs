@@ -97,10 +97,10 @@ pub fn relative_residuals(
         return Err(CodecError::UnknownAtom { row: at / s, index: indices[at].into(), atoms: atoms.len() });
     }
     let isa = Isa::detect();
-    let (mut restored, mut scratch) = (vec![0.0; width], vec![0.0; width]);
+    let mut restored = vec![0.0; width];
     let of_row = |(r, row): (usize, &[f32])| {
         let code = r * s..(r + 1) * s;
-        atoms.combine(isa, &indices[code.clone()], &coefficients[code], &mut scratch, &mut restored);
+        atoms.combine(isa, &indices[code.clone()], &coefficients[code], &mut restored);
         let (mut left, mut whole) = (0.0, 0.0);
         for (&x, &y) in row.iter().zip(&restored) {
             left += (f64::from(x) - f64::from(y)).powi(2);

@@ -107,12 +107,16 @@ impl CsrCache {
     fn check_queries(q: &Tensor, k: &Tensor) -> Result<usize, CacheError> {
         let found = q.dims().to_vec();
         match (q.dims(), k.dims()) {
-            (&[b, h, t, d], &[kb, kh, kt, kd]) if (b, t, d) == (kb, kt, kd) && kh > 0 && h > 0 && h % kh == 0 => {
+            (&[b, h, t, d], &[kb, kh, kt, kd])
+                if (b, t, d) == (kb, kt, kd) && t > 0 && kh > 0 && h > 0 && h % kh == 0 =>
+            {
                 Ok(h / kh)
             }
-            (_, k) => {
-                Err(CacheError::Shape { tensor: "queries", expected: format!("heads in groups over {k:?}"), found })
-            }
+            (_, k) => Err(CacheError::Shape {
+                tensor: "queries",
+                expected: format!("heads in groups over keys {k:?} of at least one token"),
+                found,
+            }),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{attend, scalar};
 
 const LANES: usize = 8;
@@ -164,4 +166,41 @@ pub(super) fn scatter(
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {
     attend::gather(out, stride, atoms, width, sums, queries);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn combine_union(out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
+    const TILE: usize = 4 * LANES;
+    let width = out.len();
+    let offline = atoms.len() / width;
+    let (tiles, tail) = out.as_chunks_mut::<TILE>();
+    for (t, tile) in tiles.iter_mut().enumerate() {
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (&index, &c) in indices.iter().zip(coefficients) {
+            let c = _mm256_set1_ps(c);
+            if usize::from(index) < offline {
+                let atom = &super::atom(atoms, width, index)[t * TILE..][..TILE];
+                for (k, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: `atom` holds four 256-bit registers and k < 4.
+                    let x = unsafe { _mm256_loadu_ps(atom.as_ptr().add(k * LANES)) };
+                    *sum = _mm256_fmadd_ps(c, x, *sum);
+                }
+            } else {
+                let atom = &super::online_atom(online, width, index.into(), offline)[t * TILE..][..TILE];
+                for (k, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: `atom` holds the halves of four 256-bit registers and k < 4.
+                    let x = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(atom.as_ptr().add(k * LANES).cast())) };
+                    *sum = _mm256_fmadd_ps(c, x, *sum);
+                }
+            }
+        }
+        for (k, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `tile` holds four 256-bit registers and k < 4.
+            unsafe { _mm256_storeu_ps(tile.as_mut_ptr().add(k * LANES), sum) };
+        }
+    }
+    tail.fill(0.0);
+    if !tail.is_empty() {
+        scalar::combine_union_from(tail, width - tail.len(), atoms, online, indices, coefficients);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::{attend, scalar};
 
 const LANES: usize = 16;
@@ -163,4 +165,41 @@ pub(super) fn scatter(
 #[target_feature(enable = "avx512f")]
 pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {
     attend::gather(out, stride, atoms, width, sums, queries);
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn combine_union(out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
+    const TILE: usize = 4 * LANES;
+    let width = out.len();
+    let offline = atoms.len() / width;
+    let (tiles, tail) = out.as_chunks_mut::<TILE>();
+    for (t, tile) in tiles.iter_mut().enumerate() {
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for (&index, &c) in indices.iter().zip(coefficients) {
+            let c = _mm512_set1_ps(c);
+            if usize::from(index) < offline {
+                let atom = &super::atom(atoms, width, index)[t * TILE..][..TILE];
+                for (k, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: `atom` holds four 512-bit registers and k < 4.
+                    let x = unsafe { _mm512_loadu_ps(atom.as_ptr().add(k * LANES)) };
+                    *sum = _mm512_fmadd_ps(c, x, *sum);
+                }
+            } else {
+                let atom = &super::online_atom(online, width, index.into(), offline)[t * TILE..][..TILE];
+                for (k, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: `atom` holds the halves of four 512-bit registers and k < 4.
+                    let x = unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(atom.as_ptr().add(k * LANES).cast())) };
+                    *sum = _mm512_fmadd_ps(c, x, *sum);
+                }
+            }
+        }
+        for (k, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `tile` holds four 512-bit registers and k < 4.
+            unsafe { _mm512_storeu_ps(tile.as_mut_ptr().add(k * LANES), sum) };
+        }
+    }
+    tail.fill(0.0);
+    if !tail.is_empty() {
+        scalar::combine_union_from(tail, width - tail.len(), atoms, online, indices, coefficients);
+    }
 }

@@ -15,6 +15,8 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+use half::f16;
+
 pub(crate) use self::product::Transposed;
 
 /// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::all`] make
@@ -37,7 +39,7 @@ macro_rules! dispatch {
         match $isa.0 {
             Level::Scalar => scalar::$kernel($($argument),*),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa of this level exists only where AVX2 and FMA were detected.
+            // SAFETY: an Isa of this level exists only where AVX2, FMA and F16C were detected.
             Level::Avx2 => unsafe { avx2::$kernel($($argument),*) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an Isa of this level exists only where AVX-512F was detected.
@@ -54,7 +56,7 @@ impl Isa {
             if is_x86_feature_detected!("avx512f") {
                 return Self(Level::Avx512);
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if avx2_level() {
                 return Self(Level::Avx2);
             }
         }
@@ -67,7 +69,7 @@ impl Isa {
         let mut all = vec![Self(Level::Scalar)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if avx2_level() {
                 all.push(Self(Level::Avx2));
             }
             if is_x86_feature_detected!("avx512f") {
@@ -112,6 +114,24 @@ impl Isa {
     pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len());
         dispatch!(self, combine(out, atoms, indices, coefficients));
+    }
+
+    /// As [`Isa::combine`] over atoms `(N, out.len())` followed by `online` ones in f16, which the
+    /// indices from `N` on name.
+    ///
+    /// # Panics
+    /// If an index is beyond both, or there are not as many coefficients as indices.
+    #[inline]
+    pub(crate) fn combine_union(
+        self,
+        out: &mut [f32],
+        atoms: &[f32],
+        online: &[f16],
+        indices: &[u16],
+        coefficients: &[f32],
+    ) {
+        assert_eq!(indices.len(), coefficients.len());
+        dispatch!(self, combine_union(out, atoms, online, indices, coefficients));
     }
 
     /// Rotates `rows`, `(n, 2 half)` in half-split order, by the angles whose cosines and sines
@@ -174,8 +194,20 @@ impl Isa {
     }
 }
 
+/// The narrower of the two vector levels: every processor with AVX2 also converts halves.
+#[cfg(target_arch = "x86_64")]
+fn avx2_level() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
 /// The atom named by `index` in atoms `(N, width)`.
 #[inline(always)]
 fn atom(atoms: &[f32], width: usize, index: u16) -> &[f32] {
     &atoms[usize::from(index) * width..][..width]
+}
+
+/// The online atom named by `index` after `offline` atoms.
+#[inline(always)]
+fn online_atom(online: &[f16], width: usize, index: usize, offline: usize) -> &[f16] {
+    &online[(index - offline) * width..][..width]
 }

@@ -1,5 +1,7 @@
 //! The plain twin of every vector kernel, and the tail of some.
 
+use half::f16;
+
 pub(super) use super::attend::{gather, rotate, scatter, scores};
 
 /// See [`super::Isa::peak`].
@@ -30,5 +32,35 @@ pub(super) fn combine(out: &mut [f32], atoms: &[f32], indices: &[u16], coefficie
     out.fill(0.0);
     for (&index, &c) in indices.iter().zip(coefficients) {
         axpy(out, c, super::atom(atoms, out.len(), index));
+    }
+}
+
+/// See [`super::Isa::combine_union`].
+pub(super) fn combine_union(out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
+    out.fill(0.0);
+    combine_union_from(out, 0, atoms, online, indices, coefficients);
+}
+
+/// Adds to `out` the channels from `first` on of what the codes stand for; `first + out.len()` is
+/// the atoms' width.
+pub(super) fn combine_union_from(
+    out: &mut [f32],
+    first: usize,
+    atoms: &[f32],
+    online: &[f16],
+    indices: &[u16],
+    coefficients: &[f32],
+) {
+    let width = first + out.len();
+    let offline = atoms.len() / width;
+    for (&index, &c) in indices.iter().zip(coefficients) {
+        if usize::from(index) < offline {
+            axpy(out, c, &super::atom(atoms, width, index)[first..]);
+        } else {
+            let atom = &super::online_atom(online, width, index.into(), offline)[first..];
+            for (y, x) in out.iter_mut().zip(atom) {
+                *y = c.mul_add(x.to_f32(), *y);
+            }
+        }
     }
 }

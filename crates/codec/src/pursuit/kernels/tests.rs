@@ -1,5 +1,6 @@
 //! Every instruction set of this machine against the scalar twin: the same bits.
 
+use half::f16;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -66,6 +67,24 @@ proptest! {
         for isa in Isa::all() {
             let mut out = vec![f32::NAN; width];
             isa.combine(&mut out, &atoms, &indices, &coefficients);
+            prop_assert_eq!(bits(&out), bits(&expected), "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn combine_union_agrees_and_is_combine_over_all_atoms(
+        (width, atoms) in (1usize..150).prop_flat_map(|w| (Just(w), vec(-1.0f32..1.0, 7 * w))),
+        code in vec((0u16..7, -4.0f32..4.0), 0..9)
+    ) {
+        let (indices, coefficients): (Vec<_>, Vec<_>) = code.into_iter().unzip();
+        let (offline, online) = atoms.split_at(4 * width);
+        let online: Vec<f16> = online.iter().map(|&x| f16::from_f32(x)).collect();
+        let all: Vec<f32> = offline.iter().copied().chain(online.iter().map(|x| x.to_f32())).collect();
+        let mut expected = vec![f32::NAN; width];
+        scalar().combine(&mut expected, &all, &indices, &coefficients);
+        for isa in Isa::all() {
+            let mut out = vec![f32::NAN; width];
+            isa.combine_union(&mut out, offline, &online, &indices, &coefficients);
             prop_assert_eq!(bits(&out), bits(&expected), "{:?}", isa);
         }
     }

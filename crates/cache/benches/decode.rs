@@ -1,0 +1,69 @@
+//! Time of one decoded token in one layer: attention on codes, on restored vectors, and dense.
+//!
+//! All schemes run in turn, round after round, and the fastest round of each counts: the ratios
+//! hold on a machine that does other things too. Vectors and atoms are random, so picks are spread
+//! over the whole dictionary, which is the hardest case for its cache lines.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{AttendCx, Geometry, Rotary, SchemeContext, registry};
+use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind, measured_bits};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const SCHEMES: [&str; 7] =
+    ["dense", "dense-f16", "csr-8+restore", "csr-8", "csr-8+online", "csr-8+int4", "csr-8+window(sinks=4,recent=128)"];
+const ROUNDS: usize = 7;
+
+fn noise(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+}
+
+fn main() {
+    // Name, query heads, key-value heads, channels, atoms.
+    for (model, heads, kv_heads, d, atoms) in [("SmolLM2-135M", 9, 3, 64, 2048), ("Llama-3-8B", 32, 8, 128, 4096)] {
+        let geometry = Geometry { layers: 1, kv_heads, head_dim: d };
+        let group = |kind: Kind, chunks: usize| {
+            let width = d / chunks;
+            let dictionary = Arc::new(Dictionary::normalised(width, noise(chunks as u64, atoms * width)).unwrap());
+            DictionaryGroup { kind, layers: vec![0], chunks, sparsity: 8 / chunks, dictionary }
+        };
+        let groups = vec![group(Kind::Key, 1), group(Kind::Value, 2)];
+        let set = DictionarySet { head_dim: d, groups, provenance: Default::default() };
+        let cx = SchemeContext::new(geometry).with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
+        for tokens in [2048, 8192] {
+            let rotary = Rotary::new(d, 500_000.0, tokens + 64, &Device::Cpu).unwrap();
+            let tensor = |seed: u64, heads: usize, tokens: usize| {
+                Tensor::from_vec(noise(seed, heads * tokens * d), (1, heads, tokens, d), &Device::Cpu).unwrap()
+            };
+            let (k, v) = (tensor(1, kv_heads, tokens), tensor(2, kv_heads, tokens));
+            let (q, k1, v1) = (tensor(3, heads, 1), tensor(4, kv_heads, 1), tensor(5, kv_heads, 1));
+            let mut caches = SCHEMES.map(|name| {
+                let scheme = registry::build(name, &cx).unwrap();
+                (scheme.from_prefill(0, &k, &v, &rotary).unwrap(), Duration::MAX)
+            });
+            for round in 0..ROUNDS {
+                for (cache, fastest) in &mut caches {
+                    let start = tokens + round;
+                    let cx = AttendCx { start, rotary: &rotary, scale: 1.0 / (d as f64).sqrt() };
+                    let begun = Instant::now();
+                    cache.attend(&q, &k1, &v1, &cx).unwrap();
+                    *fastest = (*fastest).min(begun.elapsed());
+                }
+            }
+            println!("{model}: {heads}/{kv_heads} heads of {d}, {atoms} atoms, {tokens} tokens");
+            let restored = caches[2].1.as_secs_f64();
+            for (name, (cache, fastest)) in SCHEMES.iter().zip(&caches) {
+                let (ms, bits) = (
+                    fastest.as_secs_f64() * 1e3,
+                    measured_bits(cache.footprint().total(), cache.len(), kv_heads, d, 1),
+                );
+                println!("  {name:<34} {ms:8.3} ms  {:6.2} x restore  {bits:6} bits/channel", restored / ms * 1e3);
+            }
+        }
+    }
+}
