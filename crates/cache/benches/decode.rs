@@ -44,7 +44,7 @@ fn main() {
             let (q, k1, v1) = (tensor(3, heads, 1), tensor(4, kv_heads, 1), tensor(5, kv_heads, 1));
             let mut caches = SCHEMES.map(|name| {
                 let scheme = registry::build(name, &cx).unwrap();
-                (scheme.from_prefill(0, &k, &v, &rotary).unwrap(), Duration::MAX)
+                (scheme.after_prefill(0, &k, &v, &rotary).unwrap(), Duration::MAX)
             });
             for round in 0..ROUNDS {
                 for (cache, fastest) in &mut caches {

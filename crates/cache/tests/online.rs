@@ -19,7 +19,7 @@ fn inputs(batch: usize, tokens: usize) -> Inputs {
 
 fn after_prefill(name: &str, cx: &SchemeContext, x: &Inputs, prompt: usize) -> Box<dyn LayerCache> {
     let (k, v) = (x.1.narrow(2, 0, prompt).unwrap(), x.2.narrow(2, 0, prompt).unwrap());
-    registry::build(name, cx).unwrap().from_prefill(0, &k, &v, &rotary(32)).unwrap()
+    registry::build(name, cx).unwrap().after_prefill(0, &k, &v, &rotary(32)).unwrap()
 }
 
 fn next(cache: &mut dyn LayerCache, x: &Inputs) -> Tensor {
