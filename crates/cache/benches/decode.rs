@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{AttendCx, Geometry, Rotary, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, Geometry, Pattern, Rotary, SchemeContext, registry};
 use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind, measured_bits};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -49,7 +49,12 @@ fn main() {
             for round in 0..ROUNDS {
                 for (cache, fastest) in &mut caches {
                     let start = tokens + round;
-                    let cx = AttendCx { start, rotary: &rotary, scale: 1.0 / (d as f64).sqrt() };
+                    let cx = AttendCx {
+                        start,
+                        rotary: &rotary,
+                        scale: 1.0 / (d as f64).sqrt(),
+                        pattern: Pattern::default(),
+                    };
                     let begun = Instant::now();
                     cache.attend(&q, &k1, &v1, &cx).unwrap();
                     *fastest = (*fastest).min(begun.elapsed());

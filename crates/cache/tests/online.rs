@@ -6,7 +6,7 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor};
 use half::f16;
-use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, LayerCache, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, LayerCache, Pattern, SchemeContext, registry};
 use kvcsr_codec::{Encoder, Kind, SparseCodes, measured_bits};
 
 const GEOMETRY: Geometry = Geometry { layers: 1, kv_heads: 2, head_dim: 32 };
@@ -163,7 +163,7 @@ fn bad_input_is_named_and_changes_nothing() {
     for name in ["csr-4", "csr-4+online", "csr-4+window", "csr-4+int4"] {
         let mut cache = after_prefill(name, &cx, &x, 5);
         let held = cache.footprint();
-        let at = |start| AttendCx { start, rotary: &rotary, scale: 1.0 };
+        let at = |start| AttendCx { start, rotary: &rotary, scale: 1.0, pattern: Pattern::default() };
         let (q, k, v) = (part(&x.0, 5, 2), part(&x.1, 5, 2), part(&x.2, 5, 2));
         let mut broken = v.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         broken[32 + 3] = f32::INFINITY;
