@@ -7,7 +7,7 @@
 //!
 //! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json`, with safetensors or
 //!   PyTorch files, whole or sharded).
-//! - [`Tokenizer`]: byte-level BPE from the same files.
+//! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files.
 //! - [`ChatTemplate`]: the text of a conversation, by the template a checkpoint brings.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
@@ -46,6 +46,7 @@ mod generate;
 mod layer;
 pub mod load;
 mod prefill;
+mod sentencepiece;
 mod stream;
 mod swiglu;
 mod tokenizer;

@@ -1,4 +1,5 @@
-//! Text to token ids and back: byte-level BPE, from GGUF metadata or a Hugging Face `tokenizer.json`.
+//! Text to token ids and back, from GGUF metadata, a Hugging Face `tokenizer.json` or a SentencePiece
+//! `tokenizer.model`.
 //!
 //! A GGUF names its pre-tokenizer (`tokenizer.ggml.pre`) but does not spell it out; [`PreTokenizer`] does. The split
 //! decides ids: `smollm` cuts off every digit before the GPT-2 pattern sees the text, so the space before a number
@@ -10,10 +11,12 @@ use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, PreTokenizerWrapper};
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
+use crate::sentencepiece::{self, PieceType};
 
 /// GGUF token types that are not plain vocabulary.
 const CONTROL: i64 = 3;
@@ -26,26 +29,46 @@ pub enum PreTokenizer {
     Gpt2,
     /// Every numeric character alone, then GPT-2's pattern on what is between.
     SmolLm,
+    /// Llama 3's pattern: numbers in groups of up to three digits.
+    Llama3,
+    /// Qwen2's and Qwen3's pattern: as Llama 3's, but every digit alone.
+    Qwen2,
+}
+
+/// Llama 3's and Qwen2's pattern, up to how many digits go together.
+fn cl100k(digits: &str) -> String {
+    let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+    let rest = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    format!("{words}|{digits}|{rest}")
 }
 
 impl PreTokenizer {
     /// GGUF names that are understood.
-    pub const NAMES: &'static [&'static str] = &["gpt-2", "smollm"];
+    pub const NAMES: &'static [&'static str] = &["gpt-2", "smollm", "llama-bpe", "qwen2"];
 
     fn named(name: &str) -> Option<Self> {
         match name {
             "gpt-2" => Some(Self::Gpt2),
             "smollm" => Some(Self::SmolLm),
+            "llama-bpe" => Some(Self::Llama3),
+            "qwen2" => Some(Self::Qwen2),
             _ => None,
         }
     }
 
-    fn build(self) -> PreTokenizerWrapper {
+    fn build(self) -> Result<PreTokenizerWrapper> {
         let byte_level = ByteLevel::default().add_prefix_space(false);
-        match self {
+        let pattern = |digits: &str| -> Result<PreTokenizerWrapper> {
+            let pattern = SplitPattern::Regex(cl100k(digits));
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+            Ok(Sequence::new(vec![split.into(), byte_level.use_regex(false).into()]).into())
+        };
+        Ok(match self {
             Self::Gpt2 => byte_level.into(),
             Self::SmolLm => Sequence::new(vec![Digits::new(true).into(), byte_level.into()]).into(),
-        }
+            Self::Llama3 => pattern(r"\p{N}{1,3}")?,
+            Self::Qwen2 => pattern(r"\p{N}")?,
+        })
     }
 }
 
@@ -72,8 +95,11 @@ impl Tokenizer {
             supported,
         };
         let model = file.str("tokenizer.ggml.model")?;
+        if model == "llama" {
+            return Self::from_gguf_pieces(file);
+        }
         if model != "gpt2" {
-            return Err(unsupported("tokenizer model", model, "gpt2".to_owned()));
+            return Err(unsupported("tokenizer model", model, "gpt2, llama".to_owned()));
         }
         let pre = file.str("tokenizer.ggml.pre")?;
         let pre = PreTokenizer::named(pre)
@@ -112,13 +138,15 @@ impl Tokenizer {
                 vocab.len().to_string(),
             ));
         }
-        let bpe = BPE::builder().vocab_and_merges(vocab, merges).build();
+        let bpe = BPE::builder().vocab_and_merges(vocab, merges);
+        // Llama 3 takes a word that is a token as it is, whatever its merges say.
+        let bpe = bpe.ignore_merges(pre == PreTokenizer::Llama3).build();
         let bpe = bpe.map_err(|e| {
             let expected = "merges of tokens in the vocabulary";
             ModelError::bad_value(file.path(), "tokenizer.ggml.merges", expected, e.to_string())
         })?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
-        inner.with_pre_tokenizer(Some(pre.build()));
+        inner.with_pre_tokenizer(Some(pre.build()?));
         inner.with_decoder(Some(ByteLevel::default()));
         let of_type = |wanted: i64| {
             let typed = tokens.iter().zip(&types);
@@ -129,26 +157,59 @@ impl Tokenizer {
             .add_tokens(of_type(USER_DEFINED).map(|token| AddedToken::from(token, false).normalized(false)))
             .map_err(failed)?;
 
-        let id = |key: &str| -> Result<Option<u32>> {
-            if file.optional(key).is_none() {
-                return Ok(None);
-            }
-            let id = file.size(key)?;
-            match u32::try_from(id) {
-                Ok(small) if id < tokens.len() => Ok(Some(small)),
-                _ => {
-                    let expected = format!("an id below {}", tokens.len());
-                    Err(ModelError::bad_value(file.path(), key, expected, id.to_string()))
-                }
-            }
-        };
         let add_bos =
             file.optional("tokenizer.ggml.add_bos_token").is_some() && file.flag("tokenizer.ggml.add_bos_token")?;
         Ok(Self {
-            bos: if add_bos { id("tokenizer.ggml.bos_token_id")? } else { None },
-            eos: id("tokenizer.ggml.eos_token_id")?,
+            bos: if add_bos { token_id(file, "tokenizer.ggml.bos_token_id")? } else { None },
+            eos: token_id(file, "tokenizer.ggml.eos_token_id")?,
             inner,
         })
+    }
+
+    /// A SentencePiece BPE vocabulary in GGUF metadata: tokens with scores instead of merges.
+    fn from_gguf_pieces(file: &Gguf) -> Result<Self> {
+        let wrong = |key: &str, expected: &str, found: String| ModelError::bad_value(file.path(), key, expected, found);
+        let (tokens, scores) = (file.strings("tokenizer.ggml.tokens")?, file.floats("tokenizer.ggml.scores")?);
+        let types = file.integers("tokenizer.ggml.token_type")?;
+        for (key, length) in [("tokenizer.ggml.scores", scores.len()), ("tokenizer.ggml.token_type", types.len())] {
+            if length != tokens.len() {
+                let expected = format!("{} elements, one per token", tokens.len());
+                return Err(wrong(key, &expected, length.to_string()));
+            }
+        }
+        let pieces = tokens
+            .iter()
+            .zip(scores)
+            .zip(types)
+            .map(|((token, score), number)| {
+                let kind = u64::try_from(number).ok().and_then(PieceType::numbered);
+                let kind = kind.ok_or_else(|| wrong("tokenizer.ggml.token_type", "1 to 6", number.to_string()))?;
+                Ok(((*token).to_owned(), score, kind))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let flag = |key: &str| file.optional(key).map_or(Ok(true), |_| file.flag(key));
+        let (bos, eos) =
+            (token_id(file, "tokenizer.ggml.bos_token_id")?, token_id(file, "tokenizer.ggml.eos_token_id")?);
+        let space_prefix = flag("tokenizer.ggml.add_space_prefix")?;
+        let model = sentencepiece::Model { kind: sentencepiece::Kind::Bpe, pieces, space_prefix, bos, eos };
+        let inner = model.build().map_err(|detail| wrong("tokenizer.ggml.tokens", "a vocabulary", detail))?;
+        let add_bos = flag("tokenizer.ggml.add_bos_token")?;
+        Ok(Self { bos: bos.filter(|_| add_bos), eos, inner })
+    }
+
+    /// Reads a SentencePiece `tokenizer.model`, BPE or unigram. With `add_bos`, texts begin with its BOS, if it has
+    /// one.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`]; [`ModelError::Malformed`] for a damaged file, or one that rewrites the text before cutting
+    /// it (NFKC, dropped spaces), which Llama's, Mistral's and Baichuan's do not.
+    pub fn from_sentencepiece(path: impl AsRef<Path>, add_bos: bool) -> Result<Self> {
+        let path = path.as_ref();
+        let file = std::fs::read(path).map_err(ModelError::io(path))?;
+        let malformed = |detail| ModelError::Malformed { path: path.to_owned(), format: "SentencePiece model", detail };
+        let model = sentencepiece::Model::parse(&file).map_err(malformed)?;
+        let inner = model.build().map_err(malformed)?;
+        Ok(Self { bos: model.bos.filter(|_| add_bos), eos: model.eos, inner })
     }
 
     /// Reads a Hugging Face `tokenizer.json`. That file does not say which token ends a text: `eos` names it.
@@ -202,6 +263,18 @@ impl Tokenizer {
     }
 }
 
+/// A token's id in GGUF metadata, if the key is there.
+fn token_id(file: &Gguf, key: &str) -> Result<Option<u32>> {
+    if file.optional(key).is_none() {
+        return Ok(None);
+    }
+    let (id, tokens) = (file.size(key)?, file.array_len("tokenizer.ggml.tokens")?);
+    match u32::try_from(id) {
+        Ok(small) if id < tokens => Ok(Some(small)),
+        _ => Err(ModelError::bad_value(file.path(), key, format!("an id below {tokens}"), id.to_string())),
+    }
+}
+
 fn failed(error: tokenizers::Error) -> ModelError {
     ModelError::Tokenizer { detail: error.to_string() }
 }
@@ -215,6 +288,23 @@ mod tests {
         "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}], "normalizer": null,
         "pre_tokenizer": null, "post_processor": null, "decoder": null, "model": {"type": "BPE",
         "vocab": {"a": 0, "b": 1, "ab": 2, "</s>": 3}, "merges": ["a b"]}}"#;
+
+    #[test]
+    fn each_pattern_cuts_digits_its_own_way() {
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+        for (name, cuts) in [
+            ("gpt-2", &["I", "'ll", "Ġpay", "Ġ12345", "ĠâĤ¬", "Ċ", "Ċ", "Now"][..]),
+            ("smollm", &["I", "'ll", "Ġpay", "Ġ", "1", "2", "3", "4", "5", "ĠâĤ¬", "Ċ", "Ċ", "Now"]),
+            ("llama-bpe", &["I", "'ll", "Ġpay", "Ġ", "123", "45", "ĠâĤ¬ĊĊ", "Now"]),
+            ("qwen2", &["I", "'ll", "Ġpay", "Ġ", "1", "2", "3", "4", "5", "ĠâĤ¬ĊĊ", "Now"]),
+        ] {
+            let mut text = PreTokenizedString::from("I'll pay 12345 €\n\nNow");
+            PreTokenizer::named(name).unwrap().build().unwrap().pre_tokenize(&mut text).unwrap();
+            let splits = text.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            assert_eq!(splits.iter().map(|split| split.0).collect::<Vec<_>>(), cuts, "{name}");
+        }
+        assert!(PreTokenizer::NAMES.iter().all(|name| PreTokenizer::named(name).is_some()));
+    }
 
     #[test]
     fn a_hugging_face_file_reads_with_its_end_token() {

@@ -212,6 +212,46 @@ fn a_bos_is_added_where_the_file_asks_for_it() {
 }
 
 #[test]
+fn a_sentencepiece_vocabulary_is_read_from_scores() {
+    let arch = tiny_arch();
+    let mut metadata = metadata(&arch);
+    let letters = ('a'..='z').map(String::from);
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let head = ["<unk>", "<s>", "</s>", "\u{2581}", "\u{2581}a", "ab", "\u{2581}ab"].map(str::to_owned);
+    let tokens: Vec<String> = head.into_iter().chain(letters).chain(bytes).collect();
+    let score = |token: &String| {
+        Value::F32(match token.chars().count() {
+            2 if token == "ab" => -1.0,
+            2 => -2.0,
+            3 => -3.0,
+            _ => -9.0,
+        })
+    };
+    let kind = |token: &String| {
+        Value::I32(match token.as_str() {
+            "<unk>" => 2,
+            "<s>" | "</s>" => 3,
+            byte if byte.starts_with("<0x") => 6,
+            _ => 1,
+        })
+    };
+    metadata.insert("tokenizer.ggml.model", Value::String("llama".to_owned()));
+    metadata.insert("tokenizer.ggml.scores", Value::Array(tokens.iter().map(score).collect()));
+    metadata.insert("tokenizer.ggml.token_type", Value::Array(tokens.iter().map(kind).collect()));
+    metadata.insert("tokenizer.ggml.bos_token_id", Value::U32(1));
+    metadata.insert("tokenizer.ggml.eos_token_id", Value::U32(2));
+    metadata.insert("tokenizer.ggml.tokens", strings(tokens.iter().map(String::as_str)));
+    let folder = Folder::new();
+    let tokenizer = Gguf::open(folder.file(&write(&arch, &metadata, |_| {}))).unwrap().tokenizer().unwrap();
+    let byte = |byte: u32| 7 + 26 + byte;
+    // The union of highest score first: `ab`, then the space before it. What has no piece goes by bytes.
+    assert_eq!(tokenizer.encode("ab ac", true).unwrap(), [1, 6, 4, 9]);
+    assert_eq!(tokenizer.encode("é", false).unwrap(), [3, byte(0xc3), byte(0xa9)]);
+    assert_eq!(tokenizer.decode(&[1, 6, 4, 9, byte(0xc3), byte(0xa9), 2], true).unwrap(), "ab acé");
+    assert_eq!(tokenizer.eos(), Some(2));
+}
+
+#[test]
 fn every_truncation_is_an_error() {
     let arch = tiny_arch();
     let whole = write(&arch, &metadata(&arch), |_| {});
@@ -293,7 +333,8 @@ fn contradictions_in_the_metadata_are_named() {
         ("llama.rope.scaling.type", Some(text("yarn")), "rotary scaling `yarn`"),
         ("llama.vocab_size", Some(Value::U32(65)), "expected 64, the number of tokenizer tokens, found 65"),
         ("llama.feed_forward_length", Some(Value::U32(65)), "expected shape [65, 32], found [64, 32]"),
-        ("tokenizer.ggml.model", Some(text("llama")), "tokenizer model `llama`"),
+        ("tokenizer.ggml.model", Some(text("bert")), "tokenizer model `bert`"),
+        ("tokenizer.ggml.model", Some(text("llama")), "key `tokenizer.ggml.scores` is missing"),
         ("tokenizer.ggml.pre", Some(text("tekken")), "pre-tokenizer `tekken`"),
         ("tokenizer.ggml.merges", Some(strings(["an"])), "pairs separated by one space"),
         ("tokenizer.ggml.merges", Some(strings(["a €"])), "found Token `€` out of vocabulary"),

@@ -171,6 +171,16 @@ impl Gguf {
             .collect()
     }
 
+    pub(crate) fn floats(&self, key: &str) -> Result<Vec<f32>> {
+        self.array(key)?
+            .iter()
+            .map(|value| match *value {
+                Value::F32(v) => Ok(v),
+                ref other => Err(ModelError::bad_value(&self.path, key, "an array of f32", shown(other))),
+            })
+            .collect()
+    }
+
     pub(crate) fn integers(&self, key: &str) -> Result<Vec<i64>> {
         self.array(key)?
             .iter()

@@ -70,12 +70,19 @@ impl HfCheckpoint {
         Decoder::new(self.arch.clone(), self, device)
     }
 
-    /// The tokenizer in `tokenizer.json`.
+    /// The tokenizer in `tokenizer.json`, else in SentencePiece's `tokenizer.model`; the latter begins texts with a BOS
+    /// unless `tokenizer_config.json` says `add_bos_token: false`.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if the file is absent or unreadable.
+    /// [`ModelError::Tokenizer`] if both are absent, or the first is unreadable; see [`Tokenizer::from_sentencepiece`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None)
+        let pieces = self.directory.join("tokenizer.model");
+        if self.directory.join("tokenizer.json").is_file() || !pieces.is_file() {
+            return Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None);
+        }
+        let config = std::fs::read_to_string(self.directory.join("tokenizer_config.json")).ok();
+        let config: Value = config.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        Tokenizer::from_sentencepiece(pieces, config["add_bos_token"].as_bool().unwrap_or(true))
     }
 
     /// The chat template of the folder, if any.
