@@ -12,10 +12,8 @@ use super::streams::{Coder, Streams};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Rotary, attention};
 
-/// New tokens beyond which restoring everything once is faster than attending on codes.
-const CODES_TOKENS: usize = 16;
-
-/// Query rows of one head attended together on codes.
+/// Query rows of one head attended together on codes. One token is always attended to on codes; more
+/// of them only while they are one block: beyond it, restoring everything once is faster.
 const QUERY_ROWS: usize = 32;
 
 /// One layer's cache of sparse codes.
@@ -246,7 +244,8 @@ impl LayerCache for CsrCache {
         let q = cx.rotary.apply(q, cx.start)?;
         let prompt = self.is_empty() && self.online.is_some_and(|part| part.prefill == Prefill::Restored);
         self.append(k, v, prompt)?;
-        let few = self.exact.active() || q.dim(2)? <= CODES_TOKENS;
+        let tokens = q.dim(2)?;
+        let few = self.exact.active() || tokens == 1 || tokens * group <= QUERY_ROWS;
         let on_codes = self.attention == AttentionPath::Codes && few && q.dtype() == DType::F32 && q.device().is_cpu();
         let out = if on_codes { self.attend_codes(&q, group, cx) } else { self.attend_restored(&q, cx) };
         self.exact.trim(self.len);
