@@ -16,11 +16,14 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::pursuit::kernels::Isa;
+use crate::pursuit::kernels::{Isa, correlate};
 use crate::{Atoms, CodecError, Codes};
 
 /// Tokens restored at a time: at 128 channels the keys are 32 KiB, a level-1 cache.
 pub const TILE: usize = 64;
+
+/// Queries from which on a matrix product is faster than one dot product after the other.
+const PRODUCT_QUERIES: usize = 4;
 
 /// Online atoms expanded at a time.
 const ATOM_TILE: usize = 64;
@@ -224,7 +227,12 @@ impl<'a> HeadAttention<'a> {
         let count = self.sum.len();
         assert_eq!(visible.len(), count, "a range per query");
         let weights = &mut self.weights[..n * count];
-        self.isa.scores(&self.keys[..n * self.head_dim], self.queries, self.head_dim, weights);
+        let keys = &self.keys[..n * self.head_dim];
+        if count < PRODUCT_QUERIES {
+            self.isa.scores(keys, self.queries, self.head_dim, weights);
+        } else {
+            correlate(self.queries, keys, self.head_dim, weights);
+        }
         for (q, range) in visible.iter().enumerate() {
             let (from, to) = (range.start.clamp(first, first + n) - first, range.end.clamp(first, first + n) - first);
             let seen = |t: usize| from <= t && t < to;

@@ -3,11 +3,10 @@
 //! The offline part is searched through the shared encoder's transposed atoms and never copied.
 //! Online atoms are expanded from f16 a tile at a time, so a prompt's bank needs no table of its own.
 
-use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
 use super::aligned::AlignedVec;
-use super::kernels::{Isa, Transposed};
+use super::kernels::{Isa, Transposed, correlate};
 use super::{BLOCK_ROWS, Codes, Encoder, index_u16, residual};
 use crate::{Atoms, CodecError};
 
@@ -170,37 +169,5 @@ impl Search<'_> {
                 }
             }
         }
-    }
-}
-
-/// `out[r][a] = <rows[r], atoms[a]>`: atoms `(m, width)`, rows `(n, width)`, out `(n, m)`.
-fn correlate(atoms: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
-    let (m, n) = (atoms.len() / width, rows.len() / width);
-    assert_eq!((atoms.len(), rows.len(), out.len()), (m * width, n * width, n * m));
-    // SAFETY: `out` is written as a column-major (m, n) matrix, `atoms` read as (m, width) and
-    // `rows` as (width, n); the assertion keeps all three inside their slices, and `out` is
-    // borrowed exclusively so it overlaps neither input.
-    unsafe {
-        gemm(
-            m,
-            n,
-            width,
-            out.as_mut_ptr(),
-            m as isize,
-            1,
-            false,
-            atoms.as_ptr(),
-            1,
-            width as isize,
-            rows.as_ptr(),
-            width as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
     }
 }

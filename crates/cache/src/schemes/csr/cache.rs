@@ -12,10 +12,8 @@ use super::streams::{Coder, Streams};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Pattern, Rotary, attention};
 
-/// New tokens beyond which restoring everything once is faster than attending on codes.
-const CODES_TOKENS: usize = 16;
-
-/// Query rows of one head attended together on codes.
+/// Query rows of one head attended together on codes. One token is always attended to on codes; more
+/// of them only while they are one block: beyond it, restoring everything once is faster.
 const QUERY_ROWS: usize = 32;
 
 /// One layer's cache of sparse codes.
@@ -247,7 +245,8 @@ impl LayerCache for CsrCache {
         let q = cx.rotary.apply(q, cx.start)?;
         let prompt = self.is_empty() && self.online.is_some_and(|part| part.prefill == Prefill::Restored);
         self.append(k, v, prompt)?;
-        let few = self.exact.active() || q.dim(2)? <= CODES_TOKENS;
+        let tokens = q.dim(2)?;
+        let few = self.exact.active() || tokens == 1 || tokens * group <= QUERY_ROWS;
         // On codes, attention is causal and nothing else; what a pattern adds or hides is left to the other path.
         let plain = cx.pattern == Pattern::default() && cx.rotary.rotates();
         let here = q.dtype() == DType::F32 && q.device().is_cpu();

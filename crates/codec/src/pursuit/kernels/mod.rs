@@ -17,7 +17,7 @@ mod tests;
 
 use half::f16;
 
-pub(crate) use self::product::Transposed;
+pub(crate) use self::product::{Transposed, correlate};
 
 /// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::all`] make
 /// one, so holding it is the proof that its kernels may be called.

@@ -88,3 +88,39 @@ impl Transposed {
         }
     }
 }
+
+/// `out[r][a] = <rows[r], atoms[a]>`: atoms `(m, width)`, rows `(n, width)`, out `(n, m)`.
+/// On the calling thread alone.
+///
+/// # Panics
+/// If a slice has the wrong length.
+pub(crate) fn correlate(atoms: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
+    let (m, n) = (atoms.len() / width, rows.len() / width);
+    assert_eq!((atoms.len(), rows.len(), out.len()), (m * width, n * width, n * m));
+    // SAFETY: `out` is written as a column-major (m, n) matrix, `atoms` read as (m, width) and
+    // `rows` as (width, n); the assertion keeps all three inside their slices, and `out` is
+    // borrowed exclusively so it overlaps neither input.
+    unsafe {
+        gemm(
+            m,
+            n,
+            width,
+            out.as_mut_ptr(),
+            m as isize,
+            1,
+            false,
+            atoms.as_ptr(),
+            1,
+            width as isize,
+            rows.as_ptr(),
+            width as isize,
+            1,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! Coding over offline and online atoms, and attention on such codes, against plain definitions.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use common::{dictionary, normal};
+use half::f16;
+use kvcsr_codec::attend::{CodedHead, HeadAttention, RotaryTables};
+use kvcsr_codec::{
+    Atoms, CodeLayout, CodecError, Codes, CoefficientFormat, Dictionary, Encoder, OnlineAtoms, PursuitPath,
+    relative_residuals,
+};
+use proptest::prelude::*;
+
+fn online(sampled: usize, guard: usize, width: usize, seed: u64) -> OnlineAtoms {
+    let mut online = OnlineAtoms::new(width);
+    online.sample(normal(sampled * width, seed).chunks_exact(width));
+    online.guard(normal(guard * width, seed + 1).chunks_exact(width));
+    online
+}
+
+/// All atoms as one dictionary.
+fn joined(atoms: &Dictionary, online: &OnlineAtoms) -> Arc<Dictionary> {
+    let mut all = atoms.atoms().to_vec();
+    all.extend((0..online.len()).flat_map(|i| online.atom(i)).map(|x| x.to_f32()));
+    Arc::new(Dictionary::new(atoms.width(), all).unwrap())
+}
+
+fn code(encoder: &Encoder, atoms: Atoms<'_>, rows: &[f32], s: usize) -> (Vec<u16>, Vec<f32>) {
+    let n = rows.len() / atoms.width() * s;
+    let (mut indices, mut coefficients) = (vec![0; n], vec![0.0; n]);
+    encoder.encode_over(atoms, rows, s, &mut indices, &mut coefficients).unwrap();
+    (indices, coefficients)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Over the union as over one dictionary of all atoms, up to near ties; rows coded alone get the
+    /// atoms they get together.
+    #[test]
+    fn a_union_is_one_dictionary(
+        offline in 1usize..1200, sampled in 0usize..700, guard in 0usize..40, width in 1usize..100, s in 1usize..6,
+        seed in 0u64..1_000_000
+    ) {
+        let (offline, online) = (dictionary(offline, width, seed), online(sampled, guard, width, seed + 7));
+        let rows = normal(70 * width, seed + 3);
+        let encoder = Encoder::new(offline.clone());
+        let atoms = Atoms::new(&offline, &online).unwrap();
+        let (indices, coefficients) = code(&encoder, atoms, &rows, s);
+        let all = Encoder::with_path(joined(&offline, &online), PursuitPath::Residual);
+        let (expected_i, expected_c) = code(&all, all.dictionary().as_ref().into(), &rows, s);
+        for (r, row) in rows.chunks(width).enumerate() {
+            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            for g in r * s..(r + 1) * s {
+                prop_assert!((coefficients[g].abs() - expected_c[g].abs()).abs() < 1e-4 * norm, "row {r}");
+                if indices[g] != expected_i[g] {
+                    break;
+                }
+            }
+            let alone = code(&encoder, atoms, row, s);
+            prop_assert_eq!(&alone.0, &indices[r * s..(r + 1) * s], "row {}", r);
+            for (a, b) in alone.1.iter().zip(&coefficients[r * s..]) {
+                prop_assert!((a - b).abs() < 1e-5 * norm);
+            }
+        }
+        let left = relative_residuals(atoms, &rows, &indices, &coefficients).unwrap();
+        let expected = relative_residuals(all.dictionary().as_ref().into(), &rows, &expected_i, &expected_c).unwrap();
+        for (a, b) in left.iter().zip(&expected) {
+            prop_assert!((a - b).abs() < 1e-3 && (0.0..=1.0).contains(a));
+        }
+    }
+
+    /// One head by the definition, in f64: coded tokens between exact ones, each query with its own
+    /// ranges.
+    #[test]
+    fn attention_follows_the_definition(
+        tokens in 1usize..200, exact in 0usize..80, queries in 1usize..7, half in 1usize..40, chunks in 1usize..3,
+        packed in any::<bool>(), sharp in 0.1f32..30.0, seed in 0u64..1_000_000
+    ) {
+        let (d, width) = (2 * half, 2 * half / chunks);
+        prop_assume!(d % chunks == 0);
+        let (key_atoms, value_atoms) = (dictionary(90, d, seed), dictionary(70, width, seed + 1));
+        let (key_online, value_online) = (online(5, 4, d, seed + 2), online(66, 3, width, seed + 4));
+        let (key_atoms, value_atoms) =
+            (Atoms::new(&key_atoms, &key_online).unwrap(), Atoms::new(&value_atoms, &value_online).unwrap());
+        let layout = if packed { CodeLayout::Packed(CoefficientFormat::F16) } else { CodeLayout::Paper };
+        let fill = |atoms: Atoms<'_>, rows: usize, s: usize| {
+            let mut codes = Codes::new(layout, s, atoms.len());
+            let indices: Vec<u16> = (0..rows * s).map(|i| (i * 31 % atoms.len()) as u16).collect();
+            codes.append(&indices, &normal(rows * s, seed + 5));
+            codes
+        };
+        let (key_codes, value_codes) = (fill(key_atoms, tokens, 3), fill(value_atoms, tokens * chunks, 2));
+        let halves = |seed: u64| normal(exact * d, seed).into_iter().map(f16::from_f32).collect::<Vec<_>>();
+        let (exact_keys, exact_values) = (halves(seed + 8), halves(seed + 9));
+        let positions = tokens + exact;
+        let angles: Vec<f32> = (0..positions * half).map(|i| (i * 7 % 1000) as f32 / 90.0).collect();
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+        let q: Vec<f32> = normal(queries * d, seed + 6).iter().map(|x| x * sharp).collect();
+        let coded: Vec<Range<usize>> = (0..queries).map(|i| i.min(tokens)..tokens - (tokens / 3 * i / queries)).collect();
+        let recent: Vec<Range<usize>> = (0..queries).map(|i| exact / 2 * i / queries..exact).collect();
+
+        let mut head = HeadAttention::new(&q, d, RotaryTables { cos: &cos, sin: &sin });
+        let keys = CodedHead { codes: &key_codes, atoms: key_atoms, chunks: 1 };
+        let values = CodedHead { codes: &value_codes, atoms: value_atoms, chunks };
+        head.coded(keys, values, 0, &coded).unwrap();
+        head.exact(&exact_keys, &exact_values, tokens, &recent).unwrap();
+        let mut out = vec![f32::NAN; queries * d];
+        head.finish(&mut out);
+
+        let (mut all_keys, mut all_values) = (vec![0.0; tokens * d], vec![0.0; tokens * d]);
+        key_codes.decode_into(key_atoms, 0..tokens, &mut all_keys).unwrap();
+        value_codes.decode_into(value_atoms, 0..tokens * chunks, &mut all_values).unwrap();
+        all_keys.extend(exact_keys.iter().map(|x| x.to_f32()));
+        all_values.extend(exact_values.iter().map(|x| x.to_f32()));
+        for i in 0..queries {
+            let seen: Vec<usize> =
+                coded[i].clone().chain(recent[i].clone().map(|t| tokens + t)).collect();
+            let score = |&t: &usize| -> f64 {
+                (0..half).map(|j| {
+                    let (c, s) = (f64::from(cos[t * half + j]), f64::from(sin[t * half + j]));
+                    let (x, y) = (f64::from(all_keys[t * d + j]), f64::from(all_keys[t * d + half + j]));
+                    f64::from(q[i * d + j]) * (x * c - y * s) + f64::from(q[i * d + half + j]) * (y * c + x * s)
+                }).sum()
+            };
+            let scores: Vec<f64> = seen.iter().map(score).collect();
+            let top = scores.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(x));
+            let weights: Vec<f64> = scores.iter().map(|x| (x - top).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for k in 0..d {
+                let want: f64 =
+                    seen.iter().zip(&weights).map(|(t, w)| w * f64::from(all_values[t * d + k])).sum::<f64>();
+                let want = if seen.is_empty() { 0.0 } else { want / sum };
+                let tolerance = 1e-5 * (1.0 + f64::from(sharp));
+                prop_assert!((f64::from(out[i * d + k]) - want).abs() < tolerance, "{} {want}", out[i * d + k]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let atoms = dictionary(10, 4, 1);
+    let mut codes = Codes::new(CodeLayout::Paper, 1, 20);
+    codes.append(&[3, 15], &[1.0, 1.0]);
+    let head = CodedHead { codes: &codes, atoms: atoms.as_ref().into(), chunks: 1 };
+    let table = vec![0.5f32; 2 * 2];
+    let tables = RotaryTables { cos: &table, sin: &table };
+    let query = [1.0f32; 4];
+    let mut attention = HeadAttention::new(&query, 4, tables);
+    let visible = |n: usize| [0..n];
+    assert!(attention.coded(head, head, 0, &visible(1)).is_ok(), "only tokens that are seen are looked at");
+    let error = attention.coded(head, head, 0, &visible(2)).unwrap_err();
+    assert!(matches!(error, CodecError::UnknownAtom { row: 1, index: 15, atoms: 10 }), "{error}");
+    let error = attention.coded(head, head, 1, &visible(2)).unwrap_err();
+    assert!(matches!(error, CodecError::RowRange { end: 3, rows: 2, .. }), "{error}");
+    let halved = CodedHead { chunks: 2, ..head };
+    assert!(matches!(attention.coded(head, halved, 0, &visible(1)), Err(CodecError::Length { .. })));
+    let ones = [f16::ONE; 8];
+    assert!(matches!(attention.exact(&ones, &ones[4..], 0, &visible(1)), Err(CodecError::Length { .. })));
+    assert!(attention.exact(&ones, &ones, 0, &visible(2)).is_ok());
+}
