@@ -34,6 +34,8 @@ pub enum Command {
     Train(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
+    /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
+    Longbench(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
     /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}

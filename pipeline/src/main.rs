@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
-use crate::stages::{calibrate::Calibrate, evaluate::Evaluate, report::Report, train::Train};
+use crate::stages::{calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, report::Report, train::Train};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -43,6 +43,7 @@ fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
+        Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),
         Command::Score(args) => commands::score::run(&args),
         Command::Schemes { json } => schemes(json),
