@@ -53,6 +53,11 @@ train *args: setup
 evaluate *args: setup
     @{{ kvcsr }} evaluate "$@"
 
+# LongBench under every scheme; KVCSR_LONGBENCH names the folder with LongBench's config/ and data/
+[group('stages')]
+longbench *args: setup
+    @{{ kvcsr }} longbench "$@"
+
 # Draw tables and figures; publish them if the profile says so
 [group('stages')]
 report *args: setup

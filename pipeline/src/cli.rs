@@ -38,6 +38,8 @@ pub enum Command {
     Train(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
+    /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
+    Longbench(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
     /// Continue a prompt under a compressed cache, then show what the cache took

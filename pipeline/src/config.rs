@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_longbench::metrics::CodeSim;
+use kvcsr_longbench::prompt::Chat;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -21,6 +23,7 @@ pub struct Config {
     pub merge: Merge,
     pub train: Train,
     pub evaluate: Evaluate,
+    pub longbench: LongBench,
     pub report: Report,
 }
 
@@ -75,6 +78,22 @@ pub struct Evaluate {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct LongBench {
+    pub folder: String,
+    pub tasks: Vec<String>,
+    pub limit: usize,
+    pub max_prompt_tokens: usize,
+    pub chat: Chat,
+    pub schemes: Vec<String>,
+    pub dictionaries: String,
+    pub code_sim: CodeSim,
+    pub keep_going: bool,
+    pub paper_model: String,
+    pub resamples: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Report {
     pub memory_tokens: usize,
     pub publish: bool,
@@ -83,7 +102,7 @@ pub struct Report {
 impl Config {
     /// Merges defaults, `profiles/<profile>.toml` and `path=value` overrides.
     pub fn load(profiles: &Path, profile: &str, overrides: &[String]) -> Result<Self> {
-        if !profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) || profile.starts_with('.') {
+        if !plain(profile) {
             bail!("profile `{profile}`: a name of letters, digits, dots and dashes is expected");
         }
         let path = profiles.join(format!("{profile}.toml"));
@@ -121,6 +140,7 @@ impl Config {
             ("train.batch", self.train.batch),
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
+            ("longbench.max_prompt_tokens", self.longbench.max_prompt_tokens),
         ];
         for (name, value) in positive {
             if value == 0 {
@@ -143,14 +163,29 @@ impl Config {
                 self.evaluate.continuation
             );
         }
-        if !self.evaluate.schemes.iter().any(|s| s == "dense") {
-            bail!("evaluate.schemes must contain `dense`: everything is compared with it");
+        for (name, schemes) in
+            [("evaluate.schemes", &self.evaluate.schemes), ("longbench.schemes", &self.longbench.schemes)]
+        {
+            if !schemes.iter().any(|s| s == "dense") {
+                bail!("{name} must contain `dense`: everything is compared with it");
+            }
+        }
+        if self.longbench.tasks.is_empty() {
+            bail!("longbench.tasks is empty: name at least one task or group");
+        }
+        if !plain(&self.longbench.dictionaries) {
+            bail!("longbench.dictionaries = `{}`: the name of a profile is expected", self.longbench.dictionaries);
         }
         if self.corpora.is_empty() {
             bail!("corpora is empty: name at least one text of data/sources.toml");
         }
         Ok(())
     }
+}
+
+/// Whether a name of a profile is one, and not a path.
+fn plain(profile: &str) -> bool {
+    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !profile.starts_with('.')
 }
 
 fn list(profiles: &Path) -> String {

@@ -23,7 +23,9 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
-use crate::stages::{calibrate::Calibrate, evaluate::Evaluate, merge::Merge, report::Report, train::Train};
+use crate::stages::{
+    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, train::Train,
+};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -44,6 +46,7 @@ fn run(command: Command) -> Result<()> {
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
+        Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),

@@ -15,6 +15,8 @@ pub struct Paths {
     pub results: PathBuf,
     /// Downloads, shared by all clones of a user: `$KVCSR_CACHE`, else `kvcsr` in the user's cache folder.
     pub cache: PathBuf,
+    /// LongBench's own material: `$KVCSR_LONGBENCH`.
+    pub longbench: Option<PathBuf>,
 }
 
 impl Paths {
@@ -30,6 +32,7 @@ impl Paths {
             run: data.join("runs").join(profile),
             results: data.join("results").join(profile),
             cache: cache_dir()?,
+            longbench: std::env::var_os("KVCSR_LONGBENCH").filter(|folder| !folder.is_empty()).map(PathBuf::from),
         })
     }
 

@@ -245,6 +245,7 @@ mod tests {
                 run: dir.path().join("runs"),
                 results: dir.path().join("results"),
                 cache: dir.path().join("cache"),
+                longbench: None,
             },
             force: false,
         };

@@ -38,7 +38,7 @@ fn schemes_are_listed_for_people_and_programs() {
 
 #[test]
 fn errors_say_what_to_do() {
-    assert!(refused(&["train", "profile=none"]).contains("Profiles here: smoke, smol"));
+    assert!(refused(&["train", "profile=none"]).contains("Profiles here: longbench-smol, smoke, smol"));
     assert!(refused(&["train", "profile=smoke", "set=train.atom=1"]).contains("Known here: atoms"));
     assert!(refused(&["train", "profile=smoke"]).contains("just calibrate profile=smoke"));
     assert!(refused(&["evaluate", "profile=smoke"]).contains("run `just calibrate profile=smoke`"));
@@ -69,4 +69,23 @@ fn score_prints_one_object_and_names_what_is_wrong() {
     assert!(refused(&["score", "--task", "lcc", "--predictions", file]).contains("lcc.jsonl:2: "));
     assert!(refused(&["score", "--task", "lccc", "--predictions", file]).contains("LongBench v1 has"));
     assert!(refused(&["score", "--task", "lcc", "--predictions", "none.jsonl"]).contains("none.jsonl: cannot read"));
+}
+
+#[test]
+fn longbench_says_what_it_needs() {
+    let absent = refused(&["longbench", "profile=smoke", "set=longbench.folder=none"]);
+    assert!(absent.contains("none does not exist") && absent.contains("KVCSR_LONGBENCH"), "{absent}");
+    let empty = tempfile::tempdir().unwrap();
+    let folder = format!("longbench.folder={}", empty.path().display());
+    let absent = refused(&["longbench", "profile=smoke", &folder]);
+    assert!(absent.contains("config/dataset2prompt.json does not exist"), "{absent}");
+    for (set, message) in [
+        ("longbench.tasks=[\"csr12\"]", "groups are all, csr11"),
+        ("longbench.schemes=[\"csr-8\"]", "must contain `dense`"),
+        ("longbench.chat=alpaca", "unknown variant"),
+        ("longbench.dictionaries=../smol", "the name of a profile"),
+    ] {
+        let error = refused(&["longbench", "profile=smoke", &folder, set]);
+        assert!(error.contains(message), "{set}: {error}");
+    }
 }

@@ -27,7 +27,8 @@ pub struct TaskResult {
     pub samples: usize,
     /// LongBench's score, 0 to 100, two decimals.
     pub score: f64,
-    /// Difference to the uncompressed run over the same records, in points; none for that run itself, or without it.
+    /// Difference to the uncompressed run over the same records, in points; none for that run itself, without it, and for
+    /// fewer than two records in common.
     pub difference: Option<Interval>,
     /// Mean over the records of the measured bits per channel.
     pub measured_bits: f64,
@@ -160,8 +161,12 @@ mod tests {
             row("qasper", "b", "csr-8", 0.25),
             row("qasper", "a", "csr-8", 0.75),
             row("trec", "a", "dense", 0.0),
+            row("trec", "b", "dense", 0.0),
             row("trec", "a", "csr-8", 1.0),
+            row("trec", "b", "csr-8", 1.0),
             row("trec", "c", "csr-8", 0.0),
+            row("lcc", "a", "dense", 0.3),
+            row("lcc", "a", "csr-8", 0.4),
         ];
         let table = TaskTable::embedded();
         let schemes = ["dense".to_owned(), "csr-8".to_owned(), "csr-4".to_owned()];
@@ -171,8 +176,8 @@ mod tests {
         assert_eq!(
             shown,
             [
-                ("trec", "dense", 1, 0.0),
-                ("trec", "csr-8", 2, 50.0),
+                ("trec", "dense", 2, 0.0),
+                ("trec", "csr-8", 3, 66.67),
                 ("qasper", "dense", 2, 75.0),
                 ("qasper", "csr-8", 2, 50.0)
             ]
@@ -187,7 +192,10 @@ mod tests {
         let overall = overall(table, &rows, &results, &schemes, BOOTSTRAP).unwrap();
         assert_eq!(overall.len(), 2);
         assert_eq!((overall[0].task_mean, overall[0].difference), (37.5, None));
-        assert_eq!((overall[1].tasks, overall[1].n, overall[1].task_mean), (2, 4, 50.0));
+        assert_eq!((overall[1].tasks, overall[1].n, overall[1].task_mean), (2, 5, 58.335));
         assert_eq!(overall[1].difference.unwrap().difference, 37.5);
+
+        let one = by_task(table, &rows, &["lcc"], &schemes, BOOTSTRAP);
+        assert_eq!((one[1].score, one[1].difference), (40.0, None), "one record shows no spread");
     }
 }

@@ -33,10 +33,10 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// The interval of the mean over tasks of the mean over records. `tasks` holds, per task, the difference of every record.
-    /// `None` without tasks, for a task without records, or without draws.
+    /// `None` without tasks, without draws, and for a task with fewer than two records, which shows no spread.
     #[must_use]
     pub fn interval(&self, tasks: &[Vec<f64>]) -> Option<Interval> {
-        if tasks.is_empty() || self.resamples == 0 || tasks.iter().any(Vec::is_empty) {
+        if tasks.is_empty() || self.resamples == 0 || tasks.iter().any(|task| task.len() < 2) {
             return None;
         }
         let count = tasks.len() as f64;
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn nothing_has_no_interval() {
         assert_eq!(BOOTSTRAP.interval(&[]), None);
-        assert_eq!(BOOTSTRAP.interval(&[vec![0.1], Vec::new()]), None);
+        assert_eq!(BOOTSTRAP.interval(&[vec![0.1, 0.2], vec![0.3]]), None);
         assert_eq!(Bootstrap { resamples: 0, ..BOOTSTRAP }.interval(&[vec![0.1]]), None);
     }
 }

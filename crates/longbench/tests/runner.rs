@@ -125,7 +125,7 @@ fn every_scheme_answers_the_same_prompt() {
     assert!(rows[0].measured_bits >= 32.0, "every allocated byte counts: {}", rows[0].measured_bits);
     assert_eq!(rows[1].measured_bits, rows[0].measured_bits / 2.0);
     let ids = runner.prompt(task, &record).unwrap().ids;
-    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "the quic over why");
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "the quicover why");
     let snapshot = decoder.prefill(&ids, 16).unwrap();
     let logits = snapshot.last_logits.squeeze(0).unwrap().to_vec1::<f32>().unwrap();
     let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;

@@ -11,6 +11,7 @@
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
 //! | `tables` | data frames, CSV, Parquet, Markdown |
+//! | [`longbench`] | LongBench scores in the paper's layout, beside the paper's |
 //! | [`memory`] | KV-cache bytes from published model shapes |
 //! | [`splice`] | generated text between markers in a README |
 //! | [`style`], [`canvas`], [`axes`], [`ticks`], [`labels`] | how all figures look |
@@ -33,6 +34,7 @@ mod error;
 pub mod figures;
 pub mod files;
 pub mod labels;
+pub mod longbench;
 pub mod memory;
 pub mod records;
 pub mod save;

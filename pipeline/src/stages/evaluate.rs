@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Encoder, measured_bits, reconstruction_error};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_longbench::predictions::label;
 use kvcsr_report::{HeldoutRow, ReconstructionRow, files};
 use serde_json::{Map, Value, json};
 
@@ -27,7 +28,7 @@ pub const HELDOUT: &str = "heldout.jsonl";
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 
 /// The dictionary sets by the name schemes call them, and their files in the train stage.
-const SETS: [(&str, &str); 2] = [("neuraldict", DICTIONARIES), ("kmeans", KMEANS)];
+pub const SETS: [(&str, &str); 2] = [("neuraldict", DICTIONARIES), ("kmeans", KMEANS)];
 
 /// See the module.
 pub struct Evaluate;
@@ -87,14 +88,6 @@ impl Stage for Evaluate {
                 format!("{name:<16} KL {:.5} nats/token at {bits:.2} measured bits per channel", kl / scored as f64)
             })
             .collect())
-    }
-}
-
-fn label(scheme: &str, dictionaries: &str) -> String {
-    if dictionaries.is_empty() || dictionaries == registry::DEFAULT_DICTIONARIES {
-        scheme.to_owned()
-    } else {
-        format!("{scheme}@{dictionaries}")
     }
 }
 

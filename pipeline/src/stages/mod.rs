@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod evaluate;
+pub mod longbench;
 pub mod merge;
 pub mod report;
 pub mod train;

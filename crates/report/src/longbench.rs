@@ -1,0 +1,299 @@
+//! LongBench tables in the layout of the paper's Tables 1 and 2, and of a run of one's own.
+//!
+//! The paper's numbers are `data/longbench-published.json`, with their source. Cells that were not run stay empty, and a task
+//! of which fewer records were run than LongBench has says so: its score does not stand next to a published one.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
+
+const PUBLISHED: &str = include_str!("../data/longbench-published.json");
+
+/// What a paper printed.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The paper.
+    pub source: String,
+    /// What does not add up in it.
+    pub note: String,
+    /// The tasks, in the order of the columns.
+    pub tasks: Vec<String>,
+    /// One entry per model.
+    pub tables: Vec<PublishedTable>,
+}
+
+/// The rows of one model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedTable {
+    /// The number of the paper's table.
+    pub table: usize,
+    /// The model, as the paper calls it.
+    pub model: String,
+    /// One row per method, in the paper's order.
+    pub rows: Vec<PublishedRow>,
+}
+
+/// One method on one model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedRow {
+    /// The paper's name of the method.
+    pub method: String,
+    /// Our scheme for it; the paper's uncompressed FP16 is compared with `dense`.
+    pub scheme: String,
+    /// Scores, one per task.
+    pub scores: Vec<f64>,
+    /// Their mean, as printed.
+    pub average: f64,
+}
+
+/// The paper's tables.
+pub fn published() -> &'static Published {
+    static PARSED: LazyLock<Published> =
+        LazyLock::new(|| serde_json::from_str(PUBLISHED).expect("the published numbers in this crate are valid"));
+    &PARSED
+}
+
+/// A difference to the uncompressed run, in points, and its interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The difference.
+    pub points: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
+
+/// One of our scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskCell {
+    /// The task.
+    pub task: String,
+    /// The scheme's label.
+    pub scheme: String,
+    /// Records scored.
+    pub n: usize,
+    /// Records of the full task.
+    pub samples: usize,
+    /// The score, 0 to 100.
+    pub score: f64,
+    /// Difference to the uncompressed run.
+    pub difference: Option<Difference>,
+    /// Measured bits per channel, mean over the records.
+    pub measured_bits: f64,
+}
+
+/// One of our averages over tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AverageCell {
+    /// The scheme's label.
+    pub scheme: String,
+    /// Mean over the tasks, as papers report it.
+    pub task_mean: f64,
+    /// Mean over the category means, as LongBench reports it.
+    pub category_mean: f64,
+    /// Difference of the task means to the uncompressed run.
+    pub difference: Option<Difference>,
+}
+
+/// One model of the paper: per method a line of the paper's scores, ours, and ours less the paper's. Pass no cells where our run
+/// is of another model.
+pub fn paper_markdown(tasks: &[String], table: &PublishedTable, cells: &[TaskCell]) -> String {
+    let mut text = head(&["method", ""], tasks, &["avg"]);
+    let sizes = sizes(cells);
+    if !cells.is_empty() {
+        let shown = tasks.iter().map(|task| sizes.get(task.as_str()).map(|&size| of(size)).unwrap_or_default());
+        line(&mut text, ["n".to_owned(), "ours".to_owned()].into_iter().chain(shown).chain([String::new()]));
+    }
+    for row in &table.rows {
+        let ours: Vec<Option<f64>> = tasks.iter().map(|task| score(cells, &row.scheme, task)).collect();
+        let all: Option<Vec<f64>> = ours.iter().copied().collect();
+        let average = all.map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
+        let paper: Vec<Option<f64>> = row.scores.iter().chain([&row.average]).copied().map(Some).collect();
+        let ours: Vec<Option<f64>> = ours.into_iter().chain([average]).collect();
+        let shown =
+            |values: &[Option<f64>]| values.iter().map(|v| v.map_or_else(String::new, |v| format!("{v:.2}"))).collect();
+        let less = ours.iter().zip(&paper).map(|(ours, paper)| match (ours, paper) {
+            (Some(ours), Some(paper)) => format!("{:+.2}", ours - paper),
+            _ => String::new(),
+        });
+        let lines: [(&str, &str, Vec<String>); 3] = [
+            (row.method.as_str(), "paper", shown(&paper)),
+            ("", "ours", shown(&ours)),
+            ("", "difference", less.collect()),
+        ];
+        for (method, what, values) in lines {
+            line(&mut text, [method.to_owned(), what.to_owned()].into_iter().chain(values));
+        }
+    }
+    text
+}
+
+/// A run of one's own: per scheme a line of scores and one of differences to the uncompressed run with their intervals.
+pub fn run_markdown(tasks: &[String], cells: &[TaskCell], averages: &[AverageCell]) -> String {
+    let mut text = head(&["scheme", "", "measured bits"], tasks, &["task mean", "category mean"]);
+    let sizes = sizes(cells);
+    let shown = tasks.iter().map(|task| sizes.get(task.as_str()).map(|&size| of(size)).unwrap_or_default());
+    let first = ["", "n", ""].map(str::to_owned).into_iter();
+    line(&mut text, first.chain(shown).chain([String::new(), String::new()]));
+    for average in averages {
+        let own: Vec<&TaskCell> = cells.iter().filter(|cell| cell.scheme == average.scheme).collect();
+        let of_task = |task: &String| own.iter().find(|cell| cell.task == *task);
+        let bits = own.iter().map(|cell| cell.measured_bits).sum::<f64>() / own.len().max(1) as f64;
+        let scores =
+            tasks.iter().map(|task| of_task(task).map_or_else(String::new, |cell| format!("{:.2}", cell.score)));
+        let means = [average.task_mean, average.category_mean].map(|mean| format!("{mean:.2}"));
+        line(
+            &mut text,
+            [average.scheme.clone(), "score".to_owned(), format!("{bits:.2}")].into_iter().chain(scores).chain(means),
+        );
+        if average.difference.is_none() {
+            continue;
+        }
+        let interval = |d: Option<Difference>| {
+            d.map_or_else(String::new, |d| format!("{:+.2} [{:+.2}, {:+.2}]", d.points, d.low, d.high))
+        };
+        let differences = tasks.iter().map(|task| interval(of_task(task).and_then(|cell| cell.difference)));
+        let first = ["", "less dense", ""].map(str::to_owned).into_iter();
+        line(&mut text, first.chain(differences).chain([interval(average.difference), String::new()]));
+    }
+    text
+}
+
+/// Records scored and records there are, per task: the fewest scored by any scheme.
+fn sizes(cells: &[TaskCell]) -> BTreeMap<&str, (usize, usize)> {
+    let mut sizes: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for cell in cells {
+        let size = sizes.entry(cell.task.as_str()).or_insert((cell.n, cell.samples));
+        size.0 = size.0.min(cell.n);
+    }
+    sizes
+}
+
+fn of((n, samples): (usize, usize)) -> String {
+    if n == samples { n.to_string() } else { format!("{n} of {samples}") }
+}
+
+fn score(cells: &[TaskCell], scheme: &str, task: &str) -> Option<f64> {
+    cells.iter().find(|cell| cell.scheme == scheme && cell.task == task).map(|cell| cell.score)
+}
+
+/// Two lines: headings, and text left, numbers right.
+fn head(names: &[&str], tasks: &[String], means: &[&str]) -> String {
+    let mut text = String::new();
+    let tasks = tasks.iter().map(String::as_str);
+    line(&mut text, names.iter().copied().chain(tasks.clone()).chain(means.iter().copied()).map(str::to_owned));
+    let numbers = tasks.count() + means.len();
+    let _ = writeln!(text, "|{}{}", "---|".repeat(names.len()), "--:|".repeat(numbers));
+    text
+}
+
+fn line(text: &mut String, cells: impl Iterator<Item = String>) {
+    text.push('|');
+    for cell in cells {
+        let _ = write!(text, " {cell} |");
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn cell(task: &str, scheme: &str, n: usize, score: f64) -> TaskCell {
+        let difference = (scheme != "dense").then_some(Difference { points: -1.0, low: -2.5, high: 0.25 });
+        TaskCell {
+            task: task.to_owned(),
+            scheme: scheme.to_owned(),
+            n,
+            samples: 200,
+            score,
+            difference,
+            measured_bits: 2.0,
+        }
+    }
+
+    fn tasks() -> Vec<String> {
+        ["2wikimqa", "hotpotqa"].map(str::to_owned).to_vec()
+    }
+
+    /// A digit mistyped anywhere moves the mean away from the printed one.
+    #[test]
+    fn published_rows_have_their_printed_averages() {
+        let published = published();
+        assert_eq!(published.tasks.len(), 11);
+        let rows: Vec<(&str, usize)> = published.tables.iter().map(|t| (t.model.as_str(), t.rows.len())).collect();
+        assert_eq!(rows, [("Llama2-7B-chat", 8), ("Llama3-8B-Instruct", 5), ("Baichuan2-7B-chat", 5)]);
+        for row in published.tables.iter().flat_map(|table| &table.rows) {
+            assert_eq!(row.scores.len(), published.tasks.len(), "{}", row.method);
+            let mean = row.scores.iter().sum::<f64>() / row.scores.len() as f64;
+            // The two rows whose printed average is not that of their printed scores: see the data's note.
+            let printed = match row.average {
+                36.93 => 36.84,
+                41.51 => 41.53,
+                average => average,
+            };
+            assert!((mean - printed).abs() < 0.0101, "{}: {mean} instead of {printed}", row.method);
+        }
+    }
+
+    #[test]
+    fn the_paper_stands_beside_ours_and_empty_cells_stay_empty() {
+        let row = |method: &str, scheme: &str, scores: [f64; 2], average| PublishedRow {
+            method: method.to_owned(),
+            scheme: scheme.to_owned(),
+            scores: scores.to_vec(),
+            average,
+        };
+        let table = PublishedTable {
+            table: 1,
+            model: "M".to_owned(),
+            rows: vec![row("FP16", "dense", [26.47, 33.84], 30.15), row("GEAR", "gear", [26.52, 32.65], 29.58)],
+        };
+        let cells = [cell("2wikimqa", "dense", 200, 27.0), cell("hotpotqa", "dense", 2, 33.0)];
+        assert_eq!(
+            paper_markdown(&tasks(), &table, &cells),
+            "| method |  | 2wikimqa | hotpotqa | avg |\n\
+             |---|---|--:|--:|--:|\n\
+             | n | ours | 200 | 2 of 200 |  |\n\
+             | FP16 | paper | 26.47 | 33.84 | 30.15 |\n\
+             |  | ours | 27.00 | 33.00 | 30.00 |\n\
+             |  | difference | +0.53 | -0.84 | -0.15 |\n\
+             | GEAR | paper | 26.52 | 32.65 | 29.58 |\n\
+             |  | ours |  |  |  |\n\
+             |  | difference |  |  |  |\n"
+        );
+        assert!(!paper_markdown(&tasks(), &table, &[]).contains("| n |"));
+        // One task missing: no average.
+        assert!(paper_markdown(&tasks(), &table, &cells[..1]).contains("|  | ours | 27.00 |  |  |"));
+    }
+
+    #[test]
+    fn differences_show_their_intervals_and_sizes_their_limits() {
+        let average = |scheme: &str, difference| AverageCell {
+            scheme: scheme.to_owned(),
+            task_mean: 30.0,
+            category_mean: 31.0,
+            difference,
+        };
+        let cells = [cell("2wikimqa", "dense", 4, 27.0), cell("2wikimqa", "csr-8", 3, 26.0)];
+        let difference = Some(Difference { points: -1.0, low: -2.0, high: 0.0 });
+        let averages = [average("dense", None), average("csr-8", difference)];
+        assert_eq!(
+            run_markdown(&tasks(), &cells, &averages),
+            "| scheme |  | measured bits | 2wikimqa | hotpotqa | task mean | category mean |\n\
+             |---|---|---|--:|--:|--:|--:|\n\
+             |  | n |  | 3 of 200 |  |  |  |\n\
+             | dense | score | 2.00 | 27.00 |  | 30.00 | 31.00 |\n\
+             | csr-8 | score | 2.00 | 26.00 |  | 30.00 | 31.00 |\n\
+             |  | less dense |  | -1.00 [-2.50, +0.25] |  | -1.00 [-2.00, +0.00] |  |\n"
+        );
+    }
+}
