@@ -16,9 +16,9 @@ use std::path::Path;
 
 use kvcsr_cache::Reach;
 
+use self::config::Config;
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
-use config::Config;
 
 pub use rope::RopeScaling;
 

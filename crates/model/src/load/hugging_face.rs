@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use serde_json::Value;
 
 use super::Checkpoint;
 use super::pickle::PickleFile;
@@ -13,7 +14,6 @@ use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
-use serde_json::Value;
 
 /// Weight files in the order they are looked for: safetensors first, which are mapped and cannot hold code.
 const WEIGHTS: [&str; 4] =
