@@ -11,6 +11,7 @@
 //! | `s_n` | `chunks` | pieces a head vector is cut into, each coded on its own |
 //! | `D`, `N` | [`kvcsr_codec::Dictionary`], `len()` | dictionary and its number of atoms |
 //! | `d_h` | `head_dim` (`D` in shapes) | channels per head |
+//! | online part, sampling, Guard | [`OnlinePart`], [`Sampler`] | atoms from the prompt itself |
 //!
 //! Shapes use the same letters everywhere: `B` batch, `H` query heads, `Hkv` key-value heads,
 //! `T` new tokens, `S` tokens seen so far, `D` head_dim.

@@ -170,6 +170,17 @@ impl<'a> Atoms<'a> {
         }
     }
 
+    /// All atoms as one dictionary, a copy.
+    pub(crate) fn joined(&self) -> Result<Dictionary, CodecError> {
+        let mut all = vec![0.0; self.len() * self.width()];
+        let (offline, rest) = all.split_at_mut(self.offline.atoms().len());
+        offline.copy_from_slice(self.offline.atoms());
+        if let Some(online) = self.online {
+            online.expand(0, rest);
+        }
+        Dictionary::new(self.width(), all)
+    }
+
     /// Writes atom `i` to `out`, `(width,)`.
     pub(crate) fn copy_atom(&self, i: usize, out: &mut [f32]) {
         match (i.checked_sub(self.offline.len()), self.online) {

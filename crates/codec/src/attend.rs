@@ -8,7 +8,7 @@
 //!   tokens and `N` atoms that costs `S s + N d` instead of `S s d`.
 //!
 //! The softmax is taken as the tiles come (Milakov and Gimelshein 2018). Scores are only ever
-//! subtracted a reference that trails their maximum by at most [`SLACK`], so that the sums per
+//! subtracted a reference that trails their maximum by at most 16, so that the sums per
 //! atom are rescaled rarely.
 
 use std::ops::Range;

@@ -152,7 +152,7 @@ fn what_does_not_fit_is_an_error() {
     let tables = RotaryTables { cos: &table, sin: &table };
     let query = [1.0f32; 4];
     let mut attention = HeadAttention::new(&query, 4, tables);
-    let visible = |n: usize| [0..n];
+    let visible = |n: usize| vec![Range { start: 0, end: n }];
     assert!(attention.coded(head, head, 0, &visible(1)).is_ok(), "only tokens that are seen are looked at");
     let error = attention.coded(head, head, 0, &visible(2)).unwrap_err();
     assert!(matches!(error, CodecError::UnknownAtom { row: 1, index: 15, atoms: 10 }), "{error}");

@@ -2,12 +2,15 @@
 //!
 //! The offline part is searched through the shared encoder's transposed atoms and never copied.
 //! Online atoms are expanded from f16 a tile at a time, so a prompt's bank needs no table of its own.
+//! Many rows at once, a prefill, are worth a Gram matrix of the union that is dropped afterwards.
+
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::aligned::AlignedVec;
 use super::kernels::{Isa, Transposed, correlate};
-use super::{BLOCK_ROWS, Codes, Encoder, index_u16, residual};
+use super::{BLOCK_ROWS, Codes, Encoder, GRAM_BUDGET, PursuitPath, index_u16, residual};
 use crate::{Atoms, CodecError};
 
 /// Online atoms expanded and correlated at a time.
@@ -28,7 +31,9 @@ struct Scratch {
 impl Encoder {
     /// Codes `rows` `(n, width)` over `atoms`, whose offline part is this encoder's dictionary:
     /// as [`Encoder::encode`], which is called where there is no online part. Indices from `N` on
-    /// name online atoms.
+    /// name online atoms. Where a Gram matrix of the union fits [`crate::GRAM_BUDGET`] and costs less
+    /// than it saves, one is made for the call: a row's code then depends on its company in
+    /// rounding, as it does between the two paths of an encoder.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
@@ -53,6 +58,12 @@ impl Encoder {
         CodecError::length("coefficients", n * sparsity, coefficients.len())?;
         self.check_rows(rows)?;
         if n == 0 || sparsity == 0 {
+            return Ok(());
+        }
+        // Products with all atoms: one per atom for the matrix, one per step without it.
+        if n * sparsity > atoms.len() && atoms.len().pow(2) * size_of::<f32>() <= GRAM_BUDGET {
+            let union = Encoder::with_path(Arc::new(atoms.joined()?), PursuitPath::Gram);
+            union.encode_checked(rows, sparsity, indices, coefficients);
             return Ok(());
         }
         let isa = Isa::detect();
