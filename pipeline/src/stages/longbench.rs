@@ -230,7 +230,7 @@ fn schemes(run: &Run, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
     if needs_dictionaries(names)? {
         let (folder, _) = dictionaries(run)?;
         for (name, file) in SETS {
-            context = context.with_dictionaries(name, DictionarySet::load(&folder.join(file))?);
+            context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
         }
     }
     names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
@@ -264,7 +264,7 @@ fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallRe
     writeln!(page, "# LongBench v1 with `{}`, profile `{}`\n", run.config.model, run.profile)?;
     writeln!(
         page,
-        "Made by `just longbench profile={}` on {size}: at most {} prompt tokens (the middle is cut out), chat wrap `{}`, greedy decoding, f32. \
+        "Made by `just longbench profile={}` on {size}: at most {} prompt tokens (the middle is cut out), chat wrap `{}`, greedy decoding, f32, code similarity by `{}`. \
          Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
          version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
          count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
@@ -272,6 +272,7 @@ fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallRe
         run.profile,
         settings.max_prompt_tokens,
         serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
+        serde_json::to_value(settings.code_sim)?.as_str().unwrap_or_default(),
         TaskTable::embedded().version(),
         settings.resamples,
     )?;
