@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Overrides that make every stage take seconds.
-const SMALL: &str = "corpora=[\"wiki\"] calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 train.atoms=64 \
+const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 train.atoms=64 \
      train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.context=96 \
      evaluate.continuation=17 evaluate.documents=8";
 
@@ -58,6 +58,7 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     run(data, "calibrate", SMALL);
+    run(data, "merge", SMALL);
     run(data, "train", SMALL);
 
     let mut child = kvcsr(data, "evaluate", SMALL).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -54,6 +54,14 @@ pub enum CacheError {
         /// Positions in the table.
         max: usize,
     },
+    /// A scheme that tells a text's first tokens or its prompt apart was given padding in their place.
+    #[error("layer {layer}: a batch with padding cannot be held with {part}; give each text a cache of its own")]
+    Padding {
+        /// The layer.
+        layer: usize,
+        /// The part of the scheme that needs whole texts.
+        part: &'static str,
+    },
     /// A scheme's name could not be understood.
     #[error("unknown scheme `{name}`: {reason}. Known schemes: {known}")]
     UnknownScheme {

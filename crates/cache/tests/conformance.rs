@@ -142,6 +142,15 @@ fn left_padded_rows_attend_as_they_do_alone() {
                 cache.attend(&part(&x.0), &part(&x.1), &part(&x.2), &cx).unwrap()
             };
             let mut cache = scheme.empty(0).unwrap();
+            if name.contains("online") || name.contains("window") {
+                // Sinks and online atoms are a text's own: padding in their place is refused, and nothing is kept.
+                let pattern = Pattern { reach, padding: Padding::Left(&padding), ..Pattern::default() };
+                let cx = AttendCx { start: 0, rotary: &rotary, scale: 0.125, pattern };
+                let error = cache.attend(&x.0, &x.1, &x.2, &cx).unwrap_err();
+                assert!(error.to_string().contains("a cache of its own"), "{name}: {error}");
+                assert!(cache.is_empty(), "{name}");
+                continue;
+            }
             let pieces: Vec<Tensor> = [(0, 3), (3, 38), (38, 39), (39, 40)]
                 .map(|(from, to)| attend(cache.as_mut(), (0, 3), from, to, from, Padding::Left(&padding)))
                 .into();

@@ -21,6 +21,9 @@ const INDEX: &str = "model.safetensors.index.json";
 
 type Weights = HashMap<String, Tensor>;
 
+/// Writes weights to a folder in one of the formats.
+type Writer = fn(&Weights, &Path);
+
 fn weights(dtype: DType) -> Weights {
     let weights = random_weights(&tiny_arch(), 31);
     weights.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap())).collect()
@@ -182,8 +185,7 @@ fn damaged_indexes_are_named() {
 
 #[test]
 fn truncated_files_are_errors_that_name_the_file() {
-    let cases: [(&str, fn(&Weights, &Path)); 2] =
-        [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
+    let cases: [(&str, Writer); 2] = [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
     for (name, write) in cases {
         let folder = folder();
         let path = folder.path().join(name);
@@ -199,8 +201,7 @@ fn truncated_files_are_errors_that_name_the_file() {
 
 #[test]
 fn damaged_headers_and_pickles_return() {
-    let cases: [(&str, fn(&Weights, &Path)); 2] =
-        [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
+    let cases: [(&str, Writer); 2] = [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
     for (name, write) in cases {
         let folder = folder();
         let path = folder.path().join(name);
@@ -229,8 +230,7 @@ fn damaged_headers_and_pickles_return() {
 
 #[test]
 fn tensors_that_do_not_fit_are_named() {
-    let cases: [(&str, fn(&Weights, &Path)); 2] =
-        [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
+    let cases: [(&str, Writer); 2] = [("model.safetensors", write_safetensors), ("pytorch_model.bin", write_pickle)];
     for (file, write) in cases {
         let refused = |change: &dyn Fn(&mut Weights), named: &str| {
             let folder = folder();

@@ -10,7 +10,7 @@ use super::exact::{ExactTokens, Pair};
 use super::options::{AttentionPath, CsrOptions, OnlinePart, Prefill};
 use super::streams::{Coder, Streams};
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, CacheError, LayerCache, Pattern, Rotary, attention};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Pattern, Rotary, attention};
 
 /// Query rows of one head attended together on codes. One token is always attended to on codes; more
 /// of them only while they are one block: beyond it, restoring everything once is faster.
@@ -98,6 +98,19 @@ impl CsrCache {
                 let token = self.len + at / self.head_dim() % tokens;
                 Err(CacheError::NotFinite { layer: self.layer, kind, token })
             }
+        }
+    }
+
+    /// Sinks and online atoms are those of a text's own tokens, so padding must not stand in their place.
+    fn check_padding(&self, padding: Padding<'_>) -> Result<(), CacheError> {
+        let part = match (self.exact.active(), self.online.is_some()) {
+            (true, _) => "an exact window",
+            (_, true) => "online atoms",
+            _ => return Ok(()),
+        };
+        match padding {
+            Padding::Left(rows) if rows.iter().any(|&n| n > 0) => Err(CacheError::Padding { layer: self.layer, part }),
+            _ => Ok(()),
         }
     }
 
@@ -242,6 +255,7 @@ impl LayerCache for CsrCache {
         check_start(cx.start, self.len)?;
         let group = Self::check_queries(q, k)?;
         cx.pattern.check(q.dim(0)?, q.dim(1)?)?;
+        self.check_padding(cx.pattern.padding)?;
         let q = cx.rotary.apply(q, cx.start)?;
         let prompt = self.is_empty() && self.online.is_some_and(|part| part.prefill == Prefill::Restored);
         self.append(k, v, prompt)?;
