@@ -63,6 +63,11 @@ longbench *args: setup
 report *args: setup
     @{{ kvcsr }} report "$@"
 
+# Run the `kvcsr` command itself, for example: just kvcsr generate --scheme csr-8 --prompt "Once upon a time"
+[group('stages')]
+kvcsr *args: setup
+    @{{ kvcsr }} "$@"
+
 # Check every downloaded file against data/sources.toml again
 [group('stages')]
 data-verify: setup

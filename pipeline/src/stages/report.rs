@@ -174,10 +174,10 @@ fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
         "`{}`, f32, {} calibration tokens, {} atoms per dictionary; n = {documents} held-out documents of {}: {} tokens prefilled exactly and \
          compressed, {scored} following tokens scored in all. Made by `just reproduce` at commit {} on {} ({} cores, {} GB), {}: {}.",
         run.config.model,
-        run.config.calibrate.tokens,
-        run.config.train.atoms,
+        parameter(&manifests[0], "tokens"),
+        parameter(trained(&manifests)?, "atoms"),
         run.config.corpora.join(", "),
-        run.config.evaluate.context,
+        parameter(evaluate, "context"),
         machine.git,
         machine.cpu,
         machine.cores,
@@ -185,6 +185,15 @@ fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
         evaluate.finished.split('T').next().unwrap_or_default(),
         times.join(", "),
     ))
+}
+
+/// A parameter as the stage was really run with, which the command line of this run may not repeat.
+fn parameter(manifest: &Manifest, name: &str) -> String {
+    manifest.recipe.parameters.get(name).map_or_else(|| "?".to_owned(), Value::to_string)
+}
+
+fn trained(manifests: &[Manifest]) -> Result<&Manifest> {
+    manifests.iter().find(|m| m.recipe.stage == "train").context("the train stage has a record")
 }
 
 /// The paper's Figure 4 for its two published shapes and for the model of this run.
@@ -196,7 +205,7 @@ fn memory_points(run: &Run) -> Result<Vec<MemoryPoint>> {
         layers,
         kv_heads: shard.heads() as u64,
         head_dim: shard.head_dim() as u64,
-        offline_atoms: run.config.train.atoms as u64,
+        offline_atoms: parameter(&run.finished("train")?, "atoms").parse().context("train.atoms in its record")?,
         online_atoms: 0,
     };
     let lengths: Vec<usize> =
