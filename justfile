@@ -13,7 +13,7 @@ default:
 # Prepare libtorch (CPU view, or LIBTORCH=<folder of a PyTorch>) and build the `kvcsr` command
 [group('start')]
 setup:
-    @command -v cc >/dev/null || { echo "setup: no C compiler found; install one (Debian: apt-get install build-essential)"; exit 1; }
+    @for tool in cc c++; do command -v $tool >/dev/null || { echo "setup: $tool was not found: install a C and C++ compiler (Debian: apt-get install build-essential)"; exit 1; }; done
     @command -v python3 >/dev/null || { echo "setup: Python 3 not found; install it with pip (Debian: apt-get install python3 python3-pip python3-venv)"; exit 1; }
     @python3 pipeline/setup/libtorch.py
     @cargo build --release --locked --package kvcsr
