@@ -108,12 +108,12 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRo
         }
     }
     labels::at_points(&canvas, &mut placer, &points)?;
-    // The others are named at their dots.
-    let key: Vec<(Stroke, &str)> = families
-        .iter()
-        .filter(|f| f.dictionary != DictionarySource::None)
-        .map(|f| (f.stroke, f.label.as_str()))
-        .collect();
+    // Dots are named by their scheme: only schemes measured with two dictionaries need the key.
+    let twins = |family: &Family| {
+        let scheme = |f: &Family| f.members.first().map(|m| stem(&m.scheme));
+        families.iter().filter(|f| scheme(f) == scheme(family)).count() > 1
+    };
+    let key: Vec<(Stroke, &str)> = families.iter().filter(|f| twins(f)).map(|f| (f.stroke, f.label.as_str())).collect();
     canvas.key(axes::KEY_AT, &key)
 }
 
