@@ -1,5 +1,7 @@
 //! Running a stage: is it up to date, why not, resume or start over, record and rename.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
@@ -162,12 +164,21 @@ fn remove_dir(dir: &Path) -> Result<()> {
 
 /// Writes to a temporary name and renames.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(path, |out| Ok(out.write_all(bytes)?))
+}
+
+/// Writes a file under another name first, so that it is whole or not there.
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".tmp");
     let temporary = PathBuf::from(name);
-    std::fs::write(&temporary, bytes).with_context(|| temporary.display().to_string())?;
-    std::fs::rename(&temporary, path).with_context(|| path.display().to_string())?;
-    Ok(())
+    let finish = || -> Result<()> {
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        write(&mut file)?;
+        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        Ok(std::fs::rename(&temporary, path)?)
+    };
+    finish().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(|| path.display().to_string())
 }
 
 /// `2026-01-31T12:00:00Z`.

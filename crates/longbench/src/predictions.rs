@@ -163,7 +163,11 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn remove_cut_line(path: &Path) -> Result<()> {
+/// Removes a last line that was cut off in writing, so that appending goes on with a whole one.
+///
+/// # Errors
+/// If the file cannot be read or shortened.
+pub fn remove_cut_line(path: &Path) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|source| LongBenchError::Read { path: path.to_owned(), source })?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     if whole == bytes.len() {

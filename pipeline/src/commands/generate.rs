@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -14,7 +13,7 @@ use super::Opened;
 use crate::cli::GenerateArgs;
 use crate::paths::Paths;
 use crate::stages::PREFILL_CHUNK;
-use crate::stages::train::{DICTIONARIES, KMEANS};
+use crate::stages::evaluate::SETS;
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -81,19 +80,14 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 /// The dictionaries at hand; a scheme that needs others says so.
 fn context(args: &GenerateArgs, geometry: Geometry) -> Result<SchemeContext> {
     let mut context = SchemeContext::new(geometry);
-    let mut add = |name: &str, path: PathBuf| -> Result<()> {
-        let set = DictionarySet::load(&path)?;
-        let empty = SchemeContext::new(geometry);
-        context = std::mem::replace(&mut context, empty).with_dictionaries(name, set);
-        Ok(())
-    };
     if let Some(path) = &args.dictionaries {
-        add(registry::DEFAULT_DICTIONARIES, path.clone())?;
-    } else if let Ok(paths) = Paths::find(&args.profile) {
-        for (name, file) in [(registry::DEFAULT_DICTIONARIES, DICTIONARIES), ("kmeans", KMEANS)] {
+        return Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, DictionarySet::load(path)?));
+    }
+    if let Ok(paths) = Paths::find(&args.profile) {
+        for (name, file) in SETS {
             let path = paths.run.join("train").join(file);
             if path.is_file() {
-                add(name, path)?;
+                context = context.with_dictionaries(name, DictionarySet::load(path)?);
             }
         }
     }

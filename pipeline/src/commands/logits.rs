@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
 use kvcsr_model::Decoder;
 
-use super::{Opened, write_whole};
+use super::Opened;
 use crate::cli::LogitsArgs;
+use crate::stage::write_whole;
 use crate::stages::PREFILL_CHUNK;
 use crate::ui;
 

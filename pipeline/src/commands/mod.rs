@@ -4,7 +4,7 @@ pub mod generate;
 pub mod logits;
 pub mod score;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -72,18 +72,4 @@ fn embedded() -> Result<PathBuf> {
     let paths = Paths::find("smol")?;
     let config = Config::load(&paths.root.join("pipeline/profiles"), "smol", &[])?;
     Sources::load(&paths.root)?.get(&config.model, SourceKind::Model)?.fetched(&paths)
-}
-
-/// Writes a file under another name first, so that it is whole or not there.
-fn write_whole(path: &Path, write: impl FnOnce(&mut dyn std::io::Write) -> Result<()>) -> Result<()> {
-    let context = || path.display().to_string();
-    let name = path.file_name().with_context(|| format!("{}: not a file name", path.display()))?;
-    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let finish = || -> Result<()> {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(&temporary)?);
-        write(&mut file)?;
-        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(std::fs::rename(&temporary, path)?)
-    };
-    finish().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(context)
 }

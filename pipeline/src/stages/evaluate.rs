@@ -4,7 +4,7 @@
 //! unfinished run of the same recipe goes on with the first document and scheme it lacks.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Encoder, measured_bits, reconstruction_error};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_longbench::predictions::label;
-use kvcsr_report::{HeldoutRow, ReconstructionRow, files};
+use kvcsr_longbench::predictions::{label, remove_cut_line};
+use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
@@ -28,7 +28,7 @@ pub const HELDOUT: &str = "heldout.jsonl";
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 
 /// The dictionary sets by the name schemes call them, and their files in the train stage.
-pub const SETS: [(&str, &str); 2] = [("neuraldict", DICTIONARIES), ("kmeans", KMEANS)];
+pub const SETS: [(&str, &str); 2] = [(registry::DEFAULT_DICTIONARIES, DICTIONARIES), ("kmeans", KMEANS)];
 
 /// See the module.
 pub struct Evaluate;
@@ -71,21 +71,11 @@ impl Stage for Evaluate {
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
         let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(HELDOUT))?;
-        let mut schemes: Vec<(String, f64, f64, usize)> = Vec::new();
-        for row in &rows {
-            let name = label(&row.scheme, row.dictionary.as_str());
-            match schemes.iter_mut().find(|s| s.0 == name) {
-                Some(s) => {
-                    s.1 += row.kl_sum;
-                    s.3 += row.scored;
-                }
-                None => schemes.push((name, row.kl_sum, row.measured_bits, row.scored)),
-            }
-        }
-        Ok(schemes
+        Ok(aggregate::overall(&rows)?
             .into_iter()
-            .map(|(name, kl, bits, scored)| {
-                format!("{name:<16} KL {:.5} nats/token at {bits:.2} measured bits per channel", kl / scored as f64)
+            .map(|s| {
+                let name = label(&s.scheme, s.dictionary.as_str());
+                format!("{name:<16} KL {:.5} nats/token at {:.2} measured bits per channel", s.kl, s.measured_bits)
             })
             .collect())
     }
@@ -204,20 +194,12 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
 /// Document, scheme and dictionaries of the rows an unfinished run left. A last line that was cut
 /// off in writing is removed.
 fn finished_rows(path: &Path) -> Result<HashSet<(String, String, String)>> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(HashSet::new()) };
-    let whole = text.rfind('\n').map_or(0, |at| at + 1);
-    if whole < text.len() {
-        File::options().write(true).open(path)?.set_len(whole as u64)?;
+    if !path.exists() {
+        return Ok(HashSet::new());
     }
-    text[..whole]
-        .lines()
-        .enumerate()
-        .map(|(i, line)| {
-            let row: HeldoutRow =
-                serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
-            Ok((row.id, row.scheme, row.dictionary.as_str().to_owned()))
-        })
-        .collect()
+    remove_cut_line(path)?;
+    let rows: Vec<HeldoutRow> = files::read_jsonl(path)?;
+    Ok(rows.into_iter().map(|row| (row.id, row.scheme, row.dictionary.as_str().to_owned())).collect())
 }
 
 #[cfg(test)]
