@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
@@ -49,11 +50,7 @@ pub enum Command {
     /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
     Score(ScoreArgs),
     /// List the cache schemes that profiles can name
-    Schemes {
-        /// One JSON array instead of a table
-        #[arg(long)]
-        json: bool,
-    },
+    Schemes(SchemesArgs),
 }
 
 /// What to continue, and how.

@@ -51,7 +51,7 @@ fn run(command: Command) -> Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Score(args) => commands::score::run(&args),
-        Command::Schemes { json } => schemes(json),
+        Command::Schemes(args) => commands::schemes::run(&args),
     }
 }
 
@@ -125,21 +125,6 @@ fn data_verify() -> Result<()> {
     }
     if wrong > 0 {
         anyhow::bail!("{wrong} files are not what data/sources.toml names; `just fetch` fetches them again");
-    }
-    Ok(())
-}
-
-fn schemes(json: bool) -> Result<()> {
-    let entries = kvcsr_cache::registry::ENTRIES;
-    if json {
-        println!("{}", serde_json::to_string_pretty(entries)?);
-    } else {
-        for entry in entries {
-            println!("{:<12} {}", entry.pattern, entry.summary);
-            if !entry.citation.is_empty() {
-                println!("{:<12} {}", "", entry.citation);
-            }
-        }
     }
     Ok(())
 }

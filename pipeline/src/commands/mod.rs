@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub mod logits;
+pub mod schemes;
 pub mod score;
 
 use std::path::PathBuf;

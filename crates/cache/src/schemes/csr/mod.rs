@@ -9,6 +9,7 @@
 //! least-squares refit.
 
 mod cache;
+mod entry;
 mod exact;
 mod online;
 mod options;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use kvcsr_codec::{BitsPerChannel, DictionarySet, Encoder, Kind, MAX_ATOMS};
 
 pub use self::cache::CsrCache;
+pub use self::entry::FAMILY;
 pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Window};
 use self::streams::Coder;
 use crate::{CacheError, Geometry, LayerCache, Scheme};

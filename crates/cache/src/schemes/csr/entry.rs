@@ -1,0 +1,97 @@
+//! What the registry knows of CSR.
+
+use super::{CsrOptions, CsrScheme};
+use crate::Scheme;
+use crate::name::SchemeName;
+use crate::registry::{BuildError, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+
+/// CSR and what may be added to it.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+const LEVEL: Parameter = Parameter { name: "S", default: "", meaning: "atoms per key, and per value over its chunks" };
+const SET: Parameter =
+    Parameter { name: "@", default: DEFAULT_DICTIONARIES, meaning: "the dictionary set: neuraldict or kmeans" };
+const PAPER: &str = "Zhang et al., CSR: Achieving 1 Bit Key-Value Cache via Sparse Representation, AAAI 2025";
+
+const ENTRIES: &[Entry] = &[
+    Entry {
+        pattern: "csr-S",
+        examples: &["csr-4", "csr-8", "csr-8@kmeans"],
+        summary: "CSR with S atoms per key and S/2 in each of two value chunks; `csr-S@kmeans` uses the k-means dictionaries",
+        citation: PAPER,
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+online",
+        examples: &[
+            "csr-8+online(sampled=4,guard=6)",
+            "csr-8+online(sampled=3,guard=5,sampler=worst,prefill=restored)",
+        ],
+        summary: "CSR with atoms from the prompt, sampled and guard",
+        citation: PAPER,
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[
+            LEVEL,
+            SET,
+            Parameter { name: "+online(sampled)", default: "128", meaning: "tokens sampled from the prompt" },
+            Parameter { name: "+online(guard)", default: "256", meaning: "tokens kept because they are coded worst" },
+            Parameter { name: "+online(sampler)", default: "reverse", meaning: "reverse, uniform, strided or worst" },
+            Parameter {
+                name: "+online(prefill)",
+                default: "exact",
+                meaning: "exact: a prefill taken over; restored: the first call",
+            },
+        ],
+        prefill_as_decoded: false,
+    },
+    Entry {
+        pattern: "csr-S+window",
+        examples: &["csr-4+window", "csr-4+window(sinks=2,recent=9)", "csr-4+window(sinks=3,recent=5)+restore"],
+        summary: "CSR between exact tokens in f16",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET, WINDOW[0], WINDOW[1]],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+fp8",
+        examples: &["csr-8+fp8", "csr-8+int4"],
+        summary: "CSR with packed codes: indices in ceil(log2 N) bits and coefficients in f16, fp8, int8, int6 or int4",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+refit",
+        examples: &["csr-4+refit"],
+        summary: "CSR with least-squares coefficients for the atoms that matching pursuit picked",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+restore",
+        examples: &[
+            "csr-4+restore",
+            "csr-8+online(sampled=2,guard=9,sampler=strided,prefill=restored)+int6+window(sinks=1,recent=3)+refit",
+        ],
+        summary: "CSR attending to restored keys and values instead of on codes: the oracle of the default. All parts \
+                  combine: `csr-8+online+int4+window+refit`",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET],
+        prefill_as_decoded: true,
+    },
+];
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Result<Option<Box<dyn Scheme>>, BuildError> {
+    let Some(parts) = name.base.strip_prefix("csr-") else { return Ok(None) };
+    let options = CsrOptions::parse(parts)?;
+    let dictionaries = name.artefacts.unwrap_or(DEFAULT_DICTIONARIES);
+    let (set, encoders) = cx.dictionaries(dictionaries, name.base)?;
+    Ok(Some(Box::new(CsrScheme::new(name.base, options, dictionaries, set, encoders, cx.geometry())?)))
+}
