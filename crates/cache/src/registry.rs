@@ -9,6 +9,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Encoder, Kind};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use crate::name::SchemeName;
 use crate::schemes::{csr, dense, fp8};
@@ -132,7 +134,8 @@ impl SchemeContext {
     pub fn untrained(geometry: Geometry, atoms: usize) -> Self {
         let group = |kind: Kind, chunks: usize| {
             let width = geometry.head_dim / chunks;
-            let noise = pseudo_random(atoms * width, kind as u64 + 1);
+            let mut rng = ChaCha8Rng::seed_from_u64(kind as u64);
+            let noise = (0..atoms * width).map(|_| rng.random_range(-1.0f32..1.0)).collect();
             let dictionary = Dictionary::normalised(width, noise).expect("random atoms are neither zero nor infinite");
             let layers = (0..geometry.layers).collect();
             DictionaryGroup { kind, layers, chunks, sparsity: 8 / chunks, dictionary: Arc::new(dictionary) }
@@ -157,16 +160,6 @@ impl SchemeContext {
             .map(|(set, encoders)| (set, &encoders[..]))
             .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
     }
-}
-
-/// Numbers in -1 to 1 from a 64-bit linear congruential generator: enough for placeholders.
-fn pseudo_random(n: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 /// Builds the scheme called `name`, for example `dense`, `kivi-2`, `turboquant-3+window`, `csr-8@kmeans` or
@@ -206,8 +199,8 @@ pub struct Listed {
     pub head_dim: usize,
 }
 
-/// The head size and head count for which [`listing`] states bits: those of Llama 3 8B, in a single layer.
-pub const LISTED_GEOMETRY: Geometry = Geometry { layers: 1, kv_heads: 8, head_dim: 128 };
+/// The shape of the model for which [`listing`] states bits: those of Llama 3 8B.
+pub const LISTED_GEOMETRY: Geometry = Geometry { layers: 32, kv_heads: 8, head_dim: 128 };
 
 /// Every entry, with the bits of its first example at [`LISTED_GEOMETRY`] over dictionaries of 1024 atoms.
 ///
