@@ -13,14 +13,24 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::name::SchemeName;
-use crate::schemes::{csr, dense, fp8};
+use crate::schemes::{asymkv, csr, dense, fp8, gear, ggml, kivi, turboquant, vidkv};
 use crate::{CacheError, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
 
 /// All families, in the order of the README's table.
-const FAMILIES: &[Family] = &[dense::FAMILY, fp8::FAMILY, csr::FAMILY];
+const FAMILIES: &[Family] = &[
+    dense::FAMILY,
+    fp8::FAMILY,
+    ggml::FAMILY,
+    kivi::FAMILY,
+    gear::FAMILY,
+    asymkv::FAMILY,
+    vidkv::FAMILY,
+    turboquant::FAMILY,
+    csr::FAMILY,
+];
 
 /// Where a scheme codes keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -75,8 +85,11 @@ pub struct Family {
     /// What it has.
     pub entries: &'static [Entry],
     /// Builds a scheme, or nothing if the name is not of this family.
-    pub build: fn(&SchemeName<'_>, &SchemeContext) -> Result<Option<Box<dyn Scheme>>, BuildError>,
+    pub build: fn(&SchemeName<'_>, &SchemeContext) -> Built,
 }
+
+/// A scheme, nothing if the name is another family's, or why it could not be built.
+pub type Built = Result<Option<Box<dyn Scheme>>, BuildError>;
 
 /// Why a family did not build a name that is its own.
 #[derive(Debug)]

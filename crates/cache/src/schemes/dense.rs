@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::name::SchemeName;
-use crate::registry::{BuildError, Entry, Family, KeysCoded, SchemeContext};
+use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Rotary, Scheme, attention};
 
@@ -41,7 +41,7 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-fn build(name: &SchemeName<'_>, _cx: &SchemeContext) -> Result<Option<Box<dyn Scheme>>, BuildError> {
+fn build(name: &SchemeName<'_>, _cx: &SchemeContext) -> Built {
     let Some(dtype) = NAMES.into_iter().find(|(known, _)| *known == name.head).map(|(_, dtype)| dtype) else {
         return Ok(None);
     };

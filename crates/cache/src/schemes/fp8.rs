@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock};
 
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::Geometry;
 use crate::name::SchemeName;
-use crate::registry::{BuildError, Entry, Family, KeysCoded, SchemeContext, WINDOW};
-use crate::{Geometry, Scheme};
+use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext, WINDOW};
 
 /// `fp8`.
 pub const FAMILY: Family = Family { entries: ENTRIES, build };
@@ -23,7 +23,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Result<Option<Box<dyn Scheme>>, BuildError> {
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
     if name.head != "fp8" {
         return Ok(None);
     }
@@ -42,7 +42,7 @@ struct Fp8(Geometry);
 
 impl Codec for Fp8 {
     fn empty(&self) -> Box<dyn CodedTokens> {
-        Box::new(Bytes { head_dim: self.0.head_dim, heads: self.0.kv_heads, bytes: Vec::new() })
+        Box::new(PerHead::new(self.0.kv_heads, |_| Bytes { head_dim: self.0.head_dim, bytes: Vec::new() }))
     }
 
     fn buffering(&self) -> Buffering {
@@ -60,34 +60,25 @@ impl Codec for Fp8 {
 
 struct Bytes {
     head_dim: usize,
-    heads: usize,
-    /// `(tokens, Hkv, D)`
+    /// `(tokens, D)`
     bytes: Vec<u8>,
 }
 
-impl CodedTokens for Bytes {
-    fn append(&mut self, block: &Block<'_>) {
-        let d = self.head_dim;
-        reserve(&mut self.bytes, block.tokens, self.heads * d);
-        for token in 0..block.tokens {
-            for head in block.rows.chunks_exact(block.tokens * d) {
-                self.bytes.extend(head[token * d..(token + 1) * d].iter().map(|&x| to_e4m3(x)));
-            }
-        }
+impl HeadTokens for Bytes {
+    fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
+        reserve(&mut self.bytes, tokens, self.head_dim);
+        self.bytes.extend(rows.iter().map(|&x| to_e4m3(x)));
     }
 
-    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+    fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
         static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
         let (d, values) = (self.head_dim, &*VALUES);
-        for (token, out) in tokens.zip(out.chunks_exact_mut(d)) {
-            let at = (token * self.heads + head) * d;
-            for (out, &byte) in out.iter_mut().zip(&self.bytes[at..at + d]) {
-                *out = values[usize::from(byte)];
-            }
+        for (out, &byte) in out.iter_mut().zip(&self.bytes[tokens.start * d..tokens.end * d]) {
+            *out = values[usize::from(byte)];
         }
     }
 
     fn footprint(&self) -> Footprint {
-        Footprint { packed: self.bytes.capacity(), tables: size_of::<Self>(), ..Footprint::default() }
+        Footprint { packed: self.bytes.capacity(), ..Footprint::default() }
     }
 }

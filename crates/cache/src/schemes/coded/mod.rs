@@ -7,9 +7,13 @@
 //!
 //! Everything exact is stored in f16, and codecs see the f16 values, whether or not a token waited in a buffer.
 
+pub mod affine;
 mod attend;
+pub mod bits;
 mod buffering;
 mod cache;
+pub mod hadamard;
+mod heads;
 mod product;
 mod stream;
 
@@ -20,6 +24,7 @@ use kvcsr_codec::{BitsPerChannel, Footprint};
 
 pub use self::buffering::Buffering;
 pub use self::cache::CodedCache;
+pub use self::heads::{HeadTokens, PerHead};
 pub use self::product::{multiply, multiply_transposed};
 use crate::registry::KeysCoded;
 use crate::schemes::csr::Window;

@@ -78,6 +78,6 @@ mod tests {
         multiply([2, 3, 2], &a, &b, &mut out, true);
         assert_eq!(out, [10.0, 22.0, 28.0, 46.0]);
         multiply_transposed([2, 3, 2], &a, &b, &mut out);
-        assert_eq!(out, [7.0, 11.0, 16.0, 23.0]);
+        assert_eq!(out, [7.0, 10.0, 16.0, 22.0]);
     }
 }

@@ -1,9 +1,8 @@
 //! What the registry knows of CSR.
 
 use super::{CsrOptions, CsrScheme};
-use crate::Scheme;
 use crate::name::SchemeName;
-use crate::registry::{BuildError, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::registry::{Built, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
 
 /// CSR and what may be added to it.
 pub const FAMILY: Family = Family { entries: ENTRIES, build };
@@ -88,7 +87,7 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Result<Option<Box<dyn Scheme>>, BuildError> {
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
     let Some(parts) = name.base.strip_prefix("csr-") else { return Ok(None) };
     let options = CsrOptions::parse(parts)?;
     let dictionaries = name.artefacts.unwrap_or(DEFAULT_DICTIONARIES);
