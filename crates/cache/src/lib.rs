@@ -45,6 +45,7 @@ mod rotary;
 pub mod schemes;
 mod seam;
 mod snapshot;
+mod untrained;
 
 pub use error::CacheError;
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};

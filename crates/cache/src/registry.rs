@@ -8,12 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Encoder, Kind};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
 use crate::name::SchemeName;
-use crate::schemes::{asymkv, csr, dense, fp8, gear, ggml, kivi, turboquant, vidkv};
+use crate::schemes::{asymkv, commvq, cq, csr, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv};
 use crate::{CacheError, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
@@ -29,6 +27,10 @@ const FAMILIES: &[Family] = &[
     asymkv::FAMILY,
     vidkv::FAMILY,
     turboquant::FAMILY,
+    svdq::FAMILY,
+    lexico::FAMILY,
+    cq::FAMILY,
+    commvq::FAMILY,
     csr::FAMILY,
 ];
 
@@ -123,12 +125,13 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 pub struct SchemeContext {
     geometry: Geometry,
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
+    codebooks: BTreeMap<String, CodebookSet>,
 }
 
 impl SchemeContext {
     /// A context without dictionaries.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, sets: BTreeMap::new() }
+        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new() }
     }
 
     /// Adds a dictionary set under `name`.
@@ -138,24 +141,10 @@ impl SchemeContext {
         self
     }
 
-    /// A context with an artefact of every kind that a scheme may need, none of them trained: `atoms` seeded random
-    /// atoms where dictionaries belong. Enough to build every registered scheme, to list it and to test its
-    /// bookkeeping; its codes are poor.
-    ///
-    /// # Panics
-    /// If `atoms` is 0 or the head size is odd.
-    pub fn untrained(geometry: Geometry, atoms: usize) -> Self {
-        let group = |kind: Kind, chunks: usize| {
-            let width = geometry.head_dim / chunks;
-            let mut rng = ChaCha8Rng::seed_from_u64(kind as u64);
-            let noise = (0..atoms * width).map(|_| rng.random_range(-1.0f32..1.0)).collect();
-            let dictionary = Dictionary::normalised(width, noise).expect("random atoms are neither zero nor infinite");
-            let layers = (0..geometry.layers).collect();
-            DictionaryGroup { kind, layers, chunks, sparsity: 8 / chunks, dictionary: Arc::new(dictionary) }
-        };
-        let groups = vec![group(Kind::Key, 1), group(Kind::Value, 2)];
-        let set = DictionarySet { head_dim: geometry.head_dim, groups, provenance: BTreeMap::new() };
-        Self::new(geometry).with_dictionaries("kmeans", set.clone()).with_dictionaries(DEFAULT_DICTIONARIES, set)
+    /// Adds the codebooks of a calibrated method under `name`.
+    pub fn with_codebooks(mut self, name: &str, set: CodebookSet) -> Self {
+        self.codebooks.insert(name.to_owned(), set);
+        self
     }
 
     /// The model's shape.
@@ -172,6 +161,21 @@ impl SchemeContext {
             .get(name)
             .map(|(set, encoders)| (set, &encoders[..]))
             .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
+    }
+
+    /// The codebooks called `name`, which were made for this model's shape.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingCodebooks`], naming `scheme`, or [`CacheError::Unsuitable`] if they are another model's.
+    pub fn codebooks(&self, name: &str, scheme: &str) -> Result<&CodebookSet, CacheError> {
+        let set = self
+            .codebooks
+            .get(name)
+            .ok_or_else(|| CacheError::MissingCodebooks { scheme: scheme.to_owned(), codebooks: name.to_owned() })?;
+        let Geometry { layers, kv_heads, head_dim } = self.geometry;
+        set.validate_for(layers, kv_heads, head_dim)
+            .map_err(|e| CacheError::Unsuitable { scheme: scheme.to_owned(), reason: e.to_string() })?;
+        Ok(set)
     }
 }
 
