@@ -37,6 +37,7 @@
 
 pub mod attention;
 mod error;
+pub mod kernels;
 mod pattern;
 mod recording;
 pub mod registry;
