@@ -89,3 +89,52 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     assert!(run(data, "train", &changed).contains("train.atoms 64 -> 80"));
     assert!(run(data, "evaluate", &changed).contains("input train changed"));
 }
+
+/// Groups that hold a checkpoint and are not finished.
+fn under_way(parts: &Path) -> usize {
+    std::fs::read_dir(parts)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|group| group.join("checkpoint.safetensors").is_file() && !group.join("epochs.jsonl").is_file())
+        .count()
+}
+
+#[test]
+fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
+    if !is_fetched() {
+        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let set = format!("{SMALL} train.epochs=4 train.batch=128 train.checkpoint_seconds=0");
+    run(data, "calibrate", &set);
+    run(data, "merge", &set);
+    run(data, "train", &set);
+    let stage = data.join("runs/smoke/train");
+    let bytes = || ["dictionaries.safetensors", "kmeans.safetensors"].map(|f| std::fs::read(stage.join(f)).unwrap());
+    let whole = bytes();
+    std::fs::remove_dir_all(&stage).unwrap();
+
+    let parts = data.join("runs/smoke/train.partial/groups");
+    let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    let mut kills = 0;
+    let started = Instant::now();
+    while kills < 3 {
+        assert!(started.elapsed() < Duration::from_secs(120), "{kills} kills in two minutes");
+        let mut child = kvcsr(data, "train", &set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while under_way(&parts) == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
+        }
+        std::thread::sleep(Duration::from_micros(u64::from(clock() % 30_000)));
+        // SIGKILL on Unix: no handler runs.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!stage.exists(), "an unfinished stage must not look finished");
+        kills += usize::from(under_way(&parts) > 0);
+    }
+    assert!(run(data, "train", &set).contains("goes on at epoch"));
+    assert!(bytes() == whole, "a killed and resumed training ends with other bytes");
+}
