@@ -3,7 +3,9 @@
 learn.py VECTORS ROWS: VECTORS is the folder `peer-vectors` of the ablate stage; ROWS gets one JSON object per
 dictionary, in the form of the stage's own rows. Both learners minimise an l1-penalised error, for which the penalty
 is chosen so that a code has about s non-zeros; all dictionaries are then used as the cache uses them: matching
-pursuit with s atoms, coefficients rounded to f16. One thread each.
+pursuit with s atoms, coefficients rounded to f16. One thread each. Both start from random training vectors and are
+online: SPAMS gets as many passes over the vectors as this project's trainers by default, scikit-learn, whose pass takes
+minutes, one.
 """
 
 import json
@@ -17,7 +19,6 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402  (after the number of threads)
 
-PASSES = 1  # over the training vectors: both learners are online
 SEED = 20
 
 
@@ -73,28 +74,29 @@ def penalty(rows, start, sparsity):
     return (low + high) / 2
 
 
-def scikit_learn(rows, start, sparsity, lam):
+def scikit_learn(rows, start, lam, passes):
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     learner = MiniBatchDictionaryLearning(
-        n_components=len(start), alpha=lam, dict_init=start.astype(np.float64), max_iter=PASSES, batch_size=256,
+        n_components=len(start), alpha=lam, dict_init=start.astype(np.float64), max_iter=passes, batch_size=256,
         fit_algorithm="lars", random_state=SEED, n_jobs=1, max_no_improvement=None, tol=0.0,
     )
     return learner.fit(rows.astype(np.float64)).components_
 
 
-def spams_online(rows, start, sparsity, lam):
+def spams_online(rows, start, lam, passes):
     import spams
 
     batch = 256
     learned = spams.trainDL(
         np.asfortranarray(rows.T, dtype=np.float64), D=np.asfortranarray(start.T, dtype=np.float64), lambda1=lam,
-        mode=2, iter=PASSES * len(rows) // batch, batchsize=batch, numThreads=1, verbose=False,
+        mode=2, iter=passes * len(rows) // batch, batchsize=batch, numThreads=1, verbose=False,
     )
     return learned.T
 
 
-PEERS = {"scikit-learn MiniBatchDictionaryLearning": scikit_learn, "SPAMS trainDL": spams_online}
+# Name, learner, passes over the training vectors.
+PEERS = [("scikit-learn MiniBatchDictionaryLearning", scikit_learn, 1), ("SPAMS trainDL", spams_online, 4)]
 
 
 def main(folder, out):
@@ -107,16 +109,16 @@ def main(folder, out):
         directions = train[np.linalg.norm(train, axis=1) > 0]
         start = unit(directions[rng.choice(len(directions), atoms, replace=False)], rng)
         lam = penalty(train, start, sparsity)
-        for name, learn in PEERS.items():
+        for name, learn, passes in PEERS:
             print(f"peers: {name}, {kind}s of layer {about['layer']}: {len(train)} vectors, {atoms} atoms", flush=True)
             began = time.perf_counter()
-            learned = unit(learn(train, start, sparsity, lam), rng)
+            learned = unit(learn(train, start, lam, passes), rng)
             seconds = time.perf_counter() - began
             relative, mse = matching_pursuit_error(learned, heldout, sparsity)
             print(f"peers:   held-out relative error {relative:.4f} after {seconds:.0f} s", flush=True)
             rows_out.append({
                 "section": "options", "name": name, "layer": int(about["layer"]), "kind": kind, "atoms": atoms,
-                "sparsity": sparsity, "chunks": int(about["chunks"]), "vectors": len(train), "epochs": PASSES,
+                "sparsity": sparsity, "chunks": int(about["chunks"]), "vectors": len(train), "epochs": passes,
                 "relative": relative, "mse": mse, "weighted": None, "seconds": seconds,
             })
     temporary = out.with_suffix(".tmp")

@@ -11,6 +11,11 @@ const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 ca
      train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.context=96 \
      evaluate.continuation=17 evaluate.documents=8";
 
+/// An ablation of a few vectors.
+const ABLATE: &str = "ablate.layers=[3] ablate.option_layers=[3] ablate.table_atoms=[32] ablate.table_sparsity=[2] \
+     ablate.table_chunks=[1,2] ablate.options=[\"kmeans\",\"mod\",\"attention\"] ablate.options_atoms=32 ablate.merged_atoms=16 \
+     ablate.merged_vectors=64 ablate.vectors=512 ablate.epochs=1";
+
 fn kvcsr(data: &Path, stage: &str, set: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
     command
@@ -137,4 +142,39 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     }
     assert!(run(data, "train", &set).contains("goes on at epoch"));
     assert!(bytes() == whole, "a killed and resumed training ends with other bytes");
+
+    // On the same vectors: an ablation killed after its first rows makes every row once.
+    let set = format!("{set} {ABLATE}");
+    let mut child = kvcsr(data, "ablate", &set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let partial = data.join("runs/smoke/ablate.partial/ablation.jsonl");
+    let started = Instant::now();
+    while std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count()) < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "the ablation ended before it could be killed");
+        assert!(started.elapsed() < Duration::from_secs(120), "no rows after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(run(data, "ablate", &set).contains("going on where an unfinished run stopped"));
+    let rows = std::fs::read_to_string(data.join("runs/smoke/ablate/ablation.jsonl")).unwrap();
+    let names: BTreeSet<String> = rows
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["section", "name", "layer", "kind", "atoms", "chunks"].map(|key| row[key].to_string()).join(" ")
+        })
+        .collect();
+    // Two chunk counts and three options for keys and values, five ways to serve all 30 layers.
+    assert_eq!((rows.lines().count(), names.len()), (2 * (2 + 3) + 2 * 5 * 30, 2 * (2 + 3) + 2 * 5 * 30));
+    let page = std::fs::read_to_string(data.join("runs/smoke/ablation/ablation.md")).unwrap();
+    for text in [
+        "| 32 | 2 |",
+        "| 8192 | 2 |  |  |  |  |",
+        "| mod |",
+        "30, one per layer",
+        "merged at delta_2",
+        "rotary-scatter.svg",
+    ] {
+        assert!(page.contains(text), "{text} is missing in\n{page}");
+    }
 }
