@@ -47,8 +47,8 @@ fn a_million_vectors_of_128_channels_stay_within_the_estimate() {
     // All vectors once; then the paper's largest dictionary, on as many as its start needs.
     let largest =
         TrainConfig { atoms: 16_384, vectors: 32_768, kmeans_sample: 32_768, kmeans_iterations: 1, ..all.clone() };
+    let before = anonymous();
     for config in [all, largest] {
-        let before = anonymous();
         let mut peak = 0;
         train_group(&config, &[&shard], &[&heldout], &mut |_| peak = peak.max(anonymous())).unwrap();
         let (took, estimate) = (peak.saturating_sub(before), config.memory_bytes(tokens * heads, WIDTH));
