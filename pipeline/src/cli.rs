@@ -37,6 +37,8 @@ pub enum Command {
     Merge(RunArgs),
     /// Learn one dictionary per layer group, for keys and for values
     Train(RunArgs),
+    /// Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figure 2
+    Ablate(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)

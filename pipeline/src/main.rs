@@ -24,7 +24,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, train::Train,
+    ablate::Ablate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report,
+    train::Train,
 };
 
 fn main() -> ExitCode {
@@ -45,6 +46,7 @@ fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
+        Command::Ablate(args) => single(args, &Ablate),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),

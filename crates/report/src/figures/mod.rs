@@ -3,14 +3,20 @@
 pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
+pub mod prompt_scatter;
 pub mod quality_bits;
+pub mod rotary_scatter;
+pub mod scatter;
 pub mod sparsity_error;
 pub mod training_loss;
 
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;
+pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;
+pub use rotary_scatter::RotaryScatter;
+pub use scatter::ScatterRow;
 pub use sparsity_error::SparsityError;
 pub use training_loss::TrainingLoss;
 
