@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::score::ScoreArgs;
+use crate::models::Opened;
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
@@ -68,6 +69,17 @@ pub struct ModelArgs {
     /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16 or f16
     #[arg(long, default_value = "auto")]
     pub dtype: String,
+    /// Threads; 0: all cores
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl ModelArgs {
+    /// Sets the threads and opens the model.
+    pub fn open(&self) -> Result<Opened> {
+        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().context("thread pool")?;
+        Opened::named(&self.model)
+    }
 }
 
 /// What to continue, and how.

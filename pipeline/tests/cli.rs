@@ -47,7 +47,11 @@ fn errors_say_what_to_do() {
     let model = |name: &str| refused(&["calibrate", "profile=smoke", &format!("set=model={name}")]);
     assert!(model("./none").contains("./none`: no such file or folder"));
     assert!(model("hf:a/b@main").contains("a branch or tag can move"));
-    assert!(model(&format!("hf:kvcsr-none/none@{}", "0".repeat(40))).contains("not downloaded yet"));
+    if !cfg!(feature = "hub") {
+        let absent = format!("hf:kvcsr-none/none@{}", "0".repeat(40));
+        let error = refused(&["generate", "--model", &absent, "--prompt", "a"]);
+        assert!(error.contains("not downloaded yet") && error.contains("--features hub"), "{error}");
+    }
 }
 
 #[test]

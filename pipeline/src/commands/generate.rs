@@ -10,14 +10,13 @@ use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
 use kvcsr_model::{Choice, Finish, Limits, Message, Sampler, TextStream};
 
 use crate::cli::GenerateArgs;
-use crate::models::Opened;
 use crate::paths::Paths;
 use crate::stages::PREFILL_CHUNK;
 use crate::stages::evaluate::SETS;
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let model = Opened::named(&args.model.model)?;
+    let model = args.model.open()?;
     let (tokenizer, decoder) = (model.tokenizer()?, model.decoder(&args.model.device, &args.model.dtype)?);
     let scheme = registry::build(&args.scheme, &context(args, decoder.geometry())?)?;
     let prompt = if args.chat {
