@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
+use crate::models::Opened;
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
@@ -55,12 +56,36 @@ pub enum Command {
     Schemes(SchemesArgs),
 }
 
+/// Which model, and how it runs.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A GGUF file, a folder with config.json and weights, hf:owner/name@commit, or `default`: the embedded model
+    #[arg(long, default_value = "default", value_name = "PATH")]
+    pub model: String,
+    /// Where it runs: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16 or f16
+    #[arg(long, default_value = "auto")]
+    pub dtype: String,
+    /// Threads; 0: all cores
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl ModelArgs {
+    /// Sets the threads and opens the model.
+    pub fn open(&self) -> Result<Opened> {
+        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().context("thread pool")?;
+        Opened::named(&self.model)
+    }
+}
+
 /// What to continue, and how.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A GGUF file, a folder with config.json and weights, or `default`: the embedded model
-    #[arg(long, default_value = "default", value_name = "PATH")]
-    pub model: String,
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Cache scheme, see `kvcsr schemes`
     #[arg(long, default_value = "csr-8")]
     pub scheme: String,
@@ -96,9 +121,8 @@ pub struct GenerateArgs {
 /// Which ids, of which model, to where.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
-    /// A GGUF file, a folder with config.json and weights, or `default`: the embedded model
-    #[arg(long, default_value = "default", value_name = "PATH")]
-    pub model: String,
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// A JSON list of token ids
     #[arg(long, value_name = "FILE")]
     pub ids: PathBuf,

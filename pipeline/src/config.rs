@@ -19,6 +19,7 @@ pub struct Config {
     pub seed: u64,
     pub threads: usize,
     pub device: String,
+    pub dtype: String,
     pub calibrate: Calibrate,
     pub merge: Merge,
     pub train: Train,
@@ -177,6 +178,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<()> {
+        self.dtype.parse::<kvcsr_model::Precision>()?;
         let positive = [
             ("calibrate.tokens", self.calibrate.tokens),
             ("calibrate.heldout_tokens", self.calibrate.heldout_tokens),
@@ -315,6 +317,30 @@ mod tests {
     }
 
     #[test]
+    fn every_profile_loads_and_those_of_the_papers_models_have_its_sizes() {
+        let profiles = list(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles"));
+        for profile in profiles.split(", ") {
+            let config = load(profile, &["model=/path/to/model", "dtype=bf16"]).unwrap();
+            assert_eq!((config.model.as_str(), config.dtype.as_str()), ("/path/to/model", "bf16"), "{profile}");
+        }
+        for (profile, model) in [
+            ("llama2-7b-chat", "Llama2-7B-chat"),
+            ("llama3-8b-instruct", "Llama3-8B-Instruct"),
+            ("baichuan2-7b-chat", "Baichuan2-7B-chat"),
+        ] {
+            let config = load(profile, &[]).unwrap();
+            assert_eq!((config.train.atoms, config.train.key_chunks, config.train.value_chunks), (8192, 1, 2));
+            assert_eq!(config.longbench.paper_model, model);
+            for level in [4, 6, 8, 16] {
+                // In tokens, of which every key-value head gives an atom: 4096 and 8192 with 32 heads, 1024 and 2048 with 8.
+                let online = kvcsr_cache::CsrOptions::parse(&format!("{level}+online")).unwrap().online.unwrap();
+                assert_eq!((online.sampled, online.guard), (128, 256));
+                assert!(config.longbench.schemes.contains(&format!("csr-{level}+online")), "{profile}");
+            }
+        }
+    }
+
+    #[test]
     fn unknown_keys_and_bad_values_are_errors_that_help() {
         let message = |o: &str| format!("{:#}", load("smoke", &[o]).unwrap_err());
         assert!(message("train.atom=4").contains("Known here: atoms"), "{}", message("train.atom=4"));
@@ -322,6 +348,7 @@ mod tests {
         assert!(message("train.atoms").contains("path=value"));
         assert!(message("train.atoms=many").contains("invalid type"));
         assert!(message("train.sparsity=7").contains("value_chunks"));
+        assert!(message("dtype=fp16").contains("auto, f32, bf16 or f16"));
         assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));
         assert!(load("../smoke", &[]).is_err());
     }

@@ -3,8 +3,10 @@
 mod cli;
 mod commands;
 mod config;
+mod hub;
 mod machine;
 mod manifest;
+mod models;
 mod paths;
 mod sources;
 mod stage;
@@ -95,7 +97,8 @@ fn reproduce(run: &Run) -> Result<()> {
 
 fn fetch(run: &Run) -> Result<()> {
     let sources = Sources::load(&run.paths.root)?;
-    let mut wanted = vec![sources.get(&run.config.model, SourceKind::Model)?];
+    let model = models::fetch(run)?;
+    let mut wanted: Vec<&sources::Source> = model.iter().collect();
     for id in &run.config.corpora {
         wanted.push(sources.get(id, SourceKind::Text)?);
     }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
+use crate::models::Opened;
 use crate::paths::Paths;
 use crate::ui;
 
@@ -106,7 +107,9 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         outputs,
         digest,
         machine: Machine::read(&device(&run.config)),
-        dtype: "f32".into(),
+        dtype: Opened::of(run)
+            .and_then(|model| model.dtype(&run.config.dtype))
+            .unwrap_or_else(|_| run.config.dtype.clone()),
         seed: run.config.seed,
         finished: utc_now(),
         wall_seconds: started.elapsed().as_secs_f64(),

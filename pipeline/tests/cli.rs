@@ -51,7 +51,7 @@ fn schemes_are_listed_for_people_and_programs() {
 
 #[test]
 fn errors_say_what_to_do() {
-    assert!(refused(&["train", "profile=none"]).contains("Profiles here: longbench-smol, smoke, smol"));
+    assert!(refused(&["train", "profile=none"]).contains("Profiles here: baichuan2-7b-chat, llama2-7b-chat"));
     assert!(refused(&["train", "profile=smoke", "set=train.atom=1"]).contains("Known here: atoms"));
     assert!(refused(&["train", "profile=smoke"]).contains("just calibrate profile=smoke"));
     assert!(refused(&["evaluate", "profile=smoke"]).contains("run `just calibrate profile=smoke`"));
@@ -60,6 +60,14 @@ fn errors_say_what_to_do() {
     assert!(refused(&["ablate", "profile=smoke"]).contains("just calibrate profile=smoke"));
     let weighted = ["train", "profile=smoke", "set=train.weighting=attention calibrate.importance=false"];
     assert!(refused(&weighted).contains("calibrate.importance = true"));
+    let model = |name: &str| refused(&["calibrate", "profile=smoke", &format!("set=model={name}")]);
+    assert!(model("./none").contains("./none`: no such file or folder"));
+    assert!(model("hf:a/b@main").contains("a branch or tag can move"));
+    if !cfg!(feature = "hub") {
+        let absent = format!("hf:kvcsr-none/none@{}", "0".repeat(40));
+        let error = refused(&["generate", "--model", &absent, "--prompt", "a"]);
+        assert!(error.contains("not downloaded yet") && error.contains("--features hub"), "{error}");
+    }
 }
 
 #[test]

@@ -66,6 +66,31 @@ fn logits_are_those_of_the_decoder() {
 }
 
 #[test]
+fn logits_take_a_dtype_and_a_device() {
+    let folder = model();
+    fs::write(folder.path().join("ids.json"), "[0, 1, 2, 0, 2]").unwrap();
+    let args = ["logits", "--model", ".", "--ids", "ids.json", "--out", "out", "--device"];
+    let run = |device: &str, dtype: &str| {
+        let out = kvcsr(folder.path(), &[&args[..], &[device, "--dtype", dtype]].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let written = candle_core::safetensors::load(folder.path().join("out"), &Device::Cpu).unwrap();
+        written["logits"].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let exact = run("cpu", "f32");
+    assert_eq!(run("cpu", "auto"), exact);
+    let largest = exact.iter().fold(0f32, |top, x| top.max(x.abs()));
+    for (dtype, tolerance) in [("f16", 0.01), ("bf16", 0.05)] {
+        let near = run("cpu", dtype);
+        let worst = near.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(worst > 0.0 && worst < tolerance * largest, "{dtype}: {worst} of {largest}");
+    }
+    let wrong = |device: &str, dtype: &str| refused(folder.path(), &[&args[..], &[device, "--dtype", dtype]].concat());
+    assert!(wrong("cuda:9999", "auto").contains("device `cuda:9999`"));
+    assert!(wrong("tpu", "auto").contains("expected auto, cpu or cuda:N"));
+    assert!(wrong("cpu", "int8").contains("auto, f32, bf16 or f16"));
+}
+
+#[test]
 fn logits_refuses_ids_that_are_none_and_leaves_nothing() {
     let folder = model();
     for (json, named) in [

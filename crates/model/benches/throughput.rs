@@ -22,7 +22,7 @@ const TOKENS: usize = 2048;
 /// Tokens per forward pass of our prefill, as in the pipeline.
 const CHUNK: usize = 512;
 const DECODED: usize = 16;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 fn main() {
     let Some(path) = common::smollm2("throughput") else { return };

@@ -120,6 +120,14 @@ pub enum ModelError {
         /// What was given.
         found: String,
     },
+    /// There is no such device.
+    #[error("device `{name}`: {reason}")]
+    Device {
+        /// As it was called.
+        name: String,
+        /// Why, and what there is.
+        reason: String,
+    },
     /// A layer's cache failed.
     #[error("layer {layer}: {source}")]
     Cache {

@@ -41,6 +41,7 @@
 pub mod arch;
 mod chat;
 mod decoder;
+mod device;
 mod error;
 mod generate;
 mod layer;
@@ -58,6 +59,7 @@ pub use candle_transformers::generation::LogitsProcessor as Sampler;
 pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
 pub use chat::{ChatTemplate, Message};
 pub use decoder::{Decoder, Logits};
+pub use device::{Precision, find_device};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;

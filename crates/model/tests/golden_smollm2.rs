@@ -150,3 +150,27 @@ fn one_prefill_equals_token_by_token_and_uneven_pieces() {
         assert!(largest < 2e-4, "{largest}");
     }
 }
+
+#[test]
+fn half_precision_stays_near_in_likelihoods_and_top_tokens() {
+    let Some(g) = &*GOLDEN else { return };
+    let file = Gguf::open(smollm2("golden_smollm2").unwrap()).unwrap();
+    let tokens = g.ids.len();
+    let top = |logits: &Tensor| logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
+    let expected = g.tensors["top5_index"].to_dtype(DType::U32).unwrap().narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
+    let expected = expected.to_vec1::<u32>().unwrap();
+    for (dtype, mean, agreeing) in [(DType::F16, 0.01, 0.97), (DType::BF16, 0.05, 0.9)] {
+        let decoder = file.decoder_in(&Device::Cpu, dtype).unwrap();
+        assert_eq!(decoder.dtype(), dtype);
+        let ids = decoder.row(&g.ids).unwrap();
+        let logits = decoder.forward(&ids, &mut dense(&decoder), Logits::All).unwrap().squeeze(0).unwrap();
+        let log_probabilities = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        let targets = ids.squeeze(0).unwrap().narrow(0, 1, tokens - 1).unwrap().unsqueeze(1).unwrap();
+        let predicted = log_probabilities.narrow(0, 0, tokens - 1).unwrap().contiguous().unwrap();
+        let nll = predicted.gather(&targets, 1).unwrap().neg().unwrap().squeeze(1).unwrap();
+        let off = (nll - &g.tensors["nll"]).unwrap().abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let same = top(&logits).iter().zip(&expected).filter(|(a, b)| a == b).count() as f64 / tokens as f64;
+        eprintln!("{dtype:?}: nll off by {off:.1e} in the mean, {:.1} % of the top tokens", 100.0 * same);
+        assert!(off < mean && same >= agreeing, "{dtype:?}: {off}, {same}");
+    }
+}

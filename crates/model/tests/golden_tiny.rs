@@ -1,39 +1,70 @@
 //! Small Hugging Face checkpoints of every family against the logits transformers computes from them: in one prefill,
-//! token by token, and in uneven pieces.
+//! token by token, and in uneven pieces; with matrices in f32, f16 and bf16.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use common::{dense, golden, rope, worst};
-use kvcsr_model::{Arch, HfCheckpoint, Logits, Position, Qkv, RopeScaling};
+use kvcsr_model::{Arch, Checkpoint, Decoder, HfCheckpoint, Logits, Position, Qkv, RopeScaling, SlidingLayers};
 
 /// Tokens per forward call; the last piece is what is left of the 48.
 const SPLITS: [&[usize]; 4] = [&[48], &[1; 48], &[7, 1, 1, 32, 7], &[47, 1]];
 
+/// Largest difference to the expected logits relative to their largest that keeping matrices in f16 and bf16 may make:
+/// some twenty times the rounding of one weight, which is at most `2^-12` and `2^-9`.
+const ROUNDED: [(DType, f32); 2] = [(DType::F16, 0.01), (DType::BF16, 0.08)];
+
+/// The logits of all tokens, `split` of them per call.
+fn logits(decoder: &Decoder, ids: &Tensor, split: &[usize]) -> Tensor {
+    let mut caches = dense(decoder);
+    let mut at = 0;
+    let pieces: Vec<Tensor> = split
+        .iter()
+        .map(|&tokens| {
+            let piece = ids.narrow(1, at, tokens).unwrap();
+            at += tokens;
+            decoder.forward(&piece, &mut caches, Logits::All).unwrap().squeeze(0).unwrap()
+        })
+        .collect();
+    Tensor::cat(&pieces, 0).unwrap()
+}
+
 fn check(name: &str) -> Option<Arch> {
-    let folder = golden(name)?.join(name);
-    let checkpoint = HfCheckpoint::open(&folder).unwrap();
+    Some(check_in(&golden(name)?.join(name)))
+}
+
+/// The checkpoints that lie beside this test, with the script that made them.
+fn check_own(name: &str) -> Arch {
+    check_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
+}
+
+fn check_in(folder: &Path) -> Arch {
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let checkpoint = HfCheckpoint::open(folder).unwrap();
     let decoder = checkpoint.decoder(&Device::Cpu).unwrap();
     let expected = candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap();
     let ids = expected["ids"].to_dtype(DType::U32).unwrap().unsqueeze(0).unwrap();
     for split in SPLITS {
-        let mut caches = dense(&decoder);
-        let mut at = 0;
-        let pieces: Vec<Tensor> = split
-            .iter()
-            .map(|&tokens| {
-                let piece = ids.narrow(1, at, tokens).unwrap();
-                at += tokens;
-                decoder.forward(&piece, &mut caches, Logits::All).unwrap().squeeze(0).unwrap()
-            })
-            .collect();
-        let difference = worst(&Tensor::cat(&pieces, 0).unwrap(), &expected["logits"]);
+        let difference = worst(&logits(&decoder, &ids, split), &expected["logits"]);
         eprintln!("{name}, {} calls: largest logit difference {difference:.2e}", split.len());
         assert!(difference < 1e-4, "{name}, {split:?}: {difference}");
     }
-    Some(checkpoint.arch().clone())
+    let largest = expected["logits"].abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    for (dtype, tolerance) in ROUNDED {
+        let decoder = checkpoint.decoder_in(&Device::Cpu, dtype).unwrap();
+        // What is stored in a dtype and kept in it loses nothing.
+        let tolerance = if checkpoint.dtype() == dtype { 1e-4 / largest } else { tolerance };
+        for split in SPLITS {
+            let difference = worst(&logits(&decoder, &ids, split), &expected["logits"]) / largest;
+            eprintln!("{name} in {dtype:?}, {} calls: relative difference {difference:.1e}", split.len());
+            assert!(difference < tolerance, "{name} in {dtype:?}, {split:?}: {difference} of {largest}");
+        }
+    }
+    checkpoint.arch().clone()
 }
 
 #[test]
@@ -64,4 +95,23 @@ fn baichuan2_with_packed_projections_and_a_normalised_head() {
         assert!(arch.qkv == Qkv::Packed && arch.normalised_head);
         assert!(matches!(arch.position, Position::Rope { .. }));
     }
+}
+
+#[test]
+fn mistral_with_a_window_shorter_than_the_text() {
+    let arch = check_own("tiny-mistral");
+    assert_eq!((arch.sliding, arch.head_dim), (Some(SlidingLayers { tokens: 7, from_layer: 0 }), 16));
+    assert_ne!(arch.head_dim * arch.heads, arch.hidden);
+}
+
+#[test]
+fn qwen3_with_normed_heads() {
+    let arch = check_own("tiny-qwen3");
+    assert!(arch.qk_norm && arch.tied_head && arch.head_dim * arch.heads != arch.hidden);
+}
+
+#[test]
+fn baichuan2_13b_with_linear_biases_over_forty_heads() {
+    let arch = check_own("tiny-baichuan2-13b");
+    assert!(arch.position == Position::Alibi && arch.heads == 40 && arch.normalised_head);
 }

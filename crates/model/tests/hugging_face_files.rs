@@ -275,3 +275,24 @@ fn a_pickle_is_data_and_runs_nothing() {
 fn the_configuration_is_the_tiny_architecture() {
     assert_eq!(Arch::from_hf_config(CONFIG, Path::new("config.json")).unwrap(), tiny_arch());
 }
+
+#[test]
+fn tokenizers_and_configurations_that_are_no_text_are_named() {
+    let folder = folder();
+    write_safetensors(&weights(DType::F32), &folder.path().join("model.safetensors"));
+    let at = |name: &str| folder.path().join(name);
+    let refused = || HfCheckpoint::open(folder.path()).and_then(|c| c.tokenizer()).err().unwrap().to_string();
+    for damaged in [&b"{\"model\": \"\xff\xfe\"}"[..], b"", b"{", b"[]", b"\xef\xbb\xbf\x00"] {
+        fs::write(at("tokenizer.json"), damaged).unwrap();
+        assert!(refused().contains("tokenizer.json"), "{}", refused());
+    }
+    fs::remove_file(at("tokenizer.json")).unwrap();
+    fs::write(at("tokenizer.model"), b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f").unwrap();
+    assert!(refused().contains("tokenizer.model"), "{}", refused());
+    for damaged in [&b"\xff"[..], b"{"] {
+        fs::write(at("tokenizer_config.json"), damaged).unwrap();
+        assert!(refused().contains("tokenizer_config.json"), "{}", refused());
+    }
+    fs::write(at("config.json"), b"\xff\xfe").unwrap();
+    assert!(refused().contains("config.json"), "{}", refused());
+}

@@ -9,7 +9,6 @@ use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
 use kvcsr_model::{Choice, Finish, Limits, Message, Sampler, TextStream};
 
-use super::Opened;
 use crate::cli::GenerateArgs;
 use crate::paths::Paths;
 use crate::stages::PREFILL_CHUNK;
@@ -17,8 +16,8 @@ use crate::stages::evaluate::SETS;
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let model = Opened::new(&args.model)?;
-    let (tokenizer, decoder) = (model.tokenizer()?, model.decoder()?);
+    let model = args.model.open()?;
+    let (tokenizer, decoder) = (model.tokenizer()?, model.decoder(&args.model.device, &args.model.dtype)?);
     let scheme = registry::build(&args.scheme, &context(args, decoder.geometry())?)?;
     let prompt = if args.chat {
         let turn = Message { role: "user", content: &args.prompt };

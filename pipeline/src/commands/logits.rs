@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
 use kvcsr_model::Decoder;
 
-use super::Opened;
 use crate::cli::LogitsArgs;
 use crate::stage::write_whole;
 use crate::stages::PREFILL_CHUNK;
@@ -14,8 +13,7 @@ use crate::ui;
 
 /// Writes `logits`, `(T, V)` f32, as safetensors, computed with the uncompressed f32 cache.
 pub fn run(args: &LogitsArgs) -> Result<()> {
-    let model = Opened::new(&args.model)?;
-    let decoder = model.decoder()?;
+    let decoder = args.model.open()?.decoder(&args.model.device, &args.model.dtype)?;
     let ids = read_ids(&args.ids, decoder.arch().vocab, decoder.arch().max_positions)?;
     write_whole(&args.out, |out| write(&decoder, &ids, out))?;
     ui::line("logits", &format!("({}, {}) in {}", ids.len(), decoder.arch().vocab, args.out.display()));

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::config;
 use crate::manifest::{self, Manifest};
-use crate::sources::{SourceKind, Sources};
+use crate::models;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::evaluate::SETS;
 use crate::stages::{PREFILL_CHUNK, open_model};
@@ -66,7 +66,7 @@ impl Stage for LongBench {
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let folder = folder(run)?;
-        let model = Sources::load(&run.paths.root)?.get(&run.config.model, SourceKind::Model)?.sha256.clone();
+        let model = models::digest(run)?;
         let mut inputs = Map::from_iter([("model".to_owned(), model.into())]);
         let records = tasks(&run.config.longbench)?.into_iter().map(|task| format!("data/{}.jsonl", task.name));
         for name in CONFIG.into_iter().map(|name| format!("config/{name}")).chain(records) {

@@ -13,10 +13,10 @@ pub mod train;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use kvcsr_codec::{Kind, Shard};
-use kvcsr_model::{Decoder, Gguf, Tokenizer};
+use kvcsr_model::{Decoder, Tokenizer};
 
+use crate::models::{self, Opened};
 use crate::sources::{SourceKind, Sources};
 use crate::stage::Run;
 use crate::text::{self, Part};
@@ -26,13 +26,8 @@ pub const PREFILL_CHUNK: usize = 512;
 
 /// The model of the configuration, fetched before.
 pub fn open_model(run: &Run) -> Result<(Decoder, Tokenizer)> {
-    let sources = Sources::load(&run.paths.root)?;
-    let path = sources.get(&run.config.model, SourceKind::Model)?.fetched(&run.paths)?;
-    let open = || {
-        let file = Gguf::open(&path)?;
-        Ok::<_, kvcsr_model::ModelError>((file.decoder(&Device::Cpu)?, file.tokenizer()?))
-    };
-    open().with_context(|| format!("model `{}`", run.config.model))
+    let model = Opened::of(run)?;
+    Ok((model.decoder(&run.config.device, &run.config.dtype)?, model.tokenizer()?))
 }
 
 /// Token sequences of one corpus and side of the split.
@@ -55,11 +50,11 @@ pub fn corpus(
     text::sequences(id, &picked, tokenizer, length, count)
 }
 
-/// The sha256 of every corpus and of the model, as named inputs of a stage.
+/// What identifies every corpus and the model, as named inputs of a stage.
 pub fn text_and_model_inputs(run: &Run) -> Result<serde_json::Map<String, serde_json::Value>> {
     let sources = Sources::load(&run.paths.root)?;
     let mut inputs = serde_json::Map::new();
-    inputs.insert("model".into(), sources.get(&run.config.model, SourceKind::Model)?.sha256.clone().into());
+    inputs.insert("model".into(), models::digest(run)?.into());
     for id in &run.config.corpora {
         inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());
     }

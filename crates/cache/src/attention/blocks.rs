@@ -16,9 +16,9 @@ use crate::kernels::{self, Stored};
 use crate::{Bias, CacheError, Pattern, Reach};
 
 /// Query rows of a tile, all heads of a group together.
-const TILE_ROWS: usize = 128;
+const TILE_ROWS: usize = 256;
 /// Keys of a block: with a tile's rows, 256 KiB of scores.
-const BLOCK: usize = 512;
+const BLOCK: usize = 256;
 /// Up to so many query rows of a group, keys are scored by dot products as they stream by.
 const FEW_ROWS: usize = 8;
 /// Keys of a block for few rows.

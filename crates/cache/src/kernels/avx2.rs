@@ -122,15 +122,69 @@ pub(super) fn add_weighted(weights: &[f32], rows: &[f32], out: &mut [f32]) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn max(x: &[f32]) -> f32 {
-    elementwise::max(x)
+    let mut largest = _mm256_set1_ps(f32::NEG_INFINITY);
+    let (lanes, tail) = x.as_chunks::<LANES>();
+    for x in lanes {
+        // SAFETY: `x` holds LANES elements. The second operand is what a NaN in the first leaves.
+        largest = _mm256_max_ps(unsafe { _mm256_loadu_ps(x.as_ptr()) }, largest);
+    }
+    let mut all = [0f32; LANES];
+    // SAFETY: `all` holds one register.
+    unsafe { _mm256_storeu_ps(all.as_mut_ptr(), largest) };
+    all.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// `e^x` of 8 numbers, as [`elementwise::exp`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn exp(x: __m256) -> __m256 {
+    let all = |x: f32| _mm256_set1_ps(x);
+    // The second operand is what a NaN leaves.
+    let x = _mm256_min_ps(all(elementwise::LARGEST), _mm256_max_ps(all(elementwise::SMALLEST), x));
+    let shifted = _mm256_fmadd_ps(x, all(std::f32::consts::LOG2_E), all(elementwise::SHIFT));
+    let n = _mm256_sub_ps(shifted, all(elementwise::SHIFT));
+    let r = _mm256_fmadd_ps(n, all(elementwise::MINUS_LN_2[0]), x);
+    let r = _mm256_fmadd_ps(n, all(elementwise::MINUS_LN_2[1]), r);
+    let mut p = all(elementwise::POLYNOMIAL[0]);
+    for &coefficient in &elementwise::POLYNOMIAL[1..] {
+        p = _mm256_fmadd_ps(p, r, all(coefficient));
+    }
+    let p = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(p, r), r, r), all(1.0));
+    // The rounded number is in the low bits; moved up, it is added to the exponent.
+    let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), power))
+}
+
+/// Two registers at a time, so that one's latency hides behind the other.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn exponentials(x: &mut [f32], reference: f32) -> f32 {
-    elementwise::exponentials::<true>(x, reference)
+    let subtracted = _mm256_set1_ps(reference);
+    let mut sums = [_mm256_setzero_ps(); 2];
+    let (pairs, tail) = x.as_chunks_mut::<{ 2 * LANES }>();
+    for pair in pairs {
+        let to = pair.as_mut_ptr();
+        // SAFETY: a pair holds two registers.
+        unsafe {
+            let (a, b) = (_mm256_loadu_ps(to), _mm256_loadu_ps(to.add(LANES)));
+            let (a, b) = (exp(_mm256_sub_ps(a, subtracted)), exp(_mm256_sub_ps(b, subtracted)));
+            _mm256_storeu_ps(to, a);
+            _mm256_storeu_ps(to.add(LANES), b);
+            sums = [_mm256_add_ps(sums[0], a), _mm256_add_ps(sums[1], b)];
+        }
+    }
+    lane_sum(_mm256_add_ps(sums[0], sums[1])) + elementwise::exponentials::<true>(tail, reference)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    elementwise::swiglu::<true>(gate, up, out);
+    let ((gates, gate_tail), (ups, up_tail)) = (gate.as_chunks::<LANES>(), up.as_chunks::<LANES>());
+    let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
+        // SAFETY: all three hold LANES elements.
+        unsafe {
+            let (gate, up) = (_mm256_loadu_ps(gate.as_ptr()), _mm256_loadu_ps(up.as_ptr()));
+            let below = _mm256_add_ps(_mm256_set1_ps(1.0), exp(_mm256_sub_ps(_mm256_setzero_ps(), gate)));
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(_mm256_div_ps(gate, below), up));
+        }
+    }
+    elementwise::swiglu::<true>(gate_tail, up_tail, out_tail);
 }

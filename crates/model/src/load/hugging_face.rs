@@ -82,14 +82,19 @@ impl HfCheckpoint {
     /// unless `tokenizer_config.json` says `add_bos_token: false`.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if both are absent, or the first is unreadable; see [`Tokenizer::from_sentencepiece`].
+    /// [`ModelError::Tokenizer`] if both are absent, or the first is unreadable; [`ModelError::Io`] or
+    /// [`ModelError::Malformed`] for a `tokenizer_config.json` that is no JSON; see [`Tokenizer::from_sentencepiece`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let pieces = self.directory.join("tokenizer.model");
         if self.directory.join("tokenizer.json").is_file() || !pieces.is_file() {
             return Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None);
         }
-        let config = std::fs::read_to_string(self.directory.join("tokenizer_config.json")).ok();
-        let config: Value = config.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let path = self.directory.join("tokenizer_config.json");
+        let config = match std::fs::read_to_string(&path) {
+            Ok(json) => json_of(&path, &json)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
+            Err(error) => return Err(ModelError::io(&path)(error)),
+        };
         Tokenizer::from_sentencepiece(pieces, config["add_bos_token"].as_bool().unwrap_or(true))
     }
 
@@ -109,11 +114,7 @@ impl HfCheckpoint {
         for name in ["generation_config.json", "config.json"] {
             let path = self.directory.join(name);
             let Ok(json) = std::fs::read_to_string(&path) else { continue };
-            let config: Value = serde_json::from_str(&json).map_err(|e| ModelError::Malformed {
-                path: path.clone(),
-                format: "JSON",
-                detail: e.to_string(),
-            })?;
+            let config = json_of(&path, &json)?;
             let ids = match config.get("eos_token_id") {
                 None | Some(Value::Null) => continue,
                 Some(Value::Array(ids)) => ids.as_slice(),
@@ -133,6 +134,12 @@ impl HfCheckpoint {
         }
         Ok(Vec::new())
     }
+}
+
+fn json_of(path: &Path, json: &str) -> Result<Value> {
+    let malformed =
+        |e: serde_json::Error| ModelError::Malformed { path: path.to_owned(), format: "JSON", detail: e.to_string() };
+    serde_json::from_str(json).map_err(malformed)
 }
 
 impl Checkpoint for HfCheckpoint {

@@ -1,0 +1,295 @@
+//! Checkpoints of the Hugging Face hub, pinned to a commit: `hf:owner/name@commit`.
+//!
+//! Files lie in the hub's own cache, shared with its other programs, so what they have downloaded is found here without
+//! a network. Downloading itself is behind the cargo feature `hub`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// What a name of a repository begins with.
+pub const SCHEME: &str = "hf:";
+
+/// Read besides the weights, where a repository has them; the first is needed.
+const BESIDES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
+
+/// Weights in the order a checkpoint folder is searched for them: a whole file, or an index and the files it names,
+/// which begin and end so.
+const WEIGHTS: [(&str, Option<(&str, &str)>); 4] = [
+    ("model.safetensors", None),
+    ("model.safetensors.index.json", Some(("model-", ".safetensors"))),
+    ("pytorch_model.bin", None),
+    ("pytorch_model.bin.index.json", Some(("pytorch_model-", ".bin"))),
+];
+
+/// A repository at a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubName {
+    owner: String,
+    name: String,
+    commit: String,
+}
+
+impl fmt::Display for HubName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}/{}@{}", self.owner, self.name, self.commit)
+    }
+}
+
+impl HubName {
+    /// Reads `hf:owner/name@commit`. Branches and tags move, and a result must not: only a commit is a revision here.
+    pub fn parse(text: &str) -> Result<Self> {
+        let shape = || format!("model `{text}`: expected {SCHEME}owner/name@commit");
+        let rest = text.strip_prefix(SCHEME).with_context(shape)?;
+        let (repository, commit) = rest.split_once('@').with_context(|| {
+            format!(
+                "{}: without a commit the model could change; the repository's page lists them under History",
+                shape()
+            )
+        })?;
+        let (owner, name) = repository.split_once('/').with_context(shape)?;
+        let plain = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        if !plain(owner) || !plain(name) {
+            bail!("{}, both of letters, digits, dots, dashes and underscores", shape());
+        }
+        if commit.len() != 40 || !commit.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+            bail!("{}: `{commit}` is not a commit of 40 hexadecimal digits (a branch or tag can move)", shape());
+        }
+        Ok(Self { owner: owner.to_owned(), name: name.to_owned(), commit: commit.to_owned() })
+    }
+
+    /// Where the hub's cache keeps its files.
+    fn folder(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("models--{}--{}", self.owner, self.name)).join("snapshots").join(&self.commit)
+    }
+
+    /// The folder of a repository that is there in full.
+    pub fn fetched(&self) -> Result<PathBuf> {
+        self.fetched_in(&cache_dir()?)
+    }
+
+    fn fetched_in(&self, cache: &Path) -> Result<PathBuf> {
+        let folder = self.folder(cache);
+        let absent = missing(&folder);
+        match absent.as_deref() {
+            Ok([]) => Ok(folder),
+            Ok(names) => {
+                bail!("{self} is not complete in {}: {} missing; {}", folder.display(), names.join(", "), remedy())
+            }
+            Err(_) => bail!("{self} was not downloaded yet; {}", remedy()),
+        }
+    }
+
+    /// Downloads what is missing and returns the folder.
+    pub fn fetch(&self) -> Result<PathBuf> {
+        let cache = cache_dir()?;
+        let folder = self.folder(&cache);
+        if matches!(missing(&folder).as_deref(), Ok([])) {
+            return Ok(folder);
+        }
+        self.download(&cache)?;
+        self.fetched_in(&cache)
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn download(&self, cache: &Path) -> Result<()> {
+        self.fetched_in(cache).map(drop)
+    }
+
+    #[cfg(feature = "hub")]
+    fn download(&self, cache: &Path) -> Result<()> {
+        use hf_hub::api::sync::ApiBuilder;
+        use hf_hub::{Cache, Repo, RepoType};
+
+        let api = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(true).build()?;
+        let repository = format!("{}/{}", self.owner, self.name);
+        let repository = api.repo(Repo::with_revision(repository, RepoType::Model, self.commit.clone()));
+        let info = repository.info().with_context(|| {
+            format!("{self}: the hub did not answer for it (a gated model needs the access token of an account that was granted it, as `huggingface-cli login` keeps it)")
+        })?;
+        let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        for name in select(&names).with_context(|| self.to_string())? {
+            repository.get(&name).with_context(|| format!("{self}: {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What to do about a repository that is not there.
+fn remedy() -> &'static str {
+    if cfg!(feature = "hub") {
+        "run `just fetch` for the profile, or `kvcsr generate --model` with its name"
+    } else {
+        "this build cannot download it: build with `cargo build --release --package kvcsr --features hub`, or download the repository with another program and name the folder"
+    }
+}
+
+/// The hub's cache: `$HF_HUB_CACHE`, `$HF_HOME/hub`, or `huggingface/hub` in the user's cache folder.
+fn cache_dir() -> Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(cache) = folder("HF_HUB_CACHE") {
+        return Ok(cache);
+    }
+    let home = folder("HF_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface")));
+    home.map(|home| home.join("hub"))
+        .context("neither HF_HUB_CACHE, HF_HOME nor HOME is set: set HF_HOME to a folder for models")
+}
+
+/// The files of a repository that a checkpoint is read from, of all its `names`.
+fn select(names: &[String]) -> Result<Vec<String>> {
+    let has = |name: &str| names.iter().any(|n| n == name);
+    if !has(BESIDES[0]) {
+        let other = if names.iter().any(|name| name.ends_with(".gguf")) {
+            "it holds GGUF files: download one of them and name its path"
+        } else {
+            "it is no checkpoint in Hugging Face's format"
+        };
+        bail!("the repository has no config.json: {other}");
+    }
+    if !has("tokenizer.json") && !has("tokenizer.model") {
+        bail!("the repository has neither tokenizer.json nor tokenizer.model");
+    }
+    let Some((first, shards)) = WEIGHTS.iter().find(|(name, _)| has(name)) else {
+        let expected: Vec<&str> = WEIGHTS.iter().map(|(name, _)| *name).collect();
+        bail!("the repository has no weights: expected one of {}", expected.join(", "));
+    };
+    let mut selected: Vec<String> = BESIDES.iter().filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+    selected.push((*first).to_owned());
+    if let Some((start, end)) = shards {
+        let shard = |name: &&String| name.starts_with(start) && name.ends_with(end) && !name.contains('/');
+        let found: Vec<&String> = names.iter().filter(shard).collect();
+        if found.is_empty() {
+            bail!("the repository has {first} but none of the files it names");
+        }
+        selected.extend(found.into_iter().cloned());
+    }
+    Ok(selected)
+}
+
+/// The files that the checkpoint in `folder` lacks; an error if there is none.
+fn missing(folder: &Path) -> Result<Vec<String>> {
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .with_context(|| folder.display().to_string())?
+        .flatten()
+        // Entries are links into the cache: one that leads nowhere is a file that is not there.
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let Ok(selected) = select(&names) else { return Ok(vec!["the configuration, tokenizer or weights".to_owned()]) };
+    let Some(index) = selected.iter().find(|name| name.ends_with(".index.json")) else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(folder.join(index)).with_context(|| index.clone())?;
+    let json: serde_json::Value = serde_json::from_str(&text).with_context(|| index.clone())?;
+    let files = json["weight_map"].as_object().into_iter().flatten().filter_map(|(_, file)| file.as_str());
+    let needed: BTreeSet<&str> = files.collect();
+    Ok(needed.into_iter().filter(|file| !names.iter().any(|name| name == file)).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn names_are_read_and_written_and_need_a_commit() {
+        let text = format!("hf:meta-llama/Llama-2-7b-chat-hf@{COMMIT}");
+        let name = HubName::parse(&text).unwrap();
+        assert_eq!(name.to_string(), text);
+        let folder = name.folder(Path::new("/c"));
+        assert_eq!(folder, Path::new("/c/models--meta-llama--Llama-2-7b-chat-hf/snapshots").join(COMMIT));
+        let refused = |text: &str| format!("{:#}", HubName::parse(text).unwrap_err());
+        assert!(refused("hf:a/b").contains("without a commit"));
+        assert!(refused("hf:a/b@main").contains("a branch or tag can move"));
+        assert!(refused(&format!("hf:a/b@{}", COMMIT.to_uppercase())).contains("40 hexadecimal digits"));
+        for wrong in ["hf:b@", "hf:../b@", "hf:a/b/c@", "hf:a/@", "hf:/b@", "hf:a/.b@", "hf:a b/c@"] {
+            assert!(refused(&format!("{wrong}{COMMIT}")).contains("expected hf:owner/name@commit"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_one_checkpoint_are_selected() {
+        let all = names(&[
+            "README.md",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer.model",
+            "generation_config.json",
+            "LICENSE",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model.bin.index.json",
+            "original/model-1.safetensors",
+        ]);
+        let selected = select(&all).unwrap();
+        assert_eq!(
+            selected,
+            [
+                "config.json",
+                "generation_config.json",
+                "tokenizer.json",
+                "tokenizer.model",
+                "model.safetensors.index.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+            ]
+        );
+        let pickle = names(&["config.json", "tokenizer.model", "pytorch_model.bin", "modeling_baichuan.py"]);
+        assert_eq!(select(&pickle).unwrap(), ["config.json", "tokenizer.model", "pytorch_model.bin"]);
+        let refused = |list: &[&str]| select(&names(list)).unwrap_err().to_string();
+        assert!(refused(&["model.Q4_K_M.gguf"]).contains("GGUF"));
+        assert!(refused(&["config.json", "model.safetensors"]).contains("tokenizer.json"));
+        assert!(refused(&["config.json", "tokenizer.json"]).contains("pytorch_model.bin.index.json"));
+        assert!(
+            refused(&["config.json", "tokenizer.json", "model.safetensors.index.json"]).contains("none of the files")
+        );
+    }
+
+    #[test]
+    fn what_is_in_the_cache_is_found_and_what_is_missing_is_named() {
+        let cache = tempfile::tempdir().unwrap();
+        let name = HubName::parse(&format!("hf:a/b@{COMMIT}")).unwrap();
+        let refused = || format!("{:#}", name.fetched_in(cache.path()).unwrap_err());
+        assert!(refused().contains("not downloaded yet"), "{}", refused());
+        if !cfg!(feature = "hub") {
+            assert!(refused().contains("--features hub"), "{}", refused());
+        }
+        let folder = name.folder(cache.path());
+        std::fs::create_dir_all(&folder).unwrap();
+        assert!(refused().contains("not complete"));
+        let write = |file: &str, text: &str| std::fs::write(folder.join(file), text).unwrap();
+        for file in ["config.json", "tokenizer.json", "model-1.safetensors"] {
+            write(file, "");
+        }
+        write(
+            "model.safetensors.index.json",
+            r#"{"weight_map": {"x": "model-1.safetensors", "y": "model-2.safetensors"}}"#,
+        );
+        assert!(refused().contains("model-2.safetensors missing"), "{}", refused());
+        write("model-2.safetensors", "");
+        assert_eq!(name.fetched_in(cache.path()).unwrap(), folder);
+        // A link that leads nowhere is a download that was broken off.
+        std::fs::remove_file(folder.join("model-1.safetensors")).unwrap();
+        std::os::unix::fs::symlink("../../blobs/none", folder.join("model-1.safetensors")).unwrap();
+        assert!(refused().contains("model-1.safetensors missing"));
+    }
+}
