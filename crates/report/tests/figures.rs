@@ -7,8 +7,8 @@
 use std::{env, fs, path::PathBuf};
 
 use kvcsr_report::{
-    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
-    figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, SparsityError, TrainingLoss},
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError, RetrievalRow,
+    figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, RetrievalGrid, SparsityError, TrainingLoss},
     memory,
     save::{self, Figure},
 };
@@ -267,4 +267,25 @@ fn layer_divergence() {
     assert_eq!(svg.matches("#D55E00").count(), 4);
     assert!(LayerDivergence::caption(&rows).contains("4 groups of keys, 12 of values"));
     assert!(matches!(save::svg::<LayerDivergence>(&[]), Err(ReportError::Empty { .. })));
+}
+
+#[test]
+fn retrieval_grid() {
+    let mut rows = Vec::new();
+    for task in ["passkey", "needle"] {
+        for (place, scheme) in ["dense", "csr-4", "csr-8", "csr-16", "csr-8+window"].into_iter().enumerate() {
+            for tokens in [512, 1024, 2048] {
+                for depth in [0.0, 0.5, 1.0] {
+                    let score = if place == 0 { 1.0 } else { wobble(tokens + place, (10.0 * depth) as usize) };
+                    rows.push(RetrievalRow { task: task.into(), scheme: scheme.into(), tokens, depth, n: 2, score });
+                }
+            }
+        }
+    }
+    rows.pop();
+    let svg = check::<RetrievalGrid>(&rows, &["passkey", "needle", "csr-8+window", "50 %", "tokens", "2048", "depth"]);
+    assert!(svg.matches("\n100\n").count() >= 18, "a full cell of the dense cache each");
+    assert!(RetrievalGrid::caption(&rows).contains("n = 2 prompts per cell"));
+    assert!(RetrievalGrid::caption(&rows).contains("dense 100 %"));
+    assert!(matches!(save::svg::<RetrievalGrid>(&[]), Err(ReportError::Empty { .. })));
 }

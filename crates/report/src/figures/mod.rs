@@ -4,6 +4,7 @@ pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
 pub mod quality_bits;
+pub mod retrieval_grid;
 pub mod sparsity_error;
 pub mod training_loss;
 
@@ -11,6 +12,7 @@ pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;
 pub use quality_bits::QualityBits;
+pub use retrieval_grid::RetrievalGrid;
 pub use sparsity_error::SparsityError;
 pub use training_loss::TrainingLoss;
 
