@@ -125,14 +125,6 @@ pub enum LongBenchError {
         message: String,
     },
 
-    /// Logits that no token can be chosen from.
-    #[error("logits: {0}")]
-    Logits(String),
-
-    /// A tensor operation failed.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-
     /// The model failed.
     #[error(transparent)]
     Model(#[from] kvcsr_model::ModelError),

@@ -14,7 +14,6 @@
 //! - [`evaluate`]: many records under many schemes, and [`shard`]: in parts.
 //! - [`suite`]: tasks of our own for machines without LongBench, with passkey and needle grids and GSM8K-style arithmetic.
 //! - [`runner`]: one record through the model, prefilled once for all schemes.
-//! - [`lockstep`]: many caches of one prompt decoded together.
 //! - [`predictions`]: what schemes answered, on disk, record by record.
 //! - [`stats`]: paired bootstrap intervals.
 //! - [`results`]: predictions to scores, differences and averages per scheme.
@@ -47,7 +46,6 @@ pub mod error;
 pub mod evaluate;
 pub mod heldout;
 pub mod jsonl;
-pub mod lockstep;
 pub mod metrics;
 pub mod predictions;
 pub mod prompt;

@@ -48,8 +48,8 @@ pub struct PredictionRow {
     pub measured_bits: f64,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
-    /// Time to generate: the passes through the weights, which schemes of one prompt share, and the scheme's own attention,
-    /// compression of the generated tokens included.
+    /// Time to generate, compression of the generated tokens included, while other schemes of the prompt generate on other
+    /// cores.
     pub decode_ms: f64,
     /// Tokens generated, a stop token included.
     pub generated: usize,

@@ -1,20 +1,21 @@
 //! One record through the model: a prompt, one exact prefill, and every scheme's answer to it.
 //!
-//! The prefill's snapshot is forked into the schemes, and the forks decode in groups ([`crate::lockstep`]), each dropped before
-//! the next is made. A group never holds more than twice the bytes of the prefill, but for a scheme that is larger alone:
+//! The prefill's snapshot is forked into the schemes, and the forks decode in groups, each dropped before the next is made; those
+//! of a group decode at the same time, one to a core, with the answers they would give one after another. A group never holds more than twice the bytes of the prefill, but for a scheme that is larger alone:
 //! memory is bounded, however many schemes there are. All schemes start from the same prompt state and the same first logits,
 //! so the first generated token is common to all.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::measured_bits;
-use kvcsr_model::{Decoder, Finish, Limits, Tokenizer};
+use kvcsr_model::{Choice, Decoder, Finish, Limits, Tokenizer};
+use rayon::prelude::*;
 
 use crate::config::Config;
 use crate::error::{LongBenchError, Result, TokensError};
-use crate::lockstep;
 use crate::metrics::MetricOptions;
 use crate::predictions::{PredictionRow, label};
 use crate::prompt::{Chat, Prompt, Tokens, prepare};
@@ -70,6 +71,8 @@ struct Group<'s> {
     bytes: usize,
 }
 
+/// Most schemes of a group.
+const GROUP: usize = 8;
 /// A group may hold this many times the bytes of the exact prefill, which it is made from.
 const GROUP_BYTES: usize = 2;
 
@@ -77,7 +80,7 @@ impl Group<'_> {
     /// Whether another fork of `bytes` has no place in it.
     fn is_full(&self, bytes: usize, snapshot: usize) -> bool {
         let held = self.forks.len();
-        held == lockstep::ROWS || held > 0 && self.bytes + bytes > GROUP_BYTES * snapshot
+        held == GROUP || held > 0 && self.bytes + bytes > GROUP_BYTES * snapshot
     }
 }
 
@@ -177,17 +180,21 @@ impl<'a> Runner<'a> {
             min_new_tokens: usize::from(task.newline_stops),
             stop: &stop,
         };
-        let (kept, caches): (Vec<_>, Vec<_>) = group
-            .forks
-            .into_iter()
-            .map(|Fork { scheme, caches, bits, encode_ms, .. }| ((scheme, bits, encode_ms), caches))
-            .unzip();
-        let answers = lockstep::generate(self.decoder, &snapshot.last_logits, caches, limits)?;
-        for ((scheme, bits, encode_ms), answer) in kept.into_iter().zip(answers) {
+        // Reading the weights for one token occupies one core: schemes decode beside each other, each as it would alone.
+        let decode = |mut fork: Fork<'_>| {
+            let started = Instant::now();
+            let proceed = |_| ControlFlow::Continue(());
+            let generated =
+                self.decoder.generate(&snapshot.last_logits, &mut fork.caches, Choice::Greedy, limits, proceed)?;
+            let decode_ms = started.elapsed().as_secs_f64() * 1e3;
+            Ok((fork.scheme, fork.bits, fork.encode_ms, generated, decode_ms))
+        };
+        let answers: Vec<_> = group.forks.into_par_iter().map(decode).collect::<Result<_>>()?;
+        for (scheme, bits, encode_ms, generated, decode_ms) in answers {
             // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token
             // is skipped as every special token is.
-            let mut ids = answer.ids;
-            if let Finish::Stop(token) = answer.finish {
+            let mut ids = generated.ids;
+            if let Finish::Stop(token) = generated.finish {
                 ids.push(token);
             }
             let pred = self.tokenizer.decode(&ids, true)?;
@@ -207,7 +214,7 @@ impl<'a> Runner<'a> {
                 nominal_bits: scheme.nominal_bits().0,
                 measured_bits: bits,
                 encode_ms,
-                decode_ms: answer.time.as_secs_f64() * 1e3,
+                decode_ms,
                 generated: ids.len(),
             })?;
         }
