@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod config;
+mod longbench_hub;
 mod machine;
 mod manifest;
 mod paths;
@@ -24,7 +25,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, train::Train,
+    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, suite::Suite,
+    train::Train,
 };
 
 fn main() -> ExitCode {
@@ -40,13 +42,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Reproduce(args) => reproduce(&prepare(args)?),
+        Command::Fetch(args) if args.words == [longbench_hub::WORD] => longbench_hub::fetch(&Paths::find("smol")?),
         Command::Fetch(args) => fetch(&prepare(args)?),
         Command::DataVerify => data_verify(),
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
-        Command::Longbench(args) => single(args, &LongBench),
+        Command::Longbench(args) => single(args.resolve(), &LongBench),
+        Command::Suite(args) => single(args, &Suite),
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
@@ -82,9 +86,10 @@ fn reproduce(run: &Run) -> Result<()> {
         c.train.atoms, c.train.epochs
     );
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
+    println!("  suite      {} schemes on {} records of each task", c.suite.schemes.len(), c.suite.limit);
     println!("  report     tables and figures");
     fetch(run)?;
-    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Report] {
+    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Suite, &Report] {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));
@@ -96,6 +101,9 @@ fn fetch(run: &Run) -> Result<()> {
     let mut wanted = vec![sources.get(&run.config.model, SourceKind::Model)?];
     for id in &run.config.corpora {
         wanted.push(sources.get(id, SourceKind::Text)?);
+    }
+    for id in stages::suite::sources(run)? {
+        wanted.push(sources.get(id, SourceKind::Tasks)?);
     }
     let files = wanted.len();
     sources::fetch(wanted, &run.paths)?;

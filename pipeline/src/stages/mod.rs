@@ -5,6 +5,8 @@ pub mod evaluate;
 pub mod longbench;
 pub mod merge;
 pub mod report;
+pub mod scores;
+pub mod suite;
 pub mod train;
 
 use std::path::PathBuf;
