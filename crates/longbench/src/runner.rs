@@ -1,9 +1,10 @@
 //! One record through the model: a prompt, one exact prefill, and every scheme's answer to it.
 //!
 //! The prefill's snapshot is forked into the schemes, and the forks decode in groups, each dropped before the next is made; those
-//! of a group decode at the same time, one to a core, with the answers they would give one after another. A group never holds more than twice the bytes of the prefill, but for a scheme that is larger alone:
-//! memory is bounded, however many schemes there are. All schemes start from the same prompt state and the same first logits,
-//! so the first generated token is common to all.
+//! of a group decode at the same time, one to a core, with the answers they would give one after another. A group never holds
+//! more than twice the bytes of the prefill, but for a scheme that is larger alone: memory is bounded, however many schemes
+//! there are. All schemes start from the same prompt state and the same first logits, so the first generated token is common
+//! to all.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::measured_bits;
-use kvcsr_model::{Choice, Decoder, Finish, Limits, Tokenizer};
+use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Tokenizer};
 use rayon::prelude::*;
 
 use crate::config::Config;
@@ -181,16 +182,17 @@ impl<'a> Runner<'a> {
             stop: &stop,
         };
         // Reading the weights for one token occupies one core: schemes decode beside each other, each as it would alone.
-        let decode = |mut fork: Fork<'_>| {
+        let decode = |fork: &mut Fork<'_>| -> Result<(Generated, f64)> {
             let started = Instant::now();
             let proceed = |_| ControlFlow::Continue(());
             let generated =
                 self.decoder.generate(&snapshot.last_logits, &mut fork.caches, Choice::Greedy, limits, proceed)?;
-            let decode_ms = started.elapsed().as_secs_f64() * 1e3;
-            Ok((fork.scheme, fork.bits, fork.encode_ms, generated, decode_ms))
+            fork.caches.clear();
+            Ok((generated, started.elapsed().as_secs_f64() * 1e3))
         };
-        let answers: Vec<_> = group.forks.into_par_iter().map(decode).collect::<Result<_>>()?;
-        for (scheme, bits, encode_ms, generated, decode_ms) in answers {
+        let mut forks = group.forks;
+        let answers: Vec<(Generated, f64)> = forks.par_iter_mut().map(decode).collect::<Result<_>>()?;
+        for (Fork { scheme, bits, encode_ms, .. }, (generated, decode_ms)) in forks.into_iter().zip(answers) {
             // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token
             // is skipped as every special token is.
             let mut ids = generated.ids;
