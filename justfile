@@ -69,6 +69,11 @@ evaluate *args: setup
 longbench *args: setup
     @{{ kvcsr }} longbench "$@"
 
+# Our own tasks under every scheme, for machines without LongBench: questions, summaries, notes, code, retrieval, arithmetic
+[group('stages')]
+suite *args: setup
+    @{{ kvcsr }} suite "$@"
+
 # Draw tables and figures; publish them if the profile says so
 [group('stages')]
 report *args: setup
@@ -104,6 +109,12 @@ test: setup lint smoke
     cargo test --release --locked --workspace 2>&1 | tee "$log"
     awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
+
+# Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
+[group('develop')]
+golden-answers:
+    @python3 pipeline/setup/libtorch.py
+    cargo test --release --locked --package kvcsr-longbench --test golden_answers -- --include-ignored --nocapture
 
 # Formatting, clippy and rustdoc, all warnings as errors
 [group('develop')]

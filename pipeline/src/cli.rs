@@ -26,9 +26,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run every stage in order: fetch, calibrate, merge, train, evaluate, report
+    /// Run every stage in order: fetch, calibrate, merge, train, evaluate, suite, report
     Reproduce(RunArgs),
-    /// Download the profile's model and texts, each checked against its sha256
+    /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
     Fetch(RunArgs),
     /// Check every downloaded file of data/sources.toml again
     DataVerify,
@@ -43,7 +43,9 @@ pub enum Command {
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
-    Longbench(RunArgs),
+    Longbench(LongBenchArgs),
+    /// Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
+    Suite(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
     /// Continue a prompt under a compressed cache, then show what the cache took
@@ -78,6 +80,33 @@ impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().context("thread pool")?;
         Opened::named(&self.model)
+    }
+}
+
+/// What to run, and which part of it.
+#[derive(Debug, Args)]
+pub struct LongBenchArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Run only part I of N, in a folder of its own; the same as set="longbench.shard=I/N"
+    #[arg(long, value_name = "I/N", conflicts_with = "merge")]
+    pub shard: Option<String>,
+    /// Put N finished parts together, if one configuration made them all
+    #[arg(long, value_name = "N")]
+    pub merge: Option<usize>,
+    /// Leave malformed records out, each named, instead of stopping
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+impl LongBenchArgs {
+    /// Folds the options into overrides.
+    pub fn resolve(self) -> RunArgs {
+        let mut run = self.run;
+        let shard = self.shard.or_else(|| self.merge.map(|parts| format!("merge/{parts}")));
+        run.overrides.extend(shard.map(|part| format!("longbench.shard={part}")));
+        run.overrides.extend(self.keep_going.then(|| "longbench.keep_going=true".to_owned()));
+        run
     }
 }
 

@@ -26,6 +26,7 @@ pub struct Config {
     pub ablate: Ablate,
     pub evaluate: Evaluate,
     pub longbench: LongBench,
+    pub suite: Suite,
     pub report: Report,
 }
 
@@ -138,8 +139,23 @@ pub struct LongBench {
     pub schemes: Vec<String>,
     pub dictionaries: String,
     pub code_sim: CodeSim,
+    pub e: bool,
+    pub shard: String,
     pub keep_going: bool,
     pub paper_model: String,
+    pub resamples: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    pub tasks: Vec<String>,
+    pub limit: usize,
+    pub lengths: Vec<usize>,
+    pub depths: Vec<f64>,
+    pub repeats: usize,
+    pub max_prompt_tokens: usize,
+    pub schemes: Vec<String>,
     pub resamples: usize,
 }
 
@@ -194,6 +210,8 @@ impl Config {
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
             ("longbench.max_prompt_tokens", self.longbench.max_prompt_tokens),
+            ("suite.max_prompt_tokens", self.suite.max_prompt_tokens),
+            ("suite.repeats", self.suite.repeats),
         ];
         for (name, value) in positive {
             if value == 0 {
@@ -219,15 +237,23 @@ impl Config {
                 self.evaluate.continuation
             );
         }
-        for (name, schemes) in
-            [("evaluate.schemes", &self.evaluate.schemes), ("longbench.schemes", &self.longbench.schemes)]
-        {
+        let lists = [
+            ("evaluate.schemes", &self.evaluate.schemes),
+            ("longbench.schemes", &self.longbench.schemes),
+            ("suite.schemes", &self.suite.schemes),
+        ];
+        for (name, schemes) in lists {
             if !schemes.iter().any(|s| s == "dense") {
                 bail!("{name} must contain `dense`: everything is compared with it");
             }
         }
-        if self.longbench.tasks.is_empty() {
-            bail!("longbench.tasks is empty: name at least one task or group");
+        for (name, tasks) in [("longbench.tasks", &self.longbench.tasks), ("suite.tasks", &self.suite.tasks)] {
+            if tasks.is_empty() {
+                bail!("{name} is empty: name at least one task or group");
+            }
+        }
+        if let Some(depth) = self.suite.depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
+            bail!("suite.depths holds {depth}, expected shares from 0 to 1");
         }
         if !plain(&self.longbench.dictionaries) {
             bail!("longbench.dictionaries = `{}`: the name of a profile is expected", self.longbench.dictionaries);

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod config;
 mod hub;
+mod longbench_hub;
 mod machine;
 mod manifest;
 mod models;
@@ -27,7 +28,7 @@ use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
     ablate::Ablate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report,
-    train::Train,
+    suite::Suite, train::Train,
 };
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Reproduce(args) => reproduce(&prepare(args)?),
+        Command::Fetch(args) if args.words == [longbench_hub::WORD] => longbench_hub::fetch(&Paths::find("smol")?),
         Command::Fetch(args) => fetch(&prepare(args)?),
         Command::DataVerify => data_verify(),
         Command::Calibrate(args) => single(args, &Calibrate),
@@ -50,7 +52,8 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => single(args, &Train),
         Command::Ablate(args) => single(args, &Ablate),
         Command::Evaluate(args) => single(args, &Evaluate),
-        Command::Longbench(args) => single(args, &LongBench),
+        Command::Longbench(args) => single(args.resolve(), &LongBench),
+        Command::Suite(args) => single(args, &Suite),
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
@@ -86,9 +89,10 @@ fn reproduce(run: &Run) -> Result<()> {
         c.train.atoms, c.train.epochs
     );
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
+    println!("  suite      {} schemes on {} records of each task", c.suite.schemes.len(), c.suite.limit);
     println!("  report     tables and figures");
     fetch(run)?;
-    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Report] {
+    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Suite, &Report] {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));
@@ -101,6 +105,9 @@ fn fetch(run: &Run) -> Result<()> {
     let mut wanted: Vec<&sources::Source> = model.iter().collect();
     for id in &run.config.corpora {
         wanted.push(sources.get(id, SourceKind::Text)?);
+    }
+    for id in stages::suite::sources(run)? {
+        wanted.push(sources.get(id, SourceKind::Tasks)?);
     }
     let files = wanted.len();
     sources::fetch(wanted, &run.paths)?;

@@ -18,6 +18,8 @@ use crate::ui;
 pub enum SourceKind {
     Model,
     Text,
+    /// What the suite's records are made of.
+    Tasks,
 }
 
 /// How a text file falls into documents.
@@ -121,7 +123,8 @@ impl Source {
     }
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// sha256 of a file's contents, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];

@@ -42,6 +42,10 @@ impl Run {
 pub trait Stage {
     /// Its name, folder and recipe in the justfile.
     fn name(&self) -> &'static str;
+    /// Its folder, where that is not its name: a part of a stage that is run in parts.
+    fn folder(&self, _run: &Run) -> String {
+        self.name().to_owned()
+    }
     /// Raised when the code changes what the stage makes.
     fn version(&self) -> u32;
     /// Named parameters.
@@ -67,7 +71,8 @@ pub trait Stage {
 /// Outputs are made in `<stage>.partial`, which also holds the recipe they belong to, and renamed
 /// once complete: a killed run leaves nothing that a later run would take for finished.
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
-    let dir = run.stage_dir(stage.name());
+    let folder = stage.folder(run);
+    let dir = run.stage_dir(&folder);
     let recipe = Recipe {
         stage: stage.name().into(),
         version: stage.version(),
@@ -91,7 +96,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
             }
         },
     };
-    let partial = run.paths.run.join(format!("{}.partial", stage.name()));
+    let partial = run.paths.run.join(format!("{folder}.partial"));
     let resuming = prepare(&partial, &key, &recipe, &run.config)?;
     ui::line(
         stage.name(),
@@ -117,7 +122,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     };
     write_atomically(&partial.join(manifest::FILE), serde_json::to_string_pretty(&manifest)?.as_bytes())?;
     if dir.exists() {
-        let old = run.paths.run.join(format!("{}.old", stage.name()));
+        let old = run.paths.run.join(format!("{folder}.old"));
         remove_dir(&old)?;
         std::fs::rename(&dir, &old)?;
         std::fs::rename(&partial, &dir)?;

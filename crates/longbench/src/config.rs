@@ -47,6 +47,16 @@ impl Config {
         })
     }
 
+    /// Templates and generation limits of tasks that are not LongBench's; `origin` names them in errors.
+    #[must_use]
+    pub fn of_own(
+        origin: &Path,
+        templates: BTreeMap<String, Template>,
+        generation_limits: BTreeMap<String, usize>,
+    ) -> Self {
+        Self { folder: origin.to_owned(), templates, generation_limits, context_limits: BTreeMap::new() }
+    }
+
     /// The prompt template of `task`.
     ///
     /// # Errors

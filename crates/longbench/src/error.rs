@@ -54,11 +54,13 @@ pub enum LongBenchError {
         message: String,
     },
 
-    /// A task that LongBench v1 does not have.
-    #[error("unknown task {name:?}; LongBench v1 has: {known}")]
+    /// A task that the table does not have.
+    #[error("unknown task {name:?}; {table} has: {known}")]
     UnknownTask {
         /// The name asked for.
         name: String,
+        /// What the table is of.
+        table: String,
         /// All names, comma separated.
         known: String,
     },
@@ -96,6 +98,32 @@ pub enum LongBenchError {
     /// The caller's tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokens(#[source] TokensError),
+
+    /// A part of a whole that does not exist.
+    #[error("shard {0:?}: expected I/N with I from 1 to N, for example 1/4")]
+    Shard(String),
+
+    /// Two sets of predictions that answer the same record.
+    #[error("{}: {task}, record {id}, scheme {scheme} was answered in another part already", folder.display())]
+    Repeated {
+        /// The second set.
+        folder: PathBuf,
+        /// The task.
+        task: String,
+        /// The record.
+        id: String,
+        /// The scheme's label.
+        scheme: String,
+    },
+
+    /// The suite lacks one of its texts, or a text does not have the form it should have.
+    #[error("suite, text {text}: {message}")]
+    Suite {
+        /// Id of the text in `data/sources.toml`.
+        text: String,
+        /// What was expected and what was found.
+        message: String,
+    },
 
     /// The model failed.
     #[error(transparent)]

@@ -42,11 +42,14 @@ pub struct PredictionRow {
     pub tokens_before: usize,
     /// Tokens prefilled.
     pub tokens: usize,
+    /// Bits per channel as the scheme's paper counts them.
+    pub nominal_bits: f64,
     /// Bits per channel really allocated for the prefilled tokens, dictionaries not counted.
     pub measured_bits: f64,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
-    /// Time to generate, compression of the generated tokens included.
+    /// Time to generate, compression of the generated tokens included, while other schemes of the prompt generate on other
+    /// cores.
     pub decode_ms: f64,
     /// Tokens generated, a stop token included.
     pub generated: usize,
@@ -115,11 +118,11 @@ impl Predictions {
         self.done.contains(&(task.to_owned(), id.to_owned(), scheme.to_owned()))
     }
 
-    /// Appends `row` to its file and makes sure that it is on disk.
+    /// Appends `row` to its file, makes sure that it is on disk, and returns it.
     ///
     /// # Errors
     /// [`LongBenchError::Write`].
-    pub fn append(&mut self, row: PredictionRow) -> Result<()> {
+    pub fn append(&mut self, row: PredictionRow) -> Result<&PredictionRow> {
         let key = key(&row);
         let path = self.file(&key.2, &key.0);
         let write = || -> std::io::Result<()> {
@@ -133,7 +136,7 @@ impl Predictions {
         write().map_err(|source| LongBenchError::Write { path: path.clone(), source })?;
         self.done.insert(key);
         self.rows.push(row);
-        Ok(())
+        Ok(&self.rows[self.rows.len() - 1])
     }
 
     /// All rows; those of one scheme and task in the order they were made.
@@ -198,6 +201,7 @@ pub(crate) mod tests {
             score,
             tokens_before: 40,
             tokens: 30,
+            nominal_bits: 2.0,
             measured_bits: 2.5,
             encode_ms: 10.0,
             decode_ms: 20.0,

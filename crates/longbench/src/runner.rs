@@ -1,15 +1,19 @@
 //! One record through the model: a prompt, one exact prefill, and every scheme's answer to it.
 //!
-//! The prefill's snapshot is forked into one scheme after another, and each fork is dropped before the next is made: memory
-//! holds the snapshot and one cache, however many schemes there are. All schemes start from the same prompt state and the same
-//! first logits, so the first generated token is common to all.
+//! The prefill's snapshot is forked into the schemes, and the forks decode in groups, each dropped before the next is made; those
+//! of a group decode at the same time, one to a core, with the answers they would give one after another. A group never holds
+//! more than twice the bytes of the prefill, but for a scheme that is larger alone: memory is bounded, however many schemes
+//! there are. All schemes start from the same prompt state and the same first logits, so the first generated token is common
+//! to all.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use kvcsr_cache::{PrefillSnapshot, Scheme};
+use candle_core::Tensor;
+use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::measured_bits;
-use kvcsr_model::{Choice, Decoder, Finish, Limits, Tokenizer};
+use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Tokenizer};
+use rayon::prelude::*;
 
 use crate::config::Config;
 use crate::error::{LongBenchError, Result, TokensError};
@@ -49,6 +53,41 @@ impl Tokens for Tokenizer {
     fn decode(&self, ids: &[u32]) -> Result<String, TokensError> {
         Ok(Tokenizer::decode(self, ids, true)?)
     }
+}
+
+/// One scheme's caches of a prompt.
+struct Fork<'s> {
+    scheme: &'s dyn Scheme,
+    /// One per layer.
+    caches: Vec<Box<dyn LayerCache>>,
+    bytes: usize,
+    bits: f64,
+    encode_ms: f64,
+}
+
+/// Schemes that decode together.
+#[derive(Default)]
+struct Group<'s> {
+    forks: Vec<Fork<'s>>,
+    bytes: usize,
+}
+
+/// Most schemes of a group.
+const GROUP: usize = 8;
+/// A group may hold this many times the bytes of the exact prefill, which it is made from.
+const GROUP_BYTES: usize = 2;
+
+impl Group<'_> {
+    /// Whether another fork of `bytes` has no place in it.
+    fn is_full(&self, bytes: usize, snapshot: usize) -> bool {
+        let held = self.forks.len();
+        held == GROUP || held > 0 && self.bytes + bytes > GROUP_BYTES * snapshot
+    }
+}
+
+fn snapshot_bytes(snapshot: &PrefillSnapshot) -> usize {
+    let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+    snapshot.keys.iter().chain(&snapshot.values).map(bytes).sum()
 }
 
 impl<'a> Runner<'a> {
@@ -100,67 +139,88 @@ impl<'a> Runner<'a> {
         }
         let prompt = self.prompt(task, record)?;
         let snapshot = self.decoder.prefill(&prompt.ids, self.options.prefill_chunk)?;
+        let mut group = Group::default();
         for &scheme in schemes {
-            sink(self.answer(task, record, &prompt, &snapshot, scheme)?)?;
+            let fork = self.fork(&snapshot, scheme, prompt.ids.len())?;
+            if group.is_full(fork.bytes, snapshot_bytes(&snapshot)) {
+                self.answer(task, record, &prompt, &snapshot, std::mem::take(&mut group), sink)?;
+            }
+            group.bytes += fork.bytes;
+            group.forks.push(fork);
         }
-        Ok(())
+        self.answer(task, record, &prompt, &snapshot, group, sink)
     }
 
-    /// What `scheme` makes of a prefilled prompt.
-    fn answer(
-        &self,
-        task: &Task,
-        record: &Record,
-        prompt: &Prompt,
-        snapshot: &PrefillSnapshot,
-        scheme: &dyn Scheme,
-    ) -> Result<PredictionRow> {
+    /// `scheme`'s caches of a finished prefill.
+    fn fork<'s>(&self, snapshot: &PrefillSnapshot, scheme: &'s dyn Scheme, tokens: usize) -> Result<Fork<'s>> {
         let started = Instant::now();
-        let mut caches = snapshot.fork(scheme, self.decoder.rotary()).map_err(|source| LongBenchError::Scheme {
+        let caches = snapshot.fork(scheme, self.decoder.rotary()).map_err(|source| LongBenchError::Scheme {
             scheme: label(scheme.name(), scheme.dictionaries()),
             source: Box::new(source),
         })?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
         let bytes = caches.iter().map(|cache| cache.footprint().total()).sum();
         let geometry = self.decoder.geometry();
-        let bits = measured_bits(bytes, prompt.ids.len(), geometry.kv_heads, geometry.head_dim, geometry.layers);
+        let bits = measured_bits(bytes, tokens, geometry.kv_heads, geometry.head_dim, geometry.layers);
+        Ok(Fork { scheme, caches, bytes, bits: bits.0, encode_ms })
+    }
 
+    /// What the schemes of a group make of a prefilled prompt.
+    fn answer(
+        &self,
+        task: &Task,
+        record: &Record,
+        prompt: &Prompt,
+        snapshot: &PrefillSnapshot,
+        group: Group<'_>,
+        sink: &mut dyn FnMut(PredictionRow) -> Result<()>,
+    ) -> Result<()> {
         let stop = self.stop_tokens(task)?;
         let limits = Limits {
             max_new_tokens: self.config.max_new_tokens(&task.name)?,
             min_new_tokens: usize::from(task.newline_stops),
             stop: &stop,
         };
-        let started = Instant::now();
-        let proceed = |_| ControlFlow::Continue(());
-        let generated = self.decoder.generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, proceed)?;
-        let decode_ms = started.elapsed().as_secs_f64() * 1e3;
-
-        // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token is
-        // skipped as every special token is.
-        let mut ids = generated.ids;
-        if let Finish::Stop(token) = generated.finish {
-            ids.push(token);
+        // Reading the weights for one token occupies one core: schemes decode beside each other, each as it would alone.
+        let decode = |fork: &mut Fork<'_>| -> Result<(Generated, f64)> {
+            let started = Instant::now();
+            let proceed = |_| ControlFlow::Continue(());
+            let generated =
+                self.decoder.generate(&snapshot.last_logits, &mut fork.caches, Choice::Greedy, limits, proceed)?;
+            fork.caches.clear();
+            Ok((generated, started.elapsed().as_secs_f64() * 1e3))
+        };
+        let mut forks = group.forks;
+        let answers: Vec<(Generated, f64)> = forks.par_iter_mut().map(decode).collect::<Result<_>>()?;
+        for (Fork { scheme, bits, encode_ms, .. }, (generated, decode_ms)) in forks.into_iter().zip(answers) {
+            // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token
+            // is skipped as every special token is.
+            let mut ids = generated.ids;
+            if let Finish::Stop(token) = generated.finish {
+                ids.push(token);
+            }
+            let pred = self.tokenizer.decode(&ids, true)?;
+            let score = sample_score(task, &pred, &record.answers, record.all_classes.as_deref(), self.options.metric)?;
+            sink(PredictionRow {
+                pred,
+                answers: record.answers.clone(),
+                all_classes: record.all_classes.clone(),
+                length: record.length,
+                task: task.name.clone(),
+                id: record.id.clone(),
+                scheme: scheme.name().to_owned(),
+                dictionaries: scheme.dictionaries().to_owned(),
+                score,
+                tokens_before: prompt.full_tokens,
+                tokens: prompt.ids.len(),
+                nominal_bits: scheme.nominal_bits().0,
+                measured_bits: bits,
+                encode_ms,
+                decode_ms,
+                generated: ids.len(),
+            })?;
         }
-        let pred = self.tokenizer.decode(&ids, true)?;
-        let score = sample_score(task, &pred, &record.answers, record.all_classes.as_deref(), self.options.metric)?;
-        Ok(PredictionRow {
-            pred,
-            answers: record.answers.clone(),
-            all_classes: record.all_classes.clone(),
-            length: record.length,
-            task: task.name.clone(),
-            id: record.id.clone(),
-            scheme: scheme.name().to_owned(),
-            dictionaries: scheme.dictionaries().to_owned(),
-            score,
-            tokens_before: prompt.full_tokens,
-            tokens: prompt.ids.len(),
-            measured_bits: bits.0,
-            encode_ms,
-            decode_ms,
-            generated: ids.len(),
-        })
+        Ok(())
     }
 
     /// The end-of-text token, and the last token of a newline for the task that stops there.

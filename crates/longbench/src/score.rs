@@ -44,8 +44,27 @@ pub struct TaskScore {
 pub struct BucketScore {
     /// Samples in the bucket.
     pub n: usize,
-    /// Mean over them, 0 to 100, two decimals; NaN for an empty bucket.
+    /// Mean over them, 0 to 100, two decimals; NaN (null in files) for an empty bucket.
+    #[serde(deserialize_with = "null_is_nan")]
     pub score: f64,
+}
+
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// Length and score of samples, as LongBench-E's buckets below 4000, below 8000 and the rest.
+pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [BucketScore; 3] {
+    let mut buckets = [Vec::new(), Vec::new(), Vec::new()];
+    for (length, score) in samples {
+        let bucket = match length {
+            ..4000 => 0,
+            4000..8000 => 1,
+            8000.. => 2,
+        };
+        buckets[bucket].push(score);
+    }
+    buckets.map(|scores| BucketScore { n: scores.len(), score: numpy_round2(100.0 * numpy_mean(&scores)) })
 }
 
 /// The scores of a task by sample length, as LongBench-E prints them.
@@ -80,21 +99,12 @@ pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Resu
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let lines = read_predictions(path)?;
     let scores = score_lines(task, path, &lines, options)?;
-    let mut buckets = [Vec::new(), Vec::new(), Vec::new()];
-    for (line, score) in lines.iter().zip(scores) {
-        let bucket = match line.value.length {
-            Some(..4000) => 0,
-            Some(4000..8000) => 1,
-            Some(8000..) => 2,
-            None => {
-                let message = "missing field `length`, which LongBench-E sorts by".to_owned();
-                return Err(jsonl::line_error(path, line.number, message));
-            }
-        };
-        buckets[bucket].push(score);
-    }
-    let [below_4k, below_8k, from_8k] =
-        buckets.map(|scores| BucketScore { n: scores.len(), score: numpy_round2(100.0 * numpy_mean(&scores)) });
+    let length = |line: &Line<Prediction>| {
+        let message = || "missing field `length`, which LongBench-E sorts by".to_owned();
+        line.value.length.ok_or_else(|| jsonl::line_error(path, line.number, message()))
+    };
+    let lengths = lines.iter().map(length).collect::<Result<Vec<_>>>()?;
+    let [below_4k, below_8k, from_8k] = bucket_scores(lengths.into_iter().zip(scores));
     Ok(LengthScores { task: task.name.clone(), below_4k, below_8k, from_8k })
 }
 

@@ -24,7 +24,7 @@ pub enum Language {
     Code,
 }
 
-/// The six categories of the official average.
+/// What kind of task: the six categories of LongBench's official average, and two that only [`crate::suite`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
@@ -40,6 +40,10 @@ pub enum Category {
     Synthetic,
     /// Code completion.
     Code,
+    /// Notes of conversations; not in LongBench.
+    Dialogue,
+    /// Arithmetic in words; not in LongBench.
+    Reasoning,
 }
 
 /// One task: how its prompts are wrapped and how its predictions are scored.
@@ -75,10 +79,19 @@ pub struct Change {
     pub change: String,
 }
 
+/// The name of all tasks of a table together, beside those of its groups.
+pub const ALL: &str = "all";
+
+fn longbench() -> String {
+    "LongBench v1".to_owned()
+}
+
 /// All tasks and groups.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskTable {
+    #[serde(default = "longbench")]
+    title: String,
     version: u32,
     changelog: Vec<Change>,
     groups: BTreeMap<String, Vec<String>>,
@@ -101,7 +114,25 @@ impl TaskTable {
     /// [`LongBenchError::TaskTable`] for bad TOML, a task listed twice, a group with an unknown or repeated task,
     /// or a version that the changelog does not end with.
     pub fn parse(toml: &str) -> Result<Self> {
-        let table: Self = toml::from_str(toml).map_err(|error| LongBenchError::TaskTable(error.to_string()))?;
+        toml::from_str::<Self>(toml).map_err(|error| LongBenchError::TaskTable(error.to_string()))?.checked()
+    }
+
+    /// A table of tasks that are not LongBench's, called `title` in errors.
+    ///
+    /// # Errors
+    /// As [`TaskTable::parse`].
+    pub fn new(
+        title: &str,
+        version: u32,
+        changelog: Vec<Change>,
+        groups: BTreeMap<String, Vec<String>>,
+        tasks: Vec<Task>,
+    ) -> Result<Self> {
+        Self { title: title.to_owned(), version, changelog, groups, tasks }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        let table = self;
         let mut names = BTreeSet::new();
         for task in &table.tasks {
             if !names.insert(task.name.as_str()) {
@@ -152,8 +183,34 @@ impl TaskTable {
     pub fn get(&self, name: &str) -> Result<&Task> {
         self.tasks.iter().find(|task| task.name == name).ok_or_else(|| LongBenchError::UnknownTask {
             name: name.to_owned(),
+            table: self.title.clone(),
             known: join(self.tasks.iter().map(|task| &task.name)),
         })
+    }
+
+    /// The tasks that `names` name: tasks, groups spelled out, or [`ALL`]; each once, in the order of first mention.
+    ///
+    /// # Errors
+    /// [`LongBenchError::UnknownTask`], which lists tasks and groups.
+    pub fn select(&self, names: &[String]) -> Result<Vec<&Task>> {
+        let mut picked: Vec<&Task> = Vec::new();
+        for name in names {
+            let named = match name.as_str() {
+                ALL => self.tasks.iter().collect(),
+                group if self.groups.contains_key(group) => self.group(group)?,
+                task => vec![self.get(task).map_err(|_| LongBenchError::UnknownTask {
+                    name: name.clone(),
+                    table: format!("groups are {ALL}, {}; {}", join(self.groups.keys()), self.title),
+                    known: join(self.tasks.iter().map(|task| &task.name)),
+                })?],
+            };
+            for task in named {
+                if !picked.contains(&task) {
+                    picked.push(task);
+                }
+            }
+        }
+        Ok(picked)
     }
 
     /// Names of the groups.
@@ -209,6 +266,20 @@ mod tests {
             assert_eq!(table.group(group).unwrap().len(), size, "{group}");
         }
         assert_eq!(table.groups().count(), 3);
+    }
+
+    #[test]
+    fn groups_are_spelled_out_and_tasks_come_once() {
+        let select = |names: &[&str]| -> Result<Vec<&'static str>> {
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            Ok(TaskTable::embedded().select(&names)?.into_iter().map(|task| task.name.as_str()).collect())
+        };
+        assert_eq!(select(&["csr11"]).unwrap().len(), 11);
+        assert_eq!(select(&["all"]).unwrap().len(), 21);
+        assert_eq!(select(&["trec", "csr11"]).unwrap().len(), 11);
+        assert_eq!(select(&["lcc", "trec"]).unwrap(), ["lcc", "trec"]);
+        let error = select(&["csr12"]).unwrap_err().to_string();
+        assert!(error.contains("groups are all, csr11, kivi8") && error.contains("unknown task"), "{error}");
     }
 
     #[test]

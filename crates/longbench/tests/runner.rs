@@ -3,17 +3,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, CacheError, LayerCache, Rotary, Scheme, SchemeContext, registry};
+use kvcsr_codec::{BitsPerChannel, Footprint};
 use kvcsr_longbench::config::Config;
 use kvcsr_longbench::metrics::{CodeSim, MetricOptions, Recursion};
-use kvcsr_longbench::predictions::Predictions;
+use kvcsr_longbench::predictions::{PredictionRow, Predictions};
 use kvcsr_longbench::prompt::Chat;
 use kvcsr_longbench::record::Record;
 use kvcsr_longbench::runner::{RunOptions, Runner};
 use kvcsr_longbench::tasks::{Language, TaskTable};
-use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling, TensorMap, Tokenizer};
+use kvcsr_model::{Arch, Choice, Decoder, Limits, Position, Qkv, RopeScaling, TensorMap, Tokenizer};
 
 const VOCAB: usize = 32;
 const OPTIONS: RunOptions = RunOptions {
@@ -30,7 +34,11 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let arch = Arch {
+    fixture_of(arch())
+}
+
+fn arch() -> Arch {
+    Arch {
         hidden: 16,
         layers: 2,
         heads: 4,
@@ -46,7 +54,10 @@ fn fixture() -> Fixture {
         qk_norm: false,
         tied_head: false,
         normalised_head: false,
-    };
+    }
+}
+
+fn fixture_of(arch: Arch) -> Fixture {
     let mut state = 0x9E37_79B9_u32;
     let mut draw = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -112,7 +123,7 @@ fn every_scheme_answers_the_same_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let mut predictions = Predictions::open(folder.path()).unwrap();
     let record = record("the quick brown fox jumps over");
-    runner.run(task, &record, &schemes, &mut |row| predictions.append(row)).unwrap();
+    runner.run(task, &record, &schemes, &mut |row| predictions.append(row).map(drop)).unwrap();
 
     let rows = predictions.rows();
     assert_eq!(rows.iter().map(|row| row.label()).collect::<Vec<_>>(), ["dense", "dense-f16"]);
@@ -157,4 +168,136 @@ fn errors_name_task_and_record() {
     let trec = TaskTable::embedded().get("trec").unwrap();
     let error = runner.run(trec, &record("a"), &schemes, &mut |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("dataset2prompt.json"), "{error}");
+}
+
+fn answers(runner: &Runner<'_>, record: &Record, schemes: &[&dyn Scheme]) -> Vec<PredictionRow> {
+    let mut rows = Vec::new();
+    let mut keep = |row| {
+        rows.push(row);
+        Ok(())
+    };
+    runner.run(TaskTable::embedded().get("qasper").unwrap(), record, schemes, &mut keep).unwrap();
+    rows
+}
+
+#[test]
+fn an_answer_does_not_depend_on_the_schemes_beside_it() {
+    let Fixture { decoder, tokenizer, config } = fixture();
+    let options = RunOptions { max_prompt_tokens: 60, ..OPTIONS };
+    let runner = Runner::new(&decoder, &tokenizer, &config, options);
+    let schemes = schemes(&decoder);
+    let schemes: Vec<&dyn Scheme> = schemes.iter().map(AsRef::as_ref).collect();
+    for context in ["the quick brown fox", "jumps over the lazy dog", "abc", "zz top of the pops"] {
+        let record = record(context);
+        let together = answers(&runner, &record, &schemes);
+        for (scheme, row) in schemes.iter().zip(&together) {
+            let alone = answers(&runner, &record, &[*scheme]).remove(0);
+            assert_eq!((&alone.pred, alone.generated), (&row.pred, row.generated), "{context} {}", row.scheme);
+        }
+        // And it is what generating by itself gives.
+        let ids = runner.prompt(TaskTable::embedded().get("qasper").unwrap(), &record).unwrap().ids;
+        let snapshot = decoder.prefill(&ids, 16).unwrap();
+        let mut caches = snapshot.fork(schemes[0], decoder.rotary()).unwrap();
+        let limits = Limits { max_new_tokens: 6, min_new_tokens: 0, stop: &[31] };
+        let go_on = |_| ControlFlow::Continue(());
+        let generated = decoder.generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, go_on).unwrap();
+        assert_eq!(together[0].pred, tokenizer.decode(&generated.ids, true).unwrap());
+    }
+}
+
+/// Uncompressed caches that count the bytes of those alive.
+struct Counted {
+    dense: Box<dyn Scheme>,
+    alive: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+struct CountedCache {
+    cache: Box<dyn LayerCache>,
+    bytes: usize,
+    alive: Arc<AtomicUsize>,
+}
+
+impl Scheme for Counted {
+    fn name(&self) -> &str {
+        self.dense.name()
+    }
+
+    fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
+        self.dense.empty(layer)
+    }
+
+    fn after_prefill(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+    ) -> Result<Box<dyn LayerCache>, CacheError> {
+        let cache = self.dense.after_prefill(layer, k, v, rotary)?;
+        let bytes = cache.footprint().total();
+        let alive = self.alive.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.most.fetch_max(alive, Ordering::SeqCst);
+        Ok(Box::new(CountedCache { cache, bytes, alive: self.alive.clone() }))
+    }
+
+    fn nominal_bits(&self) -> BitsPerChannel {
+        self.dense.nominal_bits()
+    }
+
+    fn shared_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl LayerCache for CountedCache {
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
+        self.cache.attend(q, k, v, cx)
+    }
+
+    fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {
+        self.cache.absorb(k, v, rotary)
+    }
+
+    fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.cache.footprint()
+    }
+
+    fn clear(&mut self) {
+        self.cache.clear();
+    }
+}
+
+impl Drop for CountedCache {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn ten_schemes_on_thirty_thousand_tokens_do_not_hold_ten_caches() {
+    const TOKENS: usize = 30_000;
+    let small = Arch { hidden: 4, layers: 1, heads: 1, kv_heads: 1, intermediate: 4, max_positions: 30_100, ..arch() };
+    let Fixture { decoder, tokenizer, config } = fixture_of(small);
+    let options = RunOptions { max_prompt_tokens: TOKENS, prefill_chunk: 512, ..OPTIONS };
+    let runner = Runner::new(&decoder, &tokenizer, &config, options);
+    let (alive, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted: Vec<Counted> = (0..10)
+        .map(|_| {
+            let dense = registry::build("dense", &SchemeContext::new(decoder.geometry())).unwrap();
+            Counted { dense, alive: alive.clone(), most: most.clone() }
+        })
+        .collect();
+    let schemes: Vec<&dyn Scheme> = counted.iter().map(|scheme| scheme as &dyn Scheme).collect();
+    let rows = answers(&runner, &record(&"abcde".repeat(TOKENS / 5)), &schemes);
+    assert_eq!((rows.len(), rows[0].tokens), (10, TOKENS));
+    let one = TOKENS * 2 * 4 * 4;
+    let most = most.load(Ordering::SeqCst);
+    assert!(most >= one, "{most} bytes were counted, one cache has {one}");
+    assert!(most <= 3 * one + one / 10, "{most} bytes at once, one cache has {one}");
+    assert_eq!(alive.load(Ordering::SeqCst), 0);
 }

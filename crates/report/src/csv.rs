@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::{
     error::ReportError,
     files,
-    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
+    longbench::TaskCell,
+    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow, RetrievalRow},
 };
 
 /// A row of a CSV file.
@@ -108,6 +109,27 @@ csv_row!(DivergenceRow {
     other => |r| r.other.to_string(),
     group => |r| r.group.to_string(),
     divergence => |r| r.divergence.to_string(),
+});
+
+csv_row!(RetrievalRow {
+    task => |r| r.task.clone(),
+    scheme => |r| r.scheme.clone(),
+    tokens => |r| r.tokens.to_string(),
+    depth => |r| r.depth.to_string(),
+    n => |r| r.n.to_string(),
+    score => |r| r.score.to_string(),
+});
+
+csv_row!(TaskCell {
+    task => |r| r.task.clone(),
+    scheme => |r| r.scheme.clone(),
+    n => |r| r.n.to_string(),
+    samples => |r| r.samples.to_string(),
+    score => |r| r.score.to_string(),
+    difference => |r| r.difference.map_or_else(String::new, |d| d.points.to_string()),
+    low => |r| r.difference.map_or_else(String::new, |d| d.low.to_string()),
+    high => |r| r.difference.map_or_else(String::new, |d| d.high.to_string()),
+    measured_bits => |r| r.measured_bits.to_string(),
 });
 
 csv_row!(MemoryPoint {

@@ -48,4 +48,6 @@ pub mod ticks;
 
 pub use ablation::AblationRow;
 pub use error::ReportError;
-pub use records::{DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};
+pub use records::{
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow, RetrievalRow,
+};

@@ -88,11 +88,25 @@ pub struct TaskCell {
     pub measured_bits: f64,
 }
 
-/// One of our averages over tasks.
+/// One of our averages over tasks, with what the scheme takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AverageCell {
     /// The scheme's label.
     pub scheme: String,
+    /// Place among the schemes and whether others share it; none where records are too few to tell.
+    pub rank: Option<(usize, bool)>,
+    /// Records scored, all tasks.
+    pub n: usize,
+    /// Bits per channel by the method's formula.
+    pub nominal_bits: f64,
+    /// Measured bits per channel, mean over the records.
+    pub measured_bits: f64,
+    /// Mean tokens of a prompt, which the measured bits are over.
+    pub tokens: f64,
+    /// Time to compress 1000 tokens.
+    pub encode_ms_per_1k: f64,
+    /// Time per generated token.
+    pub decode_ms_per_token: f64,
     /// Mean over the tasks, as papers report it.
     pub task_mean: f64,
     /// Mean over the category means, as LongBench reports it.
@@ -155,14 +169,75 @@ pub fn run_markdown(tasks: &[String], cells: &[TaskCell], averages: &[AverageCel
         if average.difference.is_none() {
             continue;
         }
-        let interval = |d: Option<Difference>| {
-            d.map_or_else(String::new, |d| format!("{:+.2} [{:+.2}, {:+.2}]", d.points, d.low, d.high))
-        };
         let differences = tasks.iter().map(|task| interval(of_task(task).and_then(|cell| cell.difference)));
         let first = ["", "less dense", ""].map(str::to_owned).into_iter();
         line(&mut text, first.chain(differences).chain([interval(average.difference), String::new()]));
     }
     text
+}
+
+/// What each scheme scores and takes, one line each, for pages where the tasks do not fit.
+pub fn schemes_markdown(averages: &[AverageCell]) -> String {
+    let names = ["scheme".to_owned(), "rank".to_owned()];
+    let numbers = [
+        "task mean",
+        "less dense [95 %]",
+        "nominal bits",
+        "measured bits",
+        "mean tokens",
+        "compress, ms per 1000 tokens",
+        "decode, ms per token",
+        "n",
+    ];
+    let mut text = String::new();
+    line(&mut text, names.into_iter().chain(numbers.map(str::to_owned)));
+    let _ = writeln!(text, "|{}{}", "---|".repeat(2), "--:|".repeat(numbers.len()));
+    for a in averages {
+        let rank =
+            a.rank.map_or_else(String::new, |(place, tied)| format!("{place}{}", if tied { " (tied)" } else { "" }));
+        let cells = [
+            a.scheme.clone(),
+            rank,
+            format!("{:.2}", a.task_mean),
+            interval(a.difference),
+            format!("{:.2}", a.nominal_bits),
+            format!("{:.2}", a.measured_bits),
+            format!("{:.0}", a.tokens),
+            format!("{:.0}", a.encode_ms_per_1k),
+            format!("{:.1}", a.decode_ms_per_token),
+            a.n.to_string(),
+        ];
+        line(&mut text, cells.into_iter());
+    }
+    text
+}
+
+/// LongBench-E: one scheme's scores of one task by sample length; the score of an empty bucket stays empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LengthCell {
+    /// The task.
+    pub task: String,
+    /// The scheme's label.
+    pub scheme: String,
+    /// Records and score of `0-4k`, `4-8k` and `8k+`.
+    pub buckets: [(usize, f64); 3],
+}
+
+/// The table of LongBench-E: per task and scheme the score of each bucket, with its number of records.
+pub fn lengths_markdown(cells: &[LengthCell]) -> String {
+    let mut text = "| task | scheme | 0-4k | n | 4-8k | n | 8k+ | n |\n|---|---|--:|--:|--:|--:|--:|--:|\n".to_owned();
+    for cell in cells {
+        let buckets = cell
+            .buckets
+            .iter()
+            .flat_map(|&(n, score)| [if n == 0 { String::new() } else { format!("{score:.2}") }, n.to_string()]);
+        line(&mut text, [cell.task.clone(), cell.scheme.clone()].into_iter().chain(buckets));
+    }
+    text
+}
+
+fn interval(difference: Option<Difference>) -> String {
+    difference.map_or_else(String::new, |d| format!("{:+.2} [{:+.2}, {:+.2}]", d.points, d.low, d.high))
 }
 
 /// Records scored and records there are, per task: the fewest scored by any scheme.
@@ -279,6 +354,13 @@ mod tests {
     fn differences_show_their_intervals_and_sizes_their_limits() {
         let average = |scheme: &str, difference| AverageCell {
             scheme: scheme.to_owned(),
+            rank: Some((1, scheme == "dense")),
+            n: 7,
+            nominal_bits: 4.0,
+            measured_bits: 4.02,
+            tokens: 1500.4,
+            encode_ms_per_1k: 250.0,
+            decode_ms_per_token: 41.26,
             task_mean: 30.0,
             category_mean: 31.0,
             difference,
@@ -295,5 +377,14 @@ mod tests {
              | csr-8 | score | 2.00 | 26.00 |  | 30.00 | 31.00 |\n\
              |  | less dense |  | -1.00 [-2.50, +0.25] |  | -1.00 [-2.00, +0.00] |  |\n"
         );
+        let schemes = schemes_markdown(&averages);
+        assert!(schemes.contains("| dense | 1 (tied) | 30.00 |  | 4.00 | 4.02 | 1500 | 250 | 41.3 | 7 |"), "{schemes}");
+        assert!(schemes.contains("| csr-8 | 1 | 30.00 | -1.00 [-2.00, +0.00] |"), "{schemes}");
+        let cell = LengthCell {
+            task: "trec".to_owned(),
+            scheme: "dense".to_owned(),
+            buckets: [(2, 50.0), (0, f64::NAN), (1, 12.345)],
+        };
+        assert!(lengths_markdown(&[cell]).ends_with("| trec | dense | 50.00 | 2 |  | 0 | 12.35 | 1 |\n"));
     }
 }

@@ -174,6 +174,23 @@ pub struct DivergenceRow {
     pub divergence: f64,
 }
 
+/// One scheme in one cell of a retrieval grid: a fact at a depth of a text of a length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalRow {
+    /// What is retrieved from what, for example `passkey`.
+    pub task: String,
+    /// The scheme's label.
+    pub scheme: String,
+    /// Tokens of the prompt, about.
+    pub tokens: usize,
+    /// Share of the text before the fact, 0 to 1.
+    pub depth: f64,
+    /// Prompts answered.
+    pub n: usize,
+    /// Mean score, 0 to 1.
+    pub score: f64,
+}
+
 /// Bytes of one model's KV cache under one scheme at one sequence length.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MemoryPoint {

@@ -7,10 +7,10 @@
 use std::{env, fs, path::PathBuf};
 
 use kvcsr_report::{
-    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError, RetrievalRow,
     figures::{
-        LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RotaryScatter, ScatterRow,
-        SparsityError, TrainingLoss,
+        LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
+        ScatterRow, SparsityError, TrainingLoss,
     },
     memory,
     save::{self, Figure},
@@ -307,4 +307,25 @@ fn rotary_scatter() {
     let svg = check::<RotaryScatter>(&rows, &["before", "after", "positions 7", "first component"]);
     assert_eq!(svg.matches("<circle").count(), 8 + 2 * 8 * 60);
     assert!(RotaryScatter::caption(&rows).contains("25 % (before), 25 % (after)"));
+}
+
+#[test]
+fn retrieval_grid() {
+    let mut rows = Vec::new();
+    for task in ["passkey", "needle"] {
+        for (place, scheme) in ["dense", "csr-4", "csr-8", "csr-16", "csr-8+window"].into_iter().enumerate() {
+            for tokens in [512, 1024, 2048] {
+                for depth in [0.0, 0.5, 1.0] {
+                    let score = if place == 0 { 1.0 } else { wobble(tokens + place, (10.0 * depth) as usize) };
+                    rows.push(RetrievalRow { task: task.into(), scheme: scheme.into(), tokens, depth, n: 2, score });
+                }
+            }
+        }
+    }
+    rows.pop();
+    let svg = check::<RetrievalGrid>(&rows, &["passkey", "needle", "csr-8+window", "50 %", "tokens", "2048", "depth"]);
+    assert!(svg.matches("\n100\n").count() >= 18, "a full cell of the dense cache each");
+    assert!(RetrievalGrid::caption(&rows).contains("n = 2 prompts per cell"));
+    assert!(RetrievalGrid::caption(&rows).contains("dense 100 %"));
+    assert!(matches!(save::svg::<RetrievalGrid>(&[]), Err(ReportError::Empty { .. })));
 }

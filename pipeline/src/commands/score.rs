@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use kvcsr_longbench::metrics::CodeSim;
 use kvcsr_longbench::score::score_file;
+use kvcsr_longbench::suite::Suite;
 use kvcsr_longbench::tasks::TaskTable;
 
 /// What to score, and how.
 #[derive(Debug, Args)]
 pub struct ScoreArgs {
-    /// LongBench v1 task, for example qasper
+    /// LongBench v1 task, for example qasper, or a task of the suite, for example story_qa
     #[arg(long)]
     pub task: String,
     /// One JSON object with pred, answers, all_classes and length per line
@@ -42,7 +43,8 @@ impl From<Ratio> for CodeSim {
 
 /// Prints one JSON object: task, n, score.
 pub fn run(args: &ScoreArgs) -> Result<()> {
-    let task = TaskTable::embedded().get(&args.task)?;
+    let own = Suite::embedded().table();
+    let task = TaskTable::embedded().get(&args.task).or_else(|error| own.get(&args.task).map_err(|_| error))?;
     let score = score_file(task, &args.predictions, args.code_sim.into())?;
     println!("{}", serde_json::to_string(&score)?);
     Ok(())

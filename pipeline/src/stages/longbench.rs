@@ -8,37 +8,34 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
-use kvcsr_codec::DictionarySet;
+use kvcsr_longbench::evaluate::{Summary, Work, labels, summarise};
 use kvcsr_longbench::metrics::MetricOptions;
-use kvcsr_longbench::predictions::{PredictionRow, Predictions, label};
-use kvcsr_longbench::record::{Record, read_each_record};
-use kvcsr_longbench::results::{OverallResult, TaskResult, by_task, overall};
+use kvcsr_longbench::predictions::Predictions;
+use kvcsr_longbench::record::read_each_record;
+use kvcsr_longbench::results::by_length;
 use kvcsr_longbench::runner::{RunOptions, Runner};
-use kvcsr_longbench::stats::{Bootstrap, Interval};
+use kvcsr_longbench::shard::{self, Shard};
+use kvcsr_longbench::stats::Bootstrap;
 use kvcsr_longbench::tasks::{Task, TaskTable};
-use kvcsr_report::files;
-use kvcsr_report::longbench::{AverageCell, Difference, TaskCell, paper_markdown, published, run_markdown};
+use kvcsr_report::longbench::{TaskCell, lengths_markdown, paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
 
+use super::scores;
 use crate::config;
-use crate::manifest::{self, Manifest};
+use crate::longbench_hub;
+use crate::manifest::{self, Manifest, Recipe};
 use crate::models;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
-use crate::stages::evaluate::SETS;
 use crate::stages::{PREFILL_CHUNK, open_model};
 use crate::ui;
 
-/// Folder of the answers.
-pub const PREDICTIONS: &str = "predictions";
-/// File of the scores per task and scheme.
-pub const RESULTS: &str = "results.jsonl";
-/// File of the averages per scheme.
-pub const OVERALL: &str = "overall.jsonl";
 /// The page with the tables.
-pub const PAGE: &str = "longbench.md";
-/// The name of all 21 tasks together.
-const ALL: &str = "all";
+const PAGE: &str = "longbench.md";
+/// What is spliced into the README.
+const README_PART: &str = "readme-longbench.md";
+/// LongBench-E's scores by length.
+const LENGTHS: &str = "lengths.jsonl";
 /// The files of LongBench's config folder.
 const CONFIG: [&str; 3] = ["dataset2prompt.json", "dataset2maxlen.json", "model2maxlen.json"];
 
@@ -50,8 +47,15 @@ impl Stage for LongBench {
         "longbench"
     }
 
+    fn folder(&self, run: &Run) -> String {
+        match part(&run.config.longbench) {
+            Ok(Part::Shard(shard)) => shard_folder(shard.place().0, shard.place().1),
+            _ => self.name().to_owned(),
+        }
+    }
+
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -59,6 +63,10 @@ impl Stage for LongBench {
         // Where things lie does not change what is made of them: the files are inputs, by content.
         parameters.remove("folder");
         parameters.remove("dictionaries");
+        // The parts together are the whole: a merged run is made by the recipe of one that was never in parts.
+        if !matches!(part(&run.config.longbench)?, Part::Shard(_)) {
+            parameters.remove(SHARD);
+        }
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("task_table".into(), TaskTable::embedded().version().into());
         Ok(parameters)
@@ -66,9 +74,9 @@ impl Stage for LongBench {
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let folder = folder(run)?;
-        let model = models::digest(run)?;
-        let mut inputs = Map::from_iter([("model".to_owned(), model.into())]);
-        let records = tasks(&run.config.longbench)?.into_iter().map(|task| format!("data/{}.jsonl", task.name));
+        let settings = &run.config.longbench;
+        let mut inputs = Map::from_iter([("model".to_owned(), models::digest(run)?.into())]);
+        let records = tasks(settings)?.into_iter().map(|task| data_file(settings, task));
         for name in CONFIG.into_iter().map(|name| format!("config/{name}")).chain(records) {
             let path = folder.join(&name);
             if !path.is_file() {
@@ -76,8 +84,8 @@ impl Stage for LongBench {
             }
             inputs.insert(name, manifest::hash(&path)?.into());
         }
-        if needs_dictionaries(&run.config.longbench.schemes)? {
-            inputs.insert("train".into(), dictionaries(run)?.1.digest.into());
+        if scores::needs_dictionaries(&settings.schemes)? {
+            inputs.insert("train".into(), scores::dictionaries(run, &settings.dictionaries)?.1.digest.into());
         }
         Ok(inputs)
     }
@@ -86,10 +94,21 @@ impl Stage for LongBench {
         let settings = &run.config.longbench;
         let folder = folder(run)?;
         let config = kvcsr_longbench::config::Config::load(&folder.join("config"))?;
-        let work = records(&folder, settings)?;
+        let mut work = records(&folder, settings)?;
+        let part = part(settings)?;
+        if let Part::Shard(shard) = part {
+            shard.keep(&mut work);
+        }
+        let parts = match part {
+            Part::Merge(count) => self.parts(run, count)?,
+            _ => Vec::new(),
+        };
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = schemes(run, decoder.geometry())?;
-        let labels = labels(&schemes);
+        let schemes = scores::schemes(run, &settings.schemes, &settings.dictionaries, decoder.geometry())?;
+        if !parts.is_empty() {
+            let mut whole = Predictions::open(&dir.join(scores::PREDICTIONS))?;
+            shard::merge(&parts, &work, &labels(&schemes), &mut whole)?;
+        }
         let options = RunOptions {
             max_prompt_tokens: settings.max_prompt_tokens,
             chat: settings.chat,
@@ -97,55 +116,110 @@ impl Stage for LongBench {
             metric: MetricOptions { code_sim: settings.code_sim, ..MetricOptions::default() },
         };
         let runner = Runner::new(&decoder, &tokenizer, &config, options);
-        let mut predictions = Predictions::open(&dir.join(PREDICTIONS))?;
-        let total: usize = work.iter().map(|(_, records)| records.len() * schemes.len()).sum();
-        let bar = ui::bar(self.name(), total as u64, "records x schemes");
-        for (task, records) in &work {
-            for record in records {
-                let todo: Vec<&dyn Scheme> = schemes
-                    .iter()
-                    .zip(&labels)
-                    .filter(|(_, label)| !predictions.contains(&task.name, &record.id, label))
-                    .map(|(scheme, _)| scheme.as_ref())
-                    .collect();
-                bar.inc((schemes.len() - todo.len()) as u64);
-                runner.run(task, record, &todo, &mut |row| {
-                    bar.set_message(format!("{} {} {}", task.name, record.id, row.label()));
-                    predictions.append(row)?;
-                    bar.inc(1);
-                    Ok(())
-                })?;
+        let predictions = scores::answer(self.name(), &runner, &work, &schemes, dir)?;
+        write_results(run, dir, &work, &labels(&schemes), &predictions)
+    }
+
+    fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
+        if !run.config.report.publish || matches!(part(&run.config.longbench)?, Part::Shard(_)) {
+            return Ok(());
+        }
+        let target = &run.paths.results;
+        std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
+        let copies = [(PAGE, PAGE), (scores::TABLE, "longbench.csv"), (manifest::FILE, "longbench.manifest.json")];
+        for (from, to) in copies {
+            let (from, to) = (dir.join(from), target.join(to));
+            let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
+            if std::fs::read(&to).ok().as_ref() != Some(&bytes) {
+                write_atomically(&to, &bytes)?;
             }
         }
-        bar.finish();
-        let tasks: Vec<&str> = work.iter().map(|(task, _)| task.name.as_str()).collect();
-        write_results(run, dir, &tasks, &labels, predictions.rows())
+        let text = std::fs::read_to_string(dir.join(README_PART))?;
+        splice::splice_file(&run.paths.root.join("README.md"), "longbench", &text)?;
+        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
+        Ok(())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
-        let overall: Vec<OverallResult> = files::read_jsonl(&dir.join(OVERALL))?;
-        let mut lines: Vec<String> = overall
-            .iter()
-            .map(|o| {
-                let less = o.difference.map_or_else(String::new, |d| {
-                    format!(", less dense {:+.2} [{:+.2}, {:+.2}]", d.difference, d.low, d.high)
-                });
-                format!("{:<16} {:.2} over {} tasks, n = {}{less}", o.scheme, o.task_mean, o.tasks, o.n)
-            })
-            .collect();
+        let mut lines = scores::lines(dir)?;
         lines.push(format!("page     {}", run.paths.show(&dir.join(PAGE))));
         Ok(lines)
     }
 }
 
+/// The parameter that names a part.
+const SHARD: &str = "shard";
+
+/// Which part of the records a run answers.
+#[derive(Clone, Copy)]
+enum Part {
+    /// All of them.
+    Whole,
+    /// Those of one shard, in a folder of its own.
+    Shard(Shard),
+    /// All of them, from this many finished shards.
+    Merge(usize),
+}
+
+fn part(settings: &config::LongBench) -> Result<Part> {
+    let shard = settings.shard.as_str();
+    if shard.is_empty() {
+        return Ok(Part::Whole);
+    }
+    match shard.strip_prefix("merge/").map(str::parse) {
+        Some(Ok(count)) if count > 0 => Ok(Part::Merge(count)),
+        Some(_) => bail!("longbench.shard = `{shard}`: expected merge/N with N at least 1"),
+        None => Ok(Part::Shard(shard.parse().context("longbench.shard")?)),
+    }
+}
+
+fn shard_folder(index: usize, count: usize) -> String {
+    format!("longbench-{index}-of-{count}")
+}
+
+impl LongBench {
+    /// The answers of every finished part, once all of them are known to be of this run's recipe.
+    fn parts(&self, run: &Run, count: usize) -> Result<Vec<PathBuf>> {
+        let own = Recipe {
+            stage: self.name().into(),
+            version: self.version(),
+            parameters: self.parameters(run)?,
+            inputs: self.inputs(run)?,
+        };
+        let of = |index| {
+            let dir = run.paths.run.join(shard_folder(index, count));
+            let record = Manifest::read(&dir).with_context(|| {
+                format!(
+                    "part {index}/{count} is not finished: run `just longbench profile={} --shard {index}/{count}`",
+                    run.profile
+                )
+            })?;
+            let mut recipe = record.recipe.clone();
+            recipe.parameters.remove(SHARD);
+            let changes = own.changes_since(&recipe);
+            if !changes.is_empty() {
+                bail!("part {index}/{count} was made by another configuration than this run's: {}", changes.join(", "));
+            }
+            if let Some(damage) = record.damage(&dir) {
+                bail!("part {index}/{count}, {}: {damage}", dir.display());
+            }
+            Ok(dir.join(scores::PREDICTIONS))
+        };
+        (1..=count).map(of).collect()
+    }
+}
+
 const WANTED: &str = "LongBench is not part of this project. Set KVCSR_LONGBENCH, or longbench.folder, to a folder with \
      config/ (dataset2prompt.json, dataset2maxlen.json, model2maxlen.json) and data/<task>.jsonl, as \
-     https://github.com/THUDM/LongBench publishes them";
+     https://github.com/THUDM/LongBench publishes them; `kvcsr fetch longbench` downloads both";
 
 /// The folder that holds `config` and `data`.
 fn folder(run: &Run) -> Result<PathBuf> {
     let named = match run.config.longbench.folder.as_str() {
-        "" => run.paths.longbench.clone(),
+        "" => run.paths.longbench.clone().or_else(|| {
+            let fetched = run.paths.cache.join(longbench_hub::FOLDER);
+            fetched.is_dir().then_some(fetched)
+        }),
         folder => Some(folder.into()),
     };
     match named.map(|folder| run.paths.root.join(folder)) {
@@ -155,111 +229,107 @@ fn folder(run: &Run) -> Result<PathBuf> {
     }
 }
 
-/// The tasks of the configuration, groups spelled out, each once.
+/// The tasks of the configuration, groups spelled out, each once. LongBench-E has thirteen.
 fn tasks(settings: &config::LongBench) -> Result<Vec<&'static Task>> {
     let table = TaskTable::embedded();
-    let mut tasks: Vec<&Task> = Vec::new();
-    for name in &settings.tasks {
-        let named = if name == ALL {
-            table.tasks().iter().collect()
-        } else if table.groups().any(|group| group == name) {
-            table.group(name)?
-        } else {
-            vec![table.get(name).with_context(|| {
-                format!("longbench.tasks: groups are {ALL}, {}", table.groups().collect::<Vec<_>>().join(", "))
-            })?]
-        };
-        for task in named {
-            if !tasks.contains(&task) {
-                tasks.push(task);
-            }
+    let tasks = table.select(&settings.tasks).context("longbench.tasks")?;
+    if settings.e {
+        let extended = table.group("longbench_e")?;
+        if let Some(task) = tasks.iter().find(|task| !extended.contains(task)) {
+            bail!(
+                "longbench.e: LongBench-E has no task {}; longbench.tasks=[\"longbench_e\"] names all it has",
+                task.name
+            );
         }
     }
     Ok(tasks)
 }
 
+fn data_file(settings: &config::LongBench, task: &Task) -> String {
+    format!("data/{}{}.jsonl", task.name, if settings.e { "_e" } else { "" })
+}
+
 /// The records to run, read before anything is computed. Malformed ones stop everything, or are named and left out.
-fn records(folder: &Path, settings: &config::LongBench) -> Result<Vec<(&'static Task, Vec<Record>)>> {
+fn records(folder: &Path, settings: &config::LongBench) -> Result<Vec<Work<'static>>> {
     let limit = if settings.limit == 0 { usize::MAX } else { settings.limit };
     let of_task = |task: &'static Task| {
         let mut records = Vec::new();
-        for record in read_each_record(task, &folder.join(format!("data/{}.jsonl", task.name)))? {
+        for record in read_each_record(task, &folder.join(data_file(settings, task)))? {
             if records.len() == limit {
                 break;
             }
             match record {
                 Ok(record) => records.push(record),
                 Err(error) if settings.keep_going => ui::line("longbench", &format!("left out: {error}")),
-                Err(error) => return Err(error).context("a malformed record; longbench.keep_going=true leaves it out"),
+                Err(error) => {
+                    return Err(error)
+                        .context("a malformed record; --keep-going (longbench.keep_going=true) leaves it out");
+                }
             }
         }
-        Ok((task, records))
+        Ok(Work { task, records })
     };
     tasks(settings)?.into_iter().map(of_task).collect()
 }
 
-/// Whether any scheme is built from trained dictionaries.
-fn needs_dictionaries(schemes: &[String]) -> Result<bool> {
-    let bare = SchemeContext::new(Geometry { layers: 0, kv_heads: 0, head_dim: 0 });
-    for name in schemes {
-        match registry::build(name, &bare) {
-            Err(CacheError::MissingDictionaries { .. }) => return Ok(true),
-            Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// The train stage that dictionaries are taken from, and its record.
-fn dictionaries(run: &Run) -> Result<(PathBuf, Manifest)> {
-    let profile = match run.config.longbench.dictionaries.as_str() {
-        "" => &run.profile,
-        profile => profile,
-    };
-    let folder = run.paths.run.with_file_name(profile).join("train");
-    let record = Manifest::read(&folder).with_context(|| {
-        format!("stage `train` has not been run for profile `{profile}`: run `just train profile={profile}`")
-    })?;
-    Ok((folder, record))
-}
-
-fn schemes(run: &Run, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
-    let names = &run.config.longbench.schemes;
-    let mut context = SchemeContext::new(geometry);
-    if needs_dictionaries(names)? {
-        let (folder, _) = dictionaries(run)?;
-        for (name, file) in SETS {
-            context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
-        }
-    }
-    names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
-}
-
-fn labels(schemes: &[Box<dyn Scheme>]) -> Vec<String> {
-    schemes.iter().map(|scheme| label(scheme.name(), scheme.dictionaries())).collect()
-}
-
 /// Scores, averages and the page, from the answers alone.
-fn write_results(run: &Run, dir: &Path, tasks: &[&str], schemes: &[String], rows: &[PredictionRow]) -> Result<()> {
-    let table = TaskTable::embedded();
-    let bootstrap = Bootstrap { resamples: run.config.longbench.resamples, level: 0.95, seed: run.config.seed };
-    let results = by_task(table, rows, tasks, schemes, bootstrap);
-    let averages = overall(table, rows, &results, schemes, bootstrap)?;
-    files::write_jsonl(&dir.join(RESULTS), &results)?;
-    files::write_jsonl(&dir.join(OVERALL), &averages)?;
-    write_atomically(&dir.join(PAGE), page(run, tasks, &results, &averages)?.as_bytes())
+fn write_results(
+    run: &Run,
+    dir: &Path,
+    work: &[Work<'_>],
+    schemes: &[String],
+    predictions: &Predictions,
+) -> Result<()> {
+    let settings = &run.config.longbench;
+    let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+    let rows = predictions.rows();
+    let summary = summarise(TaskTable::embedded(), work, schemes, rows, bootstrap)?;
+    scores::write(dir, &summary)?;
+    let mut page = page(run, &summary)?;
+    if settings.e {
+        let tasks: Vec<&str> = work.iter().map(|work| work.task.name.as_str()).collect();
+        let lengths = by_length(rows, &tasks, schemes);
+        files::write_jsonl(&dir.join(LENGTHS), &lengths)?;
+        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_cells(&lengths)))?;
+    }
+    write_atomically(&dir.join(PAGE), page.as_bytes())?;
+    write_atomically(&dir.join(README_PART), readme(run, &summary)?.as_bytes())
 }
 
-fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallResult]) -> Result<String> {
+/// How many records, in words.
+fn size(settings: &config::LongBench) -> String {
+    let e = if settings.e { " of LongBench-E" } else { "" };
+    match settings.limit {
+        0 => format!("all records{e} at hand"),
+        limit => format!("the first {limit} records{e} of each task at hand"),
+    }
+}
+
+/// The section of the README: one line per scheme.
+fn readme(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let cells: Vec<TaskCell> = results.iter().map(task_cell).collect();
-    let means: Vec<AverageCell> = averages.iter().map(average_cell).collect();
-    let tasks: Vec<String> = tasks.iter().map(|&task| task.to_owned()).collect();
-    let size = match settings.limit {
-        0 => "all records at hand".to_owned(),
-        limit => format!("the first {limit} records of each task at hand"),
-    };
+    let link = format!("data/results/{}/{PAGE}", run.profile);
+    Ok(format!(
+        "`{}` on {} tasks of LongBench v1, {}: n = {} of {} records, at most {} prompt tokens. With so few records a score says little and \
+         is not comparable with published ones: read the intervals of the difference. Made by `just longbench profile={}`.\n\n{}\n\
+         Every task, and the paper's Tables 1 and 2: [`{link}`]({link}).\n",
+        run.config.model,
+        scores::tasks(&summary.tasks).len(),
+        size(settings),
+        summary.overall.first().map_or(0, |o| o.n),
+        tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
+        settings.max_prompt_tokens,
+        run.profile,
+        schemes_markdown(&scores::average_cells(&summary.overall)),
+    ))
+}
+
+fn page(run: &Run, summary: &Summary) -> Result<String> {
+    let settings = &run.config.longbench;
+    let cells = scores::task_cells(&summary.tasks);
+    let means = scores::average_cells(&summary.overall);
+    let tasks = scores::tasks(&summary.tasks);
+    let size = size(settings);
     let mut page = String::new();
     writeln!(page, "# LongBench v1 with `{}`, profile `{}`\n", run.config.model, run.profile)?;
     writeln!(
@@ -268,7 +338,8 @@ fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallRe
          Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
          version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
          count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
-         and its score is not comparable with published ones.\n",
+         and its score is not comparable with published ones. Schemes whose difference has an interval with zero in it share a rank. Decoding \
+         times are those of schemes that decode beside each other, one to a core.\n",
         run.profile,
         settings.max_prompt_tokens,
         serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
@@ -276,6 +347,7 @@ fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallRe
         TaskTable::embedded().version(),
         settings.resamples,
     )?;
+    writeln!(page, "{}", schemes_markdown(&means))?;
     writeln!(page, "{}", run_markdown(&tasks, &cells, &means))?;
     let published = published();
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
@@ -288,31 +360,6 @@ fn page(run: &Run, tasks: &[&str], results: &[TaskResult], averages: &[OverallRe
     Ok(page)
 }
 
-fn task_cell(result: &TaskResult) -> TaskCell {
-    TaskCell {
-        task: result.task.clone(),
-        scheme: result.scheme.clone(),
-        n: result.n,
-        samples: result.samples,
-        score: result.score,
-        difference: result.difference.map(difference),
-        measured_bits: result.measured_bits,
-    }
-}
-
-fn average_cell(result: &OverallResult) -> AverageCell {
-    AverageCell {
-        scheme: result.scheme.clone(),
-        task_mean: result.task_mean,
-        category_mean: result.category_mean,
-        difference: result.difference.map(difference),
-    }
-}
-
-fn difference(interval: Interval) -> Difference {
-    Difference { points: interval.difference, low: interval.low, high: interval.high }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -323,20 +370,29 @@ mod tests {
         config::Config::load(&profiles, "smoke", &[]).unwrap().longbench
     }
 
-    fn names(tasks: &[&str]) -> Result<Vec<&'static str>> {
-        let tasks = tasks.iter().map(|&task| task.to_owned()).collect();
-        let settings = config::LongBench { tasks, ..settings() };
-        Ok(super::tasks(&settings)?.into_iter().map(|task| task.name.as_str()).collect())
+    #[test]
+    fn parts_are_named_and_wrong_names_refused() {
+        let of = |shard: &str| part(&config::LongBench { shard: shard.into(), ..settings() });
+        assert!(matches!(of("").unwrap(), Part::Whole));
+        assert!(matches!(of("merge/3").unwrap(), Part::Merge(3)));
+        assert!(matches!(of("2/3").unwrap(), Part::Shard(_)));
+        for wrong in ["merge/0", "merge/x", "4/3", "half"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
-    fn groups_are_spelled_out_and_tasks_come_once() {
-        assert_eq!(names(&["csr11"]).unwrap().len(), 11);
-        assert_eq!(names(&["all"]).unwrap().len(), 21);
-        assert_eq!(names(&["trec", "csr11"]).unwrap().len(), 11);
-        assert_eq!(names(&["lcc", "trec"]).unwrap(), ["lcc", "trec"]);
-        let error = format!("{:#}", names(&["csr12"]).unwrap_err());
-        assert!(error.contains("groups are all, csr11, kivi8") && error.contains("unknown task"), "{error}");
+    fn longbench_e_has_files_and_tasks_of_its_own() {
+        let e = |names: &[&str]| config::LongBench {
+            e: true,
+            tasks: names.iter().map(|&name| name.into()).collect(),
+            ..settings()
+        };
+        let extended = e(&["longbench_e"]);
+        let tasks = tasks(&extended).unwrap();
+        assert_eq!(tasks.len(), 13);
+        assert_eq!(data_file(&extended, tasks[0]), "data/qasper_e.jsonl");
+        assert!(super::tasks(&e(&["narrativeqa"])).unwrap_err().to_string().contains("no task narrativeqa"));
     }
 
     #[test]
@@ -351,20 +407,12 @@ mod tests {
         std::fs::write(folder.path().join("data/lcc.jsonl"), text).unwrap();
         let ids = |limit, keep_going| -> Result<Vec<String>> {
             let settings = config::LongBench { tasks: vec!["lcc".into()], limit, keep_going, ..settings() };
-            Ok(records(folder.path(), &settings)?.remove(0).1.into_iter().map(|record| record.id).collect())
+            Ok(records(folder.path(), &settings)?.remove(0).records.into_iter().map(|record| record.id).collect())
         };
         assert_eq!(ids(1, false).unwrap(), ["a"]);
         assert_eq!(ids(2, true).unwrap(), ["a", "b"]);
         assert_eq!(ids(0, true).unwrap(), ["a", "b", "c"]);
         let error = format!("{:#}", ids(2, false).unwrap_err());
         assert!(error.contains("keep_going=true") && error.contains("lcc.jsonl:2: "), "{error}");
-    }
-
-    #[test]
-    fn dictionaries_are_asked_for_only_where_a_scheme_has_them() {
-        let needs = |names: &[&str]| needs_dictionaries(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
-        assert!(!needs(&["dense", "dense-f16"]).unwrap());
-        assert!(needs(&["dense", "csr-8@kmeans"]).unwrap());
-        assert!(needs(&["densest"]).is_err());
     }
 }

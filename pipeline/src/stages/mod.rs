@@ -8,6 +8,8 @@ pub mod longbench;
 pub mod merge;
 pub mod provenance;
 pub mod report;
+pub mod scores;
+pub mod suite;
 pub mod train;
 
 use std::path::PathBuf;

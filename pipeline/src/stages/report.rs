@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_codec::Kind;
-use kvcsr_report::figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, TrainingLoss};
+use kvcsr_report::figures::{LayerDivergence, LayerError, MemoryLength, QualityBits, RetrievalGrid, TrainingLoss};
 use kvcsr_report::memory::{self, CacheShape};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{
@@ -20,6 +20,7 @@ use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
 use crate::stages::merge::DIVERGENCE;
+use crate::stages::suite::Section;
 use crate::stages::train::EPOCHS;
 use crate::stages::{layers, open_shard};
 use crate::text::Part;
@@ -29,6 +30,8 @@ use crate::ui;
 const MEMORY_LEVELS: [u64; 4] = [4, 6, 8, 16];
 /// Stages whose circumstances a result is published with.
 const STAGES: [&str; 4] = ["calibrate", "merge", "train", "evaluate"];
+/// The stage of our own tasks, which the report has a section of.
+const SUITE: &str = "suite";
 /// The page with tables, captions and circumstances.
 const PAGE: &str = "report.md";
 /// What is spliced into the README.
@@ -43,7 +46,7 @@ impl Stage for Report {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -51,7 +54,11 @@ impl Stage for Report {
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        STAGES.into_iter().map(|stage| Ok((stage.to_owned(), run.finished(stage)?.digest.into()))).collect()
+        STAGES
+            .into_iter()
+            .chain([SUITE])
+            .map(|stage| Ok((stage.to_owned(), run.finished(stage)?.digest.into())))
+            .collect()
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -60,6 +67,7 @@ impl Stage for Report {
         let epochs: Vec<EpochRow> = files::read_jsonl(&run.stage_dir("train").join(EPOCHS))?;
         let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(DIVERGENCE))?;
         let memory = memory_points(run)?;
+        let suite = Section::read(run)?;
 
         let mut page = String::new();
         writeln!(page, "# Results of profile `{}`\n", run.profile)?;
@@ -69,6 +77,9 @@ impl Stage for Report {
         figure::<TrainingLoss>(dir, &epochs, &mut page)?;
         figure::<LayerDivergence>(dir, &divergence, &mut page)?;
         figure::<MemoryLength>(dir, &memory, &mut page)?;
+        if !suite.grid.is_empty() {
+            figure::<RetrievalGrid>(dir, &suite.grid, &mut page)?;
+        }
 
         let overall = aggregate::overall(&heldout)?;
         let domains = aggregate::by_domain(&heldout)?;
@@ -93,14 +104,16 @@ impl Stage for Report {
         writeln!(page, "## After compression, all texts\n\n{results}")?;
         writeln!(page, "## By text\n\n{}", tables::results_markdown(&domains, true)?)?;
         writeln!(page, "## NeuralDict against its own k-means start\n\n{verdict}\n")?;
+        writeln!(page, "{}", suite.page()?)?;
         write_atomically(&dir.join(PAGE), page.as_bytes())?;
 
         let link = format!("data/results/{}", run.profile);
         let readme = format!(
             "{}\n\n{results}\n{verdict}\n\n![Quality against measured bits per channel]({link}/{}.svg)\n\n\
-             Tables, figures and the data of each: [`{link}`]({link}/{PAGE}).\n",
+             {}\n\nTables, figures and the data of each: [`{link}`]({link}/{PAGE}).\n",
             circumstances(run, &heldout)?,
-            QualityBits::NAME
+            QualityBits::NAME,
+            suite.readme(),
         );
         write_atomically(&dir.join(README_PART), readme.as_bytes())?;
         Ok(())
@@ -119,7 +132,7 @@ impl Stage for Report {
                 copy_if_changed(&path, &target.join(name))?;
             }
         }
-        for stage in STAGES {
+        for stage in STAGES.into_iter().chain([SUITE]) {
             let path = run.stage_dir(stage).join(crate::manifest::FILE);
             copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
         }

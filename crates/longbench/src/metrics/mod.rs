@@ -5,6 +5,7 @@
 
 pub mod classification;
 pub mod code_sim;
+pub mod number;
 pub mod qa_f1;
 pub mod retrieval;
 pub mod rouge;
@@ -27,7 +28,7 @@ pub struct MetricOptions {
     pub recursion: Recursion,
 }
 
-/// A scorer of LongBench's `eval.py`.
+/// A scorer: those of LongBench's `eval.py`, and one for arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -49,11 +50,13 @@ pub enum Metric {
     Count,
     /// First line of code.
     CodeSim,
+    /// The last number, as GSM8K's exact match reads it; not in LongBench.
+    Number,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::QaF1,
         Self::QaF1Zh,
         Self::Rouge,
@@ -63,6 +66,7 @@ impl Metric {
         Self::RetrievalZh,
         Self::Count,
         Self::CodeSim,
+        Self::Number,
     ];
 
     /// The name in the task table.
@@ -78,6 +82,7 @@ impl Metric {
             Self::RetrievalZh => "retrieval_zh",
             Self::Count => "count",
             Self::CodeSim => "code_sim",
+            Self::Number => "number",
         }
     }
 
@@ -97,6 +102,7 @@ impl Metric {
             Self::RetrievalZh => retrieval::retrieval_zh(prediction, answer)?,
             Self::Count => retrieval::count(prediction, answer),
             Self::CodeSim => code_sim::code_sim(prediction, answer, options.code_sim),
+            Self::Number => number::number(prediction, answer),
         })
     }
 }

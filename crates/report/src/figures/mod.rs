@@ -7,6 +7,7 @@ pub mod prompt_scatter;
 pub mod quality_bits;
 pub mod rotary_scatter;
 pub mod scatter;
+pub mod retrieval_grid;
 pub mod sparsity_error;
 pub mod training_loss;
 
@@ -17,6 +18,7 @@ pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;
 pub use rotary_scatter::RotaryScatter;
 pub use scatter::ScatterRow;
+pub use retrieval_grid::RetrievalGrid;
 pub use sparsity_error::SparsityError;
 pub use training_loss::TrainingLoss;
 

@@ -1,0 +1,183 @@
+//! What the stages share that let schemes answer tasks: dictionaries, the loop with its progress, and the tables.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
+use kvcsr_codec::DictionarySet;
+use kvcsr_longbench::evaluate::{Progress, Summary, Work, answer_all};
+use kvcsr_longbench::predictions::Predictions;
+use kvcsr_longbench::results::{LengthResult, OverallResult, TaskResult};
+use kvcsr_longbench::runner::Runner;
+use kvcsr_longbench::stats::Interval;
+use kvcsr_report::files;
+use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};
+
+use crate::manifest::Manifest;
+use crate::stage::Run;
+use crate::stages::evaluate::SETS;
+use crate::ui;
+
+/// Folder of the answers.
+pub const PREDICTIONS: &str = "predictions";
+/// File of the scores per task and scheme.
+pub const RESULTS: &str = "results.jsonl";
+/// File of the averages per scheme.
+pub const OVERALL: &str = "overall.jsonl";
+/// The scores per task and scheme again, for spreadsheets.
+pub const TABLE: &str = "results.csv";
+
+/// Whether any scheme is built from trained dictionaries.
+pub fn needs_dictionaries(schemes: &[String]) -> Result<bool> {
+    let bare = SchemeContext::new(Geometry { layers: 0, kv_heads: 0, head_dim: 0 });
+    for name in schemes {
+        match registry::build(name, &bare) {
+            Err(CacheError::MissingDictionaries { .. }) => return Ok(true),
+            Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+/// The train stage that dictionaries are taken from, and its record. An empty `profile` is the run's own.
+pub fn dictionaries(run: &Run, profile: &str) -> Result<(PathBuf, Manifest)> {
+    let profile = if profile.is_empty() { &run.profile } else { profile };
+    let folder = run.paths.run.with_file_name(profile).join("train");
+    let record = Manifest::read(&folder).with_context(|| {
+        format!("stage `train` has not been run for profile `{profile}`: run `just train profile={profile}`")
+    })?;
+    Ok((folder, record))
+}
+
+/// The schemes called `names`, over the dictionaries of `profile` where they need any.
+pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
+    let mut context = SchemeContext::new(geometry);
+    if needs_dictionaries(names)? {
+        let (folder, _) = dictionaries(run, profile)?;
+        for (name, file) in SETS {
+            context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
+        }
+    }
+    names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
+}
+
+/// Lets every scheme answer every record that `dir` lacks, under a bar.
+pub fn answer(
+    stage: &'static str,
+    runner: &Runner<'_>,
+    work: &[Work<'_>],
+    schemes: &[Box<dyn Scheme>],
+    dir: &Path,
+) -> Result<Predictions> {
+    let mut predictions = Predictions::open(&dir.join(PREDICTIONS))?;
+    let total: usize = work.iter().map(|work| work.records.len() * schemes.len()).sum();
+    let bar = ui::bar(stage, total as u64, "records x schemes");
+    answer_all(runner, work, schemes, &mut predictions, &mut |progress| match progress {
+        Progress::Found(answers) => bar.inc(answers as u64),
+        Progress::Answered(row) => {
+            bar.set_message(format!("{} {} {}", row.task, row.id, row.label()));
+            bar.inc(1);
+        }
+    })?;
+    bar.finish();
+    Ok(predictions)
+}
+
+/// Writes the scores and averages into `dir`.
+pub fn write(dir: &Path, summary: &Summary) -> Result<()> {
+    files::write_jsonl(&dir.join(RESULTS), &summary.tasks)?;
+    files::write_jsonl(&dir.join(OVERALL), &summary.overall)?;
+    kvcsr_report::csv::write(&dir.join(TABLE), &task_cells(&summary.tasks))?;
+    Ok(())
+}
+
+/// The scores and averages that [`write`] wrote.
+pub fn read(dir: &Path) -> Result<Summary> {
+    Ok(Summary { tasks: files::read_jsonl(&dir.join(RESULTS))?, overall: files::read_jsonl(&dir.join(OVERALL))? })
+}
+
+/// One line per scheme, for the terminal.
+pub fn lines(dir: &Path) -> Result<Vec<String>> {
+    let line = |o: OverallResult| {
+        let less = o
+            .difference
+            .map_or_else(String::new, |d| format!(", less dense {:+.2} [{:+.2}, {:+.2}]", d.difference, d.low, d.high));
+        format!(
+            "{:<16} {:.2} over {} tasks, n = {}{less}, {:.2} measured bits at {:.0} tokens",
+            o.scheme, o.task_mean, o.tasks, o.n, o.measured_bits, o.tokens
+        )
+    };
+    Ok(read(dir)?.overall.into_iter().map(line).collect())
+}
+
+/// Scores as tables show them.
+pub fn task_cells(results: &[TaskResult]) -> Vec<TaskCell> {
+    let cell = |result: &TaskResult| TaskCell {
+        task: result.task.clone(),
+        scheme: result.scheme.clone(),
+        n: result.n,
+        samples: result.samples,
+        score: result.score,
+        difference: result.difference.map(difference),
+        measured_bits: result.measured_bits,
+    };
+    results.iter().map(cell).collect()
+}
+
+/// Averages as tables show them.
+pub fn average_cells(results: &[OverallResult]) -> Vec<AverageCell> {
+    let cell = |result: &OverallResult| AverageCell {
+        scheme: result.scheme.clone(),
+        rank: result.rank.map(|rank| (rank.place, rank.tied)),
+        n: result.n,
+        nominal_bits: result.nominal_bits,
+        measured_bits: result.measured_bits,
+        tokens: result.tokens,
+        encode_ms_per_1k: result.encode_ms_per_1k,
+        decode_ms_per_token: result.decode_ms_per_token,
+        task_mean: result.task_mean,
+        category_mean: result.category_mean,
+        difference: result.difference.map(difference),
+    };
+    results.iter().map(cell).collect()
+}
+
+/// LongBench-E's scores as its table shows them.
+pub fn length_cells(results: &[LengthResult]) -> Vec<LengthCell> {
+    let cell = |result: &LengthResult| LengthCell {
+        task: result.task.clone(),
+        scheme: result.scheme.clone(),
+        buckets: result.buckets.map(|bucket| (bucket.n, bucket.score)),
+    };
+    results.iter().map(cell).collect()
+}
+
+fn difference(interval: Interval) -> Difference {
+    Difference { points: interval.difference, low: interval.low, high: interval.high }
+}
+
+/// The distinct tasks of `results`, in their order.
+pub fn tasks(results: &[TaskResult]) -> Vec<String> {
+    let mut tasks: Vec<String> = Vec::new();
+    for result in results {
+        if !tasks.contains(&result.task) {
+            tasks.push(result.task.clone());
+        }
+    }
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn dictionaries_are_asked_for_only_where_a_scheme_has_them() {
+        let needs = |names: &[&str]| needs_dictionaries(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+        assert!(!needs(&["dense", "dense-f16"]).unwrap());
+        assert!(needs(&["dense", "csr-8@kmeans"]).unwrap());
+        assert!(needs(&["densest"]).is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! suite: our own tasks under every scheme, for machines without LongBench. Not LongBench, and never called so.
+//!
+//! Tasks, prompts and builders are [`kvcsr_longbench::suite`]; the texts are inputs of `data/sources.toml`. Answers stream to
+//! `predictions/<scheme>/<task>.jsonl`; an unfinished run of the same recipe goes on with the first record it lacks.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kvcsr_longbench::evaluate::{Summary, labels, summarise};
+use kvcsr_longbench::metrics::MetricOptions;
+use kvcsr_longbench::prompt::Chat;
+use kvcsr_longbench::runner::{RunOptions, Runner};
+use kvcsr_longbench::stats::Bootstrap;
+use kvcsr_longbench::suite::grid::{self, Grid};
+use kvcsr_longbench::suite::{Selection, Suite as Tasks, Texts};
+use kvcsr_report::longbench::{run_markdown, schemes_markdown};
+use kvcsr_report::{RetrievalRow, files};
+use serde_json::{Map, Value};
+
+use super::scores;
+use crate::models;
+use crate::sources::{SourceKind, Sources};
+use crate::stage::{Run, Stage, parameters_of};
+use crate::stages::{PREFILL_CHUNK, open_model};
+
+/// File of the retrieval grids' cells.
+pub const GRID: &str = "retrieval.jsonl";
+
+/// See the module.
+pub struct Suite;
+
+impl Stage for Suite {
+    fn name(&self) -> &'static str {
+        "suite"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.suite)?;
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = Map::from_iter([("model".to_owned(), models::digest(run)?.into())]);
+        let known = Sources::load(&run.paths.root)?;
+        for id in sources(run)? {
+            inputs.insert(id.to_owned(), known.get(id, SourceKind::Tasks)?.sha256.clone().into());
+        }
+        if scores::needs_dictionaries(&run.config.suite.schemes)? {
+            inputs.insert("train".into(), run.finished("train")?.digest.into());
+        }
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let settings = &run.config.suite;
+        let texts = texts(run)?;
+        let (decoder, tokenizer) = open_model(run)?;
+        let suite = Tasks::embedded();
+        let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
+        let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
+        let work = suite.work(&selection, &texts, &tokenizer)?;
+        let schemes = scores::schemes(run, &settings.schemes, "", decoder.geometry())?;
+        let options = RunOptions {
+            max_prompt_tokens: settings.max_prompt_tokens,
+            chat: Chat::None,
+            prefill_chunk: PREFILL_CHUNK,
+            metric: MetricOptions::default(),
+        };
+        let runner = Runner::new(&decoder, &tokenizer, suite.config(), options);
+        let predictions = scores::answer(self.name(), &runner, &work, &schemes, dir)?;
+        let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+        // The grids are scored for themselves: their cells are no sample of anything.
+        let (grids, tasks): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| is_grid(&work.task.name));
+        let summary = summarise(suite.table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
+        scores::write(dir, &summary)?;
+        let cells = if grids.is_empty() { Vec::new() } else { grid::cells(predictions.rows()) };
+        let rows: Vec<RetrievalRow> = cells.into_iter().map(retrieval_row).collect();
+        Ok(files::write_jsonl(&dir.join(GRID), &rows)?)
+    }
+
+    fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
+        scores::lines(dir)
+    }
+}
+
+fn is_grid(task: &str) -> bool {
+    ["passkey", "needle"].contains(&task)
+}
+
+fn retrieval_row(cell: grid::Cell) -> RetrievalRow {
+    RetrievalRow {
+        task: cell.task,
+        scheme: cell.scheme,
+        tokens: cell.place.tokens,
+        depth: cell.place.depth,
+        n: cell.n,
+        score: cell.score,
+    }
+}
+
+/// Ids of the texts that the profile's tasks need.
+pub fn sources(run: &Run) -> Result<Vec<&'static str>> {
+    Tasks::embedded().sources(&run.config.suite.tasks).context("suite.tasks")
+}
+
+/// Those texts.
+fn texts(run: &Run) -> Result<Texts> {
+    let known = Sources::load(&run.paths.root)?;
+    let mut texts = Texts::new();
+    for id in sources(run)? {
+        let path = known.get(id, SourceKind::Tasks)?.fetched(&run.paths)?;
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        texts.insert(id.to_owned(), text);
+    }
+    Ok(texts)
+}
+
+/// What the finished stage of this profile says in the report.
+pub struct Section {
+    /// The cells of the retrieval grids; none where they were not run.
+    pub grid: Vec<RetrievalRow>,
+    summary: Summary,
+    settings: Map<String, Value>,
+}
+
+impl Section {
+    /// Reads the finished stage.
+    pub fn read(run: &Run) -> Result<Self> {
+        let settings = run.finished("suite")?.recipe.parameters;
+        let dir = run.stage_dir("suite");
+        Ok(Self { grid: files::read_jsonl(&dir.join(GRID))?, summary: scores::read(&dir)?, settings })
+    }
+
+    /// How the numbers came about, in one paragraph.
+    fn circumstances(&self) -> String {
+        let of = |name: &str| self.settings.get(name).map_or_else(|| "?".to_owned(), Value::to_string);
+        format!(
+            "Our own tasks (`crates/longbench/data/suite.toml`, version {}), **not LongBench**: texts from pinned packages, prompts of ours, LongBench's \
+             metrics. The first {} records of each task; one exact prefill per prompt, compressed and answered by every scheme, greedily. Differences \
+             are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws); schemes whose interval does not exclude zero \
+             share a rank. Decoding times are those of schemes that decode beside each other, one to a core.",
+            of("task_table"),
+            of("limit"),
+            of("resamples"),
+        )
+    }
+
+    /// For the report: every task and scheme.
+    pub fn page(&self) -> Result<String> {
+        let mut page = format!("## The suite\n\n{}\n", self.circumstances());
+        if !self.summary.tasks.is_empty() {
+            let averages = scores::average_cells(&self.summary.overall);
+            let tasks = scores::tasks(&self.summary.tasks);
+            let cells = scores::task_cells(&self.summary.tasks);
+            writeln!(page, "\n{}", schemes_markdown(&averages))?;
+            writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
+        }
+        Ok(page)
+    }
+
+    /// For the README: one line per scheme.
+    pub fn readme(&self) -> String {
+        if self.summary.overall.is_empty() {
+            return String::new();
+        }
+        let averages = scores::average_cells(&self.summary.overall);
+        format!("{}\n\n{}", self.circumstances(), schemes_markdown(&averages))
+    }
+}
