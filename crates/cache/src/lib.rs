@@ -37,6 +37,7 @@
 
 pub mod attention;
 mod error;
+mod mass;
 pub mod name;
 mod pattern;
 mod recording;
@@ -48,6 +49,7 @@ mod snapshot;
 mod untrained;
 
 pub use error::CacheError;
+pub use mass::{AttentionMass, Mass};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use registry::SchemeContext;

@@ -33,6 +33,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod codebooks;
 mod coder;
 pub mod config;
 pub mod device;
