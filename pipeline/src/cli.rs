@@ -39,6 +39,10 @@ pub enum Command {
     Train(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
+    /// Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis
+    CalibratePeers(RunArgs),
+    /// Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure
+    Compare(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
     Longbench(RunArgs),
     /// Draw figures and tables; publish them to data/results and the README if the profile says so

@@ -23,6 +23,8 @@ pub struct Config {
     pub merge: Merge,
     pub train: Train,
     pub evaluate: Evaluate,
+    pub calibrate_peers: CalibratePeers,
+    pub compare: Compare,
     pub longbench: LongBench,
     pub report: Report,
 }
@@ -74,6 +76,32 @@ pub struct Evaluate {
     pub continuation: usize,
     pub documents: usize,
     pub reconstruction: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibratePeers {
+    pub tokens: usize,
+    pub cq: Vec<String>,
+    pub cq_iterations: usize,
+    pub cq_tolerance: f64,
+    pub commvq_vectors: usize,
+    pub commvq_iterations: usize,
+    pub lexico_atoms: usize,
+    pub lexico_sparsity: usize,
+    pub lexico_tokens: usize,
+    pub lexico_epochs: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compare {
+    pub schemes: Vec<String>,
+    pub contexts: Vec<usize>,
+    pub documents: Vec<usize>,
+    pub continuation: usize,
+    pub decode: usize,
+    pub resamples: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -163,9 +191,22 @@ impl Config {
                 self.evaluate.continuation
             );
         }
-        for (name, schemes) in
-            [("evaluate.schemes", &self.evaluate.schemes), ("longbench.schemes", &self.longbench.schemes)]
-        {
+        let compare = &self.compare;
+        if compare.contexts.is_empty() || compare.contexts.len() != compare.documents.len() {
+            bail!(
+                "compare.documents needs a number for each of the {} contexts, found {}",
+                compare.contexts.len(),
+                compare.documents.len()
+            );
+        }
+        if compare.continuation < 2 || compare.contexts.iter().chain(&compare.documents).any(|&n| n == 0) {
+            bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
+        for (name, schemes) in [
+            ("evaluate.schemes", &self.evaluate.schemes),
+            ("compare.schemes", &self.compare.schemes),
+            ("longbench.schemes", &self.longbench.schemes),
+        ] {
             if !schemes.iter().any(|s| s == "dense") {
                 bail!("{name} must contain `dense`: everything is compared with it");
             }

@@ -24,7 +24,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, train::Train,
+    calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare, evaluate::Evaluate, longbench::LongBench,
+    merge::Merge, report::Report, train::Train,
 };
 
 fn main() -> ExitCode {
@@ -46,6 +47,8 @@ fn run(command: Command) -> Result<()> {
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
         Command::Evaluate(args) => single(args, &Evaluate),
+        Command::CalibratePeers(args) => single(args, &CalibratePeers),
+        Command::Compare(args) => single(args, &Compare),
         Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),

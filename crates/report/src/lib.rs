@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`records`], [`files`] | the rows, and reading and writing them as JSONL |
 //! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
+//! | [`compare`] | every scheme on the same prompts: summaries, frontier, table |
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
 //! | `tables` | data frames, CSV, Parquet, Markdown |
@@ -29,6 +30,7 @@
 pub mod aggregate;
 pub mod axes;
 pub mod canvas;
+pub mod compare;
 pub mod csv;
 mod error;
 pub mod figures;
@@ -44,5 +46,6 @@ pub mod style;
 pub mod tables;
 pub mod ticks;
 
+pub use compare::{CompareDocument, CompareRow};
 pub use error::ReportError;
 pub use records::{DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};

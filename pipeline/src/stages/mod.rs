@@ -1,6 +1,8 @@
 //! The stages, in order, one file each.
 
 pub mod calibrate;
+pub mod calibrate_peers;
+pub mod compare;
 pub mod evaluate;
 pub mod longbench;
 pub mod merge;
