@@ -34,6 +34,18 @@ fn schemes_are_listed_for_people_and_programs() {
     assert!(text.contains("csr-S") && text.contains("AAAI 2025"));
     let json: serde_json::Value = serde_json::from_slice(&kvcsr(&["schemes", "--json"]).stdout).unwrap();
     assert!(json.as_array().unwrap().iter().any(|e| e["pattern"] == "dense" && e["keys_coded"] == "after-rope"));
+    let kivi = json.as_array().unwrap().iter().find(|e| e["pattern"] == "kivi-B").unwrap();
+    assert_eq!(
+        (&kivi["nominal_bits"], &kivi["stored_bits"], &kivi["examples"][0]),
+        (&2.0.into(), &3.0.into(), &"kivi-2".into())
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("README.md");
+    std::fs::write(&page, "# A\n<!-- BEGIN methods -->\n<!-- END methods -->\nkept\n").unwrap();
+    kvcsr(&["schemes", "--markdown", page.to_str().unwrap()]);
+    let table = String::from_utf8(kvcsr(&["schemes", "--markdown"]).stdout).unwrap();
+    let expected = format!("# A\n<!-- BEGIN methods -->\n{table}<!-- END methods -->\nkept\n");
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), expected);
 }
 
 #[test]

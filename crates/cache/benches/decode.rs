@@ -1,4 +1,4 @@
-//! Time of one decoded token in one layer: attention on codes, on restored vectors, and dense.
+//! Time of one decoded token in one layer: attention on codes, on restored vectors, and dense; the peers beside it.
 //!
 //! All schemes run in turn, round after round, and the fastest round of each counts: the ratios
 //! hold on a machine that does other things too. Vectors and atoms are random, so picks are spread
@@ -14,8 +14,21 @@ use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind, measured_bit
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const SCHEMES: [&str; 7] =
-    ["dense", "dense-f16", "csr-8+restore", "csr-8", "csr-8+online", "csr-8+int4", "csr-8+window(sinks=4,recent=128)"];
+const SCHEMES: [&str; 13] = [
+    "dense",
+    "dense-f16",
+    "csr-8+restore",
+    "csr-8",
+    "csr-8+online",
+    "csr-8+int4",
+    "csr-8+window(sinks=4,recent=128)",
+    "fp8",
+    "q4_0",
+    "kivi-2",
+    "gear-4",
+    "vidkv-1.5-1.58",
+    "turboquant-3",
+];
 const ROUNDS: usize = 7;
 
 fn noise(seed: u64, n: usize) -> Vec<f32> {

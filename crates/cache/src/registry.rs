@@ -251,11 +251,19 @@ pub fn markdown() -> Result<String, CacheError> {
             KeysCoded::BeforeRope => "before RoPE",
             KeysCoded::AfterRope => "after RoPE",
         };
-        let Entry { pattern, summary, citation, .. } = entry;
-        writeln!(table, "| `{pattern}` | {summary} | {keys} | {nominal_bits:.2} | {stored_bits:.2} | {citation} |")
+        let Entry { pattern, examples, summary, citation, .. } = entry;
+        let example = if examples[0] == pattern { String::new() } else { format!(", as `{}`", examples[0]) };
+        let (nominal, stored) = (shortest(nominal_bits), shortest(stored_bits));
+        writeln!(table, "| `{pattern}`{example} | {summary} | {keys} | {nominal} | {stored} | {citation} |")
             .expect("writing to a string succeeds");
     }
     Ok(table)
+}
+
+/// With three decimals at most.
+fn shortest(bits: f64) -> String {
+    let text = format!("{bits:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]

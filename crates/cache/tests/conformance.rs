@@ -41,6 +41,11 @@ impl Case {
         self.is("csr") && (self.name.contains("online") || self.name.contains("window"))
     }
 
+    /// How far apart two ways to the same numbers may be: CSR on codes and on what they restore to sums in other orders.
+    fn rounding(&self) -> f32 {
+        if self.is("csr") { 2e-5 } else { 5e-6 }
+    }
+
     fn build(&self, cx: &SchemeContext) -> Box<dyn Scheme> {
         registry::build(&self.name, cx).unwrap()
     }
@@ -107,7 +112,7 @@ fn pieces_give_what_the_whole_gives_and_clear_forgets() {
                     assert!(cache.is_empty(), "{case:?}");
                     let pieces = feed_cuts(cache.as_mut(), &x, &rotary, &[0, 1, 2, 33, 34, 35]);
                     let off = largest_difference(&whole, &pieces);
-                    assert!(off < 5e-6, "{case:?} {heads:?} {d} {batch}: {off}");
+                    assert!(off < case.rounding(), "{case:?} {heads:?} {d} {batch}: {off}");
                 }
             });
         }
@@ -125,7 +130,7 @@ fn tokens_leave_their_buffers_for_each_query_at_its_own_time() {
         let cuts: Vec<usize> = (0..=32).chain([127, 128, 129, 130, 255]).chain(256..=tokens).collect();
         let pieces = feed_cuts(scheme.empty(0).unwrap().as_mut(), &x, &rotary, &cuts);
         let off = largest_difference(&whole, &pieces);
-        assert!(off < 5e-6, "{case:?}: {off}");
+        assert!(off < case.rounding(), "{case:?}: {off}");
     });
 }
 
@@ -146,7 +151,7 @@ fn after_a_prefill_pieces_give_what_the_whole_gives() {
             let whole = run(&[0, 25]);
             for cuts in [&[0, 1, 2, 3, 20, 25][..], &[0, 12, 25]] {
                 let off = largest_difference(&whole, &run(cuts));
-                assert!(off < 5e-6, "{case:?} {heads:?} {tokens}: {off}");
+                assert!(off < case.rounding(), "{case:?} {heads:?} {tokens}: {off}");
             }
         });
     }
@@ -169,7 +174,7 @@ fn takes_over(case: &Case, cx: &SchemeContext, rotary: &Rotary, x: &(Tensor, Ten
         assert!(finite(&out), "{case:?} {tokens}");
         if let Some(fed) = &mut fed {
             let off = largest_difference(&out, &feed(fed.as_mut(), x, rotary, at, at + 1));
-            assert!(off < 5e-6, "{case:?} {tokens}: {off}");
+            assert!(off < case.rounding(), "{case:?} {tokens}: {off}");
         }
     }
     assert_eq!(taken.len(), tokens + 2);
@@ -274,15 +279,15 @@ fn left_padded_rows_attend_as_they_do_alone() {
         .for_each(|case| uneven(case, 180, [0, 37, 150], &cuts, Reach::Full));
 }
 
+fn cx_of<'a>(start: usize, rotary: &'a Rotary, padding: Padding<'a>) -> AttendCx<'a> {
+    AttendCx { start, rotary, scale: 0.125, pattern: Pattern { padding, ..Pattern::default() } }
+}
+
 #[test]
 fn after_an_error_a_cache_is_as_it_was() {
     let (heads, d) = ((4, 2), 64);
     let (cx, rotary) = (SchemeContext::untrained(geometry(heads.1, d), ATOMS), rotary(d));
     let x = inputs(1, heads, 140, d);
-    let cx_of = |start, rotary, padding| {
-        let pattern = Pattern { padding, ..Pattern::default() };
-        AttendCx { start, rotary, scale: 0.125, pattern }
-    };
     cases().par_iter().filter(|case| !case.is("dense")).for_each(|case| {
         let scheme = case.build(&cx);
         let build = || {

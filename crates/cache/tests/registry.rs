@@ -23,7 +23,6 @@ fn the_listing_states_parameters_sources_and_bits() {
         let entry = of(pattern);
         (entry["nominal_bits"].as_f64().unwrap(), entry["stored_bits"].as_f64().unwrap())
     };
-    // ../shared/docs/methods.md, section 9, and its sections per method.
     let near = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0).abs() < 5e-3 && (a.1 - b.1).abs() < 5e-3;
     for (pattern, expected) in [
         ("dense", (32.0, 32.0)),
@@ -33,7 +32,7 @@ fn the_listing_states_parameters_sources_and_bits() {
         ("q4_0", (4.5, 4.5)),
         ("kivi-B", (2.0, 3.0)),
         ("asymkv-LK-LV", (1.25, 2.25)),
-        ("vidkv-B-1.58", (1.54, 2.1975)),
+        ("vidkv-B-1.58", (1.54, 2.1875)),
         ("turboquant-B", (2.0, 2.125)),
         ("turboquant-2.5", (2.5, 2.5)),
         ("csr-S", (1.0, 1.0)),

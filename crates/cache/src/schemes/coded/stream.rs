@@ -11,7 +11,7 @@ use super::{Block, Buffering, Codec, CodedTokens};
 use crate::schemes::csr::Window;
 
 /// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
-const SLACK: usize = 16;
+const SLACK: usize = 4;
 
 /// One sequence's keys or values in all heads.
 ///

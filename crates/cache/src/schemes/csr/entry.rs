@@ -25,6 +25,7 @@ const ENTRIES: &[Entry] = &[
     Entry {
         pattern: "csr-S+online",
         examples: &[
+            "csr-8+online",
             "csr-8+online(sampled=4,guard=6)",
             "csr-8+online(sampled=3,guard=5,sampler=worst,prefill=restored)",
         ],

@@ -93,13 +93,13 @@ mod tests {
 
     #[test]
     fn tables_are_those_of_the_literature() {
-        let levels: [&[f32]; 4] = [
+        let levels: [&[f64]; 4] = [
             &[0.797885],
             &[0.452780, 1.510418],
             &[0.245094, 0.756005, 1.343909, 2.151946],
             &[0.128395, 0.388048, 0.656759, 0.942340, 1.256231, 1.618046, 2.069017, 2.732590],
         ];
-        let thresholds: [&[f32]; 4] = [
+        let thresholds: [&[f64]; 4] = [
             &[],
             &[0.981599],
             &[0.500550, 1.049957, 1.747927],
@@ -109,7 +109,7 @@ mod tests {
             let table = lloyd_max(bits);
             let half = 1 << (bits - 1);
             assert_eq!((table.levels.len(), table.thresholds.len()), (2 * half, 2 * half - 1));
-            let near = |a: f32, b: f32| (a - b).abs() < 3e-6;
+            let near = |a: f32, b: f64| (f64::from(a) - b).abs() < 3e-6;
             for (i, &level) in levels.iter().enumerate() {
                 assert!(near(table.levels[half + i], level), "{bits} bits: {:?}", table.levels);
                 assert!(near(table.levels[half - 1 - i], -level), "{bits} bits: {:?}", table.levels);
