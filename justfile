@@ -64,6 +64,17 @@ peers *args: setup
 evaluate *args: setup
     @{{ kvcsr }} evaluate "$@"
 
+# Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis
+[group('stages')]
+calibrate-peers *args: setup
+    @{{ kvcsr }} calibrate-peers "$@"
+
+# Compare every scheme on the same prompts: quality, measured bits, time (after calibrate-peers; about 20 minutes on 2 cores)
+[group('stages')]
+compare *args: setup
+    @{{ kvcsr }} calibrate-peers "$@"
+    @{{ kvcsr }} compare "$@"
+
 # LongBench under every scheme; KVCSR_LONGBENCH names the folder with LongBench's config/ and data/
 [group('stages')]
 longbench *args: setup

@@ -42,6 +42,10 @@ pub enum Command {
     Ablate(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
+    /// Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis
+    CalibratePeers(RunArgs),
+    /// Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure
+    Compare(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
     Longbench(LongBenchArgs),
     /// Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)

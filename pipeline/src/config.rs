@@ -25,6 +25,8 @@ pub struct Config {
     pub train: Train,
     pub ablate: Ablate,
     pub evaluate: Evaluate,
+    pub calibrate_peers: CalibratePeers,
+    pub compare: Compare,
     pub longbench: LongBench,
     pub suite: Suite,
     pub report: Report,
@@ -126,6 +128,32 @@ pub struct Evaluate {
     pub continuation: usize,
     pub documents: usize,
     pub reconstruction: Vec<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibratePeers {
+    pub tokens: usize,
+    pub cq: Vec<String>,
+    pub cq_iterations: usize,
+    pub cq_tolerance: f64,
+    pub commvq_vectors: usize,
+    pub commvq_iterations: usize,
+    pub lexico_atoms: usize,
+    pub lexico_sparsity: usize,
+    pub lexico_tokens: usize,
+    pub lexico_epochs: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compare {
+    pub schemes: Vec<String>,
+    pub contexts: Vec<usize>,
+    pub documents: Vec<usize>,
+    pub continuation: usize,
+    pub decode: usize,
+    pub resamples: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -237,8 +265,20 @@ impl Config {
                 self.evaluate.continuation
             );
         }
+        let compare = &self.compare;
+        if compare.contexts.is_empty() || compare.contexts.len() != compare.documents.len() {
+            bail!(
+                "compare.documents needs a number for each of the {} contexts, found {}",
+                compare.contexts.len(),
+                compare.documents.len()
+            );
+        }
+        if compare.continuation < 2 || compare.contexts.iter().chain(&compare.documents).any(|&n| n == 0) {
+            bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
         let lists = [
             ("evaluate.schemes", &self.evaluate.schemes),
+            ("compare.schemes", &self.compare.schemes),
             ("longbench.schemes", &self.longbench.schemes),
             ("suite.schemes", &self.suite.schemes),
         ];

@@ -27,8 +27,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    ablate::Ablate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report,
-    suite::Suite, train::Train,
+    ablate::Ablate, calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare, evaluate::Evaluate,
+    longbench::LongBench, merge::Merge, report::Report, suite::Suite, train::Train,
 };
 
 fn main() -> ExitCode {
@@ -54,6 +54,8 @@ fn run(command: Command) -> Result<()> {
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Longbench(args) => single(args.resolve(), &LongBench),
         Command::Suite(args) => single(args, &Suite),
+        Command::CalibratePeers(args) => single(args, &CalibratePeers),
+        Command::Compare(args) => single(args, &Compare),
         Command::Report(args) => single(args, &Report),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),

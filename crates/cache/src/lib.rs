@@ -38,6 +38,7 @@
 pub mod attention;
 mod error;
 pub mod kernels;
+mod mass;
 pub mod name;
 mod pattern;
 mod recording;
@@ -49,6 +50,7 @@ mod snapshot;
 mod untrained;
 
 pub use error::CacheError;
+pub use mass::{AttentionMass, Mass};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use registry::SchemeContext;

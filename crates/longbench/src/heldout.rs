@@ -88,6 +88,8 @@ pub struct ContinuationScore {
     pub encode_ms: f64,
     /// Time to read the continuation, compression of its tokens included.
     pub score_ms: f64,
+    /// Time per token of decoding token by token after it, where that was asked for.
+    pub decode_ms_per_token: Option<f64>,
 }
 
 impl Reference {
@@ -119,6 +121,20 @@ impl Reference {
     /// # Errors
     /// If the scheme or the model fails.
     pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<ContinuationScore, EvaluationError> {
+        self.score_and_decode(decoder, scheme, 0)
+    }
+
+    /// [`Reference::score`], and then the continuation's first `decode` tokens once more, one call each: the time that a
+    /// token takes after a context of this length, head included.
+    ///
+    /// # Errors
+    /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
+    pub fn score_and_decode(
+        &self,
+        decoder: &Decoder,
+        scheme: &dyn Scheme,
+        decode: usize,
+    ) -> Result<ContinuationScore, EvaluationError> {
         let started = Instant::now();
         let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -139,6 +155,12 @@ impl Reference {
             compared.extend(part);
         })?;
         let score_ms = started.elapsed().as_secs_f64() * 1e3;
+        let started = Instant::now();
+        for &id in self.continuation.iter().cycle().take(decode) {
+            let hidden = decoder.forward_hidden(&Tensor::new(&[[id]], &Device::Cpu)?, &mut caches)?;
+            decoder.head(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let decode_ms_per_token = (decode > 0).then(|| started.elapsed().as_secs_f64() * 1e3 / decode as f64);
         Ok(ContinuationScore {
             scored: compared.len(),
             nll_sum: compared.iter().map(|c| c.nll).sum(),
@@ -148,6 +170,7 @@ impl Reference {
             tokens: self.snapshot.len(),
             encode_ms,
             score_ms,
+            decode_ms_per_token,
         })
     }
 }

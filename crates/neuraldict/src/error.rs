@@ -20,6 +20,12 @@ pub enum NeuralDictError {
         /// What was found and what is allowed.
         reason: String,
     },
+    /// Vectors that codebooks cannot be learned from.
+    #[error("codebooks: {reason}")]
+    Codebooks {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The requested device does not exist, or libtorch cannot use it.
     #[error("device {requested:?}: {reason}")]
     Device {

@@ -42,6 +42,7 @@
 
 pub mod checkpoint;
 pub mod closed;
+pub mod codebooks;
 mod coder;
 pub mod config;
 pub mod device;

@@ -9,6 +9,7 @@
 //! | [`records`], [`files`] | the rows, and reading and writing them as JSONL |
 //! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
 //! | [`ablation`] | rows and tables of dictionary training: Table 3, trainer options, merged layers |
+//! | [`compare`] | every scheme on the same prompts: summaries, frontier, table |
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
 //! | `tables` | data frames, CSV, Parquet, Markdown |
@@ -31,6 +32,7 @@ pub mod ablation;
 pub mod aggregate;
 pub mod axes;
 pub mod canvas;
+pub mod compare;
 pub mod csv;
 mod error;
 pub mod figures;
@@ -47,6 +49,7 @@ pub mod tables;
 pub mod ticks;
 
 pub use ablation::AblationRow;
+pub use compare::{CompareDocument, CompareRow};
 pub use error::ReportError;
 pub use records::{
     DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow, RetrievalRow,

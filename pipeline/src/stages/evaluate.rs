@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, KMEANS};
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, open_shard, provenance, text_and_model_inputs};
+use crate::stages::{
+    PREFILL_CHUNK, calibrate_peers, corpus, open_model, open_shard, provenance, text_and_model_inputs,
+};
 use crate::text::Part;
 use crate::ui;
 
@@ -54,6 +56,7 @@ impl Stage for Evaluate {
         let mut inputs = text_and_model_inputs(run)?;
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
         inputs.insert("train".into(), run.finished("train")?.digest.into());
+        calibrate_peers::add_input(run, &run.config.evaluate.schemes, &mut inputs)?;
         Ok(inputs)
     }
 
@@ -129,6 +132,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
     for (name, set) in sets {
         context = context.with_dictionaries(name, set);
     }
+    context = calibrate_peers::add_to(run, context)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;

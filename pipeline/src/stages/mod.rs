@@ -2,6 +2,8 @@
 
 pub mod ablate;
 pub mod calibrate;
+pub mod calibrate_peers;
+pub mod compare;
 pub mod evaluate;
 mod importance;
 pub mod longbench;

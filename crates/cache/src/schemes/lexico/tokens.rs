@@ -92,9 +92,10 @@ impl Head {
     /// Keeps codes, only the entries used where lengths vary.
     fn push(&mut self, fresh: &Fresh, sparsity: usize, varying: bool) {
         let n = fresh.lengths.len();
-        let entries = if varying { fresh.lengths.iter().map(|&l| usize::from(l)).sum() } else { n * sparsity };
-        reserve(&mut self.indices, entries, 1);
-        reserve(&mut self.coefficients, entries, 1);
+        let (rows, each) =
+            if varying { (fresh.lengths.iter().map(|&l| usize::from(l)).sum(), 1) } else { (n, sparsity) };
+        reserve(&mut self.indices, rows, each);
+        reserve(&mut self.coefficients, rows, each);
         if varying {
             reserve(&mut self.lengths, n, 1);
         }

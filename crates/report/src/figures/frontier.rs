@@ -1,0 +1,129 @@
+//! Every scheme's quality against its measured bits, and the frontier of those that no other beats.
+
+use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
+
+use super::{distinct, listed};
+use crate::{
+    axes::{self, Axis, Panel},
+    canvas::{Align, Canvas, Rect},
+    compare::{CompareRow, frontier},
+    error::ReportError,
+    labels::{self, Cost, Placer},
+    save::Figure,
+    style::{GREY, LABEL, PALETTE, Stroke},
+};
+
+/// Nominal width and height.
+pub const SIZE: (u32, u32) = (980, 640);
+
+/// See [`draw`].
+pub struct Frontier;
+
+impl Figure for Frontier {
+    type Row = CompareRow;
+    const NAME: &'static str = "frontier";
+    const SIZE: (u32, u32) = SIZE;
+
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRow]) -> Result<(), ReportError> {
+        draw(root, rows)
+    }
+
+    fn caption(rows: &[CompareRow]) -> String {
+        caption(rows)
+    }
+}
+
+/// Uncompressed caches, whose KL is 0 or rounding: they stand as lines at their bits.
+fn is_reference(row: &CompareRow) -> bool {
+    row.scheme.starts_with("dense") || row.kl <= 0.0
+}
+
+/// What a scheme's name begins with: one colour for all levels of a method.
+fn method(scheme: &str) -> &str {
+    scheme.split(['-', '(', '+', '@']).next().unwrap_or(scheme)
+}
+
+/// Mean KL per token (log) against measured bits per channel (log), over all texts of one context length: a dot for every
+/// scheme with its name and its interval, coloured by method; a thick line through those that no other scheme beats in
+/// both. Uncompressed caches stand as vertical lines.
+///
+/// # Errors
+/// [`ReportError::Empty`] unless at least one scheme has a positive KL.
+pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRow]) -> Result<(), ReportError> {
+    let canvas = Canvas::new(root, SIZE)?;
+    let (references, lossy): (Vec<CompareRow>, Vec<CompareRow>) = rows.iter().cloned().partition(is_reference);
+    if lossy.is_empty() {
+        return Err(ReportError::Empty { what: "the frontier", expected: "rows of a scheme whose KL is above 0" });
+    }
+    let bits = lossy.iter().chain(&references).flat_map(|r| [0.85 * r.measured_bits, 1.15 * r.measured_bits]);
+    let x = Axis::log("measured bits per channel of the KV cache, every byte of a sequence counted (log)", bits)
+        .with_ticks([0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0]);
+    let kl = lossy.iter().flat_map(|r| [Some(r.kl), r.kl_low, r.kl_high]).flatten();
+    let y = Axis::log("KL to the uncompressed model, nats per token (log)", kl);
+    let [plot] = axes::columns(SIZE, 1, axes::TITLE_AND_KEY_ROOM, 20.0, false)[..] else {
+        unreachable!("one column was asked for");
+    };
+    let panel = Panel { plot, x, y };
+    let context = distinct(rows.iter().map(|r| r.context.to_string())).join(", ");
+    axes::title(&canvas, &format!("Every scheme at a context of {context} tokens"))?;
+    panel.frame(&canvas, "")?;
+    let mut placer = Placer::new(plot);
+    for (index, reference) in references.iter().enumerate() {
+        let (x, _) = panel.at(reference.measured_bits, 1.0);
+        canvas.line(&[(x, plot.top), (x, plot.bottom)], Stroke::dashed(GREY))?;
+        let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
+        canvas.text(&reference.scheme, at, LABEL, GREY, Align::Right)?;
+        placer.avoid(Rect::of_text(at, canvas.width_of(&reference.scheme, LABEL)?, LABEL, Align::Right), Cost::LABEL);
+        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)]);
+    }
+    let best = frontier(&lossy);
+    let path = panel.path(&best.iter().map(|r| (r.measured_bits, r.kl)).collect::<Vec<_>>());
+    if path.len() > 1 {
+        canvas.line(&path, Stroke { width: 3.0, alpha: 0.35, ..Stroke::solid(GREY) })?;
+        placer.avoid_line(&path);
+    }
+    let methods = distinct(lossy.iter().map(|r| method(&r.scheme)));
+    let mut points: Vec<(String, (f64, f64), RGBColor)> = Vec::new();
+    for row in &lossy {
+        let place = methods.iter().position(|m| *m == method(&row.scheme)).unwrap_or(0);
+        let colour = PALETTE[place % PALETTE.len()];
+        let at = panel.at(row.measured_bits, row.kl);
+        if let (Some(low), Some(high)) = (row.kl_low.filter(|&low| low > 0.0), row.kl_high) {
+            let ends = [panel.at(row.measured_bits, low), panel.at(row.measured_bits, high)];
+            canvas.line(&ends, Stroke { alpha: 0.5, ..Stroke::thin(colour) })?;
+        }
+        let on_frontier = best.iter().any(|b| b.scheme == row.scheme);
+        canvas.dot(at, if on_frontier { 5.5 } else { 4.0 }, colour, 1.0)?;
+        placer.avoid(Rect::around(at, 6.0), Cost::DATA);
+        points.push((row.scheme.clone(), at, colour));
+    }
+    labels::at_points(&canvas, &mut placer, &points)
+}
+
+/// The caption of [`draw`].
+pub fn caption(rows: &[CompareRow]) -> String {
+    let contexts = distinct(rows.iter().map(|r| r.context.to_string()));
+    let documents = rows.iter().map(|r| r.n).max().unwrap_or(0);
+    let lossy: Vec<CompareRow> = rows.iter().filter(|r| !is_reference(r)).cloned().collect();
+    let best: Vec<String> = frontier(&lossy).iter().map(|r| r.scheme.clone()).collect();
+    format!(
+        "Mean KL divergence of the next-token distribution from the uncompressed model's, against measured bits per channel, both axes \
+         logarithmic: {} schemes on the same {documents} documents, {} tokens compressed. Vertical bars: 95 % bootstrap intervals over \
+         documents. The grey line joins the schemes that no other beats in both: {}. Bits count every byte allocated for a sequence; \
+         offline dictionaries and codebooks, shared by all sequences, are reported apart.",
+        rows.len(),
+        listed(&contexts),
+        listed(&best)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::method;
+
+    #[test]
+    fn levels_of_a_method_share_a_colour() {
+        assert_eq!(method("svdq-2(values=kivi-2)"), method("svdq-1.25"));
+        assert_eq!(method("csr-8+window"), "csr");
+    }
+}

@@ -1,0 +1,246 @@
+//! compare: every scheme on the same prompts: quality after compression, measured bits, and time, at several contexts.
+//!
+//! One exact prefill per document serves every scheme. Rows stream to disk as they are made; an unfinished run of the same
+//! recipe goes on with the first document and scheme it lacks. Quality is scored over a continuation read in one pass, in
+//! which every token sees what it would see if they came one by one; the time of decoding is that of single tokens.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_codec::{DictionarySet, measured_bits};
+use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_longbench::predictions::{label, remove_cut_line};
+use kvcsr_longbench::stats::Bootstrap;
+use kvcsr_report::compare::{self, CompareDocument, CompareRow};
+use kvcsr_report::figures::Frontier;
+use kvcsr_report::save::{self, Figure};
+use kvcsr_report::{files, splice, tables};
+use serde_json::{Map, Value, json};
+
+use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::evaluate::SETS;
+use crate::stages::{PREFILL_CHUNK, calibrate_peers, corpus, open_model, text_and_model_inputs};
+use crate::text::Part;
+use crate::ui;
+
+/// File of the rows per document and scheme.
+const DOCUMENTS: &str = "documents.jsonl";
+/// Stem of the table.
+const TABLE: &str = "compare";
+/// The page with tables and captions.
+const PAGE: &str = "compare.md";
+/// What is spliced into the README.
+const README_PART: &str = "readme-compare.md";
+
+/// See the module.
+pub struct Compare;
+
+impl Stage for Compare {
+    fn name(&self) -> &'static str {
+        "compare"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.compare)?;
+        parameters.insert("corpora".into(), json!(run.config.corpora));
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = text_and_model_inputs(run)?;
+        inputs.insert("train".into(), run.finished("train")?.digest.into());
+        calibrate_peers::add_input(run, &run.config.compare.schemes, &mut inputs)?;
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let path = dir.join(DOCUMENTS);
+        measure(run, &path)?;
+        let rows: Vec<CompareDocument> = files::read_jsonl(&path)?;
+        let bootstrap = Bootstrap { resamples: run.config.compare.resamples, level: 0.95, seed: run.config.seed };
+        let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
+        let summaries = compare::summarise(&rows, interval);
+        tables::write_csv(&dir.join(format!("{TABLE}.csv")), &summaries)?;
+        tables::write_parquet(&dir.join(format!("{TABLE}.parquet")), &summaries)?;
+        let mut page = format!("# Every scheme on the same prompts: profile `{}`\n", run.profile);
+        let mut readme = String::new();
+        for &context in &run.config.compare.contexts {
+            let rows: Vec<CompareRow> =
+                summaries.iter().filter(|r| r.context == context && r.domain == "all").cloned().collect();
+            let stem = format!("{}-{context}", Frontier::NAME);
+            save::figure_as::<Frontier>(dir, &stem, &rows)?;
+            let n = rows.iter().map(|r| r.n).max().unwrap_or(0);
+            let heading = format!(
+                "{context} tokens prefilled exactly and compressed, n = {n} documents of {}, {} scored tokens each",
+                run.config.corpora.join(", "),
+                run.config.compare.continuation - 1
+            );
+            let table = compare::markdown(&rows);
+            writeln!(
+                page,
+                "\n## Context {context}\n\n{heading}. In bold: beaten by no other in both bits and KL.\n\n{table}"
+            )?;
+            writeln!(page, "![{stem}]({stem}.svg)\n\n{}", Frontier::caption(&rows))?;
+            if context == shown(&run.config.compare.contexts) {
+                let link = format!("data/results/{}", run.profile);
+                readme = format!(
+                    "`{}`, f32; {heading}. Made by `just compare`. In bold: beaten by no other in both bits and KL.\n\n{table}\n\
+                     ![Every scheme's KL against its measured bits]({link}/{stem}.svg)\n\n\
+                     Other contexts and single texts: [`{link}/{PAGE}`]({link}/{PAGE}), \
+                     [`data/results/compare.csv`](data/results/compare.csv).\n",
+                    run.config.model
+                );
+            }
+        }
+        write_atomically(&dir.join(PAGE), page.as_bytes())?;
+        write_atomically(&dir.join(README_PART), readme.as_bytes())
+    }
+
+    fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
+        if !run.config.report.publish {
+            return Ok(());
+        }
+        let target = &run.paths.results;
+        std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            let to = match name {
+                README_PART | DOCUMENTS => continue,
+                crate::manifest::FILE => target.join("compare.manifest.json"),
+                _ if name.starts_with(&format!("{TABLE}.")) && !name.ends_with(".md") => match target.parent() {
+                    Some(results) => results.join(name),
+                    None => continue,
+                },
+                _ => target.join(name),
+            };
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            if !std::fs::read(&to).is_ok_and(|old| old == bytes) {
+                write_atomically(&to, &bytes)?;
+            }
+        }
+        let readme = run.paths.root.join("README.md");
+        splice::splice_file(&readme, "compare", &std::fs::read_to_string(dir.join(README_PART))?)?;
+        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
+        Ok(())
+    }
+
+    fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
+        let rows: Vec<CompareDocument> = files::read_jsonl(&dir.join(DOCUMENTS))?;
+        let summaries = compare::summarise(&rows, |_| None);
+        let context = shown(&run.config.compare.contexts);
+        let rows: Vec<CompareRow> =
+            summaries.into_iter().filter(|r| r.context == context && r.domain == "all").collect();
+        let mut lines = vec![format!("page     {}", run.paths.show(&dir.join(PAGE)))];
+        lines.push(format!("frontier at {context} tokens:"));
+        lines.extend(compare::frontier(&rows).iter().map(|r| {
+            format!("  {:<24} KL {:.5} nats/token at {:.2} measured bits per channel", r.scheme, r.kl, r.measured_bits)
+        }));
+        Ok(lines)
+    }
+}
+
+/// The context of the README's table: the middle one.
+fn shown(contexts: &[usize]) -> usize {
+    contexts[contexts.len() / 2]
+}
+
+/// Scores every scheme on every document, appending a row each.
+fn measure(run: &Run, path: &Path) -> Result<()> {
+    let settings = &run.config.compare;
+    let (decoder, tokenizer) = open_model(run)?;
+    let geometry = decoder.geometry();
+    let most = settings.contexts.iter().max().copied().unwrap_or(0) + settings.continuation - 1 + settings.decode;
+    if most > decoder.rotary().max_positions() {
+        bail!(
+            "compare: a context with its continuation and decoded tokens takes {most} positions; the model has {}",
+            decoder.rotary().max_positions()
+        );
+    }
+    let mut context = SchemeContext::new(geometry);
+    for (name, file) in SETS {
+        context = context.with_dictionaries(name, DictionarySet::load(run.stage_dir("train").join(file))?);
+    }
+    context = calibrate_peers::add_to(run, context)?;
+    let schemes =
+        settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
+    let dense = registry::build("dense", &context)?;
+    let done = finished_rows(path)?;
+    let mut out = OpenOptions::new().create(true).append(true).open(path)?;
+    let documents: usize = settings.documents.iter().sum::<usize>() * run.config.corpora.len();
+    let bar = ui::bar("compare", (documents * schemes.len()) as u64, "documents x schemes");
+    for (&tokens, &count) in settings.contexts.iter().zip(&settings.documents) {
+        for domain in &run.config.corpora {
+            let length = tokens + settings.continuation;
+            for (i, ids) in corpus(run, &tokenizer, domain, Part::Heldout, length, count)?.into_iter().enumerate() {
+                let id = format!("{domain}-{i:03}");
+                let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
+                let todo: Vec<&Box<dyn Scheme>> =
+                    schemes.iter().filter(|s| !done.contains(&(id.clone(), tokens, named(s.as_ref())))).collect();
+                bar.inc((schemes.len() - todo.len()) as u64);
+                if todo.is_empty() {
+                    continue;
+                }
+                bar.set_message(format!("{id} at {tokens}: prefill"));
+                let text = HeldoutText { ids, context: tokens };
+                let reference = Reference::new(&decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
+                for scheme in todo {
+                    let name = named(scheme.as_ref());
+                    bar.set_message(format!("{id} at {tokens}: {name}"));
+                    let score = reference
+                        .score_and_decode(&decoder, scheme.as_ref(), settings.decode)
+                        .with_context(|| format!("document {id} at {tokens} tokens, scheme {name}"))?;
+                    let bits = measured_bits(
+                        score.footprint.total(),
+                        score.tokens,
+                        geometry.kv_heads,
+                        geometry.head_dim,
+                        geometry.layers,
+                    );
+                    let row = CompareDocument {
+                        id: id.clone(),
+                        domain: domain.clone(),
+                        scheme: name,
+                        context: tokens,
+                        scored: score.scored,
+                        nll_sum: score.nll_sum,
+                        kl_sum: score.kl_sum,
+                        top1_agree: score.top1_agree,
+                        nominal_bits: scheme.nominal_bits().0,
+                        measured_bits: bits.0,
+                        shared_bytes: scheme.shared_bytes(),
+                        encode_ms: score.encode_ms,
+                        decode_ms_per_token: score.decode_ms_per_token.unwrap_or(f64::NAN),
+                    };
+                    writeln!(out, "{}", serde_json::to_string(&row)?)?;
+                    out.flush()?;
+                    bar.inc(1);
+                }
+            }
+        }
+    }
+    out.sync_all()?;
+    bar.finish();
+    Ok(())
+}
+
+/// Document, context and scheme of the rows an unfinished run left; a last line that was cut off is removed.
+fn finished_rows(path: &Path) -> Result<HashSet<(String, usize, String)>> {
+    if !path.exists() {
+        return Ok(HashSet::new());
+    }
+    remove_cut_line(path)?;
+    let rows: Vec<CompareDocument> = files::read_jsonl(path)?;
+    Ok(rows.into_iter().map(|row| (row.id, row.context, row.scheme)).collect())
+}
