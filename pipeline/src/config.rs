@@ -1,5 +1,6 @@
 //! The configuration of a run: defaults, overridden by a profile, overridden by the command line.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,6 +26,8 @@ pub struct Config {
     pub evaluate: Evaluate,
     pub longbench: LongBench,
     pub report: Report,
+    /// Parameters by path, each with the values that `just sweep` runs.
+    pub sweep: BTreeMap<String, Vec<Value>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +129,17 @@ impl Config {
         Ok(config)
     }
 
+    /// This configuration with `path=value` overrides.
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let mut table = Table::try_from(self)?;
+        for item in overrides {
+            apply(&mut table, item)?;
+        }
+        let config: Self = Value::Table(table).try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<()> {
         let positive = [
             ("calibrate.tokens", self.calibrate.tokens),
@@ -173,7 +187,7 @@ impl Config {
         if self.longbench.tasks.is_empty() {
             bail!("longbench.tasks is empty: name at least one task or group");
         }
-        if !plain(&self.longbench.dictionaries) {
+        if !self.longbench.dictionaries.is_empty() && !plain(&self.longbench.dictionaries) {
             bail!("longbench.dictionaries = `{}`: the name of a profile is expected", self.longbench.dictionaries);
         }
         if self.corpora.is_empty() {
@@ -184,8 +198,10 @@ impl Config {
 }
 
 /// Whether a name of a profile is one, and not a path.
-fn plain(profile: &str) -> bool {
-    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !profile.starts_with('.')
+pub fn plain(profile: &str) -> bool {
+    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !profile.starts_with('.')
+        && !profile.is_empty()
 }
 
 fn list(profiles: &Path) -> String {

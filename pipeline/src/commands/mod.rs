@@ -1,8 +1,11 @@
 //! Commands beside the stages: they keep no record.
 
+pub mod diff_runs;
 pub mod generate;
+pub mod keep;
 pub mod logits;
 pub mod score;
+pub mod sweep;
 
 use std::path::PathBuf;
 

@@ -1,17 +1,23 @@
 //! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
 
+pub mod atom_usage;
 pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
 pub mod quality_bits;
 pub mod sparsity_error;
+pub mod sparsity_pattern;
+pub mod sweep_quality;
 pub mod training_loss;
 
+pub use atom_usage::AtomUsage;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;
 pub use quality_bits::QualityBits;
 pub use sparsity_error::SparsityError;
+pub use sparsity_pattern::SparsityPattern;
+pub use sweep_quality::SweepQuality;
 pub use training_loss::TrainingLoss;
 
 /// The title of every axis of relative reconstruction error.
