@@ -21,11 +21,12 @@ pub fn html(page: &Page) -> String {
         .iter()
         .map(|section| format!("<li><a href=\"#{}\">{}</a></li>\n", section.anchor(), escaped(&section.title)))
         .collect();
-    let title = escaped(&page.title);
+    let title = escaped(&page.title.replace('`', ""));
+    let heading = inner(&page.title);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n{}</header>\n\
+         <style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{heading}</h1>\n{}</header>\n\
          <nav aria-label=\"Contents\">\n<ol>\n{contents}</ol>\n</nav>\n<main>\n{body}</main>\n</body>\n</html>\n",
         markdown(&page.lead)
     )

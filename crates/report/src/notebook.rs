@@ -181,16 +181,16 @@ pub fn regrouped(rows: &[DivergenceRow], delta_1: f64, delta_2: f64) -> Vec<Dive
             rows.iter().filter(|row| row.kind == kind).map(|row| ((row.layer, row.other), row.divergence)).collect();
         let between = |a: usize, b: usize| divergence.get(&(a, b)).copied().unwrap_or(f64::INFINITY);
         let layers = divergence.keys().map(|(layer, _)| layer + 1).max().unwrap_or(0);
-        let mut group_of = vec![0; layers];
+        let mut group_of = Vec::with_capacity(layers);
         let (mut group, mut first, mut sum) = (0, 0, 0.0);
-        for layer in 1..layers {
-            let step = between(layer - 1, layer);
+        for layer in 0..layers {
+            let step = if layer == first { 0.0 } else { between(layer - 1, layer) };
             if (first..layer).all(|member| between(member, layer) <= delta_1) && sum + step <= delta_2 {
                 sum += step;
             } else {
                 (group, first, sum) = (group + 1, layer, 0.0);
             }
-            group_of[layer] = group;
+            group_of.push(group);
         }
         for row in rows.iter_mut().filter(|row| row.kind == kind) {
             row.group = group_of[row.layer];
