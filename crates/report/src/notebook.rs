@@ -211,7 +211,15 @@ pub trait Shown {
 }
 
 /// A Markdown table or text.
-pub struct Markdown(pub String);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Markdown(String);
+
+impl Markdown {
+    /// Shows `text`. It is only borrowed: the kernel shows nothing of a cell whose last value consumes a variable.
+    pub fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
 
 impl Shown for Markdown {
     fn html(&self) -> String {

@@ -91,7 +91,7 @@ pub fn caption(data: &[UsageRow]) -> String {
             ));
         }
     }
-    format!("Share of all picks that fall on an atom, by rank, both axes logarithmic. {}.", parts.join("; "))
+    format!("Share of all picks that fall on an atom, by rank, both axes logarithmic: {}.", parts.join("; "))
 }
 
 /// Entropy of the picks in nats: `ln N` when all `N` atoms are used alike, 0 when one is used alone.
