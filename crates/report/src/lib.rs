@@ -51,5 +51,6 @@ pub mod ticks;
 
 pub use error::ReportError;
 pub use records::{
-    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow, SweepRow,
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, PatternRow, ReconstructionRow, SweepRow,
+    UsageRow,
 };
