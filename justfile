@@ -90,6 +90,21 @@ suite *args: setup
 report *args: setup
     @{{ kvcsr }} report "$@"
 
+# Run the stages at every point of a profile's [sweep]: just sweep profile=smol set='sweep={"train.atoms"=[512,1024]}'
+[group('stages')]
+sweep *args: setup
+    @{{ kvcsr }} sweep "$@"
+
+# Parameters and scores of two runs side by side: just diff-runs smol smol+atoms2048
+[group('stages')]
+diff-runs a b: setup
+    @{{ kvcsr }} diff-runs "$1" "$2"
+
+# Keep a profile's run under another name: just keep smol before
+[group('stages')]
+keep profile name: setup
+    @{{ kvcsr }} keep "$1" "$2"
+
 # Run the `kvcsr` command itself, for example: just kvcsr generate --scheme csr-8 --prompt "Once upon a time"
 [group('stages')]
 kvcsr *args: setup
@@ -120,6 +135,7 @@ test: setup lint smoke
     cargo test --release --locked --workspace 2>&1 | tee "$log"
     awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
+    bash pipeline/setup/notebooks.sh smoke
 
 # Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
 [group('develop')]

@@ -2,6 +2,7 @@
 # Jupyter with the Rust kernel (evcxr), in a cache folder of this project: nothing is installed for the user or the system.
 #   notebooks.sh        set up only; a second run does nothing
 #   notebooks.sh run    set up, then execute every notebook in place; stops at the first cell that fails
+#   notebooks.sh smoke  execute 02 and 03 on the profile smoke, where the kernel is already installed; the notebooks stay as they are
 #   notebooks.sh lab    set up, then open JupyterLab (further arguments go to it)
 set -euo pipefail
 
@@ -17,8 +18,8 @@ readonly venv=$cache/notebooks-venv kernel=$cache/evcxr/bin/evcxr_jupyter scratc
 
 say() { echo "notebooks: $*"; }
 
-case $action in setup | run | lab) ;; *)
-    say "unknown action '$action'; expected run, lab or nothing" >&2
+case $action in setup | run | smoke | lab) ;; *)
+    say "unknown action '$action'; expected run, smoke, lab or nothing" >&2
     exit 2
     ;;
 esac
@@ -73,6 +74,12 @@ TOML
     cp "$repository/Cargo.lock" "$scratch/Cargo.lock"
 }
 
+# A cold kernel costs too much for a test; that the code compiles is checked without it (notebooks/check).
+if [[ $action == smoke && ! ( -x $kernel && -f $venv/complete ) ]]; then
+    say "SKIPPED execution: the Rust kernel is not installed here (just notebooks installs it)"
+    exit 0
+fi
+
 install_jupyter
 install_kernel
 register_kernel
@@ -94,6 +101,16 @@ run)
             --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.startup_timeout=300 "$notebook"
         # The kernel sends each printed line as an output of its own.
         jupyter nbconvert --log-level=WARN --coalesce-streams "$notebook"
+    done
+    ;;
+smoke)
+    cd "$repository/notebooks"
+    executed=$(mktemp -d)
+    trap 'rm -rf "$executed"' EXIT
+    for notebook in 02-*.ipynb 03-*.ipynb; do
+        say "executing $notebook on the profile smoke"
+        KVCSR_PROFILE=smoke jupyter nbconvert --log-level=WARN --to notebook --execute --output-dir "$executed" \
+            --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.startup_timeout=300 "$notebook"
     done
     ;;
 lab)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::diff_runs::DiffRunsArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
 use crate::models::Opened;
@@ -50,6 +51,17 @@ pub enum Command {
     Longbench(LongBenchArgs),
     /// Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
     Suite(RunArgs),
+    /// Run the stages at every point of the profile's [sweep], each in a run of its own, and draw scores against the swept parameter
+    Sweep(RunArgs),
+    /// Show parameters and scores of two runs side by side
+    DiffRuns(DiffRunsArgs),
+    /// Keep a copy of a profile's run as data/runs/PROFILE+NAME (files are linked, not copied, where the disk allows)
+    Keep {
+        /// The profile whose run is kept
+        profile: String,
+        /// The name to keep it under
+        name: String,
+    },
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
     /// Continue a prompt under a compressed cache, then show what the cache took
@@ -173,10 +185,13 @@ pub struct RunArgs {
     /// Override a parameter, for example train.atoms=2048 (may be repeated)
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub overrides: Vec<String>,
+    /// Keep the outputs apart from the profile's own, in data/runs/PROFILE+NAME; what does not change is shared
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
     /// Run the stage even if it is up to date
     #[arg(long)]
     pub force: bool,
-    /// The same as words: profile=NAME, set="PATH=VALUE PATH=VALUE", force
+    /// The same as words: profile=NAME, run=NAME, set="PATH=VALUE PATH=VALUE", force
     #[arg(value_name = "WORD")]
     pub words: Vec<String>,
 }
@@ -187,10 +202,13 @@ impl RunArgs {
         for word in std::mem::take(&mut self.words) {
             match word.split_once('=') {
                 Some(("profile", name)) => self.profile = name.to_owned(),
+                Some(("run", name)) => self.run = Some(name.to_owned()),
                 Some(("set", items)) => self.overrides.extend(split(items)),
                 Some((path, _)) if path.contains('.') => self.overrides.push(word),
                 None if word == "force" => self.force = true,
-                _ => bail!("`{word}` was not understood: expected profile=NAME, set=\"PATH=VALUE ...\" or force"),
+                _ => bail!(
+                    "`{word}` was not understood: expected profile=NAME, run=NAME, set=\"PATH=VALUE ...\" or force"
+                ),
             }
         }
         Ok(self)
@@ -204,8 +222,8 @@ fn split(items: &str) -> Vec<String> {
     for c in items.chars() {
         match c {
             '"' => quoted = !quoted,
-            '[' if !quoted => depth += 1,
-            ']' if !quoted => depth -= 1,
+            '[' | '{' if !quoted => depth += 1,
+            ']' | '}' if !quoted => depth -= 1,
             _ => {}
         }
         if c.is_whitespace() && depth == 0 && !quoted {

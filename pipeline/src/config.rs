@@ -1,5 +1,6 @@
 //! The configuration of a run: defaults, overridden by a profile, overridden by the command line.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -30,6 +31,8 @@ pub struct Config {
     pub longbench: LongBench,
     pub suite: Suite,
     pub report: Report,
+    /// Parameters by path, each with the values that `just sweep` runs.
+    pub sweep: BTreeMap<String, Vec<Value>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -221,6 +224,17 @@ impl Config {
         Ok(config)
     }
 
+    /// This configuration with `path=value` overrides.
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let mut table = Table::try_from(self)?;
+        for item in overrides {
+            apply(&mut table, item)?;
+        }
+        let config: Self = Value::Table(table).try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<()> {
         self.dtype.parse::<kvcsr_model::Precision>()?;
         let positive = [
@@ -295,7 +309,7 @@ impl Config {
         if let Some(depth) = self.suite.depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
             bail!("suite.depths holds {depth}, expected shares from 0 to 1");
         }
-        if !plain(&self.longbench.dictionaries) {
+        if !self.longbench.dictionaries.is_empty() && !plain(&self.longbench.dictionaries) {
             bail!("longbench.dictionaries = `{}`: the name of a profile is expected", self.longbench.dictionaries);
         }
         if self.corpora.is_empty() {
@@ -306,8 +320,10 @@ impl Config {
 }
 
 /// Whether a name of a profile is one, and not a path.
-fn plain(profile: &str) -> bool {
-    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !profile.starts_with('.')
+pub fn plain(profile: &str) -> bool {
+    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !profile.starts_with('.')
+        && !profile.is_empty()
 }
 
 fn list(profiles: &Path) -> String {

@@ -57,6 +57,9 @@ fn run(command: Command) -> Result<()> {
         Command::CalibratePeers(args) => single(args, &CalibratePeers),
         Command::Compare(args) => single(args, &Compare),
         Command::Report(args) => single(args, &Report),
+        Command::Sweep(args) => commands::sweep::run(&prepare(args)?),
+        Command::DiffRuns(args) => commands::diff_runs::run(&args),
+        Command::Keep { profile, name } => commands::keep::run(&profile, &name),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Score(args) => commands::score::run(&args),
@@ -66,8 +69,14 @@ fn run(command: Command) -> Result<()> {
 
 fn prepare(args: RunArgs) -> Result<Run> {
     let args = args.resolve()?;
-    let paths = Paths::find(&args.profile)?;
-    let config = Config::load(&paths.root.join("pipeline/profiles"), &args.profile, &args.overrides)?;
+    let paths = match &args.run {
+        None => Paths::find(&args.profile)?,
+        Some(name) if config::plain(name) => Paths::find_run(&args.profile, name)?,
+        Some(name) => anyhow::bail!("run `{name}`: a name of letters, digits, dots and dashes is expected"),
+    };
+    let mut config = Config::load(&paths.root.join("pipeline/profiles"), &args.profile, &args.overrides)?;
+    // The README shows the profile itself, not an experiment beside it.
+    config.report.publish &= args.run.is_none();
     rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global().context("thread pool")?;
     Ok(Run { profile: args.profile, config, paths, force: args.force })
 }

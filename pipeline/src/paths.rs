@@ -11,6 +11,8 @@ pub struct Paths {
     pub root: PathBuf,
     /// `data/runs/<profile>`: git-ignored, one folder per stage.
     pub run: PathBuf,
+    /// The run of the profile itself, where this is a named run beside it (`data/runs/<profile>+<name>`).
+    pub base: Option<PathBuf>,
     /// `data/results/<profile>`: small and committed.
     pub results: PathBuf,
     /// Downloads, shared by all clones of a user: `$KVCSR_CACHE`, else `kvcsr` in the user's cache folder.
@@ -30,10 +32,18 @@ impl Paths {
         Ok(Self {
             root: root.to_owned(),
             run: data.join("runs").join(profile),
+            base: None,
             results: data.join("results").join(profile),
             cache: cache_dir()?,
             longbench: std::env::var_os("KVCSR_LONGBENCH").filter(|folder| !folder.is_empty()).map(PathBuf::from),
         })
+    }
+
+    /// The run `name` beside that of `profile`: what changes is made there, everything else is used from the profile's run.
+    pub fn find_run(profile: &str, name: &str) -> Result<Self> {
+        let own = Self::find(&format!("{profile}+{name}"))?;
+        let base = Self::find(profile)?;
+        Ok(Self { base: Some(base.run), ..own })
     }
 
     /// A path as people type it: relative to the project where it lies inside.

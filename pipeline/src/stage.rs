@@ -25,15 +25,33 @@ pub struct Run {
 }
 
 impl Run {
-    /// The folder of a finished stage.
+    /// The folder of a finished stage: the run's own, or, where a named run has none, that of the run it branched from.
     pub fn stage_dir(&self, stage: &str) -> PathBuf {
-        self.paths.run.join(stage)
+        let own = self.paths.run.join(stage);
+        match &self.paths.base {
+            Some(base) if !own.join(manifest::FILE).is_file() => base.join(stage),
+            _ => own,
+        }
+    }
+
+    /// `smol`, or `smol+name` for a named run: the folder of its outputs.
+    pub fn label(&self) -> String {
+        self.paths.run.file_name().map_or_else(|| self.profile.clone(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The recipe that runs a stage of this run: `just train profile=smol`.
+    pub fn command(&self, stage: &str) -> String {
+        let profile = &self.profile;
+        match self.label().strip_prefix(&format!("{profile}+")) {
+            Some(name) if self.paths.base.is_some() => format!("just {stage} profile={profile} run={name}"),
+            _ => format!("just {stage} profile={profile}"),
+        }
     }
 
     /// The record of a finished earlier stage.
     pub fn finished(&self, stage: &str) -> Result<Manifest> {
         Manifest::read(&self.stage_dir(stage)).with_context(|| {
-            format!("stage `{stage}` has not been run for profile `{0}`: run `just {stage} profile={0}`", self.profile)
+            format!("stage `{stage}` has not been run for profile `{}`: run `{}`", self.profile, self.command(stage))
         })
     }
 }
@@ -72,7 +90,7 @@ pub trait Stage {
 /// once complete: a killed run leaves nothing that a later run would take for finished.
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
-    let dir = run.stage_dir(&folder);
+    let dir = run.paths.run.join(&folder);
     let recipe = Recipe {
         stage: stage.name().into(),
         version: stage.version(),
@@ -80,6 +98,9 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         inputs: stage.inputs(run)?,
     };
     let key = recipe.key();
+    if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
+        return Ok(());
+    }
     let reason = match Manifest::read(&dir) {
         _ if run.force => "asked to run again".to_owned(),
         None => "not made yet".to_owned(),
@@ -136,6 +157,19 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     }
     ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
     Ok(())
+}
+
+/// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
+fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
+    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.name())) else { return Ok(false) };
+    if !Manifest::read(&dir).is_some_and(|made| made.key == key && made.damage(&dir).is_none()) {
+        return Ok(false);
+    }
+    ui::line(stage.name(), &format!("the same as in profile `{}`, used from there", run.profile));
+    for text in stage.summary(run, &dir)? {
+        ui::line(stage.name(), &text);
+    }
+    Ok(true)
 }
 
 /// What training runs on, as libtorch names it: `cpu` or `cuda(0)`.
@@ -261,7 +295,8 @@ mod tests {
             config: Config::load(&profiles, "smoke", &[]).unwrap(),
             paths: Paths {
                 root: dir.path().into(),
-                run: dir.path().join("runs"),
+                run: dir.path().join("runs/smoke"),
+                base: None,
                 results: dir.path().join("results"),
                 cache: dir.path().join("cache"),
                 longbench: None,
@@ -286,6 +321,30 @@ mod tests {
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
         assert_eq!(settings.finished("halves").unwrap().outputs.len(), 2);
+    }
+
+    #[test]
+    fn a_named_run_uses_what_its_base_made_and_keeps_its_own_apart() {
+        let (dir, base, stage) = halves();
+        run(&stage, &base).unwrap();
+        let named = Run {
+            profile: base.profile.clone(),
+            config: base.config.clone(),
+            paths: Paths {
+                run: dir.path().join("runs/smoke+eight"),
+                base: Some(base.paths.run.clone()),
+                ..base.paths.clone()
+            },
+            force: false,
+        };
+        run(&stage, &named).unwrap();
+        assert_eq!((stage.made.get(), named.stage_dir("halves")), (1, base.stage_dir("halves")));
+        stage.level.set(8);
+        run(&stage, &named).unwrap();
+        assert_eq!(stage.made.get(), 2);
+        let level = |run: &Run| std::fs::read_to_string(run.stage_dir("halves").join("first")).unwrap();
+        assert_eq!((level(&base), level(&named)), ("4".to_owned(), "8".to_owned()));
+        assert_eq!(named.command("halves"), "just halves profile=smoke run=eight");
     }
 
     #[test]

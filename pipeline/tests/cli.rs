@@ -56,6 +56,13 @@ fn errors_say_what_to_do() {
     assert!(refused(&["train", "profile=smoke"]).contains("just calibrate profile=smoke"));
     assert!(refused(&["evaluate", "profile=smoke"]).contains("run `just calibrate profile=smoke`"));
     assert!(refused(&["calibrate", "profile=smoke", "set=model=gpt"]).contains("it has smollm2-135m-instruct"));
+    assert!(refused(&["train", "profile=smoke", "run=../x"]).contains("a name of letters"));
+    assert!(refused(&["sweep", "profile=smoke"]).contains("[sweep]"));
+    let wrong = refused(&["sweep", "profile=smoke", "set=sweep={\"train.atom\"=[1]}"]);
+    assert!(wrong.contains("Known here: atoms") && wrong.contains("train.atom = 1"), "{wrong}");
+    assert!(refused(&["diff-runs", "smoke", "smol"]).contains("has no finished stage"));
+    assert!(refused(&["keep", "smoke", "x"]).contains("no finished stage to keep"));
+    assert!(refused(&["report", "profile=smoke"]).contains("just calibrate profile=smoke"));
     assert!(refused(&["train", "profile=../smoke"]).contains("a name of letters"));
     assert!(refused(&["ablate", "profile=smoke"]).contains("just calibrate profile=smoke"));
     let weighted = ["train", "profile=smoke", "set=train.weighting=attention calibrate.importance=false"];

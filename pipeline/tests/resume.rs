@@ -93,6 +93,39 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     assert!(run(data, "calibrate", &changed).contains("up to date"));
     assert!(run(data, "train", &changed).contains("train.atoms 64 -> 80"));
     assert!(run(data, "evaluate", &changed).contains("input train changed"));
+
+    let sweep = format!("{changed} sweep={{\"train.atoms\"=[80,96]}}");
+    let told = run(data, "sweep", &sweep);
+    let shared = told.matches("the same as in profile `smoke`").count();
+    assert_eq!(shared, 6, "four stages of the first point and two of the second are the profile's own:\n{told}");
+    let rows = std::fs::read_to_string(data.join("runs/smoke/sweep/sweep.csv")).unwrap();
+    assert_eq!(rows.lines().count(), 1 + 2 * 4, "{rows}");
+    assert!(!data.join("runs/smoke+train.atoms-80").exists() && data.join("runs/smoke+train.atoms-96/train").is_dir());
+    let told = run(data, "sweep", &sweep);
+    assert!(told.contains("train      up to date") && !told.contains("done in"), "{told}");
+
+    let told = plain(data, &["diff-runs", "smoke", "smoke+train.atoms-96"]);
+    let line = |name: &str| told.lines().find(|l| l.trim_start().starts_with(name)).unwrap().to_owned();
+    let words: Vec<String> = line("train.atoms").split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words[1..], ["80", "96"]);
+    assert!(line("csr-8 KL").contains("("), "{told}");
+
+    plain(data, &["keep", "smoke", "before"]);
+    assert!(run(data, "train", &SMALL.replace("train.atoms=64", "train.atoms=72")).contains("train.atoms 80 -> 72"));
+    let told = plain(data, &["diff-runs", "smoke+before", "smoke"]);
+    assert!(told.lines().any(|l| l.split_whitespace().eq(["train.atoms", "80", "72"])), "{told}");
+}
+
+/// A command without a profile's overrides.
+fn plain(data: &Path, args: &[&str]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
+        .args(args)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("KVCSR_DATA", data)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
 }
 
 /// Groups that hold a checkpoint and are not finished.

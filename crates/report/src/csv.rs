@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::{
     error::ReportError,
     files,
     longbench::TaskCell,
-    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow, RetrievalRow},
+    records::{
+        DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, SweepRow, UsageRow,
+    },
 };
 
 /// A row of a CSV file.
@@ -33,6 +37,68 @@ pub fn to_string<R: CsvRow>(rows: &[R]) -> String {
 /// Writes [`to_string`] to `path` through a temporary file.
 pub fn write<R: CsvRow>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
     files::write_text(path, &to_string(rows))
+}
+
+/// Reads rows that [`write`] or polars wrote, columns by their names. A field that reads as a number is one, so columns of text must not hold
+/// bare numbers.
+///
+/// # Errors
+/// [`ReportError::Csv`] naming the file and line of what is not a row.
+pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, ReportError> {
+    let text = std::fs::read_to_string(path).map_err(ReportError::io(path))?;
+    let wrong = |line: usize, reason: String| ReportError::Csv { path: path.to_owned(), line, reason };
+    let mut records = records(&text).into_iter();
+    let Some((_, header)) = records.next() else { return Ok(Vec::new()) };
+    records
+        .map(|(line, fields)| {
+            if fields.len() != header.len() {
+                return Err(wrong(line, format!("expected {} fields, found {}", header.len(), fields.len())));
+            }
+            let object = header.iter().cloned().zip(fields.into_iter().map(value)).collect();
+            serde_json::from_value(serde_json::Value::Object(object)).map_err(|e| wrong(line, e.to_string()))
+        })
+        .collect()
+}
+
+fn value(field: String) -> serde_json::Value {
+    match serde_json::from_str(&field) {
+        Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => value,
+        _ => serde_json::Value::String(field),
+    }
+}
+
+/// The records of RFC 4180, each with the line that it starts on. Blank lines are none.
+fn records(text: &str) -> Vec<(usize, Vec<String>)> {
+    let mut records = Vec::new();
+    let (mut fields, mut field) = (Vec::new(), String::new());
+    let (mut line, mut first) = (1, 1);
+    let mut quoted = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        line += usize::from(c == '\n');
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => field.extend(chars.next()),
+            '"' => quoted = !quoted,
+            c if quoted => field.push(c),
+            ',' => fields.push(std::mem::take(&mut field)),
+            '\r' => {}
+            '\n' => {
+                end(&mut records, first, &mut fields, &mut field);
+                first = line;
+            }
+            c => field.push(c),
+        }
+    }
+    end(&mut records, first, &mut fields, &mut field);
+    records
+}
+
+fn end(records: &mut Vec<(usize, Vec<String>)>, line: usize, fields: &mut Vec<String>, field: &mut String) {
+    if fields.is_empty() && field.is_empty() {
+        return;
+    }
+    fields.push(std::mem::take(field));
+    records.push((line, std::mem::take(fields)));
 }
 
 fn quoted(field: String) -> String {
@@ -139,13 +205,56 @@ csv_row!(MemoryPoint {
     bytes => |r| r.bytes.to_string(),
 });
 
+csv_row!(SweepRow {
+    point => |r| r.point.clone(),
+    scheme => |r| r.scheme.clone(),
+    nominal_bits => |r| r.nominal_bits.to_string(),
+    measured_bits => |r| r.measured_bits.to_string(),
+    shared_bytes => |r| r.shared_bytes.to_string(),
+    perplexity => |r| r.perplexity.to_string(),
+    kl => |r| r.kl.to_string(),
+    top1_percent => |r| r.top1_percent.to_string(),
+});
+
+csv_row!(PatternRow {
+    layer => |r| r.layer.to_string(),
+    kind => |r| r.kind.to_string(),
+    head => |r| r.head.to_string(),
+    token => |r| r.token.to_string(),
+    chunk => |r| r.chunk.to_string(),
+    atom => |r| r.atom.to_string(),
+    atoms => |r| r.atoms.to_string(),
+    coefficient => |r| r.coefficient.to_string(),
+});
+
+csv_row!(UsageRow {
+    layer => |r| r.layer.to_string(),
+    kind => |r| r.kind.to_string(),
+    atom => |r| r.atom.to_string(),
+    uses => |r| r.uses.to_string(),
+});
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn fields_with_separators_are_quoted() {
         let row = MemoryPoint { model: "a,\"b\"".into(), scheme: "FP16".into(), tokens: 1, bytes: 2 };
-        assert_eq!(to_string(&[row]), "model,scheme,tokens,bytes\n\"a,\"\"b\"\"\",FP16,1,2\n");
+        assert_eq!(to_string(std::slice::from_ref(&row)), "model,scheme,tokens,bytes\n\"a,\"\"b\"\"\",FP16,1,2\n");
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_a_wrong_line_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memory.csv");
+        let rows = vec![MemoryPoint { model: "a,\"b\"".into(), scheme: "FP16".into(), tokens: 1, bytes: 2 }];
+        write(&path, &rows).unwrap();
+        assert_eq!(read::<MemoryPoint>(&path).unwrap(), rows);
+        std::fs::write(&path, "model,scheme,tokens,bytes\nm,s,1,2\nm,s,many,2\n").unwrap();
+        let error = read::<MemoryPoint>(&path).unwrap_err().to_string();
+        assert!(error.contains("memory.csv") && error.contains("memory.csv:3") && error.contains("many"), "{error}");
     }
 }

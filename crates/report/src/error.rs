@@ -59,6 +59,16 @@ pub enum ReportError {
         /// The cause.
         source: serde_json::Error,
     },
+    /// A line of a CSV file is not a row of the expected type.
+    #[error("{}:{line}: {reason}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A `<!-- BEGIN name -->` ... `<!-- END name -->` pair is missing, doubled or out of order.
     #[error("marker `{marker}`: expected exactly once, BEGIN before END; {found}")]
     Marker {

@@ -15,6 +15,8 @@
 //! | `tables` | data frames, CSV, Parquet, Markdown |
 //! | [`longbench`] | LongBench scores in the paper's layout, beside the paper's |
 //! | [`memory`] | KV-cache bytes from published model shapes |
+//! | [`page`], [`html`] | a report of sections, as Markdown and as one self-contained HTML file |
+//! | [`notebook`] | what notebooks share: runs, vectors, codes, and values shown under a cell |
 //! | [`splice`] | generated text between markers in a README |
 //! | [`style`], [`canvas`], [`axes`], [`ticks`], [`labels`] | how all figures look |
 //!
@@ -37,9 +39,12 @@ pub mod csv;
 mod error;
 pub mod figures;
 pub mod files;
+pub mod html;
 pub mod labels;
 pub mod longbench;
 pub mod memory;
+pub mod notebook;
+pub mod page;
 pub mod records;
 pub mod save;
 pub mod splice;
@@ -52,5 +57,6 @@ pub use ablation::AblationRow;
 pub use compare::{CompareDocument, CompareRow};
 pub use error::ReportError;
 pub use records::{
-    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow, RetrievalRow,
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, PatternRow, ReconstructionRow,
+    RetrievalRow, SweepRow, UsageRow,
 };

@@ -203,3 +203,58 @@ pub struct MemoryPoint {
     /// Bytes, keys and values of all layers.
     pub bytes: u64,
 }
+
+/// One scheme at one point of a sweep, over all held-out documents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SweepRow {
+    /// The swept parameters and their values, `train.atoms = 512`.
+    pub point: String,
+    /// The scheme with its dictionaries.
+    pub scheme: String,
+    /// Bits per channel by the paper's formula, codes only.
+    pub nominal_bits: f64,
+    /// Bits per channel from every byte that the documents' caches hold.
+    pub measured_bits: f64,
+    /// Bytes of offline dictionaries, shared by all documents.
+    pub shared_bytes: usize,
+    /// Perplexity of the scored tokens.
+    pub perplexity: f64,
+    /// Mean KL to the uncompressed model per scored token, in nats.
+    pub kl: f64,
+    /// Scored tokens whose most likely token is the uncompressed model's, in percent.
+    pub top1_percent: f64,
+}
+
+/// One atom in one token's code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PatternRow {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Kind,
+    /// The key-value head.
+    pub head: usize,
+    /// The token's position.
+    pub token: usize,
+    /// The chunk of the head vector.
+    pub chunk: usize,
+    /// The atom.
+    pub atom: usize,
+    /// Atoms of the dictionary.
+    pub atoms: usize,
+    /// Its coefficient.
+    pub coefficient: f32,
+}
+
+/// How often one atom is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsageRow {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Kind,
+    /// The atom.
+    pub atom: usize,
+    /// Times that it was picked.
+    pub uses: usize,
+}

@@ -16,6 +16,7 @@ use crate::{
     csv::{self, CsvRow},
     error::ReportError,
     files,
+    page::escaped,
 };
 
 /// A figure: rows in, drawing and caption out.
@@ -126,18 +127,25 @@ fn averaged(pixels: &[u8], size: (u32, u32), factor: usize) -> Vec<u8> {
 }
 
 /// A figure for the last line of a notebook cell.
-pub struct Inline(String);
+pub struct Inline {
+    svg: String,
+    caption: String,
+}
 
 impl Inline {
     /// Shows the figure under the cell; called by the evcxr kernel.
     pub fn evcxr_display(&self) {
-        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.0);
+        let Self { svg, caption } = self;
+        println!(
+            "EVCXR_BEGIN_CONTENT text/html\n<figure style=\"margin:0\">{svg}<figcaption style=\"max-width:46rem\">{}</figcaption></figure>\nEVCXR_END_CONTENT",
+            escaped(caption)
+        );
     }
 }
 
 /// Draws a figure for a notebook. `let shown = save::inline::<SparsityError>(&rows)?; shown`
 pub fn inline<F: Figure>(rows: &[F::Row]) -> Result<Inline, ReportError> {
-    svg::<F>(rows).map(Inline)
+    Ok(Inline { svg: svg::<F>(rows)?, caption: F::caption(rows) })
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@
 use std::{env, fs, path::PathBuf};
 
 use kvcsr_report::{
-    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, ReconstructionRow, ReportError, RetrievalRow,
+    DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, PatternRow, ReconstructionRow, ReportError,
+    RetrievalRow, SweepRow, UsageRow,
     figures::{
-        LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
-        ScatterRow, SparsityError, TrainingLoss,
+        AtomUsage, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
+        ScatterRow, SparsityError, SparsityPattern, SweepQuality, TrainingLoss,
     },
     memory,
     save::{self, Figure},
@@ -328,4 +329,71 @@ fn retrieval_grid() {
     assert!(RetrievalGrid::caption(&rows).contains("n = 2 prompts per cell"));
     assert!(RetrievalGrid::caption(&rows).contains("dense 100 %"));
     assert!(matches!(save::svg::<RetrievalGrid>(&[]), Err(ReportError::Empty { .. })));
+}
+
+#[test]
+fn sparsity_pattern() {
+    let mut rows = Vec::new();
+    for (kind, chunks) in [(Kind::Key, 1), (Kind::Value, 2)] {
+        for token in 0..96 {
+            for rank in 0..8 {
+                rows.push(PatternRow {
+                    layer: 15,
+                    kind,
+                    head: 1,
+                    token,
+                    chunk: rank % chunks,
+                    atom: (wobble(token * chunks, rank) * 512.0) as usize / 4 * 2,
+                    atoms: 512,
+                    coefficient: (8.0 - rank as f32) * if rank % 3 == 0 { -1.0 } else { 1.0 },
+                });
+            }
+        }
+    }
+    let svg = check::<SparsityPattern>(&rows, &["layer 15, head 1", "Keys", "Values", "token", "atom"]);
+    assert_eq!(svg.matches("#D55E00").count(), 2 * 96 * 3, "one dot for each negative coefficient");
+    let caption = SparsityPattern::caption(&rows);
+    assert!(
+        caption.contains("96 tokens") && caption.contains("of 512 atoms") && caption.contains("Chunks"),
+        "{caption}"
+    );
+    rows[0].head = 0;
+    assert!(matches!(save::svg::<SparsityPattern>(&rows), Err(ReportError::Mixed { field: "head", .. })));
+}
+
+#[test]
+fn atom_usage() {
+    let row =
+        |kind, layer, atom: usize| UsageRow { kind, layer, atom, uses: if atom < 250 { 4000 / (atom + 1) } else { 0 } };
+    let rows: Vec<UsageRow> = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| [3, 20].into_iter().flat_map(move |layer| (0..256).map(move |atom| row(kind, layer, atom))))
+        .collect();
+    check::<AtomUsage>(&rows, &["layer 3", "layer 20", "share of all picks", "Keys", "Values"]);
+    let caption = AtomUsage::caption(&rows);
+    assert!(caption.contains("6 of 256 atoms unused") && caption.contains("of 5.5"), "{caption}");
+    assert!(matches!(save::svg::<AtomUsage>(&[]), Err(ReportError::Empty { .. })));
+}
+
+#[test]
+fn sweep_quality() {
+    let mut rows = Vec::new();
+    for (index, atoms) in [512, 1024, 2048].into_iter().enumerate() {
+        for (scheme, kl) in [("dense", 0.0), ("csr-4@neuraldict", 0.9), ("csr-8@neuraldict", 0.3)] {
+            rows.push(SweepRow {
+                point: format!("train.atoms = {atoms}"),
+                scheme: scheme.to_owned(),
+                nominal_bits: 2.0,
+                measured_bits: 2.1,
+                shared_bytes: 9,
+                perplexity: 14.0,
+                kl: kl * 0.8_f64.powi(index as i32),
+                top1_percent: 60.0,
+            });
+        }
+    }
+    let svg = check::<SweepQuality>(&rows, &["train.atoms", "1024", "2048", "csr-8@neuraldict"]);
+    assert!(!svg.contains("dense"), "a scheme without loss has no place on a logarithmic axis");
+    let caption = SweepQuality::caption(&rows);
+    assert!(caption.contains("3 points") && caption.contains("csr-8@neuraldict at train.atoms = 2048"), "{caption}");
 }

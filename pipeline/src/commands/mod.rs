@@ -1,6 +1,9 @@
 //! Commands beside the stages: they keep no record.
 
+pub mod diff_runs;
 pub mod generate;
+pub mod keep;
 pub mod logits;
 pub mod schemes;
 pub mod score;
+pub mod sweep;

@@ -154,7 +154,7 @@ impl Section {
 
     /// For the report: every task and scheme.
     pub fn page(&self) -> Result<String> {
-        let mut page = format!("## The suite\n\n{}\n", self.circumstances());
+        let mut page = format!("{}\n", self.circumstances());
         if !self.summary.tasks.is_empty() {
             let averages = scores::average_cells(&self.summary.overall);
             let tasks = scores::tasks(&self.summary.tasks);

@@ -1,5 +1,6 @@
 //! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
 
+pub mod atom_usage;
 pub mod frontier;
 pub mod layer_divergence;
 pub mod layer_error;
@@ -10,8 +11,11 @@ pub mod rotary_scatter;
 pub mod scatter;
 pub mod retrieval_grid;
 pub mod sparsity_error;
+pub mod sparsity_pattern;
+pub mod sweep_quality;
 pub mod training_loss;
 
+pub use atom_usage::AtomUsage;
 pub use frontier::Frontier;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
@@ -22,6 +26,8 @@ pub use rotary_scatter::RotaryScatter;
 pub use scatter::ScatterRow;
 pub use retrieval_grid::RetrievalGrid;
 pub use sparsity_error::SparsityError;
+pub use sparsity_pattern::SparsityPattern;
+pub use sweep_quality::SweepQuality;
 pub use training_loss::TrainingLoss;
 
 /// The title of every axis of relative reconstruction error.

@@ -1,0 +1,146 @@
+//! A report as a list of sections, written as Markdown for repositories and as HTML for browsers from the same blocks.
+//!
+//! Texts are GitHub's Markdown (tables included). [`crate::html`] writes the HTML.
+
+use std::fmt::Write as _;
+
+/// A whole report.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// The heading.
+    pub title: String,
+    /// What this is a report of, in Markdown.
+    pub lead: String,
+    /// The parts, in order.
+    pub sections: Vec<Section>,
+}
+
+/// One part: what it shows, and the command that makes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Section {
+    /// The heading.
+    pub title: String,
+    /// The command that makes what is shown; empty for none.
+    pub command: String,
+    /// Texts, tables and figures, in order.
+    pub blocks: Vec<Block>,
+}
+
+/// A piece of a section.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Block {
+    /// Markdown: paragraphs and tables.
+    Markdown(String),
+    /// A drawing with its caption.
+    Figure {
+        /// The stem of its files.
+        name: String,
+        /// The drawing, as the text of an SVG file.
+        svg: String,
+        /// What it shows, in plain sentences.
+        caption: String,
+    },
+    /// Markdown that opens on demand: long tables, configurations.
+    Folded {
+        /// The line that is always seen.
+        summary: String,
+        /// What it opens.
+        text: String,
+    },
+    /// Why the section has nothing to show.
+    Absent(String),
+    /// Data files beside the page, by name.
+    Files(Vec<String>),
+}
+
+impl Section {
+    /// The name that links inside the page use: lower-case letters, digits and dashes.
+    pub fn anchor(&self) -> String {
+        let mut anchor = String::new();
+        for c in self.title.chars() {
+            if c.is_alphanumeric() {
+                anchor.extend(c.to_lowercase());
+            } else if !anchor.is_empty() && !anchor.ends_with('-') {
+                anchor.push('-');
+            }
+        }
+        anchor.trim_end_matches('-').to_owned()
+    }
+}
+
+impl Page {
+    /// The page as Markdown. Figures are links to their SVG files beside it.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n{}\n", self.title, self.lead.trim());
+        for section in &self.sections {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n## {}\n", section.title);
+            if !section.command.is_empty() {
+                let _ = write!(text, "\n`{}`\n", section.command);
+            }
+            for block in &section.blocks {
+                let _ = match block {
+                    Block::Markdown(markdown) => write!(text, "\n{}\n", markdown.trim()),
+                    Block::Figure { name, caption, .. } => write!(text, "\n![{name}]({name}.svg)\n\n{caption}\n"),
+                    Block::Folded { summary, text: folded } => {
+                        write!(
+                            text,
+                            "\n<details><summary>{}</summary>\n\n{}\n\n</details>\n",
+                            escaped(summary),
+                            folded.trim()
+                        )
+                    }
+                    Block::Absent(reason) => write!(text, "\n*{reason}*\n"),
+                    Block::Files(names) => {
+                        let links: Vec<String> = names.iter().map(|name| format!("[{name}]({name})")).collect();
+                        write!(text, "\nData: {}\n", links.join(", "))
+                    }
+                };
+            }
+        }
+        text
+    }
+}
+
+/// Text for HTML, in elements and in quoted attributes.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_are_plain_words() {
+        let anchor = |title: &str| Section { title: title.to_owned(), ..Section::default() }.anchor();
+        assert_eq!(anchor("After compression, all texts"), "after-compression-all-texts");
+        assert_eq!(anchor("\"Figure 3\" <b>"), "figure-3-b");
+    }
+
+    #[test]
+    fn markdown_names_the_command_and_what_is_absent() {
+        let page = Page {
+            title: "Results".to_owned(),
+            lead: "Lead.".to_owned(),
+            sections: vec![Section {
+                title: "Part".to_owned(),
+                command: "just part".to_owned(),
+                blocks: vec![Block::Absent("Not run.".to_owned()), Block::Files(vec!["a.csv".to_owned()])],
+            }],
+        };
+        let expected = "# Results\n\nLead.\n\n## Part\n\n`just part`\n\n*Not run.*\n\nData: [a.csv](a.csv)\n";
+        assert_eq!(page.markdown(), expected);
+    }
+}

@@ -1,0 +1,155 @@
+//! diff-runs: parameters and scores of two runs side by side.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use kvcsr_longbench::predictions::label;
+use kvcsr_report::{HeldoutRow, Kind, ReconstructionRow, aggregate, files};
+use serde_json::Value;
+
+use super::keep::finished;
+use crate::manifest::Manifest;
+use crate::paths::Paths;
+use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
+
+/// Which runs to compare.
+#[derive(Debug, Args)]
+pub struct DiffRunsArgs {
+    /// A profile, or PROFILE+NAME for a named or kept run
+    #[arg(value_name = "A")]
+    pub a: String,
+    /// The other one
+    #[arg(value_name = "B")]
+    pub b: String,
+}
+
+/// Prints what differs, then the scores of what both measured.
+pub fn run(args: &DiffRunsArgs) -> Result<()> {
+    let (a, b) = (Folders::of(&args.a)?, Folders::of(&args.b)?);
+    let parameters = parameters(&a, &b);
+    let scores = scores(&a, &b)?;
+    println!("parameters that differ");
+    print!("{}", if parameters.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &parameters) });
+    println!("\nscores that both have (B less A in brackets; lower is better but for top-1)");
+    print!("{}", if scores.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &scores) });
+    Ok(())
+}
+
+/// The folders of a run, its own first: a named run uses what it did not make itself from its profile's run.
+struct Folders(Vec<PathBuf>);
+
+impl Folders {
+    fn of(name: &str) -> Result<Self> {
+        let own = Paths::find(name)?.run;
+        let mut folders = vec![own.clone()];
+        if let Some((profile, _)) = name.split_once('+') {
+            folders.push(Paths::find(profile)?.run);
+        }
+        if finished(&own)?.is_empty() {
+            bail!(
+                "{} has no finished stage: name a profile that was run, or PROFILE+NAME of a named run",
+                own.display()
+            );
+        }
+        Ok(Self(folders))
+    }
+
+    fn stage(&self, stage: &str) -> Option<(PathBuf, Manifest)> {
+        self.0.iter().map(|folder| folder.join(stage)).find_map(|dir| Some((dir.clone(), Manifest::read(&dir)?)))
+    }
+
+    fn stages(&self) -> Result<BTreeSet<String>> {
+        Ok(self.0.iter().map(|folder| finished(folder)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn rows<R: serde::de::DeserializeOwned>(&self, stage: &str, file: &str) -> Result<Vec<R>> {
+        match self.stage(stage) {
+            Some((dir, _)) if dir.join(file).is_file() => Ok(files::read_jsonl(&dir.join(file))?),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+type Line = (String, String, String);
+
+/// Every parameter, version and input digest that differs, and stages that only one run has.
+fn parameters(a: &Folders, b: &Folders) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let names: BTreeSet<String> = [a, b].iter().flat_map(|run| run.stages().unwrap_or_default()).collect();
+    // What a report shows is not what was measured.
+    for stage in names.iter().filter(|name| *name != "report") {
+        let (left, right) = (a.stage(stage), b.stage(stage));
+        let (Some((_, left)), Some((_, right))) = (&left, &right) else {
+            let ran = |run: &Option<_>| if run.is_some() { "run" } else { "not run" }.to_owned();
+            lines.push((stage.clone(), ran(&left), ran(&right)));
+            continue;
+        };
+        if left.recipe.version != right.recipe.version {
+            lines.push((format!("{stage} version"), left.recipe.version.to_string(), right.recipe.version.to_string()));
+        }
+        let keys: BTreeSet<&String> = left.recipe.parameters.keys().chain(right.recipe.parameters.keys()).collect();
+        for key in keys {
+            let of = |m: &Manifest| m.recipe.parameters.get(key).map_or_else(|| "-".to_owned(), Value::to_string);
+            if of(left) != of(right) {
+                lines.push((format!("{stage}.{key}"), of(left), of(right)));
+            }
+        }
+    }
+    lines
+}
+
+/// Held-out scores per scheme, and mean reconstruction errors per kind, dictionary and level.
+fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    let summary =
+        |run: &Folders| Ok::<_, anyhow::Error>(aggregate::overall(&run.rows::<HeldoutRow>("evaluate", HELDOUT)?)?);
+    let (left, right) = (summary(a)?, summary(b)?);
+    for one in &left {
+        let Some(other) = right.iter().find(|o| o.scheme == one.scheme && o.dictionary == one.dictionary) else {
+            continue;
+        };
+        let name = label(&one.scheme, one.dictionary.as_str());
+        for (metric, decimals, x, y) in [
+            ("perplexity", 2, one.perplexity, other.perplexity),
+            ("KL (nats)", 4, one.kl, other.kl),
+            ("top-1 (%)", 1, one.top1_percent, other.top1_percent),
+            ("measured bits", 2, one.measured_bits, other.measured_bits),
+        ] {
+            lines.push(line(format!("{name} {metric}"), decimals, x, y));
+        }
+    }
+    let (left, right): (Vec<ReconstructionRow>, Vec<ReconstructionRow>) =
+        (a.rows("evaluate", RECONSTRUCTION)?, b.rows("evaluate", RECONSTRUCTION)?);
+    let mut settings: Vec<_> = left.iter().map(|r| (r.kind, r.dictionary, r.level())).collect();
+    settings.sort_unstable();
+    settings.dedup();
+    for (kind, dictionary, level) in settings {
+        let mean = |rows: &[ReconstructionRow]| {
+            let same = |r: &&ReconstructionRow| (r.kind, r.dictionary, r.level()) == (kind, dictionary, level);
+            let errors: Vec<f64> = rows.iter().filter(same).map(|r| r.relative).collect();
+            (!errors.is_empty()).then(|| errors.iter().sum::<f64>() / errors.len() as f64)
+        };
+        let (Some(x), Some(y)) = (mean(&left), mean(&right)) else { continue };
+        let what = if kind == Kind::Key { "keys" } else { "values" };
+        lines.push(line(format!("restored {what}, level {level}@{dictionary}"), 4, x, y));
+    }
+    Ok(lines)
+}
+
+fn line(name: String, decimals: usize, x: f64, y: f64) -> Line {
+    (name, format!("{x:.decimals$}"), format!("{y:.decimals$} ({:+.decimals$})", y - x))
+}
+
+fn aligned(a: &str, b: &str, lines: &[Line]) -> String {
+    let width = |of: fn(&Line) -> &String, least: usize| {
+        lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0).max(least)
+    };
+    let (first, second) = (width(|l| &l.0, 0), width(|l| &l.1, a.chars().count()));
+    let mut text = format!("  {:first$}  {a:>second$}  {b}\n", "");
+    for (name, x, y) in lines {
+        text += &format!("  {name:first$}  {x:>second$}  {y}\n");
+    }
+    text
+}

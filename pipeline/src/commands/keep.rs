@@ -1,0 +1,80 @@
+//! keep: a run under another name, before it is run again with other parameters.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::config;
+use crate::manifest::{self, Manifest};
+use crate::paths::Paths;
+
+/// Links every finished stage of `profile`'s run into `data/runs/<profile>+<name>`.
+pub fn run(profile: &str, name: &str) -> Result<()> {
+    if !config::plain(name) {
+        bail!("run `{name}`: a name of letters, digits, dots and dashes is expected");
+    }
+    let from = Paths::find(profile)?;
+    let to = Paths::find_run(profile, name)?.run;
+    if to.exists() {
+        bail!("{} is there already: choose another name, or remove it", from.show(&to));
+    }
+    let stages = finished(&from.run)?;
+    if stages.is_empty() {
+        bail!("{} has no finished stage to keep", from.show(&from.run));
+    }
+    let partial = to.with_extension("keeping");
+    for stage in &stages {
+        link_tree(&from.run.join(stage), &partial.join(stage))?;
+    }
+    std::fs::rename(&partial, &to).with_context(|| to.display().to_string())?;
+    println!("kept {} of profile `{profile}` in {}", stages.join(", "), from.show(&to));
+    Ok(())
+}
+
+/// The finished stages of a run, in name order.
+pub fn finished(run: &Path) -> Result<Vec<String>> {
+    let mut stages: Vec<String> = match std::fs::read_dir(run) {
+        Ok(entries) => entries
+            .flatten()
+            .filter(|e| Manifest::read(&e.path()).is_some())
+            .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|name| !name.ends_with(".old") && !name.ends_with(".partial"))
+            .collect(),
+        Err(_) => Vec::new(),
+    };
+    stages.sort();
+    Ok(stages)
+}
+
+/// Finished outputs are replaced, never written into, so a link is as good as a copy. The record itself is copied.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let path = entry?.path();
+        let Some(name) = path.file_name() else { continue };
+        let target = to.join(name);
+        if path.is_dir() {
+            link_tree(&path, &target)?;
+        } else if name == manifest::FILE || std::fs::hard_link(&path, &target).is_err() {
+            std::fs::copy(&path, &target).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_kept_file_stays_when_the_first_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir_all(from.join("sub")).unwrap();
+        std::fs::write(from.join("sub/x"), "old").unwrap();
+        link_tree(&from, &to).unwrap();
+        crate::stage::write_atomically(&from.join("sub/x"), b"new").unwrap();
+        assert_eq!(std::fs::read_to_string(to.join("sub/x")).unwrap(), "old");
+    }
+}

@@ -1,0 +1,165 @@
+//! sweep: the stages at every point of the profile's `[sweep]`, and one table and figure of all.
+//!
+//! Every point is a named run beside the profile's own. A stage that no swept parameter reaches is used from the profile's run, so
+//! calibration is not repeated; a point whose parameters are the profile's costs nothing. Stages say what is up to date, and a killed
+//! sweep goes on where it stopped.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kvcsr_longbench::predictions::label;
+use kvcsr_report::figures::SweepQuality;
+use kvcsr_report::page::{Block, Page, Section};
+use kvcsr_report::save::{self, Figure};
+use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
+use toml::Value;
+
+use crate::config::Config;
+use crate::paths::Paths;
+use crate::stage::{self, Run, Stage, write_atomically};
+use crate::stages::evaluate::{Evaluate, HELDOUT};
+use crate::stages::{calibrate::Calibrate, merge::Merge, train::Train};
+use crate::ui;
+
+/// Folder of the table and figure, beside the stages of the profile's run.
+const FOLDER: &str = "sweep";
+
+/// Runs every point, then writes `sweep.csv`, the figure and the page.
+pub fn run(base: &Run) -> Result<()> {
+    let sweep = &base.config.sweep;
+    if base.paths.base.is_some() {
+        bail!("a sweep names its runs itself: leave out run=");
+    }
+    if sweep.is_empty() || sweep.values().any(Vec::is_empty) {
+        bail!(
+            "profile `{0}` sweeps nothing: give it a list, in its file as\n  [sweep]\n  \"train.atoms\" = [512, 1024]\n\
+             or here as\n  just sweep profile={0} set='sweep={{\"train.atoms\"=[512,1024]}}'",
+            base.profile
+        );
+    }
+    // A mistake in the last point should not wait for the first one's training.
+    let points = points(sweep);
+    let runs = points.iter().map(|point| named(base, point)).collect::<Result<Vec<Run>>>()?;
+    stage::run(&Calibrate, &plain(base))?;
+    let mut rows = Vec::new();
+    for (point, run) in points.iter().zip(&runs) {
+        let shown = describe(point);
+        ui::line("sweep", &format!("{} of {}: {shown}, in {}", rows_done(&rows) + 1, runs.len(), run.label()));
+        for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate] {
+            stage::run(stage, run).with_context(|| shown.clone())?;
+        }
+        let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(HELDOUT))?;
+        rows.extend(aggregate::overall(&heldout)?.into_iter().map(|s| SweepRow {
+            point: shown.clone(),
+            scheme: label(&s.scheme, s.dictionary.as_str()),
+            nominal_bits: s.nominal_bits,
+            measured_bits: s.measured_bits,
+            shared_bytes: s.shared_bytes,
+            perplexity: s.perplexity,
+            kl: s.kl,
+            top1_percent: s.top1_percent,
+        }));
+    }
+    write(base, &base.paths.run.join(FOLDER), &rows)
+}
+
+fn rows_done(rows: &[SweepRow]) -> usize {
+    let mut points: Vec<&str> = rows.iter().map(|row| row.point.as_str()).collect();
+    points.dedup();
+    points.len()
+}
+
+/// One value of every swept parameter.
+type Point = Vec<(String, Value)>;
+
+/// The product of the lists, the last parameter changing quickest.
+fn points(sweep: &BTreeMap<String, Vec<Value>>) -> Vec<Point> {
+    sweep.iter().fold(vec![Vec::new()], |points, (path, values)| {
+        let extended = |point: &Point| {
+            let with = |value: &Value| [point.clone(), vec![(path.clone(), value.clone())]].concat();
+            values.iter().map(with).collect::<Vec<Point>>()
+        };
+        points.iter().flat_map(extended).collect()
+    })
+}
+
+/// `train.atoms = 512, train.epochs = 4`.
+fn describe(point: &Point) -> String {
+    point.iter().map(|(path, value)| format!("{path} = {value}")).collect::<Vec<_>>().join(", ")
+}
+
+/// `train.atoms-512`: the run's name, of characters that a folder may have.
+fn name(point: &Point) -> String {
+    let text = point.iter().map(|(path, value)| format!("{path}-{value}")).collect::<Vec<_>>().join("-");
+    let safe: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    safe.replace("__", "_").trim_matches('_').to_owned()
+}
+
+fn named(base: &Run, point: &Point) -> Result<Run> {
+    let overrides: Vec<String> = point.iter().map(|(path, value)| format!("{path}={value}")).collect();
+    let config = base.config.with(&overrides).with_context(|| describe(point))?;
+    let mut config = Config { sweep: BTreeMap::new(), ..config };
+    config.report.publish = false;
+    let found = Paths::find_run(&base.profile, &name(point))?;
+    Ok(Run { profile: base.profile.clone(), config, paths: found, force: base.force })
+}
+
+/// The profile's run without its sweep.
+fn plain(base: &Run) -> Run {
+    let config = Config { sweep: BTreeMap::new(), ..base.config.clone() };
+    Run { profile: base.profile.clone(), config, paths: base.paths.clone(), force: false }
+}
+
+fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
+    let saved = save::figure::<SweepQuality>(dir, rows)?;
+    kvcsr_report::csv::write(&dir.join("sweep.csv"), rows)?;
+    let mut table = "| point | scheme | nominal bits | measured bits | shared bytes | perplexity | KL (nats) | top-1 agreement (%) |\n\
+                     |---|---|--:|--:|--:|--:|--:|--:|\n"
+        .to_owned();
+    for r in rows {
+        table += &format!(
+            "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.4} | {:.1} |\n",
+            r.point, r.scheme, r.nominal_bits, r.measured_bits, r.shared_bytes, r.perplexity, r.kl, r.top1_percent
+        );
+    }
+    let figure = Block::Figure {
+        name: SweepQuality::NAME.to_owned(),
+        svg: std::fs::read_to_string(saved.svg)?,
+        caption: SweepQuality::caption(rows),
+    };
+    let page = Page {
+        title: format!("Sweep of profile `{}`", base.profile),
+        lead: format!("`{}` on {}.", base.config.model, base.config.corpora.join(", ")),
+        sections: vec![Section {
+            title: "Scores at every point".to_owned(),
+            command: base.command("sweep"),
+            blocks: vec![figure, Block::Markdown(table), Block::Files(vec!["sweep.csv".to_owned()])],
+        }],
+    };
+    write_atomically(&dir.join("sweep.md"), page.markdown().as_bytes())?;
+    write_atomically(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
+    for file in ["sweep.html", "sweep.md", "sweep.csv"] {
+        ui::line("sweep", &base.paths.show(&dir.join(file)).to_string());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn points_are_the_product_and_names_are_plain() {
+        let table: toml::Table =
+            "\"train.atoms\" = [512, 1024]\n\"train.gradient\" = [\"atoms\", \"coefficients\"]".parse().unwrap();
+        let sweep = table.into_iter().map(|(k, v)| (k, v.as_array().unwrap().clone())).collect();
+        let points = points(&sweep);
+        let names: Vec<String> = points.iter().map(name).collect();
+        assert_eq!(names.len(), 4);
+        assert_eq!(names[1], "train.atoms-512-train.gradient-_coefficients");
+        assert_eq!(describe(&points[2]), "train.atoms = 1024, train.gradient = \"atoms\"");
+    }
+}

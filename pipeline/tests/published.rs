@@ -1,0 +1,70 @@
+//! What the README shows is what `data/results` holds: a test of files, which runs no stage.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kvcsr_report::{HeldoutRow, aggregate, csv, splice, tables};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Published profiles, each with the parts that it put into the README: marker and text.
+fn published() -> Vec<(PathBuf, Vec<(String, String)>)> {
+    let folders = fs::read_dir(root().join("data/results")).unwrap().map(|entry| entry.unwrap().path());
+    let parts = |folder: &Path| {
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter_map(|path| {
+                let name = path.file_name()?.to_str()?;
+                let marker = name.strip_prefix("readme-")?.strip_suffix(".md")?.to_owned();
+                Some((marker, fs::read_to_string(&path).unwrap()))
+            })
+            .collect()
+    };
+    folders.filter(|folder| folder.is_dir()).map(|folder| (folder.clone(), parts(&folder))).collect()
+}
+
+#[test]
+fn the_readme_shows_the_committed_parts_and_no_others() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut markers = Vec::new();
+    for (folder, parts) in published() {
+        for (marker, text) in parts {
+            let spliced = splice::splice(&readme, &marker, &text).unwrap();
+            assert!(
+                spliced == readme,
+                "README.md, part `{marker}`, differs from {}/readme-{marker}.md: run `just report`, do not edit either by hand",
+                folder.display()
+            );
+            markers.push(marker);
+        }
+    }
+    markers.sort();
+    let mut shown: Vec<&str> =
+        readme.split("<!-- BEGIN ").skip(1).map(|rest| rest.split(" -->").next().unwrap()).collect();
+    shown.sort_unstable();
+    assert_eq!(markers, shown, "parts that are published, and parts that the README shows");
+}
+
+#[test]
+fn the_tables_are_those_of_the_committed_rows() {
+    let mut compared = 0;
+    for (folder, parts) in published() {
+        let rows = folder.join("documents.csv");
+        if !rows.is_file() {
+            continue;
+        }
+        let rows: Vec<HeldoutRow> = csv::read(&rows).unwrap();
+        let table = tables::results_markdown(&aggregate::overall(&rows).unwrap(), false).unwrap();
+        let report = fs::read_to_string(folder.join("report.md")).unwrap();
+        assert!(report.contains(table.trim()), "{}: report.md and documents.csv differ", folder.display());
+        for (_, text) in parts.iter().filter(|(marker, _)| marker == "results") {
+            assert!(text.contains(table.trim()), "{}: readme-results.md and documents.csv differ", folder.display());
+        }
+        compared += 1;
+    }
+    assert!(compared > 0, "no published profile has rows");
+}
