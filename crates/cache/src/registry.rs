@@ -8,10 +8,13 @@ use std::sync::Arc;
 use candle_core::DType;
 use kvcsr_codec::{DictionarySet, Encoder};
 
-use crate::{CacheError, CsrOptions, CsrScheme, DenseScheme, Geometry, Scheme};
+use crate::{Budgets, CacheError, CsrOptions, CsrScheme, DenseScheme, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
+
+/// The dictionary set of schemes that code keys after position embedding.
+pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
 
 /// Where a scheme codes keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -83,6 +86,32 @@ pub const ENTRIES: &[Entry] = &[
         keys_coded: KeysCoded::BeforeRope,
     },
     Entry {
+        pattern: "csr-S+stop",
+        summary: "CSR that stops adding atoms once the relative squared error is small enough, in rows of different \
+                  lengths: `csr-8+stop(0.02)`; nominal bits are those of full rows",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+split",
+        summary: "CSR with other levels for keys than for values, S on average: `csr-8+split(k=10,v=6)`",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+budget",
+        summary: "CSR with levels by layer and kind, S on average, spent where they lower KL most (`just allocate`)",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+    },
+    Entry {
+        pattern: "csr-S+rope",
+        summary: "CSR with keys coded after position embedding, which are scored without restoring them; its \
+                  dictionaries are `neuraldict-rope`, trained on such keys (`just train-rope`)",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+    },
+    Entry {
         pattern: "csr-S+restore",
         summary: "CSR attending to restored keys and values instead of on codes: the oracle of the default. All parts \
                   combine: `csr-8+online+int4+window+refit`",
@@ -97,18 +126,25 @@ pub const ENTRIES: &[Entry] = &[
 pub struct SchemeContext {
     geometry: Geometry,
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
+    budgets: Budgets,
 }
 
 impl SchemeContext {
     /// A context without dictionaries.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, sets: BTreeMap::new() }
+        Self { geometry, sets: BTreeMap::new(), budgets: Budgets::new() }
     }
 
     /// Adds a dictionary set under `name`.
     pub fn with_dictionaries(mut self, name: &str, set: DictionarySet) -> Self {
         let encoders = set.groups.iter().map(|g| Arc::new(Encoder::new(g.dictionary.clone()))).collect();
         self.sets.insert(name.to_owned(), (set, encoders));
+        self
+    }
+
+    /// Gives the levels by layer that `csr-S+budget` takes.
+    pub fn with_budgets(mut self, budgets: Budgets) -> Self {
+        self.budgets = budgets;
         self
     }
 
@@ -135,12 +171,12 @@ pub fn build(name: &str, cx: &SchemeContext) -> Result<Box<dyn Scheme>, CacheErr
     };
     if let Some(parts) = base.strip_prefix("csr-") {
         let options = CsrOptions::parse(parts).map_err(|reason| unknown(&reason))?;
-        let dictionaries = dictionaries.unwrap_or(DEFAULT_DICTIONARIES);
+        let dictionaries = dictionaries.unwrap_or(if options.rope { ROPE_DICTIONARIES } else { DEFAULT_DICTIONARIES });
         let (set, encoders) = cx.sets.get(dictionaries).ok_or_else(|| CacheError::MissingDictionaries {
             scheme: name.to_owned(),
             dictionaries: dictionaries.to_owned(),
         })?;
-        return Ok(Box::new(CsrScheme::new(base, options, dictionaries, set, encoders, cx.geometry)?));
+        return Ok(Box::new(CsrScheme::new(base, options, dictionaries, set, encoders, cx.geometry, &cx.budgets)?));
     }
     if dictionaries.is_some() {
         return Err(unknown("this scheme takes no dictionaries"));

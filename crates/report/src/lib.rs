@@ -45,4 +45,6 @@ pub mod tables;
 pub mod ticks;
 
 pub use error::ReportError;
-pub use records::{DictionarySource, DivergenceRow, EpochRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow};
+pub use records::{
+    DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow,
+};

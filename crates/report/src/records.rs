@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use kvcsr_codec::Footprint;
 pub use kvcsr_codec::Kind;
 
 /// How a row's dictionary came to be.
@@ -185,4 +186,25 @@ pub struct MemoryPoint {
     pub tokens: usize,
     /// Bytes, keys and values of all layers.
     pub bytes: u64,
+}
+
+/// What one scheme's cache takes for one model's shape at one length, by formula.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FootprintRow {
+    /// The shape's name.
+    pub model: String,
+    /// The scheme.
+    pub scheme: String,
+    /// Tokens of every sequence.
+    pub tokens: usize,
+    /// Sequences.
+    pub batch: usize,
+    /// Bits per channel by the method's own count.
+    pub nominal_bits: f64,
+    /// Bits per channel from every byte of the sequences.
+    pub measured_bits: f64,
+    /// Bytes of all sequences and layers, by part.
+    pub footprint: Footprint,
+    /// Bytes of offline dictionaries in f16, once for all sequences and not in `measured_bits`.
+    pub dictionaries: usize,
 }

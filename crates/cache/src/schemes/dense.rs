@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, CacheError, LayerCache, Rotary, Scheme, attention};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary, Scheme, attention};
 
 /// Tokens by which the buffers grow.
 const PAGE: usize = 256;
@@ -77,6 +77,17 @@ impl LayerCache for DenseCache {
         check_start(0, self.len)?;
         let k = rotary.apply(k, 0)?;
         self.append(&k, v)
+    }
+
+    /// Padding is stored like any token; attention hides it.
+    fn absorb_padded(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        _padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        self.absorb(k, v, rotary)
     }
 
     fn len(&self) -> usize {

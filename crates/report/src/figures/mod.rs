@@ -1,5 +1,6 @@
 //! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
 
+pub mod footprint_length;
 pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
@@ -7,6 +8,7 @@ pub mod quality_bits;
 pub mod sparsity_error;
 pub mod training_loss;
 
+pub use footprint_length::FootprintLength;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;

@@ -115,6 +115,64 @@ fn scatter_some<const Q: usize>(
     }
 }
 
+/// See [`super::Isa::score_codes`].
+#[inline(always)]
+pub(super) fn score_codes(
+    products: &[f32],
+    chunks: usize,
+    indices: &[u16],
+    coefficients: &[f32],
+    out: &mut [f32],
+    queries: usize,
+) {
+    match queries {
+        1 => score_some::<1>(products, chunks, indices, coefficients, out),
+        2 => score_some::<2>(products, chunks, indices, coefficients, out),
+        3 => score_some::<3>(products, chunks, indices, coefficients, out),
+        4 => score_some::<4>(products, chunks, indices, coefficients, out),
+        8 => score_some::<8>(products, chunks, indices, coefficients, out),
+        _ => {
+            let (codes, atoms) = (code_length(indices, out, queries, chunks), products.len() / queries / chunks);
+            out.fill(0.0);
+            for (row, (indices, coefficients)) in
+                indices.chunks_exact(codes).zip(coefficients.chunks_exact(codes)).enumerate()
+            {
+                let token = row / chunks;
+                let out = &mut out[token * queries..(token + 1) * queries];
+                let first = row % chunks * atoms;
+                for (&index, &c) in indices.iter().zip(coefficients) {
+                    let at = (first + usize::from(index)) * queries;
+                    for (out, &p) in out.iter_mut().zip(&products[at..at + queries]) {
+                        *out = c.mul_add(p, *out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn score_some<const Q: usize>(products: &[f32], chunks: usize, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+    let codes = code_length(indices, out, Q, chunks);
+    let (products, out) = (products.as_chunks::<Q>().0, out.as_chunks_mut::<Q>().0);
+    let atoms = products.len() / chunks;
+    for (out, (indices, coefficients)) in
+        out.iter_mut().zip(indices.chunks_exact(codes * chunks).zip(coefficients.chunks_exact(codes * chunks)))
+    {
+        let mut sums = [0.0f32; Q];
+        let rows = indices.chunks_exact(codes).zip(coefficients.chunks_exact(codes));
+        for (products, (indices, coefficients)) in products.chunks_exact(atoms).zip(rows) {
+            for (&index, &c) in indices.iter().zip(coefficients) {
+                let product = &products[usize::from(index)];
+                for q in 0..Q {
+                    sums[q] = c.mul_add(product[q], sums[q]);
+                }
+            }
+        }
+        *out = sums;
+    }
+}
+
 /// See [`super::Isa::gather`].
 #[inline(always)]
 pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {

@@ -164,6 +164,18 @@ pub(super) fn scatter(
 }
 
 #[target_feature(enable = "avx2,fma")]
+pub(super) fn score_codes(
+    products: &[f32],
+    chunks: usize,
+    indices: &[u16],
+    coefficients: &[f32],
+    out: &mut [f32],
+    queries: usize,
+) {
+    attend::score_codes(products, chunks, indices, coefficients, out, queries);
+}
+
+#[target_feature(enable = "avx2,fma")]
 pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {
     attend::gather(out, stride, atoms, width, sums, queries);
 }

@@ -174,6 +174,25 @@ impl Isa {
         dispatch!(self, scatter(sums, queries, chunks, indices, coefficients, weights));
     }
 
+    /// `out[t][q] = sum` of coefficient times `products[c][index][q]` over the codes of token `t` and all
+    /// chunks `c`: codes `(n, chunks, s)`, products `(chunks, N, Q)`, out `(n, Q)`.
+    ///
+    /// # Panics
+    /// If an index is not below `N` or the slices do not fit each other.
+    #[inline]
+    pub(crate) fn score_codes(
+        self,
+        products: &[f32],
+        chunks: usize,
+        indices: &[u16],
+        coefficients: &[f32],
+        out: &mut [f32],
+        queries: usize,
+    ) {
+        assert_eq!(indices.len(), coefficients.len());
+        dispatch!(self, score_codes(products, chunks, indices, coefficients, out, queries));
+    }
+
     /// `out[q] += sum_n sums[n][q] atoms[n]`: atoms `(N, width)`, sums `(N, Q)`, and row `q` of out
     /// starts at `q * stride`.
     ///

@@ -106,9 +106,13 @@ proptest! {
             isa.scores(&rotated, &q, width, &mut scores);
             let mut sums = vec![0.0; chunks * 13 * queries];
             isa.scatter(&mut sums, queries, chunks, &indices, &coefficients, &weights);
+            let mut looked_up = vec![0.0; tokens * queries];
+            isa.score_codes(
+                &values[..chunks * 13 * queries], chunks, &indices, &coefficients, &mut looked_up, queries
+            );
             let mut out = vec![0.0; queries * width];
             isa.gather(&mut out, width, &values[..13 * width], width, &sums[..13 * queries], queries);
-            [bits(&rotated), bits(&scores), bits(&sums), bits(&out)]
+            [bits(&rotated), bits(&scores), bits(&sums), bits(&looked_up), bits(&out)]
         };
         let expected = run(scalar());
         for isa in Isa::all() {
