@@ -48,6 +48,16 @@ merge *args: setup
 train *args: setup
     @{{ kvcsr }} train "$@"
 
+# Learn dictionaries of keys after position embedding, for csr-S+rope
+[group('stages')]
+train-rope *args: setup
+    @{{ kvcsr }} train-rope "$@"
+
+# Measure what each layer costs, and spend atoms where they lower KL most, for csr-S+budget
+[group('stages')]
+allocate *args: setup
+    @{{ kvcsr }} allocate "$@"
+
 # Measure what compression costs
 [group('stages')]
 evaluate *args: setup
@@ -62,6 +72,11 @@ longbench *args: setup
 [group('stages')]
 report *args: setup
     @{{ kvcsr }} report "$@"
+
+# What a cache takes for any published shape, by formula: just footprint --shape llama2-7b-chat --tokens 1000..32000
+[group('stages')]
+footprint *args: setup
+    @{{ kvcsr }} footprint "$@"
 
 # Run the `kvcsr` command itself, for example: just kvcsr generate --scheme csr-8 --prompt "Once upon a time"
 [group('stages')]

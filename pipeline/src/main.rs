@@ -24,7 +24,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, train::Train,
+    allocate::Allocate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report,
+    train::Train, train_rope::TrainRope,
 };
 
 fn main() -> ExitCode {
@@ -45,13 +46,16 @@ fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
+        Command::TrainRope(args) => single(args, &TrainRope),
+        Command::Allocate(args) => single(args, &Allocate),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),
+        Command::Footprint(args) => commands::footprint::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Score(args) => commands::score::run(&args),
-        Command::Schemes { json } => schemes(json),
+        Command::Schemes(args) => commands::schemes::run(&args),
     }
 }
 
@@ -81,10 +85,25 @@ fn reproduce(run: &Run) -> Result<()> {
         "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
         c.train.atoms, c.train.epochs
     );
+    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::train_rope::PART)) {
+        println!("  train-rope the same for keys after position embedding");
+    }
+    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::allocate::PART)) {
+        println!("  allocate   what each layer's keys and values cost in KL, and levels that spend atoms accordingly");
+    }
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
     println!("  report     tables and figures");
     fetch(run)?;
-    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Report] {
+    let named = |part: &str| c.evaluate.schemes.iter().any(|scheme| scheme.contains(part));
+    let mut all: Vec<&dyn Stage> = vec![&Calibrate, &Merge, &Train];
+    if named(stages::train_rope::PART) {
+        all.push(&TrainRope);
+    }
+    if named(stages::allocate::PART) {
+        all.push(&Allocate);
+    }
+    all.extend([&Evaluate as &dyn Stage, &Report]);
+    for stage in all {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));
@@ -125,21 +144,6 @@ fn data_verify() -> Result<()> {
     }
     if wrong > 0 {
         anyhow::bail!("{wrong} files are not what data/sources.toml names; `just fetch` fetches them again");
-    }
-    Ok(())
-}
-
-fn schemes(json: bool) -> Result<()> {
-    let entries = kvcsr_cache::registry::ENTRIES;
-    if json {
-        println!("{}", serde_json::to_string_pretty(entries)?);
-    } else {
-        for entry in entries {
-            println!("{:<12} {}", entry.pattern, entry.summary);
-            if !entry.citation.is_empty() {
-                println!("{:<12} {}", "", entry.citation);
-            }
-        }
     }
     Ok(())
 }

@@ -92,6 +92,14 @@ pub enum CacheError {
         /// The name of the dictionary set.
         dictionaries: String,
     },
+    /// A scheme cannot be used on the model.
+    #[error("scheme `{scheme}` does not fit the model: {reason}")]
+    Unsuitable {
+        /// The scheme.
+        scheme: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A dictionary does not fit the model.
     #[error("scheme `{scheme}`, layer {layer}, {kind}s: {reason}")]
     Dictionary {

@@ -1,20 +1,39 @@
 //! Every scheme by name, with its parameters, source and builder.
 //!
-//! The command line, profiles, the evaluator and the conformance tests all read [`ENTRIES`].
+//! Each family of schemes, in a file of its own, exports its [`Family`]: entries that describe it and a function that
+//! builds a scheme from a name. This file only joins them. The command line, profiles, the evaluator, the README's
+//! table and the conformance tests all read [`entries`].
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
-use candle_core::DType;
-use kvcsr_codec::{DictionarySet, Encoder};
+use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Encoder, Kind};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
-use crate::{Budgets, CacheError, CsrOptions, CsrScheme, DenseScheme, Geometry, Scheme};
+use crate::name::SchemeName;
+use crate::schemes::{asymkv, csr, dense, fp8, gear, ggml, kivi, turboquant, vidkv};
+use crate::{Budget, Budgets, CacheError, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
 
 /// The dictionary set of schemes that code keys after position embedding.
 pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
+
+/// All families, in the order of the README's table.
+const FAMILIES: &[Family] = &[
+    dense::FAMILY,
+    fp8::FAMILY,
+    ggml::FAMILY,
+    kivi::FAMILY,
+    gear::FAMILY,
+    asymkv::FAMILY,
+    vidkv::FAMILY,
+    turboquant::FAMILY,
+    csr::FAMILY,
+];
 
 /// Where a scheme codes keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -26,99 +45,80 @@ pub enum KeysCoded {
     AfterRope,
 }
 
+/// Something about a scheme that its name may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Parameter {
+    /// As it is written in a name: `group`, `+window(recent)`, or a letter of the pattern.
+    pub name: &'static str,
+    /// What holds where it is not given; empty where it must be.
+    pub default: &'static str,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
 /// One registered scheme, or a family of them that differ in a number.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Entry {
-    /// Name as given on the command line; `S` stands for a number.
+    /// Name as given on the command line; capital letters stand for numbers.
     pub pattern: &'static str,
+    /// Names that can be built. The first stands for the entry; conformance tests run them all.
+    pub examples: &'static [&'static str],
     /// A sentence for people.
     pub summary: &'static str,
     /// Where the method comes from.
     pub citation: &'static str,
     /// Where it codes keys.
     pub keys_coded: KeysCoded,
+    /// What its name may set.
+    pub parameters: &'static [Parameter],
+    /// Whether a prefill taken over leaves the cache that the same tokens leave when they are decoded one by one. Not so
+    /// where a method treats a prompt in another way.
+    pub prefill_as_decoded: bool,
+}
+
+/// The exact tokens that every compressed scheme can have around its codes.
+pub const WINDOW: [Parameter; 2] = [
+    Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
+    Parameter { name: "+window(recent)", default: "128", meaning: "last tokens kept in f16" },
+];
+
+/// The schemes of one file or folder.
+#[derive(Clone, Copy)]
+pub struct Family {
+    /// What it has.
+    pub entries: &'static [Entry],
+    /// Builds a scheme, or nothing if the name is not of this family.
+    pub build: fn(&SchemeName<'_>, &SchemeContext) -> Built,
+}
+
+/// A scheme, nothing if the name is another family's, or why it could not be built.
+pub type Built = Result<Option<Box<dyn Scheme>>, BuildError>;
+
+/// Why a family did not build a name that is its own.
+#[derive(Debug)]
+pub enum BuildError {
+    /// The name is wrong; the sentence says where.
+    Name(String),
+    /// The name is right, but the scheme cannot be built here.
+    Scheme(CacheError),
+}
+
+impl From<String> for BuildError {
+    fn from(reason: String) -> Self {
+        Self::Name(reason)
+    }
+}
+
+impl From<CacheError> for BuildError {
+    fn from(error: CacheError) -> Self {
+        Self::Scheme(error)
+    }
 }
 
 /// All registered schemes.
-pub const ENTRIES: &[Entry] = &[
-    Entry {
-        pattern: "dense",
-        summary: "Uncompressed f32 keys and values: the reference of every comparison",
-        citation: "",
-        keys_coded: KeysCoded::AfterRope,
-    },
-    Entry {
-        pattern: "dense-f16",
-        summary: "Uncompressed f16 keys and values: the 16 bits per channel that compression is measured against",
-        citation: "",
-        keys_coded: KeysCoded::AfterRope,
-    },
-    Entry {
-        pattern: "csr-S",
-        summary: "CSR with S atoms per key and S/2 in each of two value chunks; `csr-S@kmeans` uses the k-means dictionaries",
-        citation: "Zhang et al., CSR: Achieving 1 Bit Key-Value Cache via Sparse Representation, AAAI 2025",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+online",
-        summary: "CSR with atoms from the prompt, sampled and guard: `csr-8+online(sampled=128,guard=256,\
-                  sampler=reverse,prefill=exact)` spells out the defaults, sizes in tokens; samplers are reverse, \
-                  uniform, strided and worst",
-        citation: "Zhang et al., section 4",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+window",
-        summary: "CSR between exact tokens in f16: `csr-4+window(sinks=4,recent=128)`",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+fp8",
-        summary: "CSR with packed codes: indices in ceil(log2 N) bits and coefficients in f16, fp8, int8, int6 or int4",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+refit",
-        summary: "CSR with least-squares coefficients for the atoms that matching pursuit picked",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+stop",
-        summary: "CSR that stops adding atoms once the relative squared error is small enough, in rows of different \
-                  lengths: `csr-8+stop(0.02)`; nominal bits are those of full rows",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+split",
-        summary: "CSR with other levels for keys than for values, S on average: `csr-8+split(k=10,v=6)`",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+budget",
-        summary: "CSR with levels by layer and kind, S on average, spent where they lower KL most (`just allocate`)",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-    Entry {
-        pattern: "csr-S+rope",
-        summary: "CSR with keys coded after position embedding, which are scored without restoring them; its \
-                  dictionaries are `neuraldict-rope`, trained on such keys (`just train-rope`)",
-        citation: "",
-        keys_coded: KeysCoded::AfterRope,
-    },
-    Entry {
-        pattern: "csr-S+restore",
-        summary: "CSR attending to restored keys and values instead of on codes: the oracle of the default. All parts \
-                  combine: `csr-8+online+int4+window+refit`",
-        citation: "",
-        keys_coded: KeysCoded::BeforeRope,
-    },
-];
+pub fn entries() -> impl Iterator<Item = &'static Entry> {
+    FAMILIES.iter().flat_map(|family| family.entries)
+}
 
 /// What schemes are built from: the model's shape and the trained dictionary sets by name.
 ///
@@ -142,50 +142,138 @@ impl SchemeContext {
         self
     }
 
+    /// A context with an artefact of every kind that a scheme may need, none of them trained: `atoms` seeded random
+    /// atoms where dictionaries belong. Enough to build every registered scheme, to list it and to test its
+    /// bookkeeping; its codes are poor.
+    ///
+    /// # Panics
+    /// If `atoms` is 0 or the head size is odd.
+    pub fn untrained(geometry: Geometry, atoms: usize) -> Self {
+        let group = |kind: Kind, chunks: usize| {
+            let width = geometry.head_dim / chunks;
+            let mut rng = ChaCha8Rng::seed_from_u64(kind as u64);
+            let noise = (0..atoms * width).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+            let dictionary = Dictionary::normalised(width, noise).expect("random atoms are neither zero nor infinite");
+            let layers = (0..geometry.layers).collect();
+            DictionaryGroup { kind, layers, chunks, sparsity: 8 / chunks, dictionary: Arc::new(dictionary) }
+        };
+        let groups = vec![group(Kind::Key, 1), group(Kind::Value, 2)];
+        let set = DictionarySet { head_dim: geometry.head_dim, groups, provenance: BTreeMap::new() };
+        // Levels that favour keys, with the mean that their name says.
+        let levels =
+            |level: usize| Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] };
+        Self::new(geometry)
+            .with_dictionaries("kmeans", set.clone())
+            .with_dictionaries(ROPE_DICTIONARIES, set.clone())
+            .with_dictionaries(DEFAULT_DICTIONARIES, set)
+            .with_budgets([4, 8].map(|level| (level, levels(level))).into())
+    }
+
     /// Gives the levels by layer that `csr-S+budget` takes.
     pub fn with_budgets(mut self, budgets: Budgets) -> Self {
         self.budgets = budgets;
         self
     }
 
+    /// The levels by layer that were given.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
     /// The model's shape.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
+
+    /// The dictionary set called `name` and the encoder of each of its groups.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingDictionaries`], naming `scheme`.
+    pub fn dictionaries(&self, name: &str, scheme: &str) -> Result<(&DictionarySet, &[Arc<Encoder>]), CacheError> {
+        self.sets
+            .get(name)
+            .map(|(set, encoders)| (set, &encoders[..]))
+            .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
+    }
 }
 
-/// Builds the scheme called `name`, for example `dense`, `csr-8`, `csr-8@kmeans` or
+/// Builds the scheme called `name`, for example `dense`, `kivi-2`, `turboquant-3+window`, `csr-8@kmeans` or
 /// `csr-8+online+fp8@kmeans`.
 ///
 /// # Errors
 /// [`CacheError::UnknownScheme`] naming what is known, or what the scheme's own builder says.
 pub fn build(name: &str, cx: &SchemeContext) -> Result<Box<dyn Scheme>, CacheError> {
-    let unknown = |reason: &str| CacheError::UnknownScheme {
+    let unknown = |reason: String| CacheError::UnknownScheme {
         name: name.to_owned(),
-        reason: reason.to_owned(),
-        known: ENTRIES.iter().map(|e| e.pattern).collect::<Vec<_>>().join(", "),
+        reason,
+        known: entries().map(|e| e.pattern).collect::<Vec<_>>().join(", "),
     };
-    let (base, dictionaries) = match name.split_once('@') {
-        Some((base, dictionaries)) => (base, Some(dictionaries)),
-        None => (name, None),
-    };
-    if let Some(parts) = base.strip_prefix("csr-") {
-        let options = CsrOptions::parse(parts).map_err(|reason| unknown(&reason))?;
-        let dictionaries = dictionaries.unwrap_or(if options.rope { ROPE_DICTIONARIES } else { DEFAULT_DICTIONARIES });
-        let (set, encoders) = cx.sets.get(dictionaries).ok_or_else(|| CacheError::MissingDictionaries {
-            scheme: name.to_owned(),
-            dictionaries: dictionaries.to_owned(),
-        })?;
-        return Ok(Box::new(CsrScheme::new(base, options, dictionaries, set, encoders, cx.geometry, &cx.budgets)?));
+    let parsed = SchemeName::parse(name).map_err(unknown)?;
+    for family in FAMILIES {
+        match (family.build)(&parsed, cx) {
+            Ok(None) => {}
+            Ok(Some(scheme)) => return Ok(scheme),
+            Err(BuildError::Name(reason)) => return Err(unknown(reason)),
+            Err(BuildError::Scheme(error)) => return Err(error),
+        }
     }
-    if dictionaries.is_some() {
-        return Err(unknown("this scheme takes no dictionaries"));
+    Err(unknown("no scheme of that name is registered".to_owned()))
+}
+
+/// An entry and what building its first example tells.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Listed {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Bits per channel of the first example as its paper counts them.
+    pub nominal_bits: f64,
+    /// The same with scales, norms and everything else a coded token takes, without windows.
+    pub stored_bits: f64,
+    /// The geometry that the bits are for.
+    pub head_dim: usize,
+}
+
+/// The shape of the model for which [`listing`] states bits: those of Llama 3 8B.
+pub const LISTED_GEOMETRY: Geometry = Geometry { layers: 32, kv_heads: 8, head_dim: 128 };
+
+/// Every entry, with the bits of its first example at [`LISTED_GEOMETRY`] over dictionaries of 1024 atoms.
+///
+/// # Errors
+/// If an example cannot be built.
+pub fn listing() -> Result<Vec<Listed>, CacheError> {
+    let cx = SchemeContext::untrained(LISTED_GEOMETRY, 1024);
+    entries()
+        .map(|entry| {
+            let scheme = build(entry.examples[0], &cx)?;
+            Ok(Listed {
+                entry: *entry,
+                nominal_bits: scheme.nominal_bits().0,
+                stored_bits: scheme.stored_bits().0,
+                head_dim: LISTED_GEOMETRY.head_dim,
+            })
+        })
+        .collect()
+}
+
+/// The README's table of methods.
+///
+/// # Errors
+/// As [`listing`].
+pub fn markdown() -> Result<String, CacheError> {
+    let mut table = String::from(
+        "| scheme | what | keys coded | nominal bits | stored bits | source |\n|---|---|---|--:|--:|---|\n",
+    );
+    for Listed { entry, nominal_bits, stored_bits, .. } in listing()? {
+        let keys = match entry.keys_coded {
+            KeysCoded::BeforeRope => "before RoPE",
+            KeysCoded::AfterRope => "after RoPE",
+        };
+        let Entry { pattern, summary, citation, .. } = entry;
+        writeln!(table, "| `{pattern}` | {summary} | {keys} | {nominal_bits:.2} | {stored_bits:.2} | {citation} |")
+            .expect("writing to a string succeeds");
     }
-    match base {
-        "dense" => Ok(Box::new(DenseScheme::new(DType::F32))),
-        "dense-f16" => Ok(Box::new(DenseScheme::new(DType::F16))),
-        _ => Err(unknown("no scheme of that name is registered")),
-    }
+    Ok(table)
 }
 
 #[cfg(test)]
@@ -200,9 +288,39 @@ mod tests {
 
     #[test]
     fn names_that_are_wrong_say_what_is_known() {
-        assert!(error("densest").contains("dense, dense-f16, csr-S"));
+        assert!(error("densest").contains("dense, dense-f16"));
+        assert!(error("densest").contains("csr-S"));
         assert!(error("csr-many").contains("not a number"));
         assert!(error("dense@kmeans").contains("takes no dictionaries"));
         assert!(error("csr-8").contains("just train"));
+    }
+
+    #[test]
+    fn every_entry_is_built_by_its_examples_under_its_own_name() {
+        let cx = SchemeContext::untrained(Geometry { layers: 1, kv_heads: 2, head_dim: 64 }, 96);
+        for entry in entries() {
+            for example in entry.examples {
+                let scheme = build(example, &cx).unwrap();
+                let base = example.split('@').next().unwrap();
+                assert_eq!(scheme.name(), base);
+                assert!(
+                    scheme.nominal_bits().0 > 0.0 && scheme.stored_bits().0 >= scheme.nominal_bits().0,
+                    "{example}"
+                );
+            }
+        }
+        assert_eq!(listing().unwrap().len(), entries().count());
+    }
+
+    #[test]
+    fn every_family_refuses_parts_and_arguments_it_has_not() {
+        let cx = SchemeContext::untrained(Geometry { layers: 1, kv_heads: 2, head_dim: 64 }, 96);
+        for entry in entries() {
+            let head = entry.examples[0].split(['@', '+', '(']).next().unwrap();
+            for wrong in [format!("{head}+nonsense"), format!("{head}(nonsense=1)"), format!("{head}x")] {
+                let error = build(&wrong, &cx).err().unwrap_or_else(|| panic!("{wrong} was built"));
+                assert!(matches!(error, CacheError::UnknownScheme { .. }), "{wrong}: {error}");
+            }
+        }
     }
 }

@@ -133,6 +133,12 @@ pub trait Scheme: Send + Sync {
     /// Bits per channel as the method's paper counts them, keys and values averaged.
     fn nominal_bits(&self) -> BitsPerChannel;
 
+    /// [`Scheme::nominal_bits`] with everything that a coded token takes: scales, zero points, norms, outliers.
+    /// Windows, per-sequence and shared tables are apart.
+    fn stored_bits(&self) -> BitsPerChannel {
+        self.nominal_bits()
+    }
+
     /// Bytes held once for all layers and sequences: dictionaries and their tables.
     fn shared_bytes(&self) -> usize;
 }

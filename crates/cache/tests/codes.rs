@@ -48,10 +48,10 @@ fn codes_and_restored_vectors_attend_alike() {
         "+online(sampled=2,guard=3,sampler=uniform)+int6",
         "+window(sinks=3,recent=20)",
         "+online(sampled=4,guard=4)+window(sinks=70,recent=130)+fp8+refit",
-        "+stop(0.3)",
-        "+stop(0.4)+int6+online(sampled=5,guard=9)+split(k=10,v=6)",
+        "+stop(error=0.3)",
+        "+stop(error=0.4)+int6+online(sampled=5,guard=9)+split(k=10,v=6)",
         "+rope",
-        "+rope+online(sampled=80,guard=9)+window(sinks=3,recent=20)+stop(0.2)",
+        "+rope+online(sampled=80,guard=9)+window(sinks=3,recent=20)+stop(error=0.2)",
     ];
     for (case, part) in parts.into_iter().enumerate() {
         for (heads, batch) in [((4, 4), 1), ((6, 2), 2), ((5, 1), 1), ((9, 3), 1), ((16, 2), 1)] {
@@ -112,7 +112,7 @@ fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
     let geometry = Geometry { layers: 1, kv_heads, head_dim: d };
     let cx = context(geometry, dictionaries(geometry, atoms));
     let rotary = rotary(d);
-    for part in ["", "+online(sampled=8,guard=8)", "+fp8", "+window(sinks=4,recent=64)", "+rope", "+stop(0.2)"] {
+    for part in ["", "+online(sampled=8,guard=8)", "+fp8", "+window(sinks=4,recent=64)", "+rope", "+stop(error=0.2)"] {
         let peak = |tokens: usize| {
             let scheme = registry::build(&format!("csr-8{part}"), &cx).unwrap();
             let x = (

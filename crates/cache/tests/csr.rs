@@ -60,7 +60,7 @@ fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
     assert!(error("csr-512", &cx).contains("beyond 255"));
     assert!(error("csr-100", &cx).contains("the dictionary's 64 atoms"));
     assert!(error("csr-8+split(k=9,v=7)", &cx).contains("sparsity 7 cannot be shared by 2 chunks"));
-    assert!(error("csr-8+split(k=11,v=5)+stop(2)", &cx).contains("between 0 and 1"));
+    assert!(error("csr-8+split(k=11,v=5)+stop(error=2)", &cx).contains("between 0 and 1"));
     assert_eq!(registry::build("csr-8+split(k=10,v=6)", &cx).unwrap().nominal_bits().0, 2.0);
     assert_eq!(registry::build("csr-8+budget", &cx).unwrap().nominal_bits().0, 2.0);
     assert!(error("csr-16+budget", &cx).contains("budgets for the levels 4, 8, none for 16"));
@@ -71,7 +71,7 @@ fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
     let bare = bare.with_budgets([(8, wrong)].into());
     assert!(error("csr-8+budget", &bare).contains("the model has 1"));
     // A full row takes what codes of fixed length take, and its length.
-    assert_eq!(registry::build("csr-8+stop(0.1)", &cx).unwrap().nominal_bits().0, 2.0 + 8.5 * 1.5 / 128.0);
+    assert_eq!(registry::build("csr-8+stop(error=0.1)", &cx).unwrap().nominal_bits().0, 2.0 + 8.5 * 1.5 / 128.0);
     let wider = Geometry { head_dim: 64, ..geometry };
     assert!(error("csr-4", &context(wider, dictionaries(geometry, 64))).contains("a head of 64 channels"));
     let deeper = Geometry { layers: 2, ..geometry };
@@ -92,7 +92,7 @@ fn stopping_early_saves_atoms_and_keeps_the_error_bounded() {
             let cache = scheme.after_prefill(0, &x.1, &x.2, &rotary(16)).unwrap();
             cache.footprint().indices
         };
-        let (full, short) = (held("csr-8"), held(&format!("csr-8+stop({tolerance})")));
+        let (full, short) = (held("csr-8"), held(&format!("csr-8+stop(error={tolerance})")));
         let share = short as f64 / full as f64;
         assert!(share <= 1.0 && share > least - 0.35 && short < last, "{tolerance}: {share}");
         last = short;

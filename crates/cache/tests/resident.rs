@@ -46,7 +46,8 @@ fn a_cache_of_32768_tokens_takes_the_memory_it_reports() {
     let one = |seed, heads| tensor(seed, (1, heads, 1, d));
     let mut outputs = Vec::new();
     let dense = 2 * TOKENS * kv_heads * d * 2;
-    for name in ["csr-16", "csr-16+restore", "csr-8+online+int8+window(sinks=4,recent=4096)", "csr-16+stop(0.2)"] {
+    for name in ["csr-16", "csr-16+restore", "csr-8+online+int8+window(sinks=4,recent=4096)", "csr-16+stop(error=0.2)"]
+    {
         let scheme = registry::build(name, &cx).unwrap();
         let build = |tokens: usize| {
             let (k, v) = (tensor(1, (1, kv_heads, tokens, d)), tensor(2, (1, kv_heads, tokens, d)));

@@ -58,6 +58,10 @@ pub struct Footprint {
     pub online_atoms: usize,
     /// Atoms taken from outliers (the paper's Guard).
     pub guard: usize,
+    /// Entries kept beside coarser codes because they stick out: values and positions.
+    pub outliers: usize,
+    /// Factors of low-rank parts, and bases fitted to a sequence.
+    pub low_rank: usize,
     /// Tables derived from the above to make coding fast, such as Gram matrices.
     pub tables: usize,
 }
@@ -75,6 +79,8 @@ impl Footprint {
             ("window", self.window),
             ("online_atoms", self.online_atoms),
             ("guard", self.guard),
+            ("outliers", self.outliers),
+            ("low_rank", self.low_rank),
             ("tables", self.tables),
         ]
         .into_iter()
@@ -98,6 +104,8 @@ impl AddAssign for Footprint {
         self.window += other.window;
         self.online_atoms += other.online_atoms;
         self.guard += other.guard;
+        self.outliers += other.outliers;
+        self.low_rank += other.low_rank;
         self.tables += other.tables;
     }
 }

@@ -74,7 +74,7 @@ pub use codes::SparseCodes;
 pub use dictionary::{Dictionary, MAX_ATOMS};
 pub use error::CodecError;
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
-pub use packed::{CoefficientFormat, PackedCodes, index_bits};
+pub use packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
 pub use pursuit::{Encoder, GRAM_BUDGET, PursuitPath, relative_residuals};
 pub use ragged::{RaggedCodes, stop_early};
 pub use reconstruct::{ReconstructionError, reconstruction_error};

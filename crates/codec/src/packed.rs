@@ -306,7 +306,8 @@ impl BitReader<'_> {
 }
 
 /// The nearest e4m3 number, ties to even, saturating at ±448.
-fn to_e4m3(x: f32) -> u8 {
+#[must_use]
+pub fn to_e4m3(x: f32) -> u8 {
     let sign = if x.is_sign_negative() { 0x80 } else { 0 };
     let magnitude = x.abs().min(448.0);
     // Steps of this size separate the numbers around `magnitude`; below 2^-6 they are 2^-9.
@@ -318,7 +319,8 @@ fn to_e4m3(x: f32) -> u8 {
 }
 
 /// The value of an e4m3 number that [`to_e4m3`] made.
-fn from_e4m3(bits: u8) -> f32 {
+#[must_use]
+pub fn from_e4m3(bits: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
     let magnitude =
         if exponent == 0 { mantissa * (-9).exp2_f32() } else { (8.0 + mantissa) * (exponent - 10).exp2_f32() };

@@ -16,6 +16,9 @@ pub enum DictionarySource {
     /// Cluster centroids only: Algorithm 1's starting point.
     #[serde(rename = "kmeans")]
     KMeans,
+    /// As [`Self::NeuralDict`], with keys after position embedding.
+    #[serde(rename = "neuraldict-rope")]
+    NeuralDictRope,
     /// The scheme has no dictionary.
     #[default]
     #[serde(rename = "")]
@@ -23,20 +26,22 @@ pub enum DictionarySource {
 }
 
 impl DictionarySource {
-    /// The name in files: `neuraldict`, `kmeans` or the empty string.
+    /// The name in files: `neuraldict`, `kmeans`, `neuraldict-rope` or the empty string.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NeuralDict => "neuraldict",
             Self::KMeans => "kmeans",
+            Self::NeuralDictRope => "neuraldict-rope",
             Self::None => "",
         }
     }
 
-    /// The name for readers: `NeuralDict`, `k-means` or the empty string.
+    /// The name for readers: `NeuralDict`, `k-means`, `NeuralDict after RoPE` or the empty string.
     pub fn label(self) -> &'static str {
         match self {
             Self::NeuralDict => "NeuralDict",
             Self::KMeans => "k-means",
+            Self::NeuralDictRope => "NeuralDict after RoPE",
             Self::None => "",
         }
     }
@@ -62,10 +67,13 @@ impl FromStr for DictionarySource {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        [Self::NeuralDict, Self::KMeans, Self::None]
+        [Self::NeuralDict, Self::KMeans, Self::NeuralDictRope, Self::None]
             .into_iter()
             .find(|source| source.as_str() == name)
-            .ok_or_else(|| UnknownName { found: name.to_owned(), expected: "neuraldict, kmeans or nothing" })
+            .ok_or_else(|| UnknownName {
+                found: name.to_owned(),
+                expected: "neuraldict, kmeans, neuraldict-rope or nothing",
+            })
     }
 }
 

@@ -183,7 +183,10 @@ fn tables(shape: &Shape, schemes: &[(&str, Formula)], lengths: &[usize], batch: 
     let peers = PEERS.iter().map(|name| Formula::parse(name)).collect::<Result<Vec<_>>>()?;
     let width = schemes.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(8);
     let shown = few(lengths);
-    writeln!(text, "{id}: {layers} layers, {kv_heads} key-value heads of {head_dim}, {atoms} atoms per dictionary, batch {batch}\n")?;
+    writeln!(
+        text,
+        "{id}: {layers} layers, {kv_heads} key-value heads of {head_dim}, {atoms} atoms per dictionary, batch {batch}\n"
+    )?;
     write!(text, "{:<width$} {:>7}  measured bits per channel at", "scheme", "nominal")?;
     let columns = 9 * shown.len();
     writeln!(text, "{:>1$}", "smaller than (from tokens)   with dictionaries", (columns + 49usize).saturating_sub(28))?;
@@ -240,9 +243,12 @@ fn few(lengths: &[usize]) -> Vec<usize> {
     let (Some(&first), Some(&last)) = (lengths.first(), lengths.last()) else { return Vec::new() };
     let mut shown: Vec<usize> = (0..6)
         .map(|i| first as f64 * (last as f64 / first as f64).powf(f64::from(i) / 5.0))
-        .filter_map(|wanted| lengths.iter().copied().min_by(|a, b| {
-            (*a as f64 / wanted).ln().abs().total_cmp(&(*b as f64 / wanted).ln().abs())
-        }))
+        .filter_map(|wanted| {
+            lengths
+                .iter()
+                .copied()
+                .min_by(|a, b| (*a as f64 / wanted).ln().abs().total_cmp(&(*b as f64 / wanted).ln().abs()))
+        })
         .collect();
     shown.dedup();
     shown
@@ -267,7 +273,9 @@ fn lengths(text: &str) -> Result<Vec<usize>> {
         }
     };
     if lengths.is_empty() || lengths.len() > 10_000 || !lengths.is_sorted() {
-        bail!("--tokens: `{text}` is not a rising list of 1 to 10000 lengths, for example 1000..32000 or 100..5000:100");
+        bail!(
+            "--tokens: `{text}` is not a rising list of 1 to 10000 lengths, for example 1000..32000 or 100..5000:100"
+        );
     }
     Ok(lengths)
 }

@@ -1,7 +1,9 @@
 //! Commands beside the stages: they keep no record.
 
+pub mod footprint;
 pub mod generate;
 pub mod logits;
+pub mod schemes;
 pub mod score;
 
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, KMEANS};
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, open_shard, text_and_model_inputs};
+use crate::stages::{PREFILL_CHUNK, allocate, corpus, open_model, open_shard, text_and_model_inputs, train_rope};
 use crate::text::Part;
 use crate::ui;
 
@@ -54,6 +54,11 @@ impl Stage for Evaluate {
         let mut inputs = text_and_model_inputs(run)?;
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
         inputs.insert("train".into(), run.finished("train")?.digest.into());
+        for (part, stage) in [(train_rope::PART, "train-rope"), (allocate::PART, "allocate")] {
+            if run.config.evaluate.schemes.iter().any(|scheme| scheme.contains(part)) {
+                inputs.insert(stage.into(), run.finished(stage)?.digest.into());
+            }
+        }
         Ok(inputs)
     }
 
@@ -129,6 +134,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
     for (name, set) in sets {
         context = context.with_dictionaries(name, set);
     }
+    context = train_rope::with_optional(context, &run.paths.run)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;

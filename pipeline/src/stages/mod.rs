@@ -1,11 +1,13 @@
 //! The stages, in order, one file each.
 
+pub mod allocate;
 pub mod calibrate;
 pub mod evaluate;
 pub mod longbench;
 pub mod merge;
 pub mod report;
 pub mod train;
+pub mod train_rope;
 
 use std::path::PathBuf;
 

@@ -167,7 +167,7 @@ fn train_group(
 }
 
 /// The training parameters of one kind: the profile's level is shared by the chunks.
-fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Result<TrainConfig> {
+pub fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Result<TrainConfig> {
     let chunks = match kind {
         Kind::Key => settings.key_chunks,
         Kind::Value => settings.value_chunks,

@@ -1,10 +1,59 @@
-//! The uncompressed cache, in f32 or f16: the baseline of every comparison.
+//! The uncompressed cache, in f32, f16 or bf16: the baseline of every comparison.
 
 use candle_core::{DType, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary, Scheme, attention};
+
+/// `dense`, `dense-f16` and `dense-bf16`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+const ENTRIES: &[Entry] = &[
+    Entry {
+        pattern: "dense",
+        examples: &["dense"],
+        summary: "Uncompressed f32 keys and values: the reference of every comparison",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "dense-f16",
+        examples: &["dense-f16"],
+        summary: "Uncompressed f16 keys and values: the 16 bits per channel that compression is measured against",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "dense-bf16",
+        examples: &["dense-bf16"],
+        summary: "Uncompressed bf16 keys and values: what most servers keep by default",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[],
+        prefill_as_decoded: true,
+    },
+];
+
+fn build(name: &SchemeName<'_>, _cx: &SchemeContext) -> Built {
+    let Some(dtype) = NAMES.into_iter().find(|(known, _)| *known == name.head).map(|(_, dtype)| dtype) else {
+        return Ok(None);
+    };
+    name.no_artefacts()?;
+    name.arguments.only(&[])?;
+    match name.parts.first() {
+        None => Ok(Some(Box::new(DenseScheme::new(dtype)))),
+        Some(part) => Err(format!("`{}` keeps everything exactly: `+{}` adds nothing", name.head, part.name).into()),
+    }
+}
+
+const NAMES: [(&str, DType); 3] = [("dense", DType::F32), ("dense-f16", DType::F16), ("dense-bf16", DType::BF16)];
 
 /// Tokens by which the buffers grow.
 const PAGE: usize = 256;
@@ -19,7 +68,7 @@ pub struct DenseCache {
 }
 
 impl DenseCache {
-    /// An empty cache that stores `dtype` (f32 or f16).
+    /// An empty cache that stores `dtype` (f32, f16 or bf16).
     pub fn new(dtype: DType) -> Self {
         Self { dtype, len: 0, batch: 1, buffers: None }
     }
@@ -105,13 +154,13 @@ impl LayerCache for DenseCache {
     }
 }
 
-/// `dense` (f32) and `dense-f16`.
+/// `dense` (f32), `dense-f16` and `dense-bf16`.
 pub struct DenseScheme {
     dtype: DType,
 }
 
 impl DenseScheme {
-    /// A scheme that stores `dtype` (f32 or f16).
+    /// A scheme that stores `dtype` (f32, f16 or bf16).
     pub fn new(dtype: DType) -> Self {
         Self { dtype }
     }
@@ -119,7 +168,7 @@ impl DenseScheme {
 
 impl Scheme for DenseScheme {
     fn name(&self) -> &str {
-        if self.dtype == DType::F16 { "dense-f16" } else { "dense" }
+        NAMES.into_iter().find(|(_, dtype)| *dtype == self.dtype).map_or("dense", |(name, _)| name)
     }
 
     fn empty(&self, _layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {

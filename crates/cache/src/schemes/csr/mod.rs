@@ -11,6 +11,7 @@
 mod attend;
 mod budget;
 mod cache;
+mod entry;
 mod exact;
 mod ledger;
 mod online;
@@ -23,6 +24,7 @@ use kvcsr_codec::{BitsPerChannel, DictionarySet, Encoder, Kind, MAX_ATOMS};
 
 pub use self::budget::{Budget, Budgets, Sensitivity, allocate};
 pub use self::cache::CsrCache;
+pub use self::entry::FAMILY;
 pub use self::ledger::{CsrShape, KindShape};
 pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Share, Window};
 use self::streams::Coder;

@@ -212,10 +212,21 @@ fn window(arguments: &str) -> Result<Window, String> {
     Ok(window)
 }
 
-fn stop(argument: &str) -> Result<f32, String> {
-    argument.parse().ok().filter(|x: &f32| *x > 0.0 && *x < 1.0).ok_or_else(|| {
-        format!("stop({argument}): a relative squared error between 0 and 1 is expected, for example stop(0.02)")
-    })
+fn stop(arguments: &str) -> Result<f32, String> {
+    let mut error = 0.05;
+    for (key, value) in pairs(arguments)? {
+        match key {
+            "error" => {
+                error = value
+                    .parse()
+                    .ok()
+                    .filter(|x| (f32::MIN_POSITIVE..1.0).contains(x))
+                    .ok_or_else(|| format!("stop: `{value}` is not a relative squared error between 0 and 1"))?;
+            }
+            _ => return Err(format!("stop has no `{key}`; it has error")),
+        }
+    }
+    Ok(error)
 }
 
 fn split(arguments: &str, level: usize) -> Result<Share, String> {
@@ -272,9 +283,9 @@ mod tests {
             ..CsrOptions::new(6)
         };
         assert_eq!(options, expected);
-        let options = CsrOptions::parse("8+split(k=10,v=6)+stop(0.05)+rope").unwrap();
+        let options = CsrOptions::parse("8+split(k=10,v=6)+stop(error=0.2)+rope").unwrap();
         let share = Share::Split { keys: 10, values: 6 };
-        assert_eq!(options, CsrOptions { share, stop: Some(0.05), rope: true, ..CsrOptions::new(8) });
+        assert_eq!(options, CsrOptions { share, stop: Some(0.2), rope: true, ..CsrOptions::new(8) });
         assert_eq!(CsrOptions::parse("4+budget").unwrap(), CsrOptions { share: Share::Budget, ..CsrOptions::new(4) });
     }
 
@@ -292,9 +303,11 @@ mod tests {
             ("8+fp8+int4", "given before"),
             ("8+fp8(3)", "no arguments"),
             ("8+fp9", "no part of a CSR scheme"),
-            ("8+stop", "between 0 and 1"),
-            ("8+stop(1)", "between 0 and 1"),
-            ("8+stop(NaN)", "between 0 and 1"),
+            ("8+stop(error=0)", "between 0 and 1"),
+            ("8+stop(error=1)", "between 0 and 1"),
+            ("8+stop(error=NaN)", "between 0 and 1"),
+            ("8+stop(0.1)", "not `name=value`"),
+            ("8+stop(at=0.1)", "it has error"),
             ("8+split", "k + v = 16"),
             ("8+split(k=10,v=5)", "k + v = 16"),
             ("8+split(k=16,v=0)", "from 1 to 255"),

@@ -1,0 +1,208 @@
+//! The grammar of scheme names: `head(argument=value)+part(argument=value)@artefacts`.
+
+use crate::schemes::csr::Window;
+
+/// A scheme's name, taken apart. Nothing in it has been understood yet.
+///
+/// `kivi-2(group=64)+window(recent=32)` has the head `kivi-2` with one argument and the part `window` with one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemeName<'a> {
+    /// Everything before `@`: the registered name under which results are kept.
+    pub base: &'a str,
+    /// The method and its level, for example `kivi-2`.
+    pub head: &'a str,
+    /// Arguments of the head.
+    pub arguments: Arguments<'a>,
+    /// What follows the head, in order.
+    pub parts: Vec<Part<'a>>,
+    /// The trained artefacts to use, after `@`.
+    pub artefacts: Option<&'a str>,
+}
+
+/// One `+part(arguments)` of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// What is added.
+    pub name: &'a str,
+    /// Its arguments.
+    pub arguments: Arguments<'a>,
+}
+
+/// `(name=value,name=value)`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Arguments<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> SchemeName<'a> {
+    /// Takes `name` apart.
+    ///
+    /// # Errors
+    /// A sentence about what is malformed.
+    pub fn parse(name: &'a str) -> Result<Self, String> {
+        let (base, artefacts) = match name.split_once('@') {
+            Some((base, artefacts)) => (base, Some(artefacts)),
+            None => (name, None),
+        };
+        let mut pieces = base.split('+').map(|piece| {
+            let (name, arguments) = match piece.split_once('(') {
+                None => (piece, ""),
+                Some((name, rest)) => {
+                    (name, rest.strip_suffix(')').ok_or_else(|| format!("`{piece}` lacks a closing parenthesis"))?)
+                }
+            };
+            Ok::<_, String>(Part { name, arguments: Arguments::parse(arguments)? })
+        });
+        let Part { name: head, arguments } = pieces.next().expect("split gives at least one piece")?;
+        let parts = pieces.collect::<Result<Vec<_>, _>>()?;
+        for (at, part) in parts.iter().enumerate() {
+            if parts[..at].iter().any(|before| before.name == part.name) {
+                return Err(format!("`+{}` was given before", part.name));
+            }
+        }
+        Ok(Self { base, head, arguments, parts, artefacts })
+    }
+
+    /// What follows `method-` in the head, or nothing if the head is another method's: `2` of `kivi-2`.
+    pub fn level(&self, method: &str) -> Option<&'a str> {
+        self.head.strip_prefix(method)?.strip_prefix('-')
+    }
+
+    /// The part `+name`, if it was given.
+    pub fn part(&self, name: &str) -> Option<&Part<'a>> {
+        self.parts.iter().find(|part| part.name == name)
+    }
+
+    /// Whether the part `+name` was given; it takes no arguments.
+    ///
+    /// # Errors
+    /// If it has some.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        match self.part(name) {
+            None => Ok(false),
+            Some(part) => part.arguments.only(&[]).map(|()| true).map_err(|e| format!("`+{name}`: {e}")),
+        }
+    }
+
+    /// The exact tokens of `+window(sinks=4,recent=128)`, none without it.
+    ///
+    /// # Errors
+    /// On arguments that it has not.
+    pub fn window(&self) -> Result<Window, String> {
+        let Some(part) = self.part("window") else { return Ok(Window::default()) };
+        part.arguments.only(&["sinks", "recent"])?;
+        Ok(Window { sinks: part.arguments.tokens("sinks", 4)?, recent: part.arguments.tokens("recent", 128)? })
+    }
+
+    /// Refuses parts other than `window` and those named.
+    ///
+    /// # Errors
+    /// Naming the first unknown part and what there is.
+    pub fn only_parts(&self, known: &[&str]) -> Result<(), String> {
+        match self.parts.iter().find(|part| part.name != "window" && !known.contains(&part.name)) {
+            None => Ok(()),
+            Some(part) => {
+                let known: Vec<&str> = known.iter().copied().chain(["window"]).collect();
+                Err(format!("`{}` has no part `{}`; it has {}", self.head, part.name, known.join(", ")))
+            }
+        }
+    }
+
+    /// Refuses artefacts: for schemes that are built from nothing.
+    ///
+    /// # Errors
+    /// If some were named.
+    pub fn no_artefacts(&self) -> Result<(), String> {
+        match self.artefacts {
+            None => Ok(()),
+            Some(_) => Err("this scheme takes no dictionaries".to_owned()),
+        }
+    }
+}
+
+impl<'a> Arguments<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
+        let pair = |argument: &'a str| {
+            let (name, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not `name=value`"))?;
+            Ok((name.trim(), value.trim()))
+        };
+        text.split(',').filter(|argument| !argument.is_empty()).map(pair).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The value given for `name`.
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| *value)
+    }
+
+    /// Refuses arguments other than those named.
+    ///
+    /// # Errors
+    /// Naming the first unknown one and what there is.
+    pub fn only(&self, known: &[&str]) -> Result<(), String> {
+        match self.0.iter().find(|(name, _)| !known.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) if known.is_empty() => Err(format!("no argument `{name}`: there are none")),
+            Some((name, _)) => Err(format!("no argument `{name}`; there are {}", known.join(", "))),
+        }
+    }
+
+    /// A number of tokens or channels, `default` where none is given.
+    ///
+    /// # Errors
+    /// If the value is no number up to 2^24.
+    pub fn tokens(&self, name: &str, default: usize) -> Result<usize, String> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        value
+            .parse()
+            .ok()
+            .filter(|&n| n <= 1 << 24)
+            .ok_or_else(|| format!("{name}: `{value}` is not a number up to 2^24"))
+    }
+
+    /// A fraction of one, `default` where none is given.
+    ///
+    /// # Errors
+    /// If the value is not in 0 to 1.
+    pub fn fraction(&self, name: &str, default: f64) -> Result<f64, String> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        value
+            .parse()
+            .ok()
+            .filter(|x| (0.0..=1.0).contains(x))
+            .ok_or_else(|| format!("{name}: `{value}` is not a number from 0 to 1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_come_apart() {
+        let name = SchemeName::parse("kivi-2(group=64)+window(recent=32)+x@set").unwrap();
+        assert_eq!((name.head, name.level("kivi"), name.artefacts), ("kivi-2", Some("2"), Some("set")));
+        assert_eq!(name.base, "kivi-2(group=64)+window(recent=32)+x");
+        assert_eq!(name.arguments.tokens("group", 32), Ok(64));
+        assert_eq!(name.arguments.tokens("window", 128), Ok(128));
+        assert_eq!(name.window(), Ok(Window { sinks: 4, recent: 32 }));
+        assert_eq!(name.flag("x"), Ok(true));
+        assert_eq!(name.level("kiv"), None);
+        assert!(name.only_parts(&["x"]).is_ok());
+        assert!(name.only_parts(&["y"]).unwrap_err().contains("it has y, window"));
+        assert!(name.no_artefacts().is_err());
+    }
+
+    #[test]
+    fn malformed_names_say_what_is_wrong() {
+        for (name, reason) in [("a(", "closing parenthesis"), ("a+b(c)", "not `name=value`"), ("a+b+b", "given before")]
+        {
+            let error = SchemeName::parse(name).unwrap_err();
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+        let window = |name: &str| SchemeName::parse(name).unwrap().window().unwrap_err();
+        assert!(window("a+window(size=1)").contains("sinks, recent"));
+        assert!(window("a+window(recent=-1)").contains("not a number"));
+        let name = SchemeName::parse("a(f=2)").unwrap();
+        assert!(name.arguments.fraction("f", 0.5).unwrap_err().contains("0 to 1"));
+        assert!(name.arguments.only(&[]).unwrap_err().contains("there are none"));
+    }
+}

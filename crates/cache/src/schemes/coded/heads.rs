@@ -1,0 +1,63 @@
+//! Stores whose heads know nothing of each other.
+
+use std::ops::Range;
+
+use kvcsr_codec::Footprint;
+use rayon::prelude::*;
+
+use super::{Block, CodedTokens};
+
+/// Elements of a block from which on its heads are coded in parallel.
+const PARALLEL: usize = 8192;
+
+/// Coded keys or values of one head of one sequence.
+pub trait HeadTokens: Send + Sync {
+    /// Codes `rows` `(tokens, D)`, which follow the tokens held.
+    fn append(&mut self, rows: &[f32], tokens: usize, prompt: bool);
+
+    /// Restores `tokens` into `out`, `(tokens, D)`; see [`CodedTokens::restore`].
+    fn restore(&self, tokens: Range<usize>, out: &mut [f32]);
+
+    /// Bytes on the heap, by part.
+    fn footprint(&self) -> Footprint;
+
+    /// See [`CodedTokens::keeps_blocks`].
+    fn keeps_blocks(&self) -> bool {
+        false
+    }
+}
+
+/// One store per head.
+pub struct PerHead<H>(Vec<H>);
+
+impl<H: HeadTokens> PerHead<H> {
+    /// Stores for `heads` heads.
+    pub fn new(heads: usize, head: impl FnMut(usize) -> H) -> Self {
+        Self((0..heads).map(head).collect())
+    }
+}
+
+impl<H: HeadTokens> CodedTokens for PerHead<H> {
+    fn append(&mut self, block: &Block<'_>) {
+        let each = block.rows.len() / self.0.len();
+        let code = |(head, rows): (&mut H, &[f32])| head.append(rows, block.tokens, block.prompt);
+        if block.rows.len() < PARALLEL {
+            self.0.iter_mut().zip(block.rows.chunks_exact(each)).for_each(code);
+        } else {
+            self.0.par_iter_mut().zip(block.rows.par_chunks_exact(each)).for_each(code);
+        }
+    }
+
+    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        self.0[head].restore(tokens, out);
+    }
+
+    fn footprint(&self) -> Footprint {
+        let tables = size_of::<Self>() + self.0.capacity() * size_of::<H>();
+        self.0.iter().map(H::footprint).sum::<Footprint>() + Footprint { tables, ..Footprint::default() }
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        self.0.iter().any(H::keeps_blocks)
+    }
+}

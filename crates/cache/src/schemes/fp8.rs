@@ -1,0 +1,84 @@
+//! Eight-bit floating point, e4m3, for keys and values: what servers offer as an "fp8 cache", with a scale of 1.
+
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
+
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::Geometry;
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext, WINDOW};
+
+/// `fp8`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "fp8",
+    examples: &["fp8", "fp8+window(sinks=2,recent=9)"],
+    summary: "Keys and values in 8-bit floating point (e4m3), saturating at 448",
+    citation: "Micikevicius et al., FP8 Formats for Deep Learning, arXiv:2209.05433, 2022",
+    keys_coded: KeysCoded::AfterRope,
+    parameters: &WINDOW,
+    prefill_as_decoded: true,
+}];
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    if name.head != "fp8" {
+        return Ok(None);
+    }
+    name.no_artefacts()?;
+    name.arguments.only(&[])?;
+    name.only_parts(&[])?;
+    let geometry = cx.geometry();
+    let codec: Arc<dyn Codec> = Arc::new(Fp8(geometry));
+    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |_| {
+        Ok((codec.clone(), codec.clone()))
+    })?;
+    Ok(Some(Box::new(scheme)))
+}
+
+struct Fp8(Geometry);
+
+impl Codec for Fp8 {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        Box::new(PerHead::new(self.0.kv_heads, |_| Bytes { head_dim: self.0.head_dim, bytes: Vec::new() }))
+    }
+
+    fn buffering(&self) -> Buffering {
+        Buffering::None
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        8.0
+    }
+
+    fn stored_bits(&self) -> f64 {
+        8.0
+    }
+}
+
+struct Bytes {
+    head_dim: usize,
+    /// `(tokens, D)`
+    bytes: Vec<u8>,
+}
+
+impl HeadTokens for Bytes {
+    fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
+        reserve(&mut self.bytes, tokens, self.head_dim);
+        self.bytes.extend(rows.iter().map(|&x| to_e4m3(x)));
+    }
+
+    fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
+        static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
+        let (d, values) = (self.head_dim, &*VALUES);
+        for (out, &byte) in out.iter_mut().zip(&self.bytes[tokens.start * d..tokens.end * d]) {
+            *out = values[usize::from(byte)];
+        }
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint { packed: self.bytes.capacity(), ..Footprint::default() }
+    }
+}

@@ -1,0 +1,262 @@
+//! A block of tokens coded together: outliers, quantised bulk, low-rank residual.
+
+use std::ops::Range;
+
+use half::f16;
+use kvcsr_codec::{Footprint, Kind};
+use rayon::prelude::*;
+
+use super::Setting;
+use super::low_rank::LowRank;
+use crate::schemes::coded::affine::{Affine, Scale, range};
+use crate::schemes::coded::bits::{CODES, pack, unpack};
+
+/// One block, all heads.
+pub(super) struct Coded {
+    pub(super) tokens: usize,
+    /// `(Hkv, tokens, D)`, packed along channels.
+    codes: Vec<u8>,
+    /// Of keys `(groups of tokens, Hkv, D)`, of values `(tokens, groups of channels)`.
+    scales: Vec<Scale>,
+    outliers: Outliers,
+    /// One per head.
+    low_rank: Vec<LowRank>,
+}
+
+/// The largest and smallest entries of each vector: of keys a channel over the block's tokens, of values a token over
+/// the channels of all heads.
+struct Outliers {
+    /// Entries per vector.
+    each: usize,
+    /// Where in its vector, rising within each vector.
+    at: Vec<u16>,
+    values: Vec<f16>,
+}
+
+/// Element `(head, token, channel)` of the block, and how the method joins heads.
+#[derive(Clone, Copy)]
+struct Layout {
+    kind: Kind,
+    heads: usize,
+    tokens: usize,
+    d: usize,
+}
+
+impl Layout {
+    /// Vectors that outliers are taken from, and their length.
+    fn vectors(self) -> (usize, usize) {
+        match self.kind {
+            Kind::Key => (self.heads * self.d, self.tokens),
+            Kind::Value => (self.tokens, self.heads * self.d),
+        }
+    }
+
+    /// Where element `i` of vector `v` is in `(Hkv, tokens, D)`.
+    fn place(self, v: usize, i: usize) -> usize {
+        let (channel, token) = match self.kind {
+            Kind::Key => (v, i),
+            Kind::Value => (i, v),
+        };
+        (channel / self.d * self.tokens + token) * self.d + channel % self.d
+    }
+}
+
+impl Outliers {
+    /// Takes the outliers of `rows` out, leaving the mean of their vector in their place.
+    fn take(layout: Layout, share: f64, rows: &mut [f32]) -> Self {
+        let (vectors, length) = layout.vectors();
+        let side = if share == 0.0 { 0 } else { ((0.5 * share * length as f64).round() as usize).max(1) };
+        let side = side.min(length / 2);
+        let each = 2 * side;
+        let mut outliers =
+            Self { each, at: Vec::with_capacity(vectors * each), values: Vec::with_capacity(vectors * each) };
+        if each == 0 {
+            return outliers;
+        }
+        let mut order: Vec<u16> = Vec::with_capacity(length);
+        for v in 0..vectors {
+            let value = |i: u16| rows[layout.place(v, usize::from(i))];
+            let mean = (0..length).map(|i| f64::from(rows[layout.place(v, i)])).sum::<f64>() / length as f64;
+            order.clear();
+            order.extend(0..=(length - 1) as u16);
+            let rising = |&a: &u16, &b: &u16| value(a).total_cmp(&value(b)).then(a.cmp(&b));
+            order.select_nth_unstable_by(side - 1, rising);
+            order[side..].select_nth_unstable_by(length - each, rising);
+            let picked = outliers.at.len();
+            outliers.at.extend_from_slice(&order[..side]);
+            outliers.at.extend_from_slice(&order[length - side..]);
+            outliers.at[picked..].sort_unstable();
+            outliers.values.extend(outliers.at[picked..].iter().map(|&i| f16::from_f32(value(i))));
+            for &i in &outliers.at[picked..] {
+                rows[layout.place(v, usize::from(i))] = mean as f32;
+            }
+        }
+        outliers
+    }
+
+    /// The outliers of vector `v` whose place is in `within`.
+    fn of(&self, v: usize, within: Range<usize>) -> impl Iterator<Item = (usize, f32)> {
+        let at = &self.at[v * self.each..(v + 1) * self.each];
+        let from = at.partition_point(|&i| usize::from(i) < within.start);
+        let to = at.partition_point(|&i| usize::from(i) < within.end);
+        at[from..to].iter().zip(&self.values[v * self.each + from..]).map(|(&i, x)| (usize::from(i), x.to_f32()))
+    }
+}
+
+impl Coded {
+    /// Codes `rows` `(Hkv, tokens, D)`.
+    pub(super) fn new(setting: &Setting, rows: &[f32], tokens: usize, rank: usize) -> Self {
+        let Setting { kind, heads, head_dim: d, .. } = *setting;
+        let layout = Layout { kind, heads, tokens, d };
+        let mut bulk = rows.to_vec();
+        let outliers = Outliers::take(layout, setting.outliers, &mut bulk);
+        let affine = Affine::plain(setting.bits);
+        let mut coded =
+            Self { tokens, codes: Vec::new(), scales: Vec::new(), outliers, low_rank: Vec::with_capacity(heads) };
+        coded.quantise(setting, affine, &bulk);
+        let factors: Vec<LowRank> = (0..heads)
+            .into_par_iter()
+            .map(|head| {
+                let mut residual = vec![0f32; tokens * d];
+                coded.bulk(setting, head, 0..tokens, &mut residual);
+                for (x, exact) in residual.iter_mut().zip(&rows[head * tokens * d..]) {
+                    *x = exact - *x;
+                }
+                LowRank::of(&residual, d, rank, head as u64)
+            })
+            .collect();
+        coded.low_rank.extend(factors);
+        coded
+    }
+
+    fn quantise(&mut self, setting: &Setting, affine: Affine, bulk: &[f32]) {
+        let Setting { kind, heads, head_dim: d, .. } = *setting;
+        let (n, group) = (self.tokens, setting.group(self.tokens));
+        let mut codes = vec![0u8; bulk.len()];
+        match kind {
+            Kind::Key => {
+                self.scales.reserve_exact(n / group * heads * d);
+                for first in (0..n).step_by(group) {
+                    for head in 0..heads {
+                        let rows = (head * n + first) * d..(head * n + first + group) * d;
+                        let (mut min, mut max) = (vec![0.0; d], vec![0.0; d]);
+                        crate::schemes::coded::affine::channel_ranges(&bulk[rows.clone()], &mut min, &mut max);
+                        let at = self.scales.len();
+                        self.scales.extend(min.iter().zip(&max).map(|(&min, &max)| affine.scale(min, max)));
+                        let rows = bulk[rows.clone()].chunks_exact(d).zip(codes[rows].chunks_exact_mut(d));
+                        for (row, codes) in rows {
+                            for ((code, &x), &scale) in codes.iter_mut().zip(row).zip(&self.scales[at..]) {
+                                *code = affine.code(scale, x);
+                            }
+                        }
+                    }
+                }
+            }
+            Kind::Value => {
+                let groups = heads * d / group;
+                self.scales.reserve_exact(n * groups);
+                for token in 0..n {
+                    for first in (0..heads * d).step_by(group) {
+                        let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+                        let pieces = pieces(first..first + group, d).map(|(head, channels)| {
+                            (head * n + token) * d + channels.start..(head * n + token) * d + channels.end
+                        });
+                        for piece in pieces.clone() {
+                            let (low, high) = range(&bulk[piece]);
+                            (min, max) = (min.min(low), max.max(high));
+                        }
+                        let scale = affine.scale(min, max);
+                        for piece in pieces {
+                            affine.code_row(scale, &bulk[piece.clone()], &mut codes[piece]);
+                        }
+                        self.scales.push(scale);
+                    }
+                }
+            }
+        }
+        self.codes.reserve_exact(codes.len() * affine.bits / CODES);
+        pack(&codes, affine.bits, &mut self.codes);
+    }
+
+    /// Restores `tokens` of `head` into `out`, `(n, D)`.
+    pub(super) fn restore(&self, setting: &Setting, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        self.bulk(setting, head, tokens.clone(), out);
+        self.low_rank[head].add(tokens, setting.head_dim, out);
+    }
+
+    /// Quantised bulk and outliers.
+    fn bulk(&self, setting: &Setting, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        let Setting { kind, heads, head_dim: d, bits, .. } = *setting;
+        let group = setting.group(self.tokens);
+        let row_bytes = d * bits / CODES;
+        let from = head * self.tokens + tokens.start;
+        let bytes = self.codes[from * row_bytes..].chunks_exact(row_bytes);
+        let (mut zeros, mut steps) = (vec![0f32; d], vec![0f32; d]);
+        let mut loaded = usize::MAX;
+        for ((token, row), bytes) in tokens.clone().zip(out.chunks_exact_mut(d)).zip(bytes) {
+            match kind {
+                Kind::Key if loaded == token / group => {}
+                Kind::Key => {
+                    loaded = token / group;
+                    let scales = &self.scales[(loaded * heads + head) * d..][..d];
+                    for ((zero, step), scale) in zeros.iter_mut().zip(&mut steps).zip(scales) {
+                        (*zero, *step) = (scale.zero.to_f32(), scale.step.to_f32());
+                    }
+                }
+                Kind::Value => {
+                    let groups = heads * d / group;
+                    let mut channel = 0;
+                    while channel < d {
+                        let joined = (head * d + channel) / group;
+                        let end = ((joined + 1) * group - head * d).min(d);
+                        let scale = self.scales[token * groups + joined];
+                        zeros[channel..end].fill(scale.zero.to_f32());
+                        steps[channel..end].fill(scale.step.to_f32());
+                        channel = end;
+                    }
+                }
+            }
+            unpack(bytes, bits, |i, code| row[i] = f32::from(code));
+            for ((x, zero), step) in row.iter_mut().zip(&zeros).zip(&steps) {
+                *x = *x * step + zero;
+            }
+        }
+        match kind {
+            Kind::Key => {
+                for channel in 0..d {
+                    for (token, x) in self.outliers.of(head * d + channel, tokens.clone()) {
+                        out[(token - tokens.start) * d + channel] = x;
+                    }
+                }
+            }
+            Kind::Value => {
+                for (token, row) in tokens.zip(out.chunks_exact_mut(d)) {
+                    for (joined, x) in self.outliers.of(token, head * d..(head + 1) * d) {
+                        row[joined - head * d] = x;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn footprint(&self) -> Footprint {
+        let Outliers { at, values, .. } = &self.outliers;
+        Footprint {
+            packed: self.codes.capacity(),
+            scales: self.scales.capacity() * size_of::<Scale>(),
+            outliers: at.capacity() * size_of::<u16>() + values.capacity() * size_of::<f16>(),
+            low_rank: self.low_rank.iter().map(LowRank::bytes).sum(),
+            tables: self.low_rank.capacity() * size_of::<LowRank>(),
+            ..Footprint::default()
+        }
+    }
+}
+
+/// A range of joined channels, head by head.
+fn pieces(joined: Range<usize>, d: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
+    (joined.start / d..joined.end.div_ceil(d)).map(move |head| {
+        let start = joined.start.max(head * d) - head * d;
+        (head, start..joined.end.min((head + 1) * d) - head * d)
+    })
+}

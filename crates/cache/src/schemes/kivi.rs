@@ -1,0 +1,163 @@
+//! KIVI: keys quantised per channel, values per token (Liu et al., ICML 2024).
+//!
+//! Keys wait in f16 until `window` of them are there and are then quantised at once, each channel in groups of `group`
+//! tokens. Of the values, the last `window` stay in f16, and one at a time is quantised as it leaves, in groups of `group`
+//! channels. Groups of keys are counted from the sequence's first token.
+
+use std::sync::Arc;
+
+use super::coded::affine::{Affine, ChannelGroups, TokenGroups};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead, unsuitable};
+use crate::name::SchemeName;
+use crate::registry::{BuildError, Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::{CacheError, Geometry};
+
+/// `kivi-2`, `kivi-4` and other widths.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+pub(super) const GROUP: Parameter =
+    Parameter { name: "group", default: "32", meaning: "tokens of a key group, channels of a value group" };
+pub(super) const EXACT: Parameter = Parameter {
+    name: "window",
+    default: "128",
+    meaning: "tokens of the method's own f16 buffer; 0: none, with keys in whole groups",
+};
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "kivi-B",
+    examples: &[
+        "kivi-2",
+        "kivi-4",
+        "kivi-2(group=64,window=64)",
+        "kivi-8(window=32)",
+        "kivi-2+window(sinks=2,recent=9)",
+    ],
+    summary: "Affine B-bit keys per channel and values per token, the latest tokens in f16",
+    citation: "Liu et al., KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache, ICML 2024",
+    keys_coded: KeysCoded::AfterRope,
+    parameters: &[
+        Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 8; published: 2 and 4" },
+        GROUP,
+        EXACT,
+        WINDOW[0],
+        WINDOW[1],
+    ],
+    prefill_as_decoded: true,
+}];
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(level) = name.level("kivi") else { return Ok(None) };
+    let bits = level
+        .parse()
+        .ok()
+        .filter(|bits| (1..=8).contains(bits))
+        .ok_or_else(|| format!("`{level}` is not a number of bits from 1 to 8"))?;
+    name.no_artefacts()?;
+    name.only_parts(&[])?;
+    let shape = Shape::read(name, cx.geometry())?;
+    let affine = Affine::plain(bits);
+    let scheme = CodedScheme::new(name.base, cx.geometry(), KeysCoded::AfterRope, name.window()?, |_| {
+        Ok((shape.keys(affine), shape.values(affine)))
+    })?;
+    Ok(Some(Box::new(scheme)))
+}
+
+/// What KIVI's two codecs have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    group: usize,
+    window: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Shape {
+    /// Reads `group` and `window` from a name's arguments.
+    pub(super) fn read(name: &SchemeName<'_>, geometry: Geometry) -> Result<Self, BuildError> {
+        name.arguments.only(&["group", "window"])?;
+        let (group, window) = (name.arguments.tokens("group", 32)?, name.arguments.tokens("window", 128)?);
+        if group == 0 || !group.is_multiple_of(8) {
+            return Err(format!("group: {group} is not a multiple of 8").into());
+        }
+        if !window.is_multiple_of(group) {
+            return Err(format!("window: {window} is not a multiple of the group of {group} tokens").into());
+        }
+        let Geometry { kv_heads: heads, head_dim, .. } = geometry;
+        check_groups(name.base, group, head_dim)?;
+        Ok(Self { group, window, heads, head_dim })
+    }
+
+    /// Keys, quantised per channel.
+    pub(super) fn keys(self, affine: Affine) -> Arc<dyn Codec> {
+        Arc::new(Keys { shape: self, affine })
+    }
+
+    /// Values, quantised per token.
+    pub(super) fn values(self, affine: Affine) -> Arc<dyn Codec> {
+        Arc::new(Values { shape: self, affine })
+    }
+
+    fn stored_bits(self, affine: Affine) -> f64 {
+        affine.bits as f64 + 32.0 / self.group as f64
+    }
+}
+
+/// Refuses a head size that is no multiple of the channels of a group.
+pub(super) fn check_groups(scheme: &str, group: usize, head_dim: usize) -> Result<(), CacheError> {
+    if head_dim.is_multiple_of(group) {
+        return Ok(());
+    }
+    Err(unsuitable(scheme, format!("groups of {group} channels do not divide heads of {head_dim}")))
+}
+
+struct Keys {
+    shape: Shape,
+    affine: Affine,
+}
+
+impl Codec for Keys {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        let Shape { group, heads, head_dim, .. } = self.shape;
+        Box::new(PerHead::new(heads, |_| ChannelGroups::new(self.affine, group, head_dim)))
+    }
+
+    fn buffering(&self) -> Buffering {
+        let block = self.shape.window.max(self.shape.group);
+        Buffering::Blocks { block, aligned: block }
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        self.affine.bits as f64
+    }
+
+    fn stored_bits(&self) -> f64 {
+        self.shape.stored_bits(self.affine)
+    }
+}
+
+struct Values {
+    shape: Shape,
+    affine: Affine,
+}
+
+impl Codec for Values {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        let Shape { group, heads, head_dim, .. } = self.shape;
+        Box::new(PerHead::new(heads, |_| TokenGroups::new(self.affine, group, head_dim)))
+    }
+
+    fn buffering(&self) -> Buffering {
+        match self.shape.window {
+            0 => Buffering::None,
+            exact => Buffering::Sliding { exact, stride: 1 },
+        }
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        self.affine.bits as f64
+    }
+
+    fn stored_bits(&self) -> f64 {
+        self.shape.stored_bits(self.affine)
+    }
+}

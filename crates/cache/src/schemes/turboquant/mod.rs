@@ -1,0 +1,237 @@
+//! TurboQuant, the variant for squared error: a random rotation, then a Lloyd-Max quantiser per channel (Zandieh et
+//! al., ICLR 2026).
+//!
+//! A head vector `x` is stored as its norm (f16) and the codes of `Π x / ‖x‖ · √D`, whose channels are close to normally
+//! distributed whatever `x` is. Nothing is trained and nothing buffered: each token is coded as it arrives.
+//!
+//! 2.5 and 3.5 bits are two quantisers: a quarter of the channels, the largest on average over the prompt, at one bit
+//! more than the others, each part with a norm of its own. The paper does not say how the channels are chosen.
+
+mod lloyd_max;
+mod rotation;
+mod split;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::Footprint;
+
+pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
+pub use self::rotation::Rotation;
+use self::split::Split;
+use super::coded::bits::{CODES, pack, unpack};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve, unsuitable};
+use crate::Geometry;
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+
+/// `turboquant-B` and `turboquant-B+pre-rope`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+const BITS: Parameter = Parameter { name: "B", default: "", meaning: "bits per channel: 1 to 5, 2.5 or 3.5" };
+const SOURCE: &str =
+    "Zandieh et al., TurboQuant: Online Vector Quantization with Near-optimal Distortion Rate, ICLR 2026";
+
+const ENTRIES: &[Entry] = &[
+    Entry {
+        pattern: "turboquant-B",
+        examples: &[
+            "turboquant-2",
+            "turboquant-3",
+            "turboquant-4",
+            "turboquant-1",
+            "turboquant-2+window(sinks=2,recent=9)",
+        ],
+        summary: "Random rotation and a Lloyd-Max quantiser per channel, an f16 norm per head vector",
+        citation: SOURCE,
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "turboquant-2.5",
+        examples: &["turboquant-2.5", "turboquant-3.5", "turboquant-2.5+window(sinks=2,recent=9)"],
+        summary: "TurboQuant with a bit more for the quarter of channels that are largest over the prompt",
+        citation: SOURCE,
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        prefill_as_decoded: false,
+    },
+    Entry {
+        pattern: "turboquant-B+pre-rope",
+        examples: &[
+            "turboquant-2+pre-rope",
+            "turboquant-3+pre-rope",
+            "turboquant-4+pre-rope",
+            "turboquant-3+pre-rope+window(sinks=2,recent=9)",
+        ],
+        summary: "TurboQuant on keys before position embedding",
+        citation: SOURCE,
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        prefill_as_decoded: true,
+    },
+];
+
+/// Channels that codes are packed by, in each of two parts of which the smaller has a quarter.
+const SPLIT: usize = 4 * CODES;
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(level) = name.level("turboquant") else { return Ok(None) };
+    let wrong = || format!("`{level}` is not 1 to {MAX_BITS} bits, 2.5 or 3.5");
+    let bits: f64 = level.parse().map_err(|_| wrong())?;
+    let whole = bits.fract() == 0.0;
+    if !(1.0..=MAX_BITS as f64).contains(&bits) || !(whole || bits == 2.5 || bits == 3.5) {
+        return Err(wrong().into());
+    }
+    name.no_artefacts()?;
+    name.arguments.only(&[])?;
+    name.only_parts(&["pre-rope"])?;
+    let keys_coded = if name.flag("pre-rope")? { KeysCoded::BeforeRope } else { KeysCoded::AfterRope };
+    let geometry = cx.geometry();
+    let d = geometry.head_dim;
+    if d == 0 || !d.is_multiple_of(if whole { CODES } else { SPLIT }) {
+        return Err(unsuitable(name.base, format!("heads of {d} channels cannot be packed")).into());
+    }
+    let low = bits as usize;
+    let (codec, shared): (Arc<dyn Codec>, usize) = if whole {
+        let part = Part::new(d, low, 1);
+        let shared = part.shared_bytes();
+        (Arc::new(Whole { part: Arc::new(part), geometry }), shared)
+    } else {
+        let parts = [Part::new(d / 4, low + 1, 2), Part::new(d - d / 4, low, 3)];
+        let shared = parts.iter().map(Part::shared_bytes).sum();
+        (Arc::new(Split { parts: Arc::new(parts), geometry, bits }), shared)
+    };
+    let scheme =
+        CodedScheme::new(name.base, geometry, keys_coded, name.window()?, |_| Ok((codec.clone(), codec.clone())))?;
+    Ok(Some(Box::new(scheme.with_artefacts("", shared))))
+}
+
+/// A quantiser of vectors of `size` channels.
+#[derive(Debug)]
+struct Part {
+    size: usize,
+    bits: usize,
+    rotation: Rotation,
+    table: &'static LloydMax,
+}
+
+/// Vectors coded by a [`Part`].
+#[derive(Debug, Default)]
+struct Coded {
+    /// `(tokens, size)`, packed along channels.
+    codes: Vec<u8>,
+    norms: Vec<f16>,
+}
+
+impl Part {
+    fn new(size: usize, bits: usize, seed: u64) -> Self {
+        Self { size, bits, rotation: Rotation::new(size, seed), table: lloyd_max(bits) }
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.rotation.bytes() + (self.table.levels.len() + self.table.thresholds.len()) * size_of::<f32>()
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.size * self.bits / CODES
+    }
+
+    /// Adds rows `(n, size)`.
+    fn encode(&self, rows: &[f32], coded: &mut Coded) {
+        let tokens = rows.len() / self.size;
+        reserve(&mut coded.codes, tokens, self.row_bytes());
+        reserve(&mut coded.norms, tokens, 1);
+        let mut turned = vec![0.0; TILE.min(tokens) * self.size];
+        let mut codes = vec![0; self.size];
+        for rows in rows.chunks(TILE * self.size) {
+            let turned = &mut turned[..rows.len()];
+            self.rotation.apply(rows, turned);
+            for row in turned.chunks_exact(self.size) {
+                let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                let factor = if norm > 0.0 { (self.size as f32).sqrt() / norm } else { 0.0 };
+                for (code, &x) in codes.iter_mut().zip(row) {
+                    *code = self.table.code(x * factor);
+                }
+                pack(&codes, self.bits, &mut coded.codes);
+                coded.norms.push(f16::from_f32(norm.min(f16::MAX.to_f32())));
+            }
+        }
+    }
+
+    /// Restores `tokens`, at most [`TILE`] at a time, into `out` `(tokens, size)`.
+    fn decode(&self, coded: &Coded, tokens: Range<usize>, out: &mut [f32]) {
+        let (n, row_bytes) = (tokens.len(), self.row_bytes());
+        let mut turned = vec![0f32; n * self.size];
+        let mut norms = [0f32; TILE];
+        let norms = &mut norms[..n];
+        coded.norms[tokens.clone()].convert_to_f32_slice(norms);
+        let bytes = coded.codes[tokens.start * row_bytes..].chunks_exact(row_bytes);
+        let mut levels = [0f32; 1 << MAX_BITS];
+        for ((row, bytes), &norm) in turned.chunks_exact_mut(self.size).zip(bytes).zip(&*norms) {
+            let factor = norm / (self.size as f32).sqrt();
+            for (scaled, level) in levels.iter_mut().zip(&self.table.levels) {
+                *scaled = level * factor;
+            }
+            unpack(bytes, self.bits, |i, code| row[i] = levels[usize::from(code) & ((1 << MAX_BITS) - 1)]);
+        }
+        self.rotation.undo(&turned, &mut out[..n * self.size]);
+    }
+}
+
+impl Coded {
+    fn footprint(&self) -> Footprint {
+        Footprint {
+            packed: self.codes.capacity(),
+            scales: self.norms.capacity() * size_of::<f16>(),
+            ..Footprint::default()
+        }
+    }
+}
+
+/// One quantiser for all channels.
+struct Whole {
+    part: Arc<Part>,
+    geometry: Geometry,
+}
+
+impl Codec for Whole {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        let head = |_| Head { part: self.part.clone(), coded: Coded::default() };
+        Box::new(PerHead::new(self.geometry.kv_heads, head))
+    }
+
+    fn buffering(&self) -> Buffering {
+        Buffering::None
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        self.part.bits as f64
+    }
+
+    fn stored_bits(&self) -> f64 {
+        self.part.bits as f64 + 16.0 / self.part.size as f64
+    }
+}
+
+struct Head {
+    part: Arc<Part>,
+    coded: Coded,
+}
+
+impl HeadTokens for Head {
+    fn append(&mut self, rows: &[f32], _tokens: usize, _prompt: bool) {
+        self.part.encode(rows, &mut self.coded);
+    }
+
+    fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
+        self.part.decode(&self.coded, tokens, out);
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.coded.footprint()
+    }
+}

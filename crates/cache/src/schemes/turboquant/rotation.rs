@@ -1,0 +1,85 @@
+//! Random orthogonal matrices.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::schemes::coded::multiply_transposed;
+
+/// A seeded random rotation of vectors of `size` channels.
+#[derive(Debug)]
+pub struct Rotation {
+    size: usize,
+    /// Orthonormal, `(size, size)`: channel `i` of a vector goes to the rotated channels by row `i`.
+    matrix: Vec<f32>,
+}
+
+impl Rotation {
+    /// The orthogonal factor of a matrix of independent normal variates: uniformly distributed over all rotations and
+    /// reflections.
+    pub fn new(size: usize, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rows: Vec<Vec<f64>> = Vec::with_capacity(size);
+        while rows.len() < size {
+            let mut row: Vec<f64> = (0..size).map(|_| normal(&mut rng)).collect();
+            // Twice, so that rounding leaves nothing of the rows before.
+            for _ in 0..2 {
+                for before in &rows {
+                    let along: f64 = row.iter().zip(before).map(|(a, b)| a * b).sum();
+                    row.iter_mut().zip(before).for_each(|(a, b)| *a -= along * b);
+                }
+            }
+            let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            if norm > 1e-6 {
+                row.iter_mut().for_each(|x| *x /= norm);
+                rows.push(row);
+            }
+        }
+        Self { size, matrix: rows.into_iter().flatten().map(|x| x as f32).collect() }
+    }
+
+    /// Rotates each of the rows `(n, size)` into `out`, each alike whatever rows come with it: which code a channel gets
+    /// must not depend on how many tokens arrive together.
+    pub fn apply(&self, rows: &[f32], out: &mut [f32]) {
+        for (row, out) in rows.chunks_exact(self.size).zip(out.chunks_exact_mut(self.size)) {
+            out.fill(0.0);
+            for (&x, column) in row.iter().zip(self.matrix.chunks_exact(self.size)) {
+                out.iter_mut().zip(column).for_each(|(out, w)| *out += x * w);
+            }
+        }
+    }
+
+    /// Turns rows `(n, size)` back into `out`.
+    pub fn undo(&self, rows: &[f32], out: &mut [f32]) {
+        multiply_transposed([rows.len() / self.size, self.size, self.size], rows, &self.matrix, out);
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.matrix.len() * size_of::<f32>()
+    }
+}
+
+/// A standard normal variate (Box and Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random_range(f64::MIN_POSITIVE..1.0), rng.random_range(0.0..1.0));
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rotations_keep_lengths_and_turn_back() {
+        let rotation = Rotation::new(48, 1);
+        let rows: Vec<f32> = (0..96).map(|i| (i as f32 * 0.7).sin()).collect();
+        let (mut turned, mut back) = (vec![0.0; 96], vec![0.0; 96]);
+        rotation.apply(&rows, &mut turned);
+        rotation.undo(&turned, &mut back);
+        let length = |x: &[f32]| x[..48].iter().map(|x| x * x).sum::<f32>();
+        assert!((length(&rows) - length(&turned)).abs() < 1e-4);
+        assert!(rows.iter().zip(&back).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!(rows.iter().zip(&turned).any(|(a, b)| (a - b).abs() > 0.1));
+        assert_ne!(rotation.matrix, Rotation::new(48, 2).matrix);
+    }
+}

@@ -1,0 +1,90 @@
+//! The channels of small range: an orthonormal transform across them, then one bit each.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::schemes::coded::bits::{CODES, pack, unpack};
+use crate::schemes::coded::{multiply, multiply_transposed};
+
+/// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`: a row for
+/// the mean, then cosine and sine of each frequency, and the alternating row where `size` is even.
+pub(super) fn fourier(size: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(size * size);
+    for row in 0..size {
+        let frequency = row.div_ceil(2);
+        let alone = row == 0 || (size.is_multiple_of(2) && row + 1 == size);
+        let norm = (if alone { 1.0 } else { 2.0 } / size as f64).sqrt();
+        for channel in 0..size {
+            let angle = std::f64::consts::TAU * (frequency * channel) as f64 / size as f64;
+            let wave = if row == 0 || row % 2 == 1 { angle.cos() } else { angle.sin() };
+            rows.push((norm * wave) as f32);
+        }
+    }
+    rows
+}
+
+/// A group of tokens of one head: signs and a scale per transformed channel.
+#[derive(Debug)]
+pub(super) struct Signs {
+    /// `(tokens, size)`, a bit each.
+    bits: Vec<u8>,
+    /// Mean magnitude of each transformed channel.
+    scales: Vec<f16>,
+}
+
+impl Signs {
+    /// Codes `rows` `(tokens, size)`, `size` a multiple of eight.
+    pub(super) fn new(matrix: &[f32], rows: &[f32], size: usize) -> Self {
+        let tokens = rows.len() / size;
+        let mut turned = vec![0f32; rows.len()];
+        multiply_transposed([tokens, size, size], rows, matrix, &mut turned);
+        let mut sums = vec![0f32; size];
+        for row in turned.chunks_exact(size) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.abs());
+        }
+        let scales = sums.iter().map(|sum| f16::from_f32((sum / tokens as f32).min(f16::MAX.to_f32()))).collect();
+        let codes: Vec<u8> = turned.iter().map(|&x| u8::from(x >= 0.0)).collect();
+        let mut bits = Vec::with_capacity(codes.len() / CODES);
+        pack(&codes, 1, &mut bits);
+        Self { bits, scales }
+    }
+
+    /// Restores `tokens` into `out` `(n, size)`.
+    pub(super) fn restore(&self, matrix: &[f32], tokens: std::ops::Range<usize>, size: usize, out: &mut [f32]) {
+        let mut scales = vec![0f32; size];
+        self.scales.convert_to_f32_slice(&mut scales);
+        let mut turned = vec![0f32; tokens.len() * size];
+        let bytes = self.bits[tokens.start * size / CODES..].chunks_exact(size / CODES);
+        for (row, bytes) in turned.chunks_exact_mut(size).zip(bytes) {
+            unpack(bytes, 1, |i, code| row[i] = if code == 1 { scales[i] } else { -scales[i] });
+        }
+        multiply([tokens.len(), size, size], &turned, matrix, out, false);
+    }
+
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        (self.bits.capacity(), self.scales.capacity() * size_of::<f16>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transform_is_orthonormal_and_packs_a_fourier_transform() {
+        for size in [8, 9, 40] {
+            let matrix = fourier(size);
+            for i in 0..size {
+                for j in 0..=i {
+                    let dot: f32 = (0..size).map(|c| matrix[i * size + c] * matrix[j * size + c]).sum();
+                    assert!((dot - f32::from(i == j)).abs() < 1e-5, "{size}: {i} {j} {dot}");
+                }
+            }
+        }
+        let wave: Vec<f32> = (0..8).map(|c| (std::f32::consts::TAU * 2.0 * c as f32 / 8.0).sin()).collect();
+        let mut turned = [0.0; 8];
+        multiply_transposed([1, 8, 8], &wave, &fourier(8), &mut turned);
+        assert!((turned[4] - 2.0).abs() < 1e-5, "{turned:?}");
+        assert!(turned.iter().enumerate().all(|(i, x)| i == 4 || x.abs() < 1e-5), "{turned:?}");
+    }
+}

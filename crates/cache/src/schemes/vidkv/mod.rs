@@ -1,0 +1,69 @@
+//! VidKV, the part that needs no images: keys at 1.5 bits, values at 1.58 (Tao et al., 2025).
+//!
+//! Per block of tokens, key channels are ranked by their range over tokens and heads. The larger half has 2-bit affine
+//! codes; the others pass through a Fourier transform across channels and keep signs and a mean magnitude. Values are
+//! one of -1, 0, 1 times the mean magnitude, per channel and 32 tokens.
+//!
+//! Restored as the paper describes it: the released decoders restore signs as 0 and 1, and ternary codes without their
+//! scale. The transform is real and orthonormal, so that as many numbers come out as go in. Coded tokens stay as they
+//! are; the released code restores and codes all of them again every 128 tokens.
+
+mod easy;
+mod keys;
+mod values;
+
+use std::sync::Arc;
+
+use self::keys::Keys;
+use self::values::Values;
+use super::coded::{Codec, CodedScheme, unsuitable};
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+
+/// `vidkv-B-1.58`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "vidkv-B-1.58",
+    examples: &["vidkv-1.5-1.58", "vidkv-1.75-1.58", "vidkv-2-1.58+window(sinks=2,recent=9)"],
+    summary: "Keys at 2 bits in the channels of largest range, transform and sign in the others; ternary values",
+    citation: "Tao et al., Plug-and-Play 1.x-Bit KV Cache Quantization for Video Large Language Models, arXiv:2503.16257, 2025",
+    keys_coded: KeysCoded::AfterRope,
+    parameters: &[
+        Parameter { name: "B", default: "", meaning: "bits per key channel, from 1 to 2; published: 1.5" },
+        WINDOW[0],
+        WINDOW[1],
+    ],
+    prefill_as_decoded: false,
+}];
+
+/// Tokens of a group.
+const GROUP: usize = 32;
+/// Tokens coded at a time while decoding.
+const BLOCK: usize = 128;
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(level) = name.level("vidkv") else { return Ok(None) };
+    let wrong = || format!("`{level}` is not 1.58 bits for values after 1 to 2 bits for keys, like 1.5-1.58");
+    let bits: f64 = level.strip_suffix("-1.58").and_then(|bits| bits.parse().ok()).ok_or_else(wrong)?;
+    if !(1.0..=2.0).contains(&bits) {
+        return Err(wrong().into());
+    }
+    name.no_artefacts()?;
+    name.arguments.only(&[])?;
+    name.only_parts(&[])?;
+    let (heads, head_dim) = (cx.geometry().kv_heads, cx.geometry().head_dim);
+    let hard = (head_dim as f64 * (bits - 1.0)).floor() as usize;
+    if !head_dim.is_multiple_of(8) || !hard.is_multiple_of(8) {
+        let reason = format!("{hard} of {head_dim} channels at 2 bits: both must be multiples of 8");
+        return Err(unsuitable(name.base, reason).into());
+    }
+    let matrix = Arc::new(easy::fourier(head_dim - hard));
+    let bytes = matrix.len() * size_of::<f32>();
+    let keys: Arc<dyn Codec> = Arc::new(Keys { heads, head_dim, hard, matrix });
+    let values: Arc<dyn Codec> = Arc::new(Values { heads, head_dim });
+    let scheme = CodedScheme::new(name.base, cx.geometry(), KeysCoded::AfterRope, name.window()?, |_| {
+        Ok((keys.clone(), values.clone()))
+    })?;
+    Ok(Some(Box::new(scheme.with_artefacts("", bytes))))
+}
