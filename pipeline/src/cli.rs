@@ -75,7 +75,7 @@ pub struct FootprintArgs {
     #[arg(long, default_value = "1000..32000")]
     pub tokens: String,
     /// Schemes with a formula, between blanks: dense-f16, fp8, kivi-2, kivi-4, csr-S with its parts
-    #[arg(long, default_value = "dense-f16 fp8 kivi-2 csr-8+online csr-6+online csr-4+online csr-8 csr-6 csr-4")]
+    #[arg(long, default_value = "dense-f16 fp8 kivi-2 csr-6+online csr-4+online csr-6 csr-4")]
     pub schemes: String,
     /// Sequences at a time: they share dictionaries
     #[arg(long, default_value_t = 1)]

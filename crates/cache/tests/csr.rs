@@ -132,6 +132,32 @@ fn an_error_leaves_the_cache_as_it_was() {
     feed(cache.as_mut(), &x, &rotary, 5, 6);
 }
 
+/// Half-precision tensors take the portable path: the result is f32's but for their rounding, in their type.
+#[test]
+fn half_precision_tensors_are_attended_to_in_their_own_type() {
+    let cx = context(GEOMETRY, dictionaries(GEOMETRY, 64));
+    let rotary = rotary(32);
+    let x = (tensor(1, (2, 4, 40, 32)), tensor(2, (2, 2, 40, 32)), tensor(3, (2, 2, 40, 32)));
+    for name in ["csr-8", "csr-8+rope", "csr-8+online(sampled=4,guard=4,prefill=restored)+window(sinks=2,recent=5)"] {
+        let run = |dtype: DType| {
+            let x = [&x.0, &x.1, &x.2].map(|x| x.to_dtype(dtype).unwrap());
+            let x = (x[0].clone(), x[1].clone(), x[2].clone());
+            let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
+            let outputs = [(0, 39), (39, 40)].map(|(from, to)| feed(cache.as_mut(), &x, &rotary, from, to));
+            assert_eq!(outputs[0].dtype(), dtype, "{name}");
+            outputs.map(|out| out.to_dtype(DType::F32).unwrap())
+        };
+        let exact = run(DType::F32);
+        for (dtype, most) in [(DType::F16, 0.01), (DType::BF16, 0.1)] {
+            for (a, b) in run(dtype).iter().zip(&exact) {
+                // Rounding changes a pick here and there: errors on average, not at the worst place.
+                let off = (a - b).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+                assert!(off < most, "{name} {dtype:?}: {off}");
+            }
+        }
+    }
+}
+
 #[test]
 fn recording_hands_out_what_passed() {
     let x = (tensor(1, (1, 4, 6, 32)), tensor(2, (1, 2, 6, 32)), tensor(3, (1, 2, 6, 32)));

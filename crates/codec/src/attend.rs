@@ -329,9 +329,11 @@ impl<'a> HeadAttention<'a> {
         assert_eq!(visible.len(), count, "a range per query");
         let AttentionScratch { weights, reference, sum, out, .. } = &mut *self.scratch;
         let weights = &mut weights[..n * count];
+        let seen = |range: &Range<usize>| {
+            (range.start.clamp(first, first + n) - first, range.end.clamp(first, first + n) - first)
+        };
         for (q, range) in visible.iter().enumerate() {
-            let (from, to) = (range.start.clamp(first, first + n) - first, range.end.clamp(first, first + n) - first);
-            let seen = |t: usize| from <= t && t < to;
+            let (from, to) = seen(range);
             let top = (from..to).fold(f32::NEG_INFINITY, |m, t| m.max(weights[t * count + q]));
             if top > reference[q] + SLACK || (reference[q] == f32::NEG_INFINITY && from < to) {
                 let factor = (reference[q] - top).exp();
@@ -340,11 +342,14 @@ impl<'a> HeadAttention<'a> {
                 out[q * d..(q + 1) * d].iter_mut().for_each(|x| *x *= factor);
                 sums.iter_mut().skip(q).step_by(count).for_each(|x| *x *= factor);
             }
-            for t in 0..n {
-                let weight = &mut weights[t * count + q];
-                *weight = if seen(t) { (*weight - reference[q]).exp() } else { 0.0 };
-                sum[q] += *weight;
-            }
+        }
+        self.isa.exponentials(weights, &reference[..count]);
+        for (q, range) in visible.iter().enumerate() {
+            let (from, to) = seen(range);
+            (0..n).filter(|t| !(from..to).contains(t)).for_each(|t| weights[t * count + q] = 0.0);
+        }
+        for weights in weights.chunks_exact(count) {
+            sum.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight);
         }
     }
 

@@ -154,6 +154,54 @@ proptest! {
     }
 }
 
+/// Where a prompt's own vectors are atoms, near ties are common. The two ways to the same codes may then pick
+/// different atoms, but neither restores better than the other, or than pursuit in f64.
+#[test]
+fn neither_path_restores_better_where_near_ties_are_common() {
+    let (width, n, s) = (32, 600, 6);
+    let offline = dictionary(256, width, 1);
+    // Vectors in a few directions with little noise, a third of them atoms.
+    let (base, noise) = (normal(20 * width, 2), normal(n * width, 3));
+    let rows: Vec<f32> =
+        noise.iter().enumerate().map(|(i, x)| base[i / width % 20 * width + i % width] + 0.05 * x).collect();
+    let mut online = OnlineAtoms::new(width);
+    online.sample(rows.chunks_exact(width).take(200));
+    let atoms = Atoms::new(&offline, &online).unwrap();
+    let encoder = Encoder::new(offline.clone());
+    let (together, mut alone) = (code(&encoder, atoms, &rows, s), (Vec::new(), Vec::new()));
+    for row in rows.chunks_exact(width) {
+        let (indices, coefficients) = code(&encoder, atoms, row, s);
+        alone.0.extend(indices);
+        alone.1.extend(coefficients);
+    }
+    let all: Vec<Vec<f64>> = joined(&offline, &online).atoms().chunks_exact(width).map(widened).collect();
+    let exact: f64 = rows.chunks_exact(width).map(|row| pursuit_in_f64(&all, &mut widened(row), s)).sum();
+    let energy = |codes: &(Vec<u16>, Vec<f32>)| -> f64 {
+        let left = relative_residuals(atoms, &rows, &codes.0, &codes.1).unwrap();
+        left.iter()
+            .zip(rows.chunks_exact(width))
+            .map(|(r, row)| r * widened(row).iter().map(|x| x * x).sum::<f64>())
+            .sum()
+    };
+    for codes in [&together, &alone] {
+        assert!((energy(codes) / exact - 1.0).abs() < 1e-3, "{} beside {exact}", energy(codes));
+    }
+}
+
+fn widened(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| x.into()).collect()
+}
+
+/// The squared residual after `s` steps.
+fn pursuit_in_f64(atoms: &[Vec<f64>], residual: &mut [f64], s: usize) -> f64 {
+    for _ in 0..s {
+        let products = atoms.iter().map(|atom| atom.iter().zip(&*residual).map(|(a, r)| a * r).sum::<f64>());
+        let (at, c) = products.enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+        residual.iter_mut().zip(&atoms[at]).for_each(|(r, a)| *r -= c * a);
+    }
+    residual.iter().map(|r| r * r).sum()
+}
+
 #[test]
 fn what_does_not_fit_is_an_error() {
     let atoms = dictionary(10, 4, 1);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape};
+use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Share};
 use kvcsr_codec::{Footprint, measured_bits};
 use kvcsr_report::figures::FootprintLength;
 use kvcsr_report::{FootprintRow, save};
@@ -79,8 +79,12 @@ impl Formula {
                     format!("scheme `{name}` has no formula here: dense-f16, fp8, kivi-2, kivi-4 and csr-S with its parts have")
                 })?;
                 let options = CsrOptions::parse(parts).map_err(|e| anyhow::anyhow!("scheme `{name}`: {e}"))?;
-                if options.sparsity < 2 || !options.sparsity.is_multiple_of(2) {
-                    bail!("scheme `{name}`: the level is shared by two chunks of a value, an even number is expected");
+                let values = match options.share {
+                    Share::Split { values, .. } => values,
+                    Share::Uniform | Share::Budget => options.sparsity,
+                };
+                if values < 2 || !values.is_multiple_of(2) {
+                    bail!("scheme `{name}`: a value's two chunks share its level, an even number is expected");
                 }
                 Self::Csr(options)
             }

@@ -50,6 +50,35 @@ pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32
     }
 }
 
+/// See [`super::Isa::exponentials`].
+#[inline(always)]
+pub(super) fn exponentials(x: &mut [f32], reference: &[f32]) {
+    for row in x.chunks_exact_mut(reference.len()) {
+        for (x, reference) in row.iter_mut().zip(reference) {
+            *x -= reference;
+        }
+    }
+    for x in x {
+        *x = exponential(*x);
+    }
+}
+
+/// `e^x = 2^n e^r` with `n` the integer nearest to `x log2 e` and `|r| <= ln 2 / 2`.
+#[inline(always)]
+fn exponential(x: f32) -> f32 {
+    /// Added to a small number, it leaves the nearest integer in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let series = [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let e = series.into_iter().fold(1.0 / 720.0, |sum: f32, term| sum.mul_add(r, term));
+    e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
+}
+
 /// See [`super::Isa::scatter`].
 #[inline(always)]
 pub(super) fn scatter(

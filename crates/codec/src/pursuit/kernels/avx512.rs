@@ -151,6 +151,11 @@ pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32
 }
 
 #[target_feature(enable = "avx512f")]
+pub(super) fn exponentials(x: &mut [f32], reference: &[f32]) {
+    attend::exponentials(x, reference);
+}
+
+#[target_feature(enable = "avx512f")]
 pub(super) fn scatter(
     sums: &mut [f32],
     queries: usize,

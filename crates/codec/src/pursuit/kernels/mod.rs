@@ -155,6 +155,17 @@ impl Isa {
         dispatch!(self, scores(keys, queries, width, out));
     }
 
+    /// `x[t][q] = exp(x[t][q] - reference[q])` in x `(n, Q)`, off by at most three units in the last place, 0 taken
+    /// as 1.6e-38; for differences up to 88. NaN stays NaN.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    #[inline]
+    pub(crate) fn exponentials(self, x: &mut [f32], reference: &[f32]) {
+        assert!(x.len().is_multiple_of(reference.len()));
+        dispatch!(self, exponentials(x, reference));
+    }
+
     /// `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk
     /// `c`: codes `(n, chunks, s)`, weights `(n, Q)`, sums `(chunks, N, Q)`.
     ///
