@@ -1,4 +1,6 @@
-//! Exact causal attention over dense keys and values, in tiles of queries.
+//! Exact causal attention over dense keys and values, in tiles of queries: never the whole matrix of scores.
+
+mod blocks;
 
 use candle_core::{Device, Tensor};
 
@@ -18,8 +20,19 @@ const QUERY_TILE: usize = 128;
 /// # Errors
 /// If the pattern does not fit the shapes, or a tensor operation fails.
 pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
-    let (b, h, t, d) = q.dims4()?;
+    let (b, h, _, _) = q.dims4()?;
     pattern.check(b, h)?;
+    let q = q.contiguous()?;
+    if blocks::fits(&q, k, v) {
+        blocks::attend(&q, k, v, scale, pattern)
+    } else {
+        by_operations(&q, k, v, scale, pattern)
+    }
+}
+
+/// Attention by tensor operations, for devices and types that [`blocks`] does not take.
+fn by_operations(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
+    let (b, h, t, d) = q.dims4()?;
     let (heads, s, _) = k.dims3()?;
     let group = b * h / heads;
     let start = s - t;
@@ -156,9 +169,13 @@ mod tests {
 
     #[test]
     fn equals_the_definition_for_tiles_groups_and_batches() {
-        for (b, h, h_kv, t, s, d) in
-            [(1, 1, 1, 1, 1, 4), (2, 6, 2, 5, 9, 8), (1, 3, 1, 300, 300, 4), (2, 4, 4, 130, 200, 4)]
-        {
+        for (b, h, h_kv, t, s, d) in [
+            (1, 1, 1, 1, 1, 4),
+            (2, 6, 2, 5, 9, 8),
+            (1, 3, 1, 300, 300, 4),
+            (2, 4, 4, 130, 200, 4),
+            (2, 6, 2, 1, 700, 4),
+        ] {
             let tensor = |heads: usize, tokens: usize, salt: usize| {
                 let n = b * heads * tokens * d;
                 let x: Vec<f32> = (0..n).map(|i| (((i * 7919 + salt * 104_729) % 1000) as f32 / 500.0) - 1.0).collect();
@@ -173,11 +190,29 @@ mod tests {
             let linear = Pattern { bias: Bias::Alibi(&alibi), ..plain };
             let all = Pattern { reach: Reach::Sliding(7), bias: linear.bias, padding: left.padding };
             for pattern in [plain, sliding(1), sliding(6), sliding(150), left, linear, all] {
-                let got = causal(&q, &k, &v, 0.7, &pattern).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let want = by_definition(&qv, &kv, &vv, [b, h, h_kv, t, s, d], 0.7, &pattern);
-                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-                assert!(worst < 2e-6, "{:?} {pattern:?}: {worst}", (b, h, h_kv, t, s, d));
+                assert!(blocks::fits(&q, &k, &v));
+                for path in [causal, by_operations] {
+                    let got = path(&q, &k, &v, 0.7, &pattern).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                    assert!(worst < 2e-6, "{:?} {pattern:?}: {worst}", (b, h, h_kv, t, s, d));
+                }
             }
+        }
+    }
+
+    #[test]
+    fn the_front_of_a_larger_buffer_is_attended_as_a_copy_of_it() {
+        let noise = |shape: (usize, usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+        let (k, v) = (noise((2, 900, 8)), noise((2, 900, 8)));
+        for tokens in [1, 3, 600] {
+            let q = noise((4, tokens, 8)).unsqueeze(0).unwrap();
+            let (k, v) = (k.narrow(1, 0, 650).unwrap(), v.narrow(1, 0, 650).unwrap());
+            let front = causal(&q, &k, &v, 0.3, &Pattern::default()).unwrap();
+            let (k, v) = (k.contiguous().unwrap(), v.contiguous().unwrap());
+            let copy = causal(&q, &k, &v, 0.3, &Pattern::default()).unwrap();
+            let numbers = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(numbers(front), numbers(copy));
         }
     }
 }

@@ -100,6 +100,17 @@ pub enum CacheError {
         /// What does not fit.
         reason: String,
     },
+    /// A scheme needs codebooks that were not given.
+    #[error(
+        "scheme `{scheme}` needs the codebooks `{codebooks}`, which were not given: make them first \
+         (`just calibrate-peers`)"
+    )]
+    MissingCodebooks {
+        /// The scheme.
+        scheme: String,
+        /// The name of the codebooks.
+        codebooks: String,
+    },
     /// A dictionary does not fit the model.
     #[error("scheme `{scheme}`, layer {layer}, {kind}s: {reason}")]
     Dictionary {

@@ -37,6 +37,7 @@
 
 pub mod attention;
 mod error;
+pub mod kernels;
 pub mod name;
 mod pattern;
 mod recording;
@@ -45,6 +46,7 @@ mod rotary;
 pub mod schemes;
 mod seam;
 mod snapshot;
+mod untrained;
 
 pub use error::CacheError;
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};

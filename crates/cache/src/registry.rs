@@ -8,13 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Encoder, Kind};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
 use crate::name::SchemeName;
-use crate::schemes::{asymkv, csr, dense, fp8, gear, ggml, kivi, turboquant, vidkv};
-use crate::{Budget, Budgets, CacheError, Geometry, Scheme};
+use crate::schemes::{asymkv, commvq, cq, csr, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv};
+use crate::{Budgets, CacheError, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
@@ -32,6 +30,10 @@ const FAMILIES: &[Family] = &[
     asymkv::FAMILY,
     vidkv::FAMILY,
     turboquant::FAMILY,
+    svdq::FAMILY,
+    lexico::FAMILY,
+    cq::FAMILY,
+    commvq::FAMILY,
     csr::FAMILY,
 ];
 
@@ -127,12 +129,13 @@ pub struct SchemeContext {
     geometry: Geometry,
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
     budgets: Budgets,
+    codebooks: BTreeMap<String, CodebookSet>,
 }
 
 impl SchemeContext {
     /// A context without dictionaries.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, sets: BTreeMap::new(), budgets: Budgets::new() }
+        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new(), budgets: Budgets::new() }
     }
 
     /// Adds a dictionary set under `name`.
@@ -140,33 +143,6 @@ impl SchemeContext {
         let encoders = set.groups.iter().map(|g| Arc::new(Encoder::new(g.dictionary.clone()))).collect();
         self.sets.insert(name.to_owned(), (set, encoders));
         self
-    }
-
-    /// A context with an artefact of every kind that a scheme may need, none of them trained: `atoms` seeded random
-    /// atoms where dictionaries belong. Enough to build every registered scheme, to list it and to test its
-    /// bookkeeping; its codes are poor.
-    ///
-    /// # Panics
-    /// If `atoms` is 0 or the head size is odd.
-    pub fn untrained(geometry: Geometry, atoms: usize) -> Self {
-        let group = |kind: Kind, chunks: usize| {
-            let width = geometry.head_dim / chunks;
-            let mut rng = ChaCha8Rng::seed_from_u64(kind as u64);
-            let noise = (0..atoms * width).map(|_| rng.random_range(-1.0f32..1.0)).collect();
-            let dictionary = Dictionary::normalised(width, noise).expect("random atoms are neither zero nor infinite");
-            let layers = (0..geometry.layers).collect();
-            DictionaryGroup { kind, layers, chunks, sparsity: 8 / chunks, dictionary: Arc::new(dictionary) }
-        };
-        let groups = vec![group(Kind::Key, 1), group(Kind::Value, 2)];
-        let set = DictionarySet { head_dim: geometry.head_dim, groups, provenance: BTreeMap::new() };
-        // Levels that favour keys, with the mean that their name says.
-        let levels =
-            |level: usize| Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] };
-        Self::new(geometry)
-            .with_dictionaries("kmeans", set.clone())
-            .with_dictionaries(ROPE_DICTIONARIES, set.clone())
-            .with_dictionaries(DEFAULT_DICTIONARIES, set)
-            .with_budgets([4, 8].map(|level| (level, levels(level))).into())
     }
 
     /// Gives the levels by layer that `csr-S+budget` takes.
@@ -178,6 +154,12 @@ impl SchemeContext {
     /// The levels by layer that were given.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
+    }
+
+    /// Adds the codebooks of a calibrated method under `name`.
+    pub fn with_codebooks(mut self, name: &str, set: CodebookSet) -> Self {
+        self.codebooks.insert(name.to_owned(), set);
+        self
     }
 
     /// The model's shape.
@@ -194,6 +176,21 @@ impl SchemeContext {
             .get(name)
             .map(|(set, encoders)| (set, &encoders[..]))
             .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
+    }
+
+    /// The codebooks called `name`, which were made for this model's shape.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingCodebooks`], naming `scheme`, or [`CacheError::Unsuitable`] if they are another model's.
+    pub fn codebooks(&self, name: &str, scheme: &str) -> Result<&CodebookSet, CacheError> {
+        let set = self
+            .codebooks
+            .get(name)
+            .ok_or_else(|| CacheError::MissingCodebooks { scheme: scheme.to_owned(), codebooks: name.to_owned() })?;
+        let Geometry { layers, kv_heads, head_dim } = self.geometry;
+        set.validate_for(layers, kv_heads, head_dim)
+            .map_err(|e| CacheError::Unsuitable { scheme: scheme.to_owned(), reason: e.to_string() })?;
+        Ok(set)
     }
 }
 

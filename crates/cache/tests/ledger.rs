@@ -6,8 +6,8 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-use common::{context, dictionaries, rotary, tensor};
-use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Padding, PrefillSnapshot, registry};
+use common::{context, dictionaries, feed, rotary, tensor};
+use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Padding, PrefillSnapshot, SchemeContext, registry};
 use kvcsr_codec::measured_bits;
 
 /// The system's allocator, with a count of the bytes that are live.
@@ -34,13 +34,47 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 #[test]
-fn csr_reports_the_bytes_it_allocates() {
+fn caches_report_the_bytes_they_allocate() {
     // One worker: its scratch space comes to life in the first of two equal runs, outside of the count.
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
         compare();
         batches();
         forks();
+        every_example();
     });
+}
+
+/// Of every registered scheme: after taking a prompt over, and after decoding on from there.
+fn every_example() {
+    let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
+    let (rotary, cx) = (rotary(64), SchemeContext::untrained(geometry, 128));
+    let examples = registry::entries().flat_map(|entry| entry.examples).filter(|name| !name.starts_with("dense"));
+    for name in examples {
+        let scheme = registry::build(name, &cx).unwrap();
+        for tokens in [1, 300] {
+            let x = (
+                tensor(1, (1, 3, tokens + 25, 64)),
+                tensor(2, (1, 3, tokens + 25, 64)),
+                tensor(3, (1, 3, tokens + 25, 64)),
+            );
+            let (k, v) = (x.1.narrow(2, 0, tokens).unwrap(), x.2.narrow(2, 0, tokens).unwrap());
+            let run = |decoded: usize| {
+                let before = LIVE.load(Ordering::SeqCst);
+                let mut cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
+                for at in tokens..tokens + decoded {
+                    feed(cache.as_mut(), &x, &rotary, at, at + 1);
+                }
+                let allocated = LIVE.load(Ordering::SeqCst) - before;
+                (cache, allocated)
+            };
+            for decoded in [0, 25] {
+                drop(run(decoded));
+                let (cache, allocated) = run(decoded);
+                let reported = cache.footprint();
+                assert_eq!(reported.total() as isize, allocated, "{name} at {tokens} + {decoded} tokens: {reported:?}");
+            }
+        }
+    }
 }
 
 /// Sequences of a batch, padded ones too, and more heads and layers than one.

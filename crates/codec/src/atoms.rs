@@ -161,6 +161,14 @@ impl<'a> Atoms<'a> {
         self.online
     }
 
+    /// Restores one vector: `out = sum_j coefficients[j] d_{indices[j]}`.
+    ///
+    /// # Panics
+    /// If an index is beyond the atoms, or the slices do not fit each other.
+    pub fn restore(&self, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+        self.combine(Isa::detect(), indices, coefficients, out);
+    }
+
     /// `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
     #[inline]
     pub(crate) fn combine(&self, isa: Isa, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {

@@ -50,16 +50,19 @@
 //!
 //! # Files
 //!
-//! [`shard`] holds calibration vectors and [`set`] trained dictionaries. Both are safetensors
+//! [`shard`] holds calibration vectors, [`set`] trained dictionaries and [`codebooks`] what other
+//! calibrated methods learn. All are safetensors
 //! files, read as untrusted and written under a temporary name that is renamed when complete.
 
 mod atoms;
 pub mod attend;
+pub mod codebooks;
 mod codes;
 mod dictionary;
 mod error;
 mod file;
 mod footprint;
+mod nearest;
 mod packed;
 mod pursuit;
 mod ragged;
@@ -68,17 +71,21 @@ mod refit;
 pub mod set;
 pub mod shard;
 mod store;
+mod tied;
 
 pub use atoms::{Atoms, OnlineAtoms};
+pub use codebooks::{CodebookSet, Table};
 pub use codes::SparseCodes;
 pub use dictionary::{Dictionary, MAX_ATOMS};
 pub use error::CodecError;
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
+pub use nearest::Nearest;
 pub use packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
-pub use pursuit::{Encoder, GRAM_BUDGET, PursuitPath, relative_residuals};
+pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
 pub use ragged::{RaggedCodes, stop_early};
 pub use reconstruct::{ReconstructionError, reconstruction_error};
 pub use refit::refit;
 pub use set::{DictionaryGroup, DictionarySet};
 pub use shard::{Shard, ShardHeader, ShardWriter};
 pub use store::{CodeLayout, Codes};
+pub use tied::TiedCodebook;

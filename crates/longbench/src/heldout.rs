@@ -27,6 +27,17 @@ pub enum EvaluationError {
         /// Tokens needed at least.
         needed: usize,
     },
+    /// The scheme has coded no token of the context, so its score would be that of exact tokens.
+    #[error(
+        "scheme `{scheme}` has compressed none of the {tokens} tokens of context: all are in its exact window; \
+         lengthen the context (evaluate.context) or shrink the window"
+    )]
+    NothingCompressed {
+        /// The scheme.
+        scheme: String,
+        /// Tokens of the context.
+        tokens: usize,
+    },
     /// A scheme failed.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -112,6 +123,7 @@ impl Reference {
         let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
         let footprint = caches.iter().map(|c| c.footprint()).sum();
+        check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
         let started = Instant::now();
         let mut compared = Vec::with_capacity(self.log_probs.len());
         for_each_distribution(decoder, &self.continuation, &mut caches, |rows| {
@@ -138,6 +150,15 @@ impl Reference {
             score_ms,
         })
     }
+}
+
+/// Refuses to score a compressing scheme before it has compressed anything.
+fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Result<(), EvaluationError> {
+    let codes = footprint.indices + footprint.coefficients + footprint.packed;
+    if codes == 0 && footprint.dense == 0 {
+        return Err(EvaluationError::NothingCompressed { scheme: scheme.to_owned(), tokens });
+    }
+    Ok(())
 }
 
 /// Runs all but the last token of the continuation and hands out rows of logits, in order.
@@ -188,6 +209,20 @@ fn argmax(x: &[f32]) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn schemes_that_compressed_nothing_are_not_scored() {
+        let window = Footprint { window: 100, tables: 10, ..Footprint::default() };
+        let error = check_compressed("kivi-2", &window, 96).unwrap_err().to_string();
+        assert!(error.contains("`kivi-2`") && error.contains("96 tokens"), "{error}");
+        for footprint in [
+            Footprint { packed: 1, ..window },
+            Footprint { indices: 1, ..window },
+            Footprint { dense: 1, ..Footprint::default() },
+        ] {
+            assert!(check_compressed("x", &footprint, 96).is_ok());
+        }
+    }
 
     #[test]
     fn comparison_of_two_distributions_by_hand() {

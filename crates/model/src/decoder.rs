@@ -1,14 +1,15 @@
 //! The decoder: embedding, layers, final norm and output projection, all read from one [`Arch`].
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::rms_norm;
 use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern, Reach, Rotary};
 use rayon::prelude::*;
 
 use crate::arch::{Arch, Position};
 use crate::error::{ModelError, Result};
-use crate::layer::{Layer, Linear};
-use crate::load::{self, Checkpoint};
+use crate::layer::Layer;
+use crate::linear::Linear;
+use crate::load::{self, Checkpoint, Weights};
 
 /// For which of the new tokens a forward pass computes logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +22,17 @@ pub enum Logits {
     None,
 }
 
-/// A decoder in f32. Holds weights and rotary tables, no state: that is in the caches.
+/// A decoder. Holds weights and rotary tables, no state: that is in the caches.
+///
+/// Matrices are kept in one dtype, see [`Decoder::with_dtype`]. The residual stream, norms, rotation, attention and
+/// logits are f32 whatever that is, so caches are always shown f32.
 pub struct Decoder {
     arch: Arch,
     device: Device,
+    dtype: DType,
     rotary: Rotary,
     alibi: Option<Alibi>,
-    /// `(V, hidden)`
+    /// `(V, hidden)`, in `dtype`.
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
@@ -35,27 +40,41 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Builds a decoder from a checkpoint, converting tensors on all cores.
+    /// Builds a decoder in f32 from a checkpoint, converting tensors on all cores.
     ///
     /// # Errors
-    /// An invalid `arch`; tensors missing, unexpected, misshapen or unreadable.
+    /// As [`Decoder::with_dtype`].
     pub fn new(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device) -> Result<Self> {
+        Self::with_dtype(arch, checkpoint, device, DType::F32)
+    }
+
+    /// Builds a decoder from a checkpoint, converting tensors on all cores, with its matrices (embedding, projections,
+    /// head) kept in `dtype`: f32, bf16 or f16.
+    ///
+    /// On the CPU products widen these weights exactly and take f32 activations: keeping a bf16 checkpoint in bf16
+    /// costs no accuracy. On other devices activations are rounded to `dtype` for each product.
+    ///
+    /// # Errors
+    /// An invalid `arch` or another `dtype`; tensors missing, unexpected, misshapen, unreadable, or with numbers that
+    /// f16 does not reach.
+    pub fn with_dtype(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
         arch.validate(checkpoint.path())?;
         load::check(checkpoint, &arch)?;
-        let tensor = |name: &str| -> Result<Tensor> { Ok(checkpoint.tensor(name)?.to_device(device)?) };
+        let weights = Weights::new(checkpoint, device, dtype)?;
         let (outer, layers) = rayon::join(
             || -> Result<_> {
-                let embedding = tensor("model.embed_tokens.weight")?;
-                let head = if arch.tied_head { embedding.clone() } else { tensor("lm_head.weight")? };
-                Ok((embedding, head, tensor("model.norm.weight")?))
+                let embedding = weights.matrix("model.embed_tokens.weight")?;
+                let head = if arch.tied_head { embedding.clone() } else { weights.matrix("lm_head.weight")? };
+                Ok((embedding, head, weights.vector("model.norm.weight")?))
             },
             || {
                 let layers = (0..arch.layers).into_par_iter();
-                layers.map(|layer| Layer::load(&arch, checkpoint, layer, device)).collect::<Result<Vec<_>>>()
+                layers.map(|layer| Layer::load(&arch, &weights, layer)).collect::<Result<Vec<_>>>()
             },
         );
         let (embedding, head, norm) = outer?;
-        let head = if arch.normalised_head { unit_rows(&head)? } else { head };
+        let scale = if arch.normalised_head { Some(inverse_lengths(&head)?) } else { None };
+        let head = Linear::new(head).with_scale(scale);
         let (rotary, alibi) = match &arch.position {
             Position::Alibi => (Rotary::identity(arch.max_positions), Some(Alibi::new(arch.heads))),
             Position::Rope { theta, scaling } => {
@@ -64,8 +83,7 @@ impl Decoder {
                 (rotary.map_err(ModelError::cache(0))?, None)
             }
         };
-        let (device, head) = (device.clone(), Linear::new(head));
-        Ok(Self { device, rotary, alibi, embedding, layers: layers?, norm, head, arch })
+        Ok(Self { device: device.clone(), dtype, rotary, alibi, embedding, layers: layers?, norm, head, arch })
     }
 
     /// What was built.
@@ -76,6 +94,11 @@ impl Decoder {
     /// Where the weights are, and where `ids` must be.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What the matrices are kept in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The rotary tables, for building caches from a prefill.
@@ -159,7 +182,7 @@ impl Decoder {
         // How far back tokens see differs by layer, which sets it.
         let pattern = Pattern { reach: Reach::Full, bias, padding };
         let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale(), pattern };
-        let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?;
+        let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
         for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
             x = layer.forward(&self.arch, &x, (batch, tokens), index, *cache, &cx)?;
         }
@@ -192,10 +215,15 @@ impl Decoder {
     }
 }
 
-/// Rows of `(V, hidden)` scaled to length 1.
-fn unit_rows(head: &Tensor) -> Result<Tensor> {
-    let lengths = head.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
-    Ok(head.broadcast_div(&lengths)?)
+/// One over the length of each row of `(V, hidden)`: `(V)` in f32, a piece at a time.
+fn inverse_lengths(head: &Tensor) -> Result<Tensor> {
+    const PIECE: usize = 4096;
+    let rows = head.dim(0)?;
+    let pieces = (0..rows).step_by(PIECE).map(|at| {
+        let piece = head.narrow(0, at, PIECE.min(rows - at))?.to_dtype(DType::F32)?;
+        piece.sqr()?.sum(D::Minus1)?.sqrt()?.maximum(1e-12)?.recip()
+    });
+    Ok(Tensor::cat(&pieces.collect::<candle_core::Result<Vec<_>>>()?, 0)?)
 }
 
 fn borrowed(caches: &mut [Box<dyn LayerCache>]) -> Vec<&mut dyn LayerCache> {

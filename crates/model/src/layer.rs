@@ -1,51 +1,27 @@
 //! One decoder layer: attention through the cache seam, then the SwiGLU MLP, each after an RMSNorm.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::ops::rms_norm;
 use kvcsr_cache::{AttendCx, LayerCache, Pattern};
 
 use crate::arch::{Arch, Qkv};
 use crate::error::{ModelError, Result};
-use crate::load::Checkpoint;
+use crate::linear::Linear;
+use crate::load::Weights;
 use crate::swiglu::swiglu;
 
-/// A linear map, its weight as checkpoints store it.
-///
-/// `x.matmul(&w.t())` on the `(out, in)` layout is as fast as on a transposed copy for prefill (119 against 120
-/// GFLOP/s on one core at 1024 tokens) and slightly faster for one token, so nothing is transposed at load.
-pub(crate) struct Linear {
-    /// `(out, in)`
-    weight: Tensor,
-    /// `(out)`
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    pub(crate) fn new(weight: Tensor) -> Self {
-        Self { weight, bias: None }
-    }
-
-    /// Several projections of one input, as one matrix: their outputs come out side by side.
-    fn fused(checkpoint: &dyn Checkpoint, names: &[String], bias: bool, device: &Device) -> Result<Self> {
-        let join = |parameter: &str| -> Result<Tensor> {
-            let parts = names
-                .iter()
-                .map(|name| checkpoint.tensor(&format!("{name}.{parameter}")))
-                .collect::<Result<Vec<_>>>()?;
-            let joined = if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? };
-            Ok(joined.to_device(device)?)
-        };
-        Ok(Self { weight: join("weight")?, bias: if bias { Some(join("bias")?) } else { None } })
-    }
-
-    /// `(rows, in)` to `(rows, out)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
+/// Weights of some projections of one input as one matrix, so that their outputs come out side by side.
+fn fused(weights: &Weights<'_>, names: &[String], bias: bool) -> Result<Linear> {
+    let join = |parts: Vec<Tensor>| -> Result<Tensor> {
+        Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? })
+    };
+    let of = |parameter: &str| -> Vec<String> { names.iter().map(|name| format!("{name}.{parameter}")).collect() };
+    let matrix = join(of("weight").iter().map(|name| weights.matrix(name)).collect::<Result<_>>()?)?;
+    let bias = match bias {
+        true => Some(join(of("bias").iter().map(|name| weights.vector(name)).collect::<Result<_>>()?)?),
+        false => None,
+    };
+    Ok(Linear::new(matrix).with_bias(bias))
 }
 
 pub(crate) struct Layer {
@@ -62,14 +38,12 @@ pub(crate) struct Layer {
 }
 
 impl Layer {
-    pub(crate) fn load(arch: &Arch, checkpoint: &dyn Checkpoint, layer: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn load(arch: &Arch, weights: &Weights<'_>, layer: usize) -> Result<Self> {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
-        let norm = |name: &str| -> Result<Tensor> {
-            Ok(checkpoint.tensor(&at(&format!("{name}.weight")))?.to_device(device)?)
-        };
+        let norm = |name: &str| weights.vector(&at(&format!("{name}.weight")));
         let linear = |names: &[&str], bias: bool| {
             let names: Vec<String> = names.iter().map(|name| at(name)).collect();
-            Linear::fused(checkpoint, &names, bias, device)
+            fused(weights, &names, bias)
         };
         let qkv: &[&str] = match arch.qkv {
             Qkv::Packed => &["self_attn.W_pack"],

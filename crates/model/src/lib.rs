@@ -5,7 +5,7 @@
 //! decoder hands queries, keys and values *before* position embedding to whatever [`kvcsr_cache::LayerCache`] the
 //! caller brings.
 //!
-//! - [`load`]: checkpoints. [`Gguf`] (dequantised once to f32) and [`HfCheckpoint`] (`config.json`, with safetensors or
+//! - [`load`]: checkpoints. [`Gguf`] (dequantised once) and [`HfCheckpoint`] (`config.json`, with safetensors or
 //!   PyTorch files, whole or sharded).
 //! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files.
 //! - [`ChatTemplate`]: the text of a conversation, by the template a checkpoint brings.
@@ -44,6 +44,7 @@ mod decoder;
 mod error;
 mod generate;
 mod layer;
+mod linear;
 pub mod load;
 mod prefill;
 mod sentencepiece;

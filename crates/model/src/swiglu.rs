@@ -1,9 +1,10 @@
 //! `silu(gate) * up` in one pass over the fused projection.
 //!
-//! With candle's own operations the two halves are first copied apart, and SiLU runs on one thread: 3.5 ms per layer
-//! for 1024 tokens of SmolLM2, a twentieth of the whole prefill.
+//! With candle's own operations the two halves are first copied apart, and SiLU runs on one thread and one number at
+//! a time: 3.5 ms per layer for 1024 tokens of SmolLM2, a twentieth of the whole prefill.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use kvcsr_cache::kernels;
 use rayon::prelude::*;
 
 /// Below this many outputs, starting threads costs more than it saves.
@@ -35,9 +36,7 @@ impl CustomOp1 for SwiGlu {
         let mut output = vec![0f32; rows * inner];
         let row = |(output, input): (&mut [f32], &[f32])| {
             let (gate, up) = input.split_at(inner);
-            for ((out, gate), up) in output.iter_mut().zip(gate).zip(up) {
-                *out = gate / (1.0 + (-gate).exp()) * up;
-            }
+            kernels::swiglu(gate, up, output);
         };
         if output.len() >= PARALLEL_FROM {
             let pairs = output.par_chunks_exact_mut(inner).zip(input.par_chunks_exact(width));
@@ -62,7 +61,8 @@ mod tests {
             let x = Tensor::randn(0f32, 4.0, (rows, 2 * 48), &Device::Cpu).unwrap();
             let halves = x.chunk(2, 1).unwrap();
             let expected = (halves[0].silu().unwrap() * &halves[1]).unwrap();
-            assert_eq!(swiglu(&x).unwrap().to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+            let difference = (swiglu(&x).unwrap() - expected).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-5);
         }
     }
 }

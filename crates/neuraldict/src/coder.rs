@@ -7,7 +7,14 @@ use kvcsr_codec::{Dictionary, Encoder};
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use crate::{config::Selection, error::Result, pool::VectorPool, pursuit::select_atoms, record::Usage};
+use crate::{
+    config::Selection,
+    error::Result,
+    pool::VectorPool,
+    pursuit::{AtomCodes, select_atoms},
+    record::Usage,
+    weights::Weights,
+};
 
 /// Rows whose errors are summed by one thread at a time; fixed, so that sums do not depend on the
 /// number of threads.
@@ -21,6 +28,20 @@ pub(crate) struct HostCodes {
 }
 
 impl HostCodes {
+    /// Copies `(B, S)` picks to the host.
+    pub(crate) fn take(&mut self, found: &AtomCodes) -> Result<()> {
+        let wanted = found.indices.numel();
+        self.coefficients.clear();
+        self.coefficients.resize(wanted, 0.0);
+        found.coefficients.f_view([-1])?.f_copy_data(&mut self.coefficients, wanted)?;
+        let mut wide = vec![0i64; wanted];
+        found.indices.f_view([-1])?.f_copy_data(&mut wide, wanted)?;
+        self.indices.clear();
+        // An index is below N, which is at most 65,536.
+        self.indices.extend(wide.into_iter().map(|index| index as u16));
+        Ok(())
+    }
+
     /// `(B, S)` int64 on `device`.
     pub(crate) fn index_tensor(&self, sparsity: usize, device: Device) -> Result<Tensor> {
         let wide: Vec<i64> = self.indices.iter().map(|&index| i64::from(index)).collect();
@@ -59,25 +80,19 @@ impl Coder {
     /// Codes `rows (B, D)`, row-major.
     pub(crate) fn encode(&self, rows: &[f32], sparsity: usize, codes: &mut HostCodes) -> Result<()> {
         let width = self.dictionary().width();
-        let wanted = rows.len() / width * sparsity;
-        codes.indices.clear();
-        codes.indices.resize(wanted, 0);
-        codes.coefficients.clear();
-        codes.coefficients.resize(wanted, 0.0);
         match self {
-            Self::Codec(encoder) => encoder.encode(rows, sparsity, &mut codes.indices, &mut codes.coefficients)?,
+            Self::Codec(encoder) => {
+                let wanted = rows.len() / width * sparsity;
+                codes.indices.clear();
+                codes.indices.resize(wanted, 0);
+                codes.coefficients.clear();
+                codes.coefficients.resize(wanted, 0.0);
+                Ok(encoder.encode(rows, sparsity, &mut codes.indices, &mut codes.coefficients)?)
+            }
             Self::Torch { atoms, .. } => {
-                let found = select_atoms(atoms, &to_tensor(rows, width, atoms.device())?, sparsity)?;
-                found.coefficients.f_view([-1])?.f_copy_data(&mut codes.coefficients, wanted)?;
-                let mut wide = vec![0i64; wanted];
-                found.indices.f_view([-1])?.f_copy_data(&mut wide, wanted)?;
-                for (narrow, index) in codes.indices.iter_mut().zip(wide) {
-                    // An index is below N, which is at most 65,536.
-                    *narrow = index as u16;
-                }
+                codes.take(&select_atoms(atoms, &to_tensor(rows, width, atoms.device())?, sparsity)?)
             }
         }
-        Ok(())
     }
 }
 
@@ -111,6 +126,8 @@ pub(crate) struct Evaluation {
     pub relative: f64,
     /// Per vector.
     pub mse: f64,
+    /// `relative` with both sums weighted, where there are weights.
+    pub weighted: Option<f64>,
     pub usage: Usage,
 }
 
@@ -118,6 +135,7 @@ pub(crate) struct Evaluation {
 /// coefficients rounded to f16 as the cache stores them.
 pub(crate) fn evaluate(
     pool: &VectorPool<'_>,
+    weights: Option<&Weights<'_>>,
     numbers: &[u32],
     coder: &Coder,
     sparsity: usize,
@@ -125,44 +143,61 @@ pub(crate) fn evaluate(
 ) -> Result<Evaluation> {
     let dictionary = coder.dictionary();
     let width = dictionary.width();
-    let (mut rows, mut codes) = (Vec::new(), HostCodes::default());
+    let (mut rows, mut codes, mut of) = (Vec::new(), HostCodes::default(), Vec::new());
     let mut usage = Usage::new(dictionary.len());
     let (mut error, mut total) = (0.0, 0.0);
+    let (mut weighted_error, mut weighted_total) = (0.0, 0.0);
     for block in numbers.chunks(batch.max(1)) {
         pool.gather(block, &mut rows)?;
         coder.encode(&rows, sparsity, &mut codes)?;
         usage.count(&codes.indices, &codes.coefficients);
         total += energy(&rows, width);
-        let parts: Vec<f64> = rows
+        let parts: Vec<Vec<f64>> = rows
             .par_chunks(ROWS_PER_TASK * width)
             .zip(codes.indices.par_chunks(ROWS_PER_TASK * sparsity))
             .zip(codes.coefficients.par_chunks(ROWS_PER_TASK * sparsity))
-            .map(|((rows, indices), coefficients)| squared_error(dictionary, rows, indices, coefficients, sparsity))
+            .map(|((rows, indices), coefficients)| squared_errors(dictionary, rows, indices, coefficients, sparsity))
             .collect();
-        error += parts.iter().sum::<f64>();
+        error += parts.iter().map(|part| part.iter().sum::<f64>()).sum::<f64>();
+        if let Some(weights) = weights {
+            weights.gather(block, &mut of)?;
+            for ((weight, error), row) in of.iter().zip(parts.iter().flatten()).zip(rows.chunks_exact(width)) {
+                weighted_error += f64::from(*weight) * error;
+                weighted_total += f64::from(*weight) * row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
+            }
+        }
     }
+    let ratio = |error: f64, total: f64| if total > 0.0 { error / total } else { 0.0 };
     Ok(Evaluation {
-        relative: if total > 0.0 { error / total } else { 0.0 },
+        relative: ratio(error, total),
         mse: error / numbers.len().max(1) as f64,
+        weighted: weights.map(|_| ratio(weighted_error, weighted_total)),
         usage,
     })
 }
 
-fn squared_error(dictionary: &Dictionary, rows: &[f32], indices: &[u16], coefficients: &[f32], sparsity: usize) -> f64 {
+/// Squared error of each row.
+fn squared_errors(
+    dictionary: &Dictionary,
+    rows: &[f32],
+    indices: &[u16],
+    coefficients: &[f32],
+    sparsity: usize,
+) -> Vec<f64> {
     let width = dictionary.width();
     let mut residual = vec![0f32; width];
-    let mut sum = 0.0;
-    for ((row, indices), coefficients) in
-        rows.chunks_exact(width).zip(indices.chunks_exact(sparsity)).zip(coefficients.chunks_exact(sparsity))
-    {
-        residual.copy_from_slice(row);
-        for (&index, &coefficient) in indices.iter().zip(coefficients) {
-            let rounded = f16::from_f32(coefficient).to_f32();
-            for (left, &atom) in residual.iter_mut().zip(dictionary.atom(usize::from(index))) {
-                *left -= rounded * atom;
+    let codes = indices.chunks_exact(sparsity).zip(coefficients.chunks_exact(sparsity));
+    rows.chunks_exact(width)
+        .zip(codes)
+        .map(|(row, (indices, coefficients))| {
+            residual.copy_from_slice(row);
+            for (&index, &coefficient) in indices.iter().zip(coefficients) {
+                let rounded = f16::from_f32(coefficient).to_f32();
+                for (left, &atom) in residual.iter_mut().zip(dictionary.atom(usize::from(index))) {
+                    *left -= rounded * atom;
+                }
             }
-        }
-        sum += residual.iter().map(|&left| f64::from(left) * f64::from(left)).sum::<f64>();
-    }
-    sum
+            residual.iter().map(|&left| f64::from(left) * f64::from(left)).sum::<f64>()
+        })
+        .collect()
 }

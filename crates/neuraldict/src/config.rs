@@ -1,5 +1,6 @@
 //! The training parameters, their defaults and their limits.
 
+use kvcsr_codec::GRAM_BUDGET;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{NeuralDictError, Result};
@@ -57,6 +58,63 @@ pub enum Schedule {
     Cosine,
 }
 
+/// How the atoms are updated from a batch and its codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trainer {
+    /// Algorithm 1: a gradient step on `L_MSE + beta L_div`, then ReNorm.
+    NeuralDict,
+    /// Closed form, in the manner of MOD (Engan et al. 1999): the atoms that are the least-squares
+    /// answer to the codes of the vectors seen so far, older ones counting less. See
+    /// [`closed`](crate::closed).
+    Mod,
+}
+
+/// What picks atoms in training. Held-out errors always use matching pursuit, as the cache does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pursuit {
+    /// Matching pursuit, as the paper trains.
+    Mp,
+    /// Orthogonal matching pursuit: coefficients are refitted after each pick. Runs in libtorch.
+    /// At the least-squares coefficients the loss does not change with them to first order, so the
+    /// gradient flows through atoms only, whatever [`TrainConfig::gradient`] says.
+    Omp,
+}
+
+/// What the atoms are before the first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Cluster centroids (Algorithm 1, step 3).
+    KMeans,
+    /// Training vectors drawn at random, scaled to unit length.
+    Sample,
+    /// Uniform random entries scaled to unit length: Kaiming's initialisation after normalisation.
+    Random,
+}
+
+/// Whether `L_div` is part of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Diversity {
+    /// With `beta = clamp(0.1 L_MSE / L_div, 0, 1)`.
+    Adaptive,
+    /// Left out.
+    Off,
+}
+
+/// What happens to atoms that an epoch never picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeadAtoms {
+    /// Nothing, as in the paper.
+    Keep,
+    /// At the end of every epoch but the last they become the vectors that the epoch fitted worst,
+    /// and their optimiser state starts over.
+    Replace,
+}
+
 /// Parameters of one dictionary's training (section 3 of the paper).
 ///
 /// Unknown fields are errors; missing fields take the defaults, which suit keys of a small model
@@ -100,6 +158,28 @@ pub struct TrainConfig {
     pub seed: u64,
     /// `auto` (CUDA where libtorch finds it), `cpu`, or `cuda:N`. Default auto.
     pub device: String,
+    /// Update of the atoms. Default NeuralDict, the paper's; every field below is beyond the paper
+    /// too, and off by default.
+    pub trainer: Trainer,
+    /// What picks atoms in training. Default matching pursuit.
+    pub pursuit: Pursuit,
+    /// Atoms before the first step. Default k-means.
+    pub start: Start,
+    /// Whether `L_div` is in the loss. Default adaptive.
+    pub diversity: Diversity,
+    /// Takes from the gradient its part along each atom, which ReNorm would undo. Default false.
+    pub tangent: bool,
+    /// What happens to atoms that are never picked. Default keep.
+    pub dead_atoms: DeadAtoms,
+    /// Share of all steps, in [0, 1), over which the training sparsity rises from 1 to `sparsity`.
+    /// Default 0: `sparsity` throughout.
+    pub curriculum: f64,
+    /// Stops after so many epochs without a better held-out error and takes the best epoch's atoms;
+    /// 0 runs all epochs and takes the last. The held-out vectors then choose, so the error reported
+    /// on them flatters. Default 0.
+    pub patience: usize,
+    /// Most training vectors used, drawn with the seed; 0: all. Default 0.
+    pub vectors: usize,
 }
 
 impl Default for TrainConfig {
@@ -121,11 +201,79 @@ impl Default for TrainConfig {
             kmeans_sample: 65_536,
             seed: 0,
             device: "auto".to_owned(),
+            trainer: Trainer::NeuralDict,
+            pursuit: Pursuit::Mp,
+            start: Start::KMeans,
+            diversity: Diversity::Adaptive,
+            tangent: false,
+            dead_atoms: DeadAtoms::Keep,
+            curriculum: 0.0,
+            patience: 0,
+            vectors: 0,
         }
     }
 }
 
 impl TrainConfig {
+    /// The recipe of Lexico's public trainer (Kim et al., ICML 2025) at this configuration's size,
+    /// data and seed: random start, batches of 64, atoms picked by OMP, gradient of the mean error
+    /// to the atoms only and tangent to them, Adam at 1e-4 falling along a cosine for 20 epochs.
+    ///
+    /// Unlike the original, atoms are scaled back to unit length after each step, not before the
+    /// next one, so that the last step does not leave them off the sphere.
+    #[must_use]
+    pub fn lexico(self) -> Self {
+        Self {
+            trainer: Trainer::NeuralDict,
+            epochs: 20,
+            batch: 64,
+            learning_rate: 1e-4,
+            schedule: Schedule::Cosine,
+            warmup: 0.0,
+            reduction: Reduction::Mean,
+            gradient: GradientPath::Atoms,
+            pursuit: Pursuit::Omp,
+            start: Start::Random,
+            diversity: Diversity::Off,
+            tangent: true,
+            dead_atoms: DeadAtoms::Keep,
+            curriculum: 0.0,
+            ..self
+        }
+    }
+
+    /// Training sparsity of step `step` (from 0) of `steps`: 1 to `sparsity` in equal parts over the
+    /// curriculum, then `sparsity`.
+    #[must_use]
+    pub fn sparsity_at(&self, step: usize, steps: usize) -> usize {
+        let rising = self.curriculum * steps as f64;
+        if step as f64 >= rising {
+            return self.sparsity;
+        }
+        (1 + (step as f64 / rising * self.sparsity as f64) as usize).min(self.sparsity)
+    }
+
+    /// Most bytes that training holds for `vectors` vectors of `width` channels beside the mapped
+    /// shards, which the system may drop from memory at any time.
+    #[must_use]
+    pub fn memory_bytes(&self, vectors: usize, width: usize) -> u64 {
+        let (n, d, b) = (self.atoms as u64, width as u64, self.batch as u64);
+        let kmeans = self.kmeans_sample as u64 * d * 4 * 3;
+        let order = vectors as u64 * 4 * 2;
+        let dictionary = n * d * 4 * 12;
+        let gram = (n * n * 4).min(GRAM_BUDGET as u64);
+        let correlations = match self.pursuit {
+            Pursuit::Mp => 0,
+            Pursuit::Omp => b * n * 4 * 3,
+        };
+        let closed = match self.trainer {
+            Trainer::NeuralDict => 0,
+            Trainer::Mod => n * n * 4 * 6,
+        };
+        let batch = b * d * 4 * (8 + 4 * self.sparsity as u64);
+        kmeans.max(batch + gram + correlations + closed) + order + dictionary + (64 << 20)
+    }
+
     /// Checks every field on its own. Whether the device exists and the data suffices is found out
     /// by training.
     ///
@@ -152,8 +300,13 @@ impl TrainConfig {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return bad("learning_rate", format!("{} is not a positive number", self.learning_rate));
         }
-        if !(0.0..1.0).contains(&self.warmup) {
-            return bad("warmup", format!("{} is not in [0, 1)", self.warmup));
+        for (field, share) in [("warmup", self.warmup), ("curriculum", self.curriculum)] {
+            if !(0.0..1.0).contains(&share) {
+                return bad(field, format!("{share} is not in [0, 1)"));
+            }
+        }
+        if (1..self.atoms).contains(&self.vectors) {
+            return bad("vectors", format!("{} is less than train.atoms = {}", self.vectors, self.atoms));
         }
         Ok(())
     }
@@ -199,7 +352,7 @@ mod tests {
     #[test]
     fn each_limit_names_its_field() {
         type Change = fn(&mut TrainConfig);
-        let break_it: [(&str, Change); 9] = [
+        let break_it: [(&str, Change); 11] = [
             ("atoms", |c| c.atoms = 0),
             ("atoms", |c| c.atoms = 65_537),
             ("sparsity", |c| c.sparsity = 0),
@@ -209,6 +362,8 @@ mod tests {
             ("kmeans_sample", |c| c.kmeans_sample = 10),
             ("learning_rate", |c| c.learning_rate = f64::NAN),
             ("warmup", |c| c.warmup = 1.0),
+            ("curriculum", |c| c.curriculum = -0.1),
+            ("vectors", |c| c.vectors = 10),
         ];
         for (field, change) in break_it {
             let mut config = TrainConfig::default();
@@ -226,5 +381,24 @@ mod tests {
         assert_eq!(rates[10], 1.0);
         assert!(rates[10..].windows(2).all(|w| w[0] > w[1]));
         assert!(rates[99] > 0.0 && rates[99] < 1e-3);
+    }
+
+    #[test]
+    fn the_curriculum_rises_in_equal_parts_and_ends_at_the_sparsity() {
+        let config = TrainConfig { sparsity: 4, curriculum: 0.5, ..TrainConfig::default() };
+        let levels: Vec<usize> = (0..16).map(|step| config.sparsity_at(step, 16)).collect();
+        assert_eq!(levels, [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]);
+        assert!((0..16).all(|step| TrainConfig::default().sparsity_at(step, 16) == 8));
+    }
+
+    #[test]
+    fn the_peers_recipe_keeps_size_data_and_seed() {
+        let config =
+            TrainConfig { atoms: 300, sparsity: 5, seed: 9, chunks: 2, vectors: 900, ..TrainConfig::default() };
+        let peer = config.lexico();
+        peer.validate().unwrap();
+        assert_eq!((peer.atoms, peer.sparsity, peer.seed, peer.chunks, peer.vectors), (300, 5, 9, 2, 900));
+        assert_eq!((peer.epochs, peer.batch, peer.learning_rate), (20, 64, 1e-4));
+        assert_eq!((peer.pursuit, peer.start, peer.diversity), (Pursuit::Omp, Start::Random, Diversity::Off));
     }
 }

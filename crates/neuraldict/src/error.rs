@@ -1,6 +1,13 @@
 //! What can go wrong while learning dictionaries.
 
+use std::path::PathBuf;
+
 use kvcsr_codec::{CodecError, Kind};
+
+/// The end of a message: where something was saved.
+fn told(saved: &Option<PathBuf>) -> String {
+    saved.as_ref().map_or_else(String::new, |path| format!(" (batch and atoms: {})", path.display()))
+}
 
 /// Errors of this crate. `group` names the merged group, such as `key[3]` or `value[4-6]`.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +97,7 @@ pub enum NeuralDictError {
         group: String,
     },
     /// Training diverged: the loss, or an atom after its update, is not a usable number.
-    #[error("{group}: {what} at epoch {epoch}, batch {batch}: lower train.learning_rate")]
+    #[error("{group}: {what} at epoch {epoch}, batch {batch}: lower train.learning_rate{}", told(.saved))]
     Diverged {
         /// The group.
         group: String,
@@ -100,6 +107,24 @@ pub enum NeuralDictError {
         batch: usize,
         /// The quantity and its value.
         what: String,
+        /// Where the batch and the atoms before it were saved, if a folder was given.
+        saved: Option<PathBuf>,
+    },
+    /// A weight is not a number from 0 up, or the weights do not fit the vectors.
+    #[error("{group}: weights: {reason}")]
+    Weights {
+        /// The group.
+        group: String,
+        /// What was found and expected.
+        reason: String,
+    },
+    /// A checkpoint cannot be used.
+    #[error("checkpoint {}: {reason}: remove the file to train the group from the start", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        reason: String,
     },
     /// The layer groups do not partition the model.
     #[error("{kind} layer groups: {reason}")]

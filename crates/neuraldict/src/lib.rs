@@ -16,6 +16,13 @@
 //! | `L_div`, `beta` | [`loss::diversity`], [`loss::beta`] |
 //! | update, ReNorm | [`optimiser::Adam`], [`optimiser::renorm`] |
 //! | the loop over epochs and batches | [`train_group`] |
+//! | Figure 2, principal components | [`plane::principal_plane`] |
+//!
+//! Beyond the paper, each a field of [`TrainConfig`] and off by default: closed-form updates
+//! ([`closed`]), orthogonal matching pursuit ([`pursuit::orthogonal_codes`]), other starts, dead
+//! atoms that move, a curriculum over `s`, early stopping, and weights ([`Inputs::weights`]).
+//! [`TrainConfig::lexico`] is the recipe of a public trainer, to compare with. [`train_group_from`]
+//! keeps checkpoints.
 //!
 //! Symbols: `N` atoms, `D` channels of a (chunk of a) head vector, `S` sparsity (the paper's `s`,
 //! "MP level"), `B` vectors in a batch, `M` vectors in the k-means sample. Atoms are rows, `(N,
@@ -33,6 +40,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod checkpoint;
+pub mod closed;
 mod coder;
 pub mod config;
 pub mod device;
@@ -42,16 +51,22 @@ pub mod kmeans;
 pub mod loss;
 pub mod merge;
 pub mod optimiser;
+pub mod plane;
 pub mod pool;
 pub mod pursuit;
 pub mod record;
+mod step;
 #[cfg(test)]
 mod testing;
 pub mod train;
+mod update;
+mod weights;
 
-pub use config::{GradientPath, Optimiser, Reduction, Schedule, Selection, TrainConfig};
+pub use config::{
+    DeadAtoms, Diversity, GradientPath, Optimiser, Pursuit, Reduction, Schedule, Selection, Start, TrainConfig, Trainer,
+};
 pub use device::{resolve_device, set_threads, threads};
 pub use error::NeuralDictError;
 pub use merge::LayerGroups;
 pub use record::{EpochRecord, Progress, Trained};
-pub use train::train_group;
+pub use train::{Inputs, train_group, train_group_from};

@@ -106,6 +106,26 @@ impl LayerGroups {
         candidates.into_iter().find(|&delta| enough(delta)).unwrap_or(0.0)
     }
 
+    /// The smallest `delta_2` for which [`LayerGroups::greedy`], with no bound on single pairs, gives
+    /// at most `groups` groups. Groups come out of more even length than by
+    /// [`LayerGroups::threshold_for`].
+    #[must_use]
+    pub fn sum_threshold_for(divergence: &[f64], layers: usize, groups: usize) -> f64 {
+        let mut candidates = vec![0.0];
+        for first in 0..layers {
+            // Added up in the order that merging adds, so that the sums compare equal.
+            let mut sum = 0.0;
+            for layer in first + 1..layers {
+                sum += divergence[(layer - 1) * layers + layer];
+                candidates.push(sum);
+            }
+        }
+        candidates.sort_by(f64::total_cmp);
+        candidates.dedup();
+        let enough = |delta: f64| Self::greedy(divergence, layers, f64::INFINITY, delta).len() <= groups.max(1);
+        candidates.into_iter().find(|&delta| enough(delta)).unwrap_or(0.0)
+    }
+
     /// The groups of one kind, each a run of adjacent layers.
     #[must_use]
     pub fn of(&self, kind: Kind) -> &[Vec<usize>] {
@@ -197,5 +217,22 @@ mod tests {
         assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 3), 0.1);
         assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 2), 0.25);
         assert_eq!(LayerGroups::threshold_for(&FOUR, 4, 1), 0.6);
+    }
+
+    #[test]
+    fn a_target_number_by_the_sum_gives_even_groups() {
+        // Six layers, neighbours 0.3 apart but for 0.2 between the first two.
+        let mut matrix = [0.6; 36];
+        for layer in 0..5 {
+            let near = if layer == 0 { 0.2 } else { 0.3 };
+            (matrix[layer * 6 + layer + 1], matrix[(layer + 1) * 6 + layer]) = (near, near);
+        }
+        let delta = LayerGroups::sum_threshold_for(&matrix, 6, 3);
+        assert_eq!(delta, 0.3);
+        let groups = LayerGroups::greedy(&matrix, 6, f64::INFINITY, delta);
+        assert_eq!(groups, [vec![0, 1], vec![2, 3], vec![4, 5]]);
+        assert_eq!(LayerGroups::sum_threshold_for(&matrix, 6, 6), 0.0);
+        let all = LayerGroups::sum_threshold_for(&matrix, 6, 1);
+        assert_eq!(LayerGroups::greedy(&matrix, 6, f64::INFINITY, all).len(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Adam on one tensor of atoms, and ReNorm.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 
@@ -14,9 +14,9 @@ const EPSILON: f64 = 1e-8;
 /// parameter is replaced by its ReNorm after every step. The unit tests compare the two.
 #[derive(Debug)]
 pub struct Adam {
-    step: i32,
-    first: Tensor,
-    second: Tensor,
+    pub(crate) step: i32,
+    pub(crate) first: Tensor,
+    pub(crate) second: Tensor,
 }
 
 impl Adam {
@@ -40,6 +40,16 @@ impl Adam {
         let second = self.second.f_div_scalar(1.0 - BETA_2.powi(self.step))?;
         let change = first.f_div(&second.f_sqrt()?.f_add_scalar(EPSILON)?)?;
         Ok(parameter.f_sub(&change.f_mul_scalar(rate)?)?)
+    }
+
+    /// Moments of zero again for some rows.
+    pub(crate) fn forget(&mut self, rows: &[usize], device: Device) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
+        self.first = self.first.f_index_fill(0, &rows, 0.0)?;
+        self.second = self.second.f_index_fill(0, &rows, 0.0)?;
+        Ok(())
     }
 }
 
@@ -70,7 +80,7 @@ mod tests {
     fn adam_takes_the_steps_of_libtorch() {
         let start = random_tensor(1, &[5, 3]).to_kind(Kind::Float);
         let goal = random_tensor(2, &[5, 3]).to_kind(Kind::Float);
-        let store = nn::VarStore::new(tch::Device::Cpu);
+        let store = nn::VarStore::new(Device::Cpu);
         let reference = store.root().var_copy("atoms", &start);
         let mut theirs = nn::Adam::default().build(&store, 0.01).unwrap();
         let mut ours = Adam::new(&start).unwrap();
@@ -83,6 +93,19 @@ mod tests {
         let moved = (&atoms - &start).abs().max().double_value(&[]);
         let difference = (&atoms - reference.detach()).abs().max().double_value(&[]);
         assert!(moved > 0.1 && difference < 1e-6, "moved {moved}, differs by {difference}");
+    }
+
+    #[test]
+    fn forgotten_rows_start_over_and_others_do_not() {
+        let gradient = random_tensor(1, &[4, 3]);
+        let mut adam = Adam::new(&gradient).unwrap();
+        let _ = adam.step(&gradient, &gradient, 0.1).unwrap();
+        let before = adam.second.copy();
+        adam.forget(&[1, 3], Device::Cpu).unwrap();
+        for row in 0..4 {
+            let expected = if row % 2 == 1 { before.get(row) * 0.0 } else { before.get(row) };
+            assert_eq!(adam.second.get(row), expected, "row {row}");
+        }
     }
 
     #[test]

@@ -98,9 +98,7 @@ impl<'a> VectorPool<'a> {
     /// in random order.
     #[must_use]
     pub fn sample(&self, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
-        let mut order = self.numbers();
-        let count = count.min(order.len());
-        order.partial_shuffle(rng, count).0.to_vec()
+        draw(self.numbers(), count, rng)
     }
 
     /// The numbers of all vectors, in order.
@@ -144,6 +142,12 @@ impl<'a> VectorPool<'a> {
         }
         Ok(())
     }
+}
+
+/// `count` of `numbers` without replacement (all, if there are no more), in random order.
+pub(crate) fn draw(mut numbers: Vec<u32>, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
+    let count = count.min(numbers.len());
+    numbers.partial_shuffle(rng, count).0.to_vec()
 }
 
 fn check_finite(shard: &Shard, width: usize, inside: &[usize], rows: &[f32]) -> Result<()> {

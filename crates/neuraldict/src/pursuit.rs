@@ -45,6 +45,60 @@ pub fn select_atoms(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Result<At
     Ok(AtomCodes { indices: Tensor::f_cat(&indices, 1)?, coefficients: Tensor::f_cat(&coefficients, 1)? })
 }
 
+/// Orthogonal matching pursuit without gradient: exactly `sparsity` picks for each row, and the
+/// coefficients that minimise `||x - Σ_g c_g d_{i_g}||²` over them.
+///
+/// Each picked atom's part orthogonal to those before it joins an orthonormal basis (modified
+/// Gram-Schmidt); the residual loses its part along it, and one triangular system per row gives the
+/// coefficients at the end. The same minimiser as the inverse-Cholesky form without the `N x N` Gram
+/// matrix. An atom that adds no direction gets the coefficient 0.
+///
+/// # Errors
+/// Errors of libtorch.
+pub fn orthogonal_codes(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Result<AtomCodes> {
+    /// Squared length below which what is left of a unit atom counts as rounding.
+    const DEPENDENT: f64 = 1e-6;
+    let _guard = tch::no_grad_guard();
+    let rows = rows.f_detach()?;
+    let (batch, _) = rows.size2()?;
+    let transposed = atoms.f_tr()?;
+    let along = |a: &Tensor, b: &Tensor| -> Result<Tensor> {
+        Ok(a.f_mul(b)?.f_sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)?)
+    };
+    let mut residual = rows.shallow_clone();
+    let mut indices = Vec::with_capacity(sparsity);
+    let mut basis: Vec<Tensor> = Vec::with_capacity(sparsity);
+    let mut projections = Vec::with_capacity(sparsity);
+    // Upper triangle: atom g is the sum over h <= g of triangle[h][g] basis[h].
+    let side = sparsity as i64;
+    let triangle = Tensor::f_zeros([batch, side, side], (atoms.kind(), atoms.device()))?;
+    for pick in 0..side {
+        let index = residual.f_matmul(&transposed)?.f_abs()?.f_argmax(1, true)?;
+        let mut direction = atoms.f_index_select(0, &index.f_squeeze_dim(1)?)?;
+        for (before, earlier) in basis.iter().enumerate() {
+            let part = along(&direction, earlier)?;
+            direction = direction.f_sub(&earlier.f_mul(&part)?)?;
+            triangle.f_select(2, pick)?.f_narrow(1, before as i64, 1)?.f_copy_(&part)?;
+        }
+        let squared = along(&direction, &direction)?;
+        let new = squared.f_gt(DEPENDENT)?.f_to_kind(atoms.kind())?;
+        let length = squared.f_clamp_min(DEPENDENT)?.f_sqrt()?;
+        direction = direction.f_div(&length)?.f_mul(&new)?;
+        // A dependent atom gets a unit diagonal, so that the system stays solvable and its answer 0.
+        let diagonal = length.f_mul(&new)?.f_add(&new.f_neg()?.f_add_scalar(1.0)?)?;
+        triangle.f_select(2, pick)?.f_narrow(1, pick, 1)?.f_copy_(&diagonal)?;
+        let projection = along(&residual, &direction)?;
+        residual = residual.f_sub(&direction.f_mul(&projection)?)?;
+        indices.push(index);
+        basis.push(direction);
+        projections.push(projection);
+    }
+    // A dependent atom's column above the diagonal multiplies its coefficient, which is 0.
+    let right = Tensor::f_cat(&projections, 1)?.f_unsqueeze(2)?;
+    let coefficients = triangle.f_linalg_solve_triangular(&right, true, true, false)?.f_squeeze_dim(2)?;
+    Ok(AtomCodes { indices: Tensor::f_cat(&indices, 1)?, coefficients: coefficients.f_contiguous()? })
+}
+
 /// The atoms at `indices (B, S)`, as `S` tensors of `(B, D)`, differentiable with respect to `atoms
 /// (N, D)`.
 ///
@@ -135,5 +189,40 @@ mod tests {
         let (atoms, _) = setup();
         let codes = select_atoms(&atoms, &Tensor::zeros([2, 12], (Kind::Double, tch::Device::Cpu)), 3).unwrap();
         assert_eq!(codes.coefficients.abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn orthogonal_codes_are_the_least_squares_answer_for_greedy_picks() {
+        let (atoms, rows) = setup();
+        let codes = orthogonal_codes(&atoms, &rows, 4).unwrap();
+        let residual = linear_residual(&atoms, &rows, &codes.indices, &codes.coefficients).unwrap();
+        // Least squares: what is left is orthogonal to every picked atom.
+        let picked = Tensor::embedding(&atoms, &codes.indices, -1, false, false);
+        let left = picked.bmm(&residual.unsqueeze(2)).abs().max().double_value(&[]);
+        assert!(left < 1e-9, "{left}");
+        // Greedy: the first pick is matching pursuit's, and each pick is the atom that the residual
+        // of the earlier ones points along most.
+        let first = select_atoms(&atoms, &rows, 1).unwrap().indices;
+        assert!(bool::try_from(codes.indices.narrow(1, 0, 1).eq_tensor(&first).all()).unwrap());
+        let three = orthogonal_codes(&atoms, &rows, 3).unwrap();
+        let after_three = linear_residual(&atoms, &rows, &three.indices, &three.coefficients).unwrap();
+        let fourth = after_three.matmul(&atoms.tr()).abs().argmax(1, true);
+        assert!(bool::try_from(codes.indices.narrow(1, 3, 1).eq_tensor(&fourth).all()).unwrap());
+        // No worse than matching pursuit's own picks and coefficients, on the whole.
+        let plain = select_atoms(&atoms, &rows, 4).unwrap();
+        let plain = linear_residual(&atoms, &rows, &plain.indices, &plain.coefficients).unwrap();
+        let energy = |t: &Tensor| t.square().sum(None::<Kind>).double_value(&[]);
+        assert!(energy(&residual) < energy(&plain));
+    }
+
+    #[test]
+    fn orthogonal_codes_survive_rows_that_fewer_atoms_explain() {
+        let (atoms, _) = setup();
+        // Twice an atom, and zero: after one pick, or none, nothing is left.
+        let rows = Tensor::stack(&[atoms.get(7) * 2.0, atoms.get(7) * 0.0], 0);
+        let codes = orthogonal_codes(&atoms, &rows, 3).unwrap();
+        assert!(bool::try_from(codes.coefficients.isfinite().all()).unwrap());
+        let left = linear_residual(&atoms, &rows, &codes.indices, &codes.coefficients).unwrap();
+        assert!(left.abs().max().double_value(&[]) < 1e-9);
     }
 }

@@ -6,6 +6,15 @@ use serde::{Deserialize, Serialize};
 /// Events of a run, in order of time.
 #[derive(Debug)]
 pub enum Progress<'a> {
+    /// An interrupted run goes on from its checkpoint.
+    Resumed {
+        /// The group's name.
+        group: &'a str,
+        /// The epoch, from 1, and the batch in it, from 0, that come next.
+        epoch: usize,
+        /// See `epoch`.
+        batch: usize,
+    },
     /// One assignment of k-means.
     KMeans {
         /// The group's name.
@@ -41,7 +50,7 @@ pub enum Progress<'a> {
 
 /// Measurements of one epoch. "Per vector" counts chunks of the head vector; errors are squared l2
 /// norms.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochRecord {
     /// 0 for the k-means initialisation, then from 1.
@@ -64,6 +73,9 @@ pub struct EpochRecord {
     pub dead_atoms: usize,
     /// Entropy of the picks over the atoms, in bits: `log2 N` if all are used alike.
     pub usage_entropy: f64,
+    /// Dead atoms that were moved at the end of the epoch.
+    #[serde(default)]
+    pub replaced_atoms: usize,
     /// Learning rate of the epoch's last step; 0 in epoch 0.
     pub learning_rate: f64,
     /// Wall time in seconds, evaluation included.
@@ -73,9 +85,10 @@ pub struct EpochRecord {
 /// A trained group.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The initialisation: centroids after ReNorm.
+    /// The initialisation: centroids after ReNorm (or what [`TrainConfig::start`](crate::TrainConfig::start) says).
     pub kmeans: Dictionary,
-    /// The dictionary after the last epoch.
+    /// The dictionary after the last epoch; with
+    /// [`TrainConfig::patience`](crate::TrainConfig::patience), after the best one.
     pub dictionary: Dictionary,
     /// One record per epoch, beginning with epoch 0.
     pub epochs: Vec<EpochRecord>,
@@ -83,14 +96,17 @@ pub struct Trained {
     pub kmeans_heldout_relative: f64,
     /// Held-out relative squared error of `dictionary`.
     pub heldout_relative: f64,
-    /// Epoch with the least held-out relative error. Its dictionary is not kept: Algorithm 1 has no
-    /// early stopping.
+    /// Epoch with the least held-out relative error. Its dictionary is only kept with
+    /// [`TrainConfig::patience`](crate::TrainConfig::patience): Algorithm 1 has no early stopping.
     pub best_epoch: usize,
+    /// Held-out relative error with each vector's squared error and norm weighted, where weights
+    /// were given.
+    pub heldout_weighted: Option<f64>,
 }
 
 /// How often each atom was picked with a coefficient other than zero.
 #[derive(Debug, Clone)]
-pub(crate) struct Usage(Vec<u64>);
+pub(crate) struct Usage(pub(crate) Vec<u64>);
 
 impl Usage {
     pub(crate) fn new(atoms: usize) -> Self {
@@ -103,6 +119,11 @@ impl Usage {
                 self.0[usize::from(index)] += 1;
             }
         }
+    }
+
+    /// Numbers of the atoms never picked.
+    pub(crate) fn unused(&self) -> Vec<usize> {
+        self.0.iter().enumerate().filter(|&(_, &count)| count == 0).map(|(atom, _)| atom).collect()
     }
 
     pub(crate) fn dead(&self) -> usize {

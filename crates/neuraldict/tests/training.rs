@@ -69,6 +69,7 @@ fn records_are_complete_and_consistent() {
             batches += 1;
         }
         Progress::KMeans { inertia: value, .. } => inertia.push(*value),
+        Progress::Resumed { .. } => panic!("nothing to go on from"),
     })
     .unwrap();
     assert_eq!(seen, trained.epochs);

@@ -26,7 +26,7 @@ use crate::manifest::{self, Manifest};
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::evaluate::SETS;
-use crate::stages::{PREFILL_CHUNK, open_model};
+use crate::stages::{PREFILL_CHUNK, open_model, train_rope};
 use crate::ui;
 
 /// Folder of the answers.
@@ -231,6 +231,9 @@ fn schemes(run: &Run, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
         let (folder, _) = dictionaries(run)?;
         for (name, file) in SETS {
             context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
+        }
+        if let Some(run) = folder.parent() {
+            context = train_rope::with_optional(context, run)?;
         }
     }
     names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()

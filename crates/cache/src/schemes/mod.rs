@@ -2,11 +2,16 @@
 
 pub mod asymkv;
 pub mod coded;
+mod codes;
+pub mod commvq;
+pub mod cq;
 pub mod csr;
 pub mod dense;
 pub mod fp8;
 pub mod gear;
 pub mod ggml;
 pub mod kivi;
+pub mod lexico;
+pub mod svdq;
 pub mod turboquant;
 pub mod vidkv;

@@ -29,6 +29,11 @@ impl Gram {
         AlignedVec::bytes_of(atoms * atoms.next_multiple_of(LINE))
     }
 
+    /// Inner products of atom `i` with all atoms, `(stride,)`.
+    pub(super) fn row(&self, i: usize) -> &[f32] {
+        &self.entries[i * self.stride..(i + 1) * self.stride]
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.entries.bytes()
     }
@@ -66,8 +71,7 @@ impl Gram {
             indices[step] = index_u16(best);
             coefficients[step] = coefficient;
             if step < last {
-                let row = &self.entries[best * self.stride..(best + 1) * self.stride];
-                best = isa.subtract_then_peak(p, coefficient, row);
+                best = isa.subtract_then_peak(p, coefficient, self.row(best));
             }
         }
     }

@@ -14,6 +14,7 @@
 mod aligned;
 mod gram;
 pub(crate) mod kernels;
+mod orthogonal;
 mod residual;
 mod union;
 
@@ -27,6 +28,7 @@ use self::kernels::{Isa, Transposed};
 use self::residual::Residual;
 use crate::{CodecError, Dictionary};
 
+pub use self::orthogonal::OrthogonalCodes;
 pub use self::union::relative_residuals;
 
 /// Rows coded together. Fixed, so that the codes never depend on the thread count.

@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::{Checkpoint, gguf_guard};
@@ -58,8 +59,16 @@ impl Gguf {
     /// # Errors
     /// See [`Arch::from_gguf`] and [`Decoder::new`].
     pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        self.decoder_in(device, DType::F32)
+    }
+
+    /// The decoder with its matrices dequantised to `dtype`.
+    ///
+    /// # Errors
+    /// See [`Arch::from_gguf`] and [`Decoder::with_dtype`].
+    pub fn decoder_in(&self, device: &Device, dtype: DType) -> Result<Decoder> {
         let tensors = self.checkpoint()?;
-        Decoder::new(tensors.arch.clone(), &tensors, device)
+        Decoder::with_dtype(tensors.arch.clone(), &tensors, device, dtype)
     }
 
     /// The tensors under Hugging Face names, in half-split order.
@@ -301,6 +310,18 @@ impl Checkpoint for GgufTensors<'_> {
         } else {
             Ok(tensor)
         }
+    }
+
+    fn dtype(&self) -> DType {
+        let infos = self.file.content.tensor_infos.values();
+        super::commonest(infos.map(|info| {
+            let dtype = match info.ggml_dtype {
+                GgmlDType::BF16 => DType::BF16,
+                GgmlDType::F16 => DType::F16,
+                _ => DType::F32,
+            };
+            (dtype, info.shape.elem_count())
+        }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::Checkpoint;
@@ -68,6 +68,14 @@ impl HfCheckpoint {
     /// See [`Decoder::new`].
     pub fn decoder(&self, device: &Device) -> Result<Decoder> {
         Decoder::new(self.arch.clone(), self, device)
+    }
+
+    /// The decoder with its matrices in `dtype`; [`Checkpoint::dtype`] is what they are stored in.
+    ///
+    /// # Errors
+    /// See [`Decoder::with_dtype`].
+    pub fn decoder_in(&self, device: &Device, dtype: DType) -> Result<Decoder> {
+        Decoder::with_dtype(self.arch.clone(), self, device, dtype)
     }
 
     /// The tokenizer in `tokenizer.json`, else in SentencePiece's `tokenizer.model`; the latter begins texts with a BOS
@@ -142,5 +150,9 @@ impl Checkpoint for HfCheckpoint {
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
         self.weights.tensor(name)
+    }
+
+    fn dtype(&self) -> DType {
+        self.weights.dtype()
     }
 }

@@ -27,11 +27,55 @@ pub trait Checkpoint: Sync {
     /// Shape of a tensor, without reading it.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The tensor as f32, on the CPU.
+    /// The tensor on the CPU, in the floating-point dtype of the file (f32 of a quantised one).
     ///
     /// # Errors
     /// If the tensor is absent or unreadable.
     fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// The dtype most weights of the file are in, f32 of quantised ones: what a model is kept in to lose nothing.
+    fn dtype(&self) -> DType;
+}
+
+/// The tensors of a checkpoint as a decoder keeps them.
+pub(crate) struct Weights<'a> {
+    checkpoint: &'a dyn Checkpoint,
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl<'a> Weights<'a> {
+    /// Matrices will be in `dtype`: f32, bf16 or f16.
+    pub(crate) fn new(checkpoint: &'a dyn Checkpoint, device: &'a Device, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            let found = format!("{dtype:?}").to_lowercase();
+            return Err(ModelError::Input { what: "dtype", expected: "f32, bf16 or f16".to_owned(), found });
+        }
+        Ok(Self { checkpoint, device, dtype })
+    }
+
+    /// A matrix, in the decoder's dtype.
+    pub(crate) fn matrix(&self, name: &str) -> Result<Tensor> {
+        let stored = self.checkpoint.tensor(name)?;
+        let tensor = stored.to_dtype(self.dtype)?;
+        if self.dtype == DType::F16 && stored.dtype() != DType::F16 {
+            let largest = tensor.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            if !largest.is_finite() {
+                return Err(ModelError::Unsupported {
+                    path: self.checkpoint.path().to_owned(),
+                    what: "dtype",
+                    found: format!("f16: tensor {name} holds numbers beyond 65504"),
+                    supported: "f32, bf16".to_owned(),
+                });
+            }
+        }
+        Ok(tensor.to_device(self.device)?)
+    }
+
+    /// A norm's weight or a bias, in f32.
+    pub(crate) fn vector(&self, name: &str) -> Result<Tensor> {
+        Ok(self.checkpoint.tensor(name)?.to_dtype(DType::F32)?.to_device(self.device)?)
+    }
 }
 
 /// Checks that a checkpoint holds exactly the tensors of `arch`, in their shapes, before any is read.
@@ -67,8 +111,8 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     Ok(())
 }
 
-/// A tensor as it was read, as f32; integers are no weights.
-fn as_f32(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<Tensor> {
+/// A tensor as it was read; integers are no weights, and f64 is more than any model is kept in.
+fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<Tensor> {
     let failed =
         |source| ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), source: Box::new(source) };
     let tensor = read.map_err(failed)?;
@@ -80,7 +124,20 @@ fn as_f32(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<
             supported: "f32, f16, bf16, f64".to_owned(),
         });
     }
-    tensor.to_dtype(DType::F32).map_err(failed)
+    if tensor.dtype() == DType::F64 { tensor.to_dtype(DType::F32).map_err(failed) } else { Ok(tensor) }
+}
+
+/// The dtype most of the elements are in, of those a decoder can be kept in.
+fn commonest(tensors: impl IntoIterator<Item = (DType, usize)>) -> DType {
+    let kinds = [DType::F32, DType::BF16, DType::F16];
+    let mut elements = [0usize; 3];
+    for (dtype, count) in tensors {
+        let at = kinds.iter().position(|kind| *kind == dtype).unwrap_or(0);
+        elements[at] = elements[at].saturating_add(count);
+    }
+    // The widest of equals.
+    let largest = elements.iter().copied().max().unwrap_or(0);
+    elements.iter().position(|count| *count == largest).map_or(DType::F32, |at| kinds[at])
 }
 
 /// Tensors some exporters add although they follow from the configuration: rotary frequencies, and the copy of a tied
@@ -111,6 +168,10 @@ impl Checkpoint for TensorMap {
             path: self.path().to_owned(),
             tensors: vec![name.to_owned()],
         })?;
-        Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
+        Ok(tensor.to_device(&Device::Cpu)?)
+    }
+
+    fn dtype(&self) -> DType {
+        commonest(self.0.values().map(|tensor| (tensor.dtype(), tensor.elem_count())))
     }
 }

@@ -6,8 +6,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use candle_core::pickle::PthTensors;
+use candle_core::{DType, Tensor};
 
 use super::Checkpoint;
 use crate::error::{ModelError, Result};
@@ -61,6 +61,11 @@ impl Checkpoint for PickleFile {
             Ok(None) => Err(candle_core::Error::Msg("not in this file".to_owned())),
             Err(error) => Err(error),
         };
-        super::as_f32(&self.path, name, guarded(read))
+        super::as_weight(&self.path, name, guarded(read))
+    }
+
+    fn dtype(&self) -> DType {
+        let infos = self.tensors.tensor_infos().values();
+        super::commonest(infos.map(|info| (info.dtype, info.layout.shape().elem_count())))
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::Checkpoint;
 use crate::error::{ModelError, Result};
@@ -48,6 +48,14 @@ impl Checkpoint for SafetensorsFile {
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensor = self.tensors.load(name, &Device::Cpu);
-        super::as_f32(&self.path, name, tensor)
+        super::as_weight(&self.path, name, tensor)
+    }
+
+    fn dtype(&self) -> DType {
+        let views = self.tensors.tensors().into_iter();
+        super::commonest(views.filter_map(|(_, view)| {
+            let dtype = DType::try_from(view.dtype()).ok()?;
+            Some((dtype, view.shape().iter().product()))
+        }))
     }
 }

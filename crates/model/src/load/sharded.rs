@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use super::Checkpoint;
@@ -86,5 +86,10 @@ impl<C: Checkpoint> Checkpoint for Sharded<C> {
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let missing = || ModelError::MissingTensors { path: self.path.clone(), tensors: vec![name.to_owned()] };
         self.file(name).ok_or_else(missing)?.tensor(name)
+    }
+
+    fn dtype(&self) -> DType {
+        // The shards of one checkpoint are alike.
+        self.files.first().map_or(DType::F32, Checkpoint::dtype)
     }
 }

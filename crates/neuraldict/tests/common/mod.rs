@@ -55,3 +55,14 @@ pub fn small() -> TrainConfig {
         ..TrainConfig::default()
     }
 }
+
+/// Writes a shard of one number per token and head (two heads), `(T, 2, 1)`, and opens it.
+pub fn scalars(folder: &Path, kind: Kind, layer: usize, tokens: usize, values: &[f32]) -> Shard {
+    let name = values.iter().fold(0u64, |hash, v| hash.wrapping_mul(31).wrapping_add(u64::from(v.to_bits())));
+    let path = folder.join(format!("weights.{kind}.{layer}.{name}.safetensors"));
+    let header = ShardHeader { layer, kind, tokens, heads: 2, head_dim: 1, extra: BTreeMap::new() };
+    let mut writer = ShardWriter::create(&path, header).unwrap();
+    writer.append(values).unwrap();
+    writer.finish().unwrap();
+    Shard::open(&path).unwrap()
+}

@@ -51,15 +51,15 @@ impl Affine {
 
     /// The code of `x`.
     pub fn code(self, scale: Scale, x: f32) -> u8 {
-        let (zero, inverse) = inverse(scale);
-        code(x, zero, inverse, self.levels())
+        let (zero, divisor) = divisor(scale);
+        code(x, zero, divisor, self.levels())
     }
 
     /// Codes `row` with one scale.
     pub fn code_row(self, scale: Scale, row: &[f32], codes: &mut [u8]) {
-        let ((zero, inverse), levels) = (inverse(scale), self.levels());
+        let ((zero, divisor), levels) = (divisor(scale), self.levels());
         for (code_, &x) in codes.iter_mut().zip(row) {
-            *code_ = code(x, zero, inverse, levels);
+            *code_ = code(x, zero, divisor, levels);
         }
     }
 
@@ -76,16 +76,16 @@ impl Affine {
     }
 }
 
-/// The zero point, and one over the step or 0.
-fn inverse(scale: Scale) -> (f32, f32) {
+/// The zero point and what to divide by: the step, or infinity for a constant group.
+fn divisor(scale: Scale) -> (f32, f32) {
     let step = scale.step.to_f32();
-    (scale.zero.to_f32(), if step > 0.0 { 1.0 / step } else { 0.0 })
+    (scale.zero.to_f32(), if step > 0.0 { step } else { f32::INFINITY })
 }
 
-fn code(x: f32, zero: f32, inverse: f32, levels: f32) -> u8 {
+fn code(x: f32, zero: f32, divisor: f32, levels: f32) -> u8 {
     // Adding and taking off 1.5 2^23 rounds to the nearest integer, ties to even.
     const ROUND: f32 = 12_582_912.0;
-    let position = ((x - zero) * inverse).clamp(0.0, levels);
+    let position = ((x - zero) / divisor).clamp(0.0, levels);
     ((position + ROUND) - ROUND) as u8
 }
 
@@ -138,11 +138,11 @@ impl HeadTokens for ChannelGroups {
             let at = self.scales.len();
             self.scales.extend(min.iter().zip(&max).map(|(&min, &max)| affine.scale(min, max)));
             for ((min, max), &scale) in min.iter_mut().zip(&mut max).zip(&self.scales[at..]) {
-                (*min, *max) = inverse(scale);
+                (*min, *max) = divisor(scale);
             }
             for row in group.chunks_exact(d) {
-                for (((out, &x), &zero), &inverse) in codes.iter_mut().zip(row).zip(&min).zip(&max) {
-                    *out = code(x, zero, inverse, affine.levels());
+                for (((out, &x), &zero), &divisor) in codes.iter_mut().zip(row).zip(&min).zip(&max) {
+                    *out = code(x, zero, divisor, affine.levels());
                 }
                 pack(&codes, affine.bits, &mut self.codes);
             }
@@ -242,7 +242,90 @@ impl HeadTokens for TokenGroups {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+
+    /// Codes of the reference, one hexadecimal digit each.
+    fn codes(digits: &serde_json::Value) -> impl Iterator<Item = f32> {
+        digits.as_str().unwrap().chars().map(|c| c.to_digit(16).unwrap() as f32)
+    }
+
+    fn numbers(list: &serde_json::Value) -> Vec<f32> {
+        list.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    }
+
+    #[test]
+    fn keys_and_values_of_kivi_are_those_of_the_published_formulas() {
+        let (tokens, d, group) = (64, 32, 32);
+        let rows = ramp(1, tokens * d);
+        for bits in [2, 4] {
+            let expected = &published()["kivi"][bits.to_string()];
+            let mut out = vec![0.0; tokens * d];
+            let mut keys = ChannelGroups::new(Affine::plain(bits), group, d);
+            keys.append(&rows, tokens, true);
+            keys.restore(0..tokens, &mut out);
+            let (zeros, steps) = (numbers(&expected["keys"]["zeros"]), numbers(&expected["keys"]["steps"]));
+            for (at, (code, &x)) in codes(&expected["keys"]["codes"]).zip(&out).enumerate() {
+                let scale = at / d / group * d + at % d;
+                assert_eq!(code * steps[scale] + zeros[scale], x, "{bits} bits, key element {at}");
+            }
+            let mut values = TokenGroups::new(Affine::plain(bits), group, d);
+            values.append(&rows, tokens, true);
+            values.restore(0..tokens, &mut out);
+            let (zeros, steps) = (numbers(&expected["values"]["zeros"]), numbers(&expected["values"]["steps"]));
+            for (at, (code, &x)) in codes(&expected["values"]["codes"]).zip(&out).enumerate() {
+                assert_eq!(code * steps[at / group] + zeros[at / group], x, "{bits} bits, value element {at}");
+            }
+        }
+    }
+
+    /// Relative squared error on normal variates, along tokens and along channels.
+    fn errors(affine: Affine, group: usize) -> [f64; 2] {
+        let (tokens, d) = (4096, 128);
+        let rows = variates(3, tokens * d);
+        let mut out = vec![0.0; tokens * d];
+        let mut keys = ChannelGroups::new(affine, group, d);
+        keys.append(&rows, tokens, true);
+        keys.restore(0..tokens, &mut out);
+        let along_tokens = relative_error(&rows, &out);
+        if group > d {
+            return [along_tokens; 2];
+        }
+        let mut values = TokenGroups::new(affine, group, d);
+        values.append(&rows, tokens, true);
+        values.restore(0..tokens, &mut out);
+        [along_tokens, relative_error(&rows, &out)]
+    }
+
+    #[test]
+    fn errors_on_normal_variates_are_the_known_ones() {
+        for (bits, group, expected, tolerance) in [
+            (1, 32, 1.96, 0.02),
+            (1, 64, 2.73, 0.02),
+            (1, 128, 3.57, 0.02),
+            (1, 4096, 8.35, 0.03),
+            (2, 32, 0.154, 0.02),
+            (2, 64, 0.202, 0.02),
+            (2, 128, 0.251, 0.02),
+            (2, 4096, 0.509, 0.03),
+            (4, 32, 0.0061, 0.02),
+            (4, 64, 0.0080, 0.02),
+            (4, 128, 0.0100, 0.02),
+            (4, 4096, 0.0196, 0.03),
+        ] {
+            for error in errors(Affine::plain(bits), group) {
+                assert!((error / expected - 1.0).abs() < tolerance, "{bits} bits, groups of {group}: {error}");
+            }
+        }
+        for (bits, pull, expected) in
+            [(1, 1.0 / 6.0, 0.683), (1, 1.0 / 3.0, 0.383), (1, 0.30, 0.364), (2, 0.05, 0.133), (2, 0.07, 0.131)]
+        {
+            for error in errors(Affine { bits, pull }, 32) {
+                assert!((error / expected - 1.0).abs() < 0.02, "{bits} bits, pulled by {pull}: {error}");
+            }
+        }
+    }
 
     #[test]
     fn a_group_by_hand() {

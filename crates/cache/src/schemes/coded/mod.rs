@@ -16,6 +16,8 @@ pub mod hadamard;
 mod heads;
 mod product;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::ops::Range;
 use std::sync::Arc;

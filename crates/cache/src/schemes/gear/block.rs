@@ -260,3 +260,63 @@ fn pieces(joined: Range<usize>, d: usize) -> impl Iterator<Item = (usize, Range<
         (head, start..joined.end.min((head + 1) * d) - head * d)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::schemes::coded::testing::{published, ramp, relative_error};
+
+    const TOKENS: usize = 64;
+
+    fn setting(kind: Kind, bits: usize) -> Setting {
+        let group = (bits == 2).then_some(32);
+        let (prompt_rank, decode_rank) = (4, 2);
+        Setting { kind, bits, group, outliers: 0.05, prompt_rank, decode_rank, buffer: 64, heads: 2, head_dim: 32 }
+    }
+
+    #[test]
+    fn bulk_and_outliers_are_those_of_the_published_formulas() {
+        let rows = ramp(2, 2 * TOKENS * 32);
+        for (kind, name) in [(Kind::Key, "keys"), (Kind::Value, "values")] {
+            for bits in [2, 4] {
+                let setting = setting(kind, bits);
+                let expected = &published()["gear"][format!("{name}-{bits}")];
+                let coded = Coded::new(&setting, &rows, TOKENS, 4);
+                let mut bulk = vec![0.0; TOKENS * 32];
+                coded.bulk(&setting, 1, 0..TOKENS, &mut bulk);
+                let every_ninth = bulk.chunks_exact(32).step_by(9).flatten();
+                for (at, (x, y)) in every_ninth.zip(expected["restored"].as_array().unwrap()).enumerate() {
+                    assert!((f64::from(*x) - y.as_f64().unwrap()).abs() < 2e-3, "{name}, {bits} bits, {at}: {x} {y}");
+                }
+                let (mut error, mut left) = (0.0, 0.0);
+                for head in 0..2 {
+                    let exact = &rows[head * TOKENS * 32..][..TOKENS * 32];
+                    let mut restored = vec![0.0; TOKENS * 32];
+                    coded.bulk(&setting, head, 0..TOKENS, &mut restored);
+                    let scale = exact.iter().map(|x| f64::from(x * x)).sum::<f64>();
+                    error += scale * relative_error(exact, &restored);
+                    coded.restore(&setting, head, 0..TOKENS, &mut restored);
+                    left += scale * relative_error(exact, &restored);
+                }
+                let bounds: Vec<f64> =
+                    expected["left"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+                let left = left / error;
+                assert!(left > 0.98 * bounds[0] && left < 1.02 * bounds[1], "{name}, {bits} bits: {left}, {bounds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_are_parts_of_the_whole() {
+        let rows = ramp(2, 2 * TOKENS * 32);
+        for kind in Kind::ALL {
+            let setting = setting(kind, 4);
+            let coded = Coded::new(&setting, &rows, TOKENS, 4);
+            let (mut whole, mut part) = (vec![0.0; TOKENS * 32], vec![0.0; 23 * 32]);
+            coded.restore(&setting, 1, 0..TOKENS, &mut whole);
+            coded.restore(&setting, 1, 20..43, &mut part);
+            assert_eq!(whole[20 * 32..43 * 32], part);
+        }
+    }
+}

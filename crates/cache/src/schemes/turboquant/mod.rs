@@ -235,3 +235,64 @@ impl HeadTokens for Head {
         self.coded.footprint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+
+    /// `rows` coded and restored.
+    fn restored(part: &Part, rows: &[f32]) -> Vec<f32> {
+        let (mut coded, mut out) = (Coded::default(), vec![0.0; rows.len()]);
+        part.encode(rows, &mut coded);
+        let tokens = rows.len() / part.size;
+        for first in (0..tokens).step_by(TILE) {
+            let n = TILE.min(tokens - first);
+            part.decode(&coded, first..first + n, &mut out[first * part.size..]);
+        }
+        out
+    }
+
+    #[test]
+    fn errors_do_not_depend_on_the_data_and_are_the_known_ones() {
+        let (d, tokens) = (128, 2048);
+        let normal = variates(7, tokens * d);
+        // A channel that is a hundred times as large as the others.
+        let spiked: Vec<f32> =
+            normal.iter().enumerate().map(|(i, x)| if i % d == 5 { 100.0 * x } else { *x }).collect();
+        for (bits, expected) in (1..).zip([0.3612, 0.1161, 0.0340, 0.0093]) {
+            let part = Part::new(d, bits, 1);
+            let error = relative_error(&normal, &restored(&part, &normal));
+            assert!((error / expected - 1.0).abs() < 0.02, "{bits} bits: {error}");
+            let error = relative_error(&spiked, &restored(&part, &spiked));
+            assert!((error / expected - 1.0).abs() < 0.2, "{bits} bits, spiked: {error}");
+        }
+    }
+
+    #[test]
+    fn levels_and_codes_are_those_of_the_published_formulas() {
+        let d = 32;
+        let rows = ramp(3, 3 * d);
+        for bits in 1..=5 {
+            let (expected, table) = (&published()["turboquant"][bits.to_string()], lloyd_max(bits));
+            for (level, expected) in table.levels.iter().zip(expected["levels"].as_array().unwrap()) {
+                assert!((f64::from(*level) - expected.as_f64().unwrap()).abs() < 2e-6, "{bits} bits");
+            }
+            let codes: String = rows
+                .chunks_exact(d)
+                .flat_map(|row| {
+                    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                    row.iter().map(move |x| format!("{:02x}", table.code(x * (d as f32).sqrt() / norm)))
+                })
+                .collect();
+            assert_eq!(codes, expected["codes"].as_str().unwrap(), "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn a_zero_vector_stays_zero() {
+        let part = Part::new(64, 2, 1);
+        assert_eq!(restored(&part, &[0.0; 128]), [0.0; 128]);
+    }
+}

@@ -69,6 +69,7 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemes::coded::testing::{relative_error, variates};
 
     #[test]
     fn the_transform_is_orthonormal_and_packs_a_fourier_transform() {
@@ -86,5 +87,22 @@ mod tests {
         multiply_transposed([1, 8, 8], &wave, &fourier(8), &mut turned);
         assert!((turned[4] - 2.0).abs() < 1e-5, "{turned:?}");
         assert!(turned.iter().enumerate().all(|(i, x)| i == 4 || x.abs() < 1e-5), "{turned:?}");
+    }
+
+    #[test]
+    fn errors_on_normal_variates_are_those_of_signs_and_a_mean_magnitude() {
+        let (groups, size) = (64, 32);
+        let matrix = fourier(size);
+        let rows = variates(6, groups * 32 * size);
+        let mut out = vec![0.0; rows.len()];
+        for (rows, out) in rows.chunks_exact(32 * size).zip(out.chunks_exact_mut(32 * size)) {
+            let signs = Signs::new(&matrix, rows, size);
+            signs.restore(&matrix, 0..32, size, out);
+            let mut part = vec![0.0; 5 * size];
+            signs.restore(&matrix, 7..12, size, &mut part);
+            assert!(part.iter().zip(&out[7 * size..]).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+        let error = relative_error(&rows, &out);
+        assert!((error / 0.352 - 1.0).abs() < 0.02, "{error}");
     }
 }

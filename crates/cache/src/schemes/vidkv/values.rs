@@ -92,3 +92,24 @@ impl HeadTokens for Ternary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schemes::coded::testing::{relative_error, variates};
+
+    #[test]
+    fn errors_on_normal_variates_are_the_known_ones() {
+        let (tokens, d) = (2048, 64);
+        let rows = variates(5, tokens * d);
+        let mut values = Ternary { head_dim: d, codes: Vec::new(), scales: Vec::new() };
+        values.append(&rows, tokens, true);
+        let mut out = vec![0.0; tokens * d];
+        values.restore(0..tokens, &mut out);
+        let error = relative_error(&rows, &out);
+        assert!((error / 0.254 - 1.0).abs() < 0.02, "{error}");
+        let mut part = vec![0.0; 40 * d];
+        values.restore(50..90, &mut part);
+        assert_eq!(part, out[50 * d..90 * d]);
+    }
+}

@@ -1,0 +1,342 @@
+//! Attention of f32 tensors in the memory of the CPU: tiles of queries over blocks of keys.
+//!
+//! The scores of a tile are made, turned into weights and used up one block of keys after the other, the softmax taken
+//! as the blocks come (Milakov and Gimelshein 2018), so memory does not depend on the number of keys, and a tile stays
+//! in a level-2 cache. Few queries, as in decoding, are bound by reading keys and values once: there the blocks
+//! themselves are shared out to threads and joined in order. Tiles and blocks do not depend on the number of threads,
+//! so neither do results.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, Layout, Storage, Tensor, bail};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use crate::kernels::{self, Stored};
+use crate::{Bias, CacheError, Pattern, Reach};
+
+/// Query rows of a tile, all heads of a group together.
+const TILE_ROWS: usize = 128;
+/// Keys of a block: with a tile's rows, 256 KiB of scores.
+const BLOCK: usize = 512;
+/// Up to so many query rows of a group, keys are scored by dot products as they stream by.
+const FEW_ROWS: usize = 8;
+/// Keys of a block for few rows.
+const FEW_BLOCK: usize = 256;
+/// Elements of keys below which starting threads costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 14;
+
+/// As [`super::causal`], after its checks, for contiguous f32 queries on the CPU. `k` and `v` have rows without gaps.
+pub(super) fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    pattern: &Pattern<'_>,
+) -> Result<Tensor, CacheError> {
+    let (b, h, t, d) = q.dims4()?;
+    let (heads, s, _) = k.dims3()?;
+    let ((q_storage, q_layout), (k_storage, k_layout), (v_storage, v_layout)) =
+        (q.storage_and_layout(), k.storage_and_layout(), v.storage_and_layout());
+    let call = Call {
+        queries: slice(&q_storage, q_layout)?,
+        keys: Heads::new(slice(&k_storage, k_layout)?, k_layout)?,
+        values: Heads::new(slice(&v_storage, v_layout)?, v_layout)?,
+        query_heads: h,
+        group: b * h / heads,
+        tokens: t,
+        seen: s,
+        head_dim: d,
+        scale: scale as f32,
+        pattern,
+    };
+    let mut out = vec![0f32; b * h * t * d];
+    if call.group * t <= FEW_ROWS {
+        call.few(&mut out);
+    } else {
+        call.tiled(&mut out);
+    }
+    Ok(Tensor::from_vec(out, (b, h, t, d), q.device())?)
+}
+
+/// Whether [`attend`] can take these tensors.
+pub(super) fn fits(q: &Tensor, k: &Tensor, v: &Tensor) -> bool {
+    let f32_on_cpu = |x: &Tensor| x.device().is_cpu() && x.dtype() == candle_core::DType::F32;
+    let whole_rows = |x: &Tensor| matches!(x.stride(), &[_, row, 1] if row == x.dims()[2]);
+    [q, k, v].into_iter().all(f32_on_cpu) && whole_rows(k) && whole_rows(v)
+}
+
+/// The elements from the tensor's first on.
+fn slice<'a>(storage: &'a Storage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(CpuStorage::F32(all)) => Ok(&all[layout.start_offset()..]),
+        _ => bail!("attention in blocks takes f32 tensors on the CPU"),
+    }
+}
+
+/// Rows `(tokens, D)` of each key-value head.
+struct Heads<'a> {
+    all: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Heads<'a> {
+    fn new(all: &'a [f32], layout: &Layout) -> candle_core::Result<Self> {
+        Ok(Self { all, stride: layout.stride()[0] })
+    }
+
+    fn rows(&self, head: usize, tokens: Range<usize>, d: usize) -> &'a [f32] {
+        let head = &self.all[head * self.stride..];
+        &head[tokens.start * d..tokens.end * d]
+    }
+}
+
+struct Call<'a> {
+    /// `(B, H, T, D)`
+    queries: &'a [f32],
+    keys: Heads<'a>,
+    values: Heads<'a>,
+    query_heads: usize,
+    /// Query heads that share a key-value head.
+    group: usize,
+    tokens: usize,
+    seen: usize,
+    head_dim: usize,
+    scale: f32,
+    pattern: &'a Pattern<'a>,
+}
+
+/// What a row of queries has added up: values weighted by `e^(score - reference)`, and the sum of these weights.
+#[derive(Clone, Copy)]
+struct Sum {
+    reference: f32,
+    weights: f32,
+}
+
+const NOTHING: Sum = Sum { reference: f32::NEG_INFINITY, weights: 0.0 };
+
+impl Sum {
+    /// Turns scores into weights and counts them; what was added up before must be multiplied by what is returned.
+    fn take(&mut self, scores: &mut [f32]) -> f32 {
+        let largest = kernels::max(scores);
+        let factor = if largest > self.reference { (self.reference - largest).exp() } else { 1.0 };
+        if largest > self.reference {
+            self.reference = largest;
+        }
+        self.weights = self.weights * factor + kernels::exponentials(scores, self.reference);
+        factor
+    }
+}
+
+impl Call<'_> {
+    /// Many queries: tiles of them are shared out to threads.
+    fn tiled(&self, out: &mut [f32]) {
+        let (t, d) = (self.tokens, self.head_dim);
+        let rows = (TILE_ROWS / self.group).clamp(1, t);
+        let tiles = t.div_ceil(rows);
+        // The rows of a tile lie apart in the output, one stretch per head of the group.
+        let mut stretches: Vec<Vec<&mut [f32]>> = Vec::new();
+        for (head, out) in out.chunks_exact_mut(t * d).enumerate() {
+            for (tile, stretch) in out.chunks_mut(rows * d).enumerate() {
+                if head % self.group == 0 {
+                    stretches.push(Vec::with_capacity(self.group));
+                }
+                stretches[head / self.group * tiles + tile].push(stretch);
+            }
+        }
+        // The last tiles see the most keys: they are begun first.
+        stretches.into_par_iter().enumerate().rev().for_each_init(Scratch::default, |scratch, (at, mut out)| {
+            let first = at % tiles * rows;
+            self.tile(at / tiles, first..(first + rows).min(t), scratch, &mut out);
+        });
+    }
+
+    /// Queries `tokens` of one key-value head; `out` is `(G, rows, D)`, a slice per head of the group.
+    fn tile(&self, head: usize, tokens: Range<usize>, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        let (d, rows) = (self.head_dim, tokens.len());
+        let count = self.group * rows;
+        let start = self.seen - self.tokens;
+        scratch.queries.clear();
+        for member in 0..self.group {
+            let from = ((head * self.group + member) * self.tokens + tokens.start) * d;
+            scratch.queries.extend(self.queries[from..from + rows * d].iter().map(|x| x * self.scale));
+        }
+        scratch.scores.resize(count * BLOCK, 0.0);
+        scratch.sums.clear();
+        scratch.sums.resize(count, NOTHING);
+        scratch.out.clear();
+        scratch.out.resize(count * d, 0.0);
+        let last = start + tokens.end;
+        let first = (0..rows).map(|i| self.visible(head, start + tokens.start + i).0.start).min().unwrap_or(0);
+        for from in (first..last).step_by(BLOCK) {
+            let block = from..(from + BLOCK).min(last);
+            let n = block.len();
+            let scores = &mut scratch.scores[..count * n];
+            let keys = self.keys.rows(head, block.clone(), d);
+            // (rows, D) times (keys, D) transposed.
+            product(scores, [count, n, d], &scratch.queries, (d, 1), keys, (1, d), 0.0);
+            for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
+                let query = start + tokens.start + row % rows;
+                let sum = &mut scratch.sums[row];
+                let factor = self.weigh(head, row / rows, query, &block, scores, sum);
+                if factor != 1.0 {
+                    scratch.out[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= factor);
+                }
+            }
+            let values = self.values.rows(head, block, d);
+            product(&mut scratch.out, [count, d, n], scores, (n, 1), values, (d, 1), 1.0);
+        }
+        for (member, out) in out.iter_mut().enumerate() {
+            for (i, out) in out.chunks_exact_mut(d).enumerate() {
+                let row = member * rows + i;
+                let sum = scratch.sums[row].weights;
+                let weighted = &scratch.out[row * d..(row + 1) * d];
+                out.iter_mut().zip(weighted).for_each(|(out, x)| *out = x / sum);
+            }
+        }
+    }
+
+    /// Few queries: blocks of keys are shared out to threads.
+    fn few(&self, out: &mut [f32]) {
+        let d = self.head_dim;
+        let rows = self.group * self.tokens;
+        let heads = out.len() / (rows * d);
+        let blocks = self.seen.div_ceil(FEW_BLOCK);
+        let block = |at: usize| {
+            let (head, from) = (at / blocks, at % blocks * FEW_BLOCK);
+            self.few_in(head, from..(from + FEW_BLOCK).min(self.seen))
+        };
+        let all = 0..heads * blocks;
+        let parts: Vec<(Vec<Sum>, Vec<f32>)> = if self.seen * d * heads >= PARALLEL_FROM {
+            all.into_par_iter().map(block).collect()
+        } else {
+            all.map(block).collect()
+        };
+        for (parts, out) in parts.chunks_exact(blocks).zip(out.chunks_exact_mut(rows * d)) {
+            for (row, out) in out.chunks_exact_mut(d).enumerate() {
+                let top = parts.iter().map(|(sums, _)| sums[row].reference).fold(f32::NEG_INFINITY, f32::max);
+                let mut total = 0.0;
+                for (sums, weighted) in parts.iter().filter(|(sums, _)| sums[row].weights != 0.0) {
+                    let factor = (sums[row].reference - top).exp();
+                    total += sums[row].weights * factor;
+                    kernels::add_weighted(&[factor], &weighted[row * d..(row + 1) * d], out);
+                }
+                out.iter_mut().for_each(|x| *x /= total);
+            }
+        }
+    }
+
+    /// All queries of one head over one block: per row its sum, and weighted values `(rows, D)`.
+    fn few_in(&self, head: usize, block: Range<usize>) -> (Vec<Sum>, Vec<f32>) {
+        let d = self.head_dim;
+        let rows = self.group * self.tokens;
+        let n = block.len();
+        let (keys, values) = (self.keys.rows(head, block.clone(), d), self.values.rows(head, block.clone(), d));
+        let queries = &self.queries[head * rows * d..(head + 1) * rows * d];
+        let mut scores = vec![0f32; rows * n];
+        for (j, key) in keys.chunks_exact(d).enumerate() {
+            for (row, query) in queries.chunks_exact(d).enumerate() {
+                scores[row * n + j] = f32::dot(query, key) * self.scale;
+            }
+        }
+        let (mut sums, mut out) = (vec![NOTHING; rows], vec![0f32; rows * d]);
+        for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
+            let query = self.seen - self.tokens + row % self.tokens;
+            self.weigh(head, row / self.tokens, query, &block, scores, &mut sums[row]);
+            kernels::add_weighted(scores, values, &mut out[row * d..(row + 1) * d]);
+        }
+        (sums, out)
+    }
+
+    /// Biases the scores of one query and one block of keys and turns them into weights, zero where the query does not
+    /// see the key. Returns what to multiply earlier sums by.
+    fn weigh(
+        &self,
+        head: usize,
+        member: usize,
+        query: usize,
+        block: &Range<usize>,
+        scores: &mut [f32],
+        sum: &mut Sum,
+    ) -> f32 {
+        let (visible, row) = self.visible(head, query);
+        let from = visible.start.clamp(block.start, block.end) - block.start;
+        let to = visible.end.clamp(block.start + from, block.end) - block.start;
+        scores[..from].fill(0.0);
+        scores[to..].fill(0.0);
+        let scores = &mut scores[from..to];
+        if scores.is_empty() {
+            return 1.0;
+        }
+        if let Bias::Alibi(alibi) = self.pattern.bias {
+            let slope = alibi.slopes()[(head * self.group + member) - row * self.query_heads];
+            for (key, score) in (block.start + from..).zip(scores.iter_mut()) {
+                *score -= slope * (query - key) as f32;
+            }
+        }
+        sum.take(scores)
+    }
+
+    /// The keys a query sees, and its row of the batch. Every token sees itself, padding too.
+    fn visible(&self, head: usize, query: usize) -> (Range<usize>, usize) {
+        let row = head * self.group / self.query_heads;
+        let reach = match self.pattern.reach {
+            Reach::Full => 0,
+            Reach::Sliding(tokens) => (query + 1).saturating_sub(tokens.max(1)),
+        };
+        (self.pattern.padding.of(row).max(reach).min(query)..query + 1, row)
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    /// `(G rows, D)`, scaled.
+    queries: Vec<f32>,
+    /// `(G rows, BLOCK)`
+    scores: Vec<f32>,
+    /// One per row.
+    sums: Vec<Sum>,
+    /// `(G rows, D)`
+    out: Vec<f32>,
+}
+
+/// `out = kept out + a b` on one thread: `(m, k)` times `(k, n)` into `(m, n)`, row after row. Strides are those of a
+/// row and of a column.
+fn product(
+    out: &mut [f32],
+    [m, n, k]: [usize; 3],
+    a: &[f32],
+    a_strides: (usize, usize),
+    b: &[f32],
+    b_strides: (usize, usize),
+    kept: f32,
+) {
+    let fits = |x: &[f32], rows: usize, columns: usize, strides: (usize, usize)| {
+        (rows - 1) * strides.0 + (columns - 1) * strides.1 < x.len()
+    };
+    assert!(m * n * k > 0 && out.len() == m * n && fits(a, m, k, a_strides) && fits(b, k, n, b_strides));
+    // SAFETY: all three lie within their slices, which do not overlap.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            kept != 0.0,
+            a.as_ptr(),
+            a_strides.1 as isize,
+            a_strides.0 as isize,
+            b.as_ptr(),
+            b_strides.1 as isize,
+            b_strides.0 as isize,
+            kept,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}

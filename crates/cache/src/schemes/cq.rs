@@ -1,0 +1,170 @@
+//! CQ: coupled quantisation, neighbouring channels as one vector (Zhang et al., NeurIPS 2024).
+//!
+//! A head is cut into groups of `C` contiguous channels. Each group of each head of each layer has `2^B` centroids of its
+//! own, learned on calibration text, for keys before position embedding and for values; a token stores the number of the
+//! nearest one. `cq-8c8b` is one bit per channel, without scales. The centroids come from the stage `calibrate-peers`,
+//! with weights that stand in for the paper's gradients: see docs/DEVIATIONS.md.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Place;
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::f16;
+use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
+
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve, unsuitable};
+use super::codes::{push_row, read_row, row_bytes};
+use crate::CacheError;
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+
+/// `cq-CcBb`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+/// The table of a layer's centroids, `(Hkv, D / C, 2^B, C)`.
+pub const CENTROIDS: &str = "centroids";
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "cq-CcBb",
+    examples: &["cq-8c8b", "cq-4c8b", "cq-8c8b+window(sinks=2,recent=9)"],
+    summary: "C channels as one of 2^B calibrated centroids, keys and values; k-means with surrogate weights",
+    citation: "Zhang et al., KV Cache is 1 Bit Per Channel: Efficient Large Language Model Inference with Coupled \
+               Quantization, NeurIPS 2024",
+    keys_coded: KeysCoded::BeforeRope,
+    parameters: &[
+        Parameter { name: "C", default: "", meaning: "channels of a group; divides the head size" },
+        Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 12" },
+        WINDOW[0],
+        WINDOW[1],
+    ],
+    prefill_as_decoded: true,
+}];
+
+/// Channels and bits of a name's level, `8c8b`.
+pub fn level(text: &str) -> Option<(usize, usize)> {
+    let (channels, bits) = text.strip_suffix('b')?.split_once('c')?;
+    let (channels, bits) = (channels.parse().ok()?, bits.parse().ok()?);
+    ((1..=64).contains(&channels) && (1..=12).contains(&bits)).then_some((channels, bits))
+}
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(text) = name.level("cq") else { return Ok(None) };
+    let (channels, bits) =
+        level(text).ok_or_else(|| format!("`{text}` is not CcBb: 1 to 64 channels and 1 to 12 bits, as in 8c8b"))?;
+    name.arguments.only(&[])?;
+    name.only_parts(&[])?;
+    let geometry = cx.geometry();
+    if !geometry.head_dim.is_multiple_of(channels) {
+        let reason = format!("groups of {channels} channels do not divide heads of {}", geometry.head_dim);
+        return Err(unsuitable(name.base, reason).into());
+    }
+    let set = cx.codebooks(name.artefacts.unwrap_or(name.head), name.base)?;
+    // Layers with one and the same table share what is made of it.
+    let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
+    let mut bytes = 0;
+    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::BeforeRope, name.window()?, |layer| {
+        let mut codec = |kind| -> Result<Arc<dyn Codec>, CacheError> {
+            let shape = [geometry.kv_heads, geometry.head_dim / channels, 1 << bits, channels];
+            let codec = |source| CacheError::Codec { layer, kind, source };
+            let table = set.table(layer, kind, CENTROIDS, &shape).map_err(codec)?;
+            let books = match made.entry(table.values().as_ptr()) {
+                Place::Occupied(made) => made.get().clone(),
+                Place::Vacant(place) => {
+                    let books = Books::new(&table.to_f32(), shape[1], channels, bits).map_err(codec)?;
+                    bytes += books.nearest.iter().map(Nearest::bytes).sum::<usize>();
+                    place.insert(Arc::new(books)).clone()
+                }
+            };
+            Ok(Arc::new(Coupled { books, heads: geometry.kv_heads }))
+        };
+        Ok((codec(Kind::Key)?, codec(Kind::Value)?))
+    })?;
+    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+}
+
+/// The centroids of one layer's keys or values.
+struct Books {
+    /// Per head and group.
+    nearest: Vec<Nearest>,
+    groups: usize,
+    channels: usize,
+    bits: usize,
+}
+
+impl Books {
+    fn new(table: &[f32], groups: usize, channels: usize, bits: usize) -> Result<Self, CodecError> {
+        let nearest = table.chunks_exact(channels << bits).map(|c| Nearest::new(channels, c.to_vec()));
+        Ok(Self { nearest: nearest.collect::<Result<_, _>>()?, groups, channels, bits })
+    }
+}
+
+struct Coupled {
+    books: Arc<Books>,
+    heads: usize,
+}
+
+impl Codec for Coupled {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        Box::new(PerHead::new(self.heads, |head| CoupledHead { books: self.books.clone(), head, bytes: Vec::new() }))
+    }
+
+    fn buffering(&self) -> Buffering {
+        Buffering::None
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        self.books.bits as f64 / self.books.channels as f64
+    }
+
+    fn stored_bits(&self) -> f64 {
+        let Books { groups, channels, bits, .. } = *self.books;
+        (8 * row_bytes(groups, bits)) as f64 / (groups * channels) as f64
+    }
+}
+
+struct CoupledHead {
+    books: Arc<Books>,
+    head: usize,
+    /// `(tokens, groups)` codes, each row in whole bytes.
+    bytes: Vec<u8>,
+}
+
+impl CoupledHead {
+    fn nearest(&self) -> &[Nearest] {
+        let groups = self.books.groups;
+        &self.books.nearest[self.head * groups..(self.head + 1) * groups]
+    }
+}
+
+impl HeadTokens for CoupledHead {
+    fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
+        let books = self.books.clone();
+        let (mut scores, mut codes) = (Vec::new(), vec![0; books.groups]);
+        reserve(&mut self.bytes, tokens, row_bytes(books.groups, books.bits));
+        for row in rows.chunks_exact(books.groups * books.channels) {
+            for ((code, x), nearest) in codes.iter_mut().zip(row.chunks_exact(books.channels)).zip(self.nearest()) {
+                *code = nearest.find(x, &mut scores) as u16;
+            }
+            push_row(&codes, books.bits, &mut self.bytes);
+        }
+    }
+
+    fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
+        let Books { groups, channels, bits, .. } = *self.books;
+        let each = row_bytes(groups, bits);
+        let mut codes = [0u16; 256];
+        let codes = &mut codes[..groups];
+        let bytes = self.bytes[tokens.start * each..tokens.end * each].chunks_exact(each);
+        for (bytes, out) in bytes.zip(out.chunks_exact_mut(groups * channels)) {
+            read_row(bytes, bits, codes);
+            for ((&code, nearest), out) in codes.iter().zip(self.nearest()).zip(out.chunks_exact_mut(channels)) {
+                out.copy_from_slice(nearest.centroid(usize::from(code)));
+            }
+        }
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint { packed: self.bytes.capacity(), ..Footprint::default() }
+    }
+}

@@ -1,0 +1,154 @@
+//! Lexico: orthogonal matching pursuit over universal dictionaries (Kim et al., ICML 2025).
+//!
+//! One dictionary per layer for keys after position embedding, one for values, shared by all heads, sequences and
+//! prompts. A head vector is at most `S` atoms: an index of 16 bits and a coefficient in fp8 each. The latest `buffer`
+//! tokens stay in f16; when there are more, the oldest `stride` are coded. With a threshold `delta` a vector takes no
+//! more atoms than bring its relative error to it, and `+adaptive` keeps vectors that miss it as atoms of their own.
+
+mod tokens;
+
+use std::sync::Arc;
+
+use kvcsr_codec::{Encoder, Kind};
+
+use self::tokens::LexicoTokens;
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
+use crate::CacheError;
+use crate::name::SchemeName;
+use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+
+/// `lexico-S`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+/// The dictionary set used when a name does not say.
+pub const DICTIONARIES: &str = "lexico";
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "lexico-S",
+    examples: &[
+        "lexico-8",
+        "lexico-4(buffer=0)",
+        "lexico-16(buffer=12)",
+        "lexico-8(buffer=20,stride=7,delta=0.6)",
+        "lexico-4(buffer=9,delta=0.4)+adaptive(atoms=5)",
+        "lexico-8(buffer=0)+window(sinks=2,recent=9)",
+    ],
+    summary: "At most S atoms by orthogonal matching pursuit over universal dictionaries, 24 bits each; the latest 128 \
+              tokens in f16",
+    citation: "Kim et al., Lexico: Extreme KV Cache Compression via Sparse Coding over Universal Dictionaries, ICML 2025",
+    keys_coded: KeysCoded::AfterRope,
+    parameters: &[
+        Parameter { name: "S", default: "", meaning: "most atoms of a head vector, 1 to 255" },
+        Parameter { name: "buffer", default: "128", meaning: "latest tokens kept in f16" },
+        Parameter { name: "stride", default: "1", meaning: "tokens coded at a time once the buffer is full" },
+        Parameter {
+            name: "delta",
+            default: "0",
+            meaning: "relative error at which a vector takes no more atoms; 0: never",
+        },
+        Parameter {
+            name: "+adaptive(atoms)",
+            default: "1024",
+            meaning: "most vectors of a sequence and layer kept as atoms because they miss delta",
+        },
+        WINDOW[0],
+        WINDOW[1],
+    ],
+    prefill_as_decoded: false,
+}];
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(level) = name.level("lexico") else { return Ok(None) };
+    let sparsity: usize = level
+        .parse()
+        .ok()
+        .filter(|s| (1..=255).contains(s))
+        .ok_or_else(|| format!("`{level}` is not a number of atoms from 1 to 255"))?;
+    name.arguments.only(&["buffer", "stride", "delta"])?;
+    name.only_parts(&["adaptive"])?;
+    let (buffer, stride) = (name.arguments.tokens("buffer", 128)?, name.arguments.tokens("stride", 1)?);
+    if !(1..=buffer + 1).contains(&stride) {
+        return Err(format!("stride: {stride} is not in 1 to {}", buffer + 1).into());
+    }
+    let delta = name.arguments.fraction("delta", 0.0)? as f32;
+    let adaptive = match name.part("adaptive") {
+        None => 0,
+        Some(_) if delta == 0.0 => {
+            return Err("`+adaptive` needs delta: it keeps vectors that miss it".to_owned().into());
+        }
+        Some(part) => {
+            part.arguments.only(&["atoms"])?;
+            part.arguments.tokens("atoms", 1024)?
+        }
+    };
+    let artefacts = name.artefacts.unwrap_or(DICTIONARIES);
+    let geometry = cx.geometry();
+    let (set, encoders) = cx.dictionaries(artefacts, name.base)?;
+    let buffering = if buffer == 0 { Buffering::None } else { Buffering::Sliding { exact: buffer, stride } };
+    let codec = |layer: usize, kind: Kind| -> Result<Arc<dyn Codec>, CacheError> {
+        let refuse = |reason: String| CacheError::Dictionary { scheme: name.base.to_owned(), layer, kind, reason };
+        let (group, encoder) = set
+            .groups
+            .iter()
+            .zip(encoders)
+            .find(|(group, _)| group.kind == kind && group.layers.contains(&layer))
+            .ok_or_else(|| refuse(format!("the set `{artefacts}` has no dictionary for it")))?;
+        let (atoms, width) = (group.dictionary.len(), group.dictionary.width());
+        if width != geometry.head_dim {
+            return Err(refuse(format!("expected atoms of width {}, found {width}", geometry.head_dim)));
+        }
+        if sparsity > atoms || atoms + adaptive > kvcsr_codec::MAX_ATOMS {
+            return Err(refuse(format!(
+                "{sparsity} of {atoms} atoms and {adaptive} adaptive ones: indices name up to {} atoms",
+                kvcsr_codec::MAX_ATOMS
+            )));
+        }
+        Ok(Arc::new(Coder(Settings {
+            encoder: encoder.clone(),
+            heads: geometry.kv_heads,
+            sparsity,
+            delta,
+            adaptive,
+            buffering,
+        })))
+    };
+    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |layer| {
+        Ok((codec(layer, Kind::Key)?, codec(layer, Kind::Value)?))
+    })?;
+    let bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
+    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+}
+
+/// How one layer's keys or values are coded.
+#[derive(Clone)]
+struct Settings {
+    encoder: Arc<Encoder>,
+    heads: usize,
+    sparsity: usize,
+    delta: f32,
+    adaptive: usize,
+    buffering: Buffering,
+}
+
+struct Coder(Settings);
+
+impl Codec for Coder {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        Box::new(LexicoTokens::new(self.0.clone()))
+    }
+
+    fn buffering(&self) -> Buffering {
+        self.0.buffering
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        let d = self.0.encoder.dictionary().width();
+        24.0 * self.0.sparsity as f64 / d as f64
+    }
+
+    fn stored_bits(&self) -> f64 {
+        let d = self.0.encoder.dictionary().width() as f64;
+        let lengths = if self.0.delta > 0.0 { (8.0 + 32.0 / TILE as f64) / d } else { 0.0 };
+        self.nominal_bits() + lengths
+    }
+}

@@ -1,0 +1,218 @@
+//! One sequence's keys as quantised latents, or in f16 where there is no basis.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::Footprint;
+use rayon::prelude::*;
+
+use super::super::coded::affine::{Affine, Scale, channel_ranges};
+use super::super::coded::{Block, CodedTokens, multiply, multiply_transposed, reserve};
+use super::{Basis, Settings};
+
+/// Latents are kept inside of f16's range.
+const LARGEST: f32 = 60_000.0;
+
+/// Keys of one sequence.
+pub(super) struct KeyTokens {
+    settings: Arc<Settings>,
+    calibrated: Option<Arc<Basis>>,
+    own: Option<Box<Basis>>,
+    tokens: usize,
+    /// Without a basis: `(tokens, Hkv, D)`.
+    exact: Vec<f16>,
+    /// With one: a row of codes per token, in whole bytes.
+    codes: Vec<u8>,
+    /// `(groups, r)`
+    scales: Vec<Scale>,
+    /// The token after the last of each group.
+    ends: Vec<u32>,
+}
+
+/// A quantised group of tokens.
+struct Group {
+    codes: Vec<u8>,
+    scales: Vec<Scale>,
+}
+
+impl KeyTokens {
+    pub(super) fn new(settings: Arc<Settings>, calibrated: Option<Arc<Basis>>) -> Self {
+        Self {
+            settings,
+            calibrated,
+            own: None,
+            tokens: 0,
+            exact: Vec::new(),
+            codes: Vec::new(),
+            scales: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    fn basis(&self) -> Option<&Basis> {
+        self.calibrated.as_deref().or(self.own.as_deref())
+    }
+
+    fn append_exact(&mut self, block: &Block<'_>) {
+        let d = self.settings.head_dim;
+        reserve(&mut self.exact, block.tokens, self.settings.channels());
+        for token in 0..block.tokens {
+            for head in block.rows.chunks_exact(block.tokens * d) {
+                let at = self.exact.len();
+                self.exact.resize(at + d, f16::ZERO);
+                self.exact[at..].convert_from_f32_slice(&head[token * d..(token + 1) * d]);
+            }
+        }
+    }
+
+    /// Quantises tokens `range` of a block.
+    fn quantise(&self, basis: &Basis, block: &Block<'_>, range: Range<usize>) -> Group {
+        let Settings { head_dim: d, signed, .. } = *self.settings;
+        let (channels, kept, n) = (self.settings.channels(), basis.bits.len(), range.len());
+        let mut rows = vec![0f32; n * channels];
+        for (row, token) in rows.chunks_exact_mut(channels).zip(range) {
+            for (head, row) in row.chunks_exact_mut(d).enumerate() {
+                row.copy_from_slice(&block.rows[(head * block.tokens + token) * d..][..d]);
+            }
+            row.iter_mut().zip(&basis.mean).for_each(|(x, mean)| *x -= mean.to_f32());
+        }
+        let vectors = basis.vectors.to_f32_vec();
+        let mut latents = vec![0f32; n * kept];
+        multiply_transposed([n, channels, kept], &rows, &vectors, &mut latents);
+        latents.iter_mut().for_each(|x| *x = x.clamp(-LARGEST, LARGEST));
+        let (mut min, mut max) = (vec![0.0; kept], vec![0.0; kept]);
+        channel_ranges(&latents, &mut min, &mut max);
+        if signed {
+            centred(&latents, &basis.bits, &mut min, &mut max);
+        }
+        let affine = |bits: u8| Affine::plain(bits.into());
+        let ends = min.iter().zip(&max);
+        let scales: Vec<Scale> = ends.zip(&basis.bits).map(|((&a, &b), &bits)| affine(bits).scale(a, b)).collect();
+        let mut codes = Vec::with_capacity(n * basis.row_bytes());
+        for row in latents.chunks_exact(kept) {
+            let (mut word, mut held) = (0u32, 0);
+            for ((&x, &scale), &bits) in row.iter().zip(&scales).zip(&basis.bits) {
+                word |= u32::from(affine(bits).code(scale, x)) << held;
+                held += u32::from(bits);
+                while held >= 8 {
+                    codes.push(word as u8);
+                    word >>= 8;
+                    held -= 8;
+                }
+            }
+            if held > 0 {
+                codes.push(word as u8);
+            }
+        }
+        Group { codes, scales }
+    }
+}
+
+/// Replaces the ends of 1-bit channels by mean ± mean deviation.
+fn centred(latents: &[f32], bits: &[u8], min: &mut [f32], max: &mut [f32]) {
+    let (kept, n) = (bits.len(), latents.len() / bits.len());
+    for channel in (0..kept).filter(|&c| bits[c] == 1) {
+        let values = || latents.iter().skip(channel).step_by(kept);
+        let mean = values().sum::<f32>() / n as f32;
+        let deviation = values().map(|x| (x - mean).abs()).sum::<f32>() / n as f32;
+        (min[channel], max[channel]) = (mean - deviation, mean + deviation);
+    }
+}
+
+impl CodedTokens for KeyTokens {
+    fn append(&mut self, block: &Block<'_>) {
+        // Without as many tokens as make the basis of all channels plain, none is fitted: now or later.
+        let long = block.prompt && block.tokens >= 2 * self.settings.channels();
+        if self.tokens == 0 && self.calibrated.is_none() && long {
+            self.own = Basis::of(block, &self.settings).map(Box::new);
+        }
+        let Some(basis) = self.basis() else {
+            self.append_exact(block);
+            self.tokens += block.tokens;
+            return;
+        };
+        let size = if self.settings.group == 0 { block.tokens } else { self.settings.group };
+        let starts: Vec<usize> = (0..block.tokens).step_by(size).collect();
+        let kept = basis.bits.len();
+        let quantise = |&first: &usize| {
+            if kept == 0 {
+                return Group { codes: Vec::new(), scales: Vec::new() };
+            }
+            self.quantise(basis, block, first..(first + size).min(block.tokens))
+        };
+        let groups: Vec<Group> = starts.par_iter().map(quantise).collect();
+        let row_bytes = basis.row_bytes();
+        reserve(&mut self.codes, block.tokens, row_bytes);
+        reserve(&mut self.scales, groups.len(), kept);
+        reserve(&mut self.ends, groups.len(), 1);
+        for (group, first) in groups.into_iter().zip(starts) {
+            self.codes.extend_from_slice(&group.codes);
+            self.scales.extend_from_slice(&group.scales);
+            self.ends.push((self.tokens + (first + size).min(block.tokens)) as u32);
+        }
+        self.tokens += block.tokens;
+    }
+
+    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        let (d, channels) = (self.settings.head_dim, self.settings.channels());
+        let n = tokens.len();
+        let Some(basis) = self.basis() else {
+            for (token, out) in tokens.zip(out.chunks_exact_mut(d)) {
+                self.exact[token * channels + head * d..][..d].convert_to_f32_slice(out);
+            }
+            return;
+        };
+        for row in out[..n * d].chunks_exact_mut(d) {
+            basis.mean[head * d..(head + 1) * d].convert_to_f32_slice(row);
+        }
+        let kept = basis.bits.len();
+        if kept == 0 {
+            return;
+        }
+        let mut group = self.ends.partition_point(|&end| end as usize <= tokens.start);
+        let row_bytes = basis.row_bytes();
+        let mut latents = vec![0f32; n * kept];
+        for (token, row) in tokens.zip(latents.chunks_exact_mut(kept)) {
+            group += usize::from(self.ends[group] as usize <= token);
+            let scales = &self.scales[group * kept..(group + 1) * kept];
+            let mut bytes = self.codes[token * row_bytes..(token + 1) * row_bytes].iter();
+            let (mut word, mut held) = (0u32, 0);
+            for ((x, scale), &bits) in row.iter_mut().zip(scales).zip(&basis.bits) {
+                let bits = u32::from(bits);
+                while held < bits {
+                    word |= u32::from(*bytes.next().expect("a row holds the bits of all channels")) << held;
+                    held += 8;
+                }
+                let code = (word & ((1 << bits) - 1)) as f32;
+                word >>= bits;
+                held -= bits;
+                *x = code * scale.step.to_f32() + scale.zero.to_f32();
+            }
+        }
+        // The head's part of every vector, (r, D).
+        let mut vectors = vec![0f32; kept * d];
+        for (to, from) in vectors.chunks_exact_mut(d).zip(basis.vectors.chunks_exact(channels)) {
+            from[head * d..(head + 1) * d].convert_to_f32_slice(to);
+        }
+        multiply([n, kept, d], &latents, &vectors, out, true);
+    }
+
+    fn footprint(&self) -> Footprint {
+        let own = self.own.as_ref();
+        Footprint {
+            dense: self.exact.capacity() * size_of::<f16>(),
+            packed: self.codes.capacity(),
+            scales: self.scales.capacity() * size_of::<Scale>(),
+            row_lengths: self.ends.capacity() * size_of::<u32>(),
+            low_rank: own.map_or(0, |basis| basis.bytes()),
+            tables: size_of::<Self>() + own.map_or(0, |_| size_of::<Basis>()),
+            ..Footprint::default()
+        }
+    }
+
+    fn keeps_blocks(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,191 @@
+//! SVDq: keys quantised in the basis of their own singular vectors (Hong et al., arXiv:2502.15304).
+//!
+//! The keys of a layer before position embedding, all heads joined, have their mean taken off and are turned into the
+//! basis of the singular vectors of a prompt's keys. Latent channels, the strongest first, get the bits of a schedule, the
+//! last ones none at all, and each is quantised over groups of tokens. The basis is fitted to the prompt when it is taken
+//! over, or comes from calibration text (`basis=calibrated`). A prompt of fewer tokens than twice the channels cannot show
+//! a basis: its keys, and all that follow, stay in f16. Values are f16 or KIVI's.
+
+mod allocation;
+mod basis;
+mod eigen;
+mod keys;
+
+use std::sync::Arc;
+
+use kvcsr_codec::Kind;
+
+use self::allocation::Schedule;
+use self::basis::Basis;
+use self::keys::KeyTokens;
+use super::coded::affine::Affine;
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, unsuitable};
+use super::codes::Halves;
+use super::kivi;
+use crate::name::SchemeName;
+use crate::registry::{BuildError, Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::{CacheError, Geometry};
+
+pub use self::eigen::symmetric_eigenvectors;
+
+/// `svdq-B`.
+pub const FAMILY: Family = Family { entries: ENTRIES, build };
+
+/// The codebook set used when a name asks for a calibrated basis and does not say which.
+pub const CODEBOOKS: &str = "svdq";
+/// The table of a layer's mean key, `(Hkv D)`.
+pub const MEAN: &str = "mean";
+/// The table of a layer's singular vectors, the strongest first, `(Hkv D, Hkv D)`.
+pub const BASIS: &str = "basis";
+/// The table of the standard deviations along them, `(Hkv D)`.
+pub const DEVIATIONS: &str = "deviations";
+
+const ENTRIES: &[Entry] = &[Entry {
+    pattern: "svdq-B",
+    examples: &[
+        "svdq-2",
+        "svdq-1.25",
+        "svdq-2(values=kivi-2)",
+        "svdq-2(basis=calibrated,group=32)",
+        "svdq-2(schedule=water,group=32)+signed",
+        "svdq-1.5(basis=calibrated,schedule=4/3/2/1/1/1/0/0)+window(sinks=2,recent=9)",
+    ],
+    summary: "Keys in the basis of a prompt's singular vectors, on average B bits per latent channel; values in f16",
+    citation: "Hong et al., SVDq: 1.25-bit and 410x Key Cache Compression for LLM Attention, arXiv:2502.15304, 2025",
+    keys_coded: KeysCoded::BeforeRope,
+    parameters: &[
+        Parameter { name: "B", default: "", meaning: "mean bits of a latent channel of keys; published: 2 and 1.25" },
+        Parameter {
+            name: "schedule",
+            default: "8/4/2/1/1/0/0/0 or 4/2/2/2/0/0/0/0",
+            meaning: "bits of eight equal tiers, or `water`: by variance",
+        },
+        Parameter { name: "basis", default: "prompt", meaning: "prompt or calibrated" },
+        Parameter { name: "group", default: "128", meaning: "tokens of a quantisation group, or `prompt`: all of it" },
+        Parameter { name: "values", default: "f16", meaning: "f16, kivi-2 or kivi-4" },
+        Parameter {
+            name: "+signed",
+            default: "",
+            meaning: "1-bit channels restored as mean ± mean deviation instead of minimum and maximum",
+        },
+        WINDOW[0],
+        WINDOW[1],
+    ],
+    prefill_as_decoded: false,
+}];
+
+/// Tokens coded at a time while decoding, unless the group is smaller.
+const BLOCK: usize = 128;
+
+/// How keys are coded, the same in all layers.
+#[derive(Debug, Clone, PartialEq)]
+struct Settings {
+    schedule: Schedule,
+    /// Tokens of a group; 0: a whole prompt.
+    group: usize,
+    signed: bool,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Settings {
+    /// Latent channels, `Hkv D`.
+    fn channels(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Tokens coded at a time while decoding.
+    fn block(&self) -> usize {
+        if self.group == 0 { BLOCK } else { self.group }
+    }
+}
+
+fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+    let Some(text) = name.level("svdq") else { return Ok(None) };
+    let mean: f64 = text
+        .parse()
+        .ok()
+        .filter(|b| (0.01..=8.0).contains(b))
+        .ok_or_else(|| format!("`{text}` is not a mean number of bits up to 8"))?;
+    name.arguments.only(&["schedule", "basis", "group", "values"])?;
+    name.only_parts(&["signed"])?;
+    let geometry = cx.geometry();
+    let Geometry { kv_heads: heads, head_dim, .. } = geometry;
+    let group = match name.arguments.get("group") {
+        Some("prompt") => 0,
+        _ => Some(name.arguments.tokens("group", BLOCK)?)
+            .filter(|&g| g > 0)
+            .ok_or_else(|| "group: at least 1 token, or `prompt`".to_owned())?,
+    };
+    let schedule = Schedule::read(mean, name.arguments.get("schedule"))?;
+    let settings = Arc::new(Settings { schedule, group, signed: name.flag("signed")?, heads, head_dim });
+    if !settings.channels().is_multiple_of(allocation::TIERS) {
+        return Err(unsuitable(name.base, format!("{} channels are not eight equal tiers", settings.channels())).into());
+    }
+    let values = values(name, geometry)?;
+    let calibrated = match name.arguments.get("basis") {
+        None | Some("prompt") => {
+            name.no_artefacts()?;
+            None
+        }
+        Some("calibrated") => Some(cx.codebooks(name.artefacts.unwrap_or(CODEBOOKS), name.base)?),
+        Some(other) => return Err(format!("basis is prompt or calibrated, not `{other}`").into()),
+    };
+    let mut bytes = 0;
+    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::BeforeRope, name.window()?, |layer| {
+        let basis = match calibrated {
+            None => None,
+            Some(set) => {
+                let basis = Basis::calibrated(set, layer, &settings).map_err(|source| CacheError::Codec {
+                    layer,
+                    kind: Kind::Key,
+                    source,
+                })?;
+                bytes += basis.bytes();
+                Some(Arc::new(basis))
+            }
+        };
+        Ok((Arc::new(Keys { settings: settings.clone(), mean, basis }), values.clone()))
+    })?;
+    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+}
+
+fn values(name: &SchemeName<'_>, geometry: Geometry) -> Result<Arc<dyn Codec>, BuildError> {
+    let bits = match name.arguments.get("values") {
+        None | Some("f16") => {
+            return Ok(Arc::new(Halves { heads: geometry.kv_heads, head_dim: geometry.head_dim }));
+        }
+        Some("kivi-2") => 2,
+        Some("kivi-4") => 4,
+        Some(other) => return Err(format!("values are f16, kivi-2 or kivi-4, not `{other}`").into()),
+    };
+    let plain = SchemeName::parse("kivi")?;
+    Ok(kivi::Shape::read(&plain, geometry)?.values(Affine::plain(bits)))
+}
+
+struct Keys {
+    settings: Arc<Settings>,
+    mean: f64,
+    basis: Option<Arc<Basis>>,
+}
+
+impl Codec for Keys {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        Box::new(KeyTokens::new(self.settings.clone(), self.basis.clone()))
+    }
+
+    fn buffering(&self) -> Buffering {
+        let block = self.settings.block();
+        Buffering::Blocks { block, aligned: block }
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        self.mean
+    }
+
+    fn stored_bits(&self) -> f64 {
+        let kept = self.settings.schedule.kept();
+        let scales = if self.settings.group == 0 { 0.0 } else { 32.0 * kept / self.settings.group as f64 };
+        self.mean + scales
+    }
+}

@@ -1,0 +1,227 @@
+//! A matrix product with weights kept in the dtype of the model: f32, bf16 or f16.
+//!
+//! On the CPU, 16-bit weights are widened exactly as they are used and everything else is f32: a product with a bf16
+//! checkpoint kept in bf16 is the product with its weights in f32, from half the memory. On other devices the
+//! activations are rounded to the weights' dtype for the product and its result is f32 again.
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use gemm::Parallelism;
+use half::{bf16, f16};
+use kvcsr_cache::kernels::Stored;
+use rayon::prelude::*;
+
+/// Rows up to which a product is bound by reading the weights: each weight is read once, by whichever thread is free.
+const FEW_ROWS: usize = 8;
+/// Rows of 16-bit weights widened at a time hold so many elements: 4 MiB as f32.
+const PANEL: usize = 1 << 20;
+/// Weights below which starting threads costs more than it saves.
+const PARALLEL_FROM: usize = 1 << 15;
+/// Weights of one thread's turn.
+const TURN: usize = 1 << 15;
+
+/// A linear map, its weight as checkpoints store it.
+///
+/// Nothing is transposed at load: `x.matmul(&w.t())` on the `(out, in)` layout is as fast as on a transposed copy for
+/// prefill, and a row of weights is what a dot product reads.
+pub(crate) struct Linear {
+    /// `(out, in)`
+    weight: Tensor,
+    /// `(out)`, f32
+    bias: Option<Tensor>,
+    /// What each output is multiplied by: `(out)`, f32.
+    scale: Option<Tensor>,
+}
+
+impl Linear {
+    /// A map without a bias.
+    pub(crate) fn new(weight: Tensor) -> Self {
+        Self { weight, bias: None, scale: None }
+    }
+
+    /// Adds a bias, `(out)` in f32.
+    pub(crate) fn with_bias(self, bias: Option<Tensor>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// Multiplies every output by its own number, `(out)` in f32.
+    pub(crate) fn with_scale(self, scale: Option<Tensor>) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// f32 `(rows, in)` to f32 `(rows, out)`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = product(x, &self.weight)?;
+        if let Some(scale) = &self.scale {
+            y = y.broadcast_mul(scale)?;
+        }
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// `x wᵀ` for f32 `x`, `(rows, in)`, and `w`, `(out, in)`, in any of the three dtypes.
+fn product(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return rounded(x, w);
+    }
+    if w.dtype() == DType::F32 && x.dim(0)? > FEW_ROWS {
+        return x.matmul(&w.t()?);
+    }
+    x.contiguous()?.apply_op2_no_bwd(w, &Product)
+}
+
+/// The product in the dtype of the weights.
+fn rounded(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.to_dtype(w.dtype())?.matmul(&w.t()?)?.to_dtype(DType::F32)
+}
+
+struct Product;
+
+impl CustomOp2 for Product {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_at: &Layout, w: &CpuStorage, w_at: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((rows, width), (outputs, inputs)) = (x_at.shape().dims2()?, w_at.shape().dims2()?);
+        let (Some(x_at), Some(w_at)) = (x_at.contiguous_offsets(), w_at.contiguous_offsets()) else {
+            bail!("linear: both operands must be contiguous");
+        };
+        if width != inputs {
+            bail!("linear: {width} channels meet weights for {inputs}");
+        }
+        let x = &x.as_slice::<f32>()?[x_at.0..x_at.1];
+        let weights = w_at.0..w_at.1;
+        let y = match w {
+            CpuStorage::F32(w) => multiply(x, &w[weights], inputs),
+            CpuStorage::BF16(w) => multiply::<bf16>(x, &w[weights], inputs),
+            CpuStorage::F16(w) => multiply::<f16>(x, &w[weights], inputs),
+            _ => bail!("linear: weights are f32, bf16 or f16"),
+        };
+        Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
+    }
+}
+
+/// `(rows, inputs)` times `(outputs, inputs)` transposed.
+fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    if rows <= FEW_ROWS { by_dots(x, w, [rows, outputs, inputs]) } else { by_panels(x, w, [rows, outputs, inputs]) }
+}
+
+fn by_dots<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -> Vec<f32> {
+    // One stretch of outputs after the other, all rows of each: `(outputs, rows)`.
+    let mut turned = vec![0f32; rows * outputs];
+    let fill = |(y, w): (&mut [f32], &[W])| {
+        for (y, w) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inputs)) {
+            for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
+                *y = W::dot(w, x);
+            }
+        }
+    };
+    if w.len() >= PARALLEL_FROM {
+        let turn = (TURN / inputs).max(1);
+        turned.par_chunks_mut(turn * rows).zip(w.par_chunks(turn * inputs)).for_each(fill);
+    } else {
+        fill((&mut turned, w));
+    }
+    if rows == 1 {
+        return turned;
+    }
+    (0..rows).flat_map(|row| turned.iter().skip(row).step_by(rows).copied()).collect()
+}
+
+fn by_panels<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -> Vec<f32> {
+    let mut y = vec![0f32; rows * outputs];
+    let panel = (PANEL / inputs).clamp(1, outputs);
+    let mut wide = vec![0f32; panel * inputs];
+    let threads = match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        n => Parallelism::Rayon(n),
+    };
+    for (at, w) in w.chunks(panel * inputs).enumerate() {
+        let wide = &mut wide[..w.len()];
+        let columns = w.len() / inputs;
+        wide.par_chunks_mut(TURN).zip(w.par_chunks(TURN)).for_each(|(wide, w)| W::widen(w, wide));
+        let y = &mut y[at * panel..];
+        assert!((rows - 1) * outputs + columns <= y.len());
+        // SAFETY: `x` is (rows, inputs), `wide` is (columns, inputs), and the assertion keeps the result within `y`.
+        unsafe {
+            gemm::gemm(
+                rows,
+                columns,
+                inputs,
+                y.as_mut_ptr(),
+                1,
+                outputs as isize,
+                false,
+                x.as_ptr(),
+                1,
+                inputs as isize,
+                wide.as_ptr(),
+                inputs as isize,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                threads,
+            );
+        }
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use candle_core::Device;
+
+    use super::*;
+
+    fn worst(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+    }
+
+    #[test]
+    fn every_dtype_and_path_multiplies_what_is_stored() {
+        for (rows, inputs, outputs) in [(1, 48, 1000), (3, 33, 70), (8, 576, 100), (9, 576, 2000), (40, 64, 20_000)] {
+            let x = Tensor::randn(0f32, 1.0, (rows, inputs), &Device::Cpu).unwrap();
+            let w = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu).unwrap();
+            for dtype in [DType::F32, DType::BF16, DType::F16] {
+                let w = w.to_dtype(dtype).unwrap();
+                let y = product(&x, &w).unwrap();
+                let wide = w.to_dtype(DType::F32).unwrap();
+                let difference = worst(&y, &x.matmul(&wide.t().unwrap()).unwrap());
+                assert!(difference < 3e-5, "{rows} {inputs} {outputs} {dtype:?}: {difference}");
+                // What other devices do: near, by the rounding of x and of the result.
+                let unit = match dtype {
+                    DType::BF16 => 0.004,
+                    DType::F16 => 0.0005,
+                    _ => 1e-5,
+                };
+                let largest = y.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let difference = worst(&y, &rounded(&x, &w).unwrap());
+                assert!(difference < 3.0 * unit * largest.max(1.0), "{dtype:?}: {difference} of {largest}");
+            }
+        }
+    }
+
+    #[test]
+    fn biases_are_added_after_scales() {
+        let tensor = |x: &[f32]| Tensor::new(x, &Device::Cpu).unwrap();
+        let w = tensor(&[1.0, 2.0, 3.0, 4.0]).reshape((2, 2)).unwrap();
+        let linear = Linear::new(w).with_scale(Some(tensor(&[1.0, 10.0]))).with_bias(Some(tensor(&[0.5, 0.25])));
+        let y = linear.forward(&tensor(&[1.0, 1.0]).unsqueeze(0).unwrap()).unwrap();
+        assert_eq!(y.to_vec2::<f32>().unwrap(), [[3.5, 70.25]]);
+    }
+
+    #[test]
+    fn shapes_that_do_not_meet_are_an_error() {
+        let x = Tensor::zeros((1, 3), DType::F32, &Device::Cpu).unwrap();
+        let w = Tensor::zeros((2, 4), DType::BF16, &Device::Cpu).unwrap();
+        assert!(product(&x, &w).unwrap_err().to_string().contains("3 channels meet weights for 4"));
+    }
+}
