@@ -58,6 +58,17 @@ train-rope *args: setup
 allocate *args: setup
     @{{ kvcsr }} allocate "$@"
 
+# Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b (about 15 minutes on 2 cores)
+[group('stages')]
+ablate *args: setup
+    @{{ kvcsr }} ablate "$@"
+
+# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then the table again
+[group('stages')]
+peers *args: setup
+    @bash pipeline/peers/run.sh "$@"
+    @{{ kvcsr }} ablate "$@"
+
 # Measure what compression costs
 [group('stages')]
 evaluate *args: setup

@@ -41,6 +41,8 @@ pub enum Command {
     TrainRope(RunArgs),
     /// Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget
     Allocate(RunArgs),
+    /// Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figure 2
+    Ablate(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
     Evaluate(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)

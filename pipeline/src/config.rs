@@ -23,6 +23,7 @@ pub struct Config {
     pub merge: Merge,
     pub train: Train,
     pub allocate: Allocate,
+    pub ablate: Ablate,
     pub evaluate: Evaluate,
     pub longbench: LongBench,
     pub report: Report,
@@ -35,6 +36,7 @@ pub struct Calibrate {
     pub heldout_tokens: usize,
     pub heldout_fraction: f64,
     pub sequence: usize,
+    pub importance: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,17 @@ pub struct Merge {
     pub value_delta_2: f64,
     pub key_groups: usize,
     pub value_groups: usize,
+    pub target: Target,
+}
+
+/// Which threshold a target number of groups is met by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The largest divergence of any pair in a group.
+    Delta1,
+    /// The largest sum of the divergences of neighbours in a group: groups of more even length.
+    Delta2,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +78,43 @@ pub struct Train {
     pub selection: String,
     pub kmeans_iterations: usize,
     pub kmeans_sample: usize,
+    pub trainer: String,
+    pub pursuit: String,
+    pub start: String,
+    pub diversity: String,
+    pub dead_atoms: String,
+    pub curriculum: f64,
+    pub weighting: Weighting,
+    pub patience: usize,
+    pub vectors: usize,
+    pub checkpoint_seconds: f64,
+    pub memory_gb: f64,
+}
+
+/// How much each vector counts in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weighting {
+    /// All alike, as in the paper.
+    None,
+    /// By what calibrate recorded of the attention it gets.
+    Attention,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ablate {
+    pub layers: Vec<usize>,
+    pub vectors: usize,
+    pub epochs: usize,
+    pub table_atoms: Vec<usize>,
+    pub table_sparsity: Vec<usize>,
+    pub table_chunks: Vec<usize>,
+    pub options: Vec<String>,
+    pub options_atoms: usize,
+    pub option_layers: Vec<usize>,
+    pub merged_atoms: usize,
+    pub merged_vectors: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,6 +202,7 @@ impl Config {
             ("train.batch", self.train.batch),
             ("allocate.context", self.allocate.context),
             ("allocate.documents", self.allocate.documents),
+            ("ablate.vectors", self.ablate.vectors),
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
             ("longbench.max_prompt_tokens", self.longbench.max_prompt_tokens),
@@ -167,6 +218,9 @@ impl Config {
             if !self.train.sparsity.is_multiple_of(chunks) {
                 bail!("train.sparsity = {} cannot be shared evenly by {name} = {chunks}", self.train.sparsity);
             }
+        }
+        if self.train.weighting == Weighting::Attention && !self.calibrate.importance {
+            bail!("train.weighting = \"attention\" needs calibrate.importance = true, which records the weights");
         }
         if !(0.01..=0.9).contains(&self.calibrate.heldout_fraction) {
             bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {}", self.calibrate.heldout_fraction);

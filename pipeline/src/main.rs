@@ -24,8 +24,8 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    allocate::Allocate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report,
-    train::Train, train_rope::TrainRope,
+    ablate::Ablate, allocate::Allocate, calibrate::Calibrate, evaluate::Evaluate, longbench::LongBench, merge::Merge,
+    report::Report, train::Train, train_rope::TrainRope,
 };
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => single(args, &Train),
         Command::TrainRope(args) => single(args, &TrainRope),
         Command::Allocate(args) => single(args, &Allocate),
+        Command::Ablate(args) => single(args, &Ablate),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Longbench(args) => single(args, &LongBench),
         Command::Report(args) => single(args, &Report),

@@ -23,7 +23,8 @@ fn refused(args: &[&str]) -> String {
 #[test]
 fn help_names_every_stage_and_teaches_overrides() {
     let help = String::from_utf8(kvcsr(&["--help"]).stdout).unwrap();
-    for word in ["fetch", "calibrate", "train", "evaluate", "report", "reproduce", "set=\"train.atoms=2048\""] {
+    for word in ["fetch", "calibrate", "train", "ablate", "evaluate", "report", "reproduce", "set=\"train.atoms=2048\""]
+    {
         assert!(help.contains(word), "{word} is missing in\n{help}");
     }
 }
@@ -44,6 +45,9 @@ fn errors_say_what_to_do() {
     assert!(refused(&["evaluate", "profile=smoke"]).contains("run `just calibrate profile=smoke`"));
     assert!(refused(&["calibrate", "profile=smoke", "set=model=gpt"]).contains("it has smollm2-135m-instruct"));
     assert!(refused(&["train", "profile=../smoke"]).contains("a name of letters"));
+    assert!(refused(&["ablate", "profile=smoke"]).contains("just calibrate profile=smoke"));
+    let weighted = ["train", "profile=smoke", "set=train.weighting=attention calibrate.importance=false"];
+    assert!(refused(&weighted).contains("calibrate.importance = true"));
 }
 
 #[test]

@@ -11,6 +11,11 @@ const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 ca
      train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.context=96 \
      evaluate.continuation=17 evaluate.documents=8";
 
+/// An ablation of a few vectors.
+const ABLATE: &str = "ablate.layers=[3] ablate.option_layers=[3] ablate.table_atoms=[32] ablate.table_sparsity=[2] \
+     ablate.table_chunks=[1,2] ablate.options=[\"kmeans\",\"mod\",\"attention\"] ablate.options_atoms=32 ablate.merged_atoms=16 \
+     ablate.merged_vectors=64 ablate.vectors=512 ablate.epochs=1";
+
 fn kvcsr(data: &Path, stage: &str, set: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
     command
@@ -88,4 +93,88 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     assert!(run(data, "calibrate", &changed).contains("up to date"));
     assert!(run(data, "train", &changed).contains("train.atoms 64 -> 80"));
     assert!(run(data, "evaluate", &changed).contains("input train changed"));
+}
+
+/// Groups that hold a checkpoint and are not finished.
+fn under_way(parts: &Path) -> usize {
+    std::fs::read_dir(parts)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|group| group.join("checkpoint.safetensors").is_file() && !group.join("epochs.jsonl").is_file())
+        .count()
+}
+
+#[test]
+fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
+    if !is_fetched() {
+        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let set = format!("{SMALL} train.epochs=4 train.batch=128 train.checkpoint_seconds=0");
+    run(data, "calibrate", &set);
+    run(data, "merge", &set);
+    run(data, "train", &set);
+    let stage = data.join("runs/smoke/train");
+    let bytes = || ["dictionaries.safetensors", "kmeans.safetensors"].map(|f| std::fs::read(stage.join(f)).unwrap());
+    let whole = bytes();
+    std::fs::remove_dir_all(&stage).unwrap();
+
+    let parts = data.join("runs/smoke/train.partial/groups");
+    let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    let mut kills = 0;
+    let started = Instant::now();
+    while kills < 3 {
+        assert!(started.elapsed() < Duration::from_secs(120), "{kills} kills in two minutes");
+        let mut child = kvcsr(data, "train", &set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while under_way(&parts) == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
+        }
+        std::thread::sleep(Duration::from_micros(u64::from(clock() % 30_000)));
+        // SIGKILL on Unix: no handler runs.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!stage.exists(), "an unfinished stage must not look finished");
+        kills += usize::from(under_way(&parts) > 0);
+    }
+    assert!(run(data, "train", &set).contains("goes on at epoch"));
+    assert!(bytes() == whole, "a killed and resumed training ends with other bytes");
+
+    // On the same vectors: an ablation killed after its first rows makes every row once.
+    let set = format!("{set} {ABLATE}");
+    let mut child = kvcsr(data, "ablate", &set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let partial = data.join("runs/smoke/ablate.partial/ablation.jsonl");
+    let started = Instant::now();
+    while std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count()) < 3 {
+        assert!(child.try_wait().unwrap().is_none(), "the ablation ended before it could be killed");
+        assert!(started.elapsed() < Duration::from_secs(120), "no rows after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(run(data, "ablate", &set).contains("going on where an unfinished run stopped"));
+    let rows = std::fs::read_to_string(data.join("runs/smoke/ablate/ablation.jsonl")).unwrap();
+    let names: BTreeSet<String> = rows
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            ["section", "name", "layer", "kind", "atoms", "chunks"].map(|key| row[key].to_string()).join(" ")
+        })
+        .collect();
+    // Two chunk counts and three options for keys and values, five ways to serve all 30 layers.
+    assert_eq!((rows.lines().count(), names.len()), (2 * (2 + 3) + 2 * 5 * 30, 2 * (2 + 3) + 2 * 5 * 30));
+    let page = std::fs::read_to_string(data.join("runs/smoke/ablation/ablation.md")).unwrap();
+    for text in [
+        "| 32 | 2 |",
+        "| 8192 | 2 |  |  |  |  |",
+        "| mod |",
+        "30, one per layer",
+        "merged at delta_2",
+        "rotary-scatter.svg",
+    ] {
+        assert!(page.contains(text), "{text} is missing in\n{page}");
+    }
 }

@@ -101,7 +101,7 @@ impl Closed {
         self.solutions += 1;
         let lengths = row_norms(&solved)?;
         self.rescale(&lengths)?;
-        Ok(renorm(&solved)?)
+        renorm(&solved)
     }
 
     /// Makes the sums those of the codes over atoms of unit length (`r` grows by what an atom

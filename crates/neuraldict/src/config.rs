@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{NeuralDictError, Result};
 
+/// Bytes that libtorch and its allocator were seen to take beside the tensors, and some room.
+const LIBRARY_BYTES: u64 = 192 << 20;
+
 /// Through what the gradient of `L_MSE` reaches the atoms. Algorithm 1 is silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -258,7 +261,7 @@ impl TrainConfig {
     #[must_use]
     pub fn memory_bytes(&self, vectors: usize, width: usize) -> u64 {
         let (n, d, b) = (self.atoms as u64, width as u64, self.batch as u64);
-        let kmeans = self.kmeans_sample as u64 * d * 4 * 3;
+        let kmeans = self.kmeans_sample as u64 * d * 4 * 4;
         let order = vectors as u64 * 4 * 2;
         let dictionary = n * d * 4 * 12;
         let gram = (n * n * 4).min(GRAM_BUDGET as u64);
@@ -271,7 +274,7 @@ impl TrainConfig {
             Trainer::Mod => n * n * 4 * 6,
         };
         let batch = b * d * 4 * (8 + 4 * self.sparsity as u64);
-        kmeans.max(batch + gram + correlations + closed) + order + dictionary + (64 << 20)
+        kmeans.max(batch + gram + correlations + closed) + order + dictionary + LIBRARY_BYTES
     }
 
     /// Checks every field on its own. Whether the device exists and the data suffices is found out

@@ -69,4 +69,4 @@ pub use device::{resolve_device, set_threads, threads};
 pub use error::NeuralDictError;
 pub use merge::LayerGroups;
 pub use record::{EpochRecord, Progress, Trained};
-pub use train::{Inputs, train_group, train_group_from};
+pub use train::{Inputs, train_group, train_group_from, training_vectors};

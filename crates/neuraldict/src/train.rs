@@ -157,6 +157,33 @@ pub fn train_group_from(
     run.train(observer)
 }
 
+/// The vectors that [`train_group`] learns from, `(M, D)` row-major, as [`TrainConfig::vectors`]
+/// limits them and in the order of their numbers' draw: for other trainers to learn from the same.
+///
+/// # Errors
+/// As [`train_group`], for the vectors.
+pub fn training_vectors(config: &TrainConfig, train: &[&Shard]) -> Result<Vec<f32>> {
+    let pool = VectorPool::new(train, config.chunks, "training")?;
+    let mut rows = Vec::new();
+    pool.gather(&numbers(config, &pool), &mut rows)?;
+    Ok(rows)
+}
+
+/// Numbers of the vectors trained on.
+fn numbers(config: &TrainConfig, pool: &VectorPool<'_>) -> Vec<u32> {
+    match config.vectors {
+        0 => pool.numbers(),
+        most if most >= pool.len() => pool.numbers(),
+        most => pool.sample(most, &mut seeded(config, Stream::Subset)),
+    }
+}
+
+fn seeded(config: &TrainConfig, stream: Stream) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    rng.set_stream(stream as u64);
+    rng
+}
+
 /// One run's fixed inputs.
 struct Run<'a> {
     config: &'a TrainConfig,
@@ -174,18 +201,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn rng(&self, stream: Stream) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
-        rng.set_stream(stream as u64);
-        rng
-    }
-
-    /// Numbers of the vectors trained on.
-    fn numbers(&self) -> Vec<u32> {
-        match self.config.vectors {
-            0 => self.pool.numbers(),
-            most if most >= self.pool.len() => self.pool.numbers(),
-            most => self.pool.sample(most, &mut self.rng(Stream::Subset)),
-        }
+        seeded(self.config, stream)
     }
 
     /// Room for worst-fitted vectors.
@@ -199,7 +215,7 @@ impl Run<'_> {
     fn train(&self, observer: &mut dyn FnMut(&Progress<'_>)) -> Result<Trained> {
         let config = self.config;
         let group = self.pool.group();
-        let mut order = self.numbers();
+        let mut order = numbers(config, &self.pool);
         let loaded = match self.folder {
             Some(folder) => State::load(folder, &self.identity, self.device, self.room())?,
             None => None,

@@ -100,3 +100,34 @@ fn all_zero_vectors() {
     let error = fails(&small(), &[&zero], &[&zero]);
     assert!(matches!(error, NeuralDictError::AllZero { .. }), "{error}");
 }
+
+#[test]
+fn constant_and_partly_zero_vectors_train_to_usable_atoms() {
+    let folder = tempfile::tempdir().unwrap();
+    let constant = shard(folder.path(), Kind::Key, 0, 200, &vec![0.5; 400 * HEAD_DIM]);
+    let mut vectors = vec![0.0; 400 * HEAD_DIM];
+    vectors[..100 * HEAD_DIM].copy_from_slice(&sparse_vectors(1, 100));
+    let mostly_zero = shard(folder.path(), Kind::Key, 1, 200, &vectors);
+    for (data, limit) in [(&constant, 1e-5), (&mostly_zero, 0.2)] {
+        for trainer in [kvcsr_neuraldict::Trainer::NeuralDict, kvcsr_neuraldict::Trainer::Mod] {
+            let config = TrainConfig { trainer, ..small() };
+            let trained = train_group(&config, &[data], &[data], &mut |_| {}).unwrap();
+            assert!(trained.dictionary.atoms().iter().all(|v| v.is_finite()));
+            assert!(trained.heldout_relative < limit, "{trainer:?}: {}", trained.heldout_relative);
+        }
+    }
+}
+
+#[test]
+fn an_empty_shard_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = good(folder.path(), 0);
+    let path = folder.path().join("empty.safetensors");
+    let header = kvcsr_codec::ShardHeader { tokens: 0, ..data.header().clone() };
+    kvcsr_codec::ShardWriter::create(&path, header).unwrap().finish().unwrap();
+    let empty = Shard::open(&path).unwrap();
+    for (train, heldout) in [(&empty, &data), (&data, &empty)] {
+        let error = fails(&small(), &[train], &[heldout]);
+        assert!(matches!(error, NeuralDictError::NoVectors { .. }), "{error}");
+    }
+}

@@ -155,7 +155,7 @@ fn weighted_vectors_are_fitted_better_at_the_cost_of_others() {
     let mut vectors = sparse_vectors(1, 4000);
     vectors[2000 * HEAD_DIM..].iter_mut().enumerate().for_each(|(at, v)| {
         if at % 2 == 0 {
-            *v = -2.0 * *v;
+            *v *= -2.0;
         }
     });
     let train = shard(folder.path(), Kind::Key, 0, 2000, &vectors);

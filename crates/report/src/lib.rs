@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`records`], [`files`] | the rows, and reading and writing them as JSONL |
 //! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
+//! | [`ablation`] | rows and tables of dictionary training: Table 3, trainer options, merged layers |
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
 //! | `tables` | data frames, CSV, Parquet, Markdown |
@@ -26,6 +27,7 @@
 
 #![deny(missing_docs)]
 
+pub mod ablation;
 pub mod aggregate;
 pub mod axes;
 pub mod canvas;
@@ -44,6 +46,7 @@ pub mod style;
 pub mod tables;
 pub mod ticks;
 
+pub use ablation::AblationRow;
 pub use error::ReportError;
 pub use records::{
     DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, MemoryPoint, ReconstructionRow,

@@ -9,7 +9,10 @@ use std::{env, fs, path::PathBuf};
 use kvcsr_codec::Footprint;
 use kvcsr_report::{
     DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, ReconstructionRow, ReportError,
-    figures::{FootprintLength, LayerDivergence, LayerError, MemoryLength, QualityBits, SparsityError, TrainingLoss},
+    figures::{
+        FootprintLength, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RotaryScatter,
+        ScatterRow, SparsityError, TrainingLoss,
+    },
     memory,
     save::{self, Figure},
 };
@@ -289,4 +292,41 @@ fn layer_divergence() {
     assert_eq!(svg.matches("#D55E00").count(), 4);
     assert!(LayerDivergence::caption(&rows).contains("4 groups of keys, 12 of values"));
     assert!(matches!(save::svg::<LayerDivergence>(&[]), Err(ReportError::Empty { .. })));
+}
+
+fn scattered(panels: &[&str], groups: usize, label: &str) -> Vec<ScatterRow> {
+    let mut rows = Vec::new();
+    for (number, panel) in panels.iter().enumerate() {
+        for group in 0..groups {
+            for point in 0..60 {
+                rows.push(ScatterRow {
+                    panel: (*panel).to_owned(),
+                    group,
+                    label: format!("{label} {group}"),
+                    x: wobble(point, group) + group as f64 * 0.2,
+                    y: 40.0 * wobble(number, point),
+                    variance: 0.25,
+                });
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn prompt_scatter() {
+    let panels = ["keys, layer 5", "values, layer 5", "keys, layer 28", "values, layer 28"];
+    let svg = check::<PromptScatter>(&scattered(&panels, 6, "prompt"), &panels);
+    // Six in the key, sixty each in four panels.
+    assert_eq!(svg.matches("<circle").count(), 6 + 4 * 6 * 60);
+    assert!(matches!(save::svg::<PromptScatter>(&[]), Err(ReportError::Empty { .. })));
+}
+
+#[test]
+fn rotary_scatter() {
+    let panels = ["before", "after"];
+    let rows = scattered(&panels, 8, "positions");
+    let svg = check::<RotaryScatter>(&rows, &["before", "after", "positions 7", "first component"]);
+    assert_eq!(svg.matches("<circle").count(), 8 + 2 * 8 * 60);
+    assert!(RotaryScatter::caption(&rows).contains("25 % (before), 25 % (after)"));
 }

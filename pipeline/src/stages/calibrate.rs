@@ -1,5 +1,6 @@
 //! calibrate: keys (before position embedding) and values of every layer, over the calibration
-//! text and over held-out text (Algorithm 1, step 1).
+//! text and over held-out text (Algorithm 1, step 1); and, beyond the paper, how much attention each
+//! of them gets.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,6 +11,7 @@ use kvcsr_model::{Decoder, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
+use crate::stages::importance::Observed;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
@@ -23,7 +25,7 @@ impl Stage for Calibrate {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -41,19 +43,15 @@ impl Stage for Calibrate {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
-        for (side, folder, tokens) in
-            [(Part::Calibration, "calibration", settings.tokens), (Part::Heldout, "heldout", settings.heldout_tokens)]
-        {
-            record(run, &decoder, &tokenizer, side, tokens, &dir.join(folder))?;
-        }
-        Ok(())
+        record(run, &decoder, &tokenizer, Part::Calibration, settings.tokens, dir)?;
+        record(run, &decoder, &tokenizer, Part::Heldout, settings.heldout_tokens, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
         let files = std::fs::read_dir(dir.join("calibration"))?.count();
         let mut bytes = 0;
-        for folder in ["calibration", "heldout"] {
-            for entry in std::fs::read_dir(dir.join(folder))? {
+        for folder in ["calibration", "heldout", "importance", "importance-heldout"] {
+            for entry in std::fs::read_dir(dir.join(folder)).into_iter().flatten() {
                 bytes += entry?.metadata()?.len();
             }
         }
@@ -61,50 +59,59 @@ impl Stage for Calibrate {
     }
 }
 
-/// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer and kind.
+/// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
+/// and kind, and one of weights where they are asked for.
 fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
     let per_corpus = tokens.div_ceil(length * corpora.len());
     let geometry = decoder.geometry();
     let total = per_corpus * corpora.len() * length;
-    std::fs::create_dir_all(dir)?;
-    let mut writers = Vec::with_capacity(geometry.layers);
-    for layer in 0..geometry.layers {
-        let writer = |kind: Kind| {
-            ShardWriter::create(
-                dir.join(shard_name(layer, kind)),
-                ShardHeader {
-                    layer,
-                    kind,
-                    tokens: total,
-                    heads: geometry.kv_heads,
-                    head_dim: geometry.head_dim,
-                    extra: BTreeMap::from([
+    let create = |folder: &str, head_dim: usize| -> Result<Vec<[ShardWriter; 2]>> {
+        let dir = dir.join(folder);
+        std::fs::create_dir_all(&dir)?;
+        (0..geometry.layers)
+            .map(|layer| {
+                let [keys, values] = Kind::ALL.map(|kind| {
+                    let extra = BTreeMap::from([
                         ("model".to_owned(), run.config.model.clone()),
                         ("corpora".to_owned(), corpora.join(" ")),
-                    ]),
-                },
-            )
-        };
-        writers.push((writer(Kind::Key)?, writer(Kind::Value)?));
-    }
+                    ]);
+                    let heads = geometry.kv_heads;
+                    let header = ShardHeader { layer, kind, tokens: total, heads, head_dim, extra };
+                    ShardWriter::create(dir.join(shard_name(layer, kind)), header)
+                });
+                Ok([keys?, values?])
+            })
+            .collect()
+    };
+    let (vectors, weights) = match side {
+        Part::Calibration => ("calibration", "importance"),
+        Part::Heldout => ("heldout", "importance-heldout"),
+    };
+    let mut vectors = create(vectors, geometry.head_dim)?;
+    let mut weights = if run.config.calibrate.importance { create(weights, 1)? } else { Vec::new() };
     let bar = ui::bar("calibrate", total as u64, "tokens");
     for id in corpora {
         bar.set_message(format!("{id}, {}", if side == Part::Heldout { "held out" } else { "calibration" }));
         for ids in corpus(run, tokenizer, id, side, length, per_corpus)? {
-            let snapshot = decoder.prefill(&ids, PREFILL_CHUNK)?;
-            for ((keys, values), (k, v)) in writers.iter_mut().zip(snapshot.keys.iter().zip(&snapshot.values)) {
-                // (1, Hkv, T, D) -> (T, Hkv, D)
-                keys.append(&k.squeeze(0)?.transpose(0, 1)?.flatten_all()?.to_vec1::<f32>()?)?;
-                values.append(&v.squeeze(0)?.transpose(0, 1)?.flatten_all()?.to_vec1::<f32>()?)?;
+            let seen = Observed::prefill(decoder, &ids, PREFILL_CHUNK, !weights.is_empty())?;
+            for (writers, seen) in vectors.iter_mut().zip(&seen) {
+                for (writer, tensor) in writers.iter_mut().zip([&seen.keys, &seen.values]) {
+                    // (1, Hkv, T, D) -> (T, Hkv, D)
+                    writer.append(&tensor.squeeze(0)?.transpose(0, 1)?.flatten_all()?.to_vec1::<f32>()?)?;
+                }
+            }
+            for (writers, seen) in weights.iter_mut().zip(&seen) {
+                for (writer, values) in writers.iter_mut().zip(seen.weights()) {
+                    writer.append(&values)?;
+                }
             }
             bar.inc(ids.len() as u64);
         }
     }
-    for (keys, values) in writers {
-        keys.finish()?;
-        values.finish()?;
+    for writer in vectors.into_iter().chain(weights).flatten() {
+        writer.finish()?;
     }
     bar.finish();
     Ok(())

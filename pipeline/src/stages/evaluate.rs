@@ -18,7 +18,9 @@ use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, KMEANS};
-use crate::stages::{PREFILL_CHUNK, allocate, corpus, open_model, open_shard, text_and_model_inputs, train_rope};
+use crate::stages::{
+    PREFILL_CHUNK, allocate, corpus, open_model, open_shard, provenance, text_and_model_inputs, train_rope,
+};
 use crate::text::Part;
 use crate::ui;
 
@@ -67,7 +69,7 @@ impl Stage for Evaluate {
             .into_iter()
             .map(|(name, file)| {
                 let path = run.stage_dir("train").join(file);
-                Ok((name, DictionarySet::load(&path)?))
+                Ok((name, provenance::load(run, &path)?))
             })
             .collect::<Result<Vec<_>>>()?;
         reconstruction(run, &sets, &dir.join(RECONSTRUCTION))?;

@@ -9,7 +9,7 @@ use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
 use kvcsr_report::{DivergenceRow, files};
 use serde_json::{Map, Value};
 
-use crate::config::Merge as Settings;
+use crate::config::{Merge as Settings, Target};
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::{layers, open_shard};
 use crate::text::Part;
@@ -97,12 +97,25 @@ fn grouped(settings: &Settings, kind: Kind, matrix: &[f64], layers: usize) -> Ve
         Kind::Value => (settings.value_groups, settings.value_delta_1, settings.value_delta_2),
     };
     if target > 0 {
-        let delta_1 = LayerGroups::threshold_for(matrix, layers, target);
-        let found = LayerGroups::greedy(matrix, layers, delta_1, f64::INFINITY);
-        ui::line("merge", &format!("{kind}s: {} groups at delta_1 = {delta_1:.4}", found.len()));
+        let (found, threshold) = for_target(matrix, layers, target, settings.target);
+        ui::line("merge", &format!("{kind}s: {} groups at {threshold}", found.len()));
         return found;
     }
     LayerGroups::greedy(matrix, layers, delta_1, delta_2)
+}
+
+/// At most `groups` groups, and the threshold that gives them in words.
+pub fn for_target(matrix: &[f64], layers: usize, groups: usize, by: Target) -> (Vec<Vec<usize>>, String) {
+    match by {
+        Target::Delta1 => {
+            let delta = LayerGroups::threshold_for(matrix, layers, groups);
+            (LayerGroups::greedy(matrix, layers, delta, f64::INFINITY), format!("delta_1 = {delta:.4}"))
+        }
+        Target::Delta2 => {
+            let delta = LayerGroups::sum_threshold_for(matrix, layers, groups);
+            (LayerGroups::greedy(matrix, layers, f64::INFINITY, delta), format!("delta_2 = {delta:.4}"))
+        }
+    }
 }
 
 /// The groups of a finished stage.

@@ -1,10 +1,13 @@
 //! The stages, in order, one file each.
 
+pub mod ablate;
 pub mod allocate;
 pub mod calibrate;
 pub mod evaluate;
+mod importance;
 pub mod longbench;
 pub mod merge;
+pub mod provenance;
 pub mod report;
 pub mod train;
 pub mod train_rope;
@@ -74,6 +77,16 @@ pub fn shard_name(layer: usize, kind: Kind) -> String {
 pub fn layers(run: &Run) -> Result<usize> {
     let outputs = run.finished("calibrate")?.outputs;
     Ok(outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2)
+}
+
+/// What calibrate recorded of the attention that one layer's vectors get, `(T, Hkv, 1)`.
+pub fn open_weights(run: &Run, side: Part, layer: usize, kind: Kind) -> Result<Shard> {
+    let folder = match side {
+        Part::Calibration => "importance",
+        Part::Heldout => "importance-heldout",
+    };
+    let path = run.stage_dir("calibrate").join(folder).join(shard_name(layer, kind));
+    Shard::open(&path).context("no recorded attention: run calibrate with calibrate.importance = true")
 }
 
 /// One layer's vectors as the calibrate stage left them.

@@ -1,21 +1,24 @@
 //! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
 //!
-//! Groups that an unfinished run of the same recipe completed are kept.
+//! Groups that an unfinished run of the same recipe completed are kept, and one that it was in the
+//! midst of goes on from its checkpoint.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
-use kvcsr_neuraldict::{GradientPath, Progress, Schedule, Selection, TrainConfig, Trained};
+use kvcsr_neuraldict::{Inputs, Progress, TrainConfig, Trained, train_group_from};
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
-use crate::config::Train as Settings;
+use crate::config::{Train as Settings, Weighting};
+use crate::machine::memory_bytes;
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{merge, open_shard};
+use crate::stages::{merge, open_shard, open_weights, provenance};
 use crate::text::Part;
 use crate::ui;
 
@@ -26,6 +29,8 @@ pub const KMEANS: &str = "kmeans.safetensors";
 /// File of the loss curves, one JSON object per group and epoch.
 pub const EPOCHS: &str = "epochs.jsonl";
 
+const METHOD: &str = "NeuralDict, Algorithm 1";
+
 /// See the module.
 pub struct Train;
 
@@ -35,11 +40,14 @@ impl Stage for Train {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.train)?;
+        // How often and how many at once: no part of the result.
+        parameters.remove("checkpoint_seconds");
+        parameters.remove("memory_gb");
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("device".into(), run.config.device.clone().into());
         Ok(parameters)
@@ -55,13 +63,20 @@ impl Stage for Train {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let groups = merge::read(&run.stage_dir("merge"))?;
         let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
-        let epochs = run.config.train.epochs as u64;
+        let configs = Kind::ALL.map(|kind| train_config(&run.config.train, kind, run.config.seed, &run.config.device));
+        let [keys, values] = configs;
+        let config_of = |kind: Kind| -> Result<&TrainConfig> {
+            let found = if kind == Kind::Key { &keys } else { &values };
+            found.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+        };
+        let epochs = config_of(Kind::Key)?.epochs as u64;
         let bar = ui::bar("train", work.len() as u64 * (epochs + 1), "epochs");
         let parts = dir.join("groups");
         std::fs::create_dir_all(&parts)?;
         // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
         // group, and the same result for any number of them.
         kvcsr_neuraldict::set_threads(1);
+        let workers = workers(run, &work, [config_of(Kind::Key)?, config_of(Kind::Value)?])?;
         let next = AtomicUsize::new(0);
         let worker = || -> Result<()> {
             while let Some((kind, layers)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -70,14 +85,34 @@ impl Stage for Train {
                     bar.inc(epochs + 1);
                     continue;
                 }
-                let trained = train_group(run, *kind, layers, &part, &mut |progress| match progress {
+                let config = config_of(*kind)?;
+                let trained = train_group(run, *kind, layers, config, &part, &mut |progress| match progress {
                     Progress::KMeans { iteration, iterations, .. } => {
                         bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
                     }
-                    Progress::Batch { epoch, mse, .. } => {
-                        bar.set_message(format!("{}: epoch {epoch}, loss {mse:.4}", part.name));
+                    Progress::Batch { epoch, batch, batches, mse, .. } => {
+                        bar.set_message(format!(
+                            "{}: epoch {epoch}, batch {}/{batches}, loss {mse:.4}",
+                            part.name,
+                            batch + 1
+                        ));
                     }
-                    Progress::Epoch { .. } => bar.inc(1),
+                    Progress::Epoch { record, .. } => {
+                        bar.set_message(format!(
+                            "{}: epoch {}, held-out error {:.4}, {} dead atoms, usage {:.1} of {:.1} bits",
+                            part.name,
+                            record.epoch,
+                            record.heldout_relative,
+                            record.dead_atoms,
+                            record.usage_entropy,
+                            (config.atoms as f64).log2()
+                        ));
+                        bar.inc(1);
+                    }
+                    Progress::Resumed { epoch, batch, .. } => {
+                        ui::line("train", &format!("{} goes on at epoch {epoch}, batch {batch}", part.name));
+                        bar.inc(*epoch as u64);
+                    }
                 });
                 if trained.is_err() {
                     // The others finish their group and stop.
@@ -88,7 +123,7 @@ impl Stage for Train {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
             workers
                 .into_iter()
                 .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
@@ -146,24 +181,94 @@ impl GroupFiles {
     }
 }
 
+/// Groups trained at once: as many as there are threads, as far as their memory allows.
+fn workers(run: &Run, work: &[(Kind, Vec<usize>)], configs: [&TrainConfig; 2]) -> Result<usize> {
+    let allowed = match run.config.train.memory_gb {
+        gb if gb > 0.0 => (gb * (1u64 << 30) as f64) as u64,
+        _ => memory_bytes() / 2,
+    };
+    let mut most = 1;
+    for (kind, layers) in work {
+        let config = configs[usize::from(*kind == Kind::Value)];
+        let mut vectors = 0;
+        let mut width = 1;
+        for &layer in layers {
+            let shard = open_shard(run, Part::Calibration, layer, *kind)?;
+            vectors += shard.tokens() * shard.heads() * config.chunks;
+            width = shard.head_dim() / config.chunks;
+        }
+        most = most.max(config.memory_bytes(vectors, width));
+    }
+    let fit = usize::try_from(allowed / most).unwrap_or(usize::MAX);
+    let threads = rayon::current_num_threads();
+    if fit < threads {
+        let (gb, of) = (most as f64 / 1e9, allowed as f64 / 1e9);
+        ui::line("train", &format!("{} groups at once: each may take {gb:.1} GB of {of:.1} GB", fit.max(1)));
+    }
+    Ok(threads.min(fit.max(1)))
+}
+
 fn train_group(
     run: &Run,
     kind: Kind,
     layers: &[usize],
+    config: &TrainConfig,
     part: &GroupFiles,
     observer: &mut dyn FnMut(&Progress),
 ) -> Result<()> {
-    let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
-    let (train, heldout) = (open(Part::Calibration)?, open(Part::Heldout)?);
-    let config = train_config(&run.config.train, kind, run.config.seed, &run.config.device)?;
-    let trained = kvcsr_neuraldict::train_group(
-        &config,
-        &train.iter().collect::<Vec<_>>(),
-        &heldout.iter().collect::<Vec<_>>(),
-        observer,
-    )
-    .with_context(|| format!("{kind}s of layers {layers:?}"))?;
-    save(run, kind, layers, &config, part, &trained)
+    std::fs::create_dir_all(&part.dir)?;
+    let settings = &run.config.train;
+    let weighted = settings.weighting == Weighting::Attention;
+    let group = GroupShards::open(run, kind, layers, weighted)?;
+    let trained = group
+        .with_inputs(|inputs| {
+            let every = Duration::try_from_secs_f64(settings.checkpoint_seconds).unwrap_or(Duration::MAX);
+            let inputs = Inputs { folder: Some(&part.dir), checkpoint_every: every, ..inputs };
+            train_group_from(config, &inputs, observer)
+        })
+        .with_context(|| format!("{kind}s of layers {layers:?}"))?;
+    save(run, kind, layers, config, part, &trained)
+}
+
+/// The open shards of one group.
+pub struct GroupShards {
+    train: Vec<Shard>,
+    heldout: Vec<Shard>,
+    weights: Option<Vec<Shard>>,
+    heldout_weights: Option<Vec<Shard>>,
+}
+
+impl GroupShards {
+    /// `weighted` opens the recorded weights too.
+    pub fn open(run: &Run, kind: Kind, layers: &[usize], weighted: bool) -> Result<Self> {
+        let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
+        let weights = |side| layers.iter().map(|&l| open_weights(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
+        Ok(Self {
+            train: open(Part::Calibration)?,
+            heldout: open(Part::Heldout)?,
+            weights: if weighted { Some(weights(Part::Calibration)?) } else { None },
+            heldout_weights: if weighted { Some(weights(Part::Heldout)?) } else { None },
+        })
+    }
+
+    /// Lends the shards as a trainer takes them, weights included where they were opened.
+    pub fn with_inputs<R>(&self, f: impl FnOnce(Inputs<'_>) -> R) -> R {
+        let (train, heldout): (Vec<&Shard>, Vec<&Shard>) = (self.train.iter().collect(), self.heldout.iter().collect());
+        let weights: Option<Vec<&Shard>> = self.weights.as_ref().map(|w| w.iter().collect());
+        let heldout_weights: Option<Vec<&Shard>> = self.heldout_weights.as_ref().map(|w| w.iter().collect());
+        f(Inputs {
+            train: &train,
+            heldout: &heldout,
+            weights: weights.as_deref(),
+            heldout_weights: heldout_weights.as_deref(),
+            ..Inputs::default()
+        })
+    }
+}
+
+/// A parameter given as a word.
+fn word<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
+    serde_json::from_value(Value::String(text.to_owned())).with_context(|| format!("train.{name} = \"{text}\""))
 }
 
 /// The training parameters of one kind: the profile's level is shared by the chunks.
@@ -172,30 +277,34 @@ pub fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) ->
         Kind::Key => settings.key_chunks,
         Kind::Value => settings.value_chunks,
     };
-    let word = |name: &str, text: &str| -> Result<Value> {
-        if text.is_empty() {
-            anyhow::bail!("train.{name} is empty")
-        }
-        Ok(Value::String(text.to_owned()))
-    };
-    Ok(TrainConfig {
+    let config = TrainConfig {
         atoms: settings.atoms,
         sparsity: settings.sparsity / chunks,
         chunks,
         epochs: settings.epochs,
         batch: settings.batch,
         learning_rate: settings.learning_rate,
-        schedule: serde_json::from_value::<Schedule>(word("schedule", &settings.schedule)?)
-            .context("train.schedule")?,
-        gradient: serde_json::from_value::<GradientPath>(word("gradient", &settings.gradient)?)
-            .context("train.gradient")?,
-        selection: serde_json::from_value::<Selection>(word("selection", &settings.selection)?)
-            .context("train.selection")?,
+        schedule: word("schedule", &settings.schedule)?,
+        gradient: word("gradient", &settings.gradient)?,
+        selection: word("selection", &settings.selection)?,
         kmeans_iterations: settings.kmeans_iterations,
         kmeans_sample: settings.kmeans_sample,
         seed,
         device: device.to_owned(),
+        pursuit: word("pursuit", &settings.pursuit)?,
+        start: word("start", &settings.start)?,
+        diversity: word("diversity", &settings.diversity)?,
+        dead_atoms: word("dead_atoms", &settings.dead_atoms)?,
+        curriculum: settings.curriculum,
+        patience: settings.patience,
+        vectors: settings.vectors,
         ..TrainConfig::default()
+    };
+    Ok(match settings.trainer.as_str() {
+        "lexico" => config.lexico(),
+        other => {
+            TrainConfig { trainer: word("trainer", other).context("expected neuraldict, mod or lexico")?, ..config }
+        }
     })
 }
 
@@ -207,7 +316,6 @@ fn save(
     part: &GroupFiles,
     trained: &Trained,
 ) -> Result<()> {
-    std::fs::create_dir_all(&part.dir)?;
     let set = |dictionary: &kvcsr_codec::Dictionary| DictionarySet {
         head_dim: dictionary.width() * config.chunks,
         groups: vec![DictionaryGroup {
@@ -244,19 +352,19 @@ fn save(
 
 /// Joins the groups' files into one set each and one record of epochs.
 fn assemble(run: &Run, dir: &Path, parts: &Path, work: &[(Kind, Vec<usize>)]) -> Result<()> {
-    let mut provenance: std::collections::BTreeMap<String, String> = [
-        ("method".to_owned(), "NeuralDict, Algorithm 1".to_owned()),
-        ("kvcsr".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("model".to_owned(), run.config.model.clone()),
-        ("calibration".to_owned(), run.finished("calibrate")?.digest),
-        ("seed".to_owned(), run.config.seed.to_string()),
-        ("train".to_owned(), serde_json::to_string(&run.config.train)?),
-    ]
-    .into();
-    for file in [DICTIONARIES, KMEANS] {
-        if file == KMEANS {
-            provenance.insert("method".into(), "k-means centroids, unit length (start of NeuralDict)".into());
-        }
+    let rows = work
+        .iter()
+        .map(|(kind, layers)| {
+            let rows: Vec<EpochRow> = files::read_jsonl(&GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?;
+            Ok((
+                rows.first().context("no epochs")?.heldout_relative,
+                rows.last().context("no epochs")?.heldout_relative,
+            ))
+        })
+        .collect::<Result<Vec<(f64, f64)>>>()?;
+    for (file, method) in [(DICTIONARIES, METHOD), (KMEANS, "k-means centroids, unit length (start of NeuralDict)")] {
+        let losses = rows.iter().map(|&(first, last)| if file == KMEANS { first } else { last }).collect();
+        let provenance = provenance::of(run, method, losses)?;
         let mut head_dim = 0;
         let mut groups = Vec::with_capacity(work.len());
         for (kind, layers) in work {
@@ -264,7 +372,7 @@ fn assemble(run: &Run, dir: &Path, parts: &Path, work: &[(Kind, Vec<usize>)]) ->
             head_dim = set.head_dim;
             groups.extend(set.groups);
         }
-        DictionarySet { head_dim, groups, provenance: provenance.clone() }.save(dir.join(file))?;
+        DictionarySet { head_dim, groups, provenance }.save(dir.join(file))?;
     }
     let temporary = dir.join("epochs.tmp");
     let mut epochs = File::create(&temporary)?;

@@ -4,7 +4,10 @@ pub mod footprint_length;
 pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
+pub mod prompt_scatter;
 pub mod quality_bits;
+pub mod rotary_scatter;
+pub mod scatter;
 pub mod sparsity_error;
 pub mod training_loss;
 
@@ -12,7 +15,10 @@ pub use footprint_length::FootprintLength;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;
+pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;
+pub use rotary_scatter::RotaryScatter;
+pub use scatter::ScatterRow;
 pub use sparsity_error::SparsityError;
 pub use training_loss::TrainingLoss;
 

@@ -1,0 +1,271 @@
+//! ablate: the paper's Table 3, trainer options, merged layers, and Figures 2a and 2b, from the
+//! vectors that calibrate recorded.
+//!
+//! One row per dictionary and layer. Rows stream to disk; an unfinished run of the same recipe goes
+//! on with the first row it lacks. What `just peers` measured on the same vectors joins the table.
+
+mod cells;
+mod scatter;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kvcsr_codec::{Encoder, Kind, reconstruction_error};
+use kvcsr_longbench::predictions::remove_cut_line;
+use kvcsr_neuraldict::{Inputs, train_group_from};
+use kvcsr_report::figures::{PromptScatter, RotaryScatter};
+use kvcsr_report::save::{self, Figure};
+use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
+use serde_json::{Map, Value};
+
+use self::cells::Cell;
+use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::train::GroupShards;
+use crate::stages::{layers, merge, open_shard};
+use crate::text::Part;
+use crate::ui;
+
+/// File of the rows.
+pub const ROWS: &str = "ablation.jsonl";
+/// Folder of the vectors that the peers train on.
+const PEER_VECTORS: &str = "peer-vectors";
+/// Rows of the peers, beside the stage's folder.
+const PEERS: &str = "peers.jsonl";
+/// The page with the tables and figures.
+const PAGE: &str = "ablation.md";
+
+/// See the module.
+pub struct Ablate;
+
+impl Stage for Ablate {
+    fn name(&self) -> &'static str {
+        "ablate"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.ablate)?;
+        let train = &run.config.train;
+        parameters.insert("sparsity".into(), train.sparsity.into());
+        parameters.insert("learning_rate".into(), train.learning_rate.into());
+        parameters.insert("batch".into(), train.batch.into());
+        parameters.insert("kmeans_iterations".into(), train.kmeans_iterations.into());
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("device".into(), run.config.device.clone().into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = Map::new();
+        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
+        inputs.insert("merge".into(), run.finished("merge")?.digest.into());
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        kvcsr_neuraldict::set_threads(1);
+        let count = layers(run)?;
+        let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(merge::DIVERGENCE))?;
+        let cells = cells::all(run, count, &divergence)?;
+        let path = dir.join(ROWS);
+        let mut done: Vec<AblationRow> = Vec::new();
+        if path.exists() {
+            remove_cut_line(&path)?;
+            done = files::read_jsonl(&path)?;
+        }
+        let out = Mutex::new(std::fs::OpenOptions::new().create(true).append(true).open(&path)?);
+        let bar = ui::bar("ablate", cells.len() as u64, "dictionaries");
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<()> {
+            while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if !cell.layers.iter().all(|&layer| done.iter().any(|row| cell.made(row, layer))) {
+                    bar.set_message(cell.title());
+                    let made = train(run, dir, cell).with_context(|| cell.title());
+                    if made.is_err() {
+                        next.store(cells.len(), Ordering::Relaxed);
+                    }
+                    let mut text = String::new();
+                    for row in made? {
+                        writeln!(text, "{}", serde_json::to_string(&row)?)?;
+                    }
+                    // Rows of one dictionary in one write; a poisoned lock still holds an open file.
+                    let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    out.write_all(text.as_bytes())?;
+                    out.flush()?;
+                }
+                bar.inc(1);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
+        })?;
+        bar.finish();
+        in_order(&path, &cells)?;
+        cells::peer_vectors(run, &dir.join(PEER_VECTORS))?;
+        figure::<PromptScatter>(dir, &scatter::prompts(run, count)?)?;
+        figure::<RotaryScatter>(dir, &scatter::positions(run, count)?)
+    }
+
+    fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
+        let mut rows: Vec<AblationRow> = files::read_jsonl(&dir.join(ROWS))?;
+        let peers = run.paths.run.join(PEERS);
+        if peers.is_file() {
+            rows.extend(files::read_jsonl::<AblationRow>(&peers)?);
+        }
+        let target = page_dir(run);
+        std::fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
+        csv::write(&target.join("ablation.csv"), &rows)?;
+        for name in [PromptScatter::NAME, RotaryScatter::NAME] {
+            for extension in ["svg", "png", "csv"] {
+                let file = format!("{name}.{extension}");
+                write_atomically(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
+            }
+        }
+        write_atomically(&target.join(PAGE), page(run, dir, &rows)?.as_bytes())
+    }
+
+    fn summary(&self, run: &Run, _dir: &Path) -> Result<Vec<String>> {
+        Ok(vec![format!("page     {}", run.paths.show(&page_dir(run).join(PAGE)))])
+    }
+}
+
+/// Where the page goes: the committed results if the profile publishes, else beside the stage.
+fn page_dir(run: &Run) -> PathBuf {
+    if run.config.report.publish { run.paths.results.clone() } else { run.paths.run.join("ablation") }
+}
+
+/// Trains one dictionary and measures it on each of its layers.
+fn train(run: &Run, dir: &Path, cell: &Cell) -> Result<Vec<AblationRow>> {
+    let shards = GroupShards::open(run, cell.kind, &cell.layers, cell.weighted || run.config.calibrate.importance)?;
+    let folder = dir.join("cells").join(cell.file_name());
+    std::fs::create_dir_all(&folder)?;
+    let trained = shards.with_inputs(|inputs| {
+        let inputs = Inputs {
+            weights: inputs.weights.filter(|_| cell.weighted),
+            folder: Some(&folder),
+            checkpoint_every: Duration::from_secs(30),
+            ..inputs
+        };
+        train_group_from(&cell.config, &inputs, &mut |_| {})
+    })?;
+    std::fs::remove_dir_all(&folder)?;
+    // Empty once the last is gone; another thread may have put its own there.
+    let _ = std::fs::remove_dir(dir.join("cells"));
+    let dictionary = std::sync::Arc::new(trained.dictionary);
+    let encoder = Encoder::new(dictionary.clone());
+    let seconds = trained.epochs.iter().map(|epoch| epoch.seconds).sum();
+    let width = dictionary.width();
+    cell.layers
+        .iter()
+        .map(|&layer| {
+            let shard = open_shard(run, Part::Heldout, layer, cell.kind)?;
+            let mut vectors = vec![0f32; shard.rows(width) * width];
+            shard.read(width, 0..shard.rows(width), &mut vectors)?;
+            let error = reconstruction_error(&encoder, &vectors, cell.config.sparsity)?;
+            let trained_on = open_shard(run, Part::Calibration, layer, cell.kind)?.rows(width) * cell.layers.len();
+            Ok(AblationRow {
+                section: cell.section.to_owned(),
+                name: cell.name.clone(),
+                layer,
+                kind: cell.kind,
+                atoms: cell.config.atoms,
+                sparsity: cell.config.sparsity,
+                chunks: cell.config.chunks,
+                vectors: if cell.config.vectors == 0 { trained_on } else { cell.config.vectors.min(trained_on) },
+                epochs: cell.config.epochs,
+                relative: error.relative,
+                mse: error.mse,
+                weighted: if cell.layers.len() == 1 { trained.heldout_weighted } else { None },
+                seconds,
+            })
+        })
+        .collect()
+}
+
+/// Puts the rows in the order of the cells, whatever order they were made in.
+fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
+    let rows: Vec<AblationRow> = files::read_jsonl(path)?;
+    let mut ordered = Vec::with_capacity(rows.len());
+    for cell in cells {
+        for &layer in &cell.layers {
+            ordered.extend(rows.iter().find(|row| cell.made(row, layer)).cloned());
+        }
+    }
+    Ok(files::write_jsonl(path, &ordered)?)
+}
+
+fn page(run: &Run, dir: &Path, rows: &[AblationRow]) -> Result<String> {
+    let settings = &run.config.ablate;
+    let machine = crate::manifest::Manifest::read(dir).context("the stage has a record")?;
+    let mut page = String::new();
+    writeln!(page, "# Ablations of dictionary training, profile `{}`\n", run.profile)?;
+    writeln!(
+        page,
+        "`{}`; held-out vectors of {} tokens. Made by `just ablate` at commit {} on {} ({} cores), {}, in {}.\n",
+        run.config.model,
+        run.config.calibrate.heldout_tokens,
+        machine.machine.git,
+        machine.machine.cpu,
+        machine.machine.cores,
+        machine.finished.split('T').next().unwrap_or_default(),
+        ui::duration(Duration::from_secs_f64(machine.wall_seconds)),
+    )?;
+    writeln!(page, "## The paper's Table 3\n")?;
+    writeln!(
+        page,
+        "Held-out MSE (mean of `|x - x'|²` over coded vectors, which are chunks) and, in brackets, the error relative to `|x|²`: means \
+         over layers {:?}, {} training vectors and {} epochs each. `s` counts atoms per chunk. Empty cells were not run.\n",
+        settings.layers, settings.vectors, settings.epochs
+    )?;
+    writeln!(page, "{}", ablation::table3_markdown(rows))?;
+    writeln!(page, "## Trainers\n")?;
+    writeln!(
+        page,
+        "Relative held-out error by matching pursuit at equal N and s, the same weighted by the attention that vectors get, and seconds of \
+         training (one thread, other work beside it): means over layers. `neuraldict` is the paper's method.\n"
+    )?;
+    writeln!(page, "{}", ablation::options_markdown(rows))?;
+    let merged = ablation::merged_markdown(rows);
+    if rows.iter().any(|row| row.section == "merged") {
+        writeln!(page, "## Merged layers\n")?;
+        writeln!(
+            page,
+            "Half as many dictionaries as layers, {} training vectors per layer. N twice as large keeps the number of atoms, not of \
+             dictionaries.\n",
+            settings.merged_vectors
+        )?;
+        writeln!(page, "{merged}")?;
+    }
+    for name in [PromptScatter::NAME, RotaryScatter::NAME] {
+        let caption = std::fs::read_to_string(dir.join(format!("{name}.md")))?;
+        writeln!(page, "![{name}]({name}.svg)\n\n{caption}\n")?;
+    }
+    Ok(page)
+}
+
+/// Saves a figure and its caption.
+fn figure<F: Figure>(dir: &Path, rows: &[F::Row]) -> Result<()> {
+    save::figure::<F>(dir, rows)?;
+    write_atomically(&dir.join(format!("{}.md", F::NAME)), F::caption(rows).as_bytes())
+}
+
+/// The divergences of one kind as a `(layers, layers)` matrix.
+fn matrix(rows: &[DivergenceRow], kind: Kind, layers: usize) -> Vec<f64> {
+    let mut matrix = vec![0.0; layers * layers];
+    for row in rows.iter().filter(|row| row.kind == kind && row.layer < layers && row.other < layers) {
+        matrix[row.layer * layers + row.other] = row.divergence;
+    }
+    matrix
+}
