@@ -48,6 +48,16 @@ merge *args: setup
 train *args: setup
     @{{ kvcsr }} train "$@"
 
+# Learn dictionaries of keys after position embedding, for csr-S+rope
+[group('stages')]
+train-rope *args: setup
+    @{{ kvcsr }} train-rope "$@"
+
+# Measure what each layer costs, and spend atoms where they lower KL most, for csr-S+budget
+[group('stages')]
+allocate *args: setup
+    @{{ kvcsr }} allocate "$@"
+
 # Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b (about 15 minutes on 2 cores)
 [group('stages')]
 ablate *args: setup
@@ -104,6 +114,11 @@ diff-runs a b: setup
 [group('stages')]
 keep profile name: setup
     @{{ kvcsr }} keep "$1" "$2"
+
+# What a cache takes for any published shape, by formula: just footprint --shape llama2-7b-chat --tokens 1000..32000
+[group('stages')]
+footprint *args: setup
+    @{{ kvcsr }} footprint "$@"
 
 # Run the `kvcsr` command itself, for example: just kvcsr generate --scheme csr-8 --prompt "Once upon a time"
 [group('stages')]

@@ -39,6 +39,10 @@ pub enum Command {
     Merge(RunArgs),
     /// Learn one dictionary per layer group, for keys and for values
     Train(RunArgs),
+    /// Learn dictionaries of keys after position embedding, for csr-S+rope
+    TrainRope(RunArgs),
+    /// Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget
+    Allocate(RunArgs),
     /// Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figure 2
     Ablate(RunArgs),
     /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
@@ -64,6 +68,8 @@ pub enum Command {
     },
     /// Draw figures and tables; publish them to data/results and the README if the profile says so
     Report(RunArgs),
+    /// Show what a cache takes, by part and by length, for any published model shape; no weights are needed
+    Footprint(FootprintArgs),
     /// Continue a prompt under a compressed cache, then show what the cache took
     Generate(GenerateArgs),
     /// Write the logits of a list of token ids, to compare with another implementation
@@ -124,6 +130,35 @@ impl LongBenchArgs {
         run.overrides.extend(self.keep_going.then(|| "longbench.keep_going=true".to_owned()));
         run
     }
+}
+
+/// Which shapes, schemes and lengths.
+///
+///     kvcsr footprint --shape llama2-7b-chat --tokens 1000..32000 --schemes "dense-f16 kivi-2 csr-8+online csr-4"
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct FootprintArgs {
+    /// A profile, for its model's shape and its number of atoms, or the id of a shape
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// An id of data/shapes.toml (may be repeated); without any, those of the paper's Figure 4
+    #[arg(long, value_name = "ID")]
+    pub shape: Vec<String>,
+    /// Sequence lengths: FIRST..LAST in steps of FIRST, FIRST..LAST:STEP, or a list
+    #[arg(long, default_value = "1000..32000")]
+    pub tokens: String,
+    /// Schemes with a formula, between blanks: dense-f16, fp8, kivi-2, kivi-4, csr-S with its parts
+    #[arg(long, default_value = "dense-f16 fp8 kivi-2 csr-6+online csr-4+online csr-6 csr-4")]
+    pub schemes: String,
+    /// Sequences at a time: they share dictionaries
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Offline atoms per dictionary, instead of the shape's or the profile's
+    #[arg(long)]
+    pub atoms: Option<usize>,
+    /// Folder of the figure and its data
+    #[arg(long, default_value = "data/runs/footprint", value_name = "FOLDER")]
+    pub out: PathBuf,
 }
 
 /// What to continue, and how.

@@ -24,6 +24,7 @@ pub struct Config {
     pub calibrate: Calibrate,
     pub merge: Merge,
     pub train: Train,
+    pub allocate: Allocate,
     pub ablate: Ablate,
     pub evaluate: Evaluate,
     pub calibrate_peers: CalibratePeers,
@@ -121,6 +122,17 @@ pub struct Ablate {
     pub option_layers: Vec<usize>,
     pub merged_atoms: usize,
     pub merged_vectors: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allocate {
+    pub documents: usize,
+    pub context: usize,
+    pub continuation: usize,
+    pub levels: Vec<usize>,
+    pub budgets: Vec<usize>,
+    pub most: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -248,6 +260,8 @@ impl Config {
             ("train.key_chunks", self.train.key_chunks),
             ("train.value_chunks", self.train.value_chunks),
             ("train.batch", self.train.batch),
+            ("allocate.context", self.allocate.context),
+            ("allocate.documents", self.allocate.documents),
             ("ablate.vectors", self.ablate.vectors),
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
@@ -273,11 +287,17 @@ impl Config {
         if !(0.01..=0.9).contains(&self.calibrate.heldout_fraction) {
             bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {}", self.calibrate.heldout_fraction);
         }
-        if self.evaluate.continuation < 2 {
-            bail!(
-                "evaluate.continuation must be at least 2 (the first token is not scored), found {}",
-                self.evaluate.continuation
-            );
+        for (name, continuation) in [
+            ("evaluate.continuation", self.evaluate.continuation),
+            ("allocate.continuation", self.allocate.continuation),
+        ] {
+            if continuation < 2 {
+                bail!("{name} must be at least 2 (the first token is not scored), found {continuation}");
+            }
+        }
+        let levels = &self.allocate.levels;
+        if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
+            bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
         }
         let compare = &self.compare;
         if compare.contexts.is_empty() || compare.contexts.len() != compare.documents.len() {

@@ -27,8 +27,9 @@ use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage};
 use crate::stages::{
-    ablate::Ablate, calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare, evaluate::Evaluate,
-    longbench::LongBench, merge::Merge, report::Report, suite::Suite, train::Train,
+    ablate::Ablate, allocate::Allocate, calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare,
+    evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, suite::Suite, train::Train,
+    train_rope::TrainRope,
 };
 
 fn main() -> ExitCode {
@@ -50,6 +51,8 @@ fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
+        Command::TrainRope(args) => single(args, &TrainRope),
+        Command::Allocate(args) => single(args, &Allocate),
         Command::Ablate(args) => single(args, &Ablate),
         Command::Evaluate(args) => single(args, &Evaluate),
         Command::Longbench(args) => single(args.resolve(), &LongBench),
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<()> {
         Command::Sweep(args) => commands::sweep::run(&prepare(args)?),
         Command::DiffRuns(args) => commands::diff_runs::run(&args),
         Command::Keep { profile, name } => commands::keep::run(&profile, &name),
+        Command::Footprint(args) => commands::footprint::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Logits(args) => commands::logits::run(&args),
         Command::Score(args) => commands::score::run(&args),
@@ -99,11 +103,26 @@ fn reproduce(run: &Run) -> Result<()> {
         "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
         c.train.atoms, c.train.epochs
     );
+    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::train_rope::PART)) {
+        println!("  train-rope the same for keys after position embedding");
+    }
+    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::allocate::PART)) {
+        println!("  allocate   what each layer's keys and values cost in KL, and levels that spend atoms accordingly");
+    }
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
     println!("  suite      {} schemes on {} records of each task", c.suite.schemes.len(), c.suite.limit);
     println!("  report     tables and figures");
     fetch(run)?;
-    for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate, &Suite, &Report] {
+    let named = |part: &str| c.evaluate.schemes.iter().any(|scheme| scheme.contains(part));
+    let mut all: Vec<&dyn Stage> = vec![&Calibrate, &Merge, &Train];
+    if named(stages::train_rope::PART) {
+        all.push(&TrainRope);
+    }
+    if named(stages::allocate::PART) {
+        all.push(&Allocate);
+    }
+    all.extend([&Evaluate as &dyn Stage, &Suite, &Report]);
+    for stage in all {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));

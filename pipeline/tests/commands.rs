@@ -140,3 +140,31 @@ fn generate_streams_text_and_prints_the_ledger() {
     assert!(dictionaries.contains("needs the dictionaries `neuraldict`"), "{dictionaries}");
     assert!(refused(folder.path(), &["generate", "--model", ".", "--scheme", "x", "--prompt", "a"]).contains("csr-S"));
 }
+
+#[test]
+fn footprint_needs_no_weights_and_no_project() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["footprint", "--shape", "smollm2-135m-instruct", "--profile", "llama2-7b-chat", "--tokens", "500,1000"];
+    let schemes = "dense-f16 kivi-2 csr-8+online csr-8+split(k=10,v=6)+int4";
+    let out = kvcsr(folder.path(), &[&args[..], &["--schemes", schemes, "--out", "memory"]].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    for word in ["30 layers, 3 key-value heads of 64, 1024 atoms", "llama2-7b-chat: 32 layers", "online_atoms", "never"]
+    {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+    let csv = fs::read_to_string(folder.path().join("memory/footprint-length.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 2 * 4 * 2);
+    // 30 layers x 3 heads x 64 channels x 2 kinds x 1000 tokens x 2 bytes.
+    assert!(csv.contains("smollm2-135m-instruct,dense-f16,1000,1,16,16,23040000,"), "{csv}");
+    assert!(fs::read_to_string(folder.path().join("memory/footprint-length.svg")).unwrap().contains("kivi-2"));
+
+    let refused = |args: &[&str]| refused(folder.path(), &[&["footprint"], args].concat());
+    assert!(refused(&["--shape", "gpt-5"]).contains("there are smollm2-135m-instruct, llama2-7b-chat"));
+    assert!(refused(&["--schemes", "dense-f16 gear-4"]).contains("scheme `gear-4` has no formula here"));
+    assert!(refused(&["--schemes", "csr-8+nothing"]).contains("no part of a CSR scheme"));
+    assert!(refused(&["--schemes", "csr-7"]).contains("an even number"));
+    assert!(refused(&["--tokens", "9..3"]).contains("--tokens"));
+    assert!(refused(&["--batch", "0"]).contains("--batch"));
+    assert!(refused(&["--atoms", "70000"]).contains("1 to 65536"));
+}

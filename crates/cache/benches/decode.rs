@@ -14,7 +14,7 @@ use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind, measured_bit
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const SCHEMES: [&str; 13] = [
+const SCHEMES: [&str; 15] = [
     "dense",
     "dense-f16",
     "csr-8+restore",
@@ -22,6 +22,8 @@ const SCHEMES: [&str; 13] = [
     "csr-8+online",
     "csr-8+int4",
     "csr-8+window(sinks=4,recent=128)",
+    "csr-8+stop(error=0.3)",
+    "csr-8+rope",
     "fp8",
     "q4_0",
     "kivi-2",
@@ -47,7 +49,9 @@ fn main() {
         };
         let groups = vec![group(Kind::Key, 1), group(Kind::Value, 2)];
         let set = DictionarySet { head_dim: d, groups, provenance: Default::default() };
-        let cx = SchemeContext::new(geometry).with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
+        let cx = SchemeContext::new(geometry)
+            .with_dictionaries(registry::DEFAULT_DICTIONARIES, set.clone())
+            .with_dictionaries(registry::ROPE_DICTIONARIES, set);
         for tokens in [2048, 8192] {
             let rotary = Rotary::new(d, 500_000.0, tokens + 64, &Device::Cpu).unwrap();
             let tensor = |seed: u64, heads: usize, tokens: usize| {

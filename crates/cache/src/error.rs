@@ -54,13 +54,23 @@ pub enum CacheError {
         /// Positions in the table.
         max: usize,
     },
-    /// A scheme that tells a text's first tokens or its prompt apart was given padding in their place.
-    #[error("layer {layer}: a batch with padding cannot be held with {part}; give each text a cache of its own")]
+    /// A batch's padding is not what it was when its first tokens came.
+    #[error("layer {layer}: the batch was begun with padding {expected:?}, found {found:?}")]
     Padding {
         /// The layer.
         layer: usize,
-        /// The part of the scheme that needs whole texts.
-        part: &'static str,
+        /// Padding tokens per row, as begun with.
+        expected: Vec<usize>,
+        /// Padding tokens per row, as found.
+        found: Vec<usize>,
+    },
+    /// A scheme cannot take over a padded prefill.
+    #[error(
+        "a prefill padded by {found:?} tokens cannot be taken over by this scheme; give each text a cache of its own"
+    )]
+    PaddedPrefill {
+        /// Padding tokens per row.
+        found: Vec<usize>,
     },
     /// A scheme's name could not be understood.
     #[error("unknown scheme `{name}`: {reason}. Known schemes: {known}")]
@@ -111,6 +121,14 @@ pub enum CacheError {
         /// Keys or values.
         kind: Kind,
         /// What does not fit.
+        reason: String,
+    },
+    /// A scheme's budget of atoms by layer is missing or does not fit.
+    #[error("scheme `{scheme}`: {reason}")]
+    Budget {
+        /// The scheme.
+        scheme: String,
+        /// What does not fit, and the way out.
         reason: String,
     },
 }

@@ -55,7 +55,10 @@ pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use registry::SchemeContext;
 pub use rotary::Rotary;
-pub use schemes::csr::{AttentionPath, CsrCache, CsrOptions, CsrScheme, OnlinePart, Prefill, Sampler};
+pub use schemes::csr::{
+    AttentionPath, Budget, Budgets, CsrCache, CsrOptions, CsrScheme, CsrShape, KindShape, OnlinePart, Prefill, Sampler,
+    Sensitivity, Share, Window, allocate,
+};
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use snapshot::PrefillSnapshot;

@@ -42,8 +42,8 @@ pub enum Padding<'a> {
     /// Every row is text from its first token.
     #[default]
     None,
-    /// Per row, how many of its first tokens are padding. They are stored like any token, but no token of the text
-    /// sees them; what attention returns for them is finite and means nothing.
+    /// Per row, how many of its first tokens are padding. They count as positions, but no token of the text sees
+    /// them, and a scheme need not store them; what attention returns for them is finite and means nothing.
     Left(&'a [usize]),
 }
 

@@ -12,10 +12,13 @@ use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
 use crate::name::SchemeName;
 use crate::schemes::{asymkv, commvq, cq, csr, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv};
-use crate::{CacheError, Geometry, Scheme};
+use crate::{Budgets, CacheError, Geometry, Scheme};
 
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
+
+/// The dictionary set of schemes that code keys after position embedding.
+pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
 
 /// All families, in the order of the README's table.
 const FAMILIES: &[Family] = &[
@@ -125,13 +128,14 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 pub struct SchemeContext {
     geometry: Geometry,
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
+    budgets: Budgets,
     codebooks: BTreeMap<String, CodebookSet>,
 }
 
 impl SchemeContext {
     /// A context without dictionaries.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new() }
+        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new(), budgets: Budgets::new() }
     }
 
     /// Adds a dictionary set under `name`.
@@ -139,6 +143,17 @@ impl SchemeContext {
         let encoders = set.groups.iter().map(|g| Arc::new(Encoder::new(g.dictionary.clone()))).collect();
         self.sets.insert(name.to_owned(), (set, encoders));
         self
+    }
+
+    /// Gives the levels by layer that `csr-S+budget` takes.
+    pub fn with_budgets(mut self, budgets: Budgets) -> Self {
+        self.budgets = budgets;
+        self
+    }
+
+    /// The levels by layer that were given.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// Adds the codebooks of a calibrated method under `name`.

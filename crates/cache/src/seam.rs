@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
-use crate::{CacheError, Pattern, Rotary};
+use crate::{CacheError, Padding, Pattern, Rotary};
 
 /// What the cache needs to know about a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,25 @@ pub trait LayerCache: Send {
     /// # Errors
     /// As [`LayerCache::attend`].
     fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError>;
+
+    /// As [`LayerCache::absorb`] for rows of different lengths, padded at the front.
+    ///
+    /// # Errors
+    /// As [`LayerCache::absorb`], and where a scheme needs whole texts.
+    fn absorb_padded(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        match padding {
+            Padding::Left(rows) if rows.iter().any(|&n| n > 0) => {
+                Err(CacheError::PaddedPrefill { found: rows.to_vec() })
+            }
+            _ => self.absorb(k, v, rotary),
+        }
+    }
 
     /// Tokens held (`S`).
     fn len(&self) -> usize;

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::{CacheError, LayerCache, Rotary, Scheme};
+use crate::{CacheError, LayerCache, Padding, Rotary, Scheme};
 
 /// Keys and values of an exact prefill, before position embedding, with the last logits.
 ///
@@ -28,7 +28,8 @@ impl PrefillSnapshot {
         self.len() == 0
     }
 
-    /// One cache per layer under `scheme`, holding this prefill.
+    /// One cache per layer under `scheme`, holding this prefill. Dictionaries and their tables are those of
+    /// the scheme, shared by all its forks.
     ///
     /// # Errors
     /// If the scheme cannot take a layer.
@@ -39,5 +40,23 @@ impl PrefillSnapshot {
             .enumerate()
             .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary))
             .collect()
+    }
+
+    /// As [`PrefillSnapshot::fork`] for a batch of texts of different lengths, padded at the front.
+    ///
+    /// # Errors
+    /// If the scheme cannot take a layer, or no padding.
+    pub fn fork_padded(
+        &self,
+        scheme: &dyn Scheme,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
+        let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| {
+            let mut cache = scheme.empty(layer)?;
+            cache.absorb_padded(k, v, rotary, padding)?;
+            Ok(cache)
+        };
+        self.keys.iter().zip(&self.values).enumerate().map(taken).collect()
     }
 }

@@ -7,9 +7,9 @@ use kvcsr_codec::{CodebookSet, Dictionary, DictionaryGroup, DictionarySet, Kind,
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::Geometry;
-use crate::registry::{DEFAULT_DICTIONARIES, SchemeContext};
+use crate::registry::{DEFAULT_DICTIONARIES, ROPE_DICTIONARIES, SchemeContext};
 use crate::schemes::{commvq, cq, lexico, svdq};
+use crate::{Budget, Geometry};
 
 /// The levels of CQ that there are placeholders for.
 const CQ_LEVELS: [&str; 2] = ["8c8b", "4c8b"];
@@ -27,6 +27,8 @@ impl SchemeContext {
         let halved = dictionaries(geometry, atoms, 2);
         let mut cx = Self::new(geometry)
             .with_dictionaries("kmeans", halved.clone())
+            .with_dictionaries(ROPE_DICTIONARIES, halved.clone())
+            .with_budgets([4, 8].map(|level| (level, favouring_keys(geometry, level))).into())
             .with_dictionaries(DEFAULT_DICTIONARIES, halved)
             .with_dictionaries(lexico::DICTIONARIES, dictionaries(geometry, atoms, 1));
         for level in CQ_LEVELS {
@@ -69,6 +71,11 @@ fn dictionaries(geometry: Geometry, atoms: usize, value_chunks: usize) -> Dictio
     };
     let groups = vec![group(Kind::Key, 1), group(Kind::Value, value_chunks)];
     DictionarySet { head_dim: geometry.head_dim, groups, provenance: BTreeMap::new() }
+}
+
+/// Levels that give keys more than values, with the mean that their name says.
+fn favouring_keys(geometry: Geometry, level: usize) -> Budget {
+    Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] }
 }
 
 fn noise(shape: &[usize], size: f32) -> Table {

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor};
 use kvcsr_cache::{Geometry, registry};
 
-/// The system's allocator, with the bytes that are live and the most there were.
+/// The system's allocator, with the bytes that are live, the most there were, and the calls.
 struct Counting;
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicIsize = AtomicIsize::new(0);
+static CALLS: AtomicIsize = AtomicIsize::new(0);
 /// The tests of this file share the counters.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -23,6 +24,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size() as isize, Ordering::SeqCst) + layout.size() as isize;
         PEAK.fetch_max(live, Ordering::SeqCst);
+        CALLS.fetch_add(1, Ordering::SeqCst);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
@@ -46,6 +48,10 @@ fn codes_and_restored_vectors_attend_alike() {
         "+online(sampled=2,guard=3,sampler=uniform)+int6",
         "+window(sinks=3,recent=20)",
         "+online(sampled=4,guard=4)+window(sinks=70,recent=130)+fp8+refit",
+        "+stop(error=0.3)",
+        "+stop(error=0.4)+int6+online(sampled=5,guard=9)+split(k=10,v=6)",
+        "+rope",
+        "+rope+online(sampled=80,guard=9)+window(sinks=3,recent=20)+stop(error=0.2)",
     ];
     for (case, part) in parts.into_iter().enumerate() {
         for (heads, batch) in [((4, 4), 1), ((6, 2), 2), ((5, 1), 1), ((9, 3), 1), ((16, 2), 1)] {
@@ -97,7 +103,8 @@ fn the_number_of_threads_changes_no_bit() {
     assert_eq!(one, run(5));
 }
 
-/// Decoding takes scratch for a tile of keys and a sum per atom, whatever the context's length.
+/// Decoding takes scratch for a tile of keys and a sum per atom, whatever the context's length, and
+/// allocates as often.
 #[test]
 fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
     let _alone = ALONE.lock().unwrap();
@@ -105,7 +112,7 @@ fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
     let geometry = Geometry { layers: 1, kv_heads, head_dim: d };
     let cx = context(geometry, dictionaries(geometry, atoms));
     let rotary = rotary(d);
-    for part in ["", "+online(sampled=8,guard=8)", "+fp8", "+window(sinks=4,recent=64)"] {
+    for part in ["", "+online(sampled=8,guard=8)", "+fp8", "+window(sinks=4,recent=64)", "+rope", "+stop(error=0.2)"] {
         let peak = |tokens: usize| {
             let scheme = registry::build(&format!("csr-8{part}"), &cx).unwrap();
             let x = (
@@ -118,16 +125,17 @@ fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
             let mut cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
             // The first token makes the codes' vectors grow by a page; the second finds room.
             feed(cache.as_mut(), &x, &rotary, prompt, prompt + 1);
-            let before = LIVE.load(Ordering::SeqCst);
+            let (before, calls) = (LIVE.load(Ordering::SeqCst), CALLS.load(Ordering::SeqCst));
             PEAK.store(before, Ordering::SeqCst);
             feed(cache.as_mut(), &x, &rotary, prompt + 1, prompt + 2);
-            PEAK.load(Ordering::SeqCst) - before
+            (PEAK.load(Ordering::SeqCst) - before, CALLS.load(Ordering::SeqCst) - calls)
         };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let (short, long) = pool.install(|| {
+        let ((short, few), (long, many)) = pool.install(|| {
             peak(130);
             (peak(130), peak(1090))
         });
+        assert_eq!(few, many, "csr-8{part}: allocations at 130 and at 1090 tokens");
         let dense = 2 * 1090 * kv_heads * d * 4;
         assert!(long <= short + 4096, "csr-8{part}: {short} bytes at 130 tokens, {long} at 1090");
         assert!((long as usize) < dense / 4, "csr-8{part}: {long} bytes, and the dense cache is {dense}");

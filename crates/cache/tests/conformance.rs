@@ -36,9 +36,10 @@ impl Case {
         self.name.contains("prefill=restored")
     }
 
-    /// Whether left padding is refused: CSR's sinks and online atoms are a text's own.
-    fn refuses_padding(&self) -> bool {
-        self.is("csr") && (self.name.contains("online") || self.name.contains("window"))
+    /// Whether keys are coded after position embedding, and so have other codes at the places that padding shifts
+    /// them to.
+    fn coded_by_place(&self) -> bool {
+        self.is("csr") && self.name.contains("+rope")
     }
 
     /// How far apart two ways to the same numbers may be: CSR on codes and on what they restore to sums in other orders.
@@ -151,7 +152,10 @@ fn after_a_prefill_pieces_give_what_the_whole_gives() {
             let whole = run(&[0, 25]);
             for cuts in [&[0, 1, 2, 3, 20, 25][..], &[0, 12, 25]] {
                 let off = largest_difference(&whole, &run(cuts));
-                assert!(off < case.rounding(), "{case:?} {heads:?} {tokens}: {off}");
+                // Over online atoms, many rows and few are coded on different paths, which may take either of two
+                // atoms that are nearly tied; coefficients in f16 then round differently.
+                let most = if case.name.contains("online") { 1e-4 } else { case.rounding() };
+                assert!(off < most, "{case:?} {heads:?} {tokens}: {off}");
             }
         });
     }
@@ -237,12 +241,6 @@ fn uneven(case: &Case, tokens: usize, padding: [usize; 3], cuts: &[(usize, usize
         cache.attend(&part(&x.0), &part(&x.1), &part(&x.2), &cx)
     };
     let mut cache = scheme.empty(0).unwrap();
-    if case.refuses_padding() {
-        let error = attend(cache.as_mut(), (0, 3), 0, tokens, 0, Padding::Left(&padding)).unwrap_err();
-        assert!(error.to_string().contains("a cache of its own"), "{case:?}: {error}");
-        assert!(cache.is_empty(), "{case:?}");
-        return;
-    }
     let pieces: Vec<Tensor> = cuts
         .iter()
         .map(|&(from, to)| attend(cache.as_mut(), (0, 3), from, to, from, Padding::Left(&padding)).unwrap())
@@ -267,7 +265,8 @@ fn uneven(case: &Case, tokens: usize, padding: [usize; 3], cuts: &[(usize, usize
 
 #[test]
 fn left_padded_rows_attend_as_they_do_alone() {
-    let cases: Vec<Case> = cases().into_iter().filter(|case| !case.first_call_is_the_prompt()).collect();
+    let keeps = |case: &Case| !case.first_call_is_the_prompt() && !case.coded_by_place();
+    let cases: Vec<Case> = cases().into_iter().filter(keeps).collect();
     for reach in [Reach::Full, Reach::Sliding(9)] {
         let cuts = [(0, 3), (3, 38), (38, 39), (39, 40)];
         cases.par_iter().for_each(|case| uneven(case, 40, [11, 0, 39], &cuts, reach));
@@ -288,6 +287,10 @@ fn after_an_error_a_cache_is_as_it_was() {
     let (heads, d) = ((4, 2), 64);
     let (cx, rotary) = (SchemeContext::untrained(geometry(heads.1, d), ATOMS), rotary(d));
     let x = inputs(1, heads, 140, d);
+    fn cx_of<'a>(start: usize, rotary: &'a Rotary, padding: Padding<'a>) -> AttendCx<'a> {
+        let pattern = Pattern { padding, ..Pattern::default() };
+        AttendCx { start, rotary, scale: 0.125, pattern }
+    }
     cases().par_iter().filter(|case| !case.is("dense")).for_each(|case| {
         let scheme = case.build(&cx);
         let build = || {

@@ -5,7 +5,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor, unit_vectors};
-use kvcsr_cache::{AttendCx, CacheError, DenseCache, Geometry, Pattern, Recording, SchemeContext, registry};
+use kvcsr_cache::{AttendCx, Budget, CacheError, DenseCache, Geometry, Pattern, Recording, SchemeContext, registry};
 use kvcsr_codec::{Encoder, Kind, SparseCodes};
 
 const GEOMETRY: Geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 32 };
@@ -59,10 +59,54 @@ fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
     assert!(error("csr-0", &cx).contains("sparsity 0"));
     assert!(error("csr-512", &cx).contains("beyond 255"));
     assert!(error("csr-100", &cx).contains("the dictionary's 64 atoms"));
+    assert!(error("csr-8+split(k=9,v=7)", &cx).contains("sparsity 7 cannot be shared by 2 chunks"));
+    assert!(error("csr-8+split(k=11,v=5)+stop(error=2)", &cx).contains("between 0 and 1"));
+    assert_eq!(registry::build("csr-8+split(k=10,v=6)", &cx).unwrap().nominal_bits().0, 2.0);
+    assert_eq!(registry::build("csr-8+budget", &cx).unwrap().nominal_bits().0, 2.0);
+    assert!(error("csr-16+budget", &cx).contains("budgets for the levels 4, 8, none for 16"));
+    let bare = SchemeContext::new(geometry).with_dictionaries("neuraldict", dictionaries(geometry, 64));
+    assert!(error("csr-8+budget", &bare).contains("just allocate"));
+    assert!(error("csr-8+rope", &bare).contains("`neuraldict-rope`"));
+    let wrong = Budget { keys: vec![8, 8], values: vec![8, 8] };
+    let bare = bare.with_budgets([(8, wrong)].into());
+    assert!(error("csr-8+budget", &bare).contains("the model has 1"));
+    // A full row takes what codes of fixed length take, and its length.
+    assert_eq!(registry::build("csr-8+stop(error=0.1)", &cx).unwrap().nominal_bits().0, 2.0 + 8.5 * 1.5 / 128.0);
     let wider = Geometry { head_dim: 64, ..geometry };
     assert!(error("csr-4", &context(wider, dictionaries(geometry, 64))).contains("a head of 64 channels"));
     let deeper = Geometry { layers: 2, ..geometry };
     assert!(error("csr-4", &context(deeper, dictionaries(geometry, 64))).contains("layer 1"));
+}
+
+/// Rows that stop early restore every vector to the error asked for or as well as full rows, and
+/// hold fewer atoms.
+#[test]
+fn stopping_early_saves_atoms_and_keeps_the_error_bounded() {
+    let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 16 };
+    let cx = context(geometry, dictionaries(geometry, 256));
+    let x = (tensor(1, (1, 1, 300, 16)), tensor(2, (1, 1, 300, 16)), tensor(3, (1, 1, 300, 16)));
+    let mut last = usize::MAX;
+    for (tolerance, least) in [("0.0001", 0.9), ("0.05", 0.4), ("0.3", 0.1)] {
+        let held = |name: &str| {
+            let scheme = registry::build(name, &cx).unwrap();
+            let cache = scheme.after_prefill(0, &x.1, &x.2, &rotary(16)).unwrap();
+            cache.footprint().indices
+        };
+        let (full, short) = (held("csr-8"), held(&format!("csr-8+stop(error={tolerance})")));
+        let share = short as f64 / full as f64;
+        assert!(share <= 1.0 && share > least - 0.35 && short < last, "{tolerance}: {share}");
+        last = short;
+    }
+    let dictionary = dictionaries(geometry, 256).group(0, Kind::Key).unwrap().dictionary.clone();
+    let rows = x.1.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (mut indices, mut coefficients) = (vec![0; 300 * 8], vec![0.0; 300 * 8]);
+    Encoder::new(dictionary.clone()).encode(&rows, 8, &mut indices, &mut coefficients).unwrap();
+    let full = kvcsr_codec::relative_residuals(dictionary.as_ref().into(), &rows, &indices, &coefficients).unwrap();
+    kvcsr_codec::stop_early(&rows, 16, 0.05, &mut indices, &mut coefficients);
+    let short = kvcsr_codec::relative_residuals(dictionary.as_ref().into(), &rows, &indices, &coefficients).unwrap();
+    for (full, short) in full.iter().zip(&short) {
+        assert!(*short <= full.max(0.05) + 1e-5 && *short >= full - 1e-6, "{short}, in full {full}");
+    }
 }
 
 #[test]
@@ -86,6 +130,32 @@ fn an_error_leaves_the_cache_as_it_was() {
     assert!(matches!(cache.attend(&one(&x.0), &narrow, &narrow, &cx(5)), Err(CacheError::Shape { .. })));
     assert_eq!((cache.len(), cache.footprint()), (5, held));
     feed(cache.as_mut(), &x, &rotary, 5, 6);
+}
+
+/// Half-precision tensors take the portable path: the result is f32's but for their rounding, in their type.
+#[test]
+fn half_precision_tensors_are_attended_to_in_their_own_type() {
+    let cx = context(GEOMETRY, dictionaries(GEOMETRY, 64));
+    let rotary = rotary(32);
+    let x = (tensor(1, (2, 4, 40, 32)), tensor(2, (2, 2, 40, 32)), tensor(3, (2, 2, 40, 32)));
+    for name in ["csr-8", "csr-8+rope", "csr-8+online(sampled=4,guard=4,prefill=restored)+window(sinks=2,recent=5)"] {
+        let run = |dtype: DType| {
+            let x = [&x.0, &x.1, &x.2].map(|x| x.to_dtype(dtype).unwrap());
+            let x = (x[0].clone(), x[1].clone(), x[2].clone());
+            let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
+            let outputs = [(0, 39), (39, 40)].map(|(from, to)| feed(cache.as_mut(), &x, &rotary, from, to));
+            assert_eq!(outputs[0].dtype(), dtype, "{name}");
+            outputs.map(|out| out.to_dtype(DType::F32).unwrap())
+        };
+        let exact = run(DType::F32);
+        for (dtype, most) in [(DType::F16, 0.01), (DType::BF16, 0.1)] {
+            for (a, b) in run(dtype).iter().zip(&exact) {
+                // Rounding changes a pick here and there: errors on average, not at the worst place.
+                let off = (a - b).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+                assert!(off < most, "{name} {dtype:?}: {off}");
+            }
+        }
+    }
 }
 
 #[test]

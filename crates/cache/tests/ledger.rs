@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
 use common::{context, dictionaries, feed, rotary, tensor};
-use kvcsr_cache::{Geometry, SchemeContext, registry};
+use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Padding, PrefillSnapshot, SchemeContext, registry};
 use kvcsr_codec::measured_bits;
 
 /// The system's allocator, with a count of the bytes that are live.
@@ -38,6 +38,8 @@ fn caches_report_the_bytes_they_allocate() {
     // One worker: its scratch space comes to life in the first of two equal runs, outside of the count.
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
         compare();
+        batches();
+        forks();
         every_example();
     });
 }
@@ -75,6 +77,46 @@ fn every_example() {
     }
 }
 
+/// Sequences of a batch, padded ones too, and more heads and layers than one.
+fn batches() {
+    let geometry = Geometry { layers: 2, kv_heads: 5, head_dim: 32 };
+    let (rotary, cx) = (rotary(32), context(geometry, dictionaries(geometry, 64)));
+    for part in ["", "+online(sampled=3,guard=5)+window(sinks=2,recent=6)+int8"] {
+        let scheme = registry::build(&format!("csr-4{part}"), &cx).unwrap();
+        let (k, v) = (tensor(1, (3, 5, 300, 32)), tensor(2, (3, 5, 300, 32)));
+        let kind = |chunks| KindShape { atoms: 64, chunks };
+        let shape = CsrShape { geometry, keys: kind(1), values: kind(2) };
+        let options = CsrOptions::parse(&format!("4{part}")).unwrap();
+        let caches: Vec<_> = (0..2).map(|layer| scheme.after_prefill(layer, &k, &v, &rotary).unwrap()).collect();
+        let held = caches.iter().map(|c| c.footprint()).sum();
+        assert_eq!(shape.footprint(&options, 300, 3), held, "{part}");
+        // Padding takes nothing: two of three texts are one token.
+        let mut padded = scheme.empty(0).unwrap();
+        padded.absorb_padded(&k, &v, &rotary, Padding::Left(&[299, 299, 0])).unwrap();
+        let codes = |f: kvcsr_codec::Footprint| f.indices + f.coefficients + f.packed + f.scales;
+        let (padded, whole) = (codes(padded.footprint()), codes(caches[0].footprint()));
+        assert!(padded < whole, "{part}: {padded} of {whole}");
+    }
+}
+
+/// Forks of one prefill under one scheme take what their caches hold: tensors and dictionaries are shared.
+fn forks() {
+    let geometry = Geometry { layers: 2, kv_heads: 3, head_dim: 64 };
+    let (rotary, cx) = (rotary(64), context(geometry, dictionaries(geometry, 512)));
+    let scheme = registry::build("csr-4", &cx).unwrap();
+    let both = |seed: u64| vec![tensor(seed, (1, 3, 500, 64)), tensor(seed + 1, (1, 3, 500, 64))];
+    let snapshot = PrefillSnapshot { keys: both(1), values: both(3), last_logits: tensor(5, (1, 1, 1, 9)) };
+    drop(snapshot.fork(scheme.as_ref(), &rotary).unwrap());
+    let before = LIVE.load(Ordering::SeqCst);
+    let second = snapshot.clone();
+    assert!(LIVE.load(Ordering::SeqCst) - before < 4096, "a snapshot's tensors were copied");
+    let forks = [&snapshot, &second].map(|s| s.fork(scheme.as_ref(), &rotary).unwrap());
+    let allocated = LIVE.load(Ordering::SeqCst) - before;
+    let reported: usize = forks.iter().flatten().map(|cache| cache.footprint().total()).sum();
+    assert!((allocated as usize) < reported + 8192, "{allocated} bytes for two forks of {reported}");
+    assert!(scheme.shared_bytes() > 4 * reported, "what is shared is large enough to be noticed");
+}
+
 fn compare() {
     let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
     let rotary = rotary(64);
@@ -90,6 +132,11 @@ fn compare() {
         (8, 500, "+fp8"),
         (4, 1, "+int6"),
         (8, 500, "+online(sampled=2,guard=2)+int4+window(recent=3)+refit"),
+        (8, 500, "+stop(error=0.3)"),
+        (8, 500, "+stop(error=0.3)+int6+online(sampled=2,guard=2)"),
+        (8, 7, "+split(k=12,v=4)"),
+        (8, 300, "+rope+window(sinks=1,recent=400)"),
+        (8, 1, "+window"),
     ] {
         let scheme = registry::build(&format!("csr-{level}{part}"), &cx).unwrap();
         let (k, v) = (tensor(1, (1, 3, tokens, 64)), tensor(2, (1, 3, tokens, 64)));
@@ -99,6 +146,25 @@ fn compare() {
         let allocated = LIVE.load(Ordering::SeqCst) - before;
         let reported = cache.footprint();
         assert_eq!(reported.total() as isize, allocated, "csr-{level}{part} at {tokens} tokens: {reported:?}");
+
+        // By formula, without a cache.
+        let shape = CsrShape {
+            geometry,
+            keys: KindShape { atoms: 128, chunks: 1 },
+            values: KindShape { atoms: 128, chunks: 2 },
+        };
+        let options = CsrOptions::parse(&format!("{level}{part}")).unwrap();
+        let formula = shape.footprint(&options, tokens, 1);
+        if options.stop.is_none() {
+            assert_eq!(formula, reported, "csr-{level}{part} at {tokens} tokens");
+        } else {
+            for ((part, most), (_, bytes)) in formula.parts().zip(reported.parts()) {
+                assert!(bytes <= most, "{part}: {bytes} of {most}");
+            }
+            assert!(reported.total() < formula.total() && reported.row_lengths == formula.row_lengths);
+        }
+        assert_eq!(shape.nominal_bits(&options), scheme.nominal_bits().0);
+        assert_eq!(shape.shared_bytes(), scheme.shared_bytes());
 
         if !part.is_empty() {
             continue;

@@ -182,6 +182,13 @@ impl SparseCodes {
         }
     }
 
+    /// What [`SparseCodes::footprint`] is after `rows` rows in one call.
+    #[must_use]
+    pub fn footprint_of(sparsity: usize, rows: usize) -> Footprint {
+        let room = if rows == 0 { 0 } else { rows.max(PAGE_ROWS) * sparsity };
+        Footprint { indices: room * size_of::<u16>(), coefficients: room * size_of::<f16>(), ..Footprint::default() }
+    }
+
     fn reserve(&mut self, rows: usize) {
         let needed = rows * self.sparsity;
         if self.indices.capacity() - self.indices.len() < needed {

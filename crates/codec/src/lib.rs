@@ -65,6 +65,7 @@ mod footprint;
 mod nearest;
 mod packed;
 mod pursuit;
+mod ragged;
 mod reconstruct;
 mod refit;
 pub mod set;
@@ -81,6 +82,7 @@ pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits
 pub use nearest::Nearest;
 pub use packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
 pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
+pub use ragged::{RaggedCodes, stop_early};
 pub use reconstruct::{ReconstructionError, reconstruction_error};
 pub use refit::refit;
 pub use set::{DictionaryGroup, DictionarySet};

@@ -68,14 +68,87 @@ impl CoefficientFormat {
     }
 }
 
+/// How one row becomes bits: indices of `ceil(log2 N)` bits, then coefficients, padded to a whole byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowFormat {
+    index_bits: usize,
+    pub(crate) coefficients: CoefficientFormat,
+}
+
+impl RowFormat {
+    /// # Panics
+    /// If `atoms` is not in `1..=65536`.
+    pub(crate) fn new(atoms: usize, coefficients: CoefficientFormat) -> Self {
+        Self { index_bits: index_bits(atoms), coefficients }
+    }
+
+    /// Bytes of a row of `entries` atoms, without its scale.
+    pub(crate) fn bytes(self, entries: usize) -> usize {
+        (entries * (self.index_bits + self.coefficients.bits())).div_ceil(8)
+    }
+
+    /// Appends one row; its scale is returned for integer formats.
+    ///
+    /// # Panics
+    /// If an index needs more bits than the dictionary.
+    pub(crate) fn write(self, indices: &[u16], coefficients: &[f32], bytes: &mut Vec<u8>) -> Option<f16> {
+        let mut bits = BitWriter { bytes, held: 0, count: 0 };
+        for &index in indices {
+            assert!(u32::from(index) >> self.index_bits == 0, "atom {index} is beyond the dictionary");
+            bits.write(index.into(), self.index_bits);
+        }
+        let mut kept = None;
+        match self.coefficients.largest_integer() {
+            Some(largest) => {
+                let top = coefficients.iter().fold(0.0f32, |m, c| m.max(c.abs()));
+                let scale = f16::from_f32((top / largest as f32).min(f16::MAX.to_f32()));
+                let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
+                let width = self.coefficients.bits();
+                for &c in coefficients {
+                    let q = ((c * inverse).round() as i32).clamp(-largest, largest);
+                    bits.write(q as u32 & ((1 << width) - 1), width);
+                }
+                kept = Some(scale);
+            }
+            None if self.coefficients == CoefficientFormat::Fp8 => {
+                coefficients.iter().for_each(|&c| bits.write(to_e4m3(c).into(), 8));
+            }
+            None => coefficients.iter().for_each(|&c| {
+                let c = f16::from_f32(c.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+                bits.write(c.to_bits().into(), 16);
+            }),
+        }
+        bits.finish();
+        kept
+    }
+
+    /// Reads the row in `bytes`, as many entries as the slices hold; `scale` is that of integer formats.
+    pub(crate) fn read(self, bytes: &[u8], scale: f16, indices: &mut [u16], coefficients: &mut [f32]) {
+        let mut bits = BitReader { bytes, held: 0, count: 0 };
+        for index in indices {
+            *index = bits.read(self.index_bits) as u16;
+        }
+        let width = self.coefficients.bits();
+        if self.coefficients.largest_integer().is_some() {
+            let (scale, unused) = (scale.to_f32(), 32 - width);
+            for c in coefficients {
+                *c = (((bits.read(width) << unused) as i32) >> unused) as f32 * scale;
+            }
+        } else if self.coefficients == CoefficientFormat::Fp8 {
+            coefficients.iter_mut().for_each(|c| *c = from_e4m3(bits.read(8) as u8));
+        } else {
+            coefficients.iter_mut().for_each(|c| *c = f16::from_bits(bits.read(16) as u16).to_f32());
+        }
+    }
+}
+
 /// Codes of fixed sparsity `s` as a bit stream per row: `s` indices of `ceil(log2 N)` bits, then
 /// `s` coefficients, padded to a whole byte. Integer formats add one f16 scale per row, the
 /// largest magnitude over the largest integer.
 #[derive(Clone, Debug)]
 pub struct PackedCodes {
     sparsity: usize,
-    index_bits: usize,
-    format: CoefficientFormat,
+    format: RowFormat,
     bytes: Vec<u8>,
     scales: Vec<f16>,
 }
@@ -88,14 +161,13 @@ impl PackedCodes {
     #[must_use]
     pub fn new(sparsity: usize, atoms: usize, format: CoefficientFormat) -> Self {
         assert!(sparsity > 0, "a code keeps at least one atom per row");
-        let index_bits = index_bits(atoms);
-        Self { sparsity, index_bits, format, bytes: Vec::new(), scales: Vec::new() }
+        Self { sparsity, format: RowFormat::new(atoms, format), bytes: Vec::new(), scales: Vec::new() }
     }
 
     /// Bytes of one row's indices and coefficients, without its scale.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
-        (self.sparsity * (self.index_bits + self.format.bits())).div_ceil(8)
+        self.format.bytes(self.sparsity)
     }
 
     /// Rows held.
@@ -121,37 +193,13 @@ impl PackedCodes {
         let (rows, row_bytes) = (indices.len() / self.sparsity, self.row_bytes());
         if self.bytes.capacity() - self.bytes.len() < rows * row_bytes {
             self.bytes.reserve_exact(rows.max(PAGE_ROWS) * row_bytes);
-            if self.format.scale_bits() > 0 {
+            if self.format.coefficients.scale_bits() > 0 {
                 self.scales.reserve_exact(rows.max(PAGE_ROWS));
             }
         }
-        for (indices, coefficients) in indices.chunks_exact(self.sparsity).zip(coefficients.chunks_exact(self.sparsity))
-        {
-            let mut bits = BitWriter { bytes: &mut self.bytes, held: 0, count: 0 };
-            for &index in indices {
-                assert!(u32::from(index) >> self.index_bits == 0, "atom {index} is beyond the dictionary");
-                bits.write(index.into(), self.index_bits);
-            }
-            match self.format.largest_integer() {
-                Some(largest) => {
-                    let top = coefficients.iter().fold(0.0f32, |m, c| m.max(c.abs()));
-                    let scale = f16::from_f32((top / largest as f32).min(f16::MAX.to_f32()));
-                    let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
-                    for &c in coefficients {
-                        let q = ((c * inverse).round() as i32).clamp(-largest, largest);
-                        bits.write(q as u32 & ((1 << self.format.bits()) - 1), self.format.bits());
-                    }
-                    self.scales.push(scale);
-                }
-                None if self.format == CoefficientFormat::Fp8 => {
-                    coefficients.iter().for_each(|&c| bits.write(to_e4m3(c).into(), 8));
-                }
-                None => coefficients.iter().for_each(|&c| {
-                    let c = f16::from_f32(c.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-                    bits.write(c.to_bits().into(), 16);
-                }),
-            }
-            bits.finish();
+        let codes = indices.chunks_exact(self.sparsity).zip(coefficients.chunks_exact(self.sparsity));
+        for (indices, coefficients) in codes {
+            self.scales.extend(self.format.write(indices, coefficients, &mut self.bytes));
         }
     }
 
@@ -166,21 +214,8 @@ impl PackedCodes {
         let packed = self.bytes[rows.start * row_bytes..rows.end * row_bytes].chunks_exact(row_bytes);
         let codes = indices.chunks_exact_mut(self.sparsity).zip(coefficients.chunks_exact_mut(self.sparsity));
         for ((row, bytes), (indices, coefficients)) in rows.zip(packed).zip(codes) {
-            let mut bits = BitReader { bytes, held: 0, count: 0 };
-            for index in indices {
-                *index = bits.read(self.index_bits) as u16;
-            }
-            let width = self.format.bits();
-            if self.format.largest_integer().is_some() {
-                let (scale, unused) = (self.scales[row].to_f32(), 32 - width);
-                for c in coefficients {
-                    *c = (((bits.read(width) << unused) as i32) >> unused) as f32 * scale;
-                }
-            } else if self.format == CoefficientFormat::Fp8 {
-                coefficients.iter_mut().for_each(|c| *c = from_e4m3(bits.read(8) as u8));
-            } else {
-                coefficients.iter_mut().for_each(|c| *c = f16::from_bits(bits.read(16) as u16).to_f32());
-            }
+            let scale = self.scales.get(row).copied().unwrap_or(f16::ZERO);
+            self.format.read(bytes, scale, indices, coefficients);
         }
     }
 
@@ -190,6 +225,17 @@ impl PackedCodes {
         Footprint {
             packed: self.bytes.capacity(),
             scales: self.scales.capacity() * size_of::<f16>(),
+            ..Footprint::default()
+        }
+    }
+
+    /// What [`PackedCodes::footprint`] of empty codes becomes with `rows` rows in one call.
+    #[must_use]
+    pub fn footprint_of(&self, rows: usize) -> Footprint {
+        let room = if rows == 0 { 0 } else { rows.max(PAGE_ROWS) };
+        Footprint {
+            packed: room * self.row_bytes(),
+            scales: room * self.format.coefficients.scale_bits() / 8,
             ..Footprint::default()
         }
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::packed::index_bits;
 use crate::pursuit::kernels::Isa;
-use crate::{Atoms, BitsPerChannel, CodecError, CoefficientFormat, Footprint, PackedCodes, SparseCodes};
+use crate::ragged::used;
+use crate::{Atoms, BitsPerChannel, CodecError, CoefficientFormat, Footprint, PackedCodes, RaggedCodes, SparseCodes};
 
 /// Rows expanded as one unit of parallel work.
 const BLOCK: usize = 64;
@@ -39,13 +40,15 @@ impl CodeLayout {
     }
 }
 
-/// Codes of fixed sparsity in one of the layouts.
+/// Codes in one of the layouts.
 #[derive(Clone, Debug)]
 pub enum Codes {
     /// See [`SparseCodes`].
     Paper(SparseCodes),
     /// See [`PackedCodes`].
     Packed(PackedCodes),
+    /// Rows of different lengths, see [`RaggedCodes`].
+    Ragged(RaggedCodes),
 }
 
 impl Codes {
@@ -70,26 +73,38 @@ impl Codes {
         match self {
             Self::Paper(codes) => codes.rows(),
             Self::Packed(codes) => codes.rows(),
+            Self::Ragged(codes) => codes.rows(),
         }
     }
 
-    /// Atoms per row, the paper's `s`.
+    /// Atoms per row, the paper's `s`, or the most there are.
     #[must_use]
     pub fn sparsity(&self) -> usize {
         match self {
             Self::Paper(codes) => codes.sparsity(),
             Self::Packed(codes) => codes.sparsity(),
+            Self::Ragged(codes) => codes.sparsity(),
         }
+    }
+
+    /// As [`Codes::new`] for rows that leave out the zero coefficients at their end.
+    ///
+    /// # Panics
+    /// As [`RaggedCodes::new`].
+    #[must_use]
+    pub fn ragged(layout: CodeLayout, sparsity: usize, atoms: usize) -> Self {
+        Self::Ragged(RaggedCodes::new(layout, sparsity, atoms))
     }
 
     /// Appends rows `(n, sparsity)`, rounding the coefficients to what the layout stores.
     ///
     /// # Panics
-    /// As [`SparseCodes::append`] and [`PackedCodes::append`].
+    /// As [`SparseCodes::append`], [`PackedCodes::append`] and [`RaggedCodes::append`].
     pub fn append(&mut self, indices: &[u16], coefficients: &[f32]) {
         match self {
             Self::Paper(codes) => codes.append(indices, coefficients),
             Self::Packed(codes) => codes.append(indices, coefficients),
+            Self::Ragged(codes) => codes.append(indices, coefficients),
         }
     }
 
@@ -105,6 +120,7 @@ impl Codes {
                 codes.coefficients()[at].convert_to_f32_slice(coefficients);
             }
             Self::Packed(codes) => codes.unpack(rows, indices, coefficients),
+            Self::Ragged(codes) => codes.unpack(rows, indices, coefficients),
         }
     }
 
@@ -136,7 +152,8 @@ impl Codes {
                 }
                 let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
                 for (out, (indices, coefficients)) in out.chunks_exact_mut(width).zip(codes) {
-                    atoms.combine(isa, indices, coefficients, out);
+                    let used = used(coefficients);
+                    atoms.combine(isa, &indices[..used], &coefficients[..used], out);
                 }
                 Ok(())
             },
@@ -148,6 +165,7 @@ impl Codes {
         match self {
             Self::Paper(codes) => codes.clear(),
             Self::Packed(codes) => codes.clear(),
+            Self::Ragged(codes) => codes.clear(),
         }
     }
 
@@ -157,6 +175,7 @@ impl Codes {
         match self {
             Self::Paper(codes) => codes.footprint(),
             Self::Packed(codes) => codes.footprint(),
+            Self::Ragged(codes) => codes.footprint(),
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::{
     files,
     longbench::TaskCell,
     records::{
-        DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, SweepRow, UsageRow,
+        DivergenceRow, EpochRow, FootprintRow, HeldoutRow, MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow,
+        SweepRow, UsageRow,
     },
 };
 
@@ -141,6 +142,27 @@ csv_row!(HeldoutRow {
     shared_bytes => |r| r.shared_bytes.to_string(),
     encode_ms => |r| r.encode_ms.to_string(),
     score_ms => |r| r.score_ms.to_string(),
+});
+
+csv_row!(FootprintRow {
+    model => |r| r.model.clone(),
+    scheme => |r| r.scheme.clone(),
+    tokens => |r| r.tokens.to_string(),
+    batch => |r| r.batch.to_string(),
+    nominal_bits => |r| r.nominal_bits.to_string(),
+    measured_bits => |r| r.measured_bits.to_string(),
+    total => |r| r.footprint.total().to_string(),
+    indices => |r| r.footprint.indices.to_string(),
+    coefficients => |r| r.footprint.coefficients.to_string(),
+    packed => |r| r.footprint.packed.to_string(),
+    scales => |r| r.footprint.scales.to_string(),
+    row_lengths => |r| r.footprint.row_lengths.to_string(),
+    dense => |r| r.footprint.dense.to_string(),
+    window => |r| r.footprint.window.to_string(),
+    online_atoms => |r| r.footprint.online_atoms.to_string(),
+    guard => |r| r.footprint.guard.to_string(),
+    tables => |r| r.footprint.tables.to_string(),
+    dictionaries => |r| r.dictionaries.to_string(),
 });
 
 csv_row!(ReconstructionRow {

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use kvcsr_codec::Footprint;
 pub use kvcsr_codec::Kind;
 
 /// How a row's dictionary came to be.
@@ -15,6 +16,9 @@ pub enum DictionarySource {
     /// Cluster centroids only: Algorithm 1's starting point.
     #[serde(rename = "kmeans")]
     KMeans,
+    /// As [`Self::NeuralDict`], with keys after position embedding.
+    #[serde(rename = "neuraldict-rope")]
+    NeuralDictRope,
     /// The scheme has no dictionary.
     #[default]
     #[serde(rename = "")]
@@ -22,20 +26,22 @@ pub enum DictionarySource {
 }
 
 impl DictionarySource {
-    /// The name in files: `neuraldict`, `kmeans` or the empty string.
+    /// The name in files: `neuraldict`, `kmeans`, `neuraldict-rope` or the empty string.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NeuralDict => "neuraldict",
             Self::KMeans => "kmeans",
+            Self::NeuralDictRope => "neuraldict-rope",
             Self::None => "",
         }
     }
 
-    /// The name for readers: `NeuralDict`, `k-means` or the empty string.
+    /// The name for readers: `NeuralDict`, `k-means`, `NeuralDict after RoPE` or the empty string.
     pub fn label(self) -> &'static str {
         match self {
             Self::NeuralDict => "NeuralDict",
             Self::KMeans => "k-means",
+            Self::NeuralDictRope => "NeuralDict after RoPE",
             Self::None => "",
         }
     }
@@ -61,10 +67,13 @@ impl FromStr for DictionarySource {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        [Self::NeuralDict, Self::KMeans, Self::None]
+        [Self::NeuralDict, Self::KMeans, Self::NeuralDictRope, Self::None]
             .into_iter()
             .find(|source| source.as_str() == name)
-            .ok_or_else(|| UnknownName { found: name.to_owned(), expected: "neuraldict, kmeans or nothing" })
+            .ok_or_else(|| UnknownName {
+                found: name.to_owned(),
+                expected: "neuraldict, kmeans, neuraldict-rope or nothing",
+            })
     }
 }
 
@@ -257,4 +266,25 @@ pub struct UsageRow {
     pub atom: usize,
     /// Times that it was picked.
     pub uses: usize,
+}
+
+/// What one scheme's cache takes for one model's shape at one length, by formula.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FootprintRow {
+    /// The shape's name.
+    pub model: String,
+    /// The scheme.
+    pub scheme: String,
+    /// Tokens of every sequence.
+    pub tokens: usize,
+    /// Sequences.
+    pub batch: usize,
+    /// Bits per channel by the method's own count.
+    pub nominal_bits: f64,
+    /// Bits per channel from every byte of the sequences.
+    pub measured_bits: f64,
+    /// Bytes of all sequences and layers, by part.
+    pub footprint: Footprint,
+    /// Bytes of offline dictionaries in f16, once for all sequences and not in `measured_bits`.
+    pub dictionaries: usize,
 }

@@ -13,6 +13,7 @@ use crate::cli::GenerateArgs;
 use crate::paths::Paths;
 use crate::stages::PREFILL_CHUNK;
 use crate::stages::evaluate::SETS;
+use crate::stages::train_rope;
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -89,6 +90,7 @@ fn context(args: &GenerateArgs, geometry: Geometry) -> Result<SchemeContext> {
                 context = context.with_dictionaries(name, DictionarySet::load(path)?);
             }
         }
+        context = train_rope::with_optional(context, &paths.run)?;
     }
     Ok(context)
 }

@@ -19,7 +19,8 @@ use serde_json::{Map, Value, json};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, KMEANS};
 use crate::stages::{
-    PREFILL_CHUNK, calibrate_peers, corpus, open_model, open_shard, provenance, text_and_model_inputs,
+    PREFILL_CHUNK, allocate, calibrate_peers, corpus, open_model, open_shard, provenance, text_and_model_inputs,
+    train_rope,
 };
 use crate::text::Part;
 use crate::ui;
@@ -57,6 +58,11 @@ impl Stage for Evaluate {
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
         inputs.insert("train".into(), run.finished("train")?.digest.into());
         calibrate_peers::add_input(run, &run.config.evaluate.schemes, &mut inputs)?;
+        for (part, stage) in [(train_rope::PART, "train-rope"), (allocate::PART, "allocate")] {
+            if run.config.evaluate.schemes.iter().any(|scheme| scheme.contains(part)) {
+                inputs.insert(stage.into(), run.finished(stage)?.digest.into());
+            }
+        }
         Ok(inputs)
     }
 
@@ -133,6 +139,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
         context = context.with_dictionaries(name, set);
     }
     context = calibrate_peers::add_to(run, context)?;
+    context = train_rope::with_optional(context, &run.paths.run)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;

@@ -1,6 +1,7 @@
 //! The stages, in order, one file each.
 
 pub mod ablate;
+pub mod allocate;
 pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
@@ -13,6 +14,7 @@ pub mod report;
 pub mod scores;
 pub mod suite;
 pub mod train;
+pub mod train_rope;
 
 use std::path::PathBuf;
 

@@ -16,6 +16,7 @@ use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};
 use crate::manifest::Manifest;
 use crate::stage::Run;
 use crate::stages::evaluate::SETS;
+use crate::stages::{calibrate_peers, train_rope};
 use crate::ui;
 
 /// Folder of the answers.
@@ -58,6 +59,10 @@ pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -
         for (name, file) in SETS {
             context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
         }
+        if let Some(run) = folder.parent() {
+            context = train_rope::with_optional(context, run)?;
+        }
+        context = calibrate_peers::add_to(run, context)?;
     }
     names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }

@@ -6,7 +6,7 @@ use kvcsr_codec::{BitsPerChannel, Footprint};
 use crate::name::SchemeName;
 use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext};
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, CacheError, LayerCache, Rotary, Scheme, attention};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary, Scheme, attention};
 
 /// `dense`, `dense-f16` and `dense-bf16`.
 pub const FAMILY: Family = Family { entries: ENTRIES, build };
@@ -126,6 +126,17 @@ impl LayerCache for DenseCache {
         check_start(0, self.len)?;
         let k = rotary.apply(k, 0)?;
         self.append(&k, v)
+    }
+
+    /// Padding is stored like any token; attention hides it.
+    fn absorb_padded(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        _padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        self.absorb(k, v, rotary)
     }
 
     fn len(&self) -> usize {

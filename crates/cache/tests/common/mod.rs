@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{AttendCx, Geometry, LayerCache, Pattern, Rotary, SchemeContext};
+use kvcsr_cache::{AttendCx, Budget, Geometry, LayerCache, Pattern, Rotary, SchemeContext};
 use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -44,8 +44,14 @@ pub fn unit_vectors(geometry: Geometry) -> DictionarySet {
     set
 }
 
+/// The set under every name, and budgets that give keys more than values and the last layer less.
 pub fn context(geometry: Geometry, set: DictionarySet) -> SchemeContext {
-    SchemeContext::new(geometry).with_dictionaries("neuraldict", set)
+    let budget =
+        |level: usize| Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] };
+    SchemeContext::new(geometry)
+        .with_dictionaries("neuraldict", set.clone())
+        .with_dictionaries("neuraldict-rope", set)
+        .with_budgets([4, 8].map(|level| (level, budget(level))).into())
 }
 
 pub fn rotary(head_dim: usize) -> Rotary {

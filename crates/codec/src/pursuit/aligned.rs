@@ -25,6 +25,10 @@ impl AlignedVec {
         Self { buffer, start, len }
     }
 
+    pub(crate) fn bytes_of(len: usize) -> usize {
+        (len + LINE - 1) * size_of::<f32>()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.buffer.capacity() * size_of::<f32>()
     }

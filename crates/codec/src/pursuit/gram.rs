@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::aligned::AlignedVec;
+use super::aligned::{AlignedVec, LINE};
 use super::kernels::{Isa, Transposed};
 use super::{BLOCK_ROWS, Codes, Scratch, index_u16};
 use crate::Dictionary;
@@ -23,6 +23,10 @@ impl Gram {
             .zip(dictionary.atoms().par_chunks(BLOCK_ROWS * dictionary.width()))
             .for_each(|(out, atoms)| transposed.correlate(0..stride, atoms, out));
         Self { entries, stride }
+    }
+
+    pub(super) fn bytes_of(atoms: usize) -> usize {
+        AlignedVec::bytes_of(atoms * atoms.next_multiple_of(LINE))
     }
 
     /// Inner products of atom `i` with all atoms, `(stride,)`.

@@ -108,6 +108,13 @@ impl Encoder {
         self.transposed.bytes() + self.gram.as_ref().map_or(0, Gram::bytes)
     }
 
+    /// What [`Encoder::bytes`] is for `atoms` atoms of `width` elements, without making one.
+    #[must_use]
+    pub fn bytes_of(atoms: usize, width: usize) -> usize {
+        let gram = if atoms.pow(2) * size_of::<f32>() <= GRAM_BUDGET { Gram::bytes_of(atoms) } else { 0 };
+        Transposed::bytes_of(atoms, width) + gram
+    }
+
     /// Codes `rows` `(n, width)` into `indices` and `coefficients`, both `(n, sparsity)`:
     /// exactly `sparsity` steps per row, in the order taken. An atom may be picked again;
     /// its coefficients add up on decoding. Once the residual has no correlation left the

@@ -1,30 +1,32 @@
 //! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
 
 pub mod atom_usage;
+pub mod footprint_length;
 pub mod frontier;
 pub mod layer_divergence;
 pub mod layer_error;
 pub mod memory_length;
 pub mod prompt_scatter;
 pub mod quality_bits;
+pub mod retrieval_grid;
 pub mod rotary_scatter;
 pub mod scatter;
-pub mod retrieval_grid;
 pub mod sparsity_error;
 pub mod sparsity_pattern;
 pub mod sweep_quality;
 pub mod training_loss;
 
 pub use atom_usage::AtomUsage;
+pub use footprint_length::FootprintLength;
 pub use frontier::Frontier;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
 pub use memory_length::MemoryLength;
 pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;
+pub use retrieval_grid::RetrievalGrid;
 pub use rotary_scatter::RotaryScatter;
 pub use scatter::ScatterRow;
-pub use retrieval_grid::RetrievalGrid;
 pub use sparsity_error::SparsityError;
 pub use sparsity_pattern::SparsityPattern;
 pub use sweep_quality::SweepQuality;

@@ -2,14 +2,16 @@
 
 use super::{CsrOptions, CsrScheme};
 use crate::name::SchemeName;
-use crate::registry::{Built, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::registry::{
+    Built, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, ROPE_DICTIONARIES, SchemeContext, WINDOW,
+};
 
 /// CSR and what may be added to it.
 pub const FAMILY: Family = Family { entries: ENTRIES, build };
 
 const LEVEL: Parameter = Parameter { name: "S", default: "", meaning: "atoms per key, and per value over its chunks" };
 const SET: Parameter =
-    Parameter { name: "@", default: DEFAULT_DICTIONARIES, meaning: "the dictionary set: neuraldict or kmeans" };
+    Parameter { name: "@", default: DEFAULT_DICTIONARIES, meaning: "the dictionary set, for example kmeans" };
 const PAPER: &str = "Zhang et al., CSR: Achieving 1 Bit Key-Value Cache via Sparse Representation, AAAI 2025";
 
 const ENTRIES: &[Entry] = &[
@@ -74,6 +76,56 @@ const ENTRIES: &[Entry] = &[
         prefill_as_decoded: true,
     },
     Entry {
+        pattern: "csr-S+stop",
+        examples: &["csr-8+stop", "csr-8+stop(error=0.2)+int6"],
+        summary: "CSR that stops adding atoms once a vector is close enough, in rows of different lengths; nominal bits \
+                  are those of full rows",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[
+            LEVEL,
+            SET,
+            Parameter { name: "+stop(error)", default: "0.05", meaning: "relative squared error that is close enough" },
+        ],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+split",
+        examples: &["csr-8+split(k=10,v=6)"],
+        summary: "CSR with other levels for keys than for values, S on average",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[
+            LEVEL,
+            SET,
+            Parameter { name: "+split(k)", default: "", meaning: "atoms per key" },
+            Parameter { name: "+split(v)", default: "", meaning: "atoms per value over its chunks; k + v = 2 S" },
+        ],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+budget",
+        examples: &["csr-4+budget"],
+        summary: "CSR with levels by layer and kind, S on average, spent where they lower KL most (`just allocate`)",
+        citation: "",
+        keys_coded: KeysCoded::BeforeRope,
+        parameters: &[LEVEL, SET],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "csr-S+rope",
+        examples: &[
+            "csr-8+rope",
+            "csr-8+rope+stop(error=0.1)+int8+online(sampled=3,guard=4,prefill=restored)+window(sinks=2,recent=4)+split(k=12,v=4)+refit",
+        ],
+        summary: "CSR with keys coded after position embedding, which are scored without restoring them; the set is \
+                  neuraldict-rope, trained on such keys (`just train-rope`)",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[LEVEL, Parameter { default: ROPE_DICTIONARIES, ..SET }],
+        prefill_as_decoded: true,
+    },
+    Entry {
         pattern: "csr-S+restore",
         examples: &[
             "csr-4+restore",
@@ -91,7 +143,8 @@ const ENTRIES: &[Entry] = &[
 fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
     let Some(parts) = name.base.strip_prefix("csr-") else { return Ok(None) };
     let options = CsrOptions::parse(parts)?;
-    let dictionaries = name.artefacts.unwrap_or(DEFAULT_DICTIONARIES);
+    let default = if options.rope { ROPE_DICTIONARIES } else { DEFAULT_DICTIONARIES };
+    let dictionaries = name.artefacts.unwrap_or(default);
     let (set, encoders) = cx.dictionaries(dictionaries, name.base)?;
-    Ok(Some(Box::new(CsrScheme::new(name.base, options, dictionaries, set, encoders, cx.geometry())?)))
+    Ok(Some(Box::new(CsrScheme::new(name.base, options, dictionaries, set, encoders, cx.geometry(), cx.budgets())?)))
 }

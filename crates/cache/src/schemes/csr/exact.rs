@@ -10,15 +10,16 @@ use super::options::Window;
 /// Tokens by which the buffer of recent tokens may exceed the window before it is given back.
 const SLACK: usize = 64;
 
-/// Keys (before position embedding) and values of one sequence's head, `(n, D)` each.
+/// Keys, as they are coded, and values of one sequence's head, `(n, D)` each.
 #[derive(Default)]
 pub(super) struct Pair {
     pub(super) keys: Vec<f16>,
     pub(super) values: Vec<f16>,
 }
 
-/// The exact tokens of a layer: positions `0..sinks`, and `first..len` of which all but the last
-/// `recent` are coded as well while a call is under way.
+/// The exact tokens of one sequence in one layer, counted from its own first token: positions
+/// `0..sinks`, and `first..len` of which all but the last `recent` are coded as well while a call is
+/// under way.
 pub(super) struct ExactTokens {
     window: Window,
     head_dim: usize,
@@ -31,11 +32,6 @@ pub(super) struct ExactTokens {
 impl ExactTokens {
     pub(super) fn new(window: Window, head_dim: usize) -> Self {
         Self { window, head_dim, first: window.sinks, sinks: Vec::new(), recent: Vec::new() }
-    }
-
-    /// True where tokens are kept at all.
-    pub(super) fn active(&self) -> bool {
-        self.window != Window::default()
     }
 
     /// Position of the first recent token held.
@@ -63,6 +59,9 @@ impl ExactTokens {
         let leaving = self.leaving(len, each / d) * d;
         let sinks = self.new_sinks(len, each / d) * d;
         let mut rows = Vec::with_capacity(streams * leaving);
+        if each == 0 {
+            return rows;
+        }
         for (stream, new) in new.chunks_exact(each).enumerate() {
             let held = self.recent.get(stream).map_or(&[][..], part);
             let stay = held.len().min(leaving);
@@ -112,6 +111,14 @@ impl ExactTokens {
         }
     }
 
+    /// Recent tokens that there is room for after a prefill of `tokens` tokens.
+    pub(super) fn capacity(window: Window, tokens: usize) -> usize {
+        match tokens.saturating_sub(window.sinks) {
+            0 => 0,
+            new => new.max(SLACK).min(window.recent + SLACK),
+        }
+    }
+
     pub(super) fn footprint(&self) -> Footprint {
         let pairs = || self.sinks.iter().chain(&self.recent);
         Footprint {
@@ -119,9 +126,5 @@ impl ExactTokens {
             tables: (self.sinks.capacity() + self.recent.capacity()) * size_of::<Pair>(),
             ..Footprint::default()
         }
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::new(self.window, self.head_dim);
     }
 }

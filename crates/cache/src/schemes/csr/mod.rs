@@ -5,12 +5,15 @@
 //! position embedding; it is applied to the restored keys (section "Inference").
 //! CSR-`s` is keys `(s, 1)` and values `(s / 2, 2)`, so both take the same number of bits.
 //!
-//! [`CsrOptions`] adds to that the paper's online part, packed codes, exact tokens and a
-//! least-squares refit.
+//! [`CsrOptions`] adds to that the paper's online part, packed codes, exact tokens, a least-squares
+//! refit, rows that stop early, levels by layer and kind, and keys coded after position embedding.
 
+mod attend;
+mod budget;
 mod cache;
 mod entry;
 mod exact;
+mod ledger;
 mod online;
 mod options;
 mod streams;
@@ -19,9 +22,11 @@ use std::sync::Arc;
 
 use kvcsr_codec::{BitsPerChannel, DictionarySet, Encoder, Kind, MAX_ATOMS};
 
+pub use self::budget::{Budget, Budgets, Sensitivity, allocate};
 pub use self::cache::CsrCache;
 pub use self::entry::FAMILY;
-pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Window};
+pub use self::ledger::{CsrShape, KindShape};
+pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Share, Window};
 use self::streams::Coder;
 use crate::{CacheError, Geometry, LayerCache, Scheme};
 
@@ -39,10 +44,12 @@ pub struct CsrScheme {
 impl CsrScheme {
     /// The scheme called `name` over `set`, called `dictionaries` in results. Values take half the
     /// sparsity in each of two chunks, or `sparsity / chunks` for a set trained with other chunks.
+    /// `budgets` serve [`Share::Budget`].
     ///
     /// # Errors
     /// [`CacheError::Dictionary`] if a layer has no dictionary, one whose width does not fit, or one
-    /// that leaves too few of the 65536 indices for the online part.
+    /// that leaves too few of the 65536 indices for the online part; [`CacheError::Budget`] if the
+    /// level has no budget or one that does not fit the model.
     pub fn new(
         name: &str,
         options: CsrOptions,
@@ -50,8 +57,13 @@ impl CsrScheme {
         set: &DictionarySet,
         encoders: &[Arc<Encoder>],
         geometry: Geometry,
+        budgets: &Budgets,
     ) -> Result<Self, CacheError> {
-        let (name, sparsity) = (name.to_owned(), options.sparsity);
+        let name = name.to_owned();
+        let budget = match options.share {
+            Share::Budget => Some(budget(&name, options.sparsity, geometry.layers, budgets)?),
+            _ => None,
+        };
         let online = options.online.map_or(0, |part| (part.sampled + part.guard) * geometry.kv_heads);
         let coder = |layer: usize, kind: Kind| -> Result<Coder, CacheError> {
             let refuse = |reason: String| CacheError::Dictionary { scheme: name.clone(), layer, kind, reason };
@@ -68,6 +80,12 @@ impl CsrScheme {
                     geometry.head_dim
                 )));
             }
+            let sparsity = match (options.share, budget) {
+                (Share::Split { keys, .. }, _) if kind == Kind::Key => keys,
+                (Share::Split { values, .. }, _) => values,
+                (_, Some(budget)) => budget.level(layer, kind).unwrap_or(0),
+                _ => options.sparsity,
+            };
             if sparsity == 0 || !sparsity.is_multiple_of(chunks) {
                 return Err(refuse(format!("sparsity {sparsity} cannot be shared by {chunks} chunks")));
             }
@@ -92,18 +110,15 @@ impl CsrScheme {
                 chunks,
                 layout: options.layout,
                 refit: options.refit,
+                stop: options.stop,
                 atoms,
             })
         };
         let layers = (0..geometry.layers)
             .map(|layer| Ok((coder(layer, Kind::Key)?, coder(layer, Kind::Value)?)))
             .collect::<Result<Vec<_>, CacheError>>()?;
-        let bits = layers
-            .iter()
-            .flat_map(|(k, v)| [k, v])
-            .map(|c| c.layout.bits(c.sparsity, c.chunks, geometry.head_dim, c.atoms).0)
-            .sum::<f64>()
-            / (2 * geometry.layers) as f64;
+        let bits =
+            layers.iter().flat_map(|(k, v)| [k, v]).map(|c| c.bits()).sum::<f64>() / (2 * geometry.layers) as f64;
         let shared_bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
         Ok(Self {
             name,
@@ -114,6 +129,20 @@ impl CsrScheme {
             layers,
         })
     }
+}
+
+/// The budget that spends `level`, checked against the model.
+fn budget<'a>(scheme: &str, level: usize, layers: usize, budgets: &'a Budgets) -> Result<&'a Budget, CacheError> {
+    let refuse = |reason: String| CacheError::Budget { scheme: scheme.to_owned(), reason };
+    let budget = budgets.get(&level).ok_or_else(|| {
+        let known: Vec<String> = budgets.keys().map(usize::to_string).collect();
+        match known.is_empty() {
+            true => refuse("no budgets were given: measure sensitivities first (`just allocate`)".into()),
+            false => refuse(format!("there are budgets for the levels {}, none for {level}", known.join(", "))),
+        }
+    })?;
+    budget.check(level, layers).map_err(refuse)?;
+    Ok(budget)
 }
 
 impl Scheme for CsrScheme {

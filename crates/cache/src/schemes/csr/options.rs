@@ -70,11 +70,33 @@ pub enum AttentionPath {
     Restored,
 }
 
+/// How many atoms the vectors of a layer and kind take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// The level, everywhere.
+    Uniform,
+    /// Another level for keys than for values, the scheme's level on average.
+    Split {
+        /// Atoms per key.
+        keys: usize,
+        /// Atoms per value, over all its chunks.
+        values: usize,
+    },
+    /// Levels by layer and kind from a [`super::Budget`] whose mean is the scheme's level.
+    Budget,
+}
+
 /// A CSR level and what is added to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CsrOptions {
     /// The level: atoms per head vector.
     pub sparsity: usize,
+    /// Where the level is not the same for all vectors.
+    pub share: Share,
+    /// Pursuit stops once `‖x - x̂‖² / ‖x‖²` is at most this; rows then differ in length.
+    pub stop: Option<f32>,
+    /// Whether keys are coded after position embedding instead of before.
+    pub rope: bool,
     /// How codes are stored.
     pub layout: CodeLayout,
     /// Atoms from the prompt.
@@ -92,6 +114,9 @@ impl CsrOptions {
     pub fn new(sparsity: usize) -> Self {
         Self {
             sparsity,
+            share: Share::Uniform,
+            stop: None,
+            rope: false,
             layout: CodeLayout::Paper,
             online: None,
             window: Window::default(),
@@ -118,21 +143,29 @@ impl CsrOptions {
                 }
             };
             let format = CoefficientFormat::ALL.into_iter().find(|f| f.as_str() == name);
-            let slot = if format.is_some() { "packed" } else { name };
+            let slot = match (format, name) {
+                (Some(_), _) => "packed",
+                (None, "split" | "budget") => "share",
+                (None, name) => name,
+            };
             if seen.contains(&slot) {
                 return Err(format!("`{part}`: a part of that kind was given before"));
             }
             match (name, format) {
                 ("online", _) => options.online = Some(online(arguments)?),
                 ("window", _) => options.window = window(arguments)?,
+                ("stop", _) => options.stop = Some(stop(arguments)?),
+                ("split", _) => options.share = split(arguments, options.sparsity)?,
                 (_, _) if !arguments.is_empty() => return Err(format!("`{name}` takes no arguments")),
                 (_, Some(format)) => options.layout = CodeLayout::Packed(format),
+                ("budget", _) => options.share = Share::Budget,
                 ("refit", _) => options.refit = true,
+                ("rope", _) => options.rope = true,
                 ("restore", _) => options.attention = AttentionPath::Restored,
                 _ => {
                     return Err(format!(
-                        "`{name}` is no part of a CSR scheme; these are: online(...), window(...), f16, fp8, int8, \
-                         int6, int4, refit, restore"
+                        "`{name}` is no part of a CSR scheme; these are: online(...), window(...), stop(...), \
+                         split(...), budget, f16, fp8, int8, int6, int4, refit, rope, restore"
                     ));
                 }
             }
@@ -179,6 +212,42 @@ fn window(arguments: &str) -> Result<Window, String> {
     Ok(window)
 }
 
+fn stop(arguments: &str) -> Result<f32, String> {
+    let mut error = 0.05;
+    for (key, value) in pairs(arguments)? {
+        match key {
+            "error" => {
+                error = value
+                    .parse()
+                    .ok()
+                    .filter(|x| (f32::MIN_POSITIVE..1.0).contains(x))
+                    .ok_or_else(|| format!("stop: `{value}` is not a relative squared error between 0 and 1"))?;
+            }
+            _ => return Err(format!("stop has no `{key}`; it has error")),
+        }
+    }
+    Ok(error)
+}
+
+fn split(arguments: &str, level: usize) -> Result<Share, String> {
+    let (mut keys, mut values) = (None, None);
+    for (key, value) in pairs(arguments)? {
+        let atoms = value.parse().ok().filter(|n| (1..=255).contains(n));
+        let atoms = atoms.ok_or_else(|| format!("split: `{value}` is not a number of atoms from 1 to 255"))?;
+        match key {
+            "k" => keys = Some(atoms),
+            "v" => values = Some(atoms),
+            _ => return Err(format!("split has no `{key}`; it has k and v")),
+        }
+    }
+    match (keys, values) {
+        (Some(keys), Some(values)) if keys + values == 2 * level => Ok(Share::Split { keys, values }),
+        _ => {
+            Err(format!("split needs k and v with k + v = {}, twice the level, for example split(k=10,v=6)", 2 * level))
+        }
+    }
+}
+
 fn pairs(arguments: &str) -> Result<Vec<(&str, &str)>, String> {
     let pair = |a: &'_ str| -> Result<(usize, usize), String> {
         a.find('=').map(|at| (at, a.len())).ok_or_else(|| format!("`{a}` is not `name=value`"))
@@ -214,6 +283,10 @@ mod tests {
             ..CsrOptions::new(6)
         };
         assert_eq!(options, expected);
+        let options = CsrOptions::parse("8+split(k=10,v=6)+stop(error=0.2)+rope").unwrap();
+        let share = Share::Split { keys: 10, values: 6 };
+        assert_eq!(options, CsrOptions { share, stop: Some(0.2), rope: true, ..CsrOptions::new(8) });
+        assert_eq!(CsrOptions::parse("4+budget").unwrap(), CsrOptions { share: Share::Budget, ..CsrOptions::new(4) });
     }
 
     #[test]
@@ -230,6 +303,16 @@ mod tests {
             ("8+fp8+int4", "given before"),
             ("8+fp8(3)", "no arguments"),
             ("8+fp9", "no part of a CSR scheme"),
+            ("8+stop(error=0)", "between 0 and 1"),
+            ("8+stop(error=1)", "between 0 and 1"),
+            ("8+stop(error=NaN)", "between 0 and 1"),
+            ("8+stop(0.1)", "not `name=value`"),
+            ("8+stop(at=0.1)", "it has error"),
+            ("8+split", "k + v = 16"),
+            ("8+split(k=10,v=5)", "k + v = 16"),
+            ("8+split(k=16,v=0)", "from 1 to 255"),
+            ("8+split(q=1)", "it has k and v"),
+            ("8+split(k=10,v=6)+budget", "given before"),
         ] {
             let error = CsrOptions::parse(name).unwrap_err();
             assert!(error.contains(reason), "{name}: {error}");

@@ -1,8 +1,8 @@
 //! The codes of one kind of vector of one layer.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use kvcsr_codec::attend::CodedHead;
 use kvcsr_codec::{Atoms, CodeLayout, CodecError, Codes, Encoder, Footprint, Kind, OnlineAtoms};
 
@@ -19,6 +19,8 @@ pub(super) struct Coder {
     pub(super) chunks: usize,
     pub(super) layout: CodeLayout,
     pub(super) refit: bool,
+    /// Relative squared error at which pursuit stops.
+    pub(super) stop: Option<f32>,
     /// Offline atoms and room for the online part.
     pub(super) atoms: usize,
 }
@@ -33,10 +35,28 @@ impl Coder {
         coefficients: &mut [f32],
     ) -> Result<(), CodecError> {
         self.encoder.encode_over(atoms, rows, self.sparsity, indices, coefficients)?;
+        if let Some(tolerance) = self.stop {
+            kvcsr_codec::stop_early(rows, atoms.width(), tolerance, indices, coefficients);
+        }
         if self.refit {
             kvcsr_codec::refit(atoms, rows, indices, coefficients)?;
         }
         Ok(())
+    }
+
+    fn codes(&self) -> Codes {
+        match self.stop {
+            None => Codes::new(self.layout, self.sparsity, self.atoms),
+            Some(_) => Codes::ragged(self.layout, self.sparsity, self.atoms),
+        }
+    }
+
+    /// Bits per channel: of rows of full length, whose length takes 8 and a share in the starts, where
+    /// rows differ.
+    pub(super) fn bits(&self) -> f64 {
+        let length = if self.stop.is_some() { 8.5 } else { 0.0 };
+        let codes = self.layout.bits(self.sparsity, self.chunks, self.head_dim(), self.atoms);
+        codes.0 + length * self.chunks as f64 / self.head_dim() as f64
     }
 
     pub(super) fn head_dim(&self) -> usize {
@@ -68,18 +88,20 @@ impl Streams {
         self.codes.len()
     }
 
-    /// Online parts for `rows` `(B, Hkv, T, D)`, not yet kept.
+    /// Online parts of the sequences whose vectors `rows` holds as `parts` cut it, `(Hkv, T, D)` each;
+    /// not yet kept.
     pub(super) fn fill(
         &self,
         part: &OnlinePart,
         rows: &[f32],
-        batch: usize,
+        parts: &[Range<usize>],
         heads: usize,
     ) -> Result<Vec<OnlineAtoms>, CacheError> {
-        rows.chunks_exact((rows.len() / batch.max(1)).max(1))
-            .map(|rows| online::fill(&self.coder, part, rows, heads))
-            .collect::<Result<_, _>>()
-            .map_err(|source| self.error(source))
+        let mut all = Vec::with_capacity(parts.len());
+        for at in parts {
+            all.push(online::fill(&self.coder, part, &rows[at.clone()], heads).map_err(|e| self.error(e))?);
+        }
+        Ok(all)
     }
 
     pub(super) fn keep_online(&mut self, online: Vec<OnlineAtoms>) {
@@ -90,26 +112,26 @@ impl Streams {
         &self.online
     }
 
-    /// Codes `rows` `(B, Hkv, T, D)` over each sequence's own atoms, without keeping anything.
-    pub(super) fn encode(&self, rows: &[f32], online: &[OnlineAtoms]) -> Result<Fresh, CacheError> {
+    /// Codes `rows`, which `parts` cut into sequences `(Hkv, T, D)`, over each sequence's own atoms,
+    /// without keeping anything.
+    pub(super) fn encode(
+        &self,
+        rows: &[f32],
+        parts: &[Range<usize>],
+        online: &[OnlineAtoms],
+    ) -> Result<Fresh, CacheError> {
         let (s, dictionary) = (self.coder.sparsity, self.coder.encoder.dictionary());
         let n = rows.len() / dictionary.width() * s;
         let mut fresh = Fresh { indices: vec![0; n], coefficients: vec![0.0; n] };
         let mut code = || -> Result<(), CodecError> {
-            if online.is_empty() || rows.is_empty() {
-                return self.coder.encode(
-                    dictionary.as_ref().into(),
-                    rows,
-                    &mut fresh.indices,
-                    &mut fresh.coefficients,
-                );
+            let Fresh { indices, coefficients } = &mut fresh;
+            if online.is_empty() {
+                return self.coder.encode(dictionary.as_ref().into(), rows, indices, coefficients);
             }
-            let sequences = rows
-                .chunks_exact(rows.len() / online.len())
-                .zip(fresh.indices.chunks_exact_mut(n / online.len()))
-                .zip(fresh.coefficients.chunks_exact_mut(n / online.len()));
-            for (((rows, indices), coefficients), online) in sequences.zip(online) {
-                self.coder.encode(Atoms::new(dictionary, online)?, rows, indices, coefficients)?;
+            for (at, online) in parts.iter().zip(online) {
+                let codes = at.start / dictionary.width() * s..at.end / dictionary.width() * s;
+                let (indices, coefficients) = (&mut indices[codes.clone()], &mut coefficients[codes]);
+                self.coder.encode(Atoms::new(dictionary, online)?, &rows[at.clone()], indices, coefficients)?;
             }
             Ok(())
         };
@@ -117,13 +139,17 @@ impl Streams {
         Ok(fresh)
     }
 
-    pub(super) fn keep(&mut self, fresh: &Fresh, streams: usize) {
-        let coder = &self.coder;
-        self.codes.resize_with(streams, || Codes::new(coder.layout, coder.sparsity, coder.atoms));
-        let each = fresh.indices.len() / streams.max(1);
-        for (stream, codes) in self.codes.iter_mut().enumerate() {
-            let part = stream * each..(stream + 1) * each;
-            codes.append(&fresh.indices[part.clone()], &fresh.coefficients[part]);
+    /// Keeps what [`Streams::encode`] made of `parts`.
+    pub(super) fn keep(&mut self, fresh: &Fresh, parts: &[Range<usize>], heads: usize) {
+        let Self { coder, codes, .. } = self;
+        codes.resize_with(parts.len() * heads, || coder.codes());
+        let per_element = |elements: usize| elements / coder.encoder.dictionary().width() * coder.sparsity;
+        for (at, codes) in parts.iter().zip(codes.chunks_mut(heads)) {
+            let each = per_element(at.len()) / heads;
+            for (head, codes) in codes.iter_mut().enumerate() {
+                let part = per_element(at.start) + head * each..per_element(at.start) + (head + 1) * each;
+                codes.append(&fresh.indices[part.clone()], &fresh.coefficients[part]);
+            }
         }
     }
 
@@ -140,17 +166,12 @@ impl Streams {
         Ok(CodedHead { codes: &self.codes[stream], atoms: self.atoms(stream)?, chunks: self.coder.chunks })
     }
 
-    /// The first `tokens` coded tokens restored ("de-sparse"): `(B, Hkv, tokens, D)`.
-    pub(super) fn restore(&self, batch: usize, tokens: usize, like: &Tensor) -> Result<Tensor, CacheError> {
-        let (rows, width) = (tokens * self.coder.chunks, self.coder.encoder.dictionary().width());
-        let mut restored = vec![0f32; self.codes.len() * rows * width];
-        for (stream, out) in restored.chunks_exact_mut((rows * width).max(1)).enumerate() {
-            self.atoms(stream)
-                .and_then(|atoms| self.codes[stream].decode_into(atoms, 0..rows, out))
-                .map_err(|source| self.error(source))?;
-        }
-        let shape = (batch, self.codes.len() / batch, tokens, self.coder.head_dim());
-        Ok(Tensor::from_vec(restored, shape, like.device())?.to_dtype(like.dtype())?)
+    /// The first coded tokens of one sequence's head restored ("de-sparse"), as many as `out`, `(T, D)`, holds.
+    pub(super) fn restore(&self, stream: usize, out: &mut [f32]) -> Result<(), CacheError> {
+        let rows = out.len() / self.coder.encoder.dictionary().width();
+        self.atoms(stream)
+            .and_then(|atoms| self.codes[stream].decode_into(atoms, 0..rows, out))
+            .map_err(|source| self.error(source))
     }
 
     pub(super) fn error(&self, source: CodecError) -> CacheError {

@@ -50,6 +50,35 @@ pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32
     }
 }
 
+/// See [`super::Isa::exponentials`].
+#[inline(always)]
+pub(super) fn exponentials(x: &mut [f32], reference: &[f32]) {
+    for row in x.chunks_exact_mut(reference.len()) {
+        for (x, reference) in row.iter_mut().zip(reference) {
+            *x -= reference;
+        }
+    }
+    for x in x {
+        *x = exponential(*x);
+    }
+}
+
+/// `e^x = 2^n e^r` with `n` the integer nearest to `x log2 e` and `|r| <= ln 2 / 2`.
+#[inline(always)]
+fn exponential(x: f32) -> f32 {
+    /// Added to a small number, it leaves the nearest integer in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let series = [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let e = series.into_iter().fold(1.0 / 720.0, |sum: f32, term| sum.mul_add(r, term));
+    e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
+}
+
 /// See [`super::Isa::scatter`].
 #[inline(always)]
 pub(super) fn scatter(
@@ -112,6 +141,64 @@ fn scatter_some<const Q: usize>(
                 sum[q] = c.mul_add(weights[q], sum[q]);
             }
         }
+    }
+}
+
+/// See [`super::Isa::score_codes`].
+#[inline(always)]
+pub(super) fn score_codes(
+    products: &[f32],
+    chunks: usize,
+    indices: &[u16],
+    coefficients: &[f32],
+    out: &mut [f32],
+    queries: usize,
+) {
+    match queries {
+        1 => score_some::<1>(products, chunks, indices, coefficients, out),
+        2 => score_some::<2>(products, chunks, indices, coefficients, out),
+        3 => score_some::<3>(products, chunks, indices, coefficients, out),
+        4 => score_some::<4>(products, chunks, indices, coefficients, out),
+        8 => score_some::<8>(products, chunks, indices, coefficients, out),
+        _ => {
+            let (codes, atoms) = (code_length(indices, out, queries, chunks), products.len() / queries / chunks);
+            out.fill(0.0);
+            for (row, (indices, coefficients)) in
+                indices.chunks_exact(codes).zip(coefficients.chunks_exact(codes)).enumerate()
+            {
+                let token = row / chunks;
+                let out = &mut out[token * queries..(token + 1) * queries];
+                let first = row % chunks * atoms;
+                for (&index, &c) in indices.iter().zip(coefficients) {
+                    let at = (first + usize::from(index)) * queries;
+                    for (out, &p) in out.iter_mut().zip(&products[at..at + queries]) {
+                        *out = c.mul_add(p, *out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn score_some<const Q: usize>(products: &[f32], chunks: usize, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+    let codes = code_length(indices, out, Q, chunks);
+    let (products, out) = (products.as_chunks::<Q>().0, out.as_chunks_mut::<Q>().0);
+    let atoms = products.len() / chunks;
+    for (out, (indices, coefficients)) in
+        out.iter_mut().zip(indices.chunks_exact(codes * chunks).zip(coefficients.chunks_exact(codes * chunks)))
+    {
+        let mut sums = [0.0f32; Q];
+        let rows = indices.chunks_exact(codes).zip(coefficients.chunks_exact(codes));
+        for (products, (indices, coefficients)) in products.chunks_exact(atoms).zip(rows) {
+            for (&index, &c) in indices.iter().zip(coefficients) {
+                let product = &products[usize::from(index)];
+                for q in 0..Q {
+                    sums[q] = c.mul_add(product[q], sums[q]);
+                }
+            }
+        }
+        *out = sums;
     }
 }
 

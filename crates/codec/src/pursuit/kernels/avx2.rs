@@ -152,6 +152,11 @@ pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32
 }
 
 #[target_feature(enable = "avx2,fma")]
+pub(super) fn exponentials(x: &mut [f32], reference: &[f32]) {
+    attend::exponentials(x, reference);
+}
+
+#[target_feature(enable = "avx2,fma")]
 pub(super) fn scatter(
     sums: &mut [f32],
     queries: usize,
@@ -161,6 +166,18 @@ pub(super) fn scatter(
     weights: &[f32],
 ) {
     attend::scatter(sums, queries, chunks, indices, coefficients, weights);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn score_codes(
+    products: &[f32],
+    chunks: usize,
+    indices: &[u16],
+    coefficients: &[f32],
+    out: &mut [f32],
+    queries: usize,
+) {
+    attend::score_codes(products, chunks, indices, coefficients, out, queries);
 }
 
 #[target_feature(enable = "avx2,fma")]

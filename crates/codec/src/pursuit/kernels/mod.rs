@@ -155,6 +155,17 @@ impl Isa {
         dispatch!(self, scores(keys, queries, width, out));
     }
 
+    /// `x[t][q] = exp(x[t][q] - reference[q])` in x `(n, Q)`, off by at most three units in the last place, 0 taken
+    /// as 1.6e-38; for differences up to 88. NaN stays NaN.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    #[inline]
+    pub(crate) fn exponentials(self, x: &mut [f32], reference: &[f32]) {
+        assert!(x.len().is_multiple_of(reference.len()));
+        dispatch!(self, exponentials(x, reference));
+    }
+
     /// `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk
     /// `c`: codes `(n, chunks, s)`, weights `(n, Q)`, sums `(chunks, N, Q)`.
     ///
@@ -172,6 +183,25 @@ impl Isa {
     ) {
         assert_eq!(indices.len(), coefficients.len());
         dispatch!(self, scatter(sums, queries, chunks, indices, coefficients, weights));
+    }
+
+    /// `out[t][q] = sum` of coefficient times `products[c][index][q]` over the codes of token `t` and all
+    /// chunks `c`: codes `(n, chunks, s)`, products `(chunks, N, Q)`, out `(n, Q)`.
+    ///
+    /// # Panics
+    /// If an index is not below `N` or the slices do not fit each other.
+    #[inline]
+    pub(crate) fn score_codes(
+        self,
+        products: &[f32],
+        chunks: usize,
+        indices: &[u16],
+        coefficients: &[f32],
+        out: &mut [f32],
+        queries: usize,
+    ) {
+        assert_eq!(indices.len(), coefficients.len());
+        dispatch!(self, score_codes(products, chunks, indices, coefficients, out, queries));
     }
 
     /// `out[q] += sum_n sums[n][q] atoms[n]`: atoms `(N, width)`, sums `(N, Q)`, and row `q` of out

@@ -25,7 +25,7 @@ impl Transposed {
     pub(crate) fn new(dictionary: &Dictionary) -> Self {
         let width = dictionary.width();
         let stride = dictionary.len().next_multiple_of(LINE);
-        let pitch = ((stride / LINE) | 1) * LINE;
+        let pitch = Self::pitch(stride);
         let mut atoms = AlignedVec::zeros(width * pitch);
         for (n, atom) in dictionary.atoms().chunks_exact(width).enumerate() {
             for (k, &x) in atom.iter().enumerate() {
@@ -43,6 +43,15 @@ impl Transposed {
     /// Atoms padded to whole cache lines: the stride of rows of correlations.
     pub(crate) fn stride(&self) -> usize {
         self.stride
+    }
+
+    fn pitch(stride: usize) -> usize {
+        ((stride / LINE) | 1) * LINE
+    }
+
+    /// What [`Transposed::bytes`] is for `atoms` atoms of `width` elements.
+    pub(crate) fn bytes_of(atoms: usize, width: usize) -> usize {
+        AlignedVec::bytes_of(width * Self::pitch(atoms.next_multiple_of(LINE)))
     }
 
     pub(crate) fn bytes(&self) -> usize {

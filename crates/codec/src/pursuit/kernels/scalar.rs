@@ -2,7 +2,7 @@
 
 use half::f16;
 
-pub(super) use super::attend::{gather, rotate, scatter, scores};
+pub(super) use super::attend::{exponentials, gather, rotate, scatter, score_codes, scores};
 
 /// See [`super::Isa::peak`].
 pub(super) fn peak(p: &[f32]) -> usize {

@@ -104,11 +104,16 @@ proptest! {
             let (mut rotated, mut scores) = (keys.clone(), vec![0.0; tokens * queries]);
             isa.rotate(&mut rotated, &angles, &angles, half);
             isa.scores(&rotated, &q, width, &mut scores);
+            isa.exponentials(&mut scores, &values[40..40 + queries]);
             let mut sums = vec![0.0; chunks * 13 * queries];
             isa.scatter(&mut sums, queries, chunks, &indices, &coefficients, &weights);
+            let mut looked_up = vec![0.0; tokens * queries];
+            isa.score_codes(
+                &values[..chunks * 13 * queries], chunks, &indices, &coefficients, &mut looked_up, queries
+            );
             let mut out = vec![0.0; queries * width];
             isa.gather(&mut out, width, &values[..13 * width], width, &sums[..13 * queries], queries);
-            [bits(&rotated), bits(&scores), bits(&sums), bits(&out)]
+            [bits(&rotated), bits(&scores), bits(&sums), bits(&looked_up), bits(&out)]
         };
         let expected = run(scalar());
         for isa in Isa::all() {
@@ -124,5 +129,23 @@ fn nan_is_never_the_peak() {
         assert_eq!(isa.peak(&p), 0);
         p[130] = -1e-30;
         assert_eq!(isa.peak(&p), 130, "{isa:?}");
+    }
+}
+
+#[test]
+fn exponentials_are_close_to_those_of_f64() {
+    let x: Vec<f32> = (0..200_000).map(|i| i as f32 * 5.3e-4 - 87.0).chain([0.0, -0.0]).collect();
+    for isa in Isa::all() {
+        let mut y = x.clone();
+        isa.exponentials(&mut y, &[0.0]);
+        for (&x, &y) in x.iter().zip(&y) {
+            let exact = f64::from(x).exp();
+            assert!((f64::from(y) / exact - 1.0).abs() < 3.0 * f64::from(f32::EPSILON), "{isa:?} {x}: {y}");
+        }
+        let mut edges = [f32::NEG_INFINITY, -1e30, f32::NAN, 16.0];
+        isa.exponentials(&mut edges, &[0.0]);
+        assert!(
+            edges[0] < 1e-37 && edges[1] < 1e-37 && edges[2].is_nan() && (edges[3] / 16f32.exp() - 1.0).abs() < 1e-6
+        );
     }
 }

@@ -1,0 +1,124 @@
+//! The ledger by formula: what a cache will hold, for any shape, without building it.
+
+use half::f16;
+use kvcsr_codec::{CodeLayout, Codes, Encoder, Footprint, OnlineAtoms, PackedCodes, RaggedCodes, SparseCodes};
+
+use super::cache::CsrCache;
+use super::exact::{ExactTokens, Pair};
+use super::options::{CsrOptions, Share};
+use crate::Geometry;
+
+/// The dictionary of one kind of vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KindShape {
+    /// Offline atoms, `N`.
+    pub atoms: usize,
+    /// Chunks of a head vector, the paper's `s_n`.
+    pub chunks: usize,
+}
+
+/// A model and its dictionaries, as far as bytes depend on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CsrShape {
+    /// The model.
+    pub geometry: Geometry,
+    /// The dictionaries of keys.
+    pub keys: KindShape,
+    /// The dictionaries of values.
+    pub values: KindShape,
+}
+
+impl CsrShape {
+    /// What the caches of all layers hold of `batch` sequences of `tokens` tokens each after their
+    /// prefill, to the byte. Of rows that stop early, the most they can take; of a prompt's online
+    /// atoms, as many as its vectors if none is zero. A [`Share::Budget`] is counted as its mean, which
+    /// is exact where all its atoms are spent and codes are not packed.
+    #[must_use]
+    pub fn footprint(&self, options: &CsrOptions, tokens: usize, batch: usize) -> Footprint {
+        let Geometry { layers, kv_heads, head_dim } = self.geometry;
+        let (keys, values) = match options.share {
+            Share::Split { keys, values } => (keys, values),
+            Share::Uniform | Share::Budget => (options.sparsity, options.sparsity),
+        };
+        let window = options.window;
+        let sinks = window.sinks.min(tokens);
+        let recent = window.recent.min(tokens - sinks);
+        let coded = tokens - sinks - recent;
+        let mut one = self.kind(options, self.keys, keys, tokens, coded);
+        one += self.kind(options, self.values, values, tokens, coded);
+        if window != Default::default() {
+            let exact = sinks + ExactTokens::capacity(window, tokens);
+            one.window += 2 * kv_heads * exact * head_dim * size_of::<f16>();
+            one.tables += 2 * room(kv_heads) * size_of::<Pair>();
+        }
+        let mut all: Footprint = std::iter::repeat_n(one, batch * layers).sum();
+        let exact = if window == Default::default() { 0 } else { batch * size_of::<ExactTokens>() };
+        let online = if options.online.is_some() { 2 * batch * size_of::<OnlineAtoms>() } else { 0 };
+        let streams = 2 * room(batch * kv_heads) * size_of::<Codes>();
+        all.tables += layers * (size_of::<CsrCache>() + batch * size_of::<usize>() + exact + online + streams);
+        all
+    }
+
+    /// Codes and online atoms of one kind, one sequence and one layer.
+    fn kind(&self, options: &CsrOptions, shape: KindShape, level: usize, tokens: usize, coded: usize) -> Footprint {
+        let Geometry { kv_heads, head_dim, .. } = self.geometry;
+        let width = head_dim / shape.chunks;
+        let vectors = tokens * kv_heads * shape.chunks;
+        let (mut sampled, mut guard, mut online) = (0, 0, 0);
+        if let Some(part) = options.online {
+            sampled = (part.sampled * kv_heads).min(vectors);
+            guard = (part.guard * kv_heads).min(vectors - sampled);
+            online = (part.sampled + part.guard) * kv_heads;
+        }
+        let (s, rows) = (level / shape.chunks, coded * shape.chunks);
+        let head = match (options.stop, options.layout) {
+            (None, CodeLayout::Paper) => SparseCodes::footprint_of(s, rows),
+            (None, CodeLayout::Packed(format)) => PackedCodes::new(s, shape.atoms + online, format).footprint_of(rows),
+            (Some(_), layout) => RaggedCodes::new(layout, s, shape.atoms + online).most_of(rows),
+        };
+        let mut all: Footprint = std::iter::repeat_n(head, kv_heads).sum();
+        all.online_atoms = sampled * width * size_of::<f16>();
+        all.guard = guard * width * size_of::<f16>();
+        all
+    }
+
+    /// Bits per channel as the method counts them, see [`crate::Scheme::nominal_bits`].
+    #[must_use]
+    pub fn nominal_bits(&self, options: &CsrOptions) -> f64 {
+        let (keys, values) = match options.share {
+            Share::Split { keys, values } => (keys, values),
+            Share::Uniform | Share::Budget => (options.sparsity, options.sparsity),
+        };
+        let online = options.online.map_or(0, |part| (part.sampled + part.guard) * self.geometry.kv_heads);
+        let bits = |shape: KindShape, level: usize| {
+            let length =
+                if options.stop.is_some() { 8.5 * shape.chunks as f64 / self.geometry.head_dim as f64 } else { 0.0 };
+            options.layout.bits(level / shape.chunks, shape.chunks, self.geometry.head_dim, shape.atoms + online).0
+                + length
+        };
+        (bits(self.keys, keys) + bits(self.values, values)) / 2.0
+    }
+
+    /// Bytes of the offline dictionaries with the tables that coding needs, as this project holds them
+    /// (f32), one dictionary per layer and kind; see [`crate::Scheme::shared_bytes`].
+    #[must_use]
+    pub fn shared_bytes(&self) -> usize {
+        let of = |shape: KindShape| {
+            let width = self.geometry.head_dim / shape.chunks;
+            shape.atoms * width * size_of::<f32>() + Encoder::bytes_of(shape.atoms, width)
+        };
+        self.geometry.layers * (of(self.keys) + of(self.values))
+    }
+
+    /// Bytes of the offline dictionaries alone in f16, one per layer and kind.
+    #[must_use]
+    pub fn dictionary_bytes(&self) -> usize {
+        let of = |shape: KindShape| shape.atoms * (self.geometry.head_dim / shape.chunks) * size_of::<f16>();
+        self.geometry.layers * (of(self.keys) + of(self.values))
+    }
+}
+
+/// Elements that a vector has room for after `resize_with` from nothing: at least four of a small type.
+fn room(elements: usize) -> usize {
+    if elements == 0 { 0 } else { elements.max(4) }
+}

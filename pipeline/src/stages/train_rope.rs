@@ -1,0 +1,193 @@
+//! train-rope: dictionaries of keys after position embedding, for schemes that code them so.
+//!
+//! The recorded keys are rotated by the positions that they were recorded at and trained on as the train stage trains
+//! on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{Rotary, SchemeContext, registry::ROPE_DICTIONARIES};
+use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
+use serde_json::{Map, Value};
+
+use crate::stage::{Run, Stage, parameters_of};
+use crate::stages::train::{DICTIONARIES, train_config};
+use crate::stages::{allocate, merge, open_model, open_shard, text_and_model_inputs};
+use crate::text::Part;
+use crate::ui;
+
+/// What a scheme's name holds if it needs this stage.
+pub const PART: &str = "+rope";
+
+/// See the module.
+pub struct TrainRope;
+
+impl Stage for TrainRope {
+    fn name(&self) -> &'static str {
+        "train-rope"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.train)?;
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("device".into(), run.config.device.clone().into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = text_and_model_inputs(run)?;
+        for stage in ["calibrate", "merge", "train"] {
+            inputs.insert(stage.into(), run.finished(stage)?.digest.into());
+        }
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let rotary = open_model(run)?.0.rotary().clone();
+        let sequence = run.finished("calibrate")?.recipe.parameters.get("sequence").and_then(Value::as_u64);
+        let sequence = sequence.context("calibrate's record says how long its sequences are")? as usize;
+        let groups = merge::read(&run.stage_dir("merge"))?;
+        let work = groups.of(Kind::Key);
+        let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
+        kvcsr_neuraldict::set_threads(1);
+        let next = AtomicUsize::new(0);
+        let worker = || -> Result<()> {
+            while let Some(layers) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let done = dir.join(part_name(layers));
+                if !done.is_file() {
+                    let trained = train_group(run, dir, layers, &rotary, sequence).and_then(|set| Ok(set.save(&done)?));
+                    if trained.is_err() {
+                        // The others finish their group and stop.
+                        next.store(work.len(), Ordering::Relaxed);
+                        return trained;
+                    }
+                }
+                bar.inc(1);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
+        })?;
+        bar.finish();
+        let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
+        set.groups.retain(|group| group.kind == Kind::Value);
+        for layers in work {
+            set.groups.extend(DictionarySet::load(dir.join(part_name(layers)))?.groups);
+        }
+        set.provenance.insert("keys".into(), "after position embedding".into());
+        set.save(dir.join(DICTIONARIES))?;
+        for layers in work {
+            std::fs::remove_file(dir.join(part_name(layers)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The context with the dictionaries and budgets that optional stages left in a profile's `run` folder.
+pub fn with_optional(context: SchemeContext, run: &Path) -> Result<SchemeContext> {
+    let path = run.join(TrainRope.name()).join(DICTIONARIES);
+    let context = match path.is_file() {
+        true => context.with_dictionaries(ROPE_DICTIONARIES, DictionarySet::load(&path)?),
+        false => context,
+    };
+    Ok(context.with_budgets(allocate::read(&run.join("allocate"))?))
+}
+
+fn part_name(layers: &[usize]) -> String {
+    format!("keys-{:02}.safetensors", layers.first().copied().unwrap_or(0))
+}
+
+fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequence: usize) -> Result<DictionarySet> {
+    let mut files = Vec::new();
+    let mut rotate = |side| -> Result<Vec<Shard>> {
+        let mut shards = Vec::with_capacity(layers.len());
+        for &layer in layers {
+            let path =
+                dir.join(format!("rotated-{layer:02}-{}", if side == Part::Heldout { "heldout" } else { "train" }));
+            rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, sequence)?;
+            shards.push(Shard::open(&path)?);
+            files.push(path);
+        }
+        Ok(shards)
+    };
+    let (train, heldout) = (rotate(Part::Calibration)?, rotate(Part::Heldout)?);
+    let config = train_config(&run.config.train, Kind::Key, run.config.seed, &run.config.device)?;
+    let trained = kvcsr_neuraldict::train_group(
+        &config,
+        &train.iter().collect::<Vec<_>>(),
+        &heldout.iter().collect::<Vec<_>>(),
+        &mut |_| {},
+    )
+    .with_context(|| format!("keys of layers {layers:?} after position embedding"))?;
+    drop((train, heldout));
+    files.iter().try_for_each(std::fs::remove_file)?;
+    let dictionary = std::sync::Arc::new(trained.dictionary);
+    Ok(DictionarySet {
+        head_dim: dictionary.width() * config.chunks,
+        groups: vec![DictionaryGroup {
+            kind: Kind::Key,
+            layers: layers.to_vec(),
+            chunks: config.chunks,
+            sparsity: config.sparsity,
+            dictionary,
+        }],
+        provenance: [("model".to_owned(), run.config.model.clone())].into(),
+    })
+}
+
+/// Writes `shard`, whose tokens come in sequences that start at position 0, with every key rotated by its position.
+fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, sequence: usize) -> Result<()> {
+    let (heads, d) = (shard.heads(), shard.head_dim());
+    let header = ShardHeader { extra: Default::default(), ..shard.header().clone() };
+    let mut out = ShardWriter::create(path, header)?;
+    for first in (0..shard.tokens()).step_by(sequence.max(1)) {
+        let tokens = sequence.min(shard.tokens() - first);
+        let mut rows = vec![0f32; tokens * heads * d];
+        shard.read(d, first * heads..(first + tokens) * heads, &mut rows)?;
+        let x = Tensor::from_vec(rows, (1, tokens, heads, d), &Device::Cpu)?.transpose(1, 2)?;
+        let turned = rotary.apply(&x, 0)?.transpose(1, 2)?;
+        out.append(&turned.flatten_all()?.to_vec1::<f32>()?)?;
+    }
+    Ok(out.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn keys_are_rotated_by_their_position_in_their_sequence() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tokens, heads, d, sequence) = (7, 2, 4, 3);
+        let header = ShardHeader { layer: 1, kind: Kind::Key, tokens, heads, head_dim: d, extra: Default::default() };
+        let rows: Vec<f32> = (0..tokens * heads * d).map(|i| (i % 11) as f32 / 8.0).collect();
+        let mut writer = ShardWriter::create(dir.path().join("in"), header).unwrap();
+        writer.append(&rows).unwrap();
+        writer.finish().unwrap();
+        let rotary = Rotary::new(d, 100.0, 8, &Device::Cpu).unwrap();
+        rotated(&Shard::open(dir.path().join("in")).unwrap(), &dir.path().join("out"), &rotary, sequence).unwrap();
+        let out = Shard::open(dir.path().join("out")).unwrap();
+        let mut found = vec![0f32; rows.len()];
+        out.read(d, 0..tokens * heads, &mut found).unwrap();
+        for (row, (x, y)) in rows.chunks(d).zip(found.chunks(d)).enumerate() {
+            let position = (row / heads % sequence) as f32;
+            for j in 0..2 {
+                let angle = position * 100f32.powf(-(j as f32) / 2.0);
+                let expected = x[j] * angle.cos() - x[j + 2] * angle.sin();
+                assert!((y[j] - expected).abs() < 2e-3, "row {row}: {y:?}");
+            }
+        }
+        assert_eq!((out.layer(), out.kind()), (1, Kind::Key));
+    }
+}
