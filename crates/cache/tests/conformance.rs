@@ -287,10 +287,6 @@ fn after_an_error_a_cache_is_as_it_was() {
     let (heads, d) = ((4, 2), 64);
     let (cx, rotary) = (SchemeContext::untrained(geometry(heads.1, d), ATOMS), rotary(d));
     let x = inputs(1, heads, 140, d);
-    fn cx_of<'a>(start: usize, rotary: &'a Rotary, padding: Padding<'a>) -> AttendCx<'a> {
-        let pattern = Pattern { padding, ..Pattern::default() };
-        AttendCx { start, rotary, scale: 0.125, pattern }
-    }
     cases().par_iter().filter(|case| !case.is("dense")).for_each(|case| {
         let scheme = case.build(&cx);
         let build = || {
