@@ -41,7 +41,7 @@ pub enum Command {
     Evaluate(RunArgs),
     /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
     Longbench(RunArgs),
-    /// Run the stages at every point of the profile's [sweep], each in a run of its own, and draw scores against the swept parameter
+    /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
     Sweep(RunArgs),
     /// Show parameters and scores of two runs side by side
     DiffRuns(DiffRunsArgs),
