@@ -55,7 +55,7 @@ pub enum Command {
     Longbench(LongBenchArgs),
     /// Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
     Suite(RunArgs),
-    /// Run the stages at every point of the profile's [sweep], each in a run of its own, and draw scores against the swept parameter
+    /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
     Sweep(RunArgs),
     /// Show parameters and scores of two runs side by side
     DiffRuns(DiffRunsArgs),

@@ -161,7 +161,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
 
 /// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
 fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
-    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.name())) else { return Ok(false) };
+    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.folder(run))) else { return Ok(false) };
     if !Manifest::read(&dir).is_some_and(|made| made.key == key && made.damage(&dir).is_none()) {
         return Ok(false);
     }

@@ -40,7 +40,7 @@ pub fn write<R: CsvRow>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
     files::write_text(path, &to_string(rows))
 }
 
-/// Reads rows that [`write`] or polars wrote, columns by their names. A field that reads as a number is one, so columns of text must not hold
+/// Reads rows that [`write()`] or polars wrote, columns by their names. A field that reads as a number is one, so columns of text must not hold
 /// bare numbers.
 ///
 /// # Errors
