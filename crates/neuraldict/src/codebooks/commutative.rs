@@ -153,6 +153,7 @@ impl Sums {
         };
         let (mut parts, mut scores) = (Vec::new(), Vec::new());
         let mut near: Vec<(usize, f32)> = Vec::new();
+        let mut shares = vec![0f64; 2 * n];
         for row in rows.chunks_exact(width) {
             book.scores(row, &mut parts, &mut scores);
             let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -171,16 +172,19 @@ impl Sums {
             let least = (square - 2.0 * f64::from(top)).max(0.0);
             sums.error += least;
             sums.free_energy += least - f64::from(temperature) * f64::from(total).ln();
+            // Many codewords share a row of the codebook: its weight is gathered before the vector is added.
+            shares.fill(0.0);
             for &(code, weight) in &near {
                 let w = f64::from(weight / total);
                 sums.joint[code] += w;
-                for (place, (mass, vectors)) in
-                    [code / n, code % n].into_iter().zip(sums.mass.iter_mut().zip(&mut sums.vectors))
-                {
-                    mass[place] += w;
-                    let sum = &mut vectors[place * width..(place + 1) * width];
-                    sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += w * f64::from(x));
-                }
+                shares[code / n] += w;
+                shares[n + code % n] += w;
+            }
+            for (place, &w) in shares.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+                let (side, place) = (place / n, place % n);
+                sums.mass[side][place] += w;
+                let sum = &mut sums.vectors[side][place * width..(place + 1) * width];
+                sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += w * f64::from(x));
             }
         }
         let count = (rows.len() / width) as f64;
