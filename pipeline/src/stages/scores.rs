@@ -97,7 +97,7 @@ pub fn write(dir: &Path, summary: &Summary) -> Result<()> {
     Ok(())
 }
 
-/// The scores and averages that [`write`] wrote.
+/// The scores and averages that [`write()`] wrote.
 pub fn read(dir: &Path) -> Result<Summary> {
     Ok(Summary { tasks: files::read_jsonl(&dir.join(RESULTS))?, overall: files::read_jsonl(&dir.join(OVERALL))? })
 }
