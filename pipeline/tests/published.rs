@@ -43,8 +43,15 @@ fn the_readme_shows_the_committed_parts_and_no_others() {
         }
     }
     markers.sort();
-    let mut shown: Vec<&str> =
-        readme.split("<!-- BEGIN ").skip(1).map(|rest| rest.split(" -->").next().unwrap()).collect();
+    // The table of methods is the registry's, and compared with it there. A part between whose markers nothing stands
+    // has not been published yet.
+    let mut shown: Vec<&str> = readme
+        .split("<!-- BEGIN ")
+        .skip(1)
+        .filter(|rest| !rest.split_once("-->").unwrap().1.trim_start().starts_with("<!-- END"))
+        .map(|rest| rest.split(" -->").next().unwrap())
+        .filter(|marker| *marker != "methods")
+        .collect();
     shown.sort_unstable();
     assert_eq!(markers, shown, "parts that are published, and parts that the README shows");
 }

@@ -117,7 +117,7 @@ impl Stage for Compare {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
             let to = match name {
-                README_PART | DOCUMENTS => continue,
+                DOCUMENTS => continue,
                 crate::manifest::FILE => target.join("compare.manifest.json"),
                 _ if name.starts_with(&format!("{TABLE}.")) && !name.ends_with(".md") => match target.parent() {
                     Some(results) => results.join(name),

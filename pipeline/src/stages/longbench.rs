@@ -126,7 +126,12 @@ impl Stage for LongBench {
         }
         let target = &run.paths.results;
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let copies = [(PAGE, PAGE), (scores::TABLE, "longbench.csv"), (manifest::FILE, "longbench.manifest.json")];
+        let copies = [
+            (PAGE, PAGE),
+            (README_PART, README_PART),
+            (scores::TABLE, "longbench.csv"),
+            (manifest::FILE, "longbench.manifest.json"),
+        ];
         for (from, to) in copies {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
