@@ -147,10 +147,10 @@ test: setup lint smoke
     set -euo pipefail
     log="$(mktemp)"
     trap 'rm -f "$log"' EXIT
+    bash pipeline/setup/notebooks.sh smoke
     cargo test --release --locked --workspace 2>&1 | tee "$log"
     awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
-    bash pipeline/setup/notebooks.sh smoke
 
 # Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
 [group('develop')]
