@@ -343,7 +343,8 @@ fn page(run: &Run, summary: &Summary) -> Result<String> {
          Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
          version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
          count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
-         and its score is not comparable with published ones. Schemes whose difference has an interval with zero in it share a rank. Decoding \
+         and its score is not comparable with published ones. A scheme's rank is one more than the number \
+         of schemes that are better by an interval above zero. Decoding \
          times are those of schemes that decode beside each other, one to a core.\n",
         run.profile,
         settings.max_prompt_tokens,

@@ -144,8 +144,8 @@ impl Section {
         format!(
             "Our own tasks (`crates/longbench/data/suite.toml`, version {}), **not LongBench**: texts from pinned packages, prompts of ours, LongBench's \
              metrics. The first {} records of each task; one exact prefill per prompt, compressed and answered by every scheme, greedily. Differences \
-             are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws); schemes whose interval does not exclude zero \
-             share a rank. Decoding times are those of schemes that decode beside each other, one to a core.",
+             are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws); a scheme's rank is one more than the \
+             number of schemes that are better by an interval above zero. Decoding times are those of schemes that decode beside each other, one to a core.",
             of("task_table"),
             of("limit"),
             of("resamples"),
