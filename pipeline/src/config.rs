@@ -130,9 +130,10 @@ pub struct Allocate {
     pub documents: usize,
     pub context: usize,
     pub continuation: usize,
+    pub check_documents: usize,
+    pub design: [usize; 2],
     pub levels: Vec<usize>,
     pub budgets: Vec<usize>,
-    pub most: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -262,6 +263,7 @@ impl Config {
             ("train.batch", self.train.batch),
             ("allocate.context", self.allocate.context),
             ("allocate.documents", self.allocate.documents),
+            ("allocate.check_documents", self.allocate.check_documents),
             ("ablate.vectors", self.ablate.vectors),
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
@@ -298,6 +300,13 @@ impl Config {
         let levels = &self.allocate.levels;
         if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
             bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
+        }
+        let [low, high] = self.allocate.design;
+        if low >= high || ![low, high].iter().all(|level| levels.contains(level)) {
+            bail!(
+                "allocate.design must be two rising levels of allocate.levels ({levels:?}), found {:?}",
+                self.allocate.design
+            );
         }
         let compare = &self.compare;
         if compare.contexts.is_empty() || compare.contexts.len() != compare.documents.len() {
