@@ -63,7 +63,7 @@ allocate *args: setup
 ablate *args: setup
     @{{ kvcsr }} ablate "$@"
 
-# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then the table again
+# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then its page again
 [group('stages')]
 peers *args: setup
     @bash pipeline/peers/run.sh "$@"
