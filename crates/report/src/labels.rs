@@ -231,7 +231,7 @@ impl Placer {
                     *other != at && (near.0 - other.0).hypot(near.1 - other.1) < distance + 2.0
                 });
                 let own = self.taken.iter().map(over).sum::<f64>()
-                    + distance
+                    + reach
                     + if led { 12.0 } else { 0.0 }
                     + 25.0 * misleading.count() as f64;
                 places.push(Place { rect, leader, own });
@@ -352,7 +352,7 @@ mod tests {
         let mut placer = Placer::new(within);
         // Twelve points in a cluster and one in a corner.
         let mut points: Vec<(f64, f64)> =
-            (0..12).map(|i| (200.0 + 14.0 * (i % 4) as f64, 140.0 + 12.0 * (i / 4) as f64)).collect();
+            (0..12).map(|i| (180.0 + 24.0 * (i % 4) as f64, 130.0 + 22.0 * (i / 4) as f64)).collect();
         points.push((397.0, 3.0));
         for &at in &points {
             placer.avoid(Rect::around(at, 6.0), Cost::DATA);
