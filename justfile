@@ -63,7 +63,7 @@ allocate *args: setup
 ablate *args: setup
     @{{ kvcsr }} ablate "$@"
 
-# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then the table again
+# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then its page again
 [group('stages')]
 peers *args: setup
     @bash pipeline/peers/run.sh "$@"
@@ -79,7 +79,7 @@ evaluate *args: setup
 calibrate-peers *args: setup
     @{{ kvcsr }} calibrate-peers "$@"
 
-# Compare every scheme on the same prompts: quality, measured bits, time (after calibrate-peers; about 20 minutes on 2 cores)
+# Compare every scheme on the same prompts: quality, measured bits, time, short tasks (about 35 minutes on 2 cores, and 10 for calibrate-peers)
 [group('stages')]
 compare *args: setup
     @{{ kvcsr }} calibrate-peers "$@"

@@ -117,7 +117,7 @@ def main(folder, out):
             relative, mse = matching_pursuit_error(learned, heldout, sparsity)
             print(f"peers:   held-out relative error {relative:.4f} after {seconds:.0f} s", flush=True)
             rows_out.append({
-                "section": "options", "name": name, "layer": int(about["layer"]), "kind": kind, "atoms": atoms,
+                "section": "peers", "name": name, "layer": int(about["layer"]), "kind": kind, "atoms": atoms,
                 "sparsity": sparsity, "chunks": int(about["chunks"]), "vectors": len(train), "epochs": passes,
                 "relative": relative, "mse": mse, "weighted": None, "seconds": seconds,
             })

@@ -169,6 +169,10 @@ pub struct Compare {
     pub documents: Vec<usize>,
     pub continuation: usize,
     pub decode: usize,
+    pub tasks: Vec<String>,
+    pub task_limit: usize,
+    pub task_lengths: Vec<usize>,
+    pub task_prompt_tokens: usize,
     pub resamples: usize,
 }
 
@@ -269,6 +273,7 @@ impl Config {
             ("evaluate.documents", self.evaluate.documents),
             ("longbench.max_prompt_tokens", self.longbench.max_prompt_tokens),
             ("suite.max_prompt_tokens", self.suite.max_prompt_tokens),
+            ("compare.task_prompt_tokens", self.compare.task_prompt_tokens),
             ("suite.repeats", self.suite.repeats),
         ];
         for (name, value) in positive {
@@ -318,6 +323,12 @@ impl Config {
         }
         if compare.continuation < 2 || compare.contexts.iter().chain(&compare.documents).any(|&n| n == 0) {
             bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
+        if let Some(length) = compare.task_lengths.iter().find(|&&length| length > compare.task_prompt_tokens) {
+            bail!(
+                "compare.task_lengths holds {length}: prompts above compare.task_prompt_tokens = {} lose their middle",
+                compare.task_prompt_tokens
+            );
         }
         let lists = [
             ("evaluate.schemes", &self.evaluate.schemes),

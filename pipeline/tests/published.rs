@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kvcsr_report::{HeldoutRow, aggregate, csv, splice, tables};
+use kvcsr_report::{AblationRow, HeldoutRow, ablation, aggregate, csv, splice, tables};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -74,4 +74,39 @@ fn the_tables_are_those_of_the_committed_rows() {
         compared += 1;
     }
     assert!(compared > 0, "no published profile has rows");
+}
+
+#[test]
+fn the_ablation_is_that_of_the_committed_rows() {
+    for (folder, parts) in published() {
+        let rows = folder.join("ablation.csv");
+        if !rows.is_file() {
+            eprintln!("{}: no ablation is published", folder.display());
+            continue;
+        }
+        let rows: Vec<AblationRow> = csv::read(&rows).unwrap();
+        let report = fs::read_to_string(folder.join("report.md")).unwrap();
+        let (_, readme) =
+            parts.iter().find(|(marker, _)| marker == "ablation").expect("rows without their README part");
+        for (what, text, in_readme) in [
+            ("Table 3", ablation::table3_markdown(&rows), false),
+            ("its coverage", ablation::coverage(&rows), false),
+            ("trainers", ablation::options_markdown(&rows), true),
+            ("peers", ablation::peers_markdown(&rows), true),
+            ("merged layers", ablation::merged_markdown(&rows), false),
+            ("the verdict on merging", ablation::merged_verdict(&rows), true),
+        ] {
+            assert!(report.contains(text.trim()), "{}: report.md and ablation.csv differ in {what}", folder.display());
+            assert!(
+                !in_readme || readme.contains(text.trim()),
+                "{}: readme-ablation.md and ablation.csv differ in {what}",
+                folder.display()
+            );
+        }
+        for figure in ["prompt-scatter", "rotary-scatter"] {
+            for extension in ["svg", "png", "csv"] {
+                assert!(folder.join(format!("{figure}.{extension}")).is_file(), "{figure}.{extension} is missing");
+            }
+        }
+    }
 }

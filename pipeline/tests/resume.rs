@@ -202,7 +202,9 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     let page = std::fs::read_to_string(data.join("runs/smoke/ablation/ablation.md")).unwrap();
     for text in [
         "| 32 | 2 |",
-        "| 8192 | 2 |  |  |  |  |",
+        "| 8192 | 4 |  |  |  |  |  |  |",
+        "Covered: 2 cells each for keys and values, N = 32, s = 2, s_n = 1, 2, layers 3. Of the paper's 12",
+        "- keys, as many atoms each: ",
         "| mod |",
         "30, one per layer",
         "merged at delta_2",
@@ -210,4 +212,15 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     ] {
         assert!(page.contains(text), "{text} is missing in\n{page}");
     }
+
+    // The report shows it, and what another project's learner made of the same vectors as soon as that is there.
+    let report = || std::fs::read_to_string(data.join("runs/smoke/report/report.md")).unwrap();
+    run(data, "report", &set);
+    assert!(report().contains("| mod |") && report().contains("![") && !report().contains("| SPAMS |"), "{}", report());
+    let row = rows.lines().find(|line| line.contains("\"options\"")).unwrap();
+    let peer = row.replace("\"kmeans\"", "\"SPAMS\"");
+    assert_ne!(peer, row);
+    std::fs::write(data.join("runs/smoke/peers.jsonl"), format!("{peer}\n")).unwrap();
+    run(data, "report", &set);
+    assert!(report().contains("| SPAMS |"), "{}", report());
 }

@@ -2,15 +2,19 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{aggregate::kinds, csv::CsvRow, records::Kind, ticks::number};
+
+mod merged;
+
+pub use merged::{merged_markdown, merged_verdict};
 
 /// Held-out error of one dictionary on one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AblationRow {
-    /// The comparison: `table3`, `options` or `merged`.
+    /// The comparison: `table3`, `options`, `merged`, or [`PEERS`] for other projects' learners.
     pub section: String,
     /// What was varied: the option, or how layers were merged. `neuraldict` for the paper's method.
     pub name: String,
@@ -33,9 +37,27 @@ pub struct AblationRow {
     /// Mean over held-out (chunk) vectors of `|x - x'|^2`: the paper's unit.
     pub mse: f64,
     /// `relative` with both sums weighted by the attention vectors get, where it was recorded.
+    #[serde(deserialize_with = "number_or_nothing")]
     pub weighted: Option<f64>,
     /// Wall time of training on one thread, in seconds. Other work may share the machine.
     pub seconds: f64,
+}
+
+/// What a JSON line has as `null` and a CSV file as an empty field.
+fn number_or_nothing<'de, D: Deserializer<'de>>(field: D) -> Result<Option<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Field {
+        Number(f64),
+        Text(String),
+        Nothing,
+    }
+    match Field::deserialize(field)? {
+        Field::Number(number) => Ok(Some(number)),
+        Field::Nothing => Ok(None),
+        Field::Text(text) if text.is_empty() => Ok(None),
+        Field::Text(text) => Err(serde::de::Error::custom(format!("`{text}` is no number"))),
+    }
 }
 
 impl CsvRow for AblationRow {
@@ -63,8 +85,13 @@ impl CsvRow for AblationRow {
     }
 }
 
-/// Sizes of the paper's Table 3, shown with empty cells where they were not run.
+/// [`AblationRow::section`] of other projects' dictionary learning on the vectors of the options.
+pub const PEERS: &str = "peers";
+
+/// `N` of the paper's Table 3, shown with empty cells where they were not run; so are its `s` and `s_n`.
 const PAPER_ATOMS: [usize; 2] = [8192, 16_384];
+const PAPER_SPARSITY: [usize; 2] = [4, 8];
+const PAPER_CHUNKS: [usize; 3] = [1, 2, 4];
 
 fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let values: Vec<f64> = values.into_iter().collect();
@@ -83,8 +110,8 @@ fn sorted(values: impl IntoIterator<Item = usize>) -> Vec<usize> {
 pub fn table3_markdown(rows: &[AblationRow]) -> String {
     let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "table3").collect();
     let atoms = sorted(rows.iter().map(|row| row.atoms).chain(PAPER_ATOMS));
-    let levels = sorted(rows.iter().map(|row| row.sparsity));
-    let chunks = sorted(rows.iter().map(|row| row.chunks));
+    let levels = sorted(rows.iter().map(|row| row.sparsity).chain(PAPER_SPARSITY));
+    let chunks = sorted(rows.iter().map(|row| row.chunks).chain(PAPER_CHUNKS));
     let mut text = String::from("| N | s |");
     let columns: Vec<(Kind, usize)> =
         [Kind::Value, Kind::Key].into_iter().flat_map(|kind| chunks.iter().map(move |&c| (kind, c))).collect();
@@ -113,17 +140,70 @@ pub fn table3_markdown(rows: &[AblationRow]) -> String {
     text
 }
 
+/// Which cells of Table 3 there are, and which of the paper's sizes there are not, as sentences.
+pub fn coverage(rows: &[AblationRow]) -> String {
+    let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "table3").collect();
+    let run = |of: fn(&AblationRow) -> usize| sorted(rows.iter().map(|row| of(row)));
+    let (atoms, levels, chunks) = (run(|r| r.atoms), run(|r| r.sparsity), run(|r| r.chunks));
+    let cells: Vec<(usize, usize, usize)> = {
+        let mut cells: Vec<_> = rows.iter().map(|r| (r.atoms, r.sparsity, r.chunks)).collect();
+        cells.sort_unstable();
+        cells.dedup();
+        cells
+    };
+    let mut text = format!(
+        "Covered: {} cells each for keys and values, N = {}, s = {}, s_n = {}, layers {}.",
+        cells.len(),
+        joined(&atoms),
+        joined(&levels),
+        joined(&chunks),
+        joined(&run(|r| r.layer))
+    );
+    let paper = PAPER_ATOMS.len() * PAPER_SPARSITY.len() * PAPER_CHUNKS.len();
+    let inside = |cell: &&(usize, usize, usize)| {
+        PAPER_ATOMS.contains(&cell.0) && PAPER_SPARSITY.contains(&cell.1) && PAPER_CHUNKS.contains(&cell.2)
+    };
+    let of_them = cells.iter().filter(inside).count();
+    let _ = match of_them {
+        n if n == paper => write!(text, " All {paper} of the paper's are among them."),
+        n => write!(
+            text,
+            " Of the paper's {paper} (N = {}), {n} are among them; the others are empty.",
+            joined(&PAPER_ATOMS)
+        ),
+    };
+    text
+}
+
+fn joined(values: &[usize]) -> String {
+    values.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// The trainer options: a row each, in the order of appearance, with the mean over layers for keys
 /// and for values.
 pub fn options_markdown(rows: &[AblationRow]) -> String {
-    let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "options").collect();
+    trainers(&rows.iter().filter(|row| row.section == "options").collect::<Vec<_>>())
+}
+
+/// The same where the peers were run: their rows, and those of the options on the same layers. Empty without peers.
+pub fn peers_markdown(rows: &[AblationRow]) -> String {
+    let theirs = sorted(rows.iter().filter(|row| row.section == PEERS).map(|row| row.layer));
+    if theirs.is_empty() {
+        return String::new();
+    }
+    let compared =
+        |row: &&AblationRow| [PEERS, "options"].contains(&row.section.as_str()) && theirs.contains(&row.layer);
+    trainers(&rows.iter().filter(compared).collect::<Vec<_>>())
+}
+
+fn trainers(rows: &[&AblationRow]) -> String {
     let mut names: Vec<&str> = Vec::new();
-    for row in &rows {
+    for row in rows {
         if !names.contains(&row.name.as_str()) {
             names.push(&row.name);
         }
     }
-    let kinds = kinds(&rows, |row| row.kind);
+    let kinds = kinds(rows, |row| row.kind);
     let mut text = String::from("| trainer |");
     for kind in &kinds {
         let _ = write!(text, " {kind}s: error | weighted by attention | seconds |");
@@ -132,7 +212,7 @@ pub fn options_markdown(rows: &[AblationRow]) -> String {
     text += &"--:|--:|--:|".repeat(kinds.len());
     text += "---|--:|--:|\n";
     for name in names {
-        let own: Vec<&&AblationRow> = rows.iter().filter(|row| row.name == name).collect();
+        let own: Vec<&AblationRow> = rows.iter().copied().filter(|row| row.name == name).collect();
         let _ = write!(text, "| {name} |");
         for &kind in &kinds {
             let of = || own.iter().filter(|row| row.kind == kind);
@@ -156,36 +236,12 @@ pub fn options_markdown(rows: &[AblationRow]) -> String {
     text
 }
 
-/// Merged dictionaries against per-layer ones: mean over layers of the held-out relative error, and
-/// its excess over the first row of each kind.
-pub fn merged_markdown(rows: &[AblationRow]) -> String {
-    let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "merged").collect();
-    let mut text = String::from("| kind | dictionaries | N | error | against per layer |\n|---|---|--:|--:|--:|\n");
-    for kind in kinds(&rows, |row| row.kind) {
-        let mut names: Vec<(&str, usize)> = Vec::new();
-        for row in rows.iter().filter(|row| row.kind == kind) {
-            if !names.contains(&(row.name.as_str(), row.atoms)) {
-                names.push((&row.name, row.atoms));
-            }
-        }
-        let mut base = None;
-        for (name, atoms) in names {
-            let of = rows.iter().filter(|r| (r.kind, r.name.as_str(), r.atoms) == (kind, name, atoms));
-            if let Some(error) = mean(of.map(|r| r.relative)) {
-                let base = *base.get_or_insert(error);
-                let excess = 100.0 * (error / base - 1.0);
-                let _ = writeln!(text, "| {kind}s | {name} | {atoms} | {} | {excess:+.1} % |", number(error));
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn row(
+    pub fn row(
         section: &str,
         name: &str,
         layer: usize,
@@ -221,26 +277,57 @@ mod tests {
         ];
         let text = table3_markdown(&rows);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "| N | s | value, s_n = 1 | value, s_n = 2 | key, s_n = 1 | key, s_n = 2 |");
-        assert_eq!(lines[2], "| 1024 | 4 |  | 1 (0.1) | 3 (0.3) |  |");
-        assert_eq!(lines[3], "| 8192 | 4 |  |  |  |  |");
-        assert_eq!(lines.len(), 5);
+        assert_eq!(
+            lines[0],
+            "| N | s | value, s_n = 1 | value, s_n = 2 | value, s_n = 4 | key, s_n = 1 | key, s_n = 2 | key, s_n = 4 |"
+        );
+        assert_eq!(lines[2], "| 1024 | 4 |  | 1 (0.1) |  | 3 (0.3) |  |  |");
+        assert_eq!(lines[4], "| 8192 | 4 |  |  |  |  |  |  |");
+        assert_eq!(lines.len(), 2 + 3 * 2);
+        let said = coverage(&rows);
+        assert!(said.contains("2 cells each") && said.contains("N = 1024, s = 4, s_n = 1, 2, layers 1, 2."), "{said}");
+        assert!(said.contains("Of the paper's 12 (N = 8192, 16384), 0 are"), "{said}");
+        let whole: Vec<AblationRow> = [8192, 16_384]
+            .into_iter()
+            .flat_map(|n| [4, 8].map(|s| [1, 2, 4].map(|c| row("table3", "neuraldict", 1, Kind::Key, (n, s, c), 0.1))))
+            .flatten()
+            .collect();
+        assert!(coverage(&whole).ends_with("All 12 of the paper's are among them."), "{}", coverage(&whole));
     }
 
     #[test]
-    fn options_keep_their_order_and_merged_rows_compare_with_the_first() {
+    fn peers_are_compared_on_their_own_layers_only() {
+        let rows = [
+            row("options", "neuraldict", 1, Kind::Key, (64, 8, 1), 0.2),
+            row("options", "neuraldict", 2, Kind::Key, (64, 8, 1), 0.4),
+            row(PEERS, "SPAMS", 2, Kind::Key, (64, 8, 1), 0.3),
+        ];
+        let text = peers_markdown(&rows);
+        assert!(text.contains("| neuraldict | 0.4 |") && text.contains("| SPAMS | 0.3 |"), "{text}");
+        assert!(!options_markdown(&rows).contains("SPAMS"));
+        assert_eq!(peers_markdown(&rows[..2]), "");
+    }
+
+    #[test]
+    fn rows_read_back_from_csv_with_and_without_a_weighted_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ablation.csv");
+        let mut rows = vec![row("options", "mod", 1, Kind::Key, (64, 8, 1), 0.2); 2];
+        rows[1].weighted = Some(0.125);
+        crate::csv::write(&path, &rows).unwrap();
+        assert_eq!(crate::csv::read::<AblationRow>(&path).unwrap(), rows);
+        let json = serde_json::to_string(&rows[0]).unwrap();
+        assert_eq!(serde_json::from_str::<AblationRow>(&json).unwrap(), rows[0]);
+        assert!(serde_json::from_str::<AblationRow>(&json.replace("null", "\"x\"")).is_err());
+    }
+
+    #[test]
+    fn options_keep_their_order() {
         let rows = [
             row("options", "neuraldict", 1, Kind::Key, (64, 8, 1), 0.2),
             row("options", "mod", 1, Kind::Key, (64, 8, 1), 0.1),
-            row("merged", "per layer", 0, Kind::Key, (64, 8, 1), 0.2),
-            row("merged", "per layer", 1, Kind::Key, (64, 8, 1), 0.2),
-            row("merged", "half", 0, Kind::Key, (128, 8, 1), 0.25),
-            row("merged", "half", 1, Kind::Key, (128, 8, 1), 0.19),
         ];
         let text = options_markdown(&rows);
         assert!(text.find("| neuraldict | 0.2 |") < text.find("| mod | 0.1 |"), "{text}");
-        let text = merged_markdown(&rows);
-        assert!(text.contains("| keys | per layer | 64 | 0.2 | +0.0 % |"), "{text}");
-        assert!(text.contains("| keys | half | 128 | 0.22 | +10.0 % |"), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use polars::{
 };
 
 use crate::{
+    ablation::AblationRow,
     aggregate::{Comparison, SchemeSummary},
     csv::spaced,
     error::ReportError,
@@ -95,6 +96,28 @@ impl Tabular for EpochRow {
             "heldout_relative" => floats(rows, |r| r.heldout_relative),
             "dead_atoms" => counts(rows, |r| r.dead_atoms),
             "usage_entropy" => floats(rows, |r| r.usage_entropy),
+            "seconds" => floats(rows, |r| r.seconds),
+        ])
+    }
+}
+
+impl Tabular for AblationRow {
+    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
+        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
+        let weighted: Vec<Option<f64>> = rows.iter().map(|row| row.weighted).collect();
+        built(df![
+            "section" => strings(rows, |r| &r.section),
+            "name" => strings(rows, |r| &r.name),
+            "layer" => counts(rows, |r| r.layer),
+            "kind" => kinds,
+            "atoms" => counts(rows, |r| r.atoms),
+            "sparsity" => counts(rows, |r| r.sparsity),
+            "chunks" => counts(rows, |r| r.chunks),
+            "vectors" => counts(rows, |r| r.vectors),
+            "epochs" => counts(rows, |r| r.epochs),
+            "relative" => floats(rows, |r| r.relative),
+            "mse" => floats(rows, |r| r.mse),
+            "weighted" => weighted,
             "seconds" => floats(rows, |r| r.seconds),
         ])
     }

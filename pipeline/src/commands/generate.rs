@@ -13,7 +13,7 @@ use crate::cli::GenerateArgs;
 use crate::paths::Paths;
 use crate::stages::PREFILL_CHUNK;
 use crate::stages::evaluate::SETS;
-use crate::stages::train_rope;
+use crate::stages::{calibrate_peers, train_rope};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -91,6 +91,7 @@ fn context(args: &GenerateArgs, geometry: Geometry) -> Result<SchemeContext> {
             }
         }
         context = train_rope::with_optional(context, &paths.run)?;
+        context = calibrate_peers::add_to(&paths.run.join("calibrate-peers"), context)?;
     }
     Ok(context)
 }

@@ -5,6 +5,7 @@
 //! on with the first row it lacks. What `just peers` measured on the same vectors joins the table.
 
 mod cells;
+pub mod page;
 mod scatter;
 
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
 use serde_json::{Map, Value};
 
 use self::cells::Cell;
+use self::page::Section;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::train::GroupShards;
 use crate::stages::{layers, merge, open_shard};
@@ -34,8 +36,6 @@ use crate::ui;
 pub const ROWS: &str = "ablation.jsonl";
 /// Folder of the vectors that the peers train on.
 const PEER_VECTORS: &str = "peer-vectors";
-/// Rows of the peers, beside the stage's folder.
-const PEERS: &str = "peers.jsonl";
 /// The page with the tables and figures.
 const PAGE: &str = "ablation.md";
 
@@ -114,36 +114,42 @@ impl Stage for Ablate {
         bar.finish();
         in_order(&path, &cells)?;
         cells::peer_vectors(run, &dir.join(PEER_VECTORS))?;
-        figure::<PromptScatter>(dir, &scatter::prompts(run, count)?)?;
-        figure::<RotaryScatter>(dir, &scatter::positions(run, count)?)
+        save::figure::<PromptScatter>(dir, &scatter::prompts(run, count)?)?;
+        save::figure::<RotaryScatter>(dir, &scatter::positions(run, count)?)?;
+        Ok(())
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
-        let mut rows: Vec<AblationRow> = files::read_jsonl(&dir.join(ROWS))?;
-        let peers = run.paths.run.join(PEERS);
-        if peers.is_file() {
-            rows.extend(files::read_jsonl::<AblationRow>(&peers)?);
-        }
+        let section = Section::of(dir)?;
         let target = page_dir(run);
         std::fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
-        csv::write(&target.join("ablation.csv"), &rows)?;
+        csv::write(&target.join("ablation.csv"), &section.rows)?;
         for name in [PromptScatter::NAME, RotaryScatter::NAME] {
             for extension in ["svg", "png", "csv"] {
                 let file = format!("{name}.{extension}");
                 write_atomically(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
             }
         }
-        write_atomically(&target.join(PAGE), page(run, dir, &rows)?.as_bytes())
+        write_atomically(&target.join(PAGE), section.page(run)?.as_bytes())
     }
 
-    fn summary(&self, run: &Run, _dir: &Path) -> Result<Vec<String>> {
-        Ok(vec![format!("page     {}", run.paths.show(&page_dir(run).join(PAGE)))])
+    fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
+        let section = Section::of(dir)?;
+        let mut lines = vec![ablation::coverage(&section.rows)];
+        lines.extend(
+            ablation::merged_verdict(&section.rows).lines().map(|line| line.trim_start_matches("- ").to_owned()),
+        );
+        lines.push(format!("page     {}", run.paths.show(&page_dir(run).join(PAGE))));
+        if run.config.report.publish {
+            lines.push(format!("{} puts it into the report and publishes it", run.command("report")));
+        }
+        Ok(lines)
     }
 }
 
-/// Where the page goes: the committed results if the profile publishes, else beside the stage.
+/// Where the page goes: beside the stage, as the peers' rows may join it later.
 fn page_dir(run: &Run) -> PathBuf {
-    if run.config.report.publish { run.paths.results.clone() } else { run.paths.run.join("ablation") }
+    run.paths.run.join("ablation")
 }
 
 /// Trains one dictionary and measures it on each of its layers.
@@ -204,61 +210,6 @@ fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
         }
     }
     Ok(files::write_jsonl(path, &ordered)?)
-}
-
-fn page(run: &Run, dir: &Path, rows: &[AblationRow]) -> Result<String> {
-    let settings = &run.config.ablate;
-    let machine = crate::manifest::Manifest::read(dir).context("the stage has a record")?;
-    let mut page = String::new();
-    writeln!(page, "# Ablations of dictionary training, profile `{}`\n", run.profile)?;
-    writeln!(
-        page,
-        "`{}`; held-out vectors of {} tokens. Made by `just ablate` at commit {} on {} ({} cores), {}, in {}.\n",
-        run.config.model,
-        run.config.calibrate.heldout_tokens,
-        machine.machine.git,
-        machine.machine.cpu,
-        machine.machine.cores,
-        machine.finished.split('T').next().unwrap_or_default(),
-        ui::duration(Duration::from_secs_f64(machine.wall_seconds)),
-    )?;
-    writeln!(page, "## The paper's Table 3\n")?;
-    writeln!(
-        page,
-        "Held-out MSE (mean of `|x - x'|²` over coded vectors, which are chunks) and, in brackets, the error relative to `|x|²`: means \
-         over layers {:?}, {} training vectors and {} epochs each. `s` counts atoms per chunk. Empty cells were not run.\n",
-        settings.layers, settings.vectors, settings.epochs
-    )?;
-    writeln!(page, "{}", ablation::table3_markdown(rows))?;
-    writeln!(page, "## Trainers\n")?;
-    writeln!(
-        page,
-        "Relative held-out error by matching pursuit at equal N and s, the same weighted by the attention that vectors get, and seconds of \
-         training (one thread, other work beside it): means over layers. `neuraldict` is the paper's method.\n"
-    )?;
-    writeln!(page, "{}", ablation::options_markdown(rows))?;
-    let merged = ablation::merged_markdown(rows);
-    if rows.iter().any(|row| row.section == "merged") {
-        writeln!(page, "## Merged layers\n")?;
-        writeln!(
-            page,
-            "Half as many dictionaries as layers, {} training vectors per layer. N twice as large keeps the number of atoms, not of \
-             dictionaries.\n",
-            settings.merged_vectors
-        )?;
-        writeln!(page, "{merged}")?;
-    }
-    for name in [PromptScatter::NAME, RotaryScatter::NAME] {
-        let caption = std::fs::read_to_string(dir.join(format!("{name}.md")))?;
-        writeln!(page, "![{name}]({name}.svg)\n\n{caption}\n")?;
-    }
-    Ok(page)
-}
-
-/// Saves a figure and its caption.
-fn figure<F: Figure>(dir: &Path, rows: &[F::Row]) -> Result<()> {
-    save::figure::<F>(dir, rows)?;
-    write_atomically(&dir.join(format!("{}.md", F::NAME)), F::caption(rows).as_bytes())
 }
 
 /// The divergences of one kind as a `(layers, layers)` matrix.

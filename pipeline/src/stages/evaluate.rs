@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, KMEANS};
 use crate::stages::{
-    PREFILL_CHUNK, allocate, calibrate_peers, corpus, open_model, open_shard, provenance, text_and_model_inputs,
+    PREFILL_CHUNK, calibrate_peers, corpus, open_model, open_shard, provenance, scores, text_and_model_inputs,
     train_rope,
 };
 use crate::text::Part;
@@ -57,12 +57,7 @@ impl Stage for Evaluate {
         let mut inputs = text_and_model_inputs(run)?;
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
         inputs.insert("train".into(), run.finished("train")?.digest.into());
-        calibrate_peers::add_input(run, &run.config.evaluate.schemes, &mut inputs)?;
-        for (part, stage) in [(train_rope::PART, "train-rope"), (allocate::PART, "allocate")] {
-            if run.config.evaluate.schemes.iter().any(|scheme| scheme.contains(part)) {
-                inputs.insert(stage.into(), run.finished(stage)?.digest.into());
-            }
-        }
+        scores::add_inputs(run, &run.config.evaluate.schemes, "", &mut inputs)?;
         Ok(inputs)
     }
 
@@ -138,7 +133,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
     for (name, set) in sets {
         context = context.with_dictionaries(name, set);
     }
-    context = calibrate_peers::add_to(run, context)?;
+    context = calibrate_peers::add_to(&run.stage_dir("calibrate-peers"), context)?;
     context = train_rope::with_optional(context, &run.paths.run)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::manifest;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::ablate;
 use crate::stages::report::sheet::{README_PREFIX, Sheet};
 use crate::ui;
 
@@ -43,7 +44,12 @@ impl Stage for Report {
         // Nothing at all to report on is a mistake; anything else is reported as far as it goes.
         run.finished("calibrate")?;
         let digest = |stage: &&str| run.finished(stage).map_or(Value::Null, |record| record.digest.into());
-        Ok(parts::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect())
+        let mut inputs: Map<String, Value> =
+            parts::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
+        if let Some(peers) = ablate::page::peers(&run.stage_dir("ablate")) {
+            inputs.insert("peers".into(), manifest::hash(&peers)?.into());
+        }
+        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

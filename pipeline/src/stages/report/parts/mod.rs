@@ -2,6 +2,7 @@
 //!
 //! A new section is one file with a [`Part`] and its line in [`ALL`].
 
+pub mod ablation;
 pub mod held_out;
 pub mod memory;
 pub mod merging;
@@ -36,6 +37,7 @@ pub const ALL: &[&dyn Part] = &[
     &reconstruction::Reconstruction,
     &training::Training,
     &merging::Merging,
+    &ablation::Ablation,
     &memory::Memory,
     &provenance::Provenance,
 ];

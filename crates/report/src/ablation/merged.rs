@@ -1,0 +1,109 @@
+//! Dictionaries that layers share against one per layer.
+
+use std::fmt::Write as _;
+
+use super::{AblationRow, mean, sorted};
+use crate::{aggregate::kinds, records::Kind, ticks::number};
+
+/// What merged dictionaries, half as many as layers, may cost in held-out error, in per cent.
+const MAY_COST: f64 = 10.0;
+
+/// One way of sharing dictionaries among layers.
+struct Sharing<'a> {
+    name: &'a str,
+    atoms: usize,
+    error: f64,
+    /// Over the first of its kind, which has a dictionary per layer, in per cent.
+    excess: f64,
+}
+
+/// The ways that were measured for one kind, per-layer dictionaries first.
+fn sharings(rows: &[AblationRow], kind: Kind) -> Vec<Sharing<'_>> {
+    let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "merged" && row.kind == kind).collect();
+    let mut ways: Vec<Sharing<'_>> = Vec::new();
+    for row in &rows {
+        if ways.iter().any(|way| (way.name, way.atoms) == (row.name.as_str(), row.atoms)) {
+            continue;
+        }
+        let of = rows.iter().filter(|r| (&r.name, r.atoms) == (&row.name, row.atoms));
+        if let Some(error) = mean(of.map(|r| r.relative)) {
+            let base = ways.first().map_or(error, |way| way.error);
+            ways.push(Sharing { name: &row.name, atoms: row.atoms, error, excess: 100.0 * (error / base - 1.0) });
+        }
+    }
+    ways
+}
+
+fn merged_kinds(rows: &[AblationRow]) -> Vec<Kind> {
+    kinds(&rows.iter().filter(|row| row.section == "merged").collect::<Vec<_>>(), |row| row.kind)
+}
+
+/// Merged dictionaries against per-layer ones: mean over layers of the held-out relative error, and
+/// its excess over the first row of each kind.
+pub fn merged_markdown(rows: &[AblationRow]) -> String {
+    let mut text = String::from("| kind | dictionaries | N | error | against per layer |\n|---|---|--:|--:|--:|\n");
+    for kind in merged_kinds(rows) {
+        for Sharing { name, atoms, error, excess } in sharings(rows, kind) {
+            let _ = writeln!(text, "| {kind}s | {name} | {atoms} | {} | {excess:+.1} % |", number(error));
+        }
+    }
+    text
+}
+
+/// Whether merging costs at most ten per cent, for each kind and `N`: the best way, its threshold and the answer.
+pub fn merged_verdict(rows: &[AblationRow]) -> String {
+    let mut lines = Vec::new();
+    for kind in merged_kinds(rows) {
+        let ways = sharings(rows, kind);
+        let Some((base, merged)) = ways.split_first() else { continue };
+        for atoms in sorted(merged.iter().map(|way| way.atoms)) {
+            let of_size = merged.iter().filter(|way| way.atoms == atoms);
+            let Some(best) = of_size.min_by(|a, b| a.excess.total_cmp(&b.excess)) else { continue };
+            let answer = if best.excess <= MAY_COST { "within" } else { "not within" };
+            let size = match atoms == base.atoms {
+                true => "as many atoms each".to_owned(),
+                false => format!("{} times the atoms each", number(atoms as f64 / base.atoms as f64)),
+            };
+            lines.push(format!(
+                "- {kind}s, {size}: {} costs {:+.1} % held-out error, {answer} {MAY_COST} %.",
+                best.name, best.excess
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ablation::tests::row;
+
+    #[test]
+    fn merged_rows_compare_with_the_first() {
+        let rows = [
+            row("merged", "per layer", 0, Kind::Key, (64, 8, 1), 0.2),
+            row("merged", "per layer", 1, Kind::Key, (64, 8, 1), 0.2),
+            row("merged", "half", 0, Kind::Key, (128, 8, 1), 0.25),
+            row("merged", "half", 1, Kind::Key, (128, 8, 1), 0.19),
+        ];
+        let text = merged_markdown(&rows);
+        assert!(text.contains("| keys | per layer | 64 | 0.2 | +0.0 % |"), "{text}");
+        assert!(text.contains("| keys | half | 128 | 0.22 | +10.0 % |"), "{text}");
+    }
+
+    #[test]
+    fn the_verdict_names_the_best_way_for_each_number_of_atoms() {
+        let way = |name: &str, atoms, error| row("merged", name, 0, Kind::Value, (atoms, 4, 2), error);
+        let rows = [
+            way("30, one per layer", 512, 0.2),
+            way("15 merged at delta_1 = 0.3", 512, 0.25),
+            way("15 merged at delta_2 = 0.4", 512, 0.23),
+            way("15 merged at delta_1 = 0.3", 1024, 0.21),
+        ];
+        assert_eq!(
+            merged_verdict(&rows),
+            "- values, as many atoms each: 15 merged at delta_2 = 0.4 costs +15.0 % held-out error, not within 10 %.\n\
+             - values, 2 times the atoms each: 15 merged at delta_1 = 0.3 costs +5.0 % held-out error, within 10 %."
+        );
+    }
+}

@@ -1,0 +1,37 @@
+//! Dictionary training, varied: the paper's Table 3, trainer options and peers, merged layers, Figures 2a and 2b.
+
+use anyhow::Result;
+use kvcsr_report::figures::{PromptScatter, RotaryScatter};
+
+use super::Part;
+use crate::stage::Run;
+use crate::stages::ablate::page::Section;
+use crate::stages::report::sheet::Sheet;
+
+/// See the module.
+pub struct Ablation;
+
+impl Part for Ablation {
+    fn title(&self) -> &'static str {
+        "Dictionary training, varied"
+    }
+
+    fn stages(&self) -> &'static [&'static str] {
+        &["ablate"]
+    }
+
+    fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
+        let section = Section::read(run)?;
+        sheet.markdown(&section.circumstances(run));
+        sheet.markdown(&format!("### The paper's Table 3\n\n{}", section.table3()));
+        sheet.markdown(&format!("### Trainers\n\n{}", section.trainers()));
+        if let Some(merged) = section.merged() {
+            sheet.markdown(&format!("### Merged layers\n\n{merged}"));
+        }
+        sheet.figure::<PromptScatter>(&section.prompts)?;
+        sheet.figure::<RotaryScatter>(&section.positions)?;
+        sheet.table("ablation", &section.rows)?;
+        let readme = section.readme(run, sheet.link());
+        sheet.readme("ablation", &readme)
+    }
+}
