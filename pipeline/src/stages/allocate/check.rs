@@ -20,8 +20,9 @@ use crate::ui;
 /// CSR's own levels: what an allocation must beat.
 pub const UNIFORM: &str = "even";
 
-/// Allocations that are tried: costs as they are, and drawn towards their mean, since the model of KL behind them is simple.
-pub const DAMPINGS: [(&str, f64); 3] = [("allocated", 1.0), ("damped", 0.5), ("damped twice", 0.25)];
+/// Allocations that are tried, by the power of the error that KL is taken to grow with: the higher, the closer to even.
+/// Powers below two lose to the even levels on the embedded model.
+pub const POWERS: [(&str, f64); 4] = [("power 2", 2.0), ("power 3", 3.0), ("power 4", 4.0), ("power 6", 6.0)];
 
 /// A budget that may become that of its level.
 pub struct Candidate {

@@ -44,7 +44,7 @@ pub struct Cost {
     pub fall: f64,
     /// Its standard error, pooled over all slots.
     pub standard_error: f64,
-    /// Nats per token and unit of relative squared error, as measured.
+    /// Nats per token and unit of error (relative squared error to the power), as measured.
     pub raw: f64,
     /// The same, drawn towards the mean of its kind as far as noise explains the difference.
     pub per_error: f64,
@@ -52,19 +52,25 @@ pub struct Cost {
 
 /// The cost of every slot from `kl[text][run]`, mean KL per token.
 ///
-/// KL is taken as the sum over slots of a cost times the slot's relative squared error. Costs of a kind are shrunk towards
-/// their mean by empirical Bayes (DerSimonian and Laird's moment estimate of how much they truly differ), and are at least a
-/// tenth of it.
-pub fn costs(slots: &[Slot], kl: &[Vec<f64>], [low, high]: [usize; 2]) -> Vec<Cost> {
+/// KL is taken as the sum over slots of a cost times a `power` of the slot's relative squared error. Texts count alike,
+/// whatever their KL: each is scaled to the mean of all. Costs of a kind are shrunk towards their mean by empirical Bayes
+/// (DerSimonian and Laird's moment estimate of how much they truly differ), and are at least a tenth of it.
+pub fn costs(slots: &[Slot], kl: &[Vec<f64>], [low, high]: [usize; 2], power: f64) -> Vec<Cost> {
     let texts = kl.len();
-    let falls: Vec<Vec<f64>> =
-        (0..slots.len()).map(|slot| kl.iter().enumerate().map(|(text, kl)| fall(text, kl, slot)).collect()).collect();
+    let of_text: Vec<f64> = kl.iter().map(|kl| kl.iter().sum::<f64>() / kl.len() as f64).collect();
+    let overall = of_text.iter().sum::<f64>() / texts as f64;
+    let scales: Vec<f64> = of_text.iter().map(|mean| if *mean > 0.0 { overall / mean } else { 1.0 }).collect();
+    let falls: Vec<Vec<f64>> = (0..slots.len())
+        .map(|slot| {
+            kl.iter().zip(&scales).enumerate().map(|(text, (kl, scale))| scale * fall(text, kl, slot)).collect()
+        })
+        .collect();
     let means: Vec<f64> = falls.iter().map(|falls| falls.iter().sum::<f64>() / texts as f64).collect();
     let squares: f64 =
         falls.iter().zip(&means).map(|(f, mean)| f.iter().map(|x| (x - mean).powi(2)).sum::<f64>()).sum();
     let freedom = (slots.len() * texts.saturating_sub(1)).max(1);
     let variance = squares / freedom as f64 / texts as f64;
-    let gap = |slot: &Slot| (slot.error(low) - slot.error(high)).max(1e-9);
+    let gap = |slot: &Slot| (slot.error(low).powf(power) - slot.error(high).powf(power)).max(1e-9);
     let mut costs: Vec<Cost> = slots
         .iter()
         .zip(&means)
@@ -102,13 +108,10 @@ fn shrink(values: &[f64], weights: &[f64]) -> Vec<f64> {
     values.iter().zip(weights).map(drawn).collect()
 }
 
-/// The losses that the allocator weighs, cost times error; `damping` 1 takes costs as they are, less draws them
-/// towards their geometric mean.
-pub fn sensitivities(slots: &[Slot], costs: &[Cost], damping: f64) -> Vec<Sensitivity> {
-    let centre = costs.iter().map(|c| c.per_error.ln()).sum::<f64>() / costs.len().max(1) as f64;
+/// The losses that the allocator weighs: cost times error to the power.
+pub fn sensitivities(slots: &[Slot], costs: &[Cost], power: f64) -> Vec<Sensitivity> {
     let sensitivity = |(slot, cost): (&Slot, &Cost)| {
-        let cost = (centre + damping * (cost.per_error.ln() - centre)).exp();
-        let measured = slot.errors.iter().map(|&(level, error)| (level, cost * error)).collect();
+        let measured = slot.errors.iter().map(|&(level, error)| (level, cost.per_error * error.powf(power))).collect();
         Sensitivity { layer: slot.layer, kind: slot.kind, chunks: slot.chunks, measured }
     };
     slots.iter().zip(costs).map(sensitivity).collect()
@@ -167,7 +170,7 @@ mod tests {
     fn costs_are_found_exactly_without_noise() {
         let slots = slots(12);
         let true_costs: Vec<f64> = (0..12).map(|i| 0.01 * (1.0 + (i * 5 % 7) as f64)).collect();
-        let costs = costs(&slots, &simulated(&slots, &true_costs, 2, 0.0, 0.0), [4, 12]);
+        let costs = costs(&slots, &simulated(&slots, &true_costs, 2, 0.0, 0.0), [4, 12], 1.0);
         for (cost, truth) in costs.iter().zip(&true_costs) {
             assert!((cost.raw - truth).abs() < 1e-9 && (cost.per_error - truth).abs() < 1e-6, "{cost:?} {truth}");
         }
@@ -180,14 +183,14 @@ mod tests {
         let kl = simulated(&slots, &true_costs, 2, 0.03, 0.0);
         let off = |kl: &[Vec<f64>]| -> f64 {
             // A slot's own products with its neighbours' means belong to its cost here; the first and last have one neighbour.
-            costs(&slots, kl, [4, 12]).iter().map(|c| c.raw).fold(0.0, |worst: f64, c| worst.max((c - 0.05).abs()))
+            costs(&slots, kl, [4, 12], 1.0).iter().map(|c| c.raw).fold(0.0, |worst: f64, c| worst.max((c - 0.05).abs()))
         };
         assert!(off(&kl) < 0.035, "{}", off(&kl));
         let mean = |i: usize| (slots[i].error(4) + slots[i].error(12)) / 2.0;
         let expected = |i: usize| {
             0.05 + 0.03 * (i.checked_sub(1).map_or(0.0, mean) + if i + 1 < slots.len() { mean(i + 1) } else { 0.0 })
         };
-        for (i, cost) in costs(&slots, &kl, [4, 12]).iter().enumerate() {
+        for (i, cost) in costs(&slots, &kl, [4, 12], 1.0).iter().enumerate() {
             assert!((cost.raw - expected(i)).abs() < 1e-9, "{i}: {cost:?}");
         }
     }
@@ -196,7 +199,7 @@ mod tests {
     fn noise_draws_costs_to_their_mean_and_none_falls_below_a_tenth_of_it() {
         let slots = slots(20);
         let kl = simulated(&slots, &[0.02; 20], 4, 0.0, 0.2);
-        let costs = costs(&slots, &kl, [4, 12]);
+        let costs = costs(&slots, &kl, [4, 12], 1.0);
         let spread = |f: fn(&Cost) -> f64| {
             let keys: Vec<f64> = costs.iter().step_by(2).map(f).collect();
             keys.iter().copied().fold(f64::MIN, f64::max) - keys.iter().copied().fold(f64::MAX, f64::min)
@@ -205,16 +208,34 @@ mod tests {
         assert!(costs.iter().all(|c| c.per_error > 0.0 && c.standard_error > 0.0));
     }
 
+    /// A text ten times as hard has ten times the noise, too.
     #[test]
-    fn damping_keeps_the_order_and_narrows_the_range() {
+    fn texts_count_alike_whatever_their_kl() {
+        let slots = slots(6);
+        let kl = simulated(&slots, &[0.02, 0.01, 0.03, 0.02, 0.05, 0.01], 2, 0.0, 0.0);
+        let harder: Vec<Vec<f64>> = kl
+            .iter()
+            .enumerate()
+            .map(|(t, kl)| kl.iter().map(|x| if t == 1 { 10.0 * x } else { *x }).collect())
+            .collect();
+        for (a, b) in costs(&slots, &kl, [4, 12], 1.0).iter().zip(costs(&slots, &harder, [4, 12], 1.0)) {
+            assert!((5.5 * a.raw - b.raw).abs() < 1e-9, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_higher_power_makes_low_levels_dearer() {
         let slots = slots(4);
-        let cost = |per_error| Cost { fall: 0.0, standard_error: 0.0, raw: per_error, per_error };
-        let costs = [cost(0.1), cost(0.4), cost(0.1), cost(0.4)];
-        let at = |damping: f64, i: usize| {
-            let all = sensitivities(&slots, &costs, damping);
-            all[i].measured[1].1 / slots[i].error(4)
+        let kl = simulated(&slots, &[0.02; 4], 2, 0.0, 0.0);
+        let ratio = |power: f64| {
+            let losses = &sensitivities(&slots, &costs(&slots, &kl, [4, 12], power), power)[0].measured;
+            let at = |level: usize| losses.iter().find(|(l, _)| *l == level).unwrap().1;
+            assert!(
+                (at(4) - at(12) - 0.02 * (slots[0].error(4) - slots[0].error(12))).abs() < 1e-9,
+                "what was measured"
+            );
+            (at(2) - at(4)) / (at(4) - at(12))
         };
-        assert!((at(1.0, 1) / at(1.0, 0) - 4.0).abs() < 1e-9);
-        assert!((at(0.5, 1) / at(0.5, 0) - 2.0).abs() < 1e-9);
+        assert!(ratio(2.0) > 1.2 * ratio(1.0));
     }
 }

@@ -73,6 +73,7 @@ struct ErrorRow {
 /// What one slot costs, with what that was made of.
 #[derive(Clone, Debug, Serialize)]
 struct CostRow {
+    power: &'static str,
     layer: usize,
     kind: Kind,
     error_low: f64,
@@ -117,19 +118,24 @@ impl Stage for Allocate {
         let slots = slots(&set, &files::read_jsonl::<ErrorRow>(&dir.join(ERRORS))?);
         let kl =
             mean_kl(&files::read_jsonl::<RunRow>(&dir.join(RUNS))?, texts.measured.len(), design::runs(slots.len()));
-        let costs = design::costs(&slots, &kl, settings.design);
-        files::write_jsonl(&dir.join(COSTS), &cost_rows(&slots, &costs, settings.design))?;
-
         let mut candidates = Vec::new();
         for &level in &settings.budgets {
             candidates.push(Candidate { level, name: UNIFORM, budget: even(level, geometry.layers) });
-            for (name, damping) in check::DAMPINGS {
-                let bounds = settings.levels[0]..=settings.levels[settings.levels.len() - 1];
-                let budget = allocate(&design::sensitivities(&slots, &costs, damping), level, bounds)
+        }
+        let mut rows = Vec::new();
+        for (name, power) in check::POWERS {
+            let costs = design::costs(&slots, &kl, settings.design, power);
+            rows.extend(cost_rows(name, &slots, &costs, settings.design));
+            let losses = design::sensitivities(&slots, &costs, power);
+            for &level in &settings.budgets {
+                let (first, last) = (settings.levels[0], settings.levels[settings.levels.len() - 1]);
+                let budget = allocate(&losses, level, first.max(level / 2)..=last.min(2 * level))
                     .map_err(|reason| anyhow::anyhow!("allocate.budgets, level {level}: {reason}"))?;
                 candidates.push(Candidate { level, name, budget });
             }
         }
+        candidates.sort_by_key(|candidate| candidate.level);
+        files::write_jsonl(&dir.join(COSTS), &rows)?;
         let path = dir.join(CHECKS);
         check::run(run, set, &decoder, &texts.checked, &candidates, &path)?;
         let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
@@ -294,8 +300,9 @@ fn mean_kl(rows: &[RunRow], texts: usize, runs: usize) -> Vec<Vec<f64>> {
     kl
 }
 
-fn cost_rows(slots: &[Slot], costs: &[Cost], [low, high]: [usize; 2]) -> Vec<CostRow> {
+fn cost_rows(power: &'static str, slots: &[Slot], costs: &[Cost], [low, high]: [usize; 2]) -> Vec<CostRow> {
     let row = |(slot, cost): (&Slot, &Cost)| CostRow {
+        power,
         layer: slot.layer,
         kind: slot.kind,
         error_low: slot.error(low),
