@@ -18,18 +18,18 @@ use kvcsr_cache::{
 use kvcsr_codec::{BitsPerChannel, CodecError, DictionarySet, Encoder, Kind, SparseCodes};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_longbench::predictions::remove_cut_line;
+use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
 
-/// What a scheme's name holds if it needs this stage.
-pub const PART: &str = "+budget";
 /// File of the budgets by level.
 pub const BUDGETS: &str = "budgets.json";
 /// File of the rows per text, layer, kind and level.
@@ -73,9 +73,11 @@ impl Stage for Allocate {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
+        let (decoder, tokenizer) = open_model(run)?;
+        let owner = Owner::of(run, decoder.geometry())?;
+        let set = owner.load(&run.stage_dir("train").join(DICTIONARIES))?;
         let path = dir.join(SENSITIVITY);
-        measure(run, &set, &path)?;
+        measure(run, &decoder, &tokenizer, &set, &path)?;
         let rows: Vec<SensitivityRow> = files::read_jsonl(&path)?;
         let sensitivities = sensitivities(&rows, &set);
         let settings = &run.config.allocate;
@@ -95,7 +97,7 @@ impl Stage for Allocate {
                 let (low, high) = (levels.iter().min().unwrap_or(&0), levels.iter().max().unwrap_or(&0));
                 format!("{:.1} ({low} to {high})", mean(levels))
             };
-            format!("csr-{level}{PART}: atoms per key {}, per value {}", range(&budget.keys), range(&budget.values))
+            format!("csr-{level}+budget: atoms per key {}, per value {}", range(&budget.keys), range(&budget.values))
         };
         Ok(read(dir)?.iter().map(line).collect())
     }
@@ -112,11 +114,9 @@ pub fn read(dir: &Path) -> Result<Budgets> {
 }
 
 /// Appends a row for every text, layer, kind and level that `path` lacks.
-fn measure(run: &Run, set: &DictionarySet, path: &Path) -> Result<()> {
+fn measure(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, set: &DictionarySet, path: &Path) -> Result<()> {
     let settings = &run.config.allocate;
-    let (decoder, tokenizer) = open_model(run)?;
     let geometry = decoder.geometry();
-    set.validate_for(geometry.layers, geometry.head_dim)?;
     let dense = registry::build("dense", &SchemeContext::new(geometry))?;
     let encoders: Vec<Arc<Encoder>> =
         set.groups.iter().map(|group| Arc::new(Encoder::new(group.dictionary.clone()))).collect();
@@ -126,7 +126,7 @@ fn measure(run: &Run, set: &DictionarySet, path: &Path) -> Result<()> {
     let bar = ui::bar("allocate", (texts * 2 * geometry.layers * settings.levels.len()) as u64, "probes");
     for corpus_id in &run.config.corpora {
         let length = settings.context + settings.continuation;
-        let sequences = corpus(run, &tokenizer, corpus_id, Part::Calibration, length, settings.documents)?;
+        let sequences = corpus(run, tokenizer, corpus_id, Part::Calibration, length, settings.documents)?;
         for (i, ids) in sequences.into_iter().enumerate() {
             let id = format!("{corpus_id}-{i:03}");
             let mut reference = None;

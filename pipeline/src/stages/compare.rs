@@ -12,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_codec::{DictionarySet, measured_bits};
+use kvcsr_codec::measured_bits;
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_longbench::predictions::{label, remove_cut_line};
 use kvcsr_longbench::stats::Bootstrap;
@@ -23,8 +23,8 @@ use kvcsr_report::{files, splice, tables};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
-use crate::stages::evaluate::SETS;
-use crate::stages::{PREFILL_CHUNK, calibrate_peers, corpus, open_model, text_and_model_inputs};
+use crate::stages::provenance::Owner;
+use crate::stages::{PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
 
@@ -61,6 +61,7 @@ impl Stage for Compare {
         let mut inputs = text_and_model_inputs(run)?;
         inputs.insert("train".into(), run.finished("train")?.digest.into());
         calibrate_peers::add_input(run, &run.config.compare.schemes, &mut inputs)?;
+        dictionaries::add_inputs(run, &run.config.compare.schemes, &mut inputs)?;
         Ok(inputs)
     }
 
@@ -168,11 +169,9 @@ fn measure(run: &Run, path: &Path) -> Result<()> {
             decoder.rotary().max_positions()
         );
     }
-    let mut context = SchemeContext::new(geometry);
-    for (name, file) in SETS {
-        context = context.with_dictionaries(name, DictionarySet::load(run.stage_dir("train").join(file))?);
-    }
-    context = calibrate_peers::add_to(run, context)?;
+    let sets = dictionaries::load(|stage| run.stage_dir(stage), &Owner::of(run, geometry)?)?;
+    let context = dictionaries::add_to(SchemeContext::new(geometry), |stage| run.stage_dir(stage), sets)?;
+    let context = calibrate_peers::add_to(run, context)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
-use kvcsr_codec::DictionarySet;
 use kvcsr_longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_longbench::predictions::Predictions;
 use kvcsr_longbench::results::{LengthResult, OverallResult, TaskResult};
@@ -15,8 +14,8 @@ use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};
 
 use crate::manifest::Manifest;
 use crate::stage::Run;
-use crate::stages::evaluate::SETS;
-use crate::stages::{calibrate_peers, train_rope};
+use crate::stages::provenance::Owner;
+use crate::stages::{calibrate_peers, dictionaries};
 use crate::ui;
 
 /// Folder of the answers.
@@ -56,12 +55,9 @@ pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -
     let mut context = SchemeContext::new(geometry);
     if needs_dictionaries(names)? {
         let (folder, _) = dictionaries(run, profile)?;
-        for (name, file) in SETS {
-            context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
-        }
-        if let Some(run) = folder.parent() {
-            context = train_rope::with_optional(context, run)?;
-        }
+        let stage_dir = |stage: &str| folder.with_file_name(stage);
+        let sets = dictionaries::load(stage_dir, &Owner::of(run, geometry)?)?;
+        context = dictionaries::add_to(context, stage_dir, sets)?;
         context = calibrate_peers::add_to(run, context)?;
     }
     names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()

@@ -22,7 +22,7 @@ use super::scores;
 use crate::models;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{PREFILL_CHUNK, open_model};
+use crate::stages::{PREFILL_CHUNK, dictionaries, open_model};
 
 /// File of the retrieval grids' cells.
 pub const GRID: &str = "retrieval.jsonl";
@@ -54,6 +54,7 @@ impl Stage for Suite {
         }
         if scores::needs_dictionaries(&run.config.suite.schemes)? {
             inputs.insert("train".into(), run.finished("train")?.digest.into());
+            dictionaries::add_inputs(run, &run.config.suite.schemes, &mut inputs)?;
         }
         Ok(inputs)
     }
