@@ -84,7 +84,7 @@ evaluate *args: setup
 calibrate-peers *args: setup
     @{{ kvcsr }} calibrate-peers "$@"
 
-# Compare every scheme on the same prompts: quality, measured bits, time (after calibrate-peers; about 20 minutes on 2 cores)
+# Compare every scheme on the same prompts: quality, measured bits, time, short tasks (about 35 minutes on 2 cores, and 10 for calibrate-peers)
 [group('stages')]
 compare *args: setup
     @{{ kvcsr }} calibrate-peers "$@"

@@ -140,9 +140,10 @@ pub struct Allocate {
     pub documents: usize,
     pub context: usize,
     pub continuation: usize,
+    pub check_documents: usize,
+    pub design: [usize; 2],
     pub levels: Vec<usize>,
     pub budgets: Vec<usize>,
-    pub most: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,6 +179,10 @@ pub struct Compare {
     pub documents: Vec<usize>,
     pub continuation: usize,
     pub decode: usize,
+    pub tasks: Vec<String>,
+    pub task_limit: usize,
+    pub task_lengths: Vec<usize>,
+    pub task_prompt_tokens: usize,
     pub resamples: usize,
 }
 
@@ -272,11 +277,13 @@ impl Config {
             ("train.batch", self.train.batch),
             ("allocate.context", self.allocate.context),
             ("allocate.documents", self.allocate.documents),
+            ("allocate.check_documents", self.allocate.check_documents),
             ("ablate.vectors", self.ablate.vectors),
             ("evaluate.context", self.evaluate.context),
             ("evaluate.documents", self.evaluate.documents),
             ("longbench.max_prompt_tokens", self.longbench.max_prompt_tokens),
             ("suite.max_prompt_tokens", self.suite.max_prompt_tokens),
+            ("compare.task_prompt_tokens", self.compare.task_prompt_tokens),
             ("suite.repeats", self.suite.repeats),
         ];
         for (name, value) in positive {
@@ -309,6 +316,13 @@ impl Config {
         if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
             bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
         }
+        let [low, high] = self.allocate.design;
+        if low >= high || ![low, high].iter().all(|level| levels.contains(level)) {
+            bail!(
+                "allocate.design must be two rising levels of allocate.levels ({levels:?}), found {:?}",
+                self.allocate.design
+            );
+        }
         let compare = &self.compare;
         if compare.contexts.is_empty() || compare.contexts.len() != compare.documents.len() {
             bail!(
@@ -319,6 +333,12 @@ impl Config {
         }
         if compare.continuation < 2 || compare.contexts.iter().chain(&compare.documents).any(|&n| n == 0) {
             bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
+        if let Some(length) = compare.task_lengths.iter().find(|&&length| length > compare.task_prompt_tokens) {
+            bail!(
+                "compare.task_lengths holds {length}: prompts above compare.task_prompt_tokens = {} lose their middle",
+                compare.task_prompt_tokens
+            );
         }
         let lists = [
             ("evaluate.schemes", &self.evaluate.schemes),

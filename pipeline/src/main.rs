@@ -146,7 +146,13 @@ fn fetch(run: &Run) -> Result<()> {
     for id in &run.config.corpora {
         wanted.push(sources.get(id, SourceKind::Text)?);
     }
-    for id in stages::suite::sources(run)? {
+    let mut tasks = stages::suite::sources(&run.config.suite.tasks).context("suite.tasks")?;
+    for id in stages::suite::sources(&run.config.compare.tasks).context("compare.tasks")? {
+        if !tasks.contains(&id) {
+            tasks.push(id);
+        }
+    }
+    for id in tasks {
         wanted.push(sources.get(id, SourceKind::Tasks)?);
     }
     let files = wanted.len();

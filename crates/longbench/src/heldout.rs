@@ -116,6 +116,12 @@ impl Reference {
         Ok(Self { snapshot, continuation: continuation.to_vec(), log_probs })
     }
 
+    /// The exact prefill of the context.
+    #[must_use]
+    pub fn snapshot(&self) -> &PrefillSnapshot {
+        &self.snapshot
+    }
+
     /// Lets `scheme` take over the prefill and read the continuation.
     ///
     /// # Errors

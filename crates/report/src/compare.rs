@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::csv::CsvRow;
+use crate::longbench::AverageCell;
 
 /// One document under one scheme; sums, as in [`crate::HeldoutRow`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,8 +71,17 @@ pub struct CompareRow {
     pub ppl_ratio_low: Option<f64>,
     /// See `ppl_ratio_low`.
     pub ppl_ratio_high: Option<f64>,
-    /// Score of the embedded task suite; none where it has not been run.
+    /// Mean score over the suite's tasks, 0 to 100, whatever the context; none where they have not been run, and for a single
+    /// domain.
     pub task_score: Option<f64>,
+    /// Prompts answered.
+    pub task_n: Option<usize>,
+    /// `task_score` less the uncompressed cache's, over the same prompts.
+    pub task_difference: Option<f64>,
+    /// Ends of its paired interval.
+    pub task_difference_low: Option<f64>,
+    /// See `task_difference_low`.
+    pub task_difference_high: Option<f64>,
     /// Bytes of offline artefacts, shared by all sequences.
     pub shared_bytes: usize,
     /// Time to compress a context, in milliseconds, mean over documents.
@@ -147,9 +157,25 @@ fn summary(
         ppl_ratio_low: worse_ends.map(|e| e.0.exp()),
         ppl_ratio_high: worse_ends.map(|e| e.1.exp()),
         task_score: None,
+        task_n: None,
+        task_difference: None,
+        task_difference_low: None,
+        task_difference_high: None,
         shared_bytes: own.iter().map(|r| r.shared_bytes).max().unwrap_or(0),
         encode_ms: mean(|r| r.encode_ms),
         decode_ms_per_token: mean(|r| r.decode_ms_per_token),
+    }
+}
+
+/// Puts the scores that schemes had on tasks into the rows of all domains; they are the same for every context.
+pub fn add_tasks(rows: &mut [CompareRow], scores: &[AverageCell]) {
+    for row in rows.iter_mut().filter(|row| row.domain == "all") {
+        let Some(score) = scores.iter().find(|score| score.scheme == row.scheme) else { continue };
+        row.task_score = Some(score.task_mean);
+        row.task_n = Some(score.n);
+        row.task_difference = score.difference.map(|d| d.points);
+        row.task_difference_low = score.difference.map(|d| d.low);
+        row.task_difference_high = score.difference.map(|d| d.high);
     }
 }
 
@@ -189,6 +215,10 @@ impl CsvRow for CompareRow {
         "ppl_ratio_low",
         "ppl_ratio_high",
         "task_score",
+        "task_n",
+        "task_difference",
+        "task_difference_low",
+        "task_difference_high",
         "shared_bytes",
         "encode_ms",
         "decode_ms_per_token",
@@ -213,6 +243,10 @@ impl CsvRow for CompareRow {
             optional(self.ppl_ratio_low),
             optional(self.ppl_ratio_high),
             optional(self.task_score),
+            self.task_n.map(|n| n.to_string()).unwrap_or_default(),
+            optional(self.task_difference),
+            optional(self.task_difference_low),
+            optional(self.task_difference_high),
             self.shared_bytes.to_string(),
             self.encode_ms.to_string(),
             self.decode_ms_per_token.to_string(),
@@ -245,6 +279,10 @@ impl crate::tables::Tabular for CompareRow {
             "ppl_ratio_low" => maybe(|r| r.ppl_ratio_low),
             "ppl_ratio_high" => maybe(|r| r.ppl_ratio_high),
             "task_score" => maybe(|r| r.task_score),
+            "task_n" => rows.iter().map(|r| r.task_n.map(|n| n as u64)).collect::<Vec<_>>(),
+            "task_difference" => maybe(|r| r.task_difference),
+            "task_difference_low" => maybe(|r| r.task_difference_low),
+            "task_difference_high" => maybe(|r| r.task_difference_high),
             "shared_bytes" => count(|r| r.shared_bytes),
             "encode_ms" => float(|r| r.encode_ms),
             "decode_ms_per_token" => float(|r| r.decode_ms_per_token),
@@ -259,7 +297,7 @@ pub fn markdown(rows: &[CompareRow]) -> String {
     let mut rows: Vec<&CompareRow> = rows.iter().collect();
     rows.sort_by(|a, b| a.measured_bits.total_cmp(&b.measured_bits));
     let mut table = String::from(
-        "| scheme | nominal bits | measured bits | KL (nats), 95 % interval | top-1 (%) | perplexity | over dense | tasks | \
+        "| scheme | nominal bits | measured bits | KL (nats), 95 % interval | top-1 (%) | perplexity | over dense | tasks (less dense, 95 %) | \
          encode (ms) | decode (ms/token) |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for row in rows {
@@ -268,7 +306,11 @@ pub fn markdown(rows: &[CompareRow]) -> String {
             _ => String::new(),
         };
         let name = if best.contains(&row.scheme.as_str()) { format!("**{}**", row.scheme) } else { row.scheme.clone() };
-        let tasks = row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}"));
+        let less = match (row.task_difference, row.task_difference_low, row.task_difference_high) {
+            (Some(points), Some(low), Some(high)) => format!(" ({points:+.1}, {low:+.1} to {high:+.1})"),
+            _ => String::new(),
+        };
+        let tasks = row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}{less}"));
         table += &format!(
             "| {name} | {:.2} | {:.2} | {:.4}{ends} | {:.1} | {:.2} | {:.3} | {tasks} | {:.0} | {:.1} |\n",
             row.nominal_bits,
@@ -319,7 +361,7 @@ mod tests {
     #[test]
     fn documents_are_paired_with_dense() {
         let ends = |x: &[f64]| (x.len() > 1).then(|| (x[0].min(x[1]), x[0].max(x[1])));
-        let rows = summarise(&documents(), ends);
+        let mut rows = summarise(&documents(), ends);
         assert_eq!(rows.len(), 6, "two schemes, over all and in two domains");
         let all = rows.iter().find(|r| r.scheme == "kivi-2" && r.domain == "all").unwrap();
         assert_eq!((all.n, all.measured_bits, all.task_score), (2, 3.25, None));
@@ -332,6 +374,31 @@ mod tests {
         let table = markdown(&rows.iter().filter(|r| r.domain == "all").cloned().collect::<Vec<_>>());
         assert!(table.contains("| **kivi-2** | 2.00 | 3.25 | 0.2000 (0.1000 to 0.3000) | 90.0 |"), "{table}");
         assert!(table.contains("| not run | 3 | 1.5 |"), "{table}");
+
+        let scored = AverageCell {
+            scheme: "kivi-2".to_owned(),
+            rank: None,
+            n: 12,
+            nominal_bits: 2.0,
+            measured_bits: 3.0,
+            tokens: 900.0,
+            encode_ms_per_1k: 1.0,
+            decode_ms_per_token: 1.0,
+            task_mean: 31.25,
+            category_mean: 30.0,
+            difference: Some(crate::longbench::Difference { points: -2.5, low: -4.0, high: 0.5 }),
+        };
+        add_tasks(&mut rows, &[scored]);
+        let all: Vec<CompareRow> = rows.iter().filter(|r| r.domain == "all").cloned().collect();
+        let table = markdown(&all);
+        assert!(table.contains("| 31.2 (-2.5, -4.0 to +0.5) | 3 | 1.5 |"), "{table}");
+        assert!(table.contains("| 1.000 | not run |"), "dense had no tasks: {table}");
+        let (kivi, wiki) = (all.iter().find(|r| r.scheme == "kivi-2").unwrap(), rows.last().unwrap());
+        let fields = kivi.fields();
+        let at = |name: &str| &fields[CompareRow::HEADER.iter().position(|h| *h == name).unwrap()];
+        assert_eq!((at("task_score").as_str(), at("task_n").as_str()), ("31.25", "12"));
+        assert_eq!((at("task_difference").as_str(), at("task_difference_high").as_str()), ("-2.5", "0.5"));
+        assert_eq!((wiki.domain != "all", wiki.task_score), (true, None));
     }
 
     #[test]

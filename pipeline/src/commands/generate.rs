@@ -13,8 +13,7 @@ use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
 use crate::stages::provenance::{Owner, covers};
-use crate::stages::scores::needs_dictionaries;
-use crate::stages::{PREFILL_CHUNK, dictionaries};
+use crate::stages::{PREFILL_CHUNK, calibrate_peers, dictionaries, scores};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -78,28 +77,33 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The dictionaries at hand, if the scheme needs any; one that needs others says so. A profile's must be this model's,
-/// a file named on the command line is only said not to be.
+/// The dictionaries and codebooks at hand, if the scheme needs any; one that needs others says so. A profile's must be
+/// this model's, a file named on the command line is only said not to be.
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
-    let context = SchemeContext::new(geometry);
-    if !needs_dictionaries(std::slice::from_ref(&args.scheme))? {
-        return Ok(context);
-    }
+    let mut context = SchemeContext::new(geometry);
+    let needed = scores::needed(std::slice::from_ref(&args.scheme))?;
     let paths = Paths::find(&args.profile).ok();
-    let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
-    if let Some(path) = &args.dictionaries {
-        let set = DictionarySet::load(path)?;
-        covers(&set, geometry, path)?;
-        if let Some(problem) = owner.and_then(|owner| owner.others(&set)) {
-            eprintln!("warning: {}: {problem}", path.display());
+    if needed.contains(&"train") {
+        let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
+        if let Some(path) = &args.dictionaries {
+            let set = DictionarySet::load(path)?;
+            covers(&set, geometry, path)?;
+            if let Some(problem) = owner.and_then(|owner| owner.others(&set)) {
+                eprintln!("warning: {}: {problem}", path.display());
+            }
+            context = context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
+        } else if let (Some(paths), Some(owner)) = (&paths, owner) {
+            let stage_dir = |stage: &str| paths.run.join(stage);
+            let sets = dictionaries::load(stage_dir, &owner).with_context(|| {
+                format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
+            })?;
+            context = dictionaries::add_to(context, stage_dir, sets)?;
         }
-        return Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set));
     }
-    let (Some(paths), Some(owner)) = (paths, owner) else { return Ok(context) };
-    let stage_dir = |stage: &str| paths.run.join(stage);
-    let sets = dictionaries::load(stage_dir, &owner)
-        .with_context(|| format!("dictionaries of profile `{}` (--profile, or --dictionaries FILE)", args.profile))?;
-    dictionaries::add_to(context, stage_dir, sets)
+    if let (true, Some(paths)) = (needed.contains(&scores::PEERS), paths) {
+        context = calibrate_peers::add_to(&paths.run.join(scores::PEERS), context)?;
+    }
+    Ok(context)
 }
 
 /// What the caches really take, beside what the paper counts.

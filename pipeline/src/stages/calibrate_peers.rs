@@ -22,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
 
 use crate::config::CalibratePeers as Settings;
+use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{corpus, layers, open_model, open_shard, text_and_model_inputs};
 use crate::text::Part;
@@ -111,14 +112,13 @@ impl Stage for CalibratePeers {
     }
 }
 
-/// Adds everything that the stage made for `run`'s profile to what schemes are built from; nothing if it has not run.
-pub fn add_to(run: &Run, mut cx: SchemeContext) -> Result<SchemeContext> {
-    let dir = run.stage_dir("calibrate-peers");
-    if run.finished("calibrate-peers").is_err() {
+/// Adds everything that the stage left in `dir` to what schemes are built from; nothing if it has not run.
+pub fn add_to(dir: &Path, mut cx: SchemeContext) -> Result<SchemeContext> {
+    if Manifest::read(dir).is_none() {
         return Ok(cx);
     }
     cx = cx.with_dictionaries(lexico::DICTIONARIES, DictionarySet::load(dir.join(LEXICO))?);
-    for entry in std::fs::read_dir(&dir)? {
+    for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
         let ours = path.extension().is_some_and(|e| e == "safetensors");
@@ -127,25 +127,6 @@ pub fn add_to(run: &Run, mut cx: SchemeContext) -> Result<SchemeContext> {
         }
     }
     Ok(cx)
-}
-
-/// Whether any of these schemes is built from what the stage makes.
-fn needed(schemes: &[String]) -> bool {
-    let calibrated = |name: &String| {
-        ["lexico-", "cq-", "commvq-"].iter().any(|method| name.starts_with(method)) || name.contains("basis=calibrated")
-    };
-    schemes.iter().any(calibrated)
-}
-
-/// Adds the stage's outputs to the inputs of one that builds these schemes, if any of them needs them.
-///
-/// # Errors
-/// If one does and the stage has not run.
-pub fn add_input(run: &Run, schemes: &[String], inputs: &mut Map<String, Value>) -> Result<()> {
-    if needed(schemes) {
-        inputs.insert("calibrate-peers".into(), run.finished("calibrate-peers")?.digest.into());
-    }
-    Ok(())
 }
 
 /// The calibration sequences that are used: the first of each corpus.

@@ -13,9 +13,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::measured_bits;
+use kvcsr_longbench::evaluate::{Summary, labels, summarise};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_longbench::predictions::{label, remove_cut_line};
 use kvcsr_longbench::stats::Bootstrap;
+use kvcsr_longbench::suite::grid::Grid;
+use kvcsr_longbench::suite::{Selection, Suite as Tasks};
+use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::compare::{self, CompareDocument, CompareRow};
 use kvcsr_report::figures::Frontier;
 use kvcsr_report::save::{self, Figure};
@@ -23,11 +27,12 @@ use kvcsr_report::{files, splice, tables};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
-use crate::stages::provenance::Owner;
-use crate::stages::{PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, text_and_model_inputs};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, scores, suite, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
 
+/// Folder of the tasks' answers and scores.
+const TASKS: &str = "tasks";
 /// File of the rows per document and scheme.
 const DOCUMENTS: &str = "documents.jsonl";
 /// Stem of the table.
@@ -46,7 +51,7 @@ impl Stage for Compare {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -54,24 +59,30 @@ impl Stage for Compare {
         parameters.insert("corpora".into(), json!(run.config.corpora));
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+        parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
+        parameters.insert("task_depths".into(), json!(run.config.suite.depths));
         Ok(parameters)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("train".into(), run.finished("train")?.digest.into());
-        calibrate_peers::add_input(run, &run.config.compare.schemes, &mut inputs)?;
-        dictionaries::add_inputs(run, &run.config.compare.schemes, &mut inputs)?;
+        suite::add_texts(run, &run.config.compare.tasks, &mut inputs)?;
+        scores::add_inputs(run, &run.config.compare.schemes, "", &mut inputs)?;
         Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let path = dir.join(DOCUMENTS);
-        measure(run, &path)?;
+        let (decoder, tokenizer) = open_model(run)?;
+        let schemes = scores::schemes(run, &run.config.compare.schemes, "", decoder.geometry())?;
+        measure(run, &decoder, &tokenizer, &schemes, &path)?;
+        let tasks = tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))?;
         let rows: Vec<CompareDocument> = files::read_jsonl(&path)?;
         let bootstrap = Bootstrap { resamples: run.config.compare.resamples, level: 0.95, seed: run.config.seed };
         let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
-        let summaries = compare::summarise(&rows, interval);
+        let mut summaries = compare::summarise(&rows, interval);
+        compare::add_tasks(&mut summaries, &scores::average_cells(&tasks.overall));
+        let told = about_tasks(run, &tasks);
         tables::write_csv(&dir.join(format!("{TABLE}.csv")), &summaries)?;
         tables::write_parquet(&dir.join(format!("{TABLE}.parquet")), &summaries)?;
         let mut page = format!("# Every scheme on the same prompts: profile `{}`\n", run.profile);
@@ -90,13 +101,13 @@ impl Stage for Compare {
             let table = compare::markdown(&rows);
             writeln!(
                 page,
-                "\n## Context {context}\n\n{heading}. In bold: beaten by no other in both bits and KL.\n\n{table}"
+                "\n## Context {context}\n\n{heading}. In bold: beaten by no other in both bits and KL. {told}\n\n{table}"
             )?;
             writeln!(page, "![{stem}]({stem}.svg)\n\n{}", Frontier::caption(&rows))?;
             if context == shown(&run.config.compare.contexts) {
                 let link = format!("data/results/{}", run.profile);
                 readme = format!(
-                    "`{}`, f32; {heading}. Made by `just compare`. In bold: beaten by no other in both bits and KL.\n\n{table}\n\
+                    "`{}`, f32; {heading}. Made by `just compare`. In bold: beaten by no other in both bits and KL. {told}\n\n{table}\n\
                      ![Every scheme's KL against its measured bits]({link}/{stem}.svg)\n\n\
                      Other contexts and single texts: [`{link}/{PAGE}`]({link}/{PAGE}), \
                      [`data/results/compare.csv`](data/results/compare.csv).\n",
@@ -116,6 +127,9 @@ impl Stage for Compare {
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
+            if path.is_dir() {
+                continue;
+            }
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
             let to = match name {
                 DOCUMENTS => continue,
@@ -157,10 +171,62 @@ fn shown(contexts: &[usize]) -> usize {
     contexts[contexts.len() / 2]
 }
 
-/// Scores every scheme on every document, appending a row each.
-fn measure(run: &Run, path: &Path) -> Result<()> {
+/// Lets every scheme answer the tasks' records, and scores them; without tasks nothing is run.
+fn tasks(
+    run: &Run,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    schemes: &[Box<dyn Scheme>],
+    dir: &Path,
+) -> Result<Summary> {
     let settings = &run.config.compare;
-    let (decoder, tokenizer) = open_model(run)?;
+    if settings.tasks.is_empty() {
+        return Ok(Summary { tasks: Vec::new(), overall: Vec::new() });
+    }
+    let grid = Grid { lengths: &settings.task_lengths, depths: &run.config.suite.depths, repeats: 1 };
+    let selection = Selection { tasks: &settings.tasks, limit: settings.task_limit, grid };
+    let prompts = suite::Prompts { selection, max_tokens: settings.task_prompt_tokens };
+    let (work, predictions) = suite::answer("compare", run, (decoder, tokenizer), &prompts, schemes, dir)?;
+    let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+    let table = Tasks::embedded().table();
+    let summary = summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?;
+    scores::write(dir, &summary)?;
+    Ok(summary)
+}
+
+/// What prompts the column of tasks comes from.
+fn about_tasks(run: &Run, tasks: &Summary) -> String {
+    let settings = &run.config.compare;
+    let Some(one) = tasks.overall.first() else {
+        return "Tasks were not run (`compare.tasks`).".to_owned();
+    };
+    let sizes: Vec<String> = tasks
+        .tasks
+        .iter()
+        .filter(|task| task.scheme == one.scheme)
+        .map(|task| format!("{} ({})", task.task, task.n))
+        .collect();
+    format!(
+        "Tasks: mean score, 0 to 100, over {} tasks of the suite (not LongBench), n = {} prompts in all: {}; {:.0} tokens each on \
+         average, at most {}, and one score per scheme, whatever the context; in brackets less dense on the same prompts, with the \
+         95 % interval of the paired bootstrap. So few prompts tell only large losses.",
+        one.tasks,
+        one.n,
+        sizes.join(", "),
+        one.tokens,
+        settings.task_prompt_tokens
+    )
+}
+
+/// Scores every scheme on every document, appending a row each.
+fn measure(
+    run: &Run,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    schemes: &[Box<dyn Scheme>],
+    path: &Path,
+) -> Result<()> {
+    let settings = &run.config.compare;
     let geometry = decoder.geometry();
     let most = settings.contexts.iter().max().copied().unwrap_or(0) + settings.continuation - 1 + settings.decode;
     if most > decoder.rotary().max_positions() {
@@ -169,12 +235,7 @@ fn measure(run: &Run, path: &Path) -> Result<()> {
             decoder.rotary().max_positions()
         );
     }
-    let sets = dictionaries::load(|stage| run.stage_dir(stage), &Owner::of(run, geometry)?)?;
-    let context = dictionaries::add_to(SchemeContext::new(geometry), |stage| run.stage_dir(stage), sets)?;
-    let context = calibrate_peers::add_to(run, context)?;
-    let schemes =
-        settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
-    let dense = registry::build("dense", &context)?;
+    let dense = registry::build("dense", &SchemeContext::new(geometry))?;
     let done = finished_rows(path)?;
     let mut out = OpenOptions::new().create(true).append(true).open(path)?;
     let documents: usize = settings.documents.iter().sum::<usize>() * run.config.corpora.len();
@@ -182,7 +243,7 @@ fn measure(run: &Run, path: &Path) -> Result<()> {
     for (&tokens, &count) in settings.contexts.iter().zip(&settings.documents) {
         for domain in &run.config.corpora {
             let length = tokens + settings.continuation;
-            for (i, ids) in corpus(run, &tokenizer, domain, Part::Heldout, length, count)?.into_iter().enumerate() {
+            for (i, ids) in corpus(run, tokenizer, domain, Part::Heldout, length, count)?.into_iter().enumerate() {
                 let id = format!("{domain}-{i:03}");
                 let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
                 let todo: Vec<&Box<dyn Scheme>> =
@@ -193,12 +254,12 @@ fn measure(run: &Run, path: &Path) -> Result<()> {
                 }
                 bar.set_message(format!("{id} at {tokens}: prefill"));
                 let text = HeldoutText { ids, context: tokens };
-                let reference = Reference::new(&decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
+                let reference = Reference::new(decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
                 for scheme in todo {
                     let name = named(scheme.as_ref());
                     bar.set_message(format!("{id} at {tokens}: {name}"));
                     let score = reference
-                        .score_and_decode(&decoder, scheme.as_ref(), settings.decode)
+                        .score_and_decode(decoder, scheme.as_ref(), settings.decode)
                         .with_context(|| format!("document {id} at {tokens} tokens, scheme {name}"))?;
                     let bits = measured_bits(
                         score.footprint.total(),

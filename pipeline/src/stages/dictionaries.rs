@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_codec::DictionarySet;
-use serde_json::{Map, Value};
 
 use crate::manifest;
-use crate::stage::Run;
 use crate::stages::allocate;
 use crate::stages::provenance::Owner;
 use crate::stages::train::{DICTIONARIES, KMEANS};
@@ -29,21 +27,16 @@ pub const SETS: [Source; 4] = [
 ];
 
 /// Stages that are run only where a scheme's name has a part that needs them.
-const OPTIONAL: [(&str, &str); 3] = [("+rope", "train-rope"), ("+budget", "allocate"), ("@best", "train-best")];
+const OPTIONAL: [(&str, &str); 3] = [("@best", "train-best"), ("+rope", "train-rope"), (allocate::PART, "allocate")];
+
+/// The optional stages that the scheme called `name` needs.
+pub fn optional(name: &str) -> impl Iterator<Item = &'static str> {
+    OPTIONAL.into_iter().filter(move |(part, _)| name.contains(part)).map(|(_, stage)| stage)
+}
 
 /// Whether one of `schemes` needs an optional stage.
 pub fn needs(schemes: &[String], stage: &str) -> bool {
-    OPTIONAL.iter().any(|(part, of)| *of == stage && schemes.iter().any(|scheme| scheme.contains(part)))
-}
-
-/// Adds the optional stages that `schemes` need to a stage's inputs.
-pub fn add_inputs(run: &Run, schemes: &[String], inputs: &mut Map<String, Value>) -> Result<()> {
-    for (_, stage) in OPTIONAL {
-        if needs(schemes, stage) {
-            inputs.insert(stage.into(), run.finished(stage)?.digest.into());
-        }
-    }
-    Ok(())
+    schemes.iter().any(|name| optional(name).any(|needed| needed == stage))
 }
 
 /// The sets that are there, checked to be the model's; `folder` is where a stage's outputs lie. Sets of unfinished stages

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::provenance::Owner;
 use crate::stages::{
-    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, text_and_model_inputs,
+    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, scores, text_and_model_inputs,
 };
 use crate::text::Part;
 use crate::ui;
@@ -54,8 +54,7 @@ impl Stage for Evaluate {
         let mut inputs = text_and_model_inputs(run)?;
         inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
         inputs.insert("train".into(), run.finished("train")?.digest.into());
-        calibrate_peers::add_input(run, &run.config.evaluate.schemes, &mut inputs)?;
-        dictionaries::add_inputs(run, &run.config.evaluate.schemes, &mut inputs)?;
+        scores::add_inputs(run, &run.config.evaluate.schemes, "", &mut inputs)?;
         Ok(inputs)
     }
 
@@ -134,7 +133,7 @@ fn heldout(
     let settings = &run.config.evaluate;
     let context = SchemeContext::new(decoder.geometry());
     let context = dictionaries::add_to(context, |stage| run.stage_dir(stage), sets)?;
-    let context = calibrate_peers::add_to(run, context)?;
+    let context = calibrate_peers::add_to(&run.stage_dir("calibrate-peers"), context)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;

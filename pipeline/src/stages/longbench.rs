@@ -84,9 +84,7 @@ impl Stage for LongBench {
             }
             inputs.insert(name, manifest::hash(&path)?.into());
         }
-        if scores::needs_dictionaries(&settings.schemes)? {
-            inputs.insert("train".into(), scores::dictionaries(run, &settings.dictionaries)?.1.digest.into());
-        }
+        scores::add_inputs(run, &settings.schemes, &settings.dictionaries, &mut inputs)?;
         Ok(inputs)
     }
 

@@ -1,8 +1,10 @@
-//! What the stages share that let schemes answer tasks: dictionaries, the loop with its progress, and the tables.
+//! What the stages share that run schemes: what these are built from, the loop over tasks with its progress, and the tables.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use kvcsr_cache::schemes::lexico;
 use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
 use kvcsr_longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_longbench::predictions::Predictions;
@@ -11,12 +13,18 @@ use kvcsr_longbench::runner::Runner;
 use kvcsr_longbench::stats::Interval;
 use kvcsr_report::files;
 use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};
+use serde_json::{Map, Value};
 
 use crate::manifest::Manifest;
 use crate::stage::Run;
 use crate::stages::provenance::Owner;
 use crate::stages::{calibrate_peers, dictionaries};
 use crate::ui;
+
+/// The stage that makes what the calibrated peers are built from.
+pub const PEERS: &str = "calibrate-peers";
+/// The stages that make what schemes are built from.
+const ARTEFACTS: [&str; 5] = ["train", "train-best", "train-rope", "allocate", PEERS];
 
 /// Folder of the answers.
 pub const PREDICTIONS: &str = "predictions";
@@ -27,38 +35,72 @@ pub const OVERALL: &str = "overall.jsonl";
 /// The scores per task and scheme again, for spreadsheets.
 pub const TABLE: &str = "results.csv";
 
-/// Whether any scheme is built from trained dictionaries.
-pub fn needs_dictionaries(schemes: &[String]) -> Result<bool> {
-    let bare = SchemeContext::new(Geometry { layers: 0, kv_heads: 0, head_dim: 0 });
-    for name in schemes {
+/// The stages that make what schemes called `names` are built from, in the order of [`ARTEFACTS`].
+pub fn needed(names: &[String]) -> Result<Vec<&'static str>> {
+    let bare = SchemeContext::new(Geometry { layers: 32, kv_heads: 8, head_dim: 128 });
+    let mut needed = HashSet::new();
+    for name in names {
         match registry::build(name, &bare) {
-            Err(CacheError::MissingDictionaries { .. }) => return Ok(true),
+            Err(CacheError::MissingDictionaries { dictionaries, .. }) if dictionaries == lexico::DICTIONARIES => {
+                needed.insert(PEERS);
+            }
+            Err(CacheError::MissingCodebooks { .. }) => {
+                needed.insert(PEERS);
+            }
+            Err(CacheError::MissingDictionaries { .. }) => {
+                needed.insert("train");
+                needed.extend(dictionaries::optional(name));
+            }
             Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
             _ => {}
         }
     }
-    Ok(false)
+    Ok(ARTEFACTS.into_iter().filter(|stage| needed.contains(stage)).collect())
 }
 
-/// The train stage that dictionaries are taken from, and its record. An empty `profile` is the run's own.
-pub fn dictionaries(run: &Run, profile: &str) -> Result<(PathBuf, Manifest)> {
-    let profile = if profile.is_empty() { &run.profile } else { profile };
-    let folder = run.paths.run.with_file_name(profile).join("train");
+/// Where a stage's artefacts are taken from. An empty `profile` is the run's own.
+fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
+    match profile.is_empty() || profile == run.profile {
+        true => run.stage_dir(stage),
+        false => run.paths.run.with_file_name(profile).join(stage),
+    }
+}
+
+/// What a stage made that artefacts are taken from, and its record. An empty `profile` is the run's own.
+fn artefacts(run: &Run, profile: &str, stage: &str) -> Result<(PathBuf, Manifest)> {
+    let folder = folder(run, profile, stage);
+    if profile.is_empty() || profile == run.profile {
+        return Ok((folder, run.finished(stage)?));
+    }
     let record = Manifest::read(&folder).with_context(|| {
-        format!("stage `train` has not been run for profile `{profile}`: run `just train profile={profile}`")
+        format!("stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`")
     })?;
     Ok((folder, record))
 }
 
-/// The schemes called `names`, over the dictionaries of `profile` where they need any.
+/// Adds to the inputs of a stage what schemes called `names` are built from: what `profile` made.
+///
+/// # Errors
+/// If a stage that makes it has not run.
+pub fn add_inputs(run: &Run, names: &[String], profile: &str, inputs: &mut Map<String, Value>) -> Result<()> {
+    for stage in needed(names)? {
+        inputs.insert(stage.to_owned(), artefacts(run, profile, stage)?.1.digest.into());
+    }
+    Ok(())
+}
+
+/// The schemes called `names`, from the dictionaries and codebooks of `profile` where they need any.
 pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
     let mut context = SchemeContext::new(geometry);
-    if needs_dictionaries(names)? {
-        let (folder, _) = dictionaries(run, profile)?;
-        let stage_dir = |stage: &str| folder.with_file_name(stage);
+    let needed = needed(names)?;
+    if needed.contains(&"train") {
+        artefacts(run, profile, "train")?;
+        let stage_dir = |stage: &str| folder(run, profile, stage);
         let sets = dictionaries::load(stage_dir, &Owner::of(run, geometry)?)?;
         context = dictionaries::add_to(context, stage_dir, sets)?;
-        context = calibrate_peers::add_to(run, context)?;
+    }
+    if needed.contains(&PEERS) {
+        context = calibrate_peers::add_to(&artefacts(run, profile, PEERS)?.0, context)?;
     }
     names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }
@@ -175,10 +217,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dictionaries_are_asked_for_only_where_a_scheme_has_them() {
-        let needs = |names: &[&str]| needs_dictionaries(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
-        assert!(!needs(&["dense", "dense-f16"]).unwrap());
-        assert!(needs(&["dense", "csr-8@kmeans"]).unwrap());
+    fn only_the_stages_are_asked_for_that_some_scheme_is_built_from() {
+        let needs = |names: &[&str]| needed(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+        assert!(needs(&["dense", "dense-f16", "kivi-2", "svdq-2"]).unwrap().is_empty());
+        assert_eq!(needs(&["csr-8@kmeans", "csr-8+window"]).unwrap(), ["train"]);
+        assert_eq!(needs(&["csr-8+rope"]).unwrap(), ["train", "train-rope"]);
+        assert_eq!(needs(&["csr-8+budget"]).unwrap(), ["train", "allocate"]);
+        for calibrated in ["lexico-8", "cq-8c8b", "cq-8c8b+window", "commvq-k-1", "svdq-2(basis=calibrated)"] {
+            assert_eq!(needs(&["dense", calibrated]).unwrap(), [PEERS], "{calibrated}");
+        }
         assert!(needs(&["densest"]).is_err());
     }
 }

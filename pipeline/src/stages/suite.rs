@@ -7,13 +7,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kvcsr_longbench::evaluate::{Summary, labels, summarise};
+use kvcsr_cache::Scheme;
+use kvcsr_longbench::evaluate::{Summary, Work, labels, summarise};
 use kvcsr_longbench::metrics::MetricOptions;
+use kvcsr_longbench::predictions::Predictions;
 use kvcsr_longbench::prompt::Chat;
 use kvcsr_longbench::runner::{RunOptions, Runner};
 use kvcsr_longbench::stats::Bootstrap;
 use kvcsr_longbench::suite::grid::{self, Grid};
 use kvcsr_longbench::suite::{Selection, Suite as Tasks, Texts};
+use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::longbench::{run_markdown, schemes_markdown};
 use kvcsr_report::{RetrievalRow, files};
 use serde_json::{Map, Value};
@@ -22,7 +25,7 @@ use super::scores;
 use crate::models;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{PREFILL_CHUNK, dictionaries, open_model};
+use crate::stages::{PREFILL_CHUNK, open_model};
 
 /// File of the retrieval grids' cells.
 pub const GRID: &str = "retrieval.jsonl";
@@ -48,38 +51,23 @@ impl Stage for Suite {
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut inputs = Map::from_iter([("model".to_owned(), models::digest(run)?.into())]);
-        let known = Sources::load(&run.paths.root)?;
-        for id in sources(run)? {
-            inputs.insert(id.to_owned(), known.get(id, SourceKind::Tasks)?.sha256.clone().into());
-        }
-        if scores::needs_dictionaries(&run.config.suite.schemes)? {
-            inputs.insert("train".into(), run.finished("train")?.digest.into());
-            dictionaries::add_inputs(run, &run.config.suite.schemes, &mut inputs)?;
-        }
+        add_texts(run, &run.config.suite.tasks, &mut inputs)?;
+        scores::add_inputs(run, &run.config.suite.schemes, "", &mut inputs)?;
         Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.suite;
-        let texts = texts(run)?;
         let (decoder, tokenizer) = open_model(run)?;
-        let suite = Tasks::embedded();
+        let schemes = scores::schemes(run, &settings.schemes, "", decoder.geometry())?;
         let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
         let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
-        let work = suite.work(&selection, &texts, &tokenizer)?;
-        let schemes = scores::schemes(run, &settings.schemes, "", decoder.geometry())?;
-        let options = RunOptions {
-            max_prompt_tokens: settings.max_prompt_tokens,
-            chat: Chat::None,
-            prefill_chunk: PREFILL_CHUNK,
-            metric: MetricOptions::default(),
-        };
-        let runner = Runner::new(&decoder, &tokenizer, suite.config(), options);
-        let predictions = scores::answer(self.name(), &runner, &work, &schemes, dir)?;
+        let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };
+        let (work, predictions) = answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, dir)?;
         let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
         // The grids are scored for themselves: their cells are no sample of anything.
         let (grids, tasks): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| is_grid(&work.task.name));
-        let summary = summarise(suite.table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
+        let summary = summarise(Tasks::embedded().table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
         scores::write(dir, &summary)?;
         let cells = if grids.is_empty() { Vec::new() } else { grid::cells(predictions.rows()) };
         let rows: Vec<RetrievalRow> = cells.into_iter().map(retrieval_row).collect();
@@ -89,6 +77,36 @@ impl Stage for Suite {
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
         scores::lines(dir)
     }
+}
+
+/// The records that are answered, and how long their prompts may be.
+pub struct Prompts<'s> {
+    /// Tasks, records of each, and the sizes of the grids.
+    pub selection: Selection<'s>,
+    /// Longer prompts lose their middle.
+    pub max_tokens: usize,
+}
+
+/// Lets `schemes` answer the suite's `prompts`, one exact prefill each. Answers stream to `dir`; those that it holds are kept.
+pub fn answer(
+    stage: &'static str,
+    run: &Run,
+    (decoder, tokenizer): (&Decoder, &Tokenizer),
+    prompts: &Prompts<'_>,
+    schemes: &[Box<dyn Scheme>],
+    dir: &Path,
+) -> Result<(Vec<Work<'static>>, Predictions)> {
+    let suite = Tasks::embedded();
+    let work = suite.work(&prompts.selection, &texts(run, prompts.selection.tasks)?, tokenizer)?;
+    let options = RunOptions {
+        max_prompt_tokens: prompts.max_tokens,
+        chat: Chat::None,
+        prefill_chunk: PREFILL_CHUNK,
+        metric: MetricOptions::default(),
+    };
+    let runner = Runner::new(decoder, tokenizer, suite.config(), options);
+    let predictions = scores::answer(stage, &runner, &work, schemes, dir)?;
+    Ok((work, predictions))
 }
 
 fn is_grid(task: &str) -> bool {
@@ -106,16 +124,25 @@ fn retrieval_row(cell: grid::Cell) -> RetrievalRow {
     }
 }
 
-/// Ids of the texts that the profile's tasks need.
-pub fn sources(run: &Run) -> Result<Vec<&'static str>> {
-    Tasks::embedded().sources(&run.config.suite.tasks).context("suite.tasks")
+/// Ids of the texts that `tasks` (tasks and groups) need.
+pub fn sources(tasks: &[String]) -> Result<Vec<&'static str>> {
+    Ok(Tasks::embedded().sources(tasks)?)
+}
+
+/// Adds those texts to the inputs of a stage, by their hashes.
+pub fn add_texts(run: &Run, tasks: &[String], inputs: &mut Map<String, Value>) -> Result<()> {
+    let known = Sources::load(&run.paths.root)?;
+    for id in sources(tasks)? {
+        inputs.insert(id.to_owned(), known.get(id, SourceKind::Tasks)?.sha256.clone().into());
+    }
+    Ok(())
 }
 
 /// Those texts.
-fn texts(run: &Run) -> Result<Texts> {
+fn texts(run: &Run, tasks: &[String]) -> Result<Texts> {
     let known = Sources::load(&run.paths.root)?;
     let mut texts = Texts::new();
-    for id in sources(run)? {
+    for id in sources(tasks)? {
         let path = known.get(id, SourceKind::Tasks)?.fetched(&run.paths)?;
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         texts.insert(id.to_owned(), text);

@@ -1,6 +1,6 @@
 //! Every scheme's quality against its measured bits, and the frontier of those that no other beats.
 
-use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
+use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{distinct, listed};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     canvas::{Align, Canvas, Rect},
     compare::{CompareRow, frontier},
     error::ReportError,
-    labels::{self, Cost, Placer},
+    labels::{self, Cost, Placer, PointLabel},
     save::Figure,
     style::{GREY, LABEL, PALETTE, Stroke},
 };
@@ -37,6 +37,11 @@ impl Figure for Frontier {
 fn is_reference(row: &CompareRow) -> bool {
     row.scheme.starts_with("dense") || row.kl <= 0.0
 }
+
+/// Height of the labels of schemes that another beats.
+const SMALL: f64 = 12.5;
+/// The method whose colour no other has.
+const OURS: &str = "csr";
 
 /// What a scheme's name begins with: one colour for all levels of a method.
 fn method(scheme: &str) -> &str {
@@ -72,32 +77,39 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRo
         let (x, _) = panel.at(reference.measured_bits, 1.0);
         canvas.line(&[(x, plot.top), (x, plot.bottom)], Stroke::dashed(GREY))?;
         let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
-        canvas.text(&reference.scheme, at, LABEL, GREY, Align::Right)?;
-        placer.avoid(Rect::of_text(at, canvas.width_of(&reference.scheme, LABEL)?, LABEL, Align::Right), Cost::LABEL);
-        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)]);
+        canvas.text(&reference.scheme, at, SMALL, GREY, Align::Right)?;
+        placer.avoid(Rect::of_text(at, canvas.width_of(&reference.scheme, SMALL)?, SMALL, Align::Right), Cost::LABEL);
+        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)], Cost::DATA);
     }
     let best = frontier(&lossy);
     let path = panel.path(&best.iter().map(|r| (r.measured_bits, r.kl)).collect::<Vec<_>>());
     if path.len() > 1 {
         canvas.line(&path, Stroke { width: 3.0, alpha: 0.35, ..Stroke::solid(GREY) })?;
-        placer.avoid_line(&path);
+        placer.avoid_line(&path, Cost::DATA);
     }
-    let methods = distinct(lossy.iter().map(|r| method(&r.scheme)));
-    let mut points: Vec<(String, (f64, f64), RGBColor)> = Vec::new();
-    for row in &lossy {
-        let place = methods.iter().position(|m| *m == method(&row.scheme)).unwrap_or(0);
-        let colour = PALETTE[place % PALETTE.len()];
+    let methods = distinct(lossy.iter().map(|r| method(&r.scheme)).filter(|m| *m != OURS));
+    // Those on the frontier first: they are the ones that the others give way to.
+    let mut labels: Vec<PointLabel> = Vec::new();
+    let mut order: Vec<(bool, &CompareRow)> =
+        lossy.iter().map(|row| (best.iter().any(|b| b.scheme == row.scheme), row)).collect();
+    order.sort_by_key(|(on_frontier, _)| !on_frontier);
+    for (on_frontier, row) in order {
+        let colour = match methods.iter().position(|m| *m == method(&row.scheme)) {
+            Some(place) => PALETTE[1 + place % (PALETTE.len() - 1)],
+            None => PALETTE[0],
+        };
         let at = panel.at(row.measured_bits, row.kl);
         if let (Some(low), Some(high)) = (row.kl_low.filter(|&low| low > 0.0), row.kl_high) {
             let ends = [panel.at(row.measured_bits, low), panel.at(row.measured_bits, high)];
             canvas.line(&ends, Stroke { alpha: 0.5, ..Stroke::thin(colour) })?;
+            placer.avoid_line(&ends, Cost(2.0));
         }
-        let on_frontier = best.iter().any(|b| b.scheme == row.scheme);
-        canvas.dot(at, if on_frontier { 5.5 } else { 4.0 }, colour, 1.0)?;
+        canvas.dot(at, if on_frontier { 5.5 } else { 3.5 }, colour, 1.0)?;
         placer.avoid(Rect::around(at, 6.0), Cost::DATA);
-        points.push((row.scheme.clone(), at, colour));
+        let size = if on_frontier { LABEL } else { SMALL };
+        labels.push(PointLabel { text: row.scheme.clone(), at, colour, size });
     }
-    labels::at_points(&canvas, &mut placer, &points)
+    labels::at_points(&canvas, &placer, &labels)
 }
 
 /// The caption of [`draw`].

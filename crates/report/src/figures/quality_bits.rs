@@ -1,6 +1,6 @@
 //! Quality against memory: KL to the uncompressed model over measured bits per channel.
 
-use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
+use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{distinct, listed};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     axes::{self, Axis, Panel},
     canvas::{Align, Canvas, Rect},
     error::ReportError,
-    labels::{self, Cost, Placer},
+    labels::{self, Cost, Placer, PointLabel},
     records::{DictionarySource, HeldoutRow},
     save::Figure,
     style::{self, BLUE, GREY, LABEL, Stroke, VERMILLION},
@@ -79,10 +79,10 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRo
         let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
         canvas.text(&label, at, LABEL, GREY, Align::Right)?;
         placer.avoid(Rect::of_text(at, canvas.width_of(&label, LABEL)?, LABEL, Align::Right), Cost::LABEL);
-        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)]);
+        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)], Cost::DATA);
     }
     let families = families(&lossy);
-    let mut points: Vec<(String, (f64, f64), RGBColor)> = Vec::new();
+    let mut points: Vec<PointLabel> = Vec::new();
     // k-means first, so that NeuralDict's line lies on top where the two meet.
     let (below, above): (Vec<&Family>, Vec<&Family>) =
         families.iter().partition(|f| f.dictionary == DictionarySource::KMeans);
@@ -99,15 +99,15 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRo
         let values: Vec<(f64, f64)> = family.members.iter().map(|s| (s.measured_bits, s.kl)).collect();
         let path = panel.path(&values);
         canvas.line(&path, family.stroke)?;
-        placer.avoid_line(&path);
+        placer.avoid_line(&path, Cost::DATA);
         for member in &family.members {
             let at = panel.at(member.measured_bits, member.kl);
             canvas.dot(at, 5.0, colour, 1.0)?;
             placer.avoid(Rect::around(at, 7.0), Cost::DATA);
-            points.push((member.scheme.clone(), at, colour));
+            points.push(PointLabel { text: member.scheme.clone(), at, colour, size: LABEL });
         }
     }
-    labels::at_points(&canvas, &mut placer, &points)?;
+    labels::at_points(&canvas, &placer, &points)?;
     // Dots are named by their scheme: only schemes measured with two dictionaries need the key.
     let twins = |family: &Family| {
         let scheme = |f: &Family| f.members.first().map(|m| stem(&m.scheme));

@@ -1,6 +1,7 @@
 //! Budgets of atoms by layer and kind, and the allocator that makes them from sensitivities.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use kvcsr_codec::Kind;
 use serde::{Deserialize, Serialize};
@@ -53,8 +54,8 @@ impl Budget {
 /// Budgets by the level whose atoms they spend.
 pub type Budgets = BTreeMap<usize, Budget>;
 
-/// What coding one layer's vectors of one kind does to the model: loss, such as a KL divergence in
-/// nats, at a few levels, everything else being exact.
+/// What coding one layer's vectors of one kind does to the model: loss, such as its share of a KL
+/// divergence in nats, at a few levels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sensitivity {
     /// The layer.
@@ -88,11 +89,11 @@ impl Sensitivity {
 /// smallest sum of losses: exact, by dynamic programming over the atoms spent.
 ///
 /// That losses of several layers add up is an assumption; it holds for small ones. Levels are
-/// multiples of a vector's chunks, at least one atom per chunk and at most `most`.
+/// multiples of a vector's chunks, at least one atom per chunk, and lie in `bounds`.
 ///
 /// # Errors
 /// A sentence, if the sensitivities are not one per layer and kind, or the level is too small.
-pub fn allocate(sensitivities: &[Sensitivity], level: usize, most: usize) -> Result<Budget, String> {
+pub fn allocate(sensitivities: &[Sensitivity], level: usize, bounds: RangeInclusive<usize>) -> Result<Budget, String> {
     let layers = sensitivities.len() / 2;
     if layers == 0 || !sensitivities.len().is_multiple_of(2) {
         return Err(format!(
@@ -121,7 +122,9 @@ pub fn allocate(sensitivities: &[Sensitivity], level: usize, most: usize) -> Res
     for slot in &slots {
         let mut next = vec![f64::INFINITY; total + 1];
         let mut levels = vec![0u8; total + 1];
-        for level in (slot.chunks..=most.min(255)).step_by(slot.chunks.max(1)) {
+        let chunks = slot.chunks.max(1);
+        let least = (*bounds.start()).max(1).next_multiple_of(chunks);
+        for level in (least..=(*bounds.end()).min(255)).step_by(chunks) {
             let loss = slot.at(level);
             for spent in level..=total {
                 let sum = best[spent - level] + loss;
@@ -135,10 +138,12 @@ pub fn allocate(sensitivities: &[Sensitivity], level: usize, most: usize) -> Res
         taken.push(levels);
     }
     let least = |a: &usize, b: &usize| best[*a].total_cmp(&best[*b]);
-    let mut spent = (0..=total)
-        .min_by(least)
-        .filter(|&spent| best[spent].is_finite())
-        .ok_or_else(|| format!("level {level} is too small: every chunk of every vector takes at least one atom"))?;
+    let mut spent = (0..=total).min_by(least).filter(|&spent| best[spent].is_finite()).ok_or_else(|| {
+        format!(
+            "level {level} is too small: every vector takes at least {} atoms, one or more per chunk",
+            bounds.start()
+        )
+    })?;
     let mut budget = Budget { keys: vec![0; layers], values: vec![0; layers] };
     for (slot, levels) in slots.iter().zip(&taken).rev() {
         let level = usize::from(levels[spent]);
@@ -183,7 +188,7 @@ mod tests {
             slot(1, Kind::Value, 2, |l| 0.7 / l),
         ];
         for level in [2, 3, 4, 7] {
-            let budget = allocate(&slots, level, 12).unwrap();
+            let budget = allocate(&slots, level, 1..=12).unwrap();
             budget.check(level, 2).unwrap();
             let loss = |b: &Budget| -> f64 { slots.iter().map(|s| s.at(b.level(s.layer, s.kind).unwrap())).sum() };
             let mut least = f64::INFINITY;
@@ -198,11 +203,15 @@ mod tests {
             }
             assert!((loss(&budget) - least).abs() < 1e-12, "{level}: {budget:?}");
         }
-        assert!(allocate(&slots, 1, 12).unwrap_err().contains("too small"));
-        assert!(allocate(&slots[..3], 4, 12).unwrap_err().contains("3 sensitivities"));
-        assert!(allocate(&[], 4, 12).is_err());
+        let bounded = allocate(&slots, 4, 3..=5).unwrap();
+        assert!(bounded.keys.iter().chain(&bounded.values).all(|level| (3..=5).contains(level)), "{bounded:?}");
+        assert!(bounded.values.iter().all(|level| *level == 4), "a multiple of the chunks: {bounded:?}");
+        assert!(allocate(&slots, 2, 3..=5).unwrap_err().contains("at least 3"));
+        assert!(allocate(&slots, 1, 1..=12).unwrap_err().contains("too small"));
+        assert!(allocate(&slots[..3], 4, 1..=12).unwrap_err().contains("3 sensitivities"));
+        assert!(allocate(&[], 4, 1..=12).is_err());
         let twice = [slots[0].clone(), slots[0].clone()];
-        assert!(allocate(&twice, 4, 12).unwrap_err().contains("layer 0, keys"));
+        assert!(allocate(&twice, 4, 1..=12).unwrap_err().contains("layer 0, keys"));
     }
 
     #[test]

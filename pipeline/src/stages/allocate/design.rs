@@ -1,0 +1,220 @@
+//! What each layer's keys and values cost when all of them are coded, from runs that vary all at once.
+//!
+//! A slot is one layer's keys or values. Every run of the design restores each slot at one of two levels, half of them at
+//! the low one, as a column of a Sylvester-Hadamard matrix says: the weighing design, in which the effect of every slot is
+//! estimated from all runs instead of two. One slot at a time would be lost in the noise of the others, and with the others
+//! exact it would miss what they do to it. Every second text runs the opposite of every row, so that the products of two
+//! slots' effects, which a Hadamard design cannot tell from a third one's, cancel.
+
+use kvcsr_cache::Sensitivity;
+use kvcsr_codec::Kind;
+
+/// Rows of the design for `slots` slots: a power of two, so that every slot has a column of its own and none the constant.
+pub fn runs(slots: usize) -> usize {
+    (slots + 1).next_power_of_two()
+}
+
+/// Whether `slot` is restored at the high level in `run` of the text numbered `text`.
+pub fn is_high(text: usize, run: usize, slot: usize) -> bool {
+    let even = (run & (slot + 1)).count_ones().is_multiple_of(2);
+    even == text.is_multiple_of(2)
+}
+
+/// One layer's keys or values: its error by level, and what it cost in the runs.
+pub struct Slot {
+    pub layer: usize,
+    pub kind: Kind,
+    /// Levels are multiples of this.
+    pub chunks: usize,
+    /// Level and relative squared error, the levels in rising order.
+    pub errors: Vec<(usize, f64)>,
+}
+
+impl Slot {
+    /// Its relative error at one of its levels.
+    pub fn error(&self, level: usize) -> f64 {
+        self.errors.iter().find(|(l, _)| *l == level).map_or(f64::NAN, |(_, e)| *e)
+    }
+}
+
+/// A slot's cost, with what it was made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Fall of KL from the low level to the high one, in nats per token: the mean of the texts.
+    pub fall: f64,
+    /// Its standard error, pooled over all slots.
+    pub standard_error: f64,
+    /// Nats per token and unit of relative squared error, as measured.
+    pub raw: f64,
+    /// The same, drawn towards the mean of its kind as far as noise explains the difference.
+    pub per_error: f64,
+}
+
+/// The cost of every slot from `kl[text][run]`, mean KL per token.
+///
+/// KL is taken as the sum over slots of a cost times the slot's relative squared error. Costs of a kind are shrunk towards
+/// their mean by empirical Bayes (DerSimonian and Laird's moment estimate of how much they truly differ), and are at least a
+/// tenth of it.
+pub fn costs(slots: &[Slot], kl: &[Vec<f64>], [low, high]: [usize; 2]) -> Vec<Cost> {
+    let texts = kl.len();
+    let falls: Vec<Vec<f64>> =
+        (0..slots.len()).map(|slot| kl.iter().enumerate().map(|(text, kl)| fall(text, kl, slot)).collect()).collect();
+    let means: Vec<f64> = falls.iter().map(|falls| falls.iter().sum::<f64>() / texts as f64).collect();
+    let squares: f64 =
+        falls.iter().zip(&means).map(|(f, mean)| f.iter().map(|x| (x - mean).powi(2)).sum::<f64>()).sum();
+    let freedom = (slots.len() * texts.saturating_sub(1)).max(1);
+    let variance = squares / freedom as f64 / texts as f64;
+    let gap = |slot: &Slot| (slot.error(low) - slot.error(high)).max(1e-9);
+    let mut costs: Vec<Cost> = slots
+        .iter()
+        .zip(&means)
+        .map(|(slot, &fall)| {
+            let raw = fall / gap(slot);
+            Cost { fall, standard_error: variance.sqrt(), raw, per_error: raw }
+        })
+        .collect();
+    for kind in Kind::ALL {
+        let of_kind: Vec<usize> = (0..slots.len()).filter(|&i| slots[i].kind == kind).collect();
+        let weights: Vec<f64> = of_kind.iter().map(|&i| gap(&slots[i]).powi(2) / variance.max(1e-18)).collect();
+        let raw: Vec<f64> = of_kind.iter().map(|&i| costs[i].raw).collect();
+        for (&i, shrunk) in of_kind.iter().zip(shrink(&raw, &weights)) {
+            costs[i].per_error = shrunk;
+        }
+    }
+    costs
+}
+
+/// The fall of KL from low to high of one slot on one text.
+fn fall(text: usize, kl: &[f64], slot: usize) -> f64 {
+    let signed = |(run, kl): (usize, &f64)| if is_high(text, run, slot) { -kl } else { *kl };
+    2.0 * kl.iter().enumerate().map(signed).sum::<f64>() / kl.len() as f64
+}
+
+/// `values` with precisions `weights`, drawn towards their weighted mean.
+fn shrink(values: &[f64], weights: &[f64]) -> Vec<f64> {
+    let total: f64 = weights.iter().sum();
+    let mean = values.iter().zip(weights).map(|(x, w)| x * w).sum::<f64>() / total;
+    let spread: f64 = values.iter().zip(weights).map(|(x, w)| w * (x - mean).powi(2)).sum();
+    let scale = total - weights.iter().map(|w| w * w).sum::<f64>() / total;
+    let between = ((spread - (values.len() as f64 - 1.0)) / scale.max(f64::MIN_POSITIVE)).max(0.0);
+    let least = 0.1 * mean.max(1e-9);
+    let drawn = |(x, w): (&f64, &f64)| (mean + between / (between + 1.0 / w) * (x - mean)).max(least);
+    values.iter().zip(weights).map(drawn).collect()
+}
+
+/// The losses that the allocator weighs, cost times error; `damping` 1 takes costs as they are, less draws them
+/// towards their geometric mean.
+pub fn sensitivities(slots: &[Slot], costs: &[Cost], damping: f64) -> Vec<Sensitivity> {
+    let centre = costs.iter().map(|c| c.per_error.ln()).sum::<f64>() / costs.len().max(1) as f64;
+    let sensitivity = |(slot, cost): (&Slot, &Cost)| {
+        let cost = (centre + damping * (cost.per_error.ln() - centre)).exp();
+        let measured = slot.errors.iter().map(|&(level, error)| (level, cost * error)).collect();
+        Sensitivity { layer: slot.layer, kind: slot.kind, chunks: slot.chunks, measured }
+    };
+    slots.iter().zip(costs).map(sensitivity).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn slots(n: usize) -> Vec<Slot> {
+        let slot = |i: usize| Slot {
+            layer: i / 2,
+            kind: Kind::ALL[i % 2],
+            chunks: 1 + i % 2,
+            errors: [2, 4, 8, 12].map(|level| (level, (-(level as f64) / (4.0 + i as f64)).exp())).to_vec(),
+        };
+        (0..n).map(slot).collect()
+    }
+
+    /// KL of every run, if it were `costs x errors`, and products of neighbours' errors besides.
+    fn simulated(slots: &[Slot], true_costs: &[f64], texts: usize, product: f64, noise: f64) -> Vec<Vec<f64>> {
+        let mut state = 7u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
+        };
+        let mut run = |text: usize, run: usize| {
+            let errors: Vec<f64> =
+                slots.iter().enumerate().map(|(i, s)| s.error(if is_high(text, run, i) { 12 } else { 4 })).collect();
+            let sum: f64 = errors.iter().zip(true_costs).map(|(e, c)| e * c).sum();
+            sum + product * errors.windows(2).map(|e| e[0] * e[1]).sum::<f64>() + noise * random()
+        };
+        (0..texts).map(|text| (0..runs(slots.len())).map(|r| run(text, r)).collect()).collect()
+    }
+
+    #[test]
+    fn every_slot_is_high_in_half_of_the_runs_and_no_two_agree() {
+        for n in [1, 2, 3, 7, 8, 120] {
+            let runs = runs(n);
+            assert!(runs > n && runs <= 2 * n.max(1) + 1, "{n}");
+            for text in [0, 1] {
+                for a in 0..n {
+                    assert_eq!((0..runs).filter(|&r| is_high(text, r, a)).count(), runs / 2);
+                    for b in 0..a {
+                        let agree = (0..runs).filter(|&r| is_high(text, r, a) == is_high(text, r, b)).count();
+                        assert_eq!(agree, runs / 2, "{a} {b}");
+                    }
+                }
+            }
+        }
+        assert!(is_high(0, 5, 3) != is_high(1, 5, 3));
+    }
+
+    #[test]
+    fn costs_are_found_exactly_without_noise() {
+        let slots = slots(12);
+        let true_costs: Vec<f64> = (0..12).map(|i| 0.01 * (1.0 + (i * 5 % 7) as f64)).collect();
+        let costs = costs(&slots, &simulated(&slots, &true_costs, 2, 0.0, 0.0), [4, 12]);
+        for (cost, truth) in costs.iter().zip(&true_costs) {
+            assert!((cost.raw - truth).abs() < 1e-9 && (cost.per_error - truth).abs() < 1e-6, "{cost:?} {truth}");
+        }
+    }
+
+    #[test]
+    fn opposite_texts_cancel_the_products_of_others() {
+        let slots = slots(7);
+        let true_costs = [0.05; 7];
+        let kl = simulated(&slots, &true_costs, 2, 0.03, 0.0);
+        let off = |kl: &[Vec<f64>]| -> f64 {
+            // A slot's own products with its neighbours' means belong to its cost here; the first and last have one neighbour.
+            costs(&slots, kl, [4, 12]).iter().map(|c| c.raw).fold(0.0, |worst: f64, c| worst.max((c - 0.05).abs()))
+        };
+        assert!(off(&kl) < 0.035, "{}", off(&kl));
+        let mean = |i: usize| (slots[i].error(4) + slots[i].error(12)) / 2.0;
+        let expected = |i: usize| {
+            0.05 + 0.03 * (i.checked_sub(1).map_or(0.0, mean) + if i + 1 < slots.len() { mean(i + 1) } else { 0.0 })
+        };
+        for (i, cost) in costs(&slots, &kl, [4, 12]).iter().enumerate() {
+            assert!((cost.raw - expected(i)).abs() < 1e-9, "{i}: {cost:?}");
+        }
+    }
+
+    #[test]
+    fn noise_draws_costs_to_their_mean_and_none_falls_below_a_tenth_of_it() {
+        let slots = slots(20);
+        let kl = simulated(&slots, &[0.02; 20], 4, 0.0, 0.2);
+        let costs = costs(&slots, &kl, [4, 12]);
+        let spread = |f: fn(&Cost) -> f64| {
+            let keys: Vec<f64> = costs.iter().step_by(2).map(f).collect();
+            keys.iter().copied().fold(f64::MIN, f64::max) - keys.iter().copied().fold(f64::MAX, f64::min)
+        };
+        assert!(spread(|c| c.per_error) < 0.6 * spread(|c| c.raw), "{costs:?}");
+        assert!(costs.iter().all(|c| c.per_error > 0.0 && c.standard_error > 0.0));
+    }
+
+    #[test]
+    fn damping_keeps_the_order_and_narrows_the_range() {
+        let slots = slots(4);
+        let cost = |per_error| Cost { fall: 0.0, standard_error: 0.0, raw: per_error, per_error };
+        let costs = [cost(0.1), cost(0.4), cost(0.1), cost(0.4)];
+        let at = |damping: f64, i: usize| {
+            let all = sensitivities(&slots, &costs, damping);
+            all[i].measured[1].1 / slots[i].error(4)
+        };
+        assert!((at(1.0, 1) / at(1.0, 0) - 4.0).abs() < 1e-9);
+        assert!((at(0.5, 1) / at(0.5, 0) - 2.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,362 @@
+//! allocate: what each layer's keys and values cost in KL, and the levels that spend a budget of atoms best.
+//!
+//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the runs
+//! of a weighing design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
+//! levels; the allocator finds the best ones under it. The budgets so found are tried on further calibration texts beside
+//! CSR's even ones, as real caches, and the best is kept. Rows stream to disk as they are made; an unfinished run of the same
+//! recipe goes on with the first one it lacks.
+
+mod check;
+mod design;
+mod restored;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
+use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
+use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_longbench::predictions::remove_cut_line;
+use kvcsr_model::{Decoder, Tokenizer};
+use kvcsr_report::files;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use self::check::{Candidate, CheckRow, UNIFORM};
+use self::design::{Cost, Slot};
+use self::restored::{DesignRun, Restored};
+use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::provenance::Owner;
+use crate::stages::train::DICTIONARIES;
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs};
+use crate::text::Part;
+use crate::ui;
+
+/// What a scheme's name holds if it needs this stage.
+pub const PART: &str = "+budget";
+/// File of the budgets by level.
+pub const BUDGETS: &str = "budgets.json";
+/// File of the design's runs.
+const RUNS: &str = "runs.jsonl";
+/// File of reconstruction errors by text, layer, kind and level.
+const ERRORS: &str = "errors.jsonl";
+/// File of the costs by layer and kind.
+const COSTS: &str = "costs.jsonl";
+/// File of how the budgets did where they were tried.
+const CHECKS: &str = "checks.jsonl";
+
+/// See the module.
+pub struct Allocate;
+
+/// One run of the design on one text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct RunRow {
+    text: usize,
+    id: String,
+    run: usize,
+    scored: usize,
+    kl_sum: f64,
+}
+
+/// How much of one layer's vectors of one kind is lost at a level, on one text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ErrorRow {
+    text: usize,
+    layer: usize,
+    kind: Kind,
+    level: usize,
+    relative: f64,
+}
+
+/// What one slot costs, with what that was made of.
+#[derive(Clone, Debug, Serialize)]
+struct CostRow {
+    layer: usize,
+    kind: Kind,
+    error_low: f64,
+    error_high: f64,
+    kl_fall: f64,
+    standard_error: f64,
+    cost_measured: f64,
+    cost: f64,
+}
+
+impl Stage for Allocate {
+    fn name(&self) -> &'static str {
+        "allocate"
+    }
+
+    fn version(&self) -> u32 {
+        2
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.allocate)?;
+        parameters.insert("corpora".into(), json!(run.config.corpora));
+        parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+        Ok(parameters)
+    }
+
+    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut inputs = text_and_model_inputs(run)?;
+        inputs.insert("train".into(), run.finished("train")?.digest.into());
+        Ok(inputs)
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let (decoder, tokenizer) = open_model(run)?;
+        let geometry = decoder.geometry();
+        let set = Owner::of(run, geometry)?.load(&run.stage_dir("train").join(DICTIONARIES))?;
+        let texts = Texts::new(run, &tokenizer)?;
+        measure(run, &set, &decoder, &texts.measured, dir)?;
+        let settings = &run.config.allocate;
+        let slots = slots(&set, &files::read_jsonl::<ErrorRow>(&dir.join(ERRORS))?);
+        let kl =
+            mean_kl(&files::read_jsonl::<RunRow>(&dir.join(RUNS))?, texts.measured.len(), design::runs(slots.len()));
+        let costs = design::costs(&slots, &kl, settings.design);
+        files::write_jsonl(&dir.join(COSTS), &cost_rows(&slots, &costs, settings.design))?;
+
+        let mut candidates = Vec::new();
+        for &level in &settings.budgets {
+            candidates.push(Candidate { level, name: UNIFORM, budget: even(level, geometry.layers) });
+            for (name, damping) in check::DAMPINGS {
+                let bounds = settings.levels[0]..=settings.levels[settings.levels.len() - 1];
+                let budget = allocate(&design::sensitivities(&slots, &costs, damping), level, bounds)
+                    .map_err(|reason| anyhow::anyhow!("allocate.budgets, level {level}: {reason}"))?;
+                candidates.push(Candidate { level, name, budget });
+            }
+        }
+        let path = dir.join(CHECKS);
+        check::run(run, set, &decoder, &texts.checked, &candidates, &path)?;
+        let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
+        write_atomically(&dir.join(BUDGETS), serde_json::to_string_pretty(&budgets)?.as_bytes())
+    }
+
+    fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
+        let checks: Vec<CheckRow> = files::read_jsonl(&dir.join(CHECKS))?;
+        let line = |(level, budget): (&usize, &Budget)| {
+            let mean = |levels: &[usize]| levels.iter().sum::<usize>() as f64 / levels.len().max(1) as f64;
+            let range = |levels: &[usize]| {
+                let (low, high) = (levels.iter().min().unwrap_or(&0), levels.iter().max().unwrap_or(&0));
+                format!("{:.1} ({low} to {high})", mean(levels))
+            };
+            let tried: Vec<String> =
+                check::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
+            format!(
+                "csr-{level}{PART}: atoms per key {}, per value {}; KL where tried: {}",
+                range(&budget.keys),
+                range(&budget.values),
+                tried.join(", ")
+            )
+        };
+        Ok(read(dir)?.iter().map(line).collect())
+    }
+}
+
+/// The budgets of a finished stage; none where it has not been run.
+pub fn read(dir: &Path) -> Result<Budgets> {
+    let path = dir.join(BUDGETS);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Budgets::new()),
+        Err(e) => Err(e).with_context(|| path.display().to_string()),
+    }
+}
+
+/// The calibration texts of this stage, the corpora taking turns.
+struct Texts {
+    /// What costs are measured on.
+    measured: Vec<(String, HeldoutText)>,
+    /// What budgets are tried on.
+    checked: Vec<(String, HeldoutText)>,
+}
+
+impl Texts {
+    fn new(run: &Run, tokenizer: &Tokenizer) -> Result<Self> {
+        let settings = &run.config.allocate;
+        let length = settings.context + settings.continuation;
+        let count = settings.documents + settings.check_documents;
+        let (mut measured, mut checked) = (Vec::new(), Vec::new());
+        for corpus_id in &run.config.corpora {
+            let sequences = corpus(run, tokenizer, corpus_id, Part::Calibration, length, count)?;
+            for (i, ids) in sequences.into_iter().enumerate() {
+                let text = (format!("{corpus_id}-{i:03}"), HeldoutText { ids, context: settings.context });
+                if i < settings.documents { measured.push(text) } else { checked.push(text) }
+            }
+        }
+        Ok(Self { measured, checked })
+    }
+}
+
+/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and run.
+fn measure(
+    run: &Run,
+    set: &DictionarySet,
+    decoder: &Decoder,
+    texts: &[(String, HeldoutText)],
+    dir: &Path,
+) -> Result<()> {
+    let settings = &run.config.allocate;
+    let layers = decoder.geometry().layers;
+    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
+    let mut encoders = BTreeMap::new();
+    for group in &set.groups {
+        let encoder = std::sync::Arc::new(Encoder::new(group.dictionary.clone()));
+        encoders.extend(group.layers.iter().map(|&layer| ((layer, group.kind), (encoder.clone(), group.chunks))));
+    }
+    let (runs_path, errors_path) = (dir.join(RUNS), dir.join(ERRORS));
+    let done: HashSet<(usize, usize)> = kept::<RunRow>(&runs_path)?.iter().map(|row| (row.text, row.run)).collect();
+    let with_errors: HashSet<usize> = kept::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
+    let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
+    let (mut runs_out, mut errors_out) = (append(&runs_path)?, append(&errors_path)?);
+    let runs = design::runs(2 * layers);
+    let bar = ui::bar("allocate", (texts.len() * runs) as u64, "runs");
+    for (number, (id, text)) in texts.iter().enumerate() {
+        let todo: Vec<usize> = (0..runs).filter(|&r| !done.contains(&(number, r))).collect();
+        bar.inc((runs - todo.len()) as u64);
+        if todo.is_empty() && with_errors.contains(&number) {
+            continue;
+        }
+        bar.set_message(format!("{id}: prefill"));
+        let reference = Reference::new(decoder, text, PREFILL_CHUNK, dense.as_ref())?;
+        let snapshot = reference.snapshot();
+        if !with_errors.contains(&number) {
+            // One write, so that a text's errors are all there or none.
+            let mut lines = String::new();
+            for (&(layer, kind), (encoder, chunks)) in &encoders {
+                let vectors =
+                    restored::rows(if kind == Kind::Key { &snapshot.keys[layer] } else { &snapshot.values[layer] })?;
+                for &level in settings.levels.iter().filter(|level| level.is_multiple_of(*chunks)) {
+                    let relative = reconstruction_error(encoder, &vectors, level / chunks)?.relative;
+                    let row = ErrorRow { text: number, layer, kind, level, relative };
+                    lines += &(serde_json::to_string(&row)? + "\n");
+                }
+            }
+            errors_out.write_all(lines.as_bytes())?;
+        }
+        let restored = Restored::new(snapshot, |layer, kind| {
+            let (encoder, chunks) = &encoders[&(layer, kind)];
+            (encoder, settings.design.map(|level| (level / chunks).max(1)))
+        })?;
+        for run in todo {
+            bar.set_message(id.clone());
+            let score = reference
+                .score(decoder, &DesignRun { restored: &restored, dense: dense.as_ref(), text: number, run })?;
+            let row = RunRow { text: number, id: id.clone(), run, scored: score.scored, kl_sum: score.kl_sum };
+            writeln!(runs_out, "{}", serde_json::to_string(&row)?)?;
+            bar.inc(1);
+        }
+    }
+    runs_out.sync_all()?;
+    errors_out.sync_all()?;
+    bar.finish();
+    Ok(())
+}
+
+/// The rows that an unfinished run left; a last line that was cut off is removed.
+fn kept<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    remove_cut_line(path)?;
+    Ok(files::read_jsonl(path)?)
+}
+
+/// Every slot with its mean errors: layer by layer, keys before values, as the design numbers them.
+fn slots(set: &DictionarySet, rows: &[ErrorRow]) -> Vec<Slot> {
+    let mut found: BTreeMap<(usize, Kind), BTreeMap<usize, Vec<f64>>> = BTreeMap::new();
+    for row in rows {
+        found.entry((row.layer, row.kind)).or_default().entry(row.level).or_default().push(row.relative);
+    }
+    let mut slots = Vec::new();
+    for layer in 0..found.keys().map(|(layer, _)| layer + 1).max().unwrap_or(0) {
+        for kind in Kind::ALL {
+            let chunks =
+                set.groups.iter().find(|g| g.kind == kind && g.layers.contains(&layer)).map_or(1, |group| group.chunks);
+            let mean = |errors: &Vec<f64>| errors.iter().sum::<f64>() / errors.len() as f64;
+            let levels = found.get(&(layer, kind)).into_iter().flatten();
+            slots.push(Slot { layer, kind, chunks, errors: levels.map(|(&level, e)| (level, mean(e))).collect() });
+        }
+    }
+    slots
+}
+
+/// Mean KL per token by text and run.
+fn mean_kl(rows: &[RunRow], texts: usize, runs: usize) -> Vec<Vec<f64>> {
+    let mut kl = vec![vec![0.0; runs]; texts];
+    for row in rows {
+        kl[row.text][row.run] = row.kl_sum / row.scored.max(1) as f64;
+    }
+    kl
+}
+
+fn cost_rows(slots: &[Slot], costs: &[Cost], [low, high]: [usize; 2]) -> Vec<CostRow> {
+    let row = |(slot, cost): (&Slot, &Cost)| CostRow {
+        layer: slot.layer,
+        kind: slot.kind,
+        error_low: slot.error(low),
+        error_high: slot.error(high),
+        kl_fall: cost.fall,
+        standard_error: cost.standard_error,
+        cost_measured: cost.raw,
+        cost: cost.per_error,
+    };
+    slots.iter().zip(costs).map(row).collect()
+}
+
+/// CSR's own levels.
+fn even(level: usize, layers: usize) -> Budget {
+    Budget { keys: vec![level; layers], values: vec![level; layers] }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn rows_become_slots_in_the_order_of_the_design_and_budgets_survive_their_file() {
+        let dictionary = Arc::new(kvcsr_codec::Dictionary::new(2, vec![1.0, 0.0]).unwrap());
+        let group = |kind, chunks| kvcsr_codec::DictionaryGroup {
+            kind,
+            layers: vec![0, 1],
+            chunks,
+            sparsity: 1,
+            dictionary: dictionary.clone(),
+        };
+        let groups = vec![group(Kind::Value, 2), group(Kind::Key, 1)];
+        let set = DictionarySet { head_dim: 2, groups, provenance: Default::default() };
+        let mut rows = Vec::new();
+        for text in 0..2 {
+            for layer in [1, 0] {
+                for (kind, levels) in [(Kind::Value, &[2, 4][..]), (Kind::Key, &[2, 3, 4])] {
+                    rows.extend(levels.iter().map(|&level| {
+                        let relative = (text + layer) as f64 / 10.0 + 1.0 / level as f64;
+                        ErrorRow { text, layer, kind, level, relative }
+                    }));
+                }
+            }
+        }
+        let slots = slots(&set, &rows);
+        let order: Vec<_> = slots.iter().map(|slot| (slot.layer, slot.kind, slot.chunks)).collect();
+        assert_eq!(order, [(0, Kind::Key, 1), (0, Kind::Value, 2), (1, Kind::Key, 1), (1, Kind::Value, 2)]);
+        assert_eq!(slots[3].errors.len(), 2);
+        assert!((slots[2].error(4) - 0.4).abs() < 1e-12, "the mean over texts");
+        let run = |text, run, kl_sum| RunRow { text, id: String::new(), run, scored: 4, kl_sum };
+        assert_eq!(mean_kl(&[run(1, 0, 2.0), run(0, 1, 4.0)], 2, 2), [[0.0, 1.0], [0.5, 0.0]]);
+
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path()).unwrap().is_empty());
+        let budgets = Budgets::from([(3, even(3, 2))]);
+        std::fs::write(dir.path().join(BUDGETS), serde_json::to_string(&budgets).unwrap()).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), budgets);
+        std::fs::write(dir.path().join(BUDGETS), "{\"3\": 4}").unwrap();
+        assert!(format!("{:#}", read(dir.path()).unwrap_err()).contains(BUDGETS));
+    }
+}
