@@ -48,6 +48,11 @@ merge *args: setup
 train *args: setup
     @{{ kvcsr }} train "$@"
 
+# Learn the dictionaries with options beyond the paper, for csr-S@best
+[group('stages')]
+train-best *args: setup
+    @{{ kvcsr }} train-best "$@"
+
 # Learn dictionaries of keys after position embedding, for csr-S+rope
 [group('stages')]
 train-rope *args: setup

@@ -39,6 +39,8 @@ pub enum Command {
     Merge(RunArgs),
     /// Learn one dictionary per layer group, for keys and for values
     Train(RunArgs),
+    /// Learn one dictionary per layer group with options beyond the paper, for csr-S@best
+    TrainBest(RunArgs),
     /// Learn dictionaries of keys after position embedding, for csr-S+rope
     TrainRope(RunArgs),
     /// Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget

@@ -24,6 +24,7 @@ pub struct Config {
     pub calibrate: Calibrate,
     pub merge: Merge,
     pub train: Train,
+    pub train_best: TrainBest,
     pub allocate: Allocate,
     pub ablate: Ablate,
     pub evaluate: Evaluate,
@@ -96,6 +97,15 @@ pub struct Train {
     pub vectors: usize,
     pub checkpoint_seconds: f64,
     pub memory_gb: f64,
+}
+
+/// The set `best`: `[train]` with options by name for keys and for values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainBest {
+    pub keys: String,
+    pub values: String,
+    pub epochs: usize,
 }
 
 /// How much each vector counts in the loss.

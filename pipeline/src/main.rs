@@ -29,7 +29,7 @@ use crate::stage::{Run, Stage};
 use crate::stages::{
     ablate::Ablate, allocate::Allocate, calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare,
     evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, suite::Suite, train::Train,
-    train_rope::TrainRope,
+    train_best::TrainBest, train_rope::TrainRope,
 };
 
 fn main() -> ExitCode {
@@ -51,6 +51,7 @@ fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => single(args, &Calibrate),
         Command::Merge(args) => single(args, &Merge),
         Command::Train(args) => single(args, &Train),
+        Command::TrainBest(args) => single(args, &TrainBest),
         Command::TrainRope(args) => single(args, &TrainRope),
         Command::Allocate(args) => single(args, &Allocate),
         Command::Ablate(args) => single(args, &Ablate),
@@ -103,22 +104,31 @@ fn reproduce(run: &Run) -> Result<()> {
         "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
         c.train.atoms, c.train.epochs
     );
-    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::train_rope::PART)) {
+    let needs = |stage: &str| stages::dictionaries::needs(&c.evaluate.schemes, stage);
+    if needs("train-best") {
+        println!(
+            "  train-best the same with options beyond the paper: keys {}, values {}",
+            c.train_best.keys, c.train_best.values
+        );
+    }
+    if needs("train-rope") {
         println!("  train-rope the same for keys after position embedding");
     }
-    if c.evaluate.schemes.iter().any(|scheme| scheme.contains(stages::allocate::PART)) {
+    if needs("allocate") {
         println!("  allocate   what each layer's keys and values cost in KL, and levels that spend atoms accordingly");
     }
     println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
     println!("  suite      {} schemes on {} records of each task", c.suite.schemes.len(), c.suite.limit);
     println!("  report     tables and figures");
     fetch(run)?;
-    let named = |part: &str| c.evaluate.schemes.iter().any(|scheme| scheme.contains(part));
     let mut all: Vec<&dyn Stage> = vec![&Calibrate, &Merge, &Train];
-    if named(stages::train_rope::PART) {
+    if needs("train-best") {
+        all.push(&TrainBest);
+    }
+    if needs("train-rope") {
         all.push(&TrainRope);
     }
-    if named(stages::allocate::PART) {
+    if needs("allocate") {
         all.push(&Allocate);
     }
     all.extend([&Evaluate as &dyn Stage, &Suite, &Report]);

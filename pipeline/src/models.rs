@@ -144,6 +144,9 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
 /// An opened model.
 pub struct Opened {
     name: String,
+    path: PathBuf,
+    /// The repository and commit it came from, if it did.
+    hub: Option<String>,
     files: Files,
 }
 
@@ -158,11 +161,15 @@ impl Opened {
         if name == DEFAULT {
             let paths = Paths::find("smol")?;
             let config = Config::load(&paths.root.join("pipeline/profiles"), "smol", &[])?;
-            return Self::at(name, &Name::parse(&config.model)?.locate(&paths)?);
+            return Self::at(name, &Name::parse(&config.model)?.locate(&paths)?, None);
         }
+        let mut from = None;
         let path = match Name::parse(name)? {
             Name::Path(path) if path.exists() => path,
-            Name::Hub(name) => name.fetch()?,
+            Name::Hub(name) => {
+                from = Some(name.to_string());
+                name.fetch()?
+            }
             other => match Paths::find("smol") {
                 Ok(paths) => other.locate(&paths)?,
                 // Outside of a clone there are no ids.
@@ -171,19 +178,37 @@ impl Opened {
                 ),
             },
         };
-        Self::at(name, &path)
+        Self::at(name, &path, from)
     }
 
     /// Opens the profile's model, fetched before.
     pub fn of(run: &Run) -> Result<Self> {
-        Self::at(&run.config.model, &Name::parse(&run.config.model)?.locate(&run.paths)?)
+        let name = Name::parse(&run.config.model)?;
+        let hub = if let Name::Hub(hub) = &name { Some(hub.to_string()) } else { None };
+        Self::at(&run.config.model, &name.locate(&run.paths)?, hub)
     }
 
-    fn at(name: &str, path: &Path) -> Result<Self> {
+    fn at(name: &str, path: &Path, hub: Option<String>) -> Result<Self> {
         let open = || -> Result<Files, kvcsr_model::ModelError> {
             Ok(if path.is_dir() { Files::Folder(HfCheckpoint::open(path)?) } else { Files::Gguf(Gguf::open(path)?) })
         };
-        Ok(Self { name: name.to_owned(), files: open().with_context(|| format!("model `{name}`"))? })
+        let files = open().with_context(|| format!("model `{name}`"))?;
+        Ok(Self { name: name.to_owned(), path: path.to_owned(), hub, files })
+    }
+
+    /// What makes this model this model, as [`digest`] says it for a profile, whatever it was called by: a file of
+    /// `data/sources.toml` is known by its path too.
+    pub fn content(&self, paths: &Paths) -> Result<String> {
+        if let Some(hub) = &self.hub {
+            return Ok(hub.clone());
+        }
+        let same = |path: PathBuf| std::fs::canonicalize(path).ok() == std::fs::canonicalize(&self.path).ok();
+        let sources = Sources::load(&paths.root)?;
+        let mut models = sources.all().filter(|source| source.kind == SourceKind::Model);
+        match models.find(|source| source.fetched(paths).is_ok_and(same)) {
+            Some(source) => Ok(source.sha256.clone()),
+            None => content_hash(&self.path, &paths.cache.join("digests.json")),
+        }
     }
 
     fn context(&self) -> String {

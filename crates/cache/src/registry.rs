@@ -17,6 +17,9 @@ use crate::{Budgets, CacheError, Geometry, Scheme};
 /// The dictionary set a scheme uses when its name does not say (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
 
+/// The dictionary set that is trained with whatever wins beyond the paper.
+pub const BEST_DICTIONARIES: &str = "best";
+
 /// The dictionary set of schemes that code keys after position embedding.
 pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
 

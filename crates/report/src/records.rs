@@ -16,6 +16,9 @@ pub enum DictionarySource {
     /// Cluster centroids only: Algorithm 1's starting point.
     #[serde(rename = "kmeans")]
     KMeans,
+    /// Trained with options beyond the paper.
+    #[serde(rename = "best")]
+    Best,
     /// As [`Self::NeuralDict`], with keys after position embedding.
     #[serde(rename = "neuraldict-rope")]
     NeuralDictRope,
@@ -26,21 +29,23 @@ pub enum DictionarySource {
 }
 
 impl DictionarySource {
-    /// The name in files: `neuraldict`, `kmeans`, `neuraldict-rope` or the empty string.
+    /// The name in files: `neuraldict`, `kmeans`, `best`, `neuraldict-rope` or the empty string.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NeuralDict => "neuraldict",
             Self::KMeans => "kmeans",
+            Self::Best => "best",
             Self::NeuralDictRope => "neuraldict-rope",
             Self::None => "",
         }
     }
 
-    /// The name for readers: `NeuralDict`, `k-means`, `NeuralDict after RoPE` or the empty string.
+    /// The name for readers: `NeuralDict`, `k-means`, `NeuralDict beyond the paper`, `NeuralDict after RoPE` or the empty string.
     pub fn label(self) -> &'static str {
         match self {
             Self::NeuralDict => "NeuralDict",
             Self::KMeans => "k-means",
+            Self::Best => "NeuralDict beyond the paper",
             Self::NeuralDictRope => "NeuralDict after RoPE",
             Self::None => "",
         }
@@ -67,12 +72,12 @@ impl FromStr for DictionarySource {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        [Self::NeuralDict, Self::KMeans, Self::NeuralDictRope, Self::None]
+        [Self::NeuralDict, Self::KMeans, Self::Best, Self::NeuralDictRope, Self::None]
             .into_iter()
             .find(|source| source.as_str() == name)
             .ok_or_else(|| UnknownName {
                 found: name.to_owned(),
-                expected: "neuraldict, kmeans, neuraldict-rope or nothing",
+                expected: "neuraldict, kmeans, best, neuraldict-rope or nothing",
             })
     }
 }

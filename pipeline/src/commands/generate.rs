@@ -10,16 +10,16 @@ use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
 use kvcsr_model::{Choice, Finish, Limits, Message, Sampler, TextStream};
 
 use crate::cli::GenerateArgs;
+use crate::models::Opened;
 use crate::paths::Paths;
-use crate::stages::PREFILL_CHUNK;
-use crate::stages::evaluate::SETS;
-use crate::stages::{calibrate_peers, train_rope};
+use crate::stages::provenance::{Owner, covers};
+use crate::stages::{PREFILL_CHUNK, calibrate_peers, dictionaries, scores};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = args.model.open()?;
     let (tokenizer, decoder) = (model.tokenizer()?, model.decoder(&args.model.device, &args.model.dtype)?);
-    let scheme = registry::build(&args.scheme, &context(args, decoder.geometry())?)?;
+    let scheme = registry::build(&args.scheme, &context(args, &model, decoder.geometry())?)?;
     let prompt = if args.chat {
         let turn = Message { role: "user", content: &args.prompt };
         tokenizer.encode(&model.chat_template()?.render(&[turn], true)?, false)?
@@ -77,21 +77,31 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The dictionaries at hand; a scheme that needs others says so.
-fn context(args: &GenerateArgs, geometry: Geometry) -> Result<SchemeContext> {
+/// The dictionaries and codebooks at hand, if the scheme needs any; one that needs others says so. A profile's must be
+/// this model's, a file named on the command line is only said not to be.
+fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
     let mut context = SchemeContext::new(geometry);
-    if let Some(path) = &args.dictionaries {
-        return Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, DictionarySet::load(path)?));
-    }
-    if let Ok(paths) = Paths::find(&args.profile) {
-        for (name, file) in SETS {
-            let path = paths.run.join("train").join(file);
-            if path.is_file() {
-                context = context.with_dictionaries(name, DictionarySet::load(path)?);
+    let needed = scores::needed(std::slice::from_ref(&args.scheme))?;
+    let paths = Paths::find(&args.profile).ok();
+    if needed.contains(&"train") {
+        let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
+        if let Some(path) = &args.dictionaries {
+            let set = DictionarySet::load(path)?;
+            covers(&set, geometry, path)?;
+            if let Some(problem) = owner.and_then(|owner| owner.others(&set)) {
+                eprintln!("warning: {}: {problem}", path.display());
             }
+            context = context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
+        } else if let (Some(paths), Some(owner)) = (&paths, owner) {
+            let stage_dir = |stage: &str| paths.run.join(stage);
+            let sets = dictionaries::load(stage_dir, &owner).with_context(|| {
+                format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
+            })?;
+            context = dictionaries::add_to(context, stage_dir, sets)?;
         }
-        context = train_rope::with_optional(context, &paths.run)?;
-        context = calibrate_peers::add_to(&paths.run.join("calibrate-peers"), context)?;
+    }
+    if let (true, Some(paths)) = (needed.contains(&scores::PEERS), paths) {
+        context = calibrate_peers::add_to(&paths.run.join(scores::PEERS), context)?;
     }
     Ok(context)
 }

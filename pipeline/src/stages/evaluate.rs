@@ -13,14 +13,14 @@ use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Encoder, measured_bits, reconstruction_error};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_longbench::predictions::{label, remove_cut_line};
+use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::train::{DICTIONARIES, KMEANS};
+use crate::stages::provenance::Owner;
 use crate::stages::{
-    PREFILL_CHUNK, calibrate_peers, corpus, open_model, open_shard, provenance, scores, text_and_model_inputs,
-    train_rope,
+    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, scores, text_and_model_inputs,
 };
 use crate::text::Part;
 use crate::ui;
@@ -29,9 +29,6 @@ use crate::ui;
 pub const HELDOUT: &str = "heldout.jsonl";
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
-
-/// The dictionary sets by the name schemes call them, and their files in the train stage.
-pub const SETS: [(&str, &str); 2] = [(registry::DEFAULT_DICTIONARIES, DICTIONARIES), ("kmeans", KMEANS)];
 
 /// See the module.
 pub struct Evaluate;
@@ -62,15 +59,11 @@ impl Stage for Evaluate {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let sets = SETS
-            .into_iter()
-            .map(|(name, file)| {
-                let path = run.stage_dir("train").join(file);
-                Ok((name, provenance::load(run, &path)?))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let (decoder, tokenizer) = open_model(run)?;
+        let owner = Owner::of(run, decoder.geometry())?;
+        let sets = dictionaries::load(|stage| run.stage_dir(stage), &owner)?;
         reconstruction(run, &sets, &dir.join(RECONSTRUCTION))?;
-        heldout(run, sets, &dir.join(HELDOUT))
+        heldout(run, &decoder, &tokenizer, sets, &dir.join(HELDOUT))
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -90,6 +83,10 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
     if path.is_file() {
         return Ok(());
     }
+    // Sets that a named scheme uses, but for that of rotated keys, which are not recorded.
+    let best = dictionaries::needs(&run.config.evaluate.schemes, "train-best");
+    let shown = |name: &str| name != registry::ROPE_DICTIONARIES && (best || name != registry::BEST_DICTIONARIES);
+    let sets: Vec<&(&'static str, DictionarySet)> = sets.iter().filter(|(name, _)| shown(name)).collect();
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
     let bar = ui::bar("evaluate", total as u64, "layers restored");
     let mut rows = Vec::new();
@@ -126,15 +123,17 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
 }
 
 /// Scores every scheme on every document, appending a row each.
-fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> Result<()> {
+fn heldout(
+    run: &Run,
+    decoder: &Decoder,
+    tokenizer: &Tokenizer,
+    sets: Vec<(&'static str, DictionarySet)>,
+    path: &Path,
+) -> Result<()> {
     let settings = &run.config.evaluate;
-    let (decoder, tokenizer) = open_model(run)?;
-    let mut context = SchemeContext::new(decoder.geometry());
-    for (name, set) in sets {
-        context = context.with_dictionaries(name, set);
-    }
-    context = calibrate_peers::add_to(&run.stage_dir("calibrate-peers"), context)?;
-    context = train_rope::with_optional(context, &run.paths.run)?;
+    let context = SchemeContext::new(decoder.geometry());
+    let context = dictionaries::add_to(context, |stage| run.stage_dir(stage), sets)?;
+    let context = calibrate_peers::add_to(&run.stage_dir("calibrate-peers"), context)?;
     let schemes =
         settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
     let dense = registry::build("dense", &context)?;
@@ -144,7 +143,7 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
     let bar = ui::bar("evaluate", (documents * schemes.len()) as u64, "documents x schemes");
     for corpus_id in &run.config.corpora {
         let length = settings.context + settings.continuation;
-        let texts = corpus(run, &tokenizer, corpus_id, Part::Heldout, length, settings.documents)?;
+        let texts = corpus(run, tokenizer, corpus_id, Part::Heldout, length, settings.documents)?;
         for (i, ids) in texts.into_iter().enumerate() {
             let id = format!("{corpus_id}-{i:03}");
             let todo: Vec<&Box<dyn Scheme>> = schemes
@@ -156,11 +155,11 @@ fn heldout(run: &Run, sets: Vec<(&'static str, DictionarySet)>, path: &Path) -> 
                 continue;
             }
             let text = HeldoutText { ids, context: settings.context };
-            let reference = Reference::new(&decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
+            let reference = Reference::new(decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
             for scheme in todo {
                 bar.set_message(format!("{id} {}", label(scheme.name(), scheme.dictionaries())));
                 let score = reference
-                    .score(&decoder, scheme.as_ref())
+                    .score(decoder, scheme.as_ref())
                     .with_context(|| format!("document {id}, scheme {}", scheme.name()))?;
                 let geometry = decoder.geometry();
                 let bits = measured_bits(

@@ -5,6 +5,7 @@ pub mod allocate;
 pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
+pub mod dictionaries;
 pub mod evaluate;
 mod importance;
 pub mod longbench;
@@ -14,6 +15,7 @@ pub mod report;
 pub mod scores;
 pub mod suite;
 pub mod train;
+pub mod train_best;
 pub mod train_rope;
 
 use std::path::PathBuf;

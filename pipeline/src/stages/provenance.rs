@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use kvcsr_cache::Geometry;
 use kvcsr_codec::{DictionarySet, Kind};
 
+use crate::models::{self, Opened};
+use crate::paths::Paths;
 use crate::stage::Run;
-use crate::stages::{text_and_model_inputs, train::train_config};
+use crate::stages::{text_and_model_inputs, train::Plan};
 
-/// Entries that every set of the train stage has.
+/// Entry that identifies the model.
+const MODEL_SHA256: &str = "model_sha256";
+/// Entries that every set of the train stages has.
 const REQUIRED: [&str; 10] = [
     "method",
     "kvcsr",
     "model",
-    "model_sha256",
+    MODEL_SHA256,
     "corpora",
     "corpora_sha256",
     "calibration",
@@ -23,57 +28,88 @@ const REQUIRED: [&str; 10] = [
     "heldout_relative",
 ];
 
-/// The entries for a set of this run whose groups ended with the held-out relative errors `losses`.
-pub fn of(run: &Run, method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
+/// The entries for a set of this run, trained by `plan`, whose groups ended with the held-out relative errors `losses`.
+pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
     let hashes = text_and_model_inputs(run)?;
     let hash = |id: &str| hashes.get(id).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     let corpora: Vec<String> = run.config.corpora.iter().map(|id| hash(id)).collect();
     let effective = Kind::ALL
         .into_iter()
-        .map(|kind| {
-            let config = train_config(&run.config.train, kind, run.config.seed, &run.config.device)?;
-            Ok((kind.to_string(), serde_json::to_value(config)?))
-        })
+        .map(|kind| Ok((kind.to_string(), serde_json::to_value(&plan.of(kind).config)?)))
         .collect::<Result<serde_json::Map<_, _>>>()?;
     let entries = [
         ("method", method.to_owned()),
         ("kvcsr", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", run.config.model.clone()),
-        ("model_sha256", hash("model")),
+        (MODEL_SHA256, hash("model")),
         ("corpora", run.config.corpora.join(" ")),
         ("corpora_sha256", corpora.join(" ")),
         ("calibration", run.finished("calibrate")?.digest),
         ("seed", run.config.seed.to_string()),
-        ("weighting", serde_json::to_string(&run.config.train.weighting)?.trim_matches('"').to_owned()),
+        ("weighting", if plan.keys.weighted { "attention" } else { "none" }.to_owned()),
         ("train", serde_json::to_string(&effective)?),
         ("heldout_relative", serde_json::to_string(&losses)?),
     ];
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// A set of the train stage, with its provenance checked against this run.
-///
-/// # Errors
-/// The file does not load, lacks an entry, or was trained for another model.
-pub fn load(run: &Run, path: &Path) -> Result<DictionarySet> {
-    let set = DictionarySet::load(path)?;
-    let model_sha256 = text_and_model_inputs(run)?.get("model").and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    check(&set, &run.config.model, &model_sha256).with_context(|| path.display().to_string())?;
-    Ok(set)
+/// The model that dictionaries must belong to.
+pub struct Owner {
+    content: String,
+    geometry: Geometry,
 }
 
-fn check(set: &DictionarySet, model: &str, model_sha256: &str) -> Result<()> {
+impl Owner {
+    /// The model of a run.
+    pub fn of(run: &Run, geometry: Geometry) -> Result<Self> {
+        Ok(Self { content: models::digest(run)?, geometry })
+    }
+
+    /// A model opened by name.
+    pub fn opened(model: &Opened, paths: &Paths, geometry: Geometry) -> Result<Self> {
+        Ok(Self { content: model.content(paths)?, geometry })
+    }
+
+    /// A set that a stage made.
+    ///
+    /// # Errors
+    /// The file does not load, lacks an entry, does not serve every layer, or was trained for another model; each names
+    /// the file.
+    pub fn load(&self, path: &Path) -> Result<DictionarySet> {
+        let set = DictionarySet::load(path)?;
+        check(&set).with_context(|| path.display().to_string())?;
+        if let Some(problem) = self.others(&set) {
+            bail!("{}: {problem}", path.display());
+        }
+        covers(&set, self.geometry, path)?;
+        Ok(set)
+    }
+
+    /// That the set says to be another model's, in words.
+    pub fn others(&self, set: &DictionarySet) -> Option<String> {
+        // The dtype that a profile may ask for comes after the content, and makes no other model.
+        let content = |text: &str| text.split(" in ").next().unwrap_or_default().to_owned();
+        let found = set.provenance.get(MODEL_SHA256)?;
+        let model = set.provenance.get("model").map_or("", String::as_str);
+        (content(found) != content(&self.content)).then(|| {
+            format!(
+                "provenance `{MODEL_SHA256}` is `{found}` (model `{model}`), expected `{}`: the dictionaries are another model's",
+                self.content
+            )
+        })
+    }
+}
+
+/// Checks that `set`, read from `path`, has a dictionary for the keys and for the values of every layer.
+pub fn covers(set: &DictionarySet, geometry: Geometry, path: &Path) -> Result<()> {
+    set.validate_for(geometry.layers, geometry.head_dim)
+        .with_context(|| format!("{} does not serve a model of {} layers", path.display(), geometry.layers))
+}
+
+fn check(set: &DictionarySet) -> Result<()> {
     let entry = |key: &str| set.provenance.get(key).map_or("", String::as_str);
     for key in REQUIRED {
         ensure!(!entry(key).is_empty(), "provenance has no `{key}`: train again");
-    }
-    for (key, expected) in [("model", model), ("model_sha256", model_sha256)] {
-        if entry(key) != expected {
-            bail!(
-                "provenance `{key}` is `{}`, expected `{expected}`: the dictionaries are another model's",
-                entry(key)
-            );
-        }
     }
     let losses: Vec<f64> = serde_json::from_str(entry("heldout_relative")).context("provenance `heldout_relative`")?;
     ensure!(
@@ -106,12 +142,12 @@ mod tests {
         provenance.insert("heldout_relative".into(), "[0.5]".into());
         provenance.insert("train".into(), format!("{{\"key\": {config}}}"));
         let set = DictionarySet { head_dim: 1, groups: vec![group], provenance };
-        check(&set, "x", "x").unwrap();
+        check(&set).unwrap();
 
         let message = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
             let mut changed = set.clone();
             change(&mut changed.provenance);
-            format!("{:#}", check(&changed, "x", "x").unwrap_err())
+            format!("{:#}", check(&changed).unwrap_err())
         };
         for key in REQUIRED {
             let found = message(&|p| {
@@ -119,11 +155,49 @@ mod tests {
             });
             assert!(found.contains(&format!("`{key}`")), "{found}");
         }
-        let found = message(&|p| drop(p.insert("model_sha256".into(), "y".into())));
-        assert!(found.contains("another model's"), "{found}");
         let found = message(&|p| drop(p.insert("heldout_relative".into(), "[0.5, 0.1]".into())));
         assert!(found.contains("2 errors for 1 groups"), "{found}");
         let found = message(&|p| drop(p.insert("train".into(), "{\"key\": {\"atms\": 3}}".into())));
         assert!(found.contains("`train`"), "{found}");
+    }
+    #[test]
+    fn another_models_set_and_one_that_lacks_a_layer_are_refused_by_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("set.safetensors");
+        let dictionary = Arc::new(Dictionary::new(1, vec![1.0]).unwrap());
+        let group = |kind, layer| DictionaryGroup {
+            kind,
+            layers: vec![layer],
+            chunks: 1,
+            sparsity: 1,
+            dictionary: dictionary.clone(),
+        };
+        let config = serde_json::to_string(&kvcsr_neuraldict::TrainConfig::default()).unwrap();
+        let mut provenance: BTreeMap<String, String> =
+            REQUIRED.into_iter().map(|key| (key.to_owned(), "x".to_owned())).collect();
+        provenance.insert("train".into(), format!("{{\"key\": {config}}}"));
+        let owner = |content: &str| Owner {
+            content: content.to_owned(),
+            geometry: Geometry { layers: 2, kv_heads: 1, head_dim: 1 },
+        };
+        let mut saved = |groups: Vec<DictionaryGroup>| {
+            provenance.insert("heldout_relative".into(), format!("{:?}", vec![0.5; groups.len()]));
+            DictionarySet { head_dim: 1, groups, provenance: provenance.clone() }.save(&path).unwrap();
+        };
+        let whole = || [Kind::Key, Kind::Value].into_iter().flat_map(|kind| [group(kind, 0), group(kind, 1)]);
+        saved(whole().collect());
+        owner("x").load(&path).unwrap();
+        // A profile's dtype makes no other model.
+        owner("x in f16").load(&path).unwrap();
+        let other = format!("{:#}", owner("y").load(&path).unwrap_err());
+        assert!(other.contains("another model's") && other.contains("set.safetensors"), "{other}");
+        saved(whole().take(3).collect());
+        let gap = format!("{:#}", owner("x").load(&path).unwrap_err());
+        for part in ["set.safetensors", "layer 1, value", "expected a dictionary, found none"] {
+            assert!(gap.contains(part), "{gap}");
+        }
+        saved(whole().chain([group(Kind::Key, 2)]).collect());
+        let beyond = format!("{:#}", owner("x").load(&path).unwrap_err());
+        assert!(beyond.contains("set.safetensors") && beyond.contains("layer 2"), "{beyond}");
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kvcsr_cache::schemes::lexico;
 use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
-use kvcsr_codec::DictionarySet;
 use kvcsr_longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_longbench::predictions::Predictions;
 use kvcsr_longbench::results::{LengthResult, OverallResult, TaskResult};
@@ -18,14 +17,14 @@ use serde_json::{Map, Value};
 
 use crate::manifest::Manifest;
 use crate::stage::Run;
-use crate::stages::evaluate::SETS;
-use crate::stages::{allocate, calibrate_peers, train_rope};
+use crate::stages::provenance::Owner;
+use crate::stages::{calibrate_peers, dictionaries};
 use crate::ui;
 
 /// The stage that makes what the calibrated peers are built from.
-const PEERS: &str = "calibrate-peers";
+pub const PEERS: &str = "calibrate-peers";
 /// The stages that make what schemes are built from.
-const ARTEFACTS: [&str; 4] = ["train", "train-rope", "allocate", PEERS];
+const ARTEFACTS: [&str; 5] = ["train", "train-best", "train-rope", "allocate", PEERS];
 
 /// Folder of the answers.
 pub const PREDICTIONS: &str = "predictions";
@@ -37,7 +36,7 @@ pub const OVERALL: &str = "overall.jsonl";
 pub const TABLE: &str = "results.csv";
 
 /// The stages that make what schemes called `names` are built from, in the order of [`ARTEFACTS`].
-fn needed(names: &[String]) -> Result<Vec<&'static str>> {
+pub fn needed(names: &[String]) -> Result<Vec<&'static str>> {
     let bare = SchemeContext::new(Geometry { layers: 32, kv_heads: 8, head_dim: 128 });
     let mut needed = HashSet::new();
     for name in names {
@@ -50,8 +49,7 @@ fn needed(names: &[String]) -> Result<Vec<&'static str>> {
             }
             Err(CacheError::MissingDictionaries { .. }) => {
                 needed.insert("train");
-                let optional = [(train_rope::PART, "train-rope"), (allocate::PART, "allocate")];
-                needed.extend(optional.into_iter().filter(|(part, _)| name.contains(part)).map(|(_, stage)| stage));
+                needed.extend(dictionaries::optional(name));
             }
             Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
             _ => {}
@@ -60,12 +58,20 @@ fn needed(names: &[String]) -> Result<Vec<&'static str>> {
     Ok(ARTEFACTS.into_iter().filter(|stage| needed.contains(stage)).collect())
 }
 
+/// Where a stage's artefacts are taken from. An empty `profile` is the run's own.
+fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
+    match profile.is_empty() || profile == run.profile {
+        true => run.stage_dir(stage),
+        false => run.paths.run.with_file_name(profile).join(stage),
+    }
+}
+
 /// What a stage made that artefacts are taken from, and its record. An empty `profile` is the run's own.
 fn artefacts(run: &Run, profile: &str, stage: &str) -> Result<(PathBuf, Manifest)> {
+    let folder = folder(run, profile, stage);
     if profile.is_empty() || profile == run.profile {
-        return Ok((run.stage_dir(stage), run.finished(stage)?));
+        return Ok((folder, run.finished(stage)?));
     }
-    let folder = run.paths.run.with_file_name(profile).join(stage);
     let record = Manifest::read(&folder).with_context(|| {
         format!("stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`")
     })?;
@@ -88,13 +94,10 @@ pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -
     let mut context = SchemeContext::new(geometry);
     let needed = needed(names)?;
     if needed.contains(&"train") {
-        let (folder, _) = artefacts(run, profile, "train")?;
-        for (name, file) in SETS {
-            context = context.with_dictionaries(name, DictionarySet::load(folder.join(file))?);
-        }
-        if let Some(run) = folder.parent() {
-            context = train_rope::with_optional(context, run)?;
-        }
+        artefacts(run, profile, "train")?;
+        let stage_dir = |stage: &str| folder(run, profile, stage);
+        let sets = dictionaries::load(stage_dir, &Owner::of(run, geometry)?)?;
+        context = dictionaries::add_to(context, stage_dir, sets)?;
     }
     if needed.contains(&PEERS) {
         context = calibrate_peers::add_to(&artefacts(run, profile, PEERS)?.0, context)?;

@@ -1,26 +1,18 @@
 //! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
-//!
-//! Groups that an unfinished run of the same recipe completed are kept, and one that it was in the
-//! midst of goes on from its checkpoint.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+mod groups;
+mod recipe;
 
-use anyhow::{Context, Result};
-use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
-use kvcsr_neuraldict::{Inputs, Progress, TrainConfig, Trained, train_group_from};
+use std::path::Path;
+
+use anyhow::Result;
+use kvcsr_codec::Kind;
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
-use crate::config::{Train as Settings, Weighting};
-use crate::machine::memory_bytes;
+pub use self::groups::{GroupShards, Plan};
+pub use self::recipe::Recipe;
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{merge, open_shard, open_weights, provenance};
-use crate::text::Part;
-use crate::ui;
 
 /// File of the trained dictionaries.
 pub const DICTIONARIES: &str = "dictionaries.safetensors";
@@ -28,8 +20,6 @@ pub const DICTIONARIES: &str = "dictionaries.safetensors";
 pub const KMEANS: &str = "kmeans.safetensors";
 /// File of the loss curves, one JSON object per group and epoch.
 pub const EPOCHS: &str = "epochs.jsonl";
-
-const METHOD: &str = "NeuralDict, Algorithm 1";
 
 /// See the module.
 pub struct Train;
@@ -44,92 +34,22 @@ impl Stage for Train {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.train)?;
-        // How often and how many at once: no part of the result.
-        parameters.remove("checkpoint_seconds");
-        parameters.remove("memory_gb");
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("device".into(), run.config.device.clone().into());
-        Ok(parameters)
+        parameters(run)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = Map::new();
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        inputs.insert("merge".into(), run.finished("merge")?.digest.into());
-        Ok(inputs)
+        inputs(run)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let groups = merge::read(&run.stage_dir("merge"))?;
-        let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
-        let configs = Kind::ALL.map(|kind| train_config(&run.config.train, kind, run.config.seed, &run.config.device));
-        let [keys, values] = configs;
-        let config_of = |kind: Kind| -> Result<&TrainConfig> {
-            let found = if kind == Kind::Key { &keys } else { &values };
-            found.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+        let plan = Plan {
+            stage: self.name(),
+            method: "NeuralDict, Algorithm 1".to_owned(),
+            keys: Recipe::of(run, Kind::Key)?,
+            values: Recipe::of(run, Kind::Value)?,
+            keep_start: true,
         };
-        let epochs = config_of(Kind::Key)?.epochs as u64;
-        let bar = ui::bar("train", work.len() as u64 * (epochs + 1), "epochs");
-        let parts = dir.join("groups");
-        std::fs::create_dir_all(&parts)?;
-        // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
-        // group, and the same result for any number of them.
-        kvcsr_neuraldict::set_threads(1);
-        let workers = workers(run, &work, [config_of(Kind::Key)?, config_of(Kind::Value)?])?;
-        let next = AtomicUsize::new(0);
-        let worker = || -> Result<()> {
-            while let Some((kind, layers)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let part = GroupFiles::of(&parts, *kind, layers);
-                if part.is_complete() {
-                    bar.inc(epochs + 1);
-                    continue;
-                }
-                let config = config_of(*kind)?;
-                let trained = train_group(run, *kind, layers, config, &part, &mut |progress| match progress {
-                    Progress::KMeans { iteration, iterations, .. } => {
-                        bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
-                    }
-                    Progress::Batch { epoch, batch, batches, mse, .. } => {
-                        bar.set_message(format!(
-                            "{}: epoch {epoch}, batch {}/{batches}, loss {mse:.4}",
-                            part.name,
-                            batch + 1
-                        ));
-                    }
-                    Progress::Epoch { record, .. } => {
-                        bar.set_message(format!(
-                            "{}: epoch {}, held-out error {:.4}, {} dead atoms, usage {:.1} of {:.1} bits",
-                            part.name,
-                            record.epoch,
-                            record.heldout_relative,
-                            record.dead_atoms,
-                            record.usage_entropy,
-                            (config.atoms as f64).log2()
-                        ));
-                        bar.inc(1);
-                    }
-                    Progress::Resumed { epoch, batch, .. } => {
-                        ui::line("train", &format!("{} goes on at epoch {epoch}, batch {batch}", part.name));
-                        bar.inc(*epoch as u64);
-                    }
-                });
-                if trained.is_err() {
-                    // The others finish their group and stop.
-                    next.store(work.len(), Ordering::Relaxed);
-                    return trained;
-                }
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
-        })?;
-        bar.finish();
-        assemble(run, dir, &parts, &work)
+        plan.make(run, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -160,227 +80,21 @@ impl Stage for Train {
     }
 }
 
-/// The files of one finished group.
-struct GroupFiles {
-    name: String,
-    dir: PathBuf,
+/// What the result of training depends on.
+pub fn parameters(run: &Run) -> Result<Map<String, Value>> {
+    let mut parameters = parameters_of(&run.config.train)?;
+    // How often and how many at once: no part of the result.
+    parameters.remove("checkpoint_seconds");
+    parameters.remove("memory_gb");
+    parameters.insert("seed".into(), run.config.seed.into());
+    parameters.insert("device".into(), run.config.device.clone().into());
+    Ok(parameters)
 }
 
-impl GroupFiles {
-    fn of(parts: &Path, kind: Kind, layers: &[usize]) -> Self {
-        let name = match layers {
-            [first, .., last] => format!("{kind}s-{first:02}-{last:02}"),
-            _ => format!("{kind}s-{:02}", layers.first().copied().unwrap_or(0)),
-        };
-        Self { dir: parts.join(&name), name }
-    }
-
-    /// The record of epochs is written last.
-    fn is_complete(&self) -> bool {
-        self.dir.join(EPOCHS).is_file()
-    }
-}
-
-/// Groups trained at once: as many as there are threads, as far as their memory allows.
-fn workers(run: &Run, work: &[(Kind, Vec<usize>)], configs: [&TrainConfig; 2]) -> Result<usize> {
-    let allowed = match run.config.train.memory_gb {
-        gb if gb > 0.0 => (gb * (1u64 << 30) as f64) as u64,
-        _ => memory_bytes() / 2,
-    };
-    let mut most = 1;
-    for (kind, layers) in work {
-        let config = configs[usize::from(*kind == Kind::Value)];
-        let mut vectors = 0;
-        let mut width = 1;
-        for &layer in layers {
-            let shard = open_shard(run, Part::Calibration, layer, *kind)?;
-            vectors += shard.tokens() * shard.heads() * config.chunks;
-            width = shard.head_dim() / config.chunks;
-        }
-        most = most.max(config.memory_bytes(vectors, width));
-    }
-    let fit = usize::try_from(allowed / most).unwrap_or(usize::MAX);
-    let threads = rayon::current_num_threads();
-    if fit < threads {
-        let (gb, of) = (most as f64 / 1e9, allowed as f64 / 1e9);
-        ui::line("train", &format!("{} groups at once: each may take {gb:.1} GB of {of:.1} GB", fit.max(1)));
-    }
-    Ok(threads.min(fit.max(1)))
-}
-
-fn train_group(
-    run: &Run,
-    kind: Kind,
-    layers: &[usize],
-    config: &TrainConfig,
-    part: &GroupFiles,
-    observer: &mut dyn FnMut(&Progress),
-) -> Result<()> {
-    std::fs::create_dir_all(&part.dir)?;
-    let settings = &run.config.train;
-    let weighted = settings.weighting == Weighting::Attention;
-    let group = GroupShards::open(run, kind, layers, weighted)?;
-    let trained = group
-        .with_inputs(|inputs| {
-            let every = Duration::try_from_secs_f64(settings.checkpoint_seconds).unwrap_or(Duration::MAX);
-            let inputs = Inputs { folder: Some(&part.dir), checkpoint_every: every, ..inputs };
-            train_group_from(config, &inputs, observer)
-        })
-        .with_context(|| format!("{kind}s of layers {layers:?}"))?;
-    save(run, kind, layers, config, part, &trained)
-}
-
-/// The open shards of one group.
-pub struct GroupShards {
-    train: Vec<Shard>,
-    heldout: Vec<Shard>,
-    weights: Option<Vec<Shard>>,
-    heldout_weights: Option<Vec<Shard>>,
-}
-
-impl GroupShards {
-    /// `weighted` opens the recorded weights too.
-    pub fn open(run: &Run, kind: Kind, layers: &[usize], weighted: bool) -> Result<Self> {
-        let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
-        let weights = |side| layers.iter().map(|&l| open_weights(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
-        Ok(Self {
-            train: open(Part::Calibration)?,
-            heldout: open(Part::Heldout)?,
-            weights: if weighted { Some(weights(Part::Calibration)?) } else { None },
-            heldout_weights: if weighted { Some(weights(Part::Heldout)?) } else { None },
-        })
-    }
-
-    /// Lends the shards as a trainer takes them, weights included where they were opened.
-    pub fn with_inputs<R>(&self, f: impl FnOnce(Inputs<'_>) -> R) -> R {
-        let (train, heldout): (Vec<&Shard>, Vec<&Shard>) = (self.train.iter().collect(), self.heldout.iter().collect());
-        let weights: Option<Vec<&Shard>> = self.weights.as_ref().map(|w| w.iter().collect());
-        let heldout_weights: Option<Vec<&Shard>> = self.heldout_weights.as_ref().map(|w| w.iter().collect());
-        f(Inputs {
-            train: &train,
-            heldout: &heldout,
-            weights: weights.as_deref(),
-            heldout_weights: heldout_weights.as_deref(),
-            ..Inputs::default()
-        })
-    }
-}
-
-/// A parameter given as a word.
-fn word<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
-    serde_json::from_value(Value::String(text.to_owned())).with_context(|| format!("train.{name} = \"{text}\""))
-}
-
-/// The training parameters of one kind: the profile's level is shared by the chunks.
-pub fn train_config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Result<TrainConfig> {
-    let chunks = match kind {
-        Kind::Key => settings.key_chunks,
-        Kind::Value => settings.value_chunks,
-    };
-    let config = TrainConfig {
-        atoms: settings.atoms,
-        sparsity: settings.sparsity / chunks,
-        chunks,
-        epochs: settings.epochs,
-        batch: settings.batch,
-        learning_rate: settings.learning_rate,
-        schedule: word("schedule", &settings.schedule)?,
-        gradient: word("gradient", &settings.gradient)?,
-        selection: word("selection", &settings.selection)?,
-        kmeans_iterations: settings.kmeans_iterations,
-        kmeans_sample: settings.kmeans_sample,
-        seed,
-        device: device.to_owned(),
-        pursuit: word("pursuit", &settings.pursuit)?,
-        start: word("start", &settings.start)?,
-        diversity: word("diversity", &settings.diversity)?,
-        dead_atoms: word("dead_atoms", &settings.dead_atoms)?,
-        curriculum: settings.curriculum,
-        patience: settings.patience,
-        vectors: settings.vectors,
-        ..TrainConfig::default()
-    };
-    Ok(match settings.trainer.as_str() {
-        "lexico" => config.lexico(),
-        other => {
-            TrainConfig { trainer: word("trainer", other).context("expected neuraldict, mod or lexico")?, ..config }
-        }
-    })
-}
-
-fn save(
-    run: &Run,
-    kind: Kind,
-    layers: &[usize],
-    config: &TrainConfig,
-    part: &GroupFiles,
-    trained: &Trained,
-) -> Result<()> {
-    let set = |dictionary: &kvcsr_codec::Dictionary| DictionarySet {
-        head_dim: dictionary.width() * config.chunks,
-        groups: vec![DictionaryGroup {
-            kind,
-            layers: layers.to_vec(),
-            chunks: config.chunks,
-            sparsity: config.sparsity,
-            dictionary: std::sync::Arc::new(dictionary.clone()),
-        }],
-        provenance: [("model".to_owned(), run.config.model.clone())].into(),
-    };
-    set(&trained.dictionary).save(part.dir.join(DICTIONARIES))?;
-    set(&trained.kmeans).save(part.dir.join(KMEANS))?;
-    let rows: Vec<EpochRow> = trained
-        .epochs
-        .iter()
-        .map(|e| EpochRow {
-            group: part.name.clone(),
-            kind,
-            layers: layers.to_vec(),
-            epoch: e.epoch,
-            mse: e.mse,
-            diversity: e.diversity,
-            beta: e.beta,
-            train_relative: e.train_relative,
-            heldout_relative: e.heldout_relative,
-            dead_atoms: e.dead_atoms,
-            usage_entropy: e.usage_entropy,
-            seconds: e.seconds,
-        })
-        .collect();
-    Ok(files::write_jsonl(&part.dir.join(EPOCHS), &rows)?)
-}
-
-/// Joins the groups' files into one set each and one record of epochs.
-fn assemble(run: &Run, dir: &Path, parts: &Path, work: &[(Kind, Vec<usize>)]) -> Result<()> {
-    let rows = work
-        .iter()
-        .map(|(kind, layers)| {
-            let rows: Vec<EpochRow> = files::read_jsonl(&GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?;
-            Ok((
-                rows.first().context("no epochs")?.heldout_relative,
-                rows.last().context("no epochs")?.heldout_relative,
-            ))
-        })
-        .collect::<Result<Vec<(f64, f64)>>>()?;
-    for (file, method) in [(DICTIONARIES, METHOD), (KMEANS, "k-means centroids, unit length (start of NeuralDict)")] {
-        let losses = rows.iter().map(|&(first, last)| if file == KMEANS { first } else { last }).collect();
-        let provenance = provenance::of(run, method, losses)?;
-        let mut head_dim = 0;
-        let mut groups = Vec::with_capacity(work.len());
-        for (kind, layers) in work {
-            let set = DictionarySet::load(GroupFiles::of(parts, *kind, layers).dir.join(file))?;
-            head_dim = set.head_dim;
-            groups.extend(set.groups);
-        }
-        DictionarySet { head_dim, groups, provenance }.save(dir.join(file))?;
-    }
-    let temporary = dir.join("epochs.tmp");
-    let mut epochs = File::create(&temporary)?;
-    for (kind, layers) in work {
-        epochs.write_all(&std::fs::read(GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?)?;
-    }
-    epochs.sync_all()?;
-    std::fs::rename(temporary, dir.join(EPOCHS))?;
-    std::fs::remove_dir_all(parts)?;
-    Ok(())
+/// The vectors and their groups.
+pub fn inputs(run: &Run) -> Result<Map<String, Value>> {
+    let mut inputs = Map::new();
+    inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
+    inputs.insert("merge".into(), run.finished("merge")?.digest.into());
+    Ok(inputs)
 }

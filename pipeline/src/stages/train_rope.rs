@@ -8,18 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{Rotary, SchemeContext, registry::ROPE_DICTIONARIES};
+use kvcsr_cache::Rotary;
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
 use serde_json::{Map, Value};
 
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::train::{DICTIONARIES, train_config};
-use crate::stages::{allocate, merge, open_model, open_shard, text_and_model_inputs};
+use crate::stages::train::{DICTIONARIES, Recipe};
+use crate::stages::{merge, open_model, open_shard, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
-
-/// What a scheme's name holds if it needs this stage.
-pub const PART: &str = "+rope";
 
 /// See the module.
 pub struct TrainRope;
@@ -93,16 +90,6 @@ impl Stage for TrainRope {
     }
 }
 
-/// The context with the dictionaries and budgets that optional stages left in a profile's `run` folder.
-pub fn with_optional(context: SchemeContext, run: &Path) -> Result<SchemeContext> {
-    let path = run.join(TrainRope.name()).join(DICTIONARIES);
-    let context = match path.is_file() {
-        true => context.with_dictionaries(ROPE_DICTIONARIES, DictionarySet::load(&path)?),
-        false => context,
-    };
-    Ok(context.with_budgets(allocate::read(&run.join("allocate"))?))
-}
-
 fn part_name(layers: &[usize]) -> String {
     format!("keys-{:02}.safetensors", layers.first().copied().unwrap_or(0))
 }
@@ -121,7 +108,7 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         Ok(shards)
     };
     let (train, heldout) = (rotate(Part::Calibration)?, rotate(Part::Heldout)?);
-    let config = train_config(&run.config.train, Kind::Key, run.config.seed, &run.config.device)?;
+    let config = Recipe::of(run, Kind::Key)?.config;
     let trained = kvcsr_neuraldict::train_group(
         &config,
         &train.iter().collect::<Vec<_>>(),

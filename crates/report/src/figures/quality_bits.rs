@@ -188,7 +188,7 @@ fn families(summaries: &[SchemeSummary]) -> Vec<Family> {
             let own = match dictionary {
                 DictionarySource::NeuralDict => blue.take(),
                 DictionarySource::KMeans => vermillion.take(),
-                DictionarySource::NeuralDictRope | DictionarySource::None => None,
+                DictionarySource::Best | DictionarySource::NeuralDictRope | DictionarySource::None => None,
             };
             let colour = own.or_else(|| spare.next()).unwrap_or(GREY);
             let stroke = if dictionary == DictionarySource::KMeans {

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
-use kvcsr_neuraldict::{DeadAtoms, GradientPath, Pursuit, Start, TrainConfig, Trainer, training_vectors};
+use kvcsr_neuraldict::{TrainConfig, training_vectors};
 use kvcsr_report::{AblationRow, DivergenceRow};
 
 use super::matrix;
 use crate::config::Target;
 use crate::stage::Run;
-use crate::stages::train::{GroupShards, train_config};
+use crate::stages::train::{GroupShards, Recipe};
 use crate::stages::{merge, open_shard};
 use crate::text::Part;
 
@@ -79,23 +79,9 @@ pub fn all(run: &Run, layers: usize, divergence: &[DivergenceRow]) -> Result<Vec
 /// The paper's training at this stage's size.
 fn base(run: &Run, kind: Kind) -> Result<TrainConfig> {
     let settings = &run.config.ablate;
-    let config = train_config(&run.config.train, kind, run.config.seed, &run.config.device)?;
-    let defaults = TrainConfig::default();
-    Ok(TrainConfig {
-        vectors: settings.vectors,
-        epochs: settings.epochs,
-        kmeans_sample: settings.vectors.min(config.kmeans_sample),
-        gradient: defaults.gradient,
-        trainer: defaults.trainer,
-        pursuit: defaults.pursuit,
-        start: defaults.start,
-        diversity: defaults.diversity,
-        tangent: defaults.tangent,
-        dead_atoms: defaults.dead_atoms,
-        curriculum: defaults.curriculum,
-        patience: defaults.patience,
-        ..config
-    })
+    let config = Recipe::of(run, kind)?.as_the_paper().config;
+    let kmeans_sample = settings.vectors.min(config.kmeans_sample);
+    Ok(TrainConfig { vectors: settings.vectors, epochs: settings.epochs, kmeans_sample, ..config })
 }
 
 fn table3(run: &Run) -> Result<Vec<Cell>> {
@@ -130,26 +116,8 @@ fn table3(run: &Run) -> Result<Vec<Cell>> {
 
 /// `a+b` applies both options to the paper's training.
 fn option(run: &Run, name: &str, kind: Kind, layer: usize) -> Result<Cell> {
-    let mut config = TrainConfig { atoms: run.config.ablate.options_atoms, ..base(run, kind)? };
-    let mut weighted = false;
-    for word in name.split('+') {
-        match word {
-            "neuraldict" => {}
-            "kmeans" => config.epochs = 0,
-            "sample" => (config.start, config.epochs) = (Start::Sample, 0),
-            "gradient=atoms" => config.gradient = GradientPath::Atoms,
-            "mod" => config.trainer = Trainer::Mod,
-            "omp" => config.pursuit = Pursuit::Omp,
-            "replace" => config.dead_atoms = DeadAtoms::Replace,
-            "curriculum" => config.curriculum = 0.5,
-            "attention" => weighted = true,
-            "lexico" => config = config.lexico(),
-            other => bail!(
-                "ablate.options: `{other}` is unknown; known, joined by +: neuraldict, kmeans, sample, gradient=atoms, mod, \
-                 omp, replace, curriculum, attention, lexico"
-            ),
-        }
-    }
+    let config = TrainConfig { atoms: run.config.ablate.options_atoms, ..base(run, kind)? };
+    let Recipe { config, weighted } = Recipe { config, weighted: false }.with(name, "ablate.options")?;
     Ok(Cell { section: "options", name: name.to_owned(), kind, layers: vec![layer], config, weighted })
 }
 

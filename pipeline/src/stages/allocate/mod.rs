@@ -29,6 +29,7 @@ use self::check::{Candidate, CheckRow, UNIFORM};
 use self::design::{Cost, Slot};
 use self::restored::{DesignRun, Restored};
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs};
 use crate::text::Part;
@@ -108,10 +109,9 @@ impl Stage for Allocate {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
         let (decoder, tokenizer) = open_model(run)?;
         let geometry = decoder.geometry();
-        set.validate_for(geometry.layers, geometry.head_dim)?;
+        let set = Owner::of(run, geometry)?.load(&run.stage_dir("train").join(DICTIONARIES))?;
         let texts = Texts::new(run, &tokenizer)?;
         measure(run, &set, &decoder, &texts.measured, dir)?;
         let settings = &run.config.allocate;

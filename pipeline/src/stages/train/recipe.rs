@@ -1,0 +1,139 @@
+//! What a trainer is told: a profile's parameters, and options by name.
+
+use anyhow::{Context, Result, bail};
+use kvcsr_codec::Kind;
+use kvcsr_neuraldict::{DeadAtoms, GradientPath, Pursuit, Start, TrainConfig, Trainer};
+use serde_json::Value;
+
+use crate::config::{Train as Settings, Weighting};
+use crate::stage::Run;
+
+/// How one kind's dictionaries are trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    pub config: TrainConfig,
+    /// Whether vectors count by the attention they get.
+    pub weighted: bool,
+}
+
+/// What can be changed by name, alone or joined by `+`.
+const OPTIONS: [(&str, fn(&mut Recipe)); 10] = [
+    ("neuraldict", |_| {}),
+    ("kmeans", |r| r.config.epochs = 0),
+    ("sample", |r| (r.config.start, r.config.epochs) = (Start::Sample, 0)),
+    ("gradient=atoms", |r| r.config.gradient = GradientPath::Atoms),
+    ("mod", |r| r.config.trainer = Trainer::Mod),
+    ("omp", |r| r.config.pursuit = Pursuit::Omp),
+    ("replace", |r| r.config.dead_atoms = DeadAtoms::Replace),
+    ("curriculum", |r| r.config.curriculum = 0.5),
+    ("attention", |r| r.weighted = true),
+    ("lexico", |r| r.config = r.config.clone().lexico()),
+];
+
+impl Recipe {
+    /// What `[train]` of the run's profile says.
+    pub fn of(run: &Run, kind: Kind) -> Result<Self> {
+        let settings = &run.config.train;
+        let config = config(settings, kind, run.config.seed, &run.config.device)?;
+        Ok(Self { config, weighted: settings.weighting == Weighting::Attention })
+    }
+
+    /// The same sizes, data and seed, trained as the paper does.
+    pub fn as_the_paper(self) -> Self {
+        let TrainConfig {
+            gradient, trainer, pursuit, start, diversity, tangent, dead_atoms, curriculum, patience, ..
+        } = TrainConfig::default();
+        let config = TrainConfig {
+            gradient,
+            trainer,
+            pursuit,
+            start,
+            diversity,
+            tangent,
+            dead_atoms,
+            curriculum,
+            patience,
+            ..self.config
+        };
+        Self { config, weighted: false }
+    }
+
+    /// With options by name, as `mod+omp`. `parameter` is where they were given, for errors.
+    pub fn with(mut self, options: &str, parameter: &str) -> Result<Self> {
+        for word in options.split('+') {
+            match OPTIONS.iter().find(|(name, _)| *name == word) {
+                Some((_, apply)) => apply(&mut self),
+                None => {
+                    let known: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).collect();
+                    bail!("{parameter}: `{word}` is unknown; known, joined by +: {}", known.join(", "))
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// A parameter given as a word.
+fn word<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
+    serde_json::from_value(Value::String(text.to_owned())).with_context(|| format!("train.{name} = \"{text}\""))
+}
+
+/// The training parameters of one kind: the profile's level is shared by the chunks.
+fn config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Result<TrainConfig> {
+    let chunks = match kind {
+        Kind::Key => settings.key_chunks,
+        Kind::Value => settings.value_chunks,
+    };
+    let config = TrainConfig {
+        atoms: settings.atoms,
+        sparsity: settings.sparsity / chunks,
+        chunks,
+        epochs: settings.epochs,
+        batch: settings.batch,
+        learning_rate: settings.learning_rate,
+        schedule: word("schedule", &settings.schedule)?,
+        gradient: word("gradient", &settings.gradient)?,
+        selection: word("selection", &settings.selection)?,
+        kmeans_iterations: settings.kmeans_iterations,
+        kmeans_sample: settings.kmeans_sample,
+        seed,
+        device: device.to_owned(),
+        pursuit: word("pursuit", &settings.pursuit)?,
+        start: word("start", &settings.start)?,
+        diversity: word("diversity", &settings.diversity)?,
+        dead_atoms: word("dead_atoms", &settings.dead_atoms)?,
+        curriculum: settings.curriculum,
+        patience: settings.patience,
+        vectors: settings.vectors,
+        ..TrainConfig::default()
+    };
+    Ok(match settings.trainer.as_str() {
+        "lexico" => config.lexico(),
+        other => {
+            TrainConfig { trainer: word("trainer", other).context("expected neuraldict, mod or lexico")?, ..config }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn options_join_and_an_unknown_one_is_named() {
+        let plain = Recipe { config: TrainConfig::default(), weighted: false };
+        assert_eq!(plain.clone().with("neuraldict", "x").unwrap(), plain);
+        let all = plain.clone().with("mod+omp+replace+attention", "x").unwrap();
+        let expected = TrainConfig {
+            trainer: Trainer::Mod,
+            pursuit: Pursuit::Omp,
+            dead_atoms: DeadAtoms::Replace,
+            ..TrainConfig::default()
+        };
+        assert_eq!((all.config.clone(), all.weighted), (expected, true));
+        assert_eq!(all.as_the_paper(), plain);
+        let error = plain.with("mod+best", "train_best.options").unwrap_err().to_string();
+        assert!(error.contains("train_best.options: `best`") && error.contains("replace"), "{error}");
+    }
+}
