@@ -89,6 +89,7 @@ calibrate-peers *args: setup
 compare *args: setup
     @{{ kvcsr }} calibrate-peers "$@"
     @{{ kvcsr }} compare "$@"
+    @{{ kvcsr }} report "$@"
 
 # LongBench under every scheme; KVCSR_LONGBENCH names the folder with LongBench's config/ and data/
 [group('stages')]

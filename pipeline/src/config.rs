@@ -214,6 +214,7 @@ pub struct Suite {
     pub repeats: usize,
     pub max_prompt_tokens: usize,
     pub schemes: Vec<String>,
+    pub dictionaries: String,
     pub resamples: usize,
 }
 
@@ -359,8 +360,13 @@ impl Config {
         if let Some(depth) = self.suite.depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
             bail!("suite.depths holds {depth}, expected shares from 0 to 1");
         }
-        if !self.longbench.dictionaries.is_empty() && !plain(&self.longbench.dictionaries) {
-            bail!("longbench.dictionaries = `{}`: the name of a profile is expected", self.longbench.dictionaries);
+        for (name, profile) in [
+            ("longbench.dictionaries", &self.longbench.dictionaries),
+            ("suite.dictionaries", &self.suite.dictionaries),
+        ] {
+            if !profile.is_empty() && !plain(profile) {
+                bail!("{name} = `{profile}`: the name of a profile is expected");
+            }
         }
         if self.corpora.is_empty() {
             bail!("corpora is empty: name at least one text of data/sources.toml");

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kvcsr_report::compare::{self, CompareRow};
 use kvcsr_report::{AblationRow, HeldoutRow, ablation, aggregate, csv, splice, tables};
 
 fn root() -> PathBuf {
@@ -108,5 +109,35 @@ fn the_ablation_is_that_of_the_committed_rows() {
                 assert!(folder.join(format!("{figure}.{extension}")).is_file(), "{figure}.{extension} is missing");
             }
         }
+    }
+}
+
+#[test]
+fn the_comparison_is_that_of_the_committed_rows() {
+    let shared = root().join("data/results/compare.csv");
+    let folders: Vec<_> = published().into_iter().filter(|(folder, _)| folder.join("compare.csv").is_file()).collect();
+    assert_eq!(shared.is_file(), !folders.is_empty(), "data/results/compare.csv and a profile's come together");
+    for (folder, parts) in &folders {
+        let path = folder.join("compare.csv");
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            fs::read(&shared).unwrap(),
+            "{} and the shared one differ",
+            path.display()
+        );
+        let rows: Vec<CompareRow> = csv::read(&path).unwrap();
+        let mut contexts: Vec<usize> = rows.iter().map(|row| row.context).collect();
+        contexts.dedup();
+        let report = fs::read_to_string(folder.join("report.md")).unwrap();
+        let tables = contexts.iter().map(|&context| {
+            let of_context = |row: &&CompareRow| row.context == context && row.domain == "all";
+            compare::markdown(&rows.iter().filter(of_context).cloned().collect::<Vec<_>>())
+        });
+        let tables: Vec<String> = tables.collect();
+        for (table, context) in tables.iter().zip(&contexts) {
+            assert!(report.contains(table.trim()), "{}: report.md differs at {context} tokens", folder.display());
+        }
+        let (_, part) = parts.iter().find(|(marker, _)| marker == "compare").unwrap();
+        assert!(part.contains(tables[tables.len() / 2].trim()), "{}: readme-compare.md differs", folder.display());
     }
 }

@@ -116,6 +116,70 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     assert!(told.lines().any(|l| l.split_whitespace().eq(["train.atoms", "80", "72"])), "{told}");
 }
 
+/// A comparison of schemes that need no training.
+const COMPARE: &str = "corpora=[\"wiki\"] calibrate.tokens=256 calibrate.heldout_tokens=256 calibrate.sequence=256 \
+     compare.schemes=[\"dense\",\"q4_0\",\"fp8\"] compare.contexts=[64,96] compare.documents=[1,1] compare.continuation=9 compare.decode=1 \
+     compare.tasks=[\"record_lookup\"] compare.task_limit=3 compare.task_prompt_tokens=192 compare.resamples=50";
+
+/// Answers without their times.
+fn answers(folder: &Path) -> BTreeSet<String> {
+    let mut answers = BTreeSet::new();
+    for scheme in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = scheme.path().join("record_lookup.jsonl");
+        for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
+            let Ok(row) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let words = ["_id", "scheme", "pred", "score"].map(|key| row[key].to_string());
+            assert!(answers.insert(words.join(" ")), "an answer was repeated");
+        }
+    }
+    answers
+}
+
+#[test]
+fn a_killed_comparison_goes_on_and_the_report_shows_it() {
+    if !is_fetched() {
+        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let mut child = kvcsr(data, "compare", COMPARE).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let partial = data.join("runs/smoke/compare.partial");
+    let started = Instant::now();
+    while answers(&partial.join("tasks/predictions")).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "the comparison ended before it could be killed");
+        assert!(started.elapsed() < Duration::from_secs(120), "no answers after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = std::fs::read_to_string(partial.join("documents.jsonl")).unwrap();
+    assert!(run(data, "compare", COMPARE).contains("going on where an unfinished run stopped"));
+    let stage = data.join("runs/smoke/compare");
+    assert_eq!(std::fs::read_to_string(stage.join("documents.jsonl")).unwrap(), before, "documents were scored again");
+    assert_eq!(before.lines().count(), 3 * 2);
+    assert_eq!(answers(&stage.join("tasks/predictions")).len(), 3 * 3);
+
+    run(data, "calibrate", COMPARE);
+    run(data, "report", COMPARE);
+    let report = data.join("runs/smoke/report");
+    let rows: Vec<kvcsr_report::compare::CompareRow> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
+    // Over all texts and over the only one, at two contexts.
+    assert_eq!(rows.len(), 2 * 2 * 3);
+    let all: Vec<_> = rows.iter().filter(|row| row.domain == "all").collect();
+    assert!(all.iter().all(|row| row.task_n == Some(3) && row.task_score.is_some()), "{all:?}");
+    let interval = |scheme: &str| {
+        let row = all.iter().find(|row| row.scheme == scheme).unwrap();
+        (row.task_difference_low.is_some(), row.task_difference_high.is_some())
+    };
+    assert_eq!((interval("dense"), interval("q4_0")), ((false, false), (true, true)));
+    let html = std::fs::read_to_string(report.join("report.html")).unwrap();
+    assert!(html.contains("Every scheme on the same prompts") && html.contains("record_lookup (3)"));
+    let readme = std::fs::read_to_string(report.join("readme-compare.md")).unwrap();
+    assert!(readme.contains("96 tokens prefilled exactly") && readme.contains("q4_0"), "{readme}");
+    assert!(report.join("frontier-64.svg").is_file() && report.join("frontier-96.png").is_file());
+}
+
 /// A command without a profile's overrides.
 fn plain(data: &Path, args: &[&str]) -> String {
     let out = Command::new(env!("CARGO_BIN_EXE_kvcsr"))

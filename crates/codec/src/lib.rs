@@ -68,6 +68,7 @@ mod pursuit;
 mod ragged;
 mod reconstruct;
 mod refit;
+mod scores;
 pub mod set;
 pub mod shard;
 mod store;
@@ -85,6 +86,7 @@ pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_r
 pub use ragged::{RaggedCodes, stop_early};
 pub use reconstruct::{ReconstructionError, reconstruction_error};
 pub use refit::refit;
+pub use scores::{atom_products, score_codes};
 pub use set::{DictionaryGroup, DictionarySet};
 pub use shard::{Shard, ShardHeader, ShardWriter};
 pub use store::{CodeLayout, Codes};

@@ -1,6 +1,9 @@
 //! Every scheme on the same prompts: rows per document, and what a table says of a scheme at a context length.
 
-use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::csv::CsvRow;
 use crate::longbench::AverageCell;
@@ -47,6 +50,8 @@ pub struct CompareRow {
     pub context: usize,
     /// Documents.
     pub n: usize,
+    /// Tokens scored, over all documents.
+    pub scored: usize,
     /// Bits per channel as the method's paper counts them.
     pub nominal_bits: f64,
     /// Bits per channel from every byte held at this context, mean over documents.
@@ -54,33 +59,44 @@ pub struct CompareRow {
     /// Mean KL to the uncompressed model per token, in nats.
     pub kl: f64,
     /// Ends of its bootstrap interval over documents; none for fewer than two.
+    #[serde(deserialize_with = "number_or_empty")]
     pub kl_low: Option<f64>,
     /// See `kl_low`.
+    #[serde(deserialize_with = "number_or_empty")]
     pub kl_high: Option<f64>,
     /// Share of tokens whose most likely successor is the uncompressed model's.
     pub top1: f64,
     /// See `kl_low`.
+    #[serde(deserialize_with = "number_or_empty")]
     pub top1_low: Option<f64>,
     /// See `kl_low`.
+    #[serde(deserialize_with = "number_or_empty")]
     pub top1_high: Option<f64>,
     /// Perplexity of the scored tokens.
     pub ppl: f64,
     /// Perplexity over the uncompressed model's on the same documents.
     pub ppl_ratio: f64,
     /// Ends of its paired interval.
+    #[serde(deserialize_with = "number_or_empty")]
     pub ppl_ratio_low: Option<f64>,
     /// See `ppl_ratio_low`.
+    #[serde(deserialize_with = "number_or_empty")]
     pub ppl_ratio_high: Option<f64>,
     /// Mean score over the suite's tasks, 0 to 100, whatever the context; none where they have not been run, and for a single
     /// domain.
+    #[serde(deserialize_with = "number_or_empty")]
     pub task_score: Option<f64>,
     /// Prompts answered.
+    #[serde(deserialize_with = "number_or_empty")]
     pub task_n: Option<usize>,
     /// `task_score` less the uncompressed cache's, over the same prompts.
+    #[serde(deserialize_with = "number_or_empty")]
     pub task_difference: Option<f64>,
     /// Ends of its paired interval.
+    #[serde(deserialize_with = "number_or_empty")]
     pub task_difference_low: Option<f64>,
     /// See `task_difference_low`.
+    #[serde(deserialize_with = "number_or_empty")]
     pub task_difference_high: Option<f64>,
     /// Bytes of offline artefacts, shared by all sequences.
     pub shared_bytes: usize,
@@ -88,6 +104,21 @@ pub struct CompareRow {
     pub encode_ms: f64,
     /// Time to decode a token, in milliseconds, mean over documents.
     pub decode_ms_per_token: f64,
+}
+
+/// A number, or nothing where a CSV file's field is empty.
+fn number_or_empty<'de, D: Deserializer<'de>, N: Deserialize<'de>>(field: D) -> Result<Option<N>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Field<N> {
+        Number(Option<N>),
+        Text(String),
+    }
+    match Field::deserialize(field)? {
+        Field::Number(number) => Ok(number),
+        Field::Text(text) if text.is_empty() => Ok(None),
+        Field::Text(text) => Err(D::Error::custom(format!("expected a number or nothing, found `{text}`"))),
+    }
 }
 
 /// Ends of an interval, or nothing.
@@ -144,6 +175,7 @@ fn summary(
         domain: domain.to_owned(),
         context,
         n: own.len(),
+        scored: own.iter().map(|r| r.scored).sum(),
         nominal_bits: mean(|r| r.nominal_bits),
         measured_bits: mean(|r| r.measured_bits),
         kl: total(|r| r.kl_sum),
@@ -202,6 +234,7 @@ impl CsvRow for CompareRow {
         "domain",
         "context",
         "n",
+        "scored",
         "nominal_bits",
         "measured_bits",
         "kl",
@@ -230,6 +263,7 @@ impl CsvRow for CompareRow {
             self.domain.clone(),
             self.context.to_string(),
             self.n.to_string(),
+            self.scored.to_string(),
             self.nominal_bits.to_string(),
             self.measured_bits.to_string(),
             self.kl.to_string(),
@@ -266,6 +300,7 @@ impl crate::tables::Tabular for CompareRow {
             "domain" => text(|r| &r.domain),
             "context" => count(|r| r.context),
             "n" => count(|r| r.n),
+            "scored" => count(|r| r.scored),
             "nominal_bits" => float(|r| r.nominal_bits),
             "measured_bits" => float(|r| r.measured_bits),
             "kl" => float(|r| r.kl),
@@ -322,6 +357,40 @@ pub fn markdown(rows: &[CompareRow]) -> String {
             row.encode_ms,
             row.decode_ms_per_token
         );
+    }
+    table
+}
+
+/// Time to compress a context and to decode a token after it, a line per scheme and a pair of columns per context.
+pub fn times_markdown(rows: &[CompareRow]) -> String {
+    let (mut schemes, mut contexts): (Vec<&str>, Vec<usize>) = (Vec::new(), Vec::new());
+    for row in rows {
+        if !schemes.contains(&row.scheme.as_str()) {
+            schemes.push(&row.scheme);
+        }
+        if !contexts.contains(&row.context) {
+            contexts.push(row.context);
+        }
+    }
+    let mut table = String::from("| scheme |");
+    for what in ["encode", "decode"] {
+        for context in &contexts {
+            // Writing to a string cannot fail.
+            let _ = write!(table, " {what} {context} tokens (ms) |");
+        }
+    }
+    let _ = write!(table, "\n|---|{}\n", "--:|".repeat(2 * contexts.len()));
+    for scheme in schemes {
+        let _ = write!(table, "| {scheme} |");
+        let times: [(fn(&CompareRow) -> f64, usize); 2] = [(|r| r.encode_ms, 0), (|r| r.decode_ms_per_token, 1)];
+        for (time, decimals) in times {
+            for context in &contexts {
+                let row = rows.iter().find(|row| row.scheme == scheme && row.context == *context);
+                let cell = row.map_or_else(String::new, |row| format!("{:.decimals$}", time(row)));
+                let _ = write!(table, " {cell} |");
+            }
+        }
+        table.push('\n');
     }
     table
 }
@@ -399,6 +468,16 @@ mod tests {
         assert_eq!((at("task_score").as_str(), at("task_n").as_str()), ("31.25", "12"));
         assert_eq!((at("task_difference").as_str(), at("task_difference_high").as_str()), ("-2.5", "0.5"));
         assert_eq!((wiki.domain != "all", wiki.task_score), (true, None));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("compare.csv");
+        crate::csv::write(&path, &rows).unwrap();
+        assert_eq!(crate::csv::read::<CompareRow>(&path).unwrap(), rows, "empty fields are nothing");
+
+        let longer = CompareRow { context: 200, encode_ms: 7.0, ..all[0].clone() };
+        let table = times_markdown(&[all[0].clone(), longer, all[1].clone()]);
+        assert!(table.contains("| encode 200 tokens (ms) | decode 100 tokens (ms) |"), "{table}");
+        assert!(table.contains("| dense | 3 | 7 | 1.5 | 1.5 |\n| kivi-2 | 3 |  | 1.5 |  |"), "{table}");
     }
 
     #[test]

@@ -95,7 +95,9 @@ pub struct Cost(pub f64);
 impl Cost {
     /// Another label: unreadable.
     pub const LABEL: Self = Self(1000.0);
-    /// A main point or line.
+    /// A point that another label belongs to.
+    pub const POINT: Self = Self(200.0);
+    /// A main line.
     pub const DATA: Self = Self(60.0);
     /// A small, faint point.
     pub const FAINT: Self = Self(8.0);
@@ -355,7 +357,7 @@ mod tests {
             (0..12).map(|i| (180.0 + 24.0 * (i % 4) as f64, 130.0 + 22.0 * (i / 4) as f64)).collect();
         points.push((397.0, 3.0));
         for &at in &points {
-            placer.avoid(Rect::around(at, 6.0), Cost::DATA);
+            placer.avoid(Rect::around(at, 6.0), Cost::POINT);
         }
         let texts: Vec<_> = points.iter().map(|&at| Extent { at, width: 60.0, height: 11.0 }).collect();
         let rects = placer.place(&texts);

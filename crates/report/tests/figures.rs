@@ -10,8 +10,9 @@ use kvcsr_codec::Footprint;
 use kvcsr_report::{
     DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, PatternRow, ReconstructionRow,
     ReportError, RetrievalRow, SweepRow, UsageRow,
+    compare::{self, CompareDocument},
     figures::{
-        AtomUsage, FootprintLength, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits,
+        AtomUsage, FootprintLength, Frontier, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits,
         RetrievalGrid, RotaryScatter, ScatterRow, SparsityError, SparsityPattern, SweepQuality, TrainingLoss,
     },
     memory,
@@ -238,6 +239,79 @@ fn footprint_length() {
     }
     check::<FootprintLength>(&rows, &["llama2-7b-chat", "llama3-8b-instruct", "kivi-2", "csr-4", "GB", "tokens"]);
     assert!(matches!(save::svg::<FootprintLength>(&[]), Err(ReportError::Empty { .. })));
+}
+
+/// Schemes with their measured bits and KL, as crowded as a real comparison: many within a factor of two of each other.
+const COMPARED: [(&str, f64, f64); 33] = [
+    ("dense", 32.0, 0.0),
+    ("dense-bf16", 16.0, 2e-5),
+    ("dense-f16", 16.0, 1e-6),
+    ("fp8", 8.03, 0.0066),
+    ("q8_0", 8.53, 0.0003),
+    ("q4_0", 4.53, 0.052),
+    ("q4_0+hadamard", 4.53, 0.027),
+    ("kivi-4", 5.8, 0.0035),
+    ("kivi-2", 3.9, 0.136),
+    ("gear-4", 5.9, 0.0094),
+    ("gear-2", 4.3, 0.128),
+    ("asymkv-16-0", 3.2, 3.95),
+    ("vidkv-1.5-1.58", 2.4, 0.35),
+    ("turboquant-4", 4.28, 0.039),
+    ("turboquant-3.5", 3.8, 0.103),
+    ("turboquant-3", 3.28, 0.195),
+    ("turboquant-2.5", 2.8, 0.406),
+    ("turboquant-2", 2.28, 0.998),
+    ("svdq-2", 10.1, 0.051),
+    ("svdq-2(values=kivi-2)", 4.4, 0.083),
+    ("lexico-8", 4.7, 0.2),
+    ("lexico-16", 7.3, 0.031),
+    ("cq-8c8b", 1.03, 1.35),
+    ("cq-8c8b+window", 3.0, 0.315),
+    ("commvq-k-1", 8.6, 0.387),
+    ("commvq-k-2", 9.2, 0.262),
+    ("csr-4", 2.03, 0.976),
+    ("csr-8", 4.03, 0.279),
+    ("csr-16", 8.03, 0.047),
+    ("csr-8+online", 8.5, 0.18),
+    ("csr-4+window", 4.8, 0.279),
+    ("csr-8+window", 6.6, 0.065),
+    ("csr-8+fp8", 2.28, 0.306),
+];
+
+#[test]
+fn frontier() {
+    let mut rows = Vec::new();
+    for (scheme, measured_bits, kl) in COMPARED {
+        for document in 0..4 {
+            let spread = 0.7 + 0.6 * wobble(document, scheme.len());
+            rows.push(CompareDocument {
+                id: format!("doc-{document}"),
+                domain: "wiki".to_owned(),
+                scheme: scheme.to_owned(),
+                context: 4096,
+                scored: 128,
+                nll_sum: 128.0 * (2.5 + kl),
+                kl_sum: 128.0 * kl * spread,
+                top1_agree: 100,
+                nominal_bits: measured_bits,
+                measured_bits,
+                shared_bytes: 0,
+                encode_ms: 100.0,
+                decode_ms_per_token: 30.0,
+            });
+        }
+    }
+    let mut rows = compare::summarise(&rows, |x| {
+        let (low, high) = x.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
+        Some((low, high))
+    });
+    rows.retain(|row| row.domain == "all");
+    let names: Vec<&str> = COMPARED.iter().map(|(scheme, ..)| *scheme).collect();
+    let svg = check::<Frontier>(&rows, &names);
+    let lossy = COMPARED.iter().filter(|(scheme, ..)| !scheme.starts_with("dense")).count();
+    assert_eq!(svg.matches("<circle").count(), lossy, "a dot for every scheme that loses anything");
+    assert!(Frontier::caption(&rows).contains("33 schemes on the same 4 documents, 4096 tokens compressed"));
+    assert!(matches!(save::svg::<Frontier>(&rows[..1]), Err(ReportError::Empty { .. })));
 }
 
 #[test]

@@ -3,11 +3,16 @@
 //! One exact prefill per document serves every scheme. Rows stream to disk as they are made; an unfinished run of the same
 //! recipe goes on with the first document and scheme it lacks. Quality is scored over a continuation read in one pass, in
 //! which every token sees what it would see if they came one by one; the time of decoding is that of single tokens.
+//!
+//! Every scheme then answers a few records of the suite's tasks, which gives it one score whatever the context; answers stream
+//! to `tasks/predictions/<scheme>/<task>.jsonl`.
+//!
+//! What it costs on 2 cores with the 33 schemes of the defaults: a document about 50 s at 1024 tokens and 2 minutes at 4096,
+//! estimated 4 minutes at 7936, and 5 to 10 for the tasks: their prompts are prefilled once, and answers are short.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -21,13 +26,11 @@ use kvcsr_longbench::suite::grid::Grid;
 use kvcsr_longbench::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::compare::{self, CompareDocument, CompareRow};
-use kvcsr_report::figures::Frontier;
-use kvcsr_report::save::{self, Figure};
-use kvcsr_report::{files, splice, tables};
+use kvcsr_report::files;
 use serde_json::{Map, Value, json};
 
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, scores, suite, text_and_model_inputs};
+use crate::stage::{Run, Stage};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, scores, suite, text_and_model_inputs, text_parameters};
 use crate::text::Part;
 use crate::ui;
 
@@ -35,12 +38,6 @@ use crate::ui;
 const TASKS: &str = "tasks";
 /// File of the rows per document and scheme.
 const DOCUMENTS: &str = "documents.jsonl";
-/// Stem of the table.
-const TABLE: &str = "compare";
-/// The page with tables and captions.
-const PAGE: &str = "compare.md";
-/// What is spliced into the README.
-const README_PART: &str = "readme-compare.md";
 
 /// See the module.
 pub struct Compare;
@@ -55,10 +52,7 @@ impl Stage for Compare {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.compare)?;
-        parameters.insert("corpora".into(), json!(run.config.corpora));
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+        let mut parameters = text_parameters(run, &run.config.compare)?;
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         parameters.insert("task_depths".into(), json!(run.config.suite.depths));
         Ok(parameters)
@@ -76,79 +70,7 @@ impl Stage for Compare {
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = scores::schemes(run, &run.config.compare.schemes, "", decoder.geometry())?;
         measure(run, &decoder, &tokenizer, &schemes, &path)?;
-        let tasks = tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))?;
-        let rows: Vec<CompareDocument> = files::read_jsonl(&path)?;
-        let bootstrap = Bootstrap { resamples: run.config.compare.resamples, level: 0.95, seed: run.config.seed };
-        let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
-        let mut summaries = compare::summarise(&rows, interval);
-        compare::add_tasks(&mut summaries, &scores::average_cells(&tasks.overall));
-        let told = about_tasks(run, &tasks);
-        tables::write_csv(&dir.join(format!("{TABLE}.csv")), &summaries)?;
-        tables::write_parquet(&dir.join(format!("{TABLE}.parquet")), &summaries)?;
-        let mut page = format!("# Every scheme on the same prompts: profile `{}`\n", run.profile);
-        let mut readme = String::new();
-        for &context in &run.config.compare.contexts {
-            let rows: Vec<CompareRow> =
-                summaries.iter().filter(|r| r.context == context && r.domain == "all").cloned().collect();
-            let stem = format!("{}-{context}", Frontier::NAME);
-            save::figure_as::<Frontier>(dir, &stem, &rows)?;
-            let n = rows.iter().map(|r| r.n).max().unwrap_or(0);
-            let heading = format!(
-                "{context} tokens prefilled exactly and compressed, n = {n} documents of {}, {} scored tokens each",
-                run.config.corpora.join(", "),
-                run.config.compare.continuation - 1
-            );
-            let table = compare::markdown(&rows);
-            writeln!(
-                page,
-                "\n## Context {context}\n\n{heading}. In bold: beaten by no other in both bits and KL. {told}\n\n{table}"
-            )?;
-            writeln!(page, "![{stem}]({stem}.svg)\n\n{}", Frontier::caption(&rows))?;
-            if context == shown(&run.config.compare.contexts) {
-                let link = format!("data/results/{}", run.profile);
-                readme = format!(
-                    "`{}`, f32; {heading}. Made by `just compare`. In bold: beaten by no other in both bits and KL. {told}\n\n{table}\n\
-                     ![Every scheme's KL against its measured bits]({link}/{stem}.svg)\n\n\
-                     Other contexts and single texts: [`{link}/{PAGE}`]({link}/{PAGE}), \
-                     [`data/results/compare.csv`](data/results/compare.csv).\n",
-                    run.config.model
-                );
-            }
-        }
-        write_atomically(&dir.join(PAGE), page.as_bytes())?;
-        write_atomically(&dir.join(README_PART), readme.as_bytes())
-    }
-
-    fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
-        if !run.config.report.publish {
-            return Ok(());
-        }
-        let target = &run.paths.results;
-        std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                continue;
-            }
-            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            let to = match name {
-                DOCUMENTS => continue,
-                crate::manifest::FILE => target.join("compare.manifest.json"),
-                _ if name.starts_with(&format!("{TABLE}.")) && !name.ends_with(".md") => match target.parent() {
-                    Some(results) => results.join(name),
-                    None => continue,
-                },
-                _ => target.join(name),
-            };
-            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            if !std::fs::read(&to).is_ok_and(|old| old == bytes) {
-                write_atomically(&to, &bytes)?;
-            }
-        }
-        let readme = run.paths.root.join("README.md");
-        splice::splice_file(&readme, "compare", &std::fs::read_to_string(dir.join(README_PART))?)?;
-        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
-        Ok(())
+        answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -157,8 +79,8 @@ impl Stage for Compare {
         let context = shown(&run.config.compare.contexts);
         let rows: Vec<CompareRow> =
             summaries.into_iter().filter(|r| r.context == context && r.domain == "all").collect();
-        let mut lines = vec![format!("page     {}", run.paths.show(&dir.join(PAGE)))];
-        lines.push(format!("frontier at {context} tokens:"));
+        let mut lines =
+            vec![format!("frontier at {context} tokens (tables and figures: `{}`):", run.command("report"))];
         lines.extend(compare::frontier(&rows).iter().map(|r| {
             format!("  {:<24} KL {:.5} nats/token at {:.2} measured bits per channel", r.scheme, r.kl, r.measured_bits)
         }));
@@ -166,22 +88,52 @@ impl Stage for Compare {
     }
 }
 
-/// The context of the README's table: the middle one.
-fn shown(contexts: &[usize]) -> usize {
+/// The context that stands for all where only one is shown: the middle one.
+pub fn shown(contexts: &[usize]) -> usize {
     contexts[contexts.len() / 2]
 }
 
+/// What the finished stage of this profile measured.
+pub struct Measured {
+    /// Every scheme at every context, over all texts and over each domain, with its score on tasks.
+    pub rows: Vec<CompareRow>,
+    /// The scores on tasks; empty where none were run.
+    pub tasks: Summary,
+    /// What it was run with.
+    pub parameters: Map<String, Value>,
+}
+
+impl Measured {
+    /// Reads the finished stage.
+    pub fn read(run: &Run) -> Result<Self> {
+        let parameters = run.finished("compare")?.recipe.parameters;
+        let dir = run.stage_dir("compare");
+        let documents: Vec<CompareDocument> = files::read_jsonl(&dir.join(DOCUMENTS))?;
+        let tasks = match dir.join(TASKS) {
+            tasks if tasks.is_dir() => scores::read(&tasks)?,
+            _ => Summary { tasks: Vec::new(), overall: Vec::new() },
+        };
+        let number = |name: &str| parameters.get(name).and_then(Value::as_u64);
+        let resamples = number("resamples").context("compare's record names its resamples")? as usize;
+        let bootstrap = Bootstrap { resamples, level: 0.95, seed: number("seed").unwrap_or_default() };
+        let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
+        let mut rows = compare::summarise(&documents, interval);
+        compare::add_tasks(&mut rows, &scores::average_cells(&tasks.overall));
+        Ok(Self { rows, tasks, parameters })
+    }
+}
+
 /// Lets every scheme answer the tasks' records, and scores them; without tasks nothing is run.
-fn tasks(
+fn answer_tasks(
     run: &Run,
     decoder: &Decoder,
     tokenizer: &Tokenizer,
     schemes: &[Box<dyn Scheme>],
     dir: &Path,
-) -> Result<Summary> {
+) -> Result<()> {
     let settings = &run.config.compare;
     if settings.tasks.is_empty() {
-        return Ok(Summary { tasks: Vec::new(), overall: Vec::new() });
+        return Ok(());
     }
     let grid = Grid { lengths: &settings.task_lengths, depths: &run.config.suite.depths, repeats: 1 };
     let selection = Selection { tasks: &settings.tasks, limit: settings.task_limit, grid };
@@ -189,33 +141,7 @@ fn tasks(
     let (work, predictions) = suite::answer("compare", run, (decoder, tokenizer), &prompts, schemes, dir)?;
     let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
     let table = Tasks::embedded().table();
-    let summary = summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?;
-    scores::write(dir, &summary)?;
-    Ok(summary)
-}
-
-/// What prompts the column of tasks comes from.
-fn about_tasks(run: &Run, tasks: &Summary) -> String {
-    let settings = &run.config.compare;
-    let Some(one) = tasks.overall.first() else {
-        return "Tasks were not run (`compare.tasks`).".to_owned();
-    };
-    let sizes: Vec<String> = tasks
-        .tasks
-        .iter()
-        .filter(|task| task.scheme == one.scheme)
-        .map(|task| format!("{} ({})", task.task, task.n))
-        .collect();
-    format!(
-        "Tasks: mean score, 0 to 100, over {} tasks of the suite (not LongBench), n = {} prompts in all: {}; {:.0} tokens each on \
-         average, at most {}, and one score per scheme, whatever the context; in brackets less dense on the same prompts, with the \
-         95 % interval of the paired bootstrap. So few prompts tell only large losses.",
-        one.tasks,
-        one.n,
-        sizes.join(", "),
-        one.tokens,
-        settings.task_prompt_tokens
-    )
+    scores::write(dir, &summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?)
 }
 
 /// Scores every scheme on every document, appending a row each.

@@ -15,12 +15,13 @@ use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_longbench::predictions::{label, remove_cut_line};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage, parameters_of};
+use crate::stage::{Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::{
     PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, scores, text_and_model_inputs,
+    text_parameters,
 };
 use crate::text::Part;
 use crate::ui;
@@ -43,11 +44,7 @@ impl Stage for Evaluate {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.evaluate)?;
-        parameters.insert("corpora".into(), json!(run.config.corpora));
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
-        Ok(parameters)
+        text_parameters(run, &run.config.evaluate)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {

@@ -23,10 +23,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use kvcsr_codec::{Kind, Shard};
 use kvcsr_model::{Decoder, Tokenizer};
+use serde_json::{Map, Value, json};
 
 use crate::models::{self, Opened};
 use crate::sources::{SourceKind, Sources};
-use crate::stage::Run;
+use crate::stage::{Run, parameters_of};
 use crate::text::{self, Part};
 
 /// Tokens per forward call of an exact prefill: bounds the memory of its activations.
@@ -58,10 +59,19 @@ pub fn corpus(
     text::sequences(id, &picked, tokenizer, length, count)
 }
 
+/// The parameters of a stage that reads texts: its section of the configuration, and what says which texts are read.
+pub fn text_parameters(run: &Run, section: &impl serde::Serialize) -> Result<Map<String, Value>> {
+    let mut parameters = parameters_of(section)?;
+    parameters.insert("corpora".into(), json!(run.config.corpora));
+    parameters.insert("seed".into(), run.config.seed.into());
+    parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
+    Ok(parameters)
+}
+
 /// What identifies every corpus and the model, as named inputs of a stage.
-pub fn text_and_model_inputs(run: &Run) -> Result<serde_json::Map<String, serde_json::Value>> {
+pub fn text_and_model_inputs(run: &Run) -> Result<Map<String, Value>> {
     let sources = Sources::load(&run.paths.root)?;
-    let mut inputs = serde_json::Map::new();
+    let mut inputs = Map::new();
     inputs.insert("model".into(), models::digest(run)?.into());
     for id in &run.config.corpora {
         inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());

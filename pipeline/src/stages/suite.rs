@@ -44,6 +44,8 @@ impl Stage for Suite {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.suite)?;
+        // Where dictionaries lie does not change what is made of them: they are inputs, by content.
+        parameters.remove("dictionaries");
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         Ok(parameters)
@@ -52,14 +54,14 @@ impl Stage for Suite {
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut inputs = Map::from_iter([("model".to_owned(), models::digest(run)?.into())]);
         add_texts(run, &run.config.suite.tasks, &mut inputs)?;
-        scores::add_inputs(run, &run.config.suite.schemes, "", &mut inputs)?;
+        scores::add_inputs(run, &run.config.suite.schemes, &run.config.suite.dictionaries, &mut inputs)?;
         Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.suite;
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = scores::schemes(run, &settings.schemes, "", decoder.geometry())?;
+        let schemes = scores::schemes(run, &settings.schemes, &settings.dictionaries, decoder.geometry())?;
         let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
         let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
         let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };

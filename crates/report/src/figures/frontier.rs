@@ -65,7 +65,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRo
         .with_ticks([0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0]);
     let kl = lossy.iter().flat_map(|r| [Some(r.kl), r.kl_low, r.kl_high]).flatten();
     let y = Axis::log("KL to the uncompressed model, nats per token (log)", kl);
-    let [plot] = axes::columns(SIZE, 1, axes::TITLE_AND_KEY_ROOM, 20.0, false)[..] else {
+    let [plot] = axes::columns(SIZE, 1, axes::TITLE_ROOM, 20.0, false)[..] else {
         unreachable!("one column was asked for");
     };
     let panel = Panel { plot, x, y };
@@ -105,7 +105,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRo
             placer.avoid_line(&ends, Cost(2.0));
         }
         canvas.dot(at, if on_frontier { 5.5 } else { 3.5 }, colour, 1.0)?;
-        placer.avoid(Rect::around(at, 6.0), Cost::DATA);
+        placer.avoid(Rect::around(at, 6.0), Cost::POINT);
         let size = if on_frontier { LABEL } else { SMALL };
         labels.push(PointLabel { text: row.scheme.clone(), at, colour, size });
     }

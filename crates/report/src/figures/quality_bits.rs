@@ -103,7 +103,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRo
         for member in &family.members {
             let at = panel.at(member.measured_bits, member.kl);
             canvas.dot(at, 5.0, colour, 1.0)?;
-            placer.avoid(Rect::around(at, 7.0), Cost::DATA);
+            placer.avoid(Rect::around(at, 7.0), Cost::POINT);
             points.push(PointLabel { text: member.scheme.clone(), at, colour, size: LABEL });
         }
     }

@@ -19,6 +19,9 @@ use crate::stages::ablate;
 use crate::stages::report::sheet::{README_PREFIX, Sheet};
 use crate::ui;
 
+/// Tables that also lie beside the profiles' folders, as `data/results/<name>`.
+const SHARED: [&str; 2] = ["compare.csv", "compare.parquet"];
+
 /// The page with tables, captions and circumstances.
 pub const PAGE: &str = "report.md";
 /// The same for browsers.
@@ -33,7 +36,7 @@ impl Stage for Report {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -82,6 +85,9 @@ impl Stage for Report {
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
             if name != manifest::FILE {
                 copy_if_changed(&path, &target.join(name))?;
+            }
+            if let Some(results) = target.parent().filter(|_| SHARED.contains(&name)) {
+                copy_if_changed(&path, &results.join(name))?;
             }
             if let Some(marker) = name.strip_prefix(README_PREFIX).and_then(|rest| rest.strip_suffix(".md")) {
                 let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -44,9 +44,14 @@ impl<'a> Sheet<'a> {
 
     /// Draws `rows`: SVG, PNG and CSV, and the drawing in the page with its caption.
     pub fn figure<F: Figure>(&mut self, rows: &[F::Row]) -> Result<()> {
-        let saved = save::figure::<F>(self.dir, rows)?;
+        self.figure_as::<F>(F::NAME, rows)
+    }
+
+    /// [`Sheet::figure`] whose files are called `stem`: for a figure that is drawn more than once.
+    pub fn figure_as<F: Figure>(&mut self, stem: &str, rows: &[F::Row]) -> Result<()> {
+        let saved = save::figure_as::<F>(self.dir, stem, rows)?;
         let svg = std::fs::read_to_string(saved.svg)?;
-        self.section.blocks.push(Block::Figure { name: F::NAME.to_owned(), svg, caption: F::caption(rows) });
+        self.section.blocks.push(Block::Figure { name: stem.to_owned(), svg, caption: F::caption(rows) });
         Ok(())
     }
 

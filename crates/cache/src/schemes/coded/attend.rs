@@ -64,6 +64,9 @@ pub(super) struct Scratch {
     queries: Vec<f32>,
     scores: [Vec<f32>; 2],
     tiles: [Vec<f32>; 2],
+    /// What keys that are scored as they are coded need of the queries, and whether they are.
+    table: Vec<f32>,
+    prepared: bool,
     attended: Vec<f32>,
     largest: Vec<f32>,
     sums: Vec<f32>,
@@ -132,6 +135,9 @@ impl HeadCall<'_> {
         for scores in &mut scratch.scores {
             scores.resize(rows * TILE, 0.0);
         }
+        let until = self.keys.until[block.clone()].last().copied().unwrap_or(0);
+        scratch.prepared =
+            self.tables.is_none() && self.keys.stream.prepare(&scratch.queries, until, &mut scratch.table);
         let sinks = self.keys.stream.sinks();
         let from = self.first_seen(self.start + block.start);
         let end = self.start + block.end;
@@ -153,10 +159,18 @@ impl HeadCall<'_> {
     /// Scores of a tile, `(rows, tile)`, each query with the form of the keys that it sees.
     fn score(&self, tile: &Range<usize>, block: &Range<usize>, rows: usize, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
-        let Scratch { queries, scores: [scores, other], tiles: [keys, _], .. } = scratch;
+        let Scratch { queries, scores: [scores, other], tiles: [keys, _], table, prepared, .. } = scratch;
         let forms = self.keys.forms(block.clone(), tile);
         let (restored, exact) = (forms.restored.len(), forms.exact.len());
-        if restored > 0 {
+        if restored > 0 && *prepared {
+            let other = &mut other[..restored * rows];
+            self.keys.stream.score(self.head, forms.restored.clone(), table, other);
+            for (token, of_token) in other.chunks_exact(rows).enumerate() {
+                for (row, &score) in of_token.iter().enumerate() {
+                    scores[row * width + token] = score;
+                }
+            }
+        } else if restored > 0 {
             let keys = &mut keys[..restored * d];
             self.keys.stream.restored(self.head, forms.restored.clone(), keys);
             self.rotate(keys, forms.restored.start);

@@ -71,6 +71,18 @@ pub trait CodedTokens: Send + Sync {
     /// it is shorter than that.
     fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]);
 
+    /// Fills `table` with what [`CodedTokens::score`] needs to score `tokens` coded tokens for `queries` `(rows, D)`, which are
+    /// scaled and rotated. False, the default, where scoring means restoring, because the method or these sizes ask for it.
+    fn prepare(&self, _queries: &[f32], _tokens: usize, _table: &mut Vec<f32>) -> bool {
+        false
+    }
+
+    /// Scores of `tokens` of `head` for the queries that `table` was prepared for, into `out`, `(tokens, rows)`. For keys
+    /// that are coded after position embedding.
+    fn score(&self, _head: usize, _tokens: Range<usize>, _table: &[f32], _out: &mut [f32]) {
+        unreachable!("the store prepared no table");
+    }
+
     /// Bytes allocated, by part, the store's own struct (as `tables`) included.
     fn footprint(&self) -> Footprint;
 

@@ -175,6 +175,18 @@ impl Stream {
         self.coded.restore(head, positions.start - sinks..positions.end - sinks, out);
     }
 
+    /// See [`CodedTokens::prepare`]; for the coded tokens before position `until`.
+    pub(super) fn prepare(&self, queries: &[f32], until: usize, table: &mut Vec<f32>) -> bool {
+        let tokens = until.saturating_sub(self.window.sinks).min(self.count);
+        tokens > 0 && self.coded.prepare(queries, tokens, table)
+    }
+
+    /// See [`CodedTokens::score`].
+    pub(super) fn score(&self, head: usize, positions: Range<usize>, table: &[f32], out: &mut [f32]) {
+        let sinks = self.window.sinks;
+        self.coded.score(head, positions.start - sinks..positions.end - sinks, table, out);
+    }
+
     pub(super) fn footprint(&self) -> Footprint {
         let window = (self.sinks.capacity() + self.recent.capacity()) * size_of::<f16>();
         self.coded.footprint() + Footprint { window, ..Footprint::default() }

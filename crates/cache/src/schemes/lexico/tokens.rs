@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use kvcsr_codec::{Atoms, Footprint, OnlineAtoms, OrthogonalCodes, from_e4m3, to_e4m3};
+use kvcsr_codec::{Atoms, Footprint, OnlineAtoms, OrthogonalCodes, atom_products, from_e4m3, score_codes, to_e4m3};
 
 use super::super::coded::{Block, CodedTokens, TILE, reserve};
 use super::Settings;
+
+/// The numbers that coefficients stand for.
+static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
 
 /// Codes of one head. Without a threshold all rows have `S` entries; with one, `lengths` says how many.
 #[derive(Default)]
@@ -141,7 +144,6 @@ impl CodedTokens for LexicoTokens {
     }
 
     fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
-        static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
         let (held, atoms, values) = (&self.heads[head], self.atoms(), &*VALUES);
         let sparsity = self.settings.sparsity;
         let mut at = held.start(tokens.start, sparsity);
@@ -157,6 +159,40 @@ impl CodedTokens for LexicoTokens {
         }
     }
 
+    /// The products of all atoms with the queries, once that is less work than restoring the tokens: with atoms of the
+    /// sequence's own never.
+    fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
+        let dictionary = self.settings.encoder.dictionary();
+        let (atoms, d, s) = (dictionary.len(), dictionary.width(), self.settings.sparsity);
+        let rows = queries.len() / d;
+        if !self.adaptive.is_empty() || rows * (atoms * d + tokens * s) >= tokens * (s * d + rows * d) {
+            return false;
+        }
+        atom_products(dictionary, queries, table);
+        true
+    }
+
+    fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
+        let (held, values, sparsity) = (&self.heads[head], &*VALUES, self.settings.sparsity);
+        let queries = out.len() / tokens.len();
+        let mut coefficients = [0f32; 512];
+        let mut at = held.start(tokens.start, sparsity);
+        // As many tokens at a time as have coefficients here; rows of different lengths one by one.
+        let step = if held.lengths.is_empty() { coefficients.len() / sparsity } else { 1 };
+        for (first, out) in tokens.step_by(step).zip(out.chunks_mut(step * queries)) {
+            let codes = match held.lengths.get(first) {
+                Some(&length) => usize::from(length),
+                None => out.len() / queries * sparsity,
+            };
+            let entries = at..at + codes;
+            for (c, &byte) in coefficients.iter_mut().zip(&held.coefficients[entries.clone()]) {
+                *c = values[usize::from(byte)];
+            }
+            score_codes(table, queries, &held.indices[entries], &coefficients[..codes], out);
+            at += codes;
+        }
+    }
+
     fn footprint(&self) -> Footprint {
         let own = size_of::<Self>() + self.heads.capacity() * size_of::<Head>();
         let heads = self.heads.iter().map(|head| Footprint {
@@ -166,5 +202,50 @@ impl CodedTokens for LexicoTokens {
             ..Footprint::default()
         });
         heads.sum::<Footprint>() + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use kvcsr_codec::{Dictionary, Encoder};
+
+    use super::super::super::coded::{Buffering, testing::variates};
+    use super::*;
+
+    #[test]
+    fn scores_on_codes_are_those_of_restored_keys() {
+        let (d, atoms, heads, tokens) = (16, 40, 2, 300);
+        let dictionary = Arc::new(Dictionary::normalised(d, variates(3, atoms * d)).unwrap());
+        let rows = variates(4, heads * tokens * d);
+        for (delta, queries) in [(0.0, 3), (0.0, 1), (0.6, 2), (0.0, 7)] {
+            let settings = Settings {
+                encoder: Arc::new(Encoder::new(dictionary.clone())),
+                heads,
+                sparsity: 5,
+                delta,
+                adaptive: 0,
+                buffering: Buffering::None,
+            };
+            let mut held = LexicoTokens::new(settings);
+            held.append(&Block { rows: &rows, tokens, prompt: true });
+            let q = variates(5, queries * d);
+            let mut table = Vec::new();
+            assert!(held.prepare(&q, tokens, &mut table), "{tokens} tokens are worth a table of {atoms} atoms");
+            assert!(!held.prepare(&q, 4, &mut Vec::new()), "4 tokens are not");
+            for (head, part) in [(0, 0..TILE), (1, TILE..2 * TILE), (1, 2 * TILE..tokens)] {
+                let (mut scores, mut keys) = (vec![f32::NAN; part.len() * queries], vec![0.0; part.len() * d]);
+                held.score(head, part.clone(), &table, &mut scores);
+                held.restore(head, part, &mut keys);
+                for (key, scores) in keys.chunks_exact(d).zip(scores.chunks_exact(queries)) {
+                    for (q, score) in q.chunks_exact(d).zip(scores) {
+                        let expected: f32 = q.iter().zip(key).map(|(a, b)| a * b).sum();
+                        assert!((score - expected).abs() < 1e-3, "delta {delta}: {score} {expected}");
+                    }
+                }
+            }
+        }
     }
 }

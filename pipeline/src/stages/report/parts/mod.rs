@@ -3,6 +3,7 @@
 //! A new section is one file with a [`Part`] and its line in [`ALL`].
 
 pub mod ablation;
+pub mod compare;
 pub mod held_out;
 pub mod memory;
 pub mod merging;
@@ -33,6 +34,7 @@ pub trait Part: Sync {
 /// All sections.
 pub const ALL: &[&dyn Part] = &[
     &held_out::HeldOut,
+    &compare::Compare,
     &suite::Suite,
     &reconstruction::Reconstruction,
     &training::Training,

@@ -4,19 +4,21 @@
 //! All are learned from the vectors that `calibrate` recorded; the stage reads a part of that text again to see how much
 //! attention each token gets. Layers that an unfinished run of the same recipe completed are kept.
 
+mod basis;
+mod commutative;
+mod coupled;
+mod dictionaries;
+mod weights;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
 use kvcsr_cache::schemes::{commvq, cq, lexico, svdq};
-use kvcsr_cache::{AttentionMass, DenseCache, LayerCache, Rotary, SchemeContext};
-use kvcsr_codec::{CodebookSet, DictionaryGroup, DictionarySet, Kind, ShardHeader, ShardWriter, Table};
-use kvcsr_neuraldict::codebooks::commutative::{self, Annealing};
-use kvcsr_neuraldict::codebooks::{basis::singular_basis, coupled::weighted_kmeans};
-use kvcsr_neuraldict::{GradientPath, TrainConfig};
+use kvcsr_cache::{Rotary, SchemeContext};
+use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value};
@@ -24,14 +26,12 @@ use serde_json::{Map, Value};
 use crate::config::CalibratePeers as Settings;
 use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{corpus, layers, open_model, open_shard, text_and_model_inputs};
+use crate::stages::{layers, open_shard, text_and_model_inputs};
 use crate::text::Part;
 use crate::ui;
 
 /// File of Lexico's dictionaries.
 pub const LEXICO: &str = "lexico.safetensors";
-/// The table of a layer's attention per token, `(tokens, Hkv)`.
-const MASS: &str = "mass";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
 
@@ -61,7 +61,7 @@ impl Stage for CalibratePeers {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let sample = Sample::read(run)?;
-        let (weights, rotary) = weights(run, &sample, &dir.join(WEIGHTS))?;
+        let (weights, rotary) = weights::read(run, &sample, &dir.join(WEIGHTS))?;
         let layers = layers(run)?;
         kvcsr_neuraldict::set_threads(1);
         let work: Vec<(usize, Task)> = Task::all(&run.config.calibrate_peers)?
@@ -163,54 +163,6 @@ impl Sample {
     }
 }
 
-/// How much attention each token of the sample gets, by layer, relative to the mean; read from `path` if it is there.
-fn weights(run: &Run, sample: &Sample, path: &Path) -> Result<(CodebookSet, Rotary)> {
-    let (decoder, tokenizer) = open_model(run)?;
-    let geometry = decoder.geometry();
-    if path.is_file() {
-        return Ok((CodebookSet::load(path)?, decoder.rotary().clone()));
-    }
-    let bar = ui::bar("calibrate-peers", sample.tokens() as u64, "tokens");
-    // Per layer and kind `(tokens, Hkv)`: keys by attention, values by its square.
-    let mut masses = vec![[Vec::new(), Vec::new()]; geometry.layers];
-    for id in &run.config.corpora {
-        bar.set_message(format!("attention, {id}"));
-        for ids in
-            corpus(run, &tokenizer, id, Part::Calibration, sample.length, sample.recorded)?.iter().take(sample.used)
-        {
-            let (mut caches, records): (Vec<Box<dyn LayerCache>>, Vec<_>) = (0..geometry.layers)
-                .map(|_| {
-                    let (cache, record) = AttentionMass::new(DenseCache::new(DType::F32));
-                    (Box::new(cache) as Box<dyn LayerCache>, record)
-                })
-                .unzip();
-            decoder.forward_hidden(&Tensor::new(&ids[..], &Device::Cpu)?.unsqueeze(0)?, &mut caches)?;
-            for (masses, record) in masses.iter_mut().zip(records) {
-                let record = record.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-                for (mass, part) in masses.iter_mut().zip([record.linear, record.squared]) {
-                    for t in 0..ids.len() {
-                        // Position 0 is a sink: it gets most of the attention in many layers, and a window keeps it.
-                        let weight = |head: usize| if t == 0 { 0.0 } else { part[head * ids.len() + t] };
-                        mass.extend((0..geometry.kv_heads).map(weight));
-                    }
-                }
-            }
-            bar.inc(ids.len() as u64);
-        }
-    }
-    bar.finish();
-    let mut set = CodebookSet::new("weights", geometry.layers, geometry.kv_heads, geometry.head_dim);
-    for (layer, masses) in masses.into_iter().enumerate() {
-        for (kind, mut mass) in Kind::ALL.into_iter().zip(masses) {
-            let mean = (mass.iter().map(|&x| f64::from(x)).sum::<f64>() / mass.len() as f64).max(1e-30) as f32;
-            mass.iter_mut().for_each(|x| *x = (*x / mean).min(6e4));
-            set.insert(layer, kind, MASS, Table::new(&[sample.tokens(), geometry.kv_heads], &mass)?);
-        }
-    }
-    set.save(path)?;
-    Ok((set, decoder.rotary().clone()))
-}
-
 /// One layer's turn.
 struct Layer<'a> {
     run: &'a Run,
@@ -290,21 +242,14 @@ impl Task {
             return Ok(());
         }
         if *self == Self::Lexico {
-            return train_lexico(cx, &path);
+            return dictionaries::train(cx, &path);
         }
         let (layers, kv_heads, head_dim) = (cx.weights.layers, cx.weights.kv_heads, cx.weights.head_dim);
         let mut set = CodebookSet::new(&self.name(), layers, kv_heads, head_dim);
         match self {
-            Self::Coupled { channels, bits, .. } => coupled(cx, *channels, *bits, &mut set)?,
-            Self::Commutative => commutative_keys(cx, &mut set)?,
-            _ => {
-                let (rows, heads, d) = cx.vectors(Kind::Key)?;
-                let n = heads * d;
-                let basis = singular_basis(&rows, n)?;
-                set.insert(cx.layer, Kind::Key, svdq::MEAN, Table::new(&[n], &basis.mean)?);
-                set.insert(cx.layer, Kind::Key, svdq::BASIS, Table::new(&[n, n], &basis.vectors)?);
-                set.insert(cx.layer, Kind::Key, svdq::DEVIATIONS, Table::new(&[n], &basis.deviations)?);
-            }
+            Self::Coupled { channels, bits, .. } => coupled::centroids(cx, *channels, *bits, &mut set)?,
+            Self::Commutative => commutative::codebooks(cx, &mut set)?,
+            _ => basis::of_keys(cx, &mut set)?,
         }
         Ok(set.save(path)?)
     }
@@ -343,137 +288,4 @@ impl Task {
         joined.provenance = provenance;
         Ok(joined.save(dir.join(self.file()))?)
     }
-}
-
-/// CQ: centroids of every head and group of channels.
-fn coupled(cx: &Layer<'_>, channels: usize, bits: usize, set: &mut CodebookSet) -> Result<()> {
-    let settings = cx.settings();
-    for kind in Kind::ALL {
-        let (rows, heads, d) = cx.vectors(kind)?;
-        if !d.is_multiple_of(channels) {
-            bail!("groups of {channels} channels do not divide heads of {d}");
-        }
-        let mass = cx.weights.table(cx.layer, kind, MASS, &[cx.sample.tokens(), heads])?.to_f32();
-        let groups = d / channels;
-        let mut centroids = Vec::with_capacity((heads * d) << bits);
-        for head in 0..heads {
-            let weights: Vec<f32> = mass.iter().skip(head).step_by(heads).copied().collect();
-            for group in 0..groups {
-                let part = rows.chunks_exact(heads * d).flat_map(|row| &row[head * d + group * channels..][..channels]);
-                let part: Vec<f32> = part.copied().collect();
-                let stream = (usize::from(kind == Kind::Value) * heads + head) * groups + group;
-                let limits = (settings.cq_iterations, settings.cq_tolerance);
-                let found =
-                    weighted_kmeans(&part, channels, &weights, 1 << bits, limits, &mut cx.rng(1 + stream as u64))?;
-                centroids.extend(found.centroids);
-            }
-        }
-        set.insert(cx.layer, kind, cq::CENTROIDS, Table::new(&[heads, groups, 1 << bits, channels], &centroids)?);
-    }
-    Ok(())
-}
-
-/// CommVQ: codebooks of every head, over tokens evenly spread over the sample.
-fn commutative_keys(cx: &Layer<'_>, set: &mut CodebookSet) -> Result<()> {
-    let settings = cx.settings();
-    let (rows, heads, d) = cx.vectors(Kind::Key)?;
-    let all: Vec<&[f32]> = rows
-        .chunks_exact(heads * d)
-        .enumerate()
-        .filter(|(t, _)| !t.is_multiple_of(cx.sample.length))
-        .map(|(_, row)| row)
-        .collect();
-    let wanted = settings.commvq_vectors.min(all.len());
-    let steps = commvq::steps(2, d);
-    let annealing =
-        Annealing { rows: commvq::ROWS_PER_STEP, iterations: settings.commvq_iterations, ..Annealing::default() };
-    let mut tables = Vec::with_capacity(heads * steps * commvq::ROWS_PER_STEP * d);
-    for head in 0..heads {
-        let mut vectors = Vec::with_capacity(wanted * d);
-        for i in 0..wanted {
-            let row = all[i * all.len() / wanted];
-            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-            vectors.extend(row[head * d..(head + 1) * d].iter().map(|x| x / norm));
-        }
-        for step in commutative::train(&mut vectors, d, steps, &annealing, &mut cx.rng((1 << 20) + head as u64))? {
-            tables.extend_from_slice(step.codebook.rows());
-        }
-    }
-    set.insert(cx.layer, Kind::Key, commvq::ROWS, Table::new(&[heads, steps, commvq::ROWS_PER_STEP, d], &tables)?);
-    Ok(())
-}
-
-/// Lexico: dictionaries of a layer's keys after position embedding and of its values, trained without position 0.
-fn train_lexico(cx: &Layer<'_>, path: &Path) -> Result<()> {
-    let settings = cx.settings();
-    let mut groups = Vec::new();
-    let mut head_dim = 0;
-    for kind in Kind::ALL {
-        let sides = [Part::Calibration, Part::Heldout].map(|side| rotated(cx, kind, side));
-        let [train, heldout] = sides;
-        let (train, heldout) = (train?, heldout?);
-        head_dim = train.shard.head_dim();
-        let config = TrainConfig {
-            atoms: settings.lexico_atoms,
-            sparsity: settings.lexico_sparsity,
-            chunks: 1,
-            epochs: settings.lexico_epochs,
-            gradient: GradientPath::Atoms,
-            kmeans_sample: settings.lexico_tokens.max(settings.lexico_atoms),
-            seed: cx.run.config.seed,
-            device: cx.run.config.device.clone(),
-            ..TrainConfig::default()
-        };
-        let trained = kvcsr_neuraldict::train_group(&config, &[&train.shard], &[&heldout.shard], &mut |_| {})?;
-        groups.push(DictionaryGroup {
-            kind,
-            layers: vec![cx.layer],
-            chunks: 1,
-            sparsity: settings.lexico_sparsity,
-            dictionary: trained.dictionary.into(),
-        });
-    }
-    Ok(DictionarySet { head_dim, groups, provenance: BTreeMap::new() }.save(path)?)
-}
-
-/// A shard that is removed with its last user.
-struct Temporary {
-    shard: kvcsr_codec::Shard,
-    path: std::path::PathBuf,
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Best effort: a leftover goes with the folder of parts.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// The vectors that Lexico trains on: keys after position embedding, no position 0, at most `lexico_tokens` tokens.
-fn rotated(cx: &Layer<'_>, kind: Kind, side: Part) -> Result<Temporary> {
-    let shard = open_shard(cx.run, side, cx.layer, kind)?;
-    let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
-    let all = shard.tokens() / length;
-    let used = cx.settings().lexico_tokens.div_ceil(length).clamp(1, all.max(1));
-    let name = format!(
-        "rotated-{}-{:02}-{kind}.safetensors",
-        if side == Part::Heldout { "heldout" } else { "train" },
-        cx.layer
-    );
-    let path = cx.parts.join(name);
-    let header =
-        ShardHeader { layer: cx.layer, kind, tokens: used * (length - 1), heads, head_dim: d, extra: BTreeMap::new() };
-    let mut writer = ShardWriter::create(&path, header)?;
-    let mut rows = vec![0f32; length * heads * d];
-    for i in 0..used {
-        let first = i * all / used * length * heads;
-        shard.read(d, first..first + length * heads, &mut rows)?;
-        if kind == Kind::Key {
-            let x = Tensor::from_slice(&rows, (1, length, heads, d), &Device::Cpu)?.transpose(1, 2)?;
-            rows = cx.rotary.apply(&x, 0)?.transpose(1, 2)?.flatten_all()?.to_vec1()?;
-        }
-        writer.append(&rows[heads * d..])?;
-    }
-    writer.finish()?;
-    Ok(Temporary { shard: kvcsr_codec::Shard::open(&path)?, path })
 }

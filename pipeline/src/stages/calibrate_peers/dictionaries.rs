@@ -1,0 +1,88 @@
+//! Lexico: dictionaries of keys after position embedding and of values, one of each per layer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
+use kvcsr_neuraldict::{GradientPath, TrainConfig};
+
+use super::Layer;
+use crate::stages::open_shard;
+use crate::text::Part;
+
+/// Lexico: dictionaries of a layer's keys after position embedding and of its values, trained without position 0.
+pub(super) fn train(cx: &Layer<'_>, path: &Path) -> Result<()> {
+    let settings = cx.settings();
+    let mut groups = Vec::new();
+    let mut head_dim = 0;
+    for kind in Kind::ALL {
+        let sides = [Part::Calibration, Part::Heldout].map(|side| rotated(cx, kind, side));
+        let [train, heldout] = sides;
+        let (train, heldout) = (train?, heldout?);
+        head_dim = train.shard.head_dim();
+        let config = TrainConfig {
+            atoms: settings.lexico_atoms,
+            sparsity: settings.lexico_sparsity,
+            chunks: 1,
+            epochs: settings.lexico_epochs,
+            gradient: GradientPath::Atoms,
+            kmeans_sample: settings.lexico_tokens.max(settings.lexico_atoms),
+            seed: cx.run.config.seed,
+            device: cx.run.config.device.clone(),
+            ..TrainConfig::default()
+        };
+        let trained = kvcsr_neuraldict::train_group(&config, &[&train.shard], &[&heldout.shard], &mut |_| {})?;
+        groups.push(DictionaryGroup {
+            kind,
+            layers: vec![cx.layer],
+            chunks: 1,
+            sparsity: settings.lexico_sparsity,
+            dictionary: trained.dictionary.into(),
+        });
+    }
+    Ok(DictionarySet { head_dim, groups, provenance: BTreeMap::new() }.save(path)?)
+}
+
+/// A shard that is removed with its last user.
+struct Temporary {
+    shard: Shard,
+    path: PathBuf,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Best effort: a leftover goes with the folder of parts.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The vectors that Lexico trains on: keys after position embedding, no position 0, at most `lexico_tokens` tokens.
+fn rotated(cx: &Layer<'_>, kind: Kind, side: Part) -> Result<Temporary> {
+    let shard = open_shard(cx.run, side, cx.layer, kind)?;
+    let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
+    let all = shard.tokens() / length;
+    let used = cx.settings().lexico_tokens.div_ceil(length).clamp(1, all.max(1));
+    let name = format!(
+        "rotated-{}-{:02}-{kind}.safetensors",
+        if side == Part::Heldout { "heldout" } else { "train" },
+        cx.layer
+    );
+    let path = cx.parts.join(name);
+    let header =
+        ShardHeader { layer: cx.layer, kind, tokens: used * (length - 1), heads, head_dim: d, extra: BTreeMap::new() };
+    let mut writer = ShardWriter::create(&path, header)?;
+    let mut rows = vec![0f32; length * heads * d];
+    for i in 0..used {
+        let first = i * all / used * length * heads;
+        shard.read(d, first..first + length * heads, &mut rows)?;
+        if kind == Kind::Key {
+            let x = Tensor::from_slice(&rows, (1, length, heads, d), &Device::Cpu)?.transpose(1, 2)?;
+            rows = cx.rotary.apply(&x, 0)?.transpose(1, 2)?.flatten_all()?.to_vec1()?;
+        }
+        writer.append(&rows[heads * d..])?;
+    }
+    writer.finish()?;
+    Ok(Temporary { shard: Shard::open(&path)?, path })
+}
