@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use kvcsr_lab::places;
 
 /// The folders of one run.
 #[derive(Debug, Clone)]
@@ -34,7 +35,7 @@ impl Paths {
             run: data.join("runs").join(profile),
             base: None,
             results: data.join("results").join(profile),
-            cache: cache_dir()?,
+            cache: places::cache_dir()?,
             longbench: std::env::var_os("KVCSR_LONGBENCH").filter(|folder| !folder.is_empty()).map(PathBuf::from),
         })
     }
@@ -49,18 +50,5 @@ impl Paths {
     /// A path as people type it: relative to the project where it lies inside.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
-    }
-}
-
-fn cache_dir() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("KVCSR_CACHE") {
-        return Ok(dir.into());
-    }
-    if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
-        return Ok(PathBuf::from(dir).join("kvcsr"));
-    }
-    match std::env::var_os("HOME") {
-        Some(home) => Ok(PathBuf::from(home).join(".cache/kvcsr")),
-        None => bail!("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads"),
     }
 }

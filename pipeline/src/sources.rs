@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_lab::places;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -97,7 +98,7 @@ impl Sources {
 impl Source {
     /// Where the file is kept once fetched.
     pub fn path(&self, paths: &Paths) -> PathBuf {
-        paths.cache.join("sources").join(format!("{}-{}", self.package, self.version)).join(&self.file)
+        places::in_package(&paths.cache, &self.package, &self.version, &self.file)
     }
 
     /// The path, or what to do when the file was not fetched.

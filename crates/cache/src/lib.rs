@@ -36,6 +36,7 @@
 //! ```
 
 pub mod attention;
+pub mod conformance;
 mod error;
 pub mod kernels;
 mod mass;
@@ -46,6 +47,7 @@ pub mod registry;
 mod rotary;
 pub mod schemes;
 mod seam;
+mod shadow;
 mod snapshot;
 mod untrained;
 
@@ -61,4 +63,5 @@ pub use schemes::csr::{
 };
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
+pub use shadow::Shadow;
 pub use snapshot::PrefillSnapshot;

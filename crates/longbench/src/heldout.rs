@@ -5,14 +5,29 @@
 //! [`kvcsr_cache::LayerCache::attend`] is the same), compressing each token as it arrives. Its next-token distributions
 //! are compared with those of the uncompressed cache at the same positions.
 //!
+//! Any [`Scheme`] can be scored, registered or your own:
+//!
+//! ```no_run
+//! use kvcsr_cache::{Scheme, SchemeContext, registry};
+//! use kvcsr_longbench::heldout::{HeldoutText, Reference};
+//!
+//! # fn score(decoder: &kvcsr_model::Decoder, ids: Vec<u32>, own: &dyn Scheme) -> Result<(), Box<dyn std::error::Error>> {
+//! let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
+//! let text = HeldoutText { context: ids.len() - 64, ids };
+//! let reference = Reference::new(decoder, &text, 512, dense.as_ref())?;
+//! let score = reference.score(decoder, own)?;
+//! println!("{:.4} nats, {:.2} bits per channel", score.kl(), score.measured_bits(decoder.geometry()).0);
+//! # Ok(()) }
+//! ```
+//!
 //! The distribution after the context's last token is left out: it comes from the exact prefill
 //! and is the same for every scheme.
 
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{CacheError, LayerCache, PrefillSnapshot, Scheme};
-use kvcsr_codec::Footprint;
+use kvcsr_cache::{CacheError, Geometry, LayerCache, PrefillSnapshot, Scheme};
+use kvcsr_codec::{BitsPerChannel, Footprint, measured_bits};
 use kvcsr_model::Decoder;
 use rayon::prelude::*;
 
@@ -92,6 +107,29 @@ pub struct ContinuationScore {
     pub decode_ms_per_token: Option<f64>,
 }
 
+impl ContinuationScore {
+    /// Mean KL to the uncompressed cache's distributions, in nats per token.
+    pub fn kl(&self) -> f64 {
+        self.kl_sum / self.scored as f64
+    }
+
+    /// Share of positions where the most likely token is that of the uncompressed cache, 0 to 1.
+    pub fn top1(&self) -> f64 {
+        self.top1_agree as f64 / self.scored as f64
+    }
+
+    /// Perplexity of the continuation.
+    pub fn perplexity(&self) -> f64 {
+        (self.nll_sum / self.scored as f64).exp()
+    }
+
+    /// Bits per channel of every byte allocated for the context.
+    pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
+        let Geometry { layers, kv_heads, head_dim } = geometry;
+        measured_bits(self.footprint.total(), self.tokens, kv_heads, head_dim, layers)
+    }
+}
+
 impl Reference {
     /// Prefills the context, `chunk` tokens at a time, and reads the continuation uncompressed.
     ///
@@ -120,6 +158,11 @@ impl Reference {
     #[must_use]
     pub fn snapshot(&self) -> &PrefillSnapshot {
         &self.snapshot
+    }
+
+    /// The tokens after the context.
+    pub fn continuation(&self) -> &[u32] {
+        &self.continuation
     }
 
     /// Lets `scheme` take over the prefill and read the continuation.

@@ -139,6 +139,15 @@ impl Decoder {
         self.forward_over(ids, &mut borrowed(caches), logits, Padding::Left(padding))
     }
 
+    /// As [`Decoder::forward`] over caches that stay the caller's: what a wrapper such as [`kvcsr_cache::Shadow`] saw can be
+    /// read afterwards.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_borrowed(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], logits: Logits) -> Result<Tensor> {
+        self.forward_over(ids, caches, logits, Padding::None)
+    }
+
     /// As [`Decoder::forward`], but stops before the final norm: the residual stream, `(B, T, hidden)`.
     ///
     /// # Errors

@@ -16,7 +16,6 @@
 //! | `L_div`, `beta` | [`loss::diversity`], [`loss::beta`] |
 //! | update, ReNorm | [`optimiser::Adam`], [`optimiser::renorm`] |
 //! | the loop over epochs and batches | [`train_group`] |
-//! | Figure 2, principal components | [`plane::principal_plane`] |
 //!
 //! Beyond the paper, each a field of [`TrainConfig`] and off by default: closed-form updates
 //! ([`closed`]), orthogonal matching pursuit ([`pursuit::orthogonal_codes`]), other starts, dead
@@ -52,7 +51,6 @@ pub mod kmeans;
 pub mod loss;
 pub mod merge;
 pub mod optimiser;
-pub mod plane;
 pub mod pool;
 pub mod pursuit;
 pub mod record;

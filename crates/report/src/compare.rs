@@ -121,6 +121,31 @@ fn number_or_empty<'de, D: Deserializer<'de>, N: Deserialize<'de>>(field: D) -> 
     }
 }
 
+impl From<&crate::HeldoutRow> for CompareDocument {
+    /// A document of the evaluation, which decodes nothing token by token: that time is 0.
+    fn from(row: &crate::HeldoutRow) -> Self {
+        let scheme = match row.dictionary.as_str() {
+            "" | "neuraldict" => row.scheme.clone(),
+            dictionary => format!("{}@{dictionary}", row.scheme),
+        };
+        Self {
+            id: row.id.clone(),
+            domain: row.domain.clone(),
+            scheme,
+            context: row.context,
+            scored: row.scored,
+            nll_sum: row.nll_sum,
+            kl_sum: row.kl_sum,
+            top1_agree: row.top1_agree,
+            nominal_bits: row.nominal_bits,
+            measured_bits: row.measured_bits,
+            shared_bytes: row.shared_bytes,
+            encode_ms: row.encode_ms,
+            decode_ms_per_token: 0.0,
+        }
+    }
+}
+
 /// Ends of an interval, or nothing.
 pub type Ends = Option<(f64, f64)>;
 

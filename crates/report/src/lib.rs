@@ -57,6 +57,6 @@ pub use ablation::AblationRow;
 pub use compare::{CompareDocument, CompareRow};
 pub use error::ReportError;
 pub use records::{
-    DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, MemoryPoint, PatternRow,
+    CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, MemoryPoint, PatternRow,
     ReconstructionRow, RetrievalRow, SweepRow, UsageRow,
 };

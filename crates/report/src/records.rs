@@ -273,6 +273,23 @@ pub struct UsageRow {
     pub uses: usize,
 }
 
+/// How often coefficients of a size are picked at one step of pursuit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CoefficientRow {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Kind,
+    /// The step of pursuit that picked the atom, from 1.
+    pub step: usize,
+    /// Lower end of the bin: coefficient over the length of the vector that it codes, -1 to 1.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Share of the step's coefficients that lie in the bin.
+    pub share: f64,
+}
+
 /// What one scheme's cache takes for one model's shape at one length, by formula.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FootprintRow {

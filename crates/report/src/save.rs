@@ -16,6 +16,7 @@ use crate::{
     csv::{self, CsvRow},
     error::ReportError,
     files,
+    notebook::Shown,
     page::escaped,
 };
 
@@ -132,18 +133,15 @@ pub struct Inline {
     caption: String,
 }
 
-impl Inline {
-    /// Shows the figure under the cell; called by the evcxr kernel.
-    pub fn evcxr_display(&self) {
+impl Shown for Inline {
+    fn html(&self) -> String {
         let Self { svg, caption } = self;
-        println!(
-            "EVCXR_BEGIN_CONTENT text/html\n<figure style=\"margin:0\">{svg}<figcaption style=\"max-width:46rem\">{}</figcaption></figure>\nEVCXR_END_CONTENT",
-            escaped(caption)
-        );
+        let caption = escaped(caption);
+        format!("<figure style=\"margin:0\">{svg}<figcaption style=\"max-width:46rem\">{caption}</figcaption></figure>")
     }
 }
 
-/// Draws a figure for a notebook. `let shown = save::inline::<SparsityError>(&rows)?; shown`
+/// Draws a figure for a notebook, where it is shown as the last value of a cell: `save::inline::<SparsityError>(&rows).unwrap()`.
 pub fn inline<F: Figure>(rows: &[F::Row]) -> Result<Inline, ReportError> {
     Ok(Inline { svg: svg::<F>(rows)?, caption: F::caption(rows) })
 }

@@ -7,8 +7,8 @@ use std::{fs::File, path::Path};
 use polars::{
     df,
     error::PolarsError,
-    io::{SerWriter, csv::write::CsvWriter},
-    prelude::{AnyValue, DataFrame, ParquetWriter},
+    io::{SerReader, SerWriter, csv::write::CsvWriter},
+    prelude::{AnyValue, DataFrame, ParquetReader, ParquetWriter},
 };
 
 use crate::{
@@ -203,6 +203,15 @@ pub fn write_parquet<R: Tabular>(path: &Path, rows: &[R]) -> Result<(), ReportEr
     })
 }
 
+/// Reads a table that [`write_parquet`] or another program wrote.
+///
+/// # Errors
+/// [`ReportError::Io`] naming the file, or polars' own for a file that is not Parquet.
+pub fn read_parquet(path: &Path) -> Result<DataFrame, ReportError> {
+    let file = File::open(path).map_err(ReportError::io(path))?;
+    Ok(ParquetReader::new(file).finish()?)
+}
+
 /// One column of a Markdown table.
 #[derive(Clone, Copy, Debug)]
 pub struct MarkdownColumn<'a> {
@@ -349,6 +358,9 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         assert_eq!((&bytes[..4], &bytes[bytes.len() - 4..]), (&b"PAR1"[..], &b"PAR1"[..]));
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(read_parquet(&path).unwrap().equals_missing(&HeldoutRow::frame(&rows()).unwrap()));
+        let missing = read_parquet(&folder.path().join("none.parquet")).unwrap_err().to_string();
+        assert!(missing.contains("none.parquet"), "{missing}");
     }
 
     #[test]

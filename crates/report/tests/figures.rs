@@ -8,12 +8,13 @@ use std::{env, fs, path::PathBuf};
 
 use kvcsr_codec::Footprint;
 use kvcsr_report::{
-    DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, PatternRow, ReconstructionRow,
-    ReportError, RetrievalRow, SweepRow, UsageRow,
+    CoefficientRow, CompareRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, PatternRow,
+    ReconstructionRow, ReportError, RetrievalRow, SweepRow, UsageRow,
     compare::{self, CompareDocument},
     figures::{
-        AtomUsage, FootprintLength, Frontier, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits,
-        RetrievalGrid, RotaryScatter, ScatterRow, SparsityError, SparsityPattern, SweepQuality, TrainingLoss,
+        AtomUsage, CoefficientHistogram, FootprintLength, Frontier, LayerDivergence, LayerError, MemoryLength,
+        PromptScatter, QualityBits, RetrievalGrid, RotaryScatter, ScatterRow, SparsityError, SparsityPattern,
+        SweepQuality, TimeLength, TrainingLoss,
     },
     memory,
     save::{self, Figure},
@@ -492,4 +493,87 @@ fn sweep_quality() {
     assert!(!svg.contains("dense"), "a scheme without loss has no place on a logarithmic axis");
     let caption = SweepQuality::caption(&rows);
     assert!(caption.contains("3 points") && caption.contains("csr-8@neuraldict at train.atoms = 2048"), "{caption}");
+}
+
+#[test]
+fn coefficient_histogram() {
+    let mut rows = Vec::new();
+    for kind in Kind::ALL {
+        for step in 1..=8 {
+            for bin in 0..40 {
+                let low = bin as f64 / 20.0 - 1.0;
+                let size = (low + 0.025).abs();
+                let share = (-(size - 0.6 / step as f64).powi(2) * 40.0).exp() / 10.0;
+                rows.push(CoefficientRow { layer: 3, kind, step, low, high: low + 0.05, share });
+            }
+        }
+    }
+    check::<CoefficientHistogram>(&rows, &["step 1", "step 8", "Keys", "Values", "share of coefficients"]);
+    assert!(CoefficientHistogram::caption(&rows).contains("(keys, step 4)"));
+    assert!(matches!(save::svg::<CoefficientHistogram>(&[]), Err(ReportError::Empty { .. })));
+}
+
+fn timed(scheme: &str, domain: &str, context: usize, encode_ms: f64, decode_ms_per_token: f64) -> CompareRow {
+    serde_json::from_value(serde_json::json!({
+        "scheme": scheme, "domain": domain, "context": context, "n": 1, "nominal_bits": 2.0, "measured_bits": 2.0, "kl": 0.1,
+        "top1": 0.9, "ppl": 10.0, "ppl_ratio": 1.1, "shared_bytes": 0, "encode_ms": encode_ms,
+        "decode_ms_per_token": decode_ms_per_token
+    }))
+    .unwrap()
+}
+
+#[test]
+fn time_length() {
+    let schemes = [
+        "dense-f16",
+        "fp8",
+        "q8_0",
+        "q4_0",
+        "q4_0+hadamard",
+        "kivi-4",
+        "kivi-2",
+        "gear-4",
+        "gear-2",
+        "asymkv-16-0",
+        "vidkv-1.5-1.58",
+        "turboquant-4",
+        "turboquant-3.5",
+        "turboquant-3",
+        "turboquant-2.5",
+        "turboquant-2",
+        "svdq-2",
+        "svdq-2(values=kivi-2)",
+        "lexico-8",
+        "lexico-16",
+        "cq-8c8b",
+        "cq-8c8b+window",
+        "commvq-k-1",
+        "commvq-k-2",
+        "csr-4",
+        "csr-8",
+        "csr-16",
+        "csr-8+online",
+        "csr-4+window",
+        "csr-8+window",
+        "csr-8+fp8",
+    ];
+    let mut rows = Vec::new();
+    for context in [1024, 4096, 7936] {
+        let t = context as f64;
+        rows.push(timed("dense", "all", context, 0.0, 20.0 + t / 100.0));
+        rows.push(timed("only-wiki", "wiki", context, 1.0, 1.0));
+        for (index, scheme) in schemes.iter().enumerate() {
+            let (a, b) = (wobble(index, 1), wobble(index, 2));
+            rows.push(timed(scheme, "all", context, t * (0.01 + a * a), 15.0 + t * (0.002 + 0.02 * b)));
+        }
+    }
+    let svg = check::<TimeLength>(
+        &rows,
+        &["csr-8", "milliseconds (log)", "Compressing the context", "Decoding one token after it"],
+    );
+    // An uncompressed cache takes no time to take its prefill over: it has no place on the left. Rows of single domains have none at all.
+    let count = |text: &str| svg.lines().filter(|line| line.trim() == text).count();
+    assert_eq!((count("csr-8"), count("dense"), count("only-wiki")), (2, 1, 0));
+    assert!(TimeLength::caption(&rows).contains("32 schemes at 1024, 4096 and 7936 tokens"));
+    assert!(matches!(save::svg::<TimeLength>(&rows[1..2]), Err(ReportError::Empty { .. })));
 }

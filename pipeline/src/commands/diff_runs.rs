@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use kvcsr_longbench::predictions::label;
+use kvcsr_longbench::results::OverallResult;
 use kvcsr_report::{HeldoutRow, Kind, ReconstructionRow, aggregate, files};
 use serde_json::Value;
 
@@ -13,6 +14,7 @@ use super::keep::finished;
 use crate::manifest::Manifest;
 use crate::paths::Paths;
 use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
+use crate::stages::scores::OVERALL;
 
 /// Which runs to compare.
 #[derive(Debug, Args)]
@@ -32,7 +34,7 @@ pub fn run(args: &DiffRunsArgs) -> Result<()> {
     let scores = scores(&a, &b)?;
     println!("parameters that differ");
     print!("{}", if parameters.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &parameters) });
-    println!("\nscores that both have (B less A in brackets; lower is better but for top-1)");
+    println!("\nscores that both have (B less A in brackets; lower is better but for top-1 and task means)");
     print!("{}", if scores.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &scores) });
     Ok(())
 }
@@ -100,7 +102,7 @@ fn parameters(a: &Folders, b: &Folders) -> Vec<Line> {
     lines
 }
 
-/// Held-out scores per scheme, and mean reconstruction errors per kind, dictionary and level.
+/// Held-out scores per scheme, mean reconstruction errors per kind, dictionary and level, and averages of the task suites.
 fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     let summary =
@@ -135,6 +137,20 @@ fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
         let what = if kind == Kind::Key { "keys" } else { "values" };
         lines.push(line(format!("restored {what}, level {level}@{dictionary}"), 4, x, y));
     }
+    for (stage, tasks) in [("suite", "suite"), ("longbench", "LongBench")] {
+        let (left, right): (Vec<OverallResult>, Vec<OverallResult>) =
+            (a.rows(stage, OVERALL)?, b.rows(stage, OVERALL)?);
+        for one in &left {
+            let Some(other) = right.iter().find(|other| other.scheme == one.scheme) else { continue };
+            let name = |what: &str| format!("{} {tasks} {what}", one.scheme);
+            lines.push(line(name("task mean"), 2, one.task_mean, other.task_mean));
+            // Means over other tasks or records say little beside each other: the counts must be seen.
+            if (one.tasks, one.n) != (other.tasks, other.n) {
+                let counts = |o: &OverallResult| format!("{} of {} tasks", o.n, o.tasks);
+                lines.push((name("records"), counts(one), counts(other)));
+            }
+        }
+    }
     Ok(lines)
 }
 
@@ -152,4 +168,48 @@ fn aligned(a: &str, b: &str, lines: &[Line]) -> String {
         text += &format!("  {name:first$}  {x:>second$}  {y}\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn averages_of_both_suites_stand_side_by_side() {
+        let home = tempfile::tempdir().unwrap();
+        let row = |scheme: &str, n: usize, task_mean: f64| {
+            serde_json::json!({
+                "scheme": scheme, "tasks": 3, "n": n, "task_mean": task_mean, "category_mean": 0.0, "difference": null,
+                "rank": null, "nominal_bits": 4.0, "measured_bits": 4.1, "tokens": 900.0, "encode_ms_per_1k": 1.0,
+                "decode_ms_per_token": 1.0
+            })
+            .to_string()
+        };
+        let manifest =
+            std::fs::read_to_string(Paths::find("smol").unwrap().root.join("data/results/smol/suite.manifest.json"))
+                .unwrap();
+        let run = |name: &str, stage: &str, rows: &[String]| {
+            let run = home.path().join(name);
+            let dir = run.join(stage);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join(OVERALL), rows.join("\n") + "\n").unwrap();
+            std::fs::write(dir.join(crate::manifest::FILE), &manifest).unwrap();
+            Folders(vec![run])
+        };
+        run("a", "suite", &[row("dense", 6, 20.0), row("csr-8", 6, 18.0)]);
+        let a = run("a", "longbench", &[row("csr-8", 22, 30.0)]);
+        run("b", "suite", &[row("csr-8", 9, 19.5), row("kivi-2", 9, 1.0)]);
+        let b = run("b", "longbench", &[row("csr-8", 22, 28.0)]);
+        let lines = scores(&a, &b).unwrap();
+        let expected = [
+            ("csr-8 suite task mean", "18.00", "19.50 (+1.50)"),
+            ("csr-8 suite records", "6 of 3 tasks", "9 of 3 tasks"),
+            ("csr-8 LongBench task mean", "30.00", "28.00 (-2.00)"),
+        ];
+        let found: Vec<(&str, &str, &str)> =
+            lines.iter().map(|(name, x, y)| (name.as_str(), x.as_str(), y.as_str())).collect();
+        assert_eq!(found, expected);
+    }
 }

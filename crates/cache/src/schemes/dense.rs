@@ -112,6 +112,10 @@ impl LayerCache for DenseCache {
         check_kv(k, v, self.held_shape(), None)?;
         check_start(cx.start, self.len)?;
         cx.pattern.check(q.dim(0)?, q.dim(1)?)?;
+        if q.dim(0)? != k.dim(0)? || !q.dim(1)?.is_multiple_of(k.dim(1)?) {
+            let expected = format!("({}, H, T, D) with H a multiple of {}", k.dim(0)?, k.dim(1)?);
+            return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
+        }
         let q = cx.rotary.apply(q, cx.start)?;
         let k = cx.rotary.apply(k, cx.start)?;
         self.append(&k, v)?;

@@ -4,21 +4,14 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{AttendCx, Budget, Geometry, LayerCache, Pattern, Rotary, SchemeContext};
+use kvcsr_cache::conformance::{self, Inputs};
+use kvcsr_cache::{Budget, Geometry, LayerCache, Pattern, Rotary, SchemeContext};
 use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-pub const MAX_POSITIONS: usize = 1100;
-
-pub fn noise(seed: u64, n: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
-}
+pub use kvcsr_cache::conformance::noise;
 
 pub fn tensor(seed: u64, shape: (usize, usize, usize, usize)) -> Tensor {
-    let n = shape.0 * shape.1 * shape.2 * shape.3;
-    Tensor::from_vec(noise(seed, n), shape, &Device::Cpu).unwrap()
+    conformance::tensor(seed, shape).unwrap()
 }
 
 /// Keys in one chunk, values in two, `atoms` random atoms each, for every layer.
@@ -55,7 +48,7 @@ pub fn context(geometry: Geometry, set: DictionarySet) -> SchemeContext {
 }
 
 pub fn rotary(head_dim: usize) -> Rotary {
-    Rotary::new(head_dim, 10_000.0, MAX_POSITIONS, &Device::Cpu).unwrap()
+    Rotary::new(head_dim, 10_000.0, conformance::MAX_POSITIONS, &Device::Cpu).unwrap()
 }
 
 /// Feeds tokens `from..to` of `(q, k, v)`.
@@ -66,12 +59,10 @@ pub fn feed(
     from: usize,
     to: usize,
 ) -> Tensor {
-    let part = |x: &Tensor| x.narrow(2, from, to - from).unwrap();
-    let d = qkv.0.dim(3).unwrap();
-    let cx = AttendCx { start: from, rotary, scale: 1.0 / (d as f64).sqrt(), pattern: Pattern::default() };
-    cache.attend(&part(&qkv.0), &part(&qkv.1), &part(&qkv.2), &cx).unwrap()
+    let (q, k, v) = qkv.clone();
+    Inputs { q, k, v }.feed(cache, rotary, Pattern::default(), from..to).unwrap()
 }
 
 pub fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+    conformance::largest_difference(a, b).unwrap()
 }

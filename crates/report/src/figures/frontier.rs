@@ -44,7 +44,7 @@ const SMALL: f64 = 12.5;
 const OURS: &str = "csr";
 
 /// What a scheme's name begins with: one colour for all levels of a method.
-fn method(scheme: &str) -> &str {
+pub(super) fn method(scheme: &str) -> &str {
     scheme.split(['-', '(', '+', '@']).next().unwrap_or(scheme)
 }
 

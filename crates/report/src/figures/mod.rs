@@ -1,6 +1,7 @@
 //! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
 
 pub mod atom_usage;
+pub mod coefficient_histogram;
 pub mod footprint_length;
 pub mod frontier;
 pub mod layer_divergence;
@@ -14,9 +15,11 @@ pub mod scatter;
 pub mod sparsity_error;
 pub mod sparsity_pattern;
 pub mod sweep_quality;
+pub mod time_length;
 pub mod training_loss;
 
 pub use atom_usage::AtomUsage;
+pub use coefficient_histogram::CoefficientHistogram;
 pub use footprint_length::FootprintLength;
 pub use frontier::Frontier;
 pub use layer_divergence::LayerDivergence;
@@ -30,6 +33,7 @@ pub use scatter::ScatterRow;
 pub use sparsity_error::SparsityError;
 pub use sparsity_pattern::SparsityPattern;
 pub use sweep_quality::SweepQuality;
+pub use time_length::TimeLength;
 pub use training_loss::TrainingLoss;
 
 /// The title of every axis of relative reconstruction error.

@@ -1,0 +1,314 @@
+//! One scheme under test: each check as a function of the shapes.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::inputs::{Inputs, MAX_POSITIONS, finite, largest_difference, noise, tensor};
+use super::{Promises, Setting, Violation};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Pattern, PrefillSnapshot, Reach, Rotary, Scheme};
+
+/// Why a check failed: the scheme returned an error where it must not, or did something else than it must.
+enum Failure {
+    Cache(CacheError),
+    Broken(String),
+}
+
+impl<E: Into<CacheError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Cache(error.into())
+    }
+}
+
+fn broken<T>(reason: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Broken(reason.into()))
+}
+
+fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { broken(reason()) }
+}
+
+/// One scheme at one setting.
+pub struct Probe<'s> {
+    scheme: &'s dyn Scheme,
+    promises: Promises,
+    setting: Setting,
+    rotary: Rotary,
+}
+
+impl<'s> Probe<'s> {
+    /// A scheme that was built for the setting's geometry.
+    ///
+    /// # Errors
+    /// If the rotary tables cannot be made.
+    pub fn new(scheme: &'s dyn Scheme, promises: Promises, setting: Setting) -> Result<Self, CacheError> {
+        let rotary = Rotary::new(setting.head_dim, 10_000.0, MAX_POSITIONS, &Device::Cpu)?;
+        Ok(Self { scheme, promises, setting, rotary })
+    }
+
+    /// The shapes it runs at.
+    pub fn setting(&self) -> Setting {
+        self.setting
+    }
+
+    fn judged(&self, result: Result<(), Failure>) -> Result<(), Violation> {
+        let reason = match result {
+            Ok(()) => return Ok(()),
+            Err(Failure::Cache(error)) => format!("an error where none may be: {error}"),
+            Err(Failure::Broken(reason)) => reason,
+        };
+        Err(Violation { scheme: self.scheme.name().to_owned(), setting: self.setting, reason })
+    }
+
+    fn feed(&self, cache: &mut dyn LayerCache, x: &Inputs, range: Range<usize>) -> Result<Tensor, CacheError> {
+        x.feed(cache, &self.rotary, Pattern::default(), range)
+    }
+
+    /// Feeds the tokens between the cuts, a call each.
+    fn feed_cuts(&self, cache: &mut dyn LayerCache, x: &Inputs, cuts: &[usize]) -> Result<Tensor, CacheError> {
+        let parts = cuts.windows(2).map(|w| self.feed(cache, x, w[0]..w[1])).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::cat(&parts, 2)?)
+    }
+
+    fn near(&self, a: &Tensor, b: &Tensor, most: f32, what: &str) -> Result<(), Failure> {
+        let off = largest_difference(a, b)?;
+        ensure(off <= most, || format!("{what} differ by {off}, where {most} is allowed"))
+    }
+
+    /// Tokens fed in pieces, cut at `cuts` (from 0 to their number), attend as in one call; [`LayerCache::clear`] forgets all.
+    ///
+    /// # Errors
+    /// Where they do not.
+    pub fn pieces(&self, cuts: &[usize]) -> Result<(), Violation> {
+        self.judged(self.pieces_of(cuts))
+    }
+
+    fn pieces_of(&self, cuts: &[usize]) -> Result<(), Failure> {
+        if self.promises.first_call_is_the_prompt {
+            return Ok(());
+        }
+        let Setting { batch, heads, head_dim, .. } = self.setting;
+        let tokens = cuts.last().copied().unwrap_or(0);
+        let x = Inputs::random(self.setting, tokens)?;
+        let mut cache = self.scheme.empty(0)?;
+        let whole = self.feed(cache.as_mut(), &x, 0..tokens)?;
+        ensure(whole.dims() == [batch, heads, tokens, head_dim], || {
+            format!("attend returned {:?} instead of {:?}", whole.dims(), [batch, heads, tokens, head_dim])
+        })?;
+        ensure(cache.len() == tokens, || format!("len() is {} after {tokens} tokens", cache.len()))?;
+        ensure(finite(&whole)?, || "attend returned a number that is not finite".into())?;
+        cache.clear();
+        ensure(cache.is_empty(), || format!("len() is {} after clear()", cache.len()))?;
+        let pieces = self.feed_cuts(cache.as_mut(), &x, cuts)?;
+        self.near(&whole, &pieces, self.promises.rounding, "tokens in one call and in pieces")
+    }
+
+    /// After a prefill of `prompt` tokens was taken over, what follows attends in pieces as in one call. `cuts` count from the prompt's
+    /// end; the first lists begins and ends where all do.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn pieces_after_prefill(&self, prompt: usize, cuts: &[&[usize]]) -> Result<(), Violation> {
+        self.judged(self.pieces_after(prompt, cuts))
+    }
+
+    fn pieces_after(&self, prompt: usize, cuts: &[&[usize]]) -> Result<(), Failure> {
+        let tokens = cuts.iter().filter_map(|cuts| cuts.last()).max().copied().unwrap_or(0);
+        let x = Inputs::random(self.setting, prompt + tokens)?;
+        let Inputs { k, v, .. } = x.tokens(0..prompt)?;
+        let run = |cuts: &[usize]| {
+            let mut cache = self.scheme.after_prefill(0, &k, &v, &self.rotary)?;
+            let cuts: Vec<usize> = cuts.iter().map(|cut| prompt + cut).collect();
+            self.feed_cuts(cache.as_mut(), &x, &cuts)
+        };
+        let whole = run(&[0, tokens])?;
+        for cuts in cuts {
+            self.near(&whole, &run(cuts)?, self.promises.prefill_rounding, "after a prefill, one call and pieces")?;
+        }
+        Ok(())
+    }
+
+    /// A prefill is taken over: its tokens are counted and take bytes, what is decoded after it is finite, and, where the scheme
+    /// promises it, equals what the same tokens leave when they are decoded.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn takes_over(&self, prompt: usize) -> Result<(), Violation> {
+        self.judged(self.takes(prompt))
+    }
+
+    fn takes(&self, prompt: usize) -> Result<(), Failure> {
+        let x = Inputs::random(self.setting, prompt + 2)?;
+        let Inputs { k, v, .. } = x.tokens(0..prompt)?;
+        let mut taken = self.scheme.after_prefill(0, &k, &v, &self.rotary)?;
+        ensure(taken.len() == prompt, || format!("len() is {} after a prefill of {prompt} tokens", taken.len()))?;
+        ensure(taken.footprint().total() > 0, || format!("footprint() is 0 bytes for {prompt} tokens"))?;
+        let mut fed = None;
+        if self.promises.prefill_as_decoded {
+            let mut cache = self.scheme.empty(0)?;
+            self.feed(cache.as_mut(), &x, 0..prompt)?;
+            fed = Some(cache);
+        }
+        for at in prompt..prompt + 2 {
+            let out = self.feed(taken.as_mut(), &x, at..at + 1)?;
+            ensure(finite(&out)?, || "attend returned a number that is not finite after a prefill".into())?;
+            if let Some(fed) = &mut fed {
+                let other = self.feed(fed.as_mut(), &x, at..at + 1)?;
+                self.near(&out, &other, self.promises.rounding, "a prefill taken over and the same tokens decoded")?;
+            }
+        }
+        ensure(taken.len() == prompt + 2, || format!("len() is {}, not {}", taken.len(), prompt + 2))
+    }
+
+    /// Two forks of one prefill do not see each other. The scheme must have been built for two layers.
+    ///
+    /// # Errors
+    /// Where they do.
+    pub fn forks(&self, prompt: usize) -> Result<(), Violation> {
+        self.judged(self.forked(prompt))
+    }
+
+    fn forked(&self, prompt: usize) -> Result<(), Failure> {
+        let x = Inputs::random(self.setting, prompt + 3)?;
+        let Inputs { k, v, .. } = x.tokens(0..prompt)?;
+        let last_logits = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
+        let snapshot = PrefillSnapshot { keys: vec![k.clone(), v.clone()], values: vec![v, k], last_logits };
+        let fork = || snapshot.fork(self.scheme, &self.rotary);
+        let (mut idle, mut busy, mut alone) = (fork()?, fork()?, fork()?);
+        ensure(idle.len() == 2, || format!("{} caches for 2 layers", idle.len()))?;
+        self.feed_cuts(busy[0].as_mut(), &x, &[prompt, prompt + 1, prompt + 3])?;
+        let lengths = [idle[0].len(), busy[0].len(), busy[1].len()];
+        ensure(lengths == [prompt, prompt + 3, prompt], || format!("a fork changed another: lengths {lengths:?}"))?;
+        let beside = self.feed(idle[0].as_mut(), &x, prompt..prompt + 1)?;
+        let alone = self.feed(alone[0].as_mut(), &x, prompt..prompt + 1)?;
+        self.near(&alone, &beside, 0.0, "a fork alone and one beside another that was used")
+    }
+
+    /// Rows of a batch padded at the front by `padding` tokens attend as they do alone, in calls cut at `cuts`.
+    ///
+    /// # Errors
+    /// Where they do not.
+    ///
+    /// # Panics
+    /// If `padding` has fewer entries than the setting has rows.
+    pub fn padded(&self, padding: &[usize], cuts: &[usize], reach: Reach) -> Result<(), Violation> {
+        self.judged(self.uneven(padding, cuts, reach))
+    }
+
+    fn uneven(&self, padding: &[usize], cuts: &[usize], reach: Reach) -> Result<(), Failure> {
+        let Some(most) = self.promises.padded_rounding.filter(|_| !self.promises.first_call_is_the_prompt) else {
+            return Ok(());
+        };
+        let tokens = cuts.last().copied().unwrap_or(0);
+        let x = Inputs::random(self.setting, tokens)?;
+        let pattern = |padding| Pattern { reach, padding, ..Pattern::default() };
+        let mut cache = self.scheme.empty(0)?;
+        let feed = |w: &[usize]| x.feed(cache.as_mut(), &self.rotary, pattern(Padding::Left(padding)), w[0]..w[1]);
+        let pieces = cuts.windows(2).map(feed).collect::<Result<Vec<_>, _>>()?;
+        let together = Tensor::cat(&pieces, 2)?;
+        ensure(finite(&together)?, || "attend returned a number that is not finite for padded rows".into())?;
+        for (row, &from) in padding.iter().enumerate() {
+            let own = x.rows(row..row + 1)?.tokens(from..tokens)?;
+            let mut cache = self.scheme.empty(0)?;
+            let alone = own.feed(cache.as_mut(), &self.rotary, pattern(Padding::None), 0..tokens - from)?;
+            let padded = together.narrow(0, row, 1)?.narrow(2, from, tokens - from)?;
+            self.near(&padded, &alone, most, &format!("row {row}, padded by {from}, and the same row alone"))?;
+        }
+        Ok(())
+    }
+
+    /// After an error a cache of `tokens` tokens is as it was: NaN keys (where they are refused), a wrong position, a rotary table that
+    /// is too short, a wrong number of heads and, where it is refused, padding that changes.
+    ///
+    /// # Errors
+    /// Where it is not, or where the error is not the one that says what is wrong.
+    pub fn errors(&self, tokens: usize) -> Result<(), Violation> {
+        self.judged(self.after_errors(tokens))
+    }
+
+    fn after_errors(&self, tokens: usize) -> Result<(), Failure> {
+        let Setting { batch, kv_heads, head_dim, .. } = self.setting;
+        let x = Inputs::random(self.setting, tokens + 1)?;
+        let build = || -> Result<Box<dyn LayerCache>, CacheError> {
+            let mut cache = self.scheme.empty(0)?;
+            self.feed(cache.as_mut(), &x, 0..tokens)?;
+            Ok(cache)
+        };
+        let mut cache = build()?;
+        let bytes = cache.footprint();
+        let Inputs { q, k, v } = x.tokens(tokens..tokens + 1)?;
+        let short = Rotary::new(head_dim, 1e4, tokens, &Device::Cpu)?;
+        let nan = (&k * f64::NAN)?;
+        let other_heads = tensor(4, (batch, kv_heads + 1, 1, head_dim))?;
+        let shifted = vec![3; batch];
+        let cx = |start, rotary, padding| {
+            let pattern = Pattern { padding, ..Pattern::default() };
+            AttendCx { start, rotary, scale: 0.125, pattern }
+        };
+        let plain = cx(tokens, &self.rotary, Padding::None);
+        let refused = |what: &str, result: Result<Tensor, CacheError>, right: fn(&CacheError) -> bool| match result {
+            Ok(_) => broken(format!("{what} was taken without an error")),
+            Err(error) if !right(&error) => broken(format!("{what} gave another error: {error}")),
+            Err(_) => Ok(()),
+        };
+        if self.promises.refuses_not_finite {
+            let error = cache.attend(&q, &nan, &v, &plain);
+            ensure(matches!(error, Err(CacheError::NotFinite { token, .. }) if token == tokens), || {
+                format!("a NaN key at token {tokens} must give CacheError::NotFinite of that token, found {error:?}")
+            })?;
+        }
+        let position = cache.attend(&q, &k, &v, &cx(7, &self.rotary, Padding::None));
+        refused("a position that does not continue what is held", position, |e| {
+            matches!(e, CacheError::Position { .. })
+        })?;
+        let beyond = cache.attend(&q, &k, &v, &cx(tokens, &short, Padding::None));
+        refused("a token beyond the rotary table", beyond, |e| matches!(e, CacheError::ContextLength { .. }))?;
+        let more = cache.attend(&q, &other_heads, &other_heads, &plain);
+        refused("another number of key heads than held", more, |_| true)?;
+        if kv_heads > 1 {
+            let odd = cache.attend(&other_heads, &k, &v, &plain);
+            refused("a number of query heads that the key heads do not divide", odd, |_| true)?;
+        }
+        if self.promises.refuses_changed_padding {
+            let changed = cache.attend(&q, &k, &v, &cx(tokens, &self.rotary, Padding::Left(&shifted)));
+            refused("padding that changed", changed, |e| e.to_string().contains("as before"))?;
+        }
+        ensure(cache.len() == tokens, || format!("len() is {} after errors, {tokens} before", cache.len()))?;
+        ensure(cache.footprint() == bytes, || {
+            format!("footprint() is {:?} after errors, {bytes:?} before", cache.footprint())
+        })?;
+        let next = tokens..tokens + 1;
+        let (after, fresh) = (self.feed(cache.as_mut(), &x, next.clone())?, self.feed(build()?.as_mut(), &x, next)?);
+        self.near(&after, &fresh, 0.0, "after errors, and in a cache that saw none,")
+    }
+
+    /// Vectors of any size, from 0 to 1e9, are kept after a prefill of `prompt` tokens and attended to: what comes out is finite.
+    ///
+    /// # Errors
+    /// Where it is not.
+    pub fn any_size(&self, prompt: usize) -> Result<(), Violation> {
+        self.judged(self.sizes(prompt))
+    }
+
+    fn sizes(&self, prompt: usize) -> Result<(), Failure> {
+        let Setting { batch, kv_heads, head_dim, .. } = self.setting;
+        let tokens = prompt + 10;
+        let random = Inputs::random(self.setting, tokens)?;
+        let mut wild = noise(9, batch * kv_heads * tokens * head_dim);
+        for (at, x) in wild.iter_mut().enumerate() {
+            *x *= [0.0, 1e-7, 1.0, 6e4, 1e9][at / head_dim % 5];
+        }
+        let wild = Tensor::from_vec(wild, random.k.shape(), &Device::Cpu)?;
+        let q = (&random.q * 1e-4)?;
+        for vectors in [wild.zeros_like()?, wild] {
+            let x = Inputs { q: q.clone(), k: vectors.clone(), v: vectors };
+            let Inputs { k, v, .. } = x.tokens(0..prompt)?;
+            let mut cache = self.scheme.after_prefill(0, &k, &v, &self.rotary)?;
+            let out = self.feed(cache.as_mut(), &x, prompt..tokens)?;
+            ensure(finite(&out)?, || {
+                "attend returned a number that is not finite for very large, tiny or zero vectors".into()
+            })?;
+        }
+        Ok(())
+    }
+}

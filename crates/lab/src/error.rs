@@ -1,0 +1,85 @@
+//! Errors of the lab crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong while a model, a prompt or vectors are looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// No project around the current folder.
+    #[error("no data/sources.toml in {0} or above: run this inside a clone of the project")]
+    NoProject(PathBuf),
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// `data/sources.toml` is not what it must be.
+    #[error("{path}: {reason}")]
+    Sources {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing says where downloads are.
+    #[error("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads")]
+    NoCache,
+    /// The model was not downloaded.
+    #[error("{0} was not fetched yet: run `just fetch`, or `just smoke`, which trains small dictionaries as well")]
+    NotFetched(PathBuf),
+    /// A text is too short to be cut into a context and what follows it.
+    #[error(
+        "the text has {found} tokens; with {follows} tokens to score after the context it needs more than {follows}"
+    )]
+    TooShort {
+        /// Tokens of the text.
+        found: usize,
+        /// Tokens to score.
+        follows: usize,
+    },
+    /// A layer that the model does not have.
+    #[error("there is no layer {layer}: the model has {layers}, counted from 0")]
+    NoLayer {
+        /// The layer asked for.
+        layer: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// A layer without a dictionary.
+    #[error("layer {layer} has no dictionary of {kind}s")]
+    NoDictionary {
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        kind: kvcsr_codec::Kind,
+    },
+    /// Vectors from which no plane can be taken.
+    #[error("no principal plane: expected finite vectors of at least 2 channels, found {vectors} of {width}")]
+    NoPlane {
+        /// Vectors given.
+        vectors: usize,
+        /// Their channels.
+        width: usize,
+    },
+    /// Dictionaries, codes or shards.
+    #[error(transparent)]
+    Codec(#[from] kvcsr_codec::CodecError),
+    /// A cache.
+    #[error(transparent)]
+    Cache(#[from] kvcsr_cache::CacheError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] kvcsr_model::ModelError),
+    /// Scoring.
+    #[error(transparent)]
+    Evaluation(#[from] kvcsr_longbench::heldout::EvaluationError),
+    /// A tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// The result of this crate's functions. Not brought in by `use kvcsr_lab::*`, where it would hide the standard one.
+pub type Result<T> = std::result::Result<T, LabError>;

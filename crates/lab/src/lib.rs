@@ -1,0 +1,41 @@
+//! What notebooks share that needs a model, so that their cells stay short.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`places`] | where downloads lie |
+//! | [`model`] | the embedded model, opened from there |
+//! | [`prompt`] | a text with its exact prefill: its vectors, codes of them, and what follows |
+//! | [`trial`] | a scheme, registered or your own, on a prompt: quality, bits, bytes, error of each layer |
+//! | [`planes`] | vectors in the plane of their principal components: the paper's Figure 2 |
+//! | [`rope`] | keys after position embedding |
+//!
+//! `use kvcsr_lab::*;` also brings what [`kvcsr_report::notebook`] has, and [`Shown`] into scope, so that the last value of a
+//! cell is shown.
+//!
+//! ```no_run
+//! use kvcsr_lab::*;
+//!
+//! # fn main() -> Outcome<()> {
+//! let model = Model::embedded()?;
+//! let prompt = model.prompt("A text of a few hundred words ...", 64)?;
+//! let schemes = schemes(&run_folder()?, &model, &["dense-f16", "csr-8", "kivi-2"])?;
+//! println!("{}", trials(&model, &prompt, &schemes)?.html());
+//! # Ok(()) }
+//! ```
+
+#![deny(missing_docs)]
+
+pub mod error;
+pub mod model;
+pub mod places;
+pub mod planes;
+pub mod prompt;
+pub mod rope;
+pub mod trial;
+
+pub use candle_core;
+pub use error::LabError;
+pub use kvcsr_report::notebook::*;
+pub use model::Model;
+pub use prompt::Prompt;
+pub use trial::{Schemes, Trial, Trials, continuations, schemes, trials};

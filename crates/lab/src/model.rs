@@ -1,0 +1,66 @@
+//! The embedded model.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::Device;
+use kvcsr_cache::Scheme;
+use kvcsr_model::{Choice, Decoder, Gguf, Limits, Tokenizer};
+
+use crate::error::Result;
+use crate::{LabError, Prompt, places};
+
+/// Its name in `data/sources.toml`.
+pub const EMBEDDED: &str = "smollm2-135m-instruct";
+
+/// A decoder with its tokenizer.
+pub struct Model {
+    /// The decoder, in f32 on the CPU.
+    pub decoder: Decoder,
+    /// The tokenizer of the same file.
+    pub tokenizer: Tokenizer,
+}
+
+impl Model {
+    /// The embedded model, which every pipeline downloads. Takes a second or two.
+    ///
+    /// # Errors
+    /// If it was not downloaded yet, with the command that does.
+    pub fn embedded() -> Result<Self> {
+        let here = std::env::current_dir().map_err(|source| LabError::Io { path: ".".into(), source })?;
+        Self::gguf(&places::model(&here, &places::cache_dir()?, EMBEDDED)?)
+    }
+
+    /// A model of your own, as a GGUF file.
+    ///
+    /// # Errors
+    /// If the file is damaged or of an architecture that is not supported.
+    pub fn gguf(path: &Path) -> Result<Self> {
+        let file = Gguf::open(path)?;
+        Ok(Self { decoder: file.decoder(&Device::Cpu)?, tokenizer: file.tokenizer()? })
+    }
+
+    /// Tokenizes `text`, prefills all but its last `follows` tokens exactly, and reads those uncompressed: they are what schemes are
+    /// scored on.
+    ///
+    /// # Errors
+    /// If the text is not longer than `follows`, or longer than the model's context.
+    pub fn prompt(&self, text: &str, follows: usize) -> Result<Prompt> {
+        Prompt::new(self, text, follows)
+    }
+
+    /// What the model writes after the prompt's context, at most `tokens` tokens, always the most likely one, with the context under
+    /// `scheme`.
+    ///
+    /// # Errors
+    /// If the scheme cannot take the prompt over.
+    pub fn generate(&self, prompt: &Prompt, scheme: &dyn Scheme, tokens: usize) -> Result<String> {
+        let snapshot = prompt.reference.snapshot();
+        let mut caches = snapshot.fork(scheme, self.decoder.rotary())?;
+        let stop: Vec<u32> = self.tokenizer.eos().into_iter().collect();
+        let limits = Limits { max_new_tokens: tokens, min_new_tokens: 0, stop: &stop };
+        let go_on = |_| ControlFlow::Continue(());
+        let generated = self.decoder.generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, go_on)?;
+        Ok(self.tokenizer.decode(&generated.ids, true)?)
+    }
+}

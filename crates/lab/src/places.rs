@@ -1,0 +1,76 @@
+//! Where downloads lie.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::LabError;
+use crate::error::Result;
+
+/// The folder of downloads, shared by all clones of a user: `$KVCSR_CACHE`, else `kvcsr` in the user's cache folder.
+///
+/// # Errors
+/// [`LabError::NoCache`] if no variable names a folder.
+pub fn cache_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("KVCSR_CACHE") {
+        return Ok(dir.into());
+    }
+    if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
+        return Ok(PathBuf::from(dir).join("kvcsr"));
+    }
+    std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/kvcsr")).ok_or(LabError::NoCache)
+}
+
+/// A file of a package in a folder of downloads.
+pub fn in_package(cache: &Path, package: &str, version: &str, file: &str) -> PathBuf {
+    cache.join("sources").join(format!("{package}-{version}")).join(file)
+}
+
+/// The model of `data/sources.toml` called `id` in `cache`; the project is looked for from `here` upwards.
+///
+/// # Errors
+/// If there is no such entry, or the file was not downloaded.
+pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Sources {
+        source: Vec<Source>,
+    }
+    #[derive(Deserialize)]
+    struct Source {
+        id: String,
+        kind: String,
+        package: String,
+        version: String,
+        file: String,
+    }
+    let listed = |root: &Path| root.join("data/sources.toml");
+    let root = here.ancestors().find(|root| listed(root).is_file());
+    let path = listed(root.ok_or_else(|| LabError::NoProject(here.to_owned()))?);
+    let text = std::fs::read_to_string(&path).map_err(|source| LabError::Io { path: path.clone(), source })?;
+    let wrong = |reason| LabError::Sources { path: path.clone(), reason };
+    let sources: Sources = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let found = sources.source.iter().find(|source| source.id == id && source.kind == "model");
+    let source = found.ok_or_else(|| wrong(format!("no model called `{id}`")))?;
+    let file = in_package(cache, &source.package, &source.version, &source.file);
+    if file.is_file() { Ok(file) } else { Err(LabError::NotFetched(file)) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_embedded_model_is_found_where_it_was_fetched() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let cache = tempfile::tempdir().unwrap();
+        let Err(LabError::NotFetched(file)) = model(here, cache.path(), crate::model::EMBEDDED) else {
+            panic!("nothing was fetched");
+        };
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(model(here, cache.path(), crate::model::EMBEDDED).unwrap(), file);
+        assert!(matches!(model(here, cache.path(), "wiki"), Err(LabError::Sources { .. })), "wiki is a text");
+        assert!(matches!(model(Path::new("/"), cache.path(), "wiki"), Err(LabError::NoProject(_))));
+    }
+}

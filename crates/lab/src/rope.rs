@@ -1,0 +1,111 @@
+//! Keys after position embedding.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{Geometry, Rotary};
+use kvcsr_codec::Kind;
+use kvcsr_report::html;
+use kvcsr_report::notebook::{Coded, Outcome, Shown, heldout_vectors, neuraldict, sequence_length};
+
+use crate::error::Result;
+use crate::trial::rope_dictionaries;
+use crate::{LabError, Model};
+
+/// Relative squared errors of one layer's held-out keys at one level.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeError {
+    /// Atoms per key.
+    pub level: usize,
+    /// Coded before position embedding, as CSR does.
+    pub before: f64,
+    /// Coded after it, with the dictionary of keys before it.
+    pub after: f64,
+    /// Coded after it, with a dictionary trained on such keys; none where `just train-rope` has not been run.
+    pub trained_after: Option<f64>,
+}
+
+/// Rows of [`before_and_after`], shown as a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeErrors(pub Vec<RopeError>);
+
+/// Codes the first `tokens` held-out keys of a layer before and after position embedding at each of `levels`. Turning a key does not
+/// change its length, so the errors compare.
+///
+/// # Errors
+/// If files are missing, or the layer has no dictionary.
+pub fn before_and_after(
+    run: &Path,
+    model: &Model,
+    layer: usize,
+    levels: &[usize],
+    tokens: usize,
+) -> Outcome<RopeErrors> {
+    let Geometry { kv_heads, head_dim, .. } = model.decoder.geometry();
+    let (before, _) = heldout_vectors(run, layer, Kind::Key, tokens)?;
+    let after = rotated(&before, kv_heads, head_dim, sequence_length(run)?, model.decoder.rotary())?;
+    let (own, turned) = (neuraldict(run)?, rope_dictionaries(run)?);
+    let missing = || LabError::NoDictionary { layer, kind: Kind::Key };
+    let group = own.group(layer, Kind::Key).ok_or_else(missing)?;
+    let turned = turned.as_ref().and_then(|set| set.group(layer, Kind::Key));
+    let errors = levels.iter().map(|&level| -> Outcome<RopeError> {
+        let error = |group, vectors: &[f32]| -> Outcome<f64> {
+            Ok(Coded::of(group, layer, kv_heads, level, vectors.to_vec())?.error()?)
+        };
+        Ok(RopeError {
+            level,
+            before: error(group, &before)?,
+            after: error(group, &after)?,
+            trained_after: turned.map(|group| error(group, &after)).transpose()?,
+        })
+    });
+    Ok(RopeErrors(errors.collect::<Outcome<_>>()?))
+}
+
+impl Shown for RopeErrors {
+    fn html(&self) -> String {
+        let mut text = String::from(
+            "| atoms | before position embedding | after it, same dictionary | after it, its own dictionary |\n|--:|--:|--:|--:|\n",
+        );
+        for row in &self.0 {
+            let trained =
+                row.trained_after.map_or_else(|| "`just train-rope`".to_owned(), |error| format!("{error:.4}"));
+            text += &format!("| {} | {:.4} | {:.4} | {trained} |\n", row.level, row.before, row.after);
+        }
+        html::markdown(&text)
+    }
+}
+
+/// Turns keys, `(T, Hkv, D)` of texts of `length` tokens one after another, as attention does: each by its position in its text.
+///
+/// # Errors
+/// If `keys` are not whole tokens, or texts are longer than the rotary tables.
+pub fn rotated(keys: &[f32], heads: usize, head_dim: usize, length: usize, rotary: &Rotary) -> Result<Vec<f32>> {
+    let mut turned = Vec::with_capacity(keys.len());
+    for text in keys.chunks(length.max(1) * heads * head_dim) {
+        let tokens = text.len() / (heads * head_dim);
+        // (T, Hkv, D) -> (1, Hkv, T, D) and back
+        let x = Tensor::from_slice(text, (1, tokens, heads, head_dim), &Device::Cpu)?.transpose(1, 2)?;
+        turned.extend(rotary.apply(&x, 0)?.transpose(1, 2)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(turned)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn positions_start_over_with_each_text() {
+        let rotary = Rotary::new(2, 1e4, 8, &Device::Cpu).unwrap();
+        // Two texts of two tokens, two heads each, all keys (1, 0): position 1 turns them by one radian.
+        let keys = [1.0, 0.0].repeat(8);
+        let turned = rotated(&keys, 2, 2, 2, &rotary).unwrap();
+        let (still, after) = ([1.0, 0.0, 1.0, 0.0], [1f32.cos(), 1f32.sin(), 1f32.cos(), 1f32.sin()]);
+        for (found, expected) in turned.iter().zip([still, after, still, after].concat()) {
+            assert!((found - expected).abs() < 1e-6, "{turned:?}");
+        }
+        assert!(rotated(&keys, 2, 2, 9, &rotary).unwrap().len() == 16);
+    }
+}

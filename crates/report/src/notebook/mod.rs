@@ -1,0 +1,256 @@
+//! What notebooks share: finding a run, its dictionaries and held-out vectors, coding them, and showing results under a cell.
+//!
+//! `use kvcsr_report::notebook::*;` brings [`Shown`] into scope, so that the last value of a cell is shown as HTML.
+
+mod coded;
+mod shown;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use kvcsr_codec::{CodecError, DictionarySet, Kind, Shard};
+
+pub use self::{
+    coded::{Coded, code, code_with, reconstruction},
+    shown::{Html, Markdown, Shown},
+};
+use crate::{
+    compare::{self, CompareDocument, CompareRow},
+    csv,
+    records::{DivergenceRow, HeldoutRow},
+};
+
+/// The error of a notebook's cell: anything, shown as text.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// The run that notebooks read: that of profile `$KVCSR_PROFILE`, else the full run `smol` if it is there, else `smoke`.
+///
+/// # Errors
+/// If there is no run with trained dictionaries, with the command that makes one.
+pub fn run_folder() -> Outcome<PathBuf> {
+    find_run(Path::new("../data/runs"), env::var("KVCSR_PROFILE").ok().as_deref())
+}
+
+fn find_run(runs: &Path, asked: Option<&str>) -> Outcome<PathBuf> {
+    let needed = ["train/dictionaries.safetensors", "train/kmeans.safetensors", "calibrate/heldout"];
+    let whole = |profile: &str| needed.iter().all(|file| runs.join(profile).join(file).exists());
+    match asked {
+        Some(profile) if whole(profile) => Ok(runs.join(profile)),
+        Some(profile) => Err(format!(
+            "profile `{profile}` has no trained dictionaries in {}; make them with `just train profile={profile}`",
+            runs.join(profile).display()
+        )
+        .into()),
+        None => match ["smol", "smoke"].into_iter().find(|profile| whole(profile)) {
+            Some(profile) => Ok(runs.join(profile)),
+            None => Err("no trained dictionaries yet; make them with `just smoke` or `just reproduce`".into()),
+        },
+    }
+}
+
+/// The trained dictionaries of a run.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn neuraldict(run: &Path) -> Result<DictionarySet, CodecError> {
+    DictionarySet::load(run.join("train/dictionaries.safetensors"))
+}
+
+/// The k-means centroids that training started from.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn kmeans(run: &Path) -> Result<DictionarySet, CodecError> {
+    DictionarySet::load(run.join("train/kmeans.safetensors"))
+}
+
+/// One layer's vectors of text that training never saw.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn heldout(run: &Path, layer: usize, kind: Kind) -> Result<Shard, CodecError> {
+    Shard::open(run.join(format!("calibrate/heldout/layer-{layer:02}-{kind}s.safetensors")))
+}
+
+/// The first `tokens` held-out tokens of one layer, `(T, Hkv, D)`, and how many there are.
+///
+/// # Errors
+/// If the file is missing or damaged.
+pub fn heldout_vectors(run: &Path, layer: usize, kind: Kind, tokens: usize) -> Result<(Vec<f32>, usize), CodecError> {
+    let shard = heldout(run, layer, kind)?;
+    let (width, rows) = (shard.head_dim(), tokens.min(shard.tokens()) * shard.heads());
+    let mut vectors = vec![0.0; rows * width];
+    shard.read(width, 0..rows, &mut vectors)?;
+    Ok((vectors, rows / shard.heads()))
+}
+
+/// What is known of schemes beside each other.
+pub struct Compared {
+    /// A row per scheme, context and domain, `all` among them.
+    pub rows: Vec<CompareRow>,
+    /// The published table, as Parquet.
+    pub table: PathBuf,
+    /// Where the rows come from, as a sentence.
+    pub source: String,
+}
+
+/// The rows of `just compare`, as it published them, else of the first run that has them. Where it was never run, the published results of
+/// `just evaluate`: CSR and exact caches alone, and no times of decoding.
+///
+/// # Errors
+/// If files are missing or damaged.
+pub fn compared() -> Outcome<Compared> {
+    comparison(Path::new("../data"))
+}
+
+fn comparison(data: &Path) -> Outcome<Compared> {
+    let places = [
+        "results/compare.csv",
+        "results/smol/compare.csv",
+        "runs/smol/compare/compare.csv",
+        "runs/smoke/compare/compare.csv",
+    ];
+    if let Some(path) = places.into_iter().map(|place| data.join(place)).find(|path| path.is_file()) {
+        let source = format!("reading {}", path.display());
+        return Ok(Compared { rows: csv::read(&path)?, table: path.with_extension("parquet"), source });
+    }
+    let documents: Vec<HeldoutRow> = csv::read(&data.join("results/smol/documents.csv"))?;
+    let rows = compare::summarise(&documents.iter().map(CompareDocument::from).collect::<Vec<_>>(), |_| None);
+    let source = "`just compare` has not been run: these are the results of `just evaluate`, CSR and exact caches only";
+    Ok(Compared { rows, table: data.join("results/smol/results.parquet"), source: source.to_owned() })
+}
+
+/// Tokens of each text that a run's calibration vectors come from, one after another in the shards.
+///
+/// # Errors
+/// If the run's record is missing or is not one.
+pub fn sequence_length(run: &Path) -> Outcome<usize> {
+    let path = run.join("calibrate/manifest.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let record: serde_json::Value = serde_json::from_str(&text)?;
+    let length = record.pointer("/recipe/parameters/sequence").or_else(|| record.pointer("/parameters/sequence"));
+    let length = length.and_then(serde_json::Value::as_u64).filter(|&length| length > 0);
+    Ok(length.ok_or_else(|| format!("{}: no parameter `sequence`", path.display()))? as usize)
+}
+
+/// The same divergences with other groups: greedy from layer 0 upward, as long as every pair within a group differs by at most `delta_1` and the
+/// divergences of neighbours add up to at most `delta_2` (paper, section 3.2). What `just merge` does with these thresholds.
+pub fn regrouped(rows: &[DivergenceRow], delta_1: f64, delta_2: f64) -> Vec<DivergenceRow> {
+    let mut rows = rows.to_vec();
+    for kind in Kind::ALL {
+        let divergence: std::collections::HashMap<(usize, usize), f64> =
+            rows.iter().filter(|row| row.kind == kind).map(|row| ((row.layer, row.other), row.divergence)).collect();
+        let between = |a: usize, b: usize| divergence.get(&(a, b)).copied().unwrap_or(f64::INFINITY);
+        let layers = divergence.keys().map(|(layer, _)| layer + 1).max().unwrap_or(0);
+        let mut group_of = Vec::with_capacity(layers);
+        let (mut group, mut first, mut sum) = (0, 0, 0.0);
+        for layer in 0..layers {
+            let step = if layer == first { 0.0 } else { between(layer - 1, layer) };
+            if (first..layer).all(|member| between(member, layer) <= delta_1) && sum + step <= delta_2 {
+                sum += step;
+            } else {
+                (group, first, sum) = (group + 1, layer, 0.0);
+            }
+            group_of.push(group);
+        }
+        for row in rows.iter_mut().filter(|row| row.kind == kind) {
+            row.group = group_of[row.layer];
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::records::DictionarySource;
+
+    #[test]
+    fn groups_obey_both_thresholds() {
+        // Layers on a line: 0 and 1 are near, 2 is near 1 but not 0.
+        let at = [0.0, 0.2, 0.4, 2.0_f64];
+        let mut rows = Vec::new();
+        for layer in 0..4 {
+            rows.extend((0..4).map(|other| DivergenceRow {
+                kind: Kind::Key,
+                layer,
+                other,
+                group: layer,
+                divergence: (at[layer] - at[other]).abs(),
+            }));
+        }
+        let groups = |delta_1, delta_2| {
+            let of = regrouped(&rows, delta_1, delta_2);
+            (0..4).map(|layer| of[4 * layer].group).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(0.3, 9.0), [0, 0, 1, 2]);
+        assert_eq!(groups(0.5, 9.0), [0, 0, 0, 1]);
+        assert_eq!(groups(0.5, 0.3), [0, 0, 1, 2]);
+        assert_eq!(groups(0.0, 0.0), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_missing_run_says_how_to_make_it() {
+        let runs = tempfile::tempdir().unwrap();
+        let error = |asked| find_run(runs.path(), asked).unwrap_err().to_string();
+        assert!(error(None).contains("just smoke"));
+        assert!(error(Some("mine")).contains("just train profile=mine"));
+    }
+
+    #[test]
+    fn comparisons_come_first_and_evaluations_stand_in() {
+        let data = tempfile::tempdir().unwrap();
+        let document = HeldoutRow {
+            id: "wiki-0".to_owned(),
+            domain: "wiki".to_owned(),
+            scheme: "csr-8".to_owned(),
+            dictionary: DictionarySource::KMeans,
+            context: 100,
+            scored: 10,
+            nll_sum: 20.0,
+            kl_sum: 2.5,
+            top1_agree: 9,
+            nominal_bits: 4.0,
+            measured_bits: 4.5,
+            shared_bytes: 5,
+            encode_ms: 1.5,
+            score_ms: 2.5,
+        };
+        let exact = HeldoutRow {
+            scheme: "dense".to_owned(),
+            dictionary: DictionarySource::None,
+            kl_sum: 0.0,
+            ..document.clone()
+        };
+        csv::write(&data.path().join("results/smol/documents.csv"), &[document, exact]).unwrap();
+        let stand_in = comparison(data.path()).unwrap();
+        assert!(
+            stand_in.source.contains("has not been run") && stand_in.table.ends_with("results/smol/results.parquet")
+        );
+        let row = &stand_in.rows[0];
+        assert_eq!(
+            (row.scheme.as_str(), row.domain.as_str(), row.kl, row.measured_bits),
+            ("csr-8@kmeans", "all", 0.25, 4.5)
+        );
+        csv::write(&data.path().join("results/compare.csv"), &stand_in.rows[..1]).unwrap();
+        let own = comparison(data.path()).unwrap();
+        assert!(own.source.ends_with("compare.csv") && own.table.ends_with("results/compare.parquet"));
+        assert_eq!((own.rows.len(), own.rows[0].kl, own.rows[0].kl_low), (1, 0.25, None));
+    }
+
+    #[test]
+    fn the_length_of_sequences_is_in_the_record() {
+        let run = tempfile::tempdir().unwrap();
+        let file = run.path().join("calibrate/manifest.json");
+        assert!(sequence_length(run.path()).unwrap_err().to_string().contains("manifest.json"));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, r#"{"recipe": {"parameters": {"sequence": 512}}}"#).unwrap();
+        assert_eq!(sequence_length(run.path()).unwrap(), 512);
+        std::fs::write(&file, "{}").unwrap();
+        assert!(sequence_length(run.path()).unwrap_err().to_string().contains("`sequence`"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Values shown under a cell.
+
+use std::fmt::Write as _;
+
+use kvcsr_codec::{DictionarySet, Footprint, SparseCodes};
+
+use crate::{html, page::escaped};
+
+/// Shown as HTML under a notebook's cell when it is the last value of the cell.
+pub trait Shown {
+    /// The HTML.
+    fn html(&self) -> String;
+
+    /// The same as a value of its own, to end a cell with: the kernel shows nothing of a cell whose last value consumes a variable.
+    fn shown(&self) -> Html {
+        Html(self.html())
+    }
+
+    /// Called by the evcxr kernel.
+    fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.html());
+    }
+}
+
+/// HTML, for the last line of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Html(pub String);
+
+impl Shown for Html {
+    fn html(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A Markdown table or text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Markdown(String);
+
+impl Markdown {
+    /// Shows `text`. It is only borrowed: the kernel shows nothing of a cell whose last value consumes a variable.
+    pub fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Shown for Markdown {
+    fn html(&self) -> String {
+        html::markdown(&self.0)
+    }
+}
+
+impl Shown for DictionarySet {
+    fn html(&self) -> String {
+        let mut text = format!(
+            "{} dictionaries for heads of {} channels\n\n| kind | layers | atoms | width | chunks | trained at | bytes |\n|---|---|--:|--:|--:|--:|--:|\n",
+            self.groups.len(),
+            self.head_dim
+        );
+        for group in &self.groups {
+            let d = &group.dictionary;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | s = {} | {} |",
+                group.kind,
+                crate::csv::spaced(&group.layers),
+                d.len(),
+                d.width(),
+                group.chunks,
+                group.sparsity,
+                d.bytes()
+            );
+        }
+        html::markdown(&text)
+    }
+}
+
+impl Shown for Footprint {
+    fn html(&self) -> String {
+        let mut text = String::from("| part | bytes | share |\n|---|--:|--:|\n");
+        for (part, bytes) in self.parts().filter(|(_, bytes)| *bytes > 0) {
+            let _ = writeln!(text, "| {part} | {bytes} | {:.1} % |", 100.0 * bytes as f64 / self.total() as f64);
+        }
+        let _ = writeln!(text, "| **all** | {} | |", self.total());
+        html::markdown(&text)
+    }
+}
+
+impl Shown for SparseCodes {
+    fn html(&self) -> String {
+        const ROWS: usize = 8;
+        let mut text =
+            format!("{} rows of {} atoms\n\n| row | coefficient × atom |\n|--:|---|\n", self.rows(), self.sparsity());
+        for row in 0..self.rows().min(ROWS) {
+            let (atoms, coefficients) = self.row(row);
+            let terms: Vec<String> =
+                atoms.iter().zip(coefficients).map(|(atom, c)| format!("{:+.3} × {atom}", c.to_f32())).collect();
+            let _ = writeln!(text, "| {row} | {} |", terms.join(", "));
+        }
+        html::markdown(&text)
+    }
+}
+
+/// Both figures and tables of a report's page, under a cell.
+impl Shown for crate::page::Page {
+    fn html(&self) -> String {
+        format!(
+            "<iframe style=\"width:100%;height:40rem;border:0\" srcdoc=\"{}\"></iframe>",
+            escaped(&html::html(self))
+        )
+    }
+}
+
+/// A polars table: at most 40 rows, numbers to the right.
+#[cfg(feature = "tables")]
+impl Shown for polars::prelude::DataFrame {
+    fn html(&self) -> String {
+        const ROWS: usize = 40;
+        let names: Vec<String> = self.get_column_names().iter().map(|name| name.to_string()).collect();
+        let columns: Vec<crate::tables::MarkdownColumn<'_>> =
+            names.iter().map(|name| crate::tables::MarkdownColumn { name, heading: name, decimals: None }).collect();
+        let rows = self.height();
+        match crate::tables::markdown(&self.head(Some(ROWS)), &columns) {
+            Ok(table) if rows > ROWS => html::markdown(&format!("{table}\n{ROWS} of {rows} rows\n")),
+            Ok(table) => html::markdown(&table),
+            Err(error) => html::markdown(&error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_shown_as_tables() {
+        let mut codes = SparseCodes::new(2);
+        codes.append(&[0, 1], &[1.0, -2.0]);
+        let html = codes.html();
+        assert!(html.contains("<table>") && html.contains("-2.000 × 1"), "{html}");
+        let footprint = Footprint { indices: 30, coefficients: 10, ..Footprint::default() };
+        assert!(footprint.html().contains("75.0 %"), "{}", footprint.html());
+    }
+
+    #[cfg(feature = "tables")]
+    #[test]
+    fn a_polars_table_is_shown_up_to_a_length() -> Result<(), Box<dyn std::error::Error>> {
+        let numbers: Vec<f64> = (0..50).map(f64::from).collect();
+        let frame = polars::df!["scheme" => vec!["a|b"; 50], "kl" => numbers]?;
+        let html = frame.html();
+        assert_eq!(html.matches("<tr>").count(), 41, "{html}");
+        assert!(html.contains("a|b") && html.contains("40 of 50 rows") && html.contains("text-align: right"), "{html}");
+        Ok(())
+    }
+}
