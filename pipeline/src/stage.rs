@@ -1,11 +1,11 @@
 //! Running a stage: is it up to date, why not, resume or start over, record and rename.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
@@ -117,6 +117,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
             }
         },
     };
+    let _lock = lock(&run.paths.run, &folder)?;
     let partial = run.paths.run.join(format!("{folder}.partial"));
     let resuming = prepare(&partial, &key, &recipe, &run.config)?;
     ui::line(
@@ -182,6 +183,22 @@ fn device(config: &Config) -> String {
 
 const RECIPE: &str = "recipe.json";
 
+/// Keeps other processes from making the same outputs until the file is dropped; the system drops that of a killed one.
+fn lock(dir: &Path, folder: &str) -> Result<File> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let path = dir.join(format!(".{folder}.lock"));
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another process is making {}: wait until it is done, or stop it", dir.join(folder).display())
+        }
+        // A file system without locks: go on as if alone.
+        Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 /// Makes `partial` ready; true if it holds an unfinished run of the same recipe.
 fn prepare(partial: &Path, key: &str, recipe: &Recipe, config: &Config) -> Result<bool> {
     let stamp = serde_json::json!({ "key": key, "recipe": recipe, "config": config });
@@ -243,7 +260,7 @@ fn utc_now() -> String {
 pub fn parameters_of(section: &impl serde::Serialize) -> Result<Map<String, Value>> {
     match serde_json::to_value(section)? {
         Value::Object(map) => Ok(map),
-        other => anyhow::bail!("parameters must be named, found {other}"),
+        other => bail!("parameters must be named, found {other}"),
     }
 }
 
@@ -321,6 +338,18 @@ mod tests {
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
         assert_eq!(settings.finished("halves").unwrap().outputs.len(), 2);
+    }
+
+    #[test]
+    fn two_processes_do_not_make_the_same_outputs() {
+        let (_dir, settings, stage) = halves();
+        let held = lock(&settings.paths.run, "halves").unwrap();
+        let message = format!("{:#}", run(&stage, &settings).unwrap_err());
+        assert!(message.contains("another process is making") && message.contains("halves"), "{message}");
+        assert_eq!(stage.made.get(), 0);
+        lock(&settings.paths.run, "other").unwrap();
+        drop(held);
+        run(&stage, &settings).unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use candle_core::{DType, Device, Tensor};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
+use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind};
 use kvcsr_model::{Arch, HfCheckpoint, Logits};
 
 const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -167,4 +168,65 @@ fn footprint_needs_no_weights_and_no_project() {
     assert!(refused(&["--tokens", "9..3"]).contains("--tokens"));
     assert!(refused(&["--batch", "0"]).contains("--batch"));
     assert!(refused(&["--atoms", "70000"]).contains("1 to 65536"));
+}
+
+/// A set of four atoms per group for the test's model, for all but the last `missing` of keys and values of its two layers.
+fn dictionaries(path: &Path, missing: usize, model_sha256: &str) {
+    let atoms = (0..4 * 8).map(|at| if at % 9 == 0 { 1.0 } else { 0.0 }).collect();
+    let dictionary = std::sync::Arc::new(Dictionary::new(8, atoms).unwrap());
+    let group = |(kind, layer)| DictionaryGroup {
+        kind,
+        layers: vec![layer],
+        chunks: 1,
+        sparsity: 1,
+        dictionary: dictionary.clone(),
+    };
+    let places = [(Kind::Key, 0), (Kind::Key, 1), (Kind::Value, 0), (Kind::Value, 1)];
+    let groups = places.into_iter().take(4 - missing).map(group).collect();
+    let provenance = [("model".to_owned(), "other".to_owned()), ("model_sha256".to_owned(), model_sha256.to_owned())];
+    DictionarySet { head_dim: 8, groups, provenance: provenance.into() }.save(path).unwrap();
+}
+
+#[test]
+fn generate_refuses_dictionaries_that_lack_a_layer_and_names_those_of_another_model() {
+    let folder = model();
+    let path = folder.path().join("set.safetensors");
+    let args = ["generate", "--model", ".", "--scheme", "csr-2", "--prompt", "ab", "--max-new", "2"];
+    let named = [&args[..], &["--dictionaries", "set.safetensors"]].concat();
+    dictionaries(&path, 1, "0");
+    let gap = refused(folder.path(), &named);
+    for part in ["set.safetensors", "layer 1, value", "expected a dictionary, found none"] {
+        assert!(gap.contains(part), "{gap}");
+    }
+    dictionaries(&path, 0, "0");
+    assert!(kvcsr(folder.path(), &named).status.success());
+
+    // Inside a clone the model is known by its content: a profile's set must be its own, a file is only said not to be.
+    let data = tempfile::tempdir().unwrap();
+    let stage = data.path().join("runs/other/train");
+    fs::create_dir_all(&stage).unwrap();
+    dictionaries(&stage.join("dictionaries.safetensors"), 0, "0");
+    fs::write(stage.join("manifest.json"), "{}").unwrap();
+    let inside = |extra: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_kvcsr"))
+            .args(["generate", "--model", folder.path().to_str().unwrap(), "--prompt", "ab"])
+            .args(extra)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .env("KVCSR_DATA", data.path())
+            .env("KVCSR_CACHE", data.path())
+            .output()
+            .unwrap()
+    };
+    let text = |out: &Output| String::from_utf8_lossy(&out.stderr).into_owned();
+    let profile = inside(&["--profile", "other", "--scheme", "csr-2"]);
+    assert!(
+        !profile.status.success() && text(&profile).contains("runs/other/train/dictionaries"),
+        "{}",
+        text(&profile)
+    );
+    let file = inside(&["--scheme", "csr-2", "--dictionaries", path.to_str().unwrap()]);
+    assert!(file.status.success() && text(&file).contains("another model's"), "{}", text(&file));
+    // Without a scheme that needs any, none are read.
+    let dense = inside(&["--profile", "other", "--scheme", "dense"]);
+    assert!(dense.status.success(), "{}", text(&dense));
 }

@@ -1,4 +1,4 @@
-//! Memory of a large group. Ignored: minutes, and 256 MB of disk.
+//! Memory of a large group. That of a million vectors is ignored: minutes, and 256 MB of disk.
 //!
 //! `cargo test --release -p kvcsr-neuraldict --test memory -- --ignored --nocapture`
 
@@ -55,5 +55,59 @@ fn a_million_vectors_of_128_channels_stay_within_the_estimate() {
         println!("N = {}: {} MB beside the mapped shard, estimate {} MB", config.atoms, took >> 20, estimate >> 20);
         assert!(took < estimate, "{took} bytes, estimated {estimate}");
         assert!(estimate < 2 << 30, "three of these at once fit 8 GB");
+    }
+}
+
+/// A shard of `tokens` tokens of 8 heads, written a block at a time.
+fn made_up(folder: &std::path::Path, tokens: usize) -> Shard {
+    let path = folder.join(format!("{tokens}.safetensors"));
+    let header = ShardHeader { layer: 0, kind: Kind::Key, tokens, heads: 8, head_dim: WIDTH, extra: BTreeMap::new() };
+    let mut writer = ShardWriter::create(&path, header).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for _ in 0..tokens / 500 {
+        let block: Vec<f32> = (0..500 * 8 * WIDTH).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+        writer.append(&block).unwrap();
+    }
+    writer.finish().unwrap();
+    Shard::open(&path).unwrap()
+}
+
+/// Runs alone in its process: the test above is ignored.
+#[test]
+fn memory_grows_by_the_order_of_vectors_and_not_by_the_vectors() {
+    set_threads(1);
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        atoms: 32,
+        sparsity: 1,
+        epochs: 1,
+        batch: 1024,
+        kmeans_sample: 1024,
+        kmeans_iterations: 1,
+        device: "cpu".to_owned(),
+        ..TrainConfig::default()
+    };
+    let heldout = made_up(folder.path(), 500);
+    let peak = |shard: &Shard| {
+        let mut peak = 0;
+        train_group(&config, &[shard], &[&heldout], &mut |_| peak = peak.max(anonymous())).unwrap();
+        peak
+    };
+    let (few, many) = (made_up(folder.path(), 2000), made_up(folder.path(), 16_000));
+    // Libraries and buffers come with the first run.
+    let first = peak(&few);
+    let grown = peak(&many).saturating_sub(first);
+    let (more, bytes) = (14_000 * 8u64, 4 * WIDTH as u64);
+    assert!(grown < more * bytes / 4, "{grown} bytes for {more} more vectors, which take {} as f32", more * bytes);
+
+    // The formula that says how many groups train at once: 60 groups of a million vectors of 128 channels fit 8 GB, one
+    // after the other in any case, and three at a time at the default size.
+    let eight = 8u64 << 30;
+    for (atoms, at_once) in [(1024, 3), (8192, 1), (16_384, 1)] {
+        let config = TrainConfig { atoms, ..TrainConfig::default() };
+        let estimate = config.memory_bytes(1_000_000, WIDTH);
+        assert!(at_once * estimate <= eight, "N = {atoms}: {at_once} x {estimate} bytes");
+        let growth = estimate - config.memory_bytes(0, WIDTH);
+        assert_eq!(growth, 8_000_000, "eight bytes for every vector");
     }
 }

@@ -1,15 +1,18 @@
-//! train-best: the dictionaries of `train` learned with the options beyond the paper that win, as a set of their own for
-//! `csr-S@best`. The paper's set stays as it is.
+//! train-best: dictionaries learned with options beyond the paper, each group's kept where it beats that of `train` on
+//! held-out error, as a set of their own for `csr-S@best`. The paper's set stays as it is.
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
-use kvcsr_codec::Kind;
+use anyhow::{Context, Result, ensure};
+use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage};
-use crate::stages::train::{self, EPOCHS, Plan, Recipe};
+use crate::stage::{Run, Stage, parameters_of};
+use crate::stages::train::{self, DICTIONARIES, EPOCHS, Plan, Recipe};
+
+/// What the provenance of the set calls the number of groups from either trainer.
+const CHOSEN: &str = "chosen";
 
 /// See the module.
 pub struct TrainBest;
@@ -25,12 +28,14 @@ impl Stage for TrainBest {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = train::parameters(run)?;
-        parameters.extend(crate::stage::parameters_of(&run.config.train_best)?);
+        parameters.extend(parameters_of(&run.config.train_best)?);
         Ok(parameters)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        train::inputs(run)
+        let mut inputs = train::inputs(run)?;
+        inputs.insert("train".into(), run.finished("train")?.digest.into());
+        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -45,24 +50,28 @@ impl Stage for TrainBest {
             !(keys.weighted || values.weighted) || run.config.calibrate.importance,
             "train_best: `attention` needs calibrate.importance = true, which records the weights"
         );
-        let method = format!("NeuralDict beyond the paper: keys {}, values {}", settings.keys, settings.values);
-        Plan { stage: self.name(), method, keys, values, keep_start: false }.make(run, dir)
+        let method = format!("Algorithm 1, or keys {} and values {} where better", settings.keys, settings.values);
+        Plan { stage: self.name(), method, keys, values, keep_start: false }.make(run, dir)?;
+        choose(&run.stage_dir("train"), dir)
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
-        let best: Vec<EpochRow> = files::read_jsonl(&dir.join(EPOCHS))?;
-        let paper: Vec<EpochRow> = files::read_jsonl(&run.stage_dir("train").join(EPOCHS)).unwrap_or_default();
+        let (tried, paper) = (errors(dir)?, errors(&run.stage_dir("train"))?);
         let line = |kind: Kind| {
-            let (before, after) = (last(&paper, kind), last(&best, kind));
-            let mean = |rows: &[(&str, f64)]| rows.iter().map(|row| row.1).sum::<f64>() / rows.len().max(1) as f64;
-            let lower =
-                after.iter().filter(|row| before.iter().any(|other| other.0 == row.0 && row.1 < other.1)).count();
+            let pairs: Vec<(f64, f64)> = paper
+                .iter()
+                .filter(|group| group.kind == kind)
+                .filter_map(|p| Some((p.error, tried.iter().find(|t| t.group == p.group)?.error)))
+                .collect();
+            let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len().max(1) as f64;
             format!(
-                "{kind}s: held-out relative error {:.4} (NeuralDict) -> {:.4} ({}), mean of {} groups; lower in {lower}",
-                mean(&before),
-                mean(&after),
+                "{kind}s: held-out relative error {:.4} (NeuralDict), {:.4} ({}), {:.4} (the better of each group); {} of {} groups better",
+                mean(|p| p.0),
+                mean(|p| p.1),
                 options(run, kind),
-                after.len()
+                mean(|p| p.0.min(p.1)),
+                pairs.iter().filter(|(paper, tried)| tried < paper).count(),
+                pairs.len()
             )
         };
         Ok(Kind::ALL.map(line).into())
@@ -76,14 +85,105 @@ fn options(run: &Run, kind: Kind) -> &str {
     }
 }
 
-/// Each group's error after its last epoch.
-fn last(rows: &[EpochRow], kind: Kind) -> Vec<(&str, f64)> {
-    let mut found: Vec<(&str, f64)> = Vec::new();
-    for row in rows.iter().filter(|row| row.kind == kind) {
+/// A group's error after its last epoch.
+struct Error {
+    group: String,
+    kind: Kind,
+    layers: Vec<usize>,
+    error: f64,
+}
+
+fn errors(stage: &Path) -> Result<Vec<Error>> {
+    let mut found: Vec<Error> = Vec::new();
+    for row in files::read_jsonl::<EpochRow>(&stage.join(EPOCHS))? {
         match found.last_mut() {
-            Some(group) if group.0 == row.group => group.1 = row.heldout_relative,
-            _ => found.push((&row.group, row.heldout_relative)),
+            Some(last) if last.group == row.group => last.error = row.heldout_relative,
+            _ => {
+                found.push(Error { group: row.group, kind: row.kind, layers: row.layers, error: row.heldout_relative })
+            }
         }
     }
-    found
+    Ok(found)
+}
+
+/// Puts the groups of the set in `paper` in the place of those in `dir` that are no better on held-out error.
+fn choose(paper: &Path, dir: &Path) -> Result<()> {
+    let (path, theirs) = (dir.join(DICTIONARIES), DictionarySet::load(paper.join(DICTIONARIES))?);
+    let mut set = DictionarySet::load(&path)?;
+    let (tried, before) = (errors(dir)?, errors(paper)?);
+    let (mut losses, mut kept) = (Vec::with_capacity(set.groups.len()), 0);
+    for group in &mut set.groups {
+        let same = |error: &&Error| error.kind == group.kind && error.layers == group.layers;
+        let of = |errors: &[Error]| errors.iter().find(same).map(|error| error.error);
+        let (own, other) = (of(&tried).context("a group has no epochs")?, of(&before));
+        let paper_group = |g: &&DictionaryGroup| g.kind == group.kind && g.layers == group.layers;
+        match (other, theirs.groups.iter().find(paper_group)) {
+            (Some(other), Some(better)) if other <= own => {
+                losses.push(other);
+                *group = better.clone();
+            }
+            _ => {
+                losses.push(own);
+                kept += 1;
+            }
+        }
+    }
+    set.provenance.insert("heldout_relative".into(), serde_json::to_string(&losses)?);
+    set.provenance.insert(CHOSEN.into(), format!("{kept} of {} groups; the others are those of train", losses.len()));
+    Ok(set.save(&path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use kvcsr_codec::Dictionary;
+
+    use super::*;
+
+    #[test]
+    fn each_group_is_the_better_of_the_two() {
+        let home = tempfile::tempdir().unwrap();
+        let save = |name: &str, atom: Vec<f32>, ends: [f64; 2]| {
+            let dir = home.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            let dictionary = Arc::new(Dictionary::new(2, atom).unwrap());
+            let group = |layer| DictionaryGroup {
+                kind: Kind::Key,
+                layers: vec![layer],
+                chunks: 1,
+                sparsity: 1,
+                dictionary: dictionary.clone(),
+            };
+            let groups = vec![group(0), group(1)];
+            DictionarySet { head_dim: 2, groups, provenance: Default::default() }.save(dir.join(DICTIONARIES)).unwrap();
+            let row = |layer: usize, epoch, heldout_relative| EpochRow {
+                group: format!("keys-{layer:02}"),
+                kind: Kind::Key,
+                layers: vec![layer],
+                epoch,
+                mse: 1.0,
+                diversity: 0.0,
+                beta: 0.0,
+                train_relative: 0.5,
+                heldout_relative,
+                dead_atoms: 0,
+                usage_entropy: 1.0,
+                seconds: 1.0,
+            };
+            let rows: Vec<EpochRow> =
+                (0..2).flat_map(|layer| [row(layer, 0, 0.9), row(layer, 1, ends[layer])]).collect();
+            files::write_jsonl(&dir.join(EPOCHS), &rows).unwrap();
+            dir
+        };
+        let paper = save("train", vec![1.0, 0.0], [0.3, 0.2]);
+        let dir = save("train-best", vec![0.0, 1.0], [0.25, 0.2]);
+        choose(&paper, &dir).unwrap();
+        let set = DictionarySet::load(dir.join(DICTIONARIES)).unwrap();
+        assert_eq!(set.groups[0].dictionary.atoms(), [0.0, 1.0]);
+        assert_eq!(set.groups[1].dictionary.atoms(), [1.0, 0.0], "a tie is the paper's");
+        assert_eq!(set.provenance["heldout_relative"], "[0.25,0.2]");
+        assert!(set.provenance[CHOSEN].starts_with("1 of 2"));
+    }
 }
