@@ -515,7 +515,7 @@ fn coefficient_histogram() {
 
 fn timed(scheme: &str, domain: &str, context: usize, encode_ms: f64, decode_ms_per_token: f64) -> CompareRow {
     serde_json::from_value(serde_json::json!({
-        "scheme": scheme, "domain": domain, "context": context, "n": 1, "nominal_bits": 2.0, "measured_bits": 2.0, "kl": 0.1,
+        "scheme": scheme, "domain": domain, "context": context, "n": 1, "scored": 10, "nominal_bits": 2.0, "measured_bits": 2.0, "kl": 0.1,
         "top1": 0.9, "ppl": 10.0, "ppl_ratio": 1.1, "shared_bytes": 0, "encode_ms": encode_ms,
         "decode_ms_per_token": decode_ms_per_token
     }))
