@@ -386,6 +386,11 @@ pub fn markdown(rows: &[CompareRow]) -> String {
     table
 }
 
+type Time = fn(&CompareRow) -> f64;
+
+/// The times of a row, with the decimals that they are shown to.
+const TIMES: [(Time, usize); 2] = [(|row| row.encode_ms, 0), (|row| row.decode_ms_per_token, 1)];
+
 /// Time to compress a context and to decode a token after it, a line per scheme and a pair of columns per context.
 pub fn times_markdown(rows: &[CompareRow]) -> String {
     let (mut schemes, mut contexts): (Vec<&str>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -407,8 +412,7 @@ pub fn times_markdown(rows: &[CompareRow]) -> String {
     let _ = write!(table, "\n|---|{}\n", "--:|".repeat(2 * contexts.len()));
     for scheme in schemes {
         let _ = write!(table, "| {scheme} |");
-        let times: [(fn(&CompareRow) -> f64, usize); 2] = [(|r| r.encode_ms, 0), (|r| r.decode_ms_per_token, 1)];
-        for (time, decimals) in times {
+        for (time, decimals) in TIMES {
             for context in &contexts {
                 let row = rows.iter().find(|row| row.scheme == scheme && row.context == *context);
                 let cell = row.map_or_else(String::new, |row| format!("{:.decimals$}", time(row)));

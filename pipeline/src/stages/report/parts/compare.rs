@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kvcsr_report::compare::{self, CompareRow};
-use kvcsr_report::figures::Frontier;
+use kvcsr_report::figures::{Frontier, TimeLength};
 use kvcsr_report::save::Figure;
 use serde_json::Value;
 
@@ -61,6 +61,7 @@ const BOLD: &str = "In bold: beaten by no other in both bits and KL.";
 /// How time grows with the context. Figures over all contexts belong here.
 fn times(rows: &[CompareRow], sheet: &mut Sheet<'_>) -> Result<()> {
     let all: Vec<CompareRow> = rows.iter().filter(|row| row.domain == "all").cloned().collect();
+    sheet.figure::<TimeLength>(&all)?;
     sheet.folded("Times against the context", &compare::times_markdown(&all));
     Ok(())
 }
