@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use kvcsr_longbench::heldout::EvaluationError;
+use kvcsr_model::ModelError;
+
 /// What can go wrong while a model, a prompt or vectors are looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
@@ -72,13 +75,26 @@ pub enum LabError {
     Cache(#[from] kvcsr_cache::CacheError),
     /// The model.
     #[error(transparent)]
-    Model(#[from] kvcsr_model::ModelError),
+    Model(Box<ModelError>),
     /// Scoring.
     #[error(transparent)]
-    Evaluation(#[from] kvcsr_longbench::heldout::EvaluationError),
+    Evaluation(Box<EvaluationError>),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+// Boxed, since they are large and every result would be as large.
+impl From<ModelError> for LabError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(Box::new(error))
+    }
+}
+
+impl From<EvaluationError> for LabError {
+    fn from(error: EvaluationError) -> Self {
+        Self::Evaluation(Box::new(error))
+    }
 }
 
 /// The result of this crate's functions. Not brought in by `use kvcsr_lab::*`, where it would hide the standard one.

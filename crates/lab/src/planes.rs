@@ -135,7 +135,7 @@ pub fn panel(
 /// # Errors
 /// [`LabError::NoPlane`] for no vectors, fewer than two channels, or numbers that are not finite.
 pub fn principal_plane(vectors: &[f32], width: usize) -> Result<(Vec<(f64, f64)>, f64)> {
-    let n = if width == 0 { 0 } else { vectors.len() / width };
+    let n = vectors.len().checked_div(width).unwrap_or(0);
     let none = || LabError::NoPlane { vectors: n, width };
     if n == 0 || width < 2 || vectors.iter().any(|x| !x.is_finite()) {
         return Err(none());

@@ -25,9 +25,9 @@ fn exact_rounded_and_untrained_caches_stand_in_their_order() {
     assert!(prompt.html().contains("30 × 3 × 64"), "{}", prompt.html());
 
     let cx = SchemeContext::untrained(geometry, 128);
-    let schemes = ["dense", "q8_0", "csr-4"].map(|name| registry::build(name, &cx).unwrap());
+    let schemes = ["dense", "q8_0", "csr-4", "csr-4+window", "kivi-2"].map(|name| registry::build(name, &cx).unwrap());
     let all = trials(&model, &prompt, &schemes).unwrap();
-    let [exact, rounded, untrained] = &all.0[..] else { panic!("a trial per scheme") };
+    let [exact, rounded, untrained, windowed, kivi] = &all.0[..] else { panic!("a trial per scheme") };
     assert_eq!((exact.kl, exact.top1, exact.attention_error()), (0.0, 1.0, 0.0));
     assert!(exact.measured_bits >= 32.0 && (8.5..10.0).contains(&rounded.measured_bits), "{}", rounded.measured_bits);
     assert!(
@@ -39,6 +39,7 @@ fn exact_rounded_and_untrained_caches_stand_in_their_order() {
     assert_eq!(rounded.layer_errors.len(), 30);
     assert!(rounded.layer_errors.iter().all(|error| (1e-9..1e-2).contains(error)), "{:?}", rounded.layer_errors);
     assert!(untrained.layer_errors.iter().zip(&rounded.layer_errors).all(|(more, less)| more > less));
+    assert!(windowed.kl < untrained.kl && kivi.kl > rounded.kl, "{} {}", windowed.kl, kivi.kl);
     assert!(all.named("q8_0").is_some() && all.html().contains("csr-4"));
 
     let written = continuations(&model, &prompt, &schemes[..2], 6).unwrap().html();
