@@ -287,4 +287,25 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     std::fs::write(data.join("runs/smoke/peers.jsonl"), format!("{peer}\n")).unwrap();
     run(data, "report", &set);
     assert!(report().contains("| SPAMS |"), "{}", report());
+
+    // The better of two dictionaries for each group, and a scheme over them.
+    let set = format!(
+        "{set} train_best.epochs=1 evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@best\"] evaluate.documents=1 evaluate.reconstruction=[8]"
+    );
+    let refused = kvcsr(data, "evaluate", &set).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("just train-best"), "{refused:?}");
+    assert!(run(data, "train-best", &set).contains("the better of each group"));
+    run(data, "evaluate", &set);
+    let scored = std::fs::read_to_string(data.join("runs/smoke/evaluate/heldout.jsonl")).unwrap();
+    assert!(scored.contains("\"dictionary\":\"best\""), "{scored}");
+    let sum = |dictionary: &str| -> f64 {
+        std::fs::read_to_string(data.join("runs/smoke/evaluate/reconstruction.jsonl"))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|row| row["dictionary"] == dictionary)
+            .map(|row| row["relative"].as_f64().unwrap())
+            .sum()
+    };
+    assert!(sum("best") > 0.0 && sum("best") <= sum("neuraldict"), "{} {}", sum("best"), sum("neuraldict"));
 }

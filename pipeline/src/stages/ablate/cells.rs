@@ -79,7 +79,7 @@ pub fn all(run: &Run, layers: usize, divergence: &[DivergenceRow]) -> Result<Vec
 /// The paper's training at this stage's size.
 fn base(run: &Run, kind: Kind) -> Result<TrainConfig> {
     let settings = &run.config.ablate;
-    let config = Recipe::of(run, kind)?.as_the_paper().config;
+    let config = Recipe::of(run, kind)?.of_the_paper().config;
     let kmeans_sample = settings.vectors.min(config.kmeans_sample);
     Ok(TrainConfig { vectors: settings.vectors, epochs: settings.epochs, kmeans_sample, ..config })
 }

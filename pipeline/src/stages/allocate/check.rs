@@ -21,8 +21,8 @@ use crate::ui;
 pub const UNIFORM: &str = "even";
 
 /// Allocations that are tried, by the power of the error that KL is taken to grow with: the higher, the closer to even.
-/// Powers below two lose to the even levels on the embedded model.
-pub const POWERS: [(&str, f64); 4] = [("power 2", 2.0), ("power 3", 3.0), ("power 4", 4.0), ("power 6", 6.0)];
+/// A power of one loses to the even levels on the embedded model, and six to four.
+pub const POWERS: [(&str, f64); 3] = [("power 2", 2.0), ("power 3", 3.0), ("power 4", 4.0)];
 
 /// A budget that may become that of its level.
 pub struct Candidate {

@@ -23,15 +23,15 @@ use kvcsr_longbench::predictions::remove_cut_line;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use self::check::{Candidate, CheckRow, UNIFORM};
 use self::design::{Cost, Slot};
 use self::restored::{DesignRun, Restored};
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stage::{Run, Stage, write_atomically};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs, text_parameters};
 use crate::text::Part;
 use crate::ui;
 
@@ -95,11 +95,7 @@ impl Stage for Allocate {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.allocate)?;
-        parameters.insert("corpora".into(), json!(run.config.corpora));
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("heldout_fraction".into(), run.config.calibrate.heldout_fraction.into());
-        Ok(parameters)
+        text_parameters(run, &run.config.allocate)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {

@@ -16,8 +16,11 @@ pub struct Recipe {
     pub weighted: bool,
 }
 
+/// A name and what it changes.
+type Choice = (&'static str, fn(&mut Recipe));
+
 /// What can be changed by name, alone or joined by `+`.
-const OPTIONS: [(&str, fn(&mut Recipe)); 10] = [
+const OPTIONS: [Choice; 10] = [
     ("neuraldict", |_| {}),
     ("kmeans", |r| r.config.epochs = 0),
     ("sample", |r| (r.config.start, r.config.epochs) = (Start::Sample, 0)),
@@ -39,7 +42,7 @@ impl Recipe {
     }
 
     /// The same sizes, data and seed, trained as the paper does.
-    pub fn as_the_paper(self) -> Self {
+    pub fn of_the_paper(self) -> Self {
         let TrainConfig {
             gradient, trainer, pursuit, start, diversity, tangent, dead_atoms, curriculum, patience, ..
         } = TrainConfig::default();
@@ -132,7 +135,7 @@ mod tests {
             ..TrainConfig::default()
         };
         assert_eq!((all.config.clone(), all.weighted), (expected, true));
-        assert_eq!(all.as_the_paper(), plain);
+        assert_eq!(all.of_the_paper(), plain);
         let error = plain.with("mod+best", "train_best.options").unwrap_err().to_string();
         assert!(error.contains("train_best.options: `best`") && error.contains("replace"), "{error}");
     }
