@@ -57,11 +57,7 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, ReportError> {
             }
             let object: serde_json::Map<String, serde_json::Value> =
                 header.iter().cloned().zip(fields.into_iter().map(value)).collect();
-            // An empty field is an empty text, or nothing where the row holds no text.
-            let filled = object.iter().filter(|(_, value)| *value != "").map(|(k, v)| (k.clone(), v.clone())).collect();
-            serde_json::from_value(serde_json::Value::Object(object))
-                .or_else(|_| serde_json::from_value(serde_json::Value::Object(filled)))
-                .map_err(|error| wrong(line, error.to_string()))
+            serde_json::from_value(serde_json::Value::Object(object)).map_err(|error| wrong(line, error.to_string()))
         })
         .collect()
 }
@@ -284,25 +280,6 @@ mod tests {
     fn fields_with_separators_are_quoted() {
         let row = MemoryPoint { model: "a,\"b\"".into(), scheme: "FP16".into(), tokens: 1, bytes: 2 };
         assert_eq!(to_string(std::slice::from_ref(&row)), "model,scheme,tokens,bytes\n\"a,\"\"b\"\"\",FP16,1,2\n");
-    }
-
-    #[test]
-    fn an_empty_field_is_nothing_where_a_number_may_be_missing() {
-        #[derive(Debug, PartialEq, serde::Deserialize)]
-        struct Row {
-            name: String,
-            low: Option<f64>,
-            high: f64,
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.csv");
-        std::fs::write(&path, "name,low,high\na,,2\nb,1.5,3\n").unwrap();
-        let row = |name: &str, low, high| Row { name: name.into(), low, high };
-        assert_eq!(read::<Row>(&path).unwrap(), [row("a", None, 2.0), row("b", Some(1.5), 3.0)]);
-        std::fs::write(&path, "name,low,high\n,1,2\n").unwrap();
-        assert_eq!(read::<Row>(&path).unwrap(), [row("", Some(1.0), 2.0)]);
-        std::fs::write(&path, "name,low,high\na,1,\n").unwrap();
-        assert!(read::<Row>(&path).unwrap_err().to_string().contains("rows.csv"));
     }
 
     #[test]
