@@ -341,10 +341,9 @@ impl Config {
         if let Some(depth) = self.suite.depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
             bail!("suite.depths holds {depth}, expected shares from 0 to 1");
         }
-        for (name, profile) in [
-            ("longbench.dictionaries", &self.longbench.dictionaries),
-            ("suite.dictionaries", &self.suite.dictionaries),
-        ] {
+        for (name, profile) in
+            [("longbench.dictionaries", &self.longbench.dictionaries), ("suite.dictionaries", &self.suite.dictionaries)]
+        {
             if !profile.is_empty() && !plain(profile) {
                 bail!("{name} = `{profile}`: the name of a profile is expected");
             }
