@@ -361,6 +361,9 @@ pub fn markdown(rows: &[CompareRow]) -> String {
     table
 }
 
+/// A time of a row.
+type Time = fn(&CompareRow) -> f64;
+
 /// Time to compress a context and to decode a token after it, a line per scheme and a pair of columns per context.
 pub fn times_markdown(rows: &[CompareRow]) -> String {
     let (mut schemes, mut contexts): (Vec<&str>, Vec<usize>) = (Vec::new(), Vec::new());
@@ -382,7 +385,7 @@ pub fn times_markdown(rows: &[CompareRow]) -> String {
     let _ = write!(table, "\n|---|{}\n", "--:|".repeat(2 * contexts.len()));
     for scheme in schemes {
         let _ = write!(table, "| {scheme} |");
-        let times: [(fn(&CompareRow) -> f64, usize); 2] = [(|r| r.encode_ms, 0), (|r| r.decode_ms_per_token, 1)];
+        let times: [(Time, usize); 2] = [(|r| r.encode_ms, 0), (|r| r.decode_ms_per_token, 1)];
         for (time, decimals) in times {
             for context in &contexts {
                 let row = rows.iter().find(|row| row.scheme == scheme && row.context == *context);
