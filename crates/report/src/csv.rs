@@ -64,9 +64,10 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, ReportError> {
 
 fn value(field: String) -> serde_json::Value {
     match serde_json::from_str(&field) {
-        // What serde_json makes of a fraction may be off by the last bit; the standard library's reading is exact.
+        // Read again by the standard library: JSON's reader may be off by a unit in the last place.
         Ok(serde_json::Value::Number(number)) if number.is_f64() => {
-            field.parse().ok().and_then(serde_json::Number::from_f64).unwrap_or(number).into()
+            let exact = field.parse().ok().and_then(serde_json::Number::from_f64);
+            serde_json::Value::Number(exact.unwrap_or(number))
         }
         Ok(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => value,
         _ => serde_json::Value::String(field),
