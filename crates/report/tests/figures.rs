@@ -10,7 +10,6 @@ use kvcsr_codec::Footprint;
 use kvcsr_report::{
     CoefficientRow, CompareDocument, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
     PatternRow, ReconstructionRow, ReportError, RetrievalRow, SweepRow, UsageRow, compare,
-    compare::{self, CompareDocument},
     figures::{
         AtomUsage, CoefficientHistogram, FootprintLength, Frontier, LayerDivergence, LayerError, MemoryLength,
         PromptScatter, QualityBits, RetrievalGrid, RotaryScatter, ScatterRow, SparsityError, SparsityPattern,
