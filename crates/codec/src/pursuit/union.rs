@@ -32,8 +32,9 @@ impl Encoder {
     /// Codes `rows` `(n, width)` over `atoms`, whose offline part is this encoder's dictionary:
     /// as [`Encoder::encode`], which is called where there is no online part. Indices from `N` on
     /// name online atoms. Where a Gram matrix of the union fits [`crate::GRAM_BUDGET`] and costs less
-    /// than it saves, one is made for the call: a row's code then depends on its company in
-    /// rounding, as it does between the two paths of an encoder.
+    /// than it saves, one is made for the call. A row's code depends on its company in rounding, as it
+    /// does between the two paths of an encoder: products with online atoms are of matrices whose
+    /// shape is that of the call. It does not depend on the thread count.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
