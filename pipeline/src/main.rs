@@ -14,6 +14,7 @@ mod stage;
 mod stages;
 mod text;
 mod ui;
+mod workers;
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -2,9 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use crate::{aggregate::kinds, csv::CsvRow, records::Kind, ticks::number};
+use crate::{
+    aggregate::kinds,
+    csv::{CsvRow, number_or_empty},
+    records::Kind,
+    ticks::number,
+};
 
 mod merged;
 
@@ -37,27 +42,10 @@ pub struct AblationRow {
     /// Mean over held-out (chunk) vectors of `|x - x'|^2`: the paper's unit.
     pub mse: f64,
     /// `relative` with both sums weighted by the attention vectors get, where it was recorded.
-    #[serde(deserialize_with = "number_or_nothing")]
+    #[serde(deserialize_with = "number_or_empty")]
     pub weighted: Option<f64>,
     /// Wall time of training on one thread, in seconds. Other work may share the machine.
     pub seconds: f64,
-}
-
-/// What a JSON line has as `null` and a CSV file as an empty field.
-fn number_or_nothing<'de, D: Deserializer<'de>>(field: D) -> Result<Option<f64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Field {
-        Number(f64),
-        Text(String),
-        Nothing,
-    }
-    match Field::deserialize(field)? {
-        Field::Number(number) => Ok(Some(number)),
-        Field::Nothing => Ok(None),
-        Field::Text(text) if text.is_empty() => Ok(None),
-        Field::Text(text) => Err(serde::de::Error::custom(format!("`{text}` is no number"))),
-    }
 }
 
 impl CsvRow for AblationRow {

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use crate::csv::CsvRow;
+use crate::csv::{CsvRow, number_or_empty};
 use crate::longbench::AverageCell;
 
 /// One document under one scheme; sums, as in [`crate::HeldoutRow`].
@@ -104,21 +103,6 @@ pub struct CompareRow {
     pub encode_ms: f64,
     /// Time to decode a token, in milliseconds, mean over documents.
     pub decode_ms_per_token: f64,
-}
-
-/// A number, or nothing where a CSV file's field is empty.
-fn number_or_empty<'de, D: Deserializer<'de>, N: Deserialize<'de>>(field: D) -> Result<Option<N>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Field<N> {
-        Number(Option<N>),
-        Text(String),
-    }
-    match Field::deserialize(field)? {
-        Field::Number(number) => Ok(number),
-        Field::Text(text) if text.is_empty() => Ok(None),
-        Field::Text(text) => Err(D::Error::custom(format!("expected a number or nothing, found `{text}`"))),
-    }
 }
 
 impl From<&crate::HeldoutRow> for CompareDocument {

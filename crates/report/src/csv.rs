@@ -62,6 +62,23 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, ReportError> {
         .collect()
 }
 
+/// A number, or nothing: `null` in a JSON line, an empty field in a CSV file.
+pub(crate) fn number_or_empty<'de, D: serde::Deserializer<'de>, N: serde::Deserialize<'de>>(
+    field: D,
+) -> Result<Option<N>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Field<N> {
+        Number(Option<N>),
+        Text(String),
+    }
+    match serde::Deserialize::deserialize(field)? {
+        Field::Number(number) => Ok(number),
+        Field::Text(text) if text.is_empty() => Ok(None),
+        Field::Text(text) => Err(serde::de::Error::custom(format!("expected a number or nothing, found `{text}`"))),
+    }
+}
+
 fn value(field: String) -> serde_json::Value {
     match serde_json::from_str(&field) {
         // Read again by the standard library: JSON's reader may be off by a unit in the last place.

@@ -12,12 +12,10 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{Encoder, Kind, reconstruction_error};
-use kvcsr_longbench::predictions::remove_cut_line;
 use kvcsr_neuraldict::{Inputs, train_group_from};
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
@@ -28,9 +26,9 @@ use self::cells::Cell;
 use self::page::Section;
 use crate::stage::{Run, Stage, parameters_of, write_atomically};
 use crate::stages::train::GroupShards;
-use crate::stages::{layers, merge, open_shard};
+use crate::stages::{layers, merge, open_shard, rows_left};
 use crate::text::Part;
-use crate::ui;
+use crate::{ui, workers};
 
 /// File of the rows.
 pub const ROWS: &str = "ablation.jsonl";
@@ -76,40 +74,23 @@ impl Stage for Ablate {
         let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(merge::DIVERGENCE))?;
         let cells = cells::all(run, count, &divergence)?;
         let path = dir.join(ROWS);
-        let mut done: Vec<AblationRow> = Vec::new();
-        if path.exists() {
-            remove_cut_line(&path)?;
-            done = files::read_jsonl(&path)?;
-        }
+        let done: Vec<AblationRow> = rows_left(&path)?;
         let out = Mutex::new(std::fs::OpenOptions::new().create(true).append(true).open(&path)?);
         let bar = ui::bar("ablate", cells.len() as u64, "dictionaries");
-        let next = AtomicUsize::new(0);
-        let worker = || -> Result<()> {
-            while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if !cell.layers.iter().all(|&layer| done.iter().any(|row| cell.made(row, layer))) {
-                    bar.set_message(cell.title());
-                    let made = train(run, dir, cell).with_context(|| cell.title());
-                    if made.is_err() {
-                        next.store(cells.len(), Ordering::Relaxed);
-                    }
-                    let mut text = String::new();
-                    for row in made? {
-                        writeln!(text, "{}", serde_json::to_string(&row)?)?;
-                    }
-                    // Rows of one dictionary in one write; a poisoned lock still holds an open file.
-                    let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    out.write_all(text.as_bytes())?;
-                    out.flush()?;
+        workers::each(&cells, rayon::current_num_threads(), |cell| {
+            if !cell.layers.iter().all(|&layer| done.iter().any(|row| cell.made(row, layer))) {
+                bar.set_message(cell.title());
+                let mut text = String::new();
+                for row in train(run, dir, cell).with_context(|| cell.title())? {
+                    writeln!(text, "{}", serde_json::to_string(&row)?)?;
                 }
-                bar.inc(1);
+                // Rows of one dictionary in one write; a poisoned lock still holds an open file.
+                let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                out.write_all(text.as_bytes())?;
+                out.flush()?;
             }
+            bar.inc(1);
             Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
         })?;
         bar.finish();
         in_order(&path, &cells)?;

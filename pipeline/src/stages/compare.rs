@@ -17,10 +17,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_codec::measured_bits;
 use kvcsr_longbench::evaluate::{Summary, labels, summarise};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_longbench::predictions::{label, remove_cut_line};
+use kvcsr_longbench::predictions::label;
 use kvcsr_longbench::stats::Bootstrap;
 use kvcsr_longbench::suite::grid::Grid;
 use kvcsr_longbench::suite::{Selection, Suite as Tasks};
@@ -30,7 +29,9 @@ use kvcsr_report::files;
 use serde_json::{Map, Value, json};
 
 use crate::stage::{Run, Stage};
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, scores, suite, text_and_model_inputs, text_parameters};
+use crate::stages::{
+    PREFILL_CHUNK, corpus, open_model, rows_left, scores, suite, text_and_model_inputs, text_parameters,
+};
 use crate::text::Part;
 use crate::ui;
 
@@ -187,13 +188,6 @@ fn measure(
                     let score = reference
                         .score_and_decode(decoder, scheme.as_ref(), settings.decode)
                         .with_context(|| format!("document {id} at {tokens} tokens, scheme {name}"))?;
-                    let bits = measured_bits(
-                        score.footprint.total(),
-                        score.tokens,
-                        geometry.kv_heads,
-                        geometry.head_dim,
-                        geometry.layers,
-                    );
                     let row = CompareDocument {
                         id: id.clone(),
                         domain: domain.clone(),
@@ -204,7 +198,7 @@ fn measure(
                         kl_sum: score.kl_sum,
                         top1_agree: score.top1_agree,
                         nominal_bits: scheme.nominal_bits().0,
-                        measured_bits: bits.0,
+                        measured_bits: score.measured_bits(decoder.geometry()).0,
                         shared_bytes: scheme.shared_bytes(),
                         encode_ms: score.encode_ms,
                         decode_ms_per_token: score.decode_ms_per_token.unwrap_or(f64::NAN),
@@ -223,10 +217,6 @@ fn measure(
 
 /// Document, context and scheme of the rows an unfinished run left; a last line that was cut off is removed.
 fn finished_rows(path: &Path) -> Result<HashSet<(String, usize, String)>> {
-    if !path.exists() {
-        return Ok(HashSet::new());
-    }
-    remove_cut_line(path)?;
-    let rows: Vec<CompareDocument> = files::read_jsonl(path)?;
+    let rows: Vec<CompareDocument> = rows_left(path)?;
     Ok(rows.into_iter().map(|row| (row.id, row.context, row.scheme)).collect())
 }

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_codec::{DictionarySet, Encoder, measured_bits, reconstruction_error};
+use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_longbench::predictions::{label, remove_cut_line};
+use kvcsr_longbench::predictions::label;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value};
@@ -20,8 +20,8 @@ use serde_json::{Map, Value};
 use crate::stage::{Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::{
-    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, scores, text_and_model_inputs,
-    text_parameters,
+    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, rows_left, scores,
+    text_and_model_inputs, text_parameters,
 };
 use crate::text::Part;
 use crate::ui;
@@ -158,14 +158,6 @@ fn heldout(
                 let score = reference
                     .score(decoder, scheme.as_ref())
                     .with_context(|| format!("document {id}, scheme {}", scheme.name()))?;
-                let geometry = decoder.geometry();
-                let bits = measured_bits(
-                    score.footprint.total(),
-                    score.tokens,
-                    geometry.kv_heads,
-                    geometry.head_dim,
-                    geometry.layers,
-                );
                 let row = HeldoutRow {
                     id: id.clone(),
                     domain: corpus_id.clone(),
@@ -177,7 +169,7 @@ fn heldout(
                     kl_sum: score.kl_sum,
                     top1_agree: score.top1_agree,
                     nominal_bits: scheme.nominal_bits().0,
-                    measured_bits: bits.0,
+                    measured_bits: score.measured_bits(decoder.geometry()).0,
                     shared_bytes: scheme.shared_bytes(),
                     encode_ms: score.encode_ms,
                     score_ms: score.score_ms,
@@ -196,11 +188,7 @@ fn heldout(
 /// Document, scheme and dictionaries of the rows an unfinished run left. A last line that was cut
 /// off in writing is removed.
 fn finished_rows(path: &Path) -> Result<HashSet<(String, String, String)>> {
-    if !path.exists() {
-        return Ok(HashSet::new());
-    }
-    remove_cut_line(path)?;
-    let rows: Vec<HeldoutRow> = files::read_jsonl(path)?;
+    let rows: Vec<HeldoutRow> = rows_left(path)?;
     Ok(rows.into_iter().map(|row| (row.id, row.scheme, row.dictionary.as_str().to_owned())).collect())
 }
 

@@ -18,11 +18,13 @@ pub mod train;
 pub mod train_best;
 pub mod train_rope;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{Kind, Shard};
+use kvcsr_longbench::predictions::remove_cut_line;
 use kvcsr_model::{Decoder, Tokenizer};
+use kvcsr_report::files;
 use serde_json::{Map, Value, json};
 
 use crate::models::{self, Opened};
@@ -57,6 +59,15 @@ pub fn corpus(
     let all = text::documents(&text, rule);
     let picked = text::shuffled(&all, side, run.config.seed, run.config.calibrate.heldout_fraction);
     text::sequences(id, &picked, tokenizer, length, count)
+}
+
+/// The rows that an unfinished run left in a stage's file, none where there is no file; a last line that was cut off is removed.
+pub fn rows_left<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    remove_cut_line(path)?;
+    Ok(files::read_jsonl(path)?)
 }
 
 /// The parameters of a stage that reads texts: its section of the configuration, and what says which texts are read.

@@ -4,10 +4,8 @@
 //! on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor};
 use kvcsr_cache::Rotary;
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
 use serde_json::{Map, Value};
@@ -16,7 +14,7 @@ use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, Recipe};
 use crate::stages::{merge, open_model, open_shard, text_and_model_inputs};
 use crate::text::Part;
-use crate::ui;
+use crate::{ui, workers};
 
 /// See the module.
 pub struct TrainRope;
@@ -53,27 +51,13 @@ impl Stage for TrainRope {
         let work = groups.of(Kind::Key);
         let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
         kvcsr_neuraldict::set_threads(1);
-        let next = AtomicUsize::new(0);
-        let worker = || -> Result<()> {
-            while let Some(layers) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let done = dir.join(part_name(layers));
-                if !done.is_file() {
-                    let trained = train_group(run, dir, layers, &rotary, sequence).and_then(|set| Ok(set.save(&done)?));
-                    if trained.is_err() {
-                        // The others finish their group and stop.
-                        next.store(work.len(), Ordering::Relaxed);
-                        return trained;
-                    }
-                }
-                bar.inc(1);
+        workers::each(work, rayon::current_num_threads(), |layers| {
+            let done = dir.join(part_name(layers));
+            if !done.is_file() {
+                train_group(run, dir, layers, &rotary, sequence)?.save(&done)?;
             }
+            bar.inc(1);
             Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..rayon::current_num_threads()).map(|_| scope.spawn(worker)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
         })?;
         bar.finish();
         let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
@@ -141,9 +125,7 @@ fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, sequence: usize) -> Resu
         let tokens = sequence.min(shard.tokens() - first);
         let mut rows = vec![0f32; tokens * heads * d];
         shard.read(d, first * heads..(first + tokens) * heads, &mut rows)?;
-        let x = Tensor::from_vec(rows, (1, tokens, heads, d), &Device::Cpu)?.transpose(1, 2)?;
-        let turned = rotary.apply(&x, 0)?.transpose(1, 2)?;
-        out.append(&turned.flatten_all()?.to_vec1::<f32>()?)?;
+        out.append(&kvcsr_lab::rope::rotated(&rows, heads, d, sequence, rotary)?)?;
     }
     Ok(out.finish()?)
 }
@@ -151,6 +133,8 @@ fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, sequence: usize) -> Resu
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use candle_core::Device;
+
     use super::*;
 
     #[test]

@@ -109,8 +109,8 @@ fn comparison(data: &Path) -> Outcome<Compared> {
     let places = [
         "results/compare.csv",
         "results/smol/compare.csv",
-        "runs/smol/compare/compare.csv",
-        "runs/smoke/compare/compare.csv",
+        "runs/smol/report/compare.csv",
+        "runs/smoke/report/compare.csv",
     ];
     if let Some(path) = places.into_iter().map(|place| data.join(place)).find(|path| path.is_file()) {
         let source = format!("reading {}", path.display());

@@ -1,6 +1,6 @@
 //! Budgets tried as real caches, on texts that their costs were not measured on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
@@ -12,9 +12,9 @@ use kvcsr_longbench::heldout::{HeldoutText, Reference};
 use kvcsr_model::Decoder;
 use serde::{Deserialize, Serialize};
 
-use super::{PART, kept};
+use super::PART;
 use crate::stage::Run;
-use crate::stages::PREFILL_CHUNK;
+use crate::stages::{PREFILL_CHUNK, rows_left};
 use crate::ui;
 
 /// CSR's own levels: what an allocation must beat.
@@ -51,7 +51,7 @@ pub fn run(
     path: &Path,
 ) -> Result<()> {
     let done: HashSet<(String, usize, String)> =
-        kept::<CheckRow>(path)?.into_iter().map(|row| (row.id, row.level, row.name)).collect();
+        rows_left::<CheckRow>(path)?.into_iter().map(|row| (row.id, row.level, row.name)).collect();
     let mut context = SchemeContext::new(decoder.geometry()).with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
     let dense = registry::build("dense", &context)?;
     let mut out = OpenOptions::new().create(true).append(true).open(path)?;
@@ -104,19 +104,14 @@ pub fn means(level: usize, rows: &[CheckRow]) -> Vec<(String, f64)> {
 
 /// The budget of every level that did best where they were tried; of equals the first, which is CSR's own.
 pub fn best(candidates: &[Candidate], rows: &[CheckRow]) -> Budgets {
-    let mut budgets = Budgets::new();
-    let mut least = f64::INFINITY;
-    for candidate in candidates {
-        let kl = means(candidate.level, rows).into_iter().find(|(name, _)| name == candidate.name).map(|(_, kl)| kl);
-        if !budgets.contains_key(&candidate.level) {
-            least = f64::INFINITY;
-        }
-        if let Some(kl) = kl.filter(|kl| *kl < least) {
-            least = kl;
-            budgets.insert(candidate.level, candidate.budget.clone());
+    let mut best: BTreeMap<usize, (f64, &Budget)> = BTreeMap::new();
+    for Candidate { level, name, budget } in candidates {
+        let Some((_, kl)) = means(*level, rows).into_iter().find(|(tried, _)| tried == name) else { continue };
+        if best.get(level).is_none_or(|(least, _)| kl < *least) {
+            best.insert(*level, (kl, budget));
         }
     }
-    budgets
+    best.into_iter().map(|(level, (_, budget))| (level, budget.clone())).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
 use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_longbench::predictions::remove_cut_line;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
@@ -31,7 +30,7 @@ use self::restored::{DesignRun, Restored};
 use crate::stage::{Run, Stage, write_atomically};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, text_and_model_inputs, text_parameters};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_and_model_inputs, text_parameters};
 use crate::text::Part;
 use crate::ui;
 
@@ -211,8 +210,9 @@ fn measure(
         encoders.extend(group.layers.iter().map(|&layer| ((layer, group.kind), (encoder.clone(), group.chunks))));
     }
     let (runs_path, errors_path) = (dir.join(RUNS), dir.join(ERRORS));
-    let done: HashSet<(usize, usize)> = kept::<RunRow>(&runs_path)?.iter().map(|row| (row.text, row.run)).collect();
-    let with_errors: HashSet<usize> = kept::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
+    let done: HashSet<(usize, usize)> =
+        rows_left::<RunRow>(&runs_path)?.iter().map(|row| (row.text, row.run)).collect();
+    let with_errors: HashSet<usize> = rows_left::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
     let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
     let (mut runs_out, mut errors_out) = (append(&runs_path)?, append(&errors_path)?);
     let runs = design::runs(2 * layers);
@@ -257,15 +257,6 @@ fn measure(
     errors_out.sync_all()?;
     bar.finish();
     Ok(())
-}
-
-/// The rows that an unfinished run left; a last line that was cut off is removed.
-fn kept<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    remove_cut_line(path)?;
-    Ok(files::read_jsonl(path)?)
 }
 
 /// Every slot with its mean errors: layer by layer, keys before values, as the design numbers them.

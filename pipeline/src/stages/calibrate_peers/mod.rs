@@ -12,8 +12,6 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::schemes::{commvq, cq, lexico, svdq};
@@ -28,7 +26,7 @@ use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard, text_and_model_inputs};
 use crate::text::Part;
-use crate::ui;
+use crate::{ui, workers};
 
 /// File of Lexico's dictionaries.
 pub const LEXICO: &str = "lexico.safetensors";
@@ -72,29 +70,14 @@ impl Stage for CalibratePeers {
         let parts = dir.join("parts");
         std::fs::create_dir_all(&parts)?;
         // Layers side by side, each on one thread: the same result for any number of them.
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
-        let worker = || {
-            while let Some((layer, task)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                bar.set_message(format!("{}, layer {layer}", task.name()));
-                let cx =
-                    Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, parts: &parts };
-                if let Err(error) = task.make(&cx) {
-                    next.store(work.len(), Ordering::Relaxed);
-                    let error = error.context(format!("{}, layer {layer}", task.name()));
-                    failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-                    return;
-                }
-                bar.inc(1);
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..rayon::current_num_threads() {
-                scope.spawn(worker);
-            }
-        });
-        if let Some(error) = failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-            return Err(error);
-        }
+        workers::each(&work, rayon::current_num_threads(), |(layer, task)| {
+            let title = || format!("{}, layer {layer}", task.name());
+            bar.set_message(title());
+            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, parts: &parts };
+            task.make(&cx).with_context(title)?;
+            bar.inc(1);
+            Ok(())
+        })?;
         bar.finish();
         for task in Task::all(&run.config.calibrate_peers)? {
             task.assemble(run, layers, &parts, dir)?;

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,7 +18,7 @@ use crate::machine::memory_bytes;
 use crate::stage::Run;
 use crate::stages::{merge, open_shard, open_weights, provenance};
 use crate::text::Part;
-use crate::ui;
+use crate::{ui, workers};
 
 /// What one stage trains: the sets' method in words, and a recipe for each kind.
 pub struct Plan {
@@ -51,56 +50,41 @@ impl Plan {
         // group, and the same result for any number of them.
         kvcsr_neuraldict::set_threads(1);
         let workers = self.workers(run, &work)?;
-        let next = AtomicUsize::new(0);
-        let worker = || -> Result<()> {
-            while let Some((kind, layers)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let part = GroupFiles::of(&parts, *kind, layers);
-                if part.is_complete() {
-                    bar.inc(epochs + 1);
-                    continue;
-                }
-                let config = &self.of(*kind).config;
-                let trained = self.train_group(run, *kind, layers, &part, &mut |progress| match progress {
-                    Progress::KMeans { iteration, iterations, .. } => {
-                        bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
-                    }
-                    Progress::Batch { epoch, batch, batches, mse, .. } => {
-                        bar.set_message(format!(
-                            "{}: epoch {epoch}, batch {}/{batches}, loss {mse:.4}",
-                            part.name,
-                            batch + 1
-                        ));
-                    }
-                    Progress::Epoch { record, .. } => {
-                        bar.set_message(format!(
-                            "{}: epoch {}, held-out error {:.4}, {} dead atoms, usage {:.1} of {:.1} bits",
-                            part.name,
-                            record.epoch,
-                            record.heldout_relative,
-                            record.dead_atoms,
-                            record.usage_entropy,
-                            (config.atoms as f64).log2()
-                        ));
-                        bar.inc(1);
-                    }
-                    Progress::Resumed { epoch, batch, .. } => {
-                        ui::line(self.stage, &format!("{} goes on at epoch {epoch}, batch {batch}", part.name));
-                        bar.inc(*epoch as u64);
-                    }
-                });
-                if trained.is_err() {
-                    // The others finish their group and stop.
-                    next.store(work.len(), Ordering::Relaxed);
-                    return trained;
-                }
+        workers::each(&work, workers, |(kind, layers)| {
+            let part = GroupFiles::of(&parts, *kind, layers);
+            if part.is_complete() {
+                bar.inc(epochs + 1);
+                return Ok(());
             }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|w| w.join().unwrap_or_else(|_| anyhow::bail!("a training thread panicked")))
+            let config = &self.of(*kind).config;
+            self.train_group(run, *kind, layers, &part, &mut |progress| match progress {
+                Progress::KMeans { iteration, iterations, .. } => {
+                    bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
+                }
+                Progress::Batch { epoch, batch, batches, mse, .. } => {
+                    bar.set_message(format!(
+                        "{}: epoch {epoch}, batch {}/{batches}, loss {mse:.4}",
+                        part.name,
+                        batch + 1
+                    ));
+                }
+                Progress::Epoch { record, .. } => {
+                    bar.set_message(format!(
+                        "{}: epoch {}, held-out error {:.4}, {} dead atoms, usage {:.1} of {:.1} bits",
+                        part.name,
+                        record.epoch,
+                        record.heldout_relative,
+                        record.dead_atoms,
+                        record.usage_entropy,
+                        (config.atoms as f64).log2()
+                    ));
+                    bar.inc(1);
+                }
+                Progress::Resumed { epoch, batch, .. } => {
+                    ui::line(self.stage, &format!("{} goes on at epoch {epoch}, batch {batch}", part.name));
+                    bar.inc(*epoch as u64);
+                }
+            })
         })?;
         bar.finish();
         self.assemble(run, dir, &parts, &work)
