@@ -105,7 +105,8 @@ fn reproduce(run: &Run) -> Result<()> {
         "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
         c.train.atoms, c.train.epochs
     );
-    let needs = |stage: &str| stages::dictionaries::needs(&c.evaluate.schemes, stage);
+    let needed = stages::scores::needed(&c.evaluate.schemes)?;
+    let needs = |stage: &str| needed.contains(&stage);
     if needs("train-best") {
         println!(
             "  train-best the same with options beyond the paper: keys {}, values {}",

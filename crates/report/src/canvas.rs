@@ -56,6 +56,17 @@ impl Rect {
         Self { left: at.0 - reach, top: at.1 - reach, right: at.0 + reach, bottom: at.1 + reach }
     }
 
+    /// Its point that lies nearest to `at`.
+    pub fn nearest(&self, at: (f64, f64)) -> (f64, f64) {
+        (at.0.clamp(self.left, self.right), at.1.clamp(self.top, self.bottom))
+    }
+
+    /// How far `at` lies from it.
+    pub fn distance(&self, at: (f64, f64)) -> f64 {
+        let near = self.nearest(at);
+        (near.0 - at.0).hypot(near.1 - at.1)
+    }
+
     /// Whether the two share area.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom

@@ -133,12 +133,14 @@ pub struct Placer {
     taken: Vec<(Rect, Cost)>,
 }
 
+type Segment = [(f64, f64); 2];
+
 /// Where one label could stand.
 #[derive(Clone, Copy)]
 struct Place {
     rect: Rect,
-    /// From the point to the nearest point of the text.
-    leader: [(f64, f64); 2],
+    /// See [`leader`].
+    leader: Option<Segment>,
     /// What this place costs whatever the other labels do.
     own: f64,
 }
@@ -218,23 +220,17 @@ impl Placer {
                 if !self.within.contains(&rect) {
                     continue;
                 }
-                let near = (at.0.clamp(rect.left, rect.right), at.1.clamp(rect.top, rect.bottom));
-                let distance = (near.0 - at.0).hypot(near.1 - at.1);
-                let start = DOT.min(distance) / distance.max(1.0);
-                let leader = [(at.0 + start * (near.0 - at.0), at.1 + start * (near.1 - at.1)), near];
-                let led = distance > LEADER_FROM;
+                let (distance, leader) = (rect.distance(at), leader(at, &rect));
                 let over = |(taken, cost): &(Rect, Cost)| {
                     let covered = if taken.overlaps(&rect) { cost.0 } else { 0.0 };
-                    covered + if led && crosses(leader, taken) { 0.5 * cost.0 } else { 0.0 }
+                    covered + if leader.is_some_and(|leader| crosses(leader, taken)) { 0.5 * cost.0 } else { 0.0 }
                 };
                 // A text that is nearer to another point than to its own would be read as that point's.
-                let misleading = texts.iter().filter(|Extent { at: other, .. }| {
-                    let near = (other.0.clamp(rect.left, rect.right), other.1.clamp(rect.top, rect.bottom));
-                    *other != at && (near.0 - other.0).hypot(near.1 - other.1) < distance + 2.0
-                });
+                let misleading =
+                    texts.iter().filter(|other| other.at != at && rect.distance(other.at) < distance + 2.0);
                 let own = self.taken.iter().map(over).sum::<f64>()
                     + reach
-                    + if led { 12.0 } else { 0.0 }
+                    + if leader.is_some() { 12.0 } else { 0.0 }
                     + 25.0 * misleading.count() as f64;
                 places.push(Place { rect, leader, own });
             }
@@ -244,11 +240,6 @@ impl Placer {
 }
 
 impl Place {
-    fn leader(&self) -> Option<[(f64, f64); 2]> {
-        let [from, to] = self.leader;
-        ((to.0 - from.0).hypot(to.1 - from.1) + DOT > LEADER_FROM).then_some(self.leader)
-    }
-
     /// What two labels cost each other.
     fn beside(&self, other: &Self) -> f64 {
         const GAP: f64 = 1.5;
@@ -259,19 +250,26 @@ impl Place {
             bottom: self.rect.bottom,
         };
         let covers = if room.overlaps(&other.rect) { Cost::LABEL.0 } else { 0.0 };
-        let over = |leader: Option<[(f64, f64); 2]>, rect: &Rect| {
+        let over = |leader: Option<Segment>, rect: &Rect| {
             if leader.is_some_and(|leader| crosses(leader, rect)) { 0.3 * Cost::LABEL.0 } else { 0.0 }
         };
-        let cross = match (self.leader(), other.leader()) {
+        let cross = match (self.leader, other.leader) {
             (Some(own), Some(other)) if cut(own, other) => Cost::DATA.0,
             _ => 0.0,
         };
-        covers + over(self.leader(), &other.rect) + over(other.leader(), &self.rect) + cross
+        covers + over(self.leader, &other.rect) + over(other.leader, &self.rect) + cross
     }
 }
 
+/// From beside the dot at `at` to the nearest point of its text, where that is too far away to do without.
+fn leader(at: (f64, f64), text: &Rect) -> Option<Segment> {
+    let (near, distance) = (text.nearest(at), text.distance(at));
+    let start = DOT / distance;
+    (distance > LEADER_FROM).then_some([(at.0 + start * (near.0 - at.0), at.1 + start * (near.1 - at.1)), near])
+}
+
 /// Whether a segment has a point inside a rectangle.
-fn crosses([from, to]: [(f64, f64); 2], rect: &Rect) -> bool {
+fn crosses([from, to]: Segment, rect: &Rect) -> bool {
     // The part of the segment inside, cut by one pair of edges after the other (Liang and Barsky).
     let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);
     for (start, step, low, high) in
@@ -290,10 +288,9 @@ fn crosses([from, to]: [(f64, f64); 2], rect: &Rect) -> bool {
 }
 
 /// Whether two segments cut each other.
-fn cut(a: [(f64, f64); 2], b: [(f64, f64); 2]) -> bool {
-    let side = |[from, to]: [(f64, f64); 2], at: (f64, f64)| {
-        (to.0 - from.0) * (at.1 - from.1) - (to.1 - from.1) * (at.0 - from.0)
-    };
+fn cut(a: Segment, b: Segment) -> bool {
+    let side =
+        |[from, to]: Segment, at: (f64, f64)| (to.0 - from.0) * (at.1 - from.1) - (to.1 - from.1) * (at.0 - from.0);
     side(a, b[0]) * side(a, b[1]) < 0.0 && side(b, a[0]) * side(b, a[1]) < 0.0
 }
 
@@ -311,12 +308,8 @@ pub fn at_points<DB: DrawingBackend>(
         })
         .collect::<Result<Vec<_>, ReportError>>()?;
     for (label, rect) in labels.iter().zip(placer.place(&texts)) {
-        let near = (label.at.0.clamp(rect.left, rect.right), label.at.1.clamp(rect.top, rect.bottom));
-        let distance = (near.0 - label.at.0).hypot(near.1 - label.at.1);
-        if distance > LEADER_FROM {
-            let start = DOT / distance;
-            let from = (label.at.0 + start * (near.0 - label.at.0), label.at.1 + start * (near.1 - label.at.1));
-            canvas.line(&[from, near], Stroke { width: 0.8, alpha: 0.55, ..Stroke::solid(GREY) })?;
+        if let Some(leader) = leader(label.at, &rect) {
+            canvas.line(&leader, Stroke { width: 0.8, alpha: 0.55, ..Stroke::solid(GREY) })?;
         }
         let at = (rect.left, (rect.top + rect.bottom) / 2.0);
         canvas.text(&label.text, at, label.size, label.colour, Align::Left)?;

@@ -81,7 +81,7 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
         return Ok(());
     }
     // Sets that a named scheme uses, but for that of rotated keys, which are not recorded.
-    let best = dictionaries::needs(&run.config.evaluate.schemes, "train-best");
+    let best = scores::needed(&run.config.evaluate.schemes)?.contains(&"train-best");
     let shown = |name: &str| name != registry::ROPE_DICTIONARIES && (best || name != registry::BEST_DICTIONARIES);
     let sets: Vec<&(&'static str, DictionarySet)> = sets.iter().filter(|(name, _)| shown(name)).collect();
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();

@@ -46,11 +46,17 @@ pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTre
         ("corpora_sha256", corpora.join(" ")),
         ("calibration", run.finished("calibrate")?.digest),
         ("seed", run.config.seed.to_string()),
-        ("weighting", if plan.keys.weighted { "attention" } else { "none" }.to_owned()),
+        ("weighting", weighting(plan)),
         ("train", serde_json::to_string(&effective)?),
         ("heldout_relative", serde_json::to_string(&losses)?),
     ];
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// How vectors were weighted: the same for both kinds, or each named.
+fn weighting(plan: &Plan) -> String {
+    let [keys, values] = [&plan.keys, &plan.values].map(|recipe| if recipe.weighted { "attention" } else { "none" });
+    if keys == values { keys.to_owned() } else { format!("keys {keys}, values {values}") }
 }
 
 /// The model that dictionaries must belong to.

@@ -222,6 +222,7 @@ mod tests {
         assert!(needs(&["dense", "dense-f16", "kivi-2", "svdq-2"]).unwrap().is_empty());
         assert_eq!(needs(&["csr-8@kmeans", "csr-8+window"]).unwrap(), ["train"]);
         assert_eq!(needs(&["csr-8+rope"]).unwrap(), ["train", "train-rope"]);
+        assert_eq!(needs(&["dense", "csr-8+refit@best"]).unwrap(), ["train", "train-best"]);
         assert_eq!(needs(&["csr-8+budget"]).unwrap(), ["train", "allocate"]);
         for calibrated in ["lexico-8", "cq-8c8b", "cq-8c8b+window", "commvq-k-1", "svdq-2(basis=calibrated)"] {
             assert_eq!(needs(&["dense", calibrated]).unwrap(), [PEERS], "{calibrated}");

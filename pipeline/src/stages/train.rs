@@ -53,31 +53,43 @@ impl Stage for Train {
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
-        let rows: Vec<EpochRow> = files::read_jsonl(&dir.join(EPOCHS))?;
-        let mut lines = Vec::new();
-        for kind in Kind::ALL {
-            let of = |first: bool| {
-                let mut errors = Vec::new();
-                let last = rows.iter().map(|r| r.epoch).max().unwrap_or(0);
-                for row in rows.iter().filter(|r| r.kind == kind) {
-                    if row.epoch == if first { 0 } else { last } {
-                        errors.push(row.heldout_relative);
-                    }
-                }
-                errors
+        let errors = errors(dir)?;
+        let line = |kind: Kind| {
+            let groups: Vec<&GroupErrors> = errors.iter().filter(|group| group.kind == kind).collect();
+            let mean = |of: fn(&GroupErrors) -> f64| {
+                groups.iter().map(|group| of(group)).sum::<f64>() / groups.len().max(1) as f64
             };
-            let (before, after) = (of(true), of(false));
-            let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len().max(1) as f64;
-            let better = before.iter().zip(&after).filter(|(b, a)| a < b).count();
-            lines.push(format!(
-                "{kind}s: held-out relative error {:.4} (k-means) -> {:.4} (NeuralDict), mean of {} groups; lower in {better}",
-                mean(&before),
-                mean(&after),
-                after.len()
-            ));
-        }
-        Ok(lines)
+            format!(
+                "{kind}s: held-out relative error {:.4} (k-means) -> {:.4} (NeuralDict), mean of {} groups; lower in {}",
+                mean(|group| group.first),
+                mean(|group| group.last),
+                groups.len(),
+                groups.iter().filter(|group| group.last < group.first).count()
+            )
+        };
+        Ok(Kind::ALL.map(line).into())
     }
+}
+
+/// A group's held-out relative errors before training and after its last epoch.
+pub struct GroupErrors {
+    pub group: String,
+    pub kind: Kind,
+    pub layers: Vec<usize>,
+    pub first: f64,
+    pub last: f64,
+}
+
+/// Those of every group of a finished stage, whose rows stand group by group.
+pub fn errors(stage: &Path) -> Result<Vec<GroupErrors>> {
+    let mut found: Vec<GroupErrors> = Vec::new();
+    for EpochRow { group, kind, layers, heldout_relative: error, .. } in files::read_jsonl(&stage.join(EPOCHS))? {
+        match found.last_mut() {
+            Some(before) if before.group == group => before.last = error,
+            _ => found.push(GroupErrors { group, kind, layers, first: error, last: error }),
+        }
+    }
+    Ok(found)
 }
 
 /// What the result of training depends on.

@@ -5,11 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
-use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
 use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::train::{self, DICTIONARIES, EPOCHS, Plan, Recipe};
+use crate::stages::train::{self, DICTIONARIES, GroupErrors, Plan, Recipe, errors};
 
 /// What the provenance of the set calls the number of groups from either trainer.
 const CHOSEN: &str = "chosen";
@@ -61,7 +60,7 @@ impl Stage for TrainBest {
             let pairs: Vec<(f64, f64)> = paper
                 .iter()
                 .filter(|group| group.kind == kind)
-                .filter_map(|p| Some((p.error, tried.iter().find(|t| t.group == p.group)?.error)))
+                .filter_map(|p| Some((p.last, tried.iter().find(|t| t.group == p.group)?.last)))
                 .collect();
             let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / pairs.len().max(1) as f64;
             format!(
@@ -85,27 +84,6 @@ fn options(run: &Run, kind: Kind) -> &str {
     }
 }
 
-/// A group's error after its last epoch.
-struct Error {
-    group: String,
-    kind: Kind,
-    layers: Vec<usize>,
-    error: f64,
-}
-
-fn errors(stage: &Path) -> Result<Vec<Error>> {
-    let mut found: Vec<Error> = Vec::new();
-    for row in files::read_jsonl::<EpochRow>(&stage.join(EPOCHS))? {
-        match found.last_mut() {
-            Some(last) if last.group == row.group => last.error = row.heldout_relative,
-            _ => {
-                found.push(Error { group: row.group, kind: row.kind, layers: row.layers, error: row.heldout_relative })
-            }
-        }
-    }
-    Ok(found)
-}
-
 /// Puts the groups of the set in `paper` in the place of those in `dir` that are no better on held-out error.
 fn choose(paper: &Path, dir: &Path) -> Result<()> {
     let (path, theirs) = (dir.join(DICTIONARIES), DictionarySet::load(paper.join(DICTIONARIES))?);
@@ -113,8 +91,8 @@ fn choose(paper: &Path, dir: &Path) -> Result<()> {
     let (tried, before) = (errors(dir)?, errors(paper)?);
     let (mut losses, mut kept) = (Vec::with_capacity(set.groups.len()), 0);
     for group in &mut set.groups {
-        let same = |error: &&Error| error.kind == group.kind && error.layers == group.layers;
-        let of = |errors: &[Error]| errors.iter().find(same).map(|error| error.error);
+        let same = |error: &&GroupErrors| error.kind == group.kind && error.layers == group.layers;
+        let of = |errors: &[GroupErrors]| errors.iter().find(same).map(|error| error.last);
         let (own, other) = (of(&tried).context("a group has no epochs")?, of(&before));
         let paper_group = |g: &&DictionaryGroup| g.kind == group.kind && g.layers == group.layers;
         match (other, theirs.groups.iter().find(paper_group)) {
@@ -139,8 +117,10 @@ mod tests {
     use std::sync::Arc;
 
     use kvcsr_codec::Dictionary;
+    use kvcsr_report::{EpochRow, files};
 
     use super::*;
+    use crate::stages::train::EPOCHS;
 
     #[test]
     fn each_group_is_the_better_of_the_two() {

@@ -135,14 +135,7 @@ impl Coded {
     /// # Errors
     /// As [`Coded::restored`].
     pub fn head_errors(&self) -> Result<Vec<f64>, CodecError> {
-        let (restored, width) = (self.restored()?, self.dictionary.width());
-        let mut sums = vec![(0.0, 0.0); self.heads];
-        for (at, (&x, &y)) in self.vectors.iter().zip(&restored).enumerate() {
-            let (error, energy) = &mut sums[at / width / self.chunks % self.heads];
-            *error += (f64::from(x) - f64::from(y)).powi(2);
-            *energy += f64::from(x).powi(2);
-        }
-        Ok(sums.into_iter().map(|(error, energy)| if energy > 0.0 { error / energy } else { 0.0 }).collect())
+        Ok(self.head_sums()?.into_iter().map(ratio).collect())
     }
 
     /// Relative squared error of all heads together.
@@ -150,11 +143,19 @@ impl Coded {
     /// # Errors
     /// As [`Coded::restored`].
     pub fn error(&self) -> Result<f64, CodecError> {
-        let restored = self.restored()?;
-        let square = |x: f32| f64::from(x).powi(2);
-        let energy: f64 = self.vectors.iter().map(|&x| square(x)).sum();
-        let error: f64 = self.vectors.iter().zip(&restored).map(|(&x, &y)| square(x - y)).sum();
-        Ok(if energy > 0.0 { error / energy } else { 0.0 })
+        Ok(ratio(self.head_sums()?.into_iter().fold((0.0, 0.0), |all, head| (all.0 + head.0, all.1 + head.1))))
+    }
+
+    /// `sum ||x - x^||²` and `sum ||x||²` of each head.
+    fn head_sums(&self) -> Result<Vec<(f64, f64)>, CodecError> {
+        let (restored, width) = (self.restored()?, self.dictionary.width());
+        let mut sums = vec![(0.0, 0.0); self.heads];
+        for (at, (&x, &y)) in self.vectors.iter().zip(&restored).enumerate() {
+            let (error, energy) = &mut sums[at / width / self.chunks % self.heads];
+            *error += (f64::from(x) - f64::from(y)).powi(2);
+            *energy += f64::from(x).powi(2);
+        }
+        Ok(sums)
     }
 
     /// The atoms that point most nearly along a token's vector (its first chunk), either way: atom and cosine, the largest first in size.
@@ -278,6 +279,11 @@ impl Coded {
         let step = lag * self.heads * self.chunks;
         mean_shared((step..self.codes.rows()).map(|row| (self.codes.row(row).0, self.codes.row(row - step).0)))
     }
+}
+
+/// Error over energy; 0 where there is no energy.
+fn ratio((error, energy): (f64, f64)) -> f64 {
+    if energy > 0.0 { error / energy } else { 0.0 }
 }
 
 /// Mean over pairs of the share of the first's atoms that are also in the second; 0 without pairs.

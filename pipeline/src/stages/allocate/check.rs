@@ -13,7 +13,6 @@ use kvcsr_model::Decoder;
 use serde::{Deserialize, Serialize};
 
 use super::PART;
-use crate::stage::Run;
 use crate::stages::{PREFILL_CHUNK, rows_left};
 use crate::ui;
 
@@ -43,7 +42,6 @@ pub struct CheckRow {
 
 /// Appends a row for every text and candidate that `path` lacks.
 pub fn run(
-    run: &Run,
     set: DictionarySet,
     decoder: &Decoder,
     texts: &[(String, HeldoutText)],
@@ -83,10 +81,6 @@ pub fn run(
     }
     out.sync_all()?;
     bar.finish();
-    ui::line(
-        "allocate",
-        &format!("{} budgets tried on {} texts of profile {}", candidates.len(), texts.len(), run.profile),
-    );
     Ok(())
 }
 

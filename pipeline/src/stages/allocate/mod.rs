@@ -132,7 +132,7 @@ impl Stage for Allocate {
         candidates.sort_by_key(|candidate| candidate.level);
         files::write_jsonl(&dir.join(COSTS), &rows)?;
         let path = dir.join(CHECKS);
-        check::run(run, set, &decoder, &texts.checked, &candidates, &path)?;
+        check::run(set, &decoder, &texts.checked, &candidates, &path)?;
         let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
         write_atomically(&dir.join(BUDGETS), serde_json::to_string_pretty(&budgets)?.as_bytes())
     }
