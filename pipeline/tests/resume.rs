@@ -54,6 +54,24 @@ fn rows(path: &PathBuf) -> Vec<String> {
     text.lines().map(timeless).collect()
 }
 
+/// Kills a stage as soon as `some` of it is made.
+fn kill_with_some_made(data: &Path, stage: &str, set: &str, some: impl Fn() -> bool) {
+    let mut child = kvcsr(data, stage, set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !some() {
+        assert!(child.try_wait().unwrap().is_none(), "{stage} ended before it could be killed");
+        assert!(started.elapsed() < Duration::from_secs(120), "nothing of {stage} after two minutes");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Lines of a file that may not be there yet.
+fn lines(path: &Path) -> usize {
+    std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
 #[test]
 fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again() {
     if !is_fetched() {
@@ -66,16 +84,8 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
     run(data, "merge", SMALL);
     run(data, "train", SMALL);
 
-    let mut child = kvcsr(data, "evaluate", SMALL).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let partial = data.join("runs/smoke/evaluate.partial/heldout.jsonl");
-    let started = Instant::now();
-    while std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count()) < 5 {
-        assert!(child.try_wait().unwrap().is_none(), "the evaluation ended before it could be killed");
-        assert!(started.elapsed() < Duration::from_secs(120), "no rows after two minutes");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_with_some_made(data, "evaluate", SMALL, || lines(&partial) >= 5);
     assert!(!data.join("runs/smoke/evaluate").exists(), "an unfinished stage must not look finished");
 
     assert!(run(data, "evaluate", SMALL).contains("going on where an unfinished run stopped"));
@@ -143,16 +153,8 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     }
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
-    let mut child = kvcsr(data, "compare", COMPARE).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let partial = data.join("runs/smoke/compare.partial");
-    let started = Instant::now();
-    while answers(&partial.join("tasks/predictions")).is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "the comparison ended before it could be killed");
-        assert!(started.elapsed() < Duration::from_secs(120), "no answers after two minutes");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_with_some_made(data, "compare", COMPARE, || !answers(&partial.join("tasks/predictions")).is_empty());
     let before = std::fs::read_to_string(partial.join("documents.jsonl")).unwrap();
     assert!(run(data, "compare", COMPARE).contains("going on where an unfinished run stopped"));
     let stage = data.join("runs/smoke/compare");
@@ -242,16 +244,8 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
 
     // On the same vectors: an ablation killed after its first rows makes every row once.
     let set = format!("{set} {ABLATE}");
-    let mut child = kvcsr(data, "ablate", &set).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let partial = data.join("runs/smoke/ablate.partial/ablation.jsonl");
-    let started = Instant::now();
-    while std::fs::read_to_string(&partial).map_or(0, |t| t.lines().count()) < 3 {
-        assert!(child.try_wait().unwrap().is_none(), "the ablation ended before it could be killed");
-        assert!(started.elapsed() < Duration::from_secs(120), "no rows after two minutes");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_with_some_made(data, "ablate", &set, || lines(&partial) >= 3);
     assert!(run(data, "ablate", &set).contains("going on where an unfinished run stopped"));
     let rows = std::fs::read_to_string(data.join("runs/smoke/ablate/ablation.jsonl")).unwrap();
     let names: BTreeSet<String> = rows
