@@ -53,12 +53,24 @@ install_kernel() {
     rm -rf "$cache/evcxr-target"
 }
 
+# Cargo strikes what a notebook does not depend on from the lock file beside its cells, and would choose other versions for the next
+# one. So every kernel starts from the workspace's lock file, one folder above the notebooks.
 register_kernel() {
     JUPYTER_PATH=$venv/share/jupyter "$kernel" --install >/dev/null
+    "$venv/bin/python" - "$venv/share/jupyter/kernels/rust/kernel.json" "$kernel" "$scratch" <<'PYTHON'
+import json, os, sys
+path, kernel, scratch = sys.argv[1:]
+with open(path) as file:
+    spec = json.load(file)
+start = 'if [ -f ../Cargo.lock ]; then cp ../Cargo.lock "$1/Cargo.lock"; fi; exec "$0" --control_file "$2"'
+spec["argv"] = ["sh", "-c", start, kernel, scratch, "{connection_file}"]
+with open(path + ".tmp", "w") as file:
+    json.dump(spec, file, indent=2)
+os.replace(path + ".tmp", path)
+PYTHON
 }
 
-# The kernel reads evcxr.toml from its working directory, the notebooks' folder. With the workspace's lock file beside the crate that it
-# makes of each cell, cells use the versions that the tests ran with.
+# The kernel reads evcxr.toml from its working directory, the notebooks' folder.
 configure_kernel() {
     mkdir -p "$scratch"
     cat >"$repository/notebooks/evcxr.toml.tmp" <<TOML
@@ -71,7 +83,6 @@ preserve_vars_on_panic = false
 TOML
     mv "$repository/notebooks/evcxr.toml.tmp" "$repository/notebooks/evcxr.toml"
     cargo fetch --quiet --locked --manifest-path "$repository/Cargo.toml"
-    cp "$repository/Cargo.lock" "$scratch/Cargo.lock"
 }
 
 # What the kernel compiles once: the packages from the registry, by the compiler that builds them.

@@ -18,9 +18,10 @@ const QUERY_TILE: usize = 128;
 /// buffers (`narrow`); they are not copied. Returns `(B, H, T, D)`.
 ///
 /// # Errors
-/// If the pattern does not fit the shapes, or a tensor operation fails.
+/// If shapes or pattern do not fit each other, or a tensor operation fails.
 pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
     let (b, h, _, _) = q.dims4()?;
+    check_shapes(q, k, v)?;
     pattern.check(b, h)?;
     let q = q.contiguous()?;
     if blocks::fits(&q, k, v) {
@@ -28,6 +29,27 @@ pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<
     } else {
         by_operations(&q, k, v, scale, pattern)
     }
+}
+
+fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(), CacheError> {
+    let (b, h, t, d) = q.dims4()?;
+    let (heads, s, _) = k.dims3()?;
+    if b == 0 || heads == 0 || heads % b != 0 || h % (heads / b) != 0 {
+        let expected = format!("({b}, a multiple of key heads, T, D), with {heads} key heads over the batch");
+        return Err(CacheError::Shape { tensor: "q", expected, found: q.dims().to_vec() });
+    }
+    if k.dims() != [heads, s, d] || s < t {
+        let expected = format!("(B·Hkv, at least {t}, {d}), as q");
+        return Err(CacheError::Shape { tensor: "k", expected, found: k.dims().to_vec() });
+    }
+    if v.dims() != k.dims() {
+        return Err(CacheError::Shape {
+            tensor: "v",
+            expected: format!("{:?}, as k", k.dims()),
+            found: v.dims().to_vec(),
+        });
+    }
+    Ok(())
 }
 
 /// Attention by tensor operations, for devices and types that [`blocks`] does not take.
@@ -165,6 +187,36 @@ mod tests {
             }
         }
         out
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let fits = [&[2usize, 6, 3, 8][..], &[4, 5, 8], &[4, 5, 8]];
+        let wrong: [(&str, usize, &[usize]); 7] = [
+            ("q", 0, &[2, 5, 3, 8]),
+            ("q", 0, &[3, 6, 3, 8]),
+            ("k", 0, &[2, 6, 3, 4]),
+            ("k", 0, &[2, 6, 6, 8]),
+            ("k", 1, &[4, 5, 4]),
+            ("v", 2, &[2, 5, 8]),
+            ("v", 2, &[4, 4, 8]),
+        ];
+        let causal = |[q, k, v]: [&[usize]; 3]| causal(&zeros(q), &zeros(k), &zeros(v), 1.0, &Pattern::default());
+        assert!(causal(fits).is_ok());
+        for (named, at, shape) in wrong {
+            let mut shapes = fits;
+            shapes[at] = shape;
+            match causal(shapes) {
+                Err(CacheError::Shape { tensor, found, .. }) => {
+                    assert_eq!(
+                        (tensor, &found[..]),
+                        (named, shapes[["q", "k", "v"].iter().position(|x| *x == named).unwrap()])
+                    );
+                }
+                other => panic!("{shapes:?}: {other:?}"),
+            }
+        }
     }
 
     #[test]

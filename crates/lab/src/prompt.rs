@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use kvcsr_cache::{Geometry, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Kind};
 use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_report::html;
-use kvcsr_report::notebook::{Coded, Shown};
+use kvcsr_report::notebook::{Coded, Markdown, Shown};
 
 use crate::error::Result;
 use crate::{LabError, Model};
@@ -79,6 +78,6 @@ impl Shown for Prompt {
         let _ = writeln!(text, "| numbers per token, keys and values | {per_token} |");
         let _ = writeln!(text, "| bytes in f16 | {} |", 2 * tokens * per_token);
         let _ = writeln!(text, "| tokens that follow, to score | {} |", self.reference.continuation().len());
-        html::markdown(&text)
+        Markdown::of(&text).html()
     }
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use kvcsr_cache::{Geometry, Rotary};
 use kvcsr_codec::Kind;
-use kvcsr_report::html;
-use kvcsr_report::notebook::{Coded, Outcome, Shown, heldout_vectors, neuraldict, sequence_length};
+use kvcsr_report::notebook::{Coded, Markdown, Outcome, Shown, heldout_vectors, neuraldict, sequence_length};
 
 use crate::error::Result;
 use crate::trial::rope_dictionaries;
@@ -72,7 +71,7 @@ impl Shown for RopeErrors {
                 row.trained_after.map_or_else(|| "`just train-rope`".to_owned(), |error| format!("{error:.4}"));
             text += &format!("| {} | {:.4} | {:.4} | {trained} |\n", row.level, row.before, row.after);
         }
-        html::markdown(&text)
+        Markdown::of(&text).html()
     }
 }
 

@@ -7,8 +7,7 @@ use kvcsr_cache::{LayerCache, Scheme, SchemeContext, Shadow, registry};
 use kvcsr_codec::{DictionarySet, Footprint};
 use kvcsr_longbench::predictions::label;
 use kvcsr_model::Logits;
-use kvcsr_report::html;
-use kvcsr_report::notebook::{Html, Shown, kmeans, neuraldict};
+use kvcsr_report::notebook::{Html, Markdown, Shown, kmeans, neuraldict};
 
 use crate::error::Result;
 use crate::{Model, Prompt};
@@ -154,7 +153,7 @@ pub fn continuations(model: &Model, prompt: &Prompt, schemes: &[Box<dyn Scheme>]
         let written = model.generate(prompt, scheme.as_ref(), tokens)?;
         text += &format!("| {} | {} |\n", label(scheme.name(), scheme.dictionaries()), cell(&written));
     }
-    Ok(Html(html::markdown(&text)))
+    Ok(Markdown::of(&text).shown())
 }
 
 impl Shown for Trials {
@@ -177,7 +176,7 @@ impl Shown for Trials {
                 t.encode_ms
             );
         }
-        html::markdown(&text)
+        Markdown::of(&text).html()
     }
 }
 

@@ -161,11 +161,7 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// The width of a text in units.
     pub fn width_of(&self, text: &str, size: f64) -> Result<f64, ReportError> {
-        // Measured large, because plotters truncates to whole pixels.
-        const ENLARGED: f64 = 16.0;
-        let (width, _) =
-            (FONT, size * ENLARGED).into_font().box_size(text).map_err(|error| ReportError::Draw(error.to_string()))?;
-        Ok(f64::from(width) / ENLARGED)
+        crate::svg::width_of(text, size)
     }
 
     /// A row of line samples with their meaning, starting at `at`. Explains dashes and weights; colours are labelled at the lines themselves.

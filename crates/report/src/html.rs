@@ -45,7 +45,7 @@ fn write_section(out: &mut String, section: &Section) {
                 out,
                 "<figure>\n<div class=\"drawing\">{}</div>\n<figcaption>{} {}</figcaption>\n</figure>\n",
                 inline(svg, caption),
-                escaped(caption),
+                inner(caption),
                 links(&["svg", "png", "csv"].map(|extension| format!("{name}.{extension}")))
             ),
             Block::Folded { summary, text } => {
@@ -92,7 +92,10 @@ fn inline(svg: &str, caption: &str) -> String {
         .into_iter()
         .filter_map(|name| Some(format!(" {name}=\"{}\"", attribute(head, name)?)))
         .collect();
-    format!("<svg{kept} style=\"max-width: {width}px\" role=\"img\" aria-label=\"{}\"{rest}", escaped(first.trim()))
+    format!(
+        "<svg{kept} style=\"max-width: {width}px\" role=\"img\" aria-label=\"{}\"{rest}",
+        escaped(&first.trim().replace('`', ""))
+    )
 }
 
 fn attribute<'t>(tag: &'t str, name: &str) -> Option<&'t str> {

@@ -49,6 +49,7 @@ pub mod records;
 pub mod save;
 pub mod splice;
 pub mod style;
+mod svg;
 #[cfg(feature = "tables")]
 pub mod tables;
 pub mod ticks;

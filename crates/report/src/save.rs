@@ -18,6 +18,7 @@ use crate::{
     files,
     notebook::Shown,
     page::escaped,
+    svg,
 };
 
 /// A figure: rows in, drawing and caption out.
@@ -69,16 +70,14 @@ pub fn figure<F: Figure>(folder: &Path, rows: &[F::Row]) -> Result<Saved, Report
 
 /// The figure as the text of an SVG file of nominal size.
 pub fn svg<F: Figure>(rows: &[F::Row]) -> Result<String, ReportError> {
-    let (width, height) = F::SIZE;
-    let fine = (width * FINE, height * FINE);
+    let fine = (F::SIZE.0 * FINE, F::SIZE.1 * FINE);
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, fine).into_drawing_area();
         F::draw(&root, rows)?;
         root.present()?;
     }
-    let drawn = format!("<svg width=\"{}\" height=\"{}\"", fine.0, fine.1);
-    Ok(text.replacen(&drawn, &format!("<svg width=\"{width}\" height=\"{height}\""), 1))
+    svg::with_text_widths(&svg::of_size(&text, fine, F::SIZE))
 }
 
 /// The figure as RGB bytes, row by row, with its width and height in pixels: twice the nominal size.

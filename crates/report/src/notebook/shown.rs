@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use kvcsr_codec::{DictionarySet, Footprint, SparseCodes};
+use kvcsr_codec::{DictionaryGroup, DictionarySet, Footprint, SparseCodes};
 
 use crate::{html, page::escaped};
 
@@ -45,34 +45,43 @@ impl Markdown {
 
 impl Shown for Markdown {
     fn html(&self) -> String {
-        html::markdown(&self.0)
+        markdown(&self.0)
     }
 }
 
+/// Markdown as HTML with columns to the left unless they say otherwise: Jupyter's own style has all to the right.
+fn markdown(text: &str) -> String {
+    let html = html::markdown(text);
+    html.replace("<th>", "<th style=\"text-align: left\">").replace("<td>", "<td style=\"text-align: left\">")
+}
+
+/// A line per dictionary, except that neighbouring layers with one of their own each share a line if it reads the same.
 impl Shown for DictionarySet {
     fn html(&self) -> String {
         let mut text = format!(
-            "{} dictionaries for heads of {} channels\n\n| kind | layers | atoms | width | chunks | trained at | bytes |\n|---|---|--:|--:|--:|--:|--:|\n",
+            "{} dictionaries for heads of {} channels\n\n| kind | layers | atoms | width | chunks | trained at | bytes each |\n|---|---|--:|--:|--:|--:|--:|\n",
             self.groups.len(),
             self.head_dim
         );
-        for group in &self.groups {
-            let d = &group.dictionary;
+        let same = |a: &DictionaryGroup, b: &DictionaryGroup| {
+            let next = matches!((&a.layers[..], &b.layers[..]), (&[a], &[b]) if b == a + 1);
+            next && columns(a) == columns(b) && a.kind == b.kind
+        };
+        for run in self.groups.chunk_by(same) {
+            let layers = match (&run[0].layers[..], &run[run.len() - 1].layers[..]) {
+                (&[first], &[last]) if first != last => format!("{first} to {last}, one each"),
+                (layers, _) => crate::csv::spaced(layers),
+            };
             // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | s = {} | {} |",
-                group.kind,
-                crate::csv::spaced(&group.layers),
-                d.len(),
-                d.width(),
-                group.chunks,
-                group.sparsity,
-                d.bytes()
-            );
+            let _ = writeln!(text, "| {} | {layers} | {} |", run[0].kind, columns(&run[0]));
         }
-        html::markdown(&text)
+        markdown(&text)
     }
+}
+
+fn columns(group: &DictionaryGroup) -> String {
+    let d = &group.dictionary;
+    format!("{} | {} | {} | s = {} | {}", d.len(), d.width(), group.chunks, group.sparsity, d.bytes())
 }
 
 impl Shown for Footprint {
@@ -82,7 +91,7 @@ impl Shown for Footprint {
             let _ = writeln!(text, "| {part} | {bytes} | {:.1} % |", 100.0 * bytes as f64 / self.total() as f64);
         }
         let _ = writeln!(text, "| **all** | {} | |", self.total());
-        html::markdown(&text)
+        markdown(&text)
     }
 }
 
@@ -97,7 +106,7 @@ impl Shown for SparseCodes {
                 atoms.iter().zip(coefficients).map(|(atom, c)| format!("{:+.3} × {atom}", c.to_f32())).collect();
             let _ = writeln!(text, "| {row} | {} |", terms.join(", "));
         }
-        html::markdown(&text)
+        markdown(&text)
     }
 }
 
@@ -111,19 +120,19 @@ impl Shown for crate::page::Page {
     }
 }
 
-/// A polars table: at most 40 rows, numbers to the right.
+/// A polars table: at most 20 rows, numbers to the right.
 #[cfg(feature = "tables")]
 impl Shown for polars::prelude::DataFrame {
     fn html(&self) -> String {
-        const ROWS: usize = 40;
+        const ROWS: usize = 20;
         let names: Vec<String> = self.get_column_names().iter().map(|name| name.to_string()).collect();
         let columns: Vec<crate::tables::MarkdownColumn<'_>> =
             names.iter().map(|name| crate::tables::MarkdownColumn { name, heading: name, decimals: None }).collect();
         let rows = self.height();
         match crate::tables::markdown(&self.head(Some(ROWS)), &columns) {
-            Ok(table) if rows > ROWS => html::markdown(&format!("{table}\n{ROWS} of {rows} rows\n")),
-            Ok(table) => html::markdown(&table),
-            Err(error) => html::markdown(&error.to_string()),
+            Ok(table) if rows > ROWS => markdown(&format!("{table}\n{ROWS} of {rows} rows\n")),
+            Ok(table) => markdown(&table),
+            Err(error) => markdown(&error.to_string()),
         }
     }
 }
@@ -137,7 +146,10 @@ mod tests {
         let mut codes = SparseCodes::new(2);
         codes.append(&[0, 1], &[1.0, -2.0]);
         let html = codes.html();
-        assert!(html.contains("<table>") && html.contains("-2.000 × 1"), "{html}");
+        assert!(
+            html.contains("<table>") && html.contains("<td style=\"text-align: left\">") && html.contains("-2.000 × 1"),
+            "{html}"
+        );
         let footprint = Footprint { indices: 30, coefficients: 10, ..Footprint::default() };
         assert!(footprint.html().contains("75.0 %"), "{}", footprint.html());
     }
@@ -148,8 +160,8 @@ mod tests {
         let numbers: Vec<f64> = (0..50).map(f64::from).collect();
         let frame = polars::df!["scheme" => vec!["a|b"; 50], "kl" => numbers]?;
         let html = frame.html();
-        assert_eq!(html.matches("<tr>").count(), 41, "{html}");
-        assert!(html.contains("a|b") && html.contains("40 of 50 rows") && html.contains("text-align: right"), "{html}");
+        assert_eq!(html.matches("<tr>").count(), 21, "{html}");
+        assert!(html.contains("a|b") && html.contains("20 of 50 rows") && html.contains("text-align: right"), "{html}");
         Ok(())
     }
 }
