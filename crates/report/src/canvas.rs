@@ -161,7 +161,7 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
 
     /// The width of a text in units.
     pub fn width_of(&self, text: &str, size: f64) -> Result<f64, ReportError> {
-        crate::svg::width_of(text, size)
+        style::width_of(text, size)
     }
 
     /// A row of line samples with their meaning, starting at `at`. Explains dashes and weights; colours are labelled at the lines themselves.

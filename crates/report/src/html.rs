@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use pulldown_cmark::{Event, Options, Parser, html::push_html};
 
-use crate::page::{Block, Page, Section, escaped};
+use crate::{
+    page::{Block, Page, Section, escaped},
+    svg::attribute,
+};
 
 const STYLE: &str = include_str!("html.css");
 
@@ -96,11 +99,6 @@ fn inline(svg: &str, caption: &str) -> String {
         "<svg{kept} style=\"max-width: {width}px\" role=\"img\" aria-label=\"{}\"{rest}",
         escaped(&first.trim().replace('`', ""))
     )
-}
-
-fn attribute<'t>(tag: &'t str, name: &str) -> Option<&'t str> {
-    let from = tag.find(&format!(" {name}=\""))? + name.len() + 3;
-    tag[from..].split('"').next()
 }
 
 #[cfg(test)]

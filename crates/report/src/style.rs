@@ -3,7 +3,7 @@
 //! Lengths are in *units*: one unit is one pixel of a figure at its nominal size, half a printed page wide or high.
 //! [`crate::canvas::Canvas`] scales them to whatever area a figure is drawn on.
 
-use plotters::style::{FontStyle, RGBColor, register_font};
+use plotters::style::{FontStyle, IntoFont, RGBColor, register_font};
 
 use crate::{error::ReportError, records::Kind};
 
@@ -17,6 +17,15 @@ static FONT_BYTES: &[u8] = include_bytes!("../fonts/LiberationSans-Regular.ttf")
 /// Every draw function calls this, because a notebook's cells are separate libraries with separate registries: what one cell registers, the next lacks.
 pub fn register() -> Result<(), ReportError> {
     register_font(FONT, FontStyle::Normal, FONT_BYTES).map_err(|_| ReportError::Font(FONT_FILE))
+}
+
+/// The width of a text in the shipped font, in the unit of its height. The font must be registered.
+pub fn width_of(text: &str, height: f64) -> Result<f64, ReportError> {
+    // Measured large, because plotters truncates to whole pixels.
+    const ENLARGED: f64 = 16.0;
+    let font = (FONT, height * ENLARGED).into_font();
+    let (width, _) = font.box_size(text).map_err(|error| ReportError::Draw(error.to_string()))?;
+    Ok(f64::from(width) / ENLARGED)
 }
 
 /// Okabe and Ito's colour-blind-safe palette (<https://jfly.uni-koeln.de/color/>), without its yellow, which is too light for lines on white.

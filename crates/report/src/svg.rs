@@ -1,20 +1,9 @@
 //! What plotters' SVG lacks: a nominal size, and texts that keep their width where the viewer has another font.
 
-use plotters::style::IntoFont;
-
-use crate::{error::ReportError, style::FONT};
+use crate::{error::ReportError, style};
 
 /// plotters writes a font of height `h` as one of size `h / 1.24`.
 const HEIGHT_OF_SIZE: f64 = 1.24;
-/// Measured large, because plotters truncates to whole pixels.
-const ENLARGED: f64 = 16.0;
-
-/// The width of a text in the shipped font, in the unit of its height.
-pub fn width_of(text: &str, height: f64) -> Result<f64, ReportError> {
-    let font = (FONT, height * ENLARGED).into_font();
-    let (width, _) = font.box_size(text).map_err(|error| ReportError::Draw(error.to_string()))?;
-    Ok(f64::from(width) / ENLARGED)
-}
 
 /// `drawn`, an SVG of `drawn_size` pixels, shown at `size`.
 pub fn of_size(drawn: &str, drawn_size: (u32, u32), size: (u32, u32)) -> String {
@@ -25,7 +14,7 @@ pub fn of_size(drawn: &str, drawn_size: (u32, u32), size: (u32, u32)) -> String 
 /// Gives every text the width that it was placed with. Labels were kept apart by the shipped font's metrics; a viewer that has
 /// none of the same metrics would draw them wider, over each other and over the edge.
 pub fn with_text_widths(drawn: &str) -> Result<String, ReportError> {
-    const OPEN: &str = "<text ";
+    const OPEN: &str = "<text";
     let mut out = String::with_capacity(drawn.len() + drawn.len() / 8);
     let mut rest = drawn;
     while let Some(at) = rest.find(OPEN) {
@@ -33,16 +22,21 @@ pub fn with_text_widths(drawn: &str) -> Result<String, ReportError> {
         out.push_str(before);
         rest = element;
         let Some((attributes, content)) = element.split_once('>') else { break };
-        let size =
-            attributes.split_once("font-size=\"").and_then(|(_, size)| size.split('"').next()?.parse::<f64>().ok());
+        let size = attribute(attributes, "font-size").and_then(|size| size.parse::<f64>().ok());
         let text = content.split("</text>").next().unwrap_or_default().trim();
         if let Some(size) = size.filter(|_| text.chars().nth(1).is_some()) {
-            let width = width_of(&unescaped(text), size * HEIGHT_OF_SIZE)?;
-            out.push_str(&format!("textLength=\"{width:.0}\" lengthAdjust=\"spacingAndGlyphs\" "));
+            let width = style::width_of(&unescaped(text), size * HEIGHT_OF_SIZE)?;
+            out.push_str(&format!(" textLength=\"{width:.0}\" lengthAdjust=\"spacingAndGlyphs\""));
         }
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// An attribute's value; `tag` is what stands between an element's name, its space included, and its `>`.
+pub fn attribute<'t>(tag: &'t str, name: &str) -> Option<&'t str> {
+    let from = tag.find(&format!(" {name}=\""))? + name.len() + 3;
+    tag[from..].split('"').next()
 }
 
 fn unescaped(text: &str) -> String {
@@ -57,11 +51,11 @@ mod tests {
 
     #[test]
     fn texts_get_their_widths_and_nothing_else_changes() {
-        crate::style::register().unwrap();
+        style::register().unwrap();
         let drawn = "<svg>\n<text x=\"1\" font-size=\"50\" fill=\"#000\">\na &lt; b\n</text>\n<line/>\n\
                      <text font-size=\"50\">\n3\n</text>\n</svg>";
         let fitted = with_text_widths(drawn).unwrap();
-        let width = width_of("a < b", 62.0).unwrap().round();
+        let width = style::width_of("a < b", 62.0).unwrap().round();
         assert!(width > 80.0 && width < 140.0, "{width}");
         let expected =
             drawn.replacen("<text x", &format!("<text textLength=\"{width}\" lengthAdjust=\"spacingAndGlyphs\" x"), 1);
