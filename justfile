@@ -162,7 +162,7 @@ test: setup lint smoke
 [group('develop')]
 golden-answers:
     @python3 pipeline/setup/libtorch.py
-    cargo test --release --locked --package kvcsr-longbench --test golden_answers -- --include-ignored --nocapture
+    cargo test --release --locked --package kvcsr-eval --test golden_answers -- --include-ignored --nocapture
 
 # Formatting, clippy and rustdoc, all warnings as errors
 [group('develop')]

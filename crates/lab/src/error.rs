@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kvcsr_longbench::heldout::EvaluationError;
+use kvcsr_eval::heldout::EvaluationError;
 use kvcsr_model::ModelError;
 
 /// What can go wrong while a model, a prompt or vectors are looked at.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kvcsr_cache::{Geometry, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Kind};
-use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_report::notebook::{Coded, Markdown, Shown};
 
 use crate::error::Result;

@@ -17,12 +17,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_longbench::evaluate::{Summary, labels, summarise};
-use kvcsr_longbench::heldout::{HeldoutText, Reference};
-use kvcsr_longbench::predictions::label;
-use kvcsr_longbench::stats::Bootstrap;
-use kvcsr_longbench::suite::grid::Grid;
-use kvcsr_longbench::suite::{Selection, Suite as Tasks};
+use kvcsr_eval::evaluate::{Summary, labels, summarise};
+use kvcsr_eval::heldout::{HeldoutText, Reference};
+use kvcsr_eval::predictions::label;
+use kvcsr_eval::stats::Bootstrap;
+use kvcsr_eval::suite::grid::Grid;
+use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::compare::{self, CompareDocument, CompareRow};
 use kvcsr_report::files;

@@ -1,6 +1,6 @@
 //! suite: our own tasks under every scheme, for machines without LongBench. Not LongBench, and never called so.
 //!
-//! Tasks, prompts and builders are [`kvcsr_longbench::suite`]; the texts are inputs of `data/sources.toml`. Answers stream to
+//! Tasks, prompts and builders are [`kvcsr_eval::suite`]; the texts are inputs of `data/sources.toml`. Answers stream to
 //! `predictions/<scheme>/<task>.jsonl`; an unfinished run of the same recipe goes on with the first record it lacks.
 
 use std::fmt::Write as _;
@@ -8,14 +8,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
-use kvcsr_longbench::evaluate::{Summary, Work, labels, summarise};
-use kvcsr_longbench::metrics::MetricOptions;
-use kvcsr_longbench::predictions::Predictions;
-use kvcsr_longbench::prompt::Chat;
-use kvcsr_longbench::runner::{RunOptions, Runner};
-use kvcsr_longbench::stats::Bootstrap;
-use kvcsr_longbench::suite::grid::{self, Grid};
-use kvcsr_longbench::suite::{Selection, Suite as Tasks, Texts};
+use kvcsr_eval::evaluate::{Summary, Work, labels, summarise};
+use kvcsr_eval::metrics::MetricOptions;
+use kvcsr_eval::predictions::Predictions;
+use kvcsr_eval::prompt::Chat;
+use kvcsr_eval::runner::{RunOptions, Runner};
+use kvcsr_eval::stats::Bootstrap;
+use kvcsr_eval::suite::grid::{self, Grid};
+use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::longbench::{run_markdown, schemes_markdown};
 use kvcsr_report::{RetrievalRow, files};
@@ -172,7 +172,7 @@ impl Section {
     fn circumstances(&self) -> String {
         let of = |name: &str| self.settings.get(name).map_or_else(|| "?".to_owned(), Value::to_string);
         format!(
-            "Our own tasks (`crates/longbench/data/suite.toml`, version {}), **not LongBench**: texts from pinned packages, prompts of ours, LongBench's \
+            "Our own tasks (`crates/eval/data/suite.toml`, version {}), **not LongBench**: texts from pinned packages, prompts of ours, LongBench's \
              metrics. The first {} records of each task; one exact prefill per prompt, compressed and answered by every scheme, greedily. Differences \
              are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws); a scheme's rank is one more than the \
              number of schemes that are better by an interval above zero. Decoding times are those of schemes that decode beside each other, one to a core.",

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use kvcsr_cache::{Budget, Budgets, SchemeContext, registry};
 use kvcsr_codec::DictionarySet;
-use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_model::Decoder;
 use serde::{Deserialize, Serialize};
 

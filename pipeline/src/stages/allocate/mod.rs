@@ -18,7 +18,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
 use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
-use kvcsr_longbench::heldout::{HeldoutText, Reference};
+use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};

@@ -20,11 +20,11 @@
 //! - [`heldout`]: perplexity, divergence and agreement on held-out text, which needs no LongBench.
 //!
 //! ```
-//! use kvcsr_longbench::metrics::MetricOptions;
-//! use kvcsr_longbench::score::sample_score;
-//! use kvcsr_longbench::tasks::TaskTable;
+//! use kvcsr_eval::metrics::MetricOptions;
+//! use kvcsr_eval::score::sample_score;
+//! use kvcsr_eval::tasks::TaskTable;
 //!
-//! # fn main() -> kvcsr_longbench::Result<()> {
+//! # fn main() -> kvcsr_eval::Result<()> {
 //! // Few-shot tasks score the first line of the prediction only, after its leading newlines.
 //! let triviaqa = TaskTable::embedded().get("triviaqa")?;
 //! let answers = ["Venice".to_owned(), "City of Venice".to_owned()];

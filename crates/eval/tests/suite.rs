@@ -6,9 +6,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use kvcsr_longbench::prompt::prepare;
-use kvcsr_longbench::suite::grid::{Grid, Place};
-use kvcsr_longbench::suite::{Selection, Suite, Texts};
+use kvcsr_eval::prompt::prepare;
+use kvcsr_eval::suite::grid::{Grid, Place};
+use kvcsr_eval::suite::{Selection, Suite, Texts};
 use kvcsr_model::Gguf;
 
 const FILES: [(&str, &str); 8] = [

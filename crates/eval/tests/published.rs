@@ -4,11 +4,11 @@
 
 mod common;
 
-use kvcsr_longbench::TokensError;
-use kvcsr_longbench::config::Config;
-use kvcsr_longbench::prompt::{Tokens, llama2_chat, prepare};
-use kvcsr_longbench::record::read_records;
-use kvcsr_longbench::tasks::TaskTable;
+use kvcsr_eval::TokensError;
+use kvcsr_eval::config::Config;
+use kvcsr_eval::prompt::{Tokens, llama2_chat, prepare};
+use kvcsr_eval::record::read_records;
+use kvcsr_eval::tasks::TaskTable;
 
 /// One token per character.
 struct Characters;

@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! use kvcsr_cache::{Scheme, SchemeContext, registry};
-//! use kvcsr_longbench::heldout::{HeldoutText, Reference};
+//! use kvcsr_eval::heldout::{HeldoutText, Reference};
 //!
 //! # fn score(decoder: &kvcsr_model::Decoder, ids: Vec<u32>, own: &dyn Scheme) -> Result<(), Box<dyn std::error::Error>> {
 //! let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
