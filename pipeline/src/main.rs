@@ -1,5 +1,6 @@
 //! The `kvcsr` command: stages, manifests and profiles around the library crates.
 
+mod atomic;
 mod cli;
 mod commands;
 mod config;

@@ -6,11 +6,12 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result, bail};
 use kvcsr_model::{ChatTemplate, Checkpoint, Decoder, Gguf, HfCheckpoint, Precision, Tokenizer, find_device};
 
+use crate::atomic;
 use crate::config::Config;
 use crate::hub::{self, HubName};
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
-use crate::stage::{Run, write_atomically};
+use crate::stage::Run;
 
 /// The name that stands for the embedded model.
 const DEFAULT: &str = "default";
@@ -136,7 +137,7 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
         if let Some(folder) = memory.parent() {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        write_atomically(memory, serde_json::to_string_pretty(&known)?.as_bytes())?;
+        atomic::write_json(memory, &known)?;
     }
     Ok(all.finalize().to_hex().to_string())
 }

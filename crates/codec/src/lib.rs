@@ -54,6 +54,7 @@
 //! calibrated methods learn. All are safetensors
 //! files, read as untrusted and written under a temporary name that is renamed when complete.
 
+pub mod atomic;
 mod atoms;
 pub mod attend;
 pub mod codebooks;

@@ -15,9 +15,10 @@ use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
 use toml::Value;
 
+use crate::atomic;
 use crate::config::Config;
 use crate::paths::Paths;
-use crate::stage::{self, Run, Stage, write_atomically};
+use crate::stage::{self, Run, Stage};
 use crate::stages::evaluate::{Evaluate, HELDOUT};
 use crate::stages::{calibrate::Calibrate, merge::Merge, train::Train};
 use crate::ui;
@@ -138,8 +139,8 @@ fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
             blocks: vec![figure, Block::Markdown(table), Block::Files(vec!["sweep.csv".to_owned()])],
         }],
     };
-    write_atomically(&dir.join("sweep.md"), page.markdown().as_bytes())?;
-    write_atomically(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
+    atomic::write(&dir.join("sweep.md"), page.markdown().as_bytes())?;
+    atomic::write(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
     for file in ["sweep.html", "sweep.md", "sweep.csv"] {
         ui::line("sweep", &base.paths.show(&dir.join(file)).to_string());
     }

@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 
 use self::cells::Cell;
 use self::page::Section;
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::atomic;
+use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::GroupShards;
 use crate::stages::{layers, merge, open_shard, rows_left};
 use crate::text::Part;
@@ -108,10 +109,10 @@ impl Stage for Ablate {
         for name in [PromptScatter::NAME, RotaryScatter::NAME] {
             for extension in ["svg", "png", "csv"] {
                 let file = format!("{name}.{extension}");
-                write_atomically(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
+                atomic::write(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
             }
         }
-        write_atomically(&target.join(PAGE), section.page(run)?.as_bytes())
+        atomic::write(&target.join(PAGE), section.page(run)?.as_bytes())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {

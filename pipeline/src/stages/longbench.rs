@@ -22,11 +22,12 @@ use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
 
 use super::scores;
+use crate::atomic;
 use crate::config;
 use crate::longbench_hub;
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models;
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{PREFILL_CHUNK, open_model};
 use crate::ui;
 
@@ -134,7 +135,7 @@ impl Stage for LongBench {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
             if std::fs::read(&to).ok().as_ref() != Some(&bytes) {
-                write_atomically(&to, &bytes)?;
+                atomic::write(&to, &bytes)?;
             }
         }
         let text = std::fs::read_to_string(dir.join(README_PART))?;
@@ -295,8 +296,8 @@ fn write_results(
         files::write_jsonl(&dir.join(LENGTHS), &lengths)?;
         write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_cells(&lengths)))?;
     }
-    write_atomically(&dir.join(PAGE), page.as_bytes())?;
-    write_atomically(&dir.join(README_PART), readme(run, &summary)?.as_bytes())
+    atomic::write(&dir.join(PAGE), page.as_bytes())?;
+    atomic::write(&dir.join(README_PART), readme(run, &summary)?.as_bytes())
 }
 
 /// How many records, in words.

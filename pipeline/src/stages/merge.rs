@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kvcsr_codec::Kind;
 use kvcsr_neuraldict::LayerGroups;
 use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
 use kvcsr_report::{DivergenceRow, files};
 use serde_json::{Map, Value};
 
+use crate::atomic;
 use crate::config::{Merge as Settings, Target};
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard};
 use crate::text::Part;
 use crate::ui;
@@ -75,7 +76,7 @@ impl Stage for Merge {
         let values = groups.pop().unwrap_or_default();
         let groups = LayerGroups::new(groups.pop().unwrap_or_default(), values)?;
         files::write_jsonl(&dir.join(DIVERGENCE), &rows)?;
-        write_atomically(&dir.join(GROUPS), serde_json::to_string_pretty(&groups)?.as_bytes())
+        atomic::write_json(&dir.join(GROUPS), &groups)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -120,7 +121,5 @@ pub fn for_target(matrix: &[f64], layers: usize, groups: usize, by: Target) -> (
 
 /// The groups of a finished stage.
 pub fn read(dir: &Path) -> Result<LayerGroups> {
-    let path = dir.join(GROUPS);
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+    atomic::read_json(&dir.join(GROUPS))
 }

@@ -27,7 +27,8 @@ use serde_json::{Map, Value};
 use self::check::{Candidate, CheckRow, UNIFORM};
 use self::design::{Cost, Slot};
 use self::restored::{DesignRun, Restored};
-use crate::stage::{Run, Stage, write_atomically};
+use crate::atomic;
+use crate::stage::{Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_and_model_inputs, text_parameters};
@@ -134,7 +135,7 @@ impl Stage for Allocate {
         let path = dir.join(CHECKS);
         check::run(set, &decoder, &texts.checked, &candidates, &path)?;
         let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
-        write_atomically(&dir.join(BUDGETS), serde_json::to_string_pretty(&budgets)?.as_bytes())
+        atomic::write_json(&dir.join(BUDGETS), &budgets)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {

@@ -13,11 +13,10 @@ use kvcsr_report::page::Page;
 use kvcsr_report::{html, splice};
 use serde_json::{Map, Value};
 
-use crate::manifest;
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::stages::report::sheet::{README_PREFIX, Sheet};
-use crate::ui;
+use crate::{atomic, manifest, ui};
 
 /// Tables that also lie beside the profiles' folders, as `data/results/<name>`.
 const SHARED: [&str; 2] = ["compare.csv", "compare.parquet"];
@@ -69,8 +68,8 @@ impl Stage for Report {
             }
             page.sections.push(sheet.into_section());
         }
-        write_atomically(&dir.join(PAGE), page.markdown().as_bytes())?;
-        write_atomically(&dir.join(HTML), html::html(&page).as_bytes())
+        atomic::write(&dir.join(PAGE), page.markdown().as_bytes())?;
+        atomic::write(&dir.join(HTML), html::html(&page).as_bytes())
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -123,5 +122,5 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     if std::fs::read(to).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
-    write_atomically(to, &bytes)
+    atomic::write(to, &bytes)
 }

@@ -3,8 +3,6 @@
 //! Groups that an unfinished run of the same recipe completed are kept, and one that it was in the
 //! midst of goes on from its checkpoint.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +12,7 @@ use kvcsr_neuraldict::{Inputs, Progress, TrainConfig, Trained, train_group_from}
 use kvcsr_report::{EpochRow, files};
 
 use super::{DICTIONARIES, EPOCHS, KMEANS, Recipe};
+use crate::atomic;
 use crate::machine::memory_bytes;
 use crate::stage::Run;
 use crate::stages::{merge, open_shard, open_weights, provenance};
@@ -164,13 +163,11 @@ impl Plan {
             }
             DictionarySet { head_dim, groups, provenance }.save(dir.join(file))?;
         }
-        let temporary = dir.join("epochs.tmp");
-        let mut epochs = File::create(&temporary)?;
+        let mut epochs = Vec::new();
         for (kind, layers) in work {
-            epochs.write_all(&std::fs::read(GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?)?;
+            epochs.extend(std::fs::read(GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?);
         }
-        epochs.sync_all()?;
-        std::fs::rename(temporary, dir.join(EPOCHS))?;
+        atomic::write(&dir.join(EPOCHS), &epochs)?;
         std::fs::remove_dir_all(parts)?;
         Ok(())
     }
