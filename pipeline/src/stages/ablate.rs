@@ -28,7 +28,7 @@ use crate::atomic;
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::GroupShards;
 use crate::stages::{layers, merge, open_shard, rows_left};
-use crate::text::Part;
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// File of the rows.
@@ -158,11 +158,11 @@ fn train(run: &Run, dir: &Path, cell: &Cell) -> Result<Vec<AblationRow>> {
     cell.layers
         .iter()
         .map(|&layer| {
-            let shard = open_shard(run, Part::Heldout, layer, cell.kind)?;
+            let shard = open_shard(run, Side::Heldout, layer, cell.kind)?;
             let mut vectors = vec![0f32; shard.rows(width) * width];
             shard.read(width, 0..shard.rows(width), &mut vectors)?;
             let error = reconstruction_error(&encoder, &vectors, cell.config.sparsity)?;
-            let trained_on = open_shard(run, Part::Calibration, layer, cell.kind)?.rows(width) * cell.layers.len();
+            let trained_on = open_shard(run, Side::Calibration, layer, cell.kind)?.rows(width) * cell.layers.len();
             Ok(AblationRow {
                 section: cell.section.to_owned(),
                 name: cell.name.clone(),

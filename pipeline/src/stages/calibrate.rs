@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::importance::Observed;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name, text_and_model_inputs};
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// See the module.
@@ -43,8 +43,8 @@ impl Stage for Calibrate {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
-        record(run, &decoder, &tokenizer, Part::Calibration, settings.tokens, dir)?;
-        record(run, &decoder, &tokenizer, Part::Heldout, settings.heldout_tokens, dir)
+        record(run, &decoder, &tokenizer, Side::Calibration, settings.tokens, dir)?;
+        record(run, &decoder, &tokenizer, Side::Heldout, settings.heldout_tokens, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -61,7 +61,7 @@ impl Stage for Calibrate {
 
 /// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
 /// and kind, and one of weights where they are asked for.
-fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, tokens: usize, dir: &Path) -> Result<()> {
+fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
     let per_corpus = tokens.div_ceil(length * corpora.len());
@@ -86,14 +86,14 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, token
             .collect()
     };
     let (vectors, weights) = match side {
-        Part::Calibration => ("calibration", "importance"),
-        Part::Heldout => ("heldout", "importance-heldout"),
+        Side::Calibration => ("calibration", "importance"),
+        Side::Heldout => ("heldout", "importance-heldout"),
     };
     let mut vectors = create(vectors, geometry.head_dim)?;
     let mut weights = if run.config.calibrate.importance { create(weights, 1)? } else { Vec::new() };
     let bar = ui::bar("calibrate", total as u64, "tokens");
     for id in corpora {
-        bar.set_message(format!("{id}, {}", if side == Part::Heldout { "held out" } else { "calibration" }));
+        bar.set_message(format!("{id}, {}", if side == Side::Heldout { "held out" } else { "calibration" }));
         for ids in corpus(run, tokenizer, id, side, length, per_corpus)? {
             let seen = Observed::prefill(decoder, &ids, PREFILL_CHUNK, !weights.is_empty())?;
             for (writers, seen) in vectors.iter_mut().zip(&seen) {

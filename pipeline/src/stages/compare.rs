@@ -32,7 +32,7 @@ use crate::stage::{Run, Stage};
 use crate::stages::{
     PREFILL_CHUNK, corpus, open_model, rows_left, scores, suite, text_and_model_inputs, text_parameters,
 };
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// Folder of the tasks' answers and scores.
@@ -170,7 +170,7 @@ fn measure(
     for (&tokens, &count) in settings.contexts.iter().zip(&settings.documents) {
         for domain in &run.config.corpora {
             let length = tokens + settings.continuation;
-            for (i, ids) in corpus(run, tokenizer, domain, Part::Heldout, length, count)?.into_iter().enumerate() {
+            for (i, ids) in corpus(run, tokenizer, domain, Side::Heldout, length, count)?.into_iter().enumerate() {
                 let id = format!("{domain}-{i:03}");
                 let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
                 let todo: Vec<&Box<dyn Scheme>> =

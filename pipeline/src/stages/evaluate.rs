@@ -23,7 +23,7 @@ use crate::stages::{
     PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, rows_left, scores,
     text_and_model_inputs, text_parameters,
 };
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// File of the rows per document and scheme.
@@ -91,7 +91,7 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
         for group in &set.groups {
             let encoder = Encoder::new(group.dictionary.clone());
             for &layer in &group.layers {
-                let shard = open_shard(run, Part::Heldout, layer, group.kind)?;
+                let shard = open_shard(run, Side::Heldout, layer, group.kind)?;
                 let width = group.dictionary.width();
                 let mut vectors = vec![0f32; shard.rows(width) * width];
                 shard.read(width, 0..shard.rows(width), &mut vectors)?;
@@ -140,7 +140,7 @@ fn heldout(
     let bar = ui::bar("evaluate", (documents * schemes.len()) as u64, "documents x schemes");
     for corpus_id in &run.config.corpora {
         let length = settings.context + settings.continuation;
-        let texts = corpus(run, tokenizer, corpus_id, Part::Heldout, length, settings.documents)?;
+        let texts = corpus(run, tokenizer, corpus_id, Side::Heldout, length, settings.documents)?;
         for (i, ids) in texts.into_iter().enumerate() {
             let id = format!("{corpus_id}-{i:03}");
             let todo: Vec<&Box<dyn Scheme>> = schemes

@@ -13,7 +13,7 @@ use crate::atomic;
 use crate::config::{Merge as Settings, Target};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard};
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// File of the groups: for keys and for values a list of lists of layers.
@@ -54,7 +54,7 @@ impl Stage for Merge {
             bar.set_message(format!("{kind}s"));
             let mut samples = Vec::with_capacity(layers);
             for layer in 0..layers {
-                let shard = open_shard(run, Part::Calibration, layer, kind)?;
+                let shard = open_shard(run, Side::Calibration, layer, kind)?;
                 samples.push(LayerSample::draw(&shard, settings.sample, run.config.seed)?);
                 bar.inc(1);
             }

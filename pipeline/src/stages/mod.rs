@@ -30,7 +30,7 @@ use serde_json::{Map, Value, json};
 use crate::models::{self, Opened};
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Run, parameters_of};
-use crate::text::{self, Part};
+use crate::text::{self, Side};
 
 /// Tokens per forward call of an exact prefill: bounds the memory of its activations.
 pub const PREFILL_CHUNK: usize = 512;
@@ -46,7 +46,7 @@ pub fn corpus(
     run: &Run,
     tokenizer: &Tokenizer,
     id: &str,
-    side: Part,
+    side: Side,
     length: usize,
     count: usize,
 ) -> Result<Vec<Vec<u32>>> {
@@ -102,20 +102,20 @@ pub fn layers(run: &Run) -> Result<usize> {
 }
 
 /// What calibrate recorded of the attention that one layer's vectors get, `(T, Hkv, 1)`.
-pub fn open_weights(run: &Run, side: Part, layer: usize, kind: Kind) -> Result<Shard> {
+pub fn open_weights(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<Shard> {
     let folder = match side {
-        Part::Calibration => "importance",
-        Part::Heldout => "importance-heldout",
+        Side::Calibration => "importance",
+        Side::Heldout => "importance-heldout",
     };
     let path = run.stage_dir("calibrate").join(folder).join(shard_name(layer, kind));
     Shard::open(&path).context("no recorded attention: run calibrate with calibrate.importance = true")
 }
 
 /// One layer's vectors as the calibrate stage left them.
-pub fn open_shard(run: &Run, side: Part, layer: usize, kind: Kind) -> Result<Shard> {
+pub fn open_shard(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<Shard> {
     let folder = match side {
-        Part::Calibration => "calibration",
-        Part::Heldout => "heldout",
+        Side::Calibration => "calibration",
+        Side::Heldout => "heldout",
     };
     let path: PathBuf = run.stage_dir("calibrate").join(folder).join(shard_name(layer, kind));
     Ok(Shard::open(&path)?)

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, Recipe};
 use crate::stages::{merge, open_model, open_shard, text_and_model_inputs};
-use crate::text::Part;
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// See the module.
@@ -84,14 +84,14 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         let mut shards = Vec::with_capacity(layers.len());
         for &layer in layers {
             let path =
-                dir.join(format!("rotated-{layer:02}-{}", if side == Part::Heldout { "heldout" } else { "train" }));
+                dir.join(format!("rotated-{layer:02}-{}", if side == Side::Heldout { "heldout" } else { "train" }));
             rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, sequence)?;
             shards.push(Shard::open(&path)?);
             files.push(path);
         }
         Ok(shards)
     };
-    let (train, heldout) = (rotate(Part::Calibration)?, rotate(Part::Heldout)?);
+    let (train, heldout) = (rotate(Side::Calibration)?, rotate(Side::Heldout)?);
     let config = Recipe::of(run, Kind::Key)?.config;
     let trained = kvcsr_neuraldict::train_group(
         &config,

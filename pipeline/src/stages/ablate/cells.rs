@@ -13,7 +13,7 @@ use crate::config::Target;
 use crate::stage::Run;
 use crate::stages::train::{GroupShards, Recipe};
 use crate::stages::{merge, open_shard};
-use crate::text::Part;
+use crate::text::Side;
 
 /// One dictionary to train.
 pub struct Cell {
@@ -92,7 +92,7 @@ fn table3(run: &Run) -> Result<Vec<Cell>> {
             for &chunks in &settings.table_chunks {
                 for kind in Kind::ALL {
                     for &layer in &settings.layers {
-                        let width = open_shard(run, Part::Heldout, layer, kind)?.head_dim();
+                        let width = open_shard(run, Side::Heldout, layer, kind)?.head_dim();
                         ensure!(
                             chunks > 0 && width.is_multiple_of(chunks),
                             "ablate.table_chunks: {chunks} chunks do not divide head vectors of {width} channels"

@@ -32,7 +32,7 @@ use crate::stage::{Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
 use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_and_model_inputs, text_parameters};
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// What a scheme's name holds if it needs this stage.
@@ -184,7 +184,7 @@ impl Texts {
         let count = settings.documents + settings.check_documents;
         let (mut measured, mut checked) = (Vec::new(), Vec::new());
         for corpus_id in &run.config.corpora {
-            let sequences = corpus(run, tokenizer, corpus_id, Part::Calibration, length, count)?;
+            let sequences = corpus(run, tokenizer, corpus_id, Side::Calibration, length, count)?;
             for (i, ids) in sequences.into_iter().enumerate() {
                 let text = (format!("{corpus_id}-{i:03}"), HeldoutText { ids, context: settings.context });
                 if i < settings.documents { measured.push(text) } else { checked.push(text) }

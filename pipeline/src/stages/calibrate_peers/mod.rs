@@ -25,7 +25,7 @@ use crate::config::CalibratePeers as Settings;
 use crate::manifest::Manifest;
 use crate::stage::{Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard, text_and_model_inputs};
-use crate::text::Part;
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// File of Lexico's dictionaries.
@@ -124,7 +124,7 @@ struct Sample {
 
 impl Sample {
     fn read(run: &Run) -> Result<Self> {
-        let tokens = open_shard(run, Part::Calibration, 0, Kind::Key)?.tokens();
+        let tokens = open_shard(run, Side::Calibration, 0, Kind::Key)?.tokens();
         let (length, corpora) = (run.config.calibrate.sequence, run.config.corpora.len());
         if !tokens.is_multiple_of(length * corpora) {
             bail!(
@@ -170,7 +170,7 @@ impl Layer<'_> {
 
     /// The sample's vectors of one kind, `(tokens, Hkv, D)`, with the heads and channels.
     fn vectors(&self, kind: Kind) -> Result<(Vec<f32>, usize, usize)> {
-        let shard = open_shard(self.run, Part::Calibration, self.layer, kind)?;
+        let shard = open_shard(self.run, Side::Calibration, self.layer, kind)?;
         let (heads, d) = (shard.heads(), shard.head_dim());
         let each = self.sample.length * heads;
         let mut vectors = vec![0f32; self.sample.tokens() * heads * d];

@@ -16,7 +16,7 @@ use crate::atomic;
 use crate::machine::memory_bytes;
 use crate::stage::Run;
 use crate::stages::{merge, open_shard, open_weights, provenance};
-use crate::text::Part;
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// What one stage trains: the sets' method in words, and a recipe for each kind.
@@ -101,7 +101,7 @@ impl Plan {
             let mut vectors = 0;
             let mut width = 1;
             for &layer in layers {
-                let shard = open_shard(run, Part::Calibration, layer, *kind)?;
+                let shard = open_shard(run, Side::Calibration, layer, *kind)?;
                 vectors += shard.tokens() * shard.heads() * config.chunks;
                 width = shard.head_dim() / config.chunks;
             }
@@ -250,10 +250,10 @@ impl GroupShards {
         let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
         let weights = |side| layers.iter().map(|&l| open_weights(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
         Ok(Self {
-            train: open(Part::Calibration)?,
-            heldout: open(Part::Heldout)?,
-            weights: if weighted { Some(weights(Part::Calibration)?) } else { None },
-            heldout_weights: if weighted { Some(weights(Part::Heldout)?) } else { None },
+            train: open(Side::Calibration)?,
+            heldout: open(Side::Heldout)?,
+            weights: if weighted { Some(weights(Side::Calibration)?) } else { None },
+            heldout_weights: if weighted { Some(weights(Side::Heldout)?) } else { None },
         })
     }
 
