@@ -76,20 +76,14 @@ pub fn fetch(run: &Run) -> Result<Option<crate::sources::Source>> {
     }
 }
 
-/// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit, and the dtype
-/// where the profile sets one.
+/// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit.
 pub fn digest(run: &Run) -> Result<String> {
     let name = Name::parse(&run.config.model)?;
-    let content = match &name {
-        Name::Source(id) => source(id, &run.paths)?.sha256,
-        Name::Path(_) => content_hash(&name.locate(&run.paths)?, &run.paths.cache.join("digests.json"))?,
-        Name::Hub(hub) => hub.to_string(),
-    };
-    let precision: Precision = run.config.dtype.parse()?;
-    Ok(match precision {
-        Precision::Auto => content,
-        precision => format!("{content} in {precision}"),
-    })
+    match &name {
+        Name::Source(id) => Ok(source(id, &run.paths)?.sha256),
+        Name::Path(_) => content_hash(&name.locate(&run.paths)?, &run.paths.cache.join("digests.json")),
+        Name::Hub(hub) => Ok(hub.to_string()),
+    }
 }
 
 /// blake3 of the files that a model is read from, by name.

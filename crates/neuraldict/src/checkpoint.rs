@@ -294,7 +294,7 @@ impl State {
             Ok(Tensor::f_from_slice(values)?.f_view([-1, width as i64])?.f_to_device(device)?)
         };
         let updater = match identity.config.trainer {
-            crate::config::Trainer::NeuralDict => Updater::Adam(Adam {
+            crate::config::Trainer::NeuralDict | crate::config::Trainer::Lexico => Updater::Adam(Adam {
                 step: manifest.adam_step,
                 first: on(&file.f32s("first", &[n, width])?)?,
                 second: on(&file.f32s("second", &[n, width])?)?,

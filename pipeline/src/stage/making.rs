@@ -22,12 +22,7 @@ use crate::{atomic, ui};
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
     let dir = run.paths.run.join(&folder);
-    let recipe = Recipe {
-        stage: stage.name().into(),
-        version: stage.version(),
-        parameters: stage.parameters(run)?,
-        inputs: stage.inputs(run)?,
-    };
+    let recipe = super::recipe(stage, run)?;
     let key = recipe.key();
     if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
         return Ok(());
@@ -141,36 +136,37 @@ fn remove_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+    use serde_json::Map;
 
     use super::*;
+    use crate::paths::Paths;
+    use crate::stage::Declaration;
 
     /// Writes a file in two halves; can be told to fail between them.
     struct Halves {
-        level: Cell<u64>,
-        fail: Cell<bool>,
-        made: Cell<usize>,
+        level: AtomicU64,
+        fail: AtomicBool,
+        made: AtomicUsize,
     }
 
     impl Stage for Halves {
-        fn name(&self) -> &'static str {
-            "halves"
-        }
-        fn version(&self) -> u32 {
-            1
+        fn declaration(&self) -> &'static Declaration {
+            &Declaration { name: "halves", about: "Halves", ..Declaration::EMPTY }
         }
         fn parameters(&self, _run: &Run) -> Result<Map<String, Value>> {
-            Ok(Map::from_iter([("level".to_owned(), self.level.get().into())]))
+            Ok(Map::from_iter([("level".to_owned(), self.level.load(Relaxed).into())]))
         }
         fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
             Ok(Map::new())
         }
         fn make(&self, _run: &Run, dir: &Path) -> Result<()> {
             if !dir.join("first").is_file() {
-                self.made.set(self.made.get() + 1);
-                std::fs::write(dir.join("first"), self.level.get().to_string())?;
+                self.made.fetch_add(1, Relaxed);
+                std::fs::write(dir.join("first"), self.level.load(Relaxed).to_string())?;
             }
-            if self.fail.get() {
+            if self.fail.load(Relaxed) {
                 anyhow::bail!("killed");
             }
             std::fs::write(dir.join("second"), "x")?;
@@ -194,7 +190,7 @@ mod tests {
             },
             force: false,
         };
-        (dir, run, Halves { level: Cell::new(4), fail: Cell::new(false), made: Cell::new(0) })
+        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into() })
     }
 
     #[test]
@@ -202,10 +198,10 @@ mod tests {
         let (_dir, settings, stage) = halves();
         run(&stage, &settings).unwrap();
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 1);
-        stage.level.set(8);
+        assert_eq!(stage.made.load(Relaxed), 1);
+        stage.level.store(8, Relaxed);
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 2);
+        assert_eq!(stage.made.load(Relaxed), 2);
         let out = settings.stage_dir("halves").join("first");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
         std::fs::write(&out, "tampered").unwrap();
@@ -220,7 +216,7 @@ mod tests {
         let held = lock(&settings.paths.run, "halves").unwrap();
         let message = format!("{:#}", run(&stage, &settings).unwrap_err());
         assert!(message.contains("another process is making") && message.contains("halves"), "{message}");
-        assert_eq!(stage.made.get(), 0);
+        assert_eq!(stage.made.load(Relaxed), 0);
         lock(&settings.paths.run, "other").unwrap();
         drop(held);
         run(&stage, &settings).unwrap();
@@ -241,10 +237,10 @@ mod tests {
             force: false,
         };
         run(&stage, &named).unwrap();
-        assert_eq!((stage.made.get(), named.stage_dir("halves")), (1, base.stage_dir("halves")));
-        stage.level.set(8);
+        assert_eq!((stage.made.load(Relaxed), named.stage_dir("halves")), (1, base.stage_dir("halves")));
+        stage.level.store(8, Relaxed);
         run(&stage, &named).unwrap();
-        assert_eq!(stage.made.get(), 2);
+        assert_eq!(stage.made.load(Relaxed), 2);
         let level = |run: &Run| std::fs::read_to_string(run.stage_dir("halves").join("first")).unwrap();
         assert_eq!((level(&base), level(&named)), ("4".to_owned(), "8".to_owned()));
         assert_eq!(named.command("halves"), "just halves profile=smoke run=eight");
@@ -253,19 +249,19 @@ mod tests {
     #[test]
     fn an_unfinished_run_is_built_upon_by_the_same_recipe_only() {
         let (_dir, settings, stage) = halves();
-        stage.fail.set(true);
+        stage.fail.store(true, Relaxed);
         assert!(run(&stage, &settings).is_err());
         assert!(!settings.stage_dir("halves").exists());
         assert!(settings.finished("halves").unwrap_err().to_string().contains("just halves profile=smoke"));
-        stage.fail.set(false);
+        stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 1, "the first half was kept");
+        assert_eq!(stage.made.load(Relaxed), 1, "the first half was kept");
 
-        stage.level.set(5);
-        stage.fail.set(true);
+        stage.level.store(5, Relaxed);
+        stage.fail.store(true, Relaxed);
         assert!(run(&stage, &settings).is_err());
-        stage.level.set(6);
-        stage.fail.set(false);
+        stage.level.store(6, Relaxed);
+        stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(settings.stage_dir("halves").join("first")).unwrap(), "6");
     }

@@ -5,15 +5,17 @@ mod making;
 mod needs;
 mod run;
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 pub use self::making::run;
-pub use self::needs::{Need, SchemeNames};
+pub use self::needs::{Need, SchemeNames, declared_inputs, downloads};
 pub use self::run::Run;
 use crate::config::Config;
+use crate::manifest::Recipe;
 
 /// What is declared of a stage, in its own file. The command line, its help, the order of `reproduce`, what is downloaded,
 /// which stage a scheme's artefacts come from and the report read it from [`crate::stages::ALL`]; so do the recipes of
@@ -70,6 +72,8 @@ pub enum Artefact {
     Dictionaries(&'static str),
     /// Codebooks of calibrated methods, by the names of their files.
     Codebooks,
+    /// The dictionary set of a calibrated peer, by this name: it comes without the record that our own sets carry.
+    PeerDictionaries(&'static str),
     /// Levels by layer and kind.
     Budgets,
 }
@@ -106,9 +110,9 @@ pub trait Stage: Sync {
     }
     /// Named parameters.
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>>;
-    /// Inputs by name: digests of files and of earlier stages.
+    /// Inputs by name: digests of files and of earlier stages. What is declared, where a stage does not add to it.
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        needs::inputs(self.declaration().needs, run)
+        declared_inputs(self.declaration(), run)
     }
     /// Makes the outputs in `dir`. Anything already in `dir` was left by an unfinished run of the
     /// very same recipe, and may be built upon.
@@ -126,6 +130,18 @@ pub trait Stage: Sync {
     fn name(&self) -> &'static str {
         self.declaration().name
     }
+}
+
+impl fmt::Debug for dyn Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What determines the outputs of `stage` in this run.
+pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
+    let Declaration { name, version, .. } = *stage.declaration();
+    Ok(Recipe { stage: name.to_owned(), version, parameters: stage.parameters(run)?, inputs: stage.inputs(run)? })
 }
 
 /// The members of a serialisable section as named parameters.

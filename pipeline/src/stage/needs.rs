@@ -1,9 +1,10 @@
 //! What a stage is made from, as data, and the digests by which that enters its recipe.
 
 use anyhow::{Context, Result};
+use kvcsr_model::Precision;
 use serde_json::{Map, Value};
 
-use super::Run;
+use super::{Declaration, Run};
 use crate::config::Config;
 use crate::models;
 use crate::sources::{SourceKind, Sources};
@@ -32,20 +33,25 @@ pub struct SchemeNames<'c> {
     pub profile: &'c str,
 }
 
-/// The digests of `needs`, by name.
+/// The digests of what a stage is declared to need, by name.
 ///
 /// # Errors
 /// The first one that is not there, with what makes it.
-pub fn inputs(needs: &[Need], run: &Run) -> Result<Map<String, Value>> {
+pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<String, Value>> {
     let sources = Sources::load(&run.paths.root)?;
     let mut inputs = Map::new();
-    for need in needs {
+    for need in declaration.needs {
         match need {
             Need::Stage(stage) => {
                 inputs.insert((*stage).to_owned(), run.finished(stage)?.digest.into());
             }
             Need::Model => {
                 inputs.insert("model".to_owned(), models::digest(run)?.into());
+                // The same weights in another dtype give other outputs, and are the same model.
+                match run.config.dtype.parse()? {
+                    Precision::Auto => {}
+                    precision => drop(inputs.insert("dtype".to_owned(), precision.to_string().into())),
+                }
             }
             Need::Corpora => {
                 for id in &run.config.corpora {

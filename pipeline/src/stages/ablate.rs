@@ -20,12 +20,14 @@ use kvcsr_neuraldict::{Inputs, train_group_from};
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::cells::Cell;
 use self::page::Section;
 use crate::atomic;
-use crate::stage::{Run, Stage, parameters_of};
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::GroupShards;
 use crate::stages::{layers, merge, open_shard, rows_left};
 use crate::text::Side;
@@ -38,21 +40,45 @@ const PEER_VECTORS: &str = "peer-vectors";
 /// The page with the tables and figures.
 const PAGE: &str = "ablation.md";
 
+/// The section `[ablate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub layers: Vec<usize>,
+    pub vectors: usize,
+    pub epochs: usize,
+    pub table_atoms: Vec<usize>,
+    pub table_sparsity: Vec<usize>,
+    pub table_chunks: Vec<usize>,
+    pub options: Vec<String>,
+    pub options_atoms: usize,
+    pub option_layers: Vec<usize>,
+    pub merged_atoms: usize,
+    pub merged_vectors: usize,
+}
+
 /// See the module.
 pub struct Ablate;
 
+static DECLARATION: Declaration = Declaration {
+    name: "ablate",
+    about: "Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b",
+    needs: &[Need::Stage("calibrate"), Need::Stage("merge")],
+    makes: &[Output::rows(ROWS)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Ablate {
-    fn name(&self) -> &'static str {
-        "ablate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        check::positive("ablate", &[("vectors", config.ablate.vectors)])
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.ablate)?;
-        let train = &run.config.train;
+        let train = &run.config.train.trainer;
         parameters.insert("sparsity".into(), train.sparsity.into());
         parameters.insert("learning_rate".into(), train.learning_rate.into());
         parameters.insert("batch".into(), train.batch.into());
@@ -60,13 +86,6 @@ impl Stage for Ablate {
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("device".into(), run.config.device.clone().into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = Map::new();
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        inputs.insert("merge".into(), run.finished("merge")?.digest.into());
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -1,9 +1,9 @@
 //! What schemes are built from: which stage makes it, and building the schemes from it, checked.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kvcsr_cache::schemes::lexico;
 use kvcsr_cache::{Geometry, Scheme, SchemeContext, registry};
 use kvcsr_codec::{CodebookSet, DictionarySet};
 
@@ -21,14 +21,24 @@ struct Needs {
 
 impl Needs {
     fn of(name: &str) -> Result<Self> {
-        let needs = registry::needs(name)?;
-        Ok(Self { dictionaries: needs.dictionaries, codebooks: needs.codebooks, budget: needs.budget.is_some() })
+        use kvcsr_cache::CacheError;
+        let bare = SchemeContext::new(Geometry { layers: 32, kv_heads: 8, head_dim: 128 });
+        let mut needs = Self { dictionaries: None, codebooks: None, budget: name.contains("+budget") };
+        match registry::build(name, &bare) {
+            Err(CacheError::MissingDictionaries { dictionaries, .. }) => needs.dictionaries = Some(dictionaries),
+            Err(CacheError::MissingCodebooks { codebooks, .. }) => needs.codebooks = Some(codebooks),
+            Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
+            _ => {}
+        }
+        Ok(needs)
     }
 
     fn meets(&self, artefact: Artefact) -> bool {
         match artefact {
             Artefact::None => false,
-            Artefact::Dictionaries(name) => self.dictionaries.as_deref() == Some(name),
+            Artefact::Dictionaries(name) | Artefact::PeerDictionaries(name) => {
+                self.dictionaries.as_deref() == Some(name)
+            }
             Artefact::Codebooks => self.codebooks.is_some(),
             Artefact::Budgets => self.budget,
         }
@@ -87,39 +97,65 @@ pub fn schemes(run: &Run, schemes: SchemeNames<'_>, geometry: Geometry) -> Resul
 /// # Errors
 /// A name is no scheme's; an artefact does not load, does not cover the model or was trained for another one.
 pub fn load(names: &[String], folder: impl Fn(&str) -> PathBuf, owner: &Owner) -> Result<SchemeContext> {
-    let mut context = SchemeContext::new(owner.geometry());
+    let mut cx = SchemeContext::new(owner.geometry());
     let needs = names.iter().map(|name| Needs::of(name)).collect::<Result<Vec<_>>>()?;
     for stage in stages::ALL {
         let dir = folder(stage.name());
-        for output in stage.declaration().makes {
-            let wanted = needs.iter().any(|needs| needs.meets(output.artefact));
-            if wanted && dir.join(manifest::FILE).is_file() {
-                context = add(context, output.artefact, &dir, output.file, owner)?;
+        let finished = dir.join(manifest::FILE).is_file();
+        for output in stage.declaration().makes.iter().filter(|_| finished) {
+            if !needs.iter().any(|needs| needs.meets(output.artefact)) {
+                continue;
             }
+            let path = dir.join(output.file);
+            cx = match output.artefact {
+                Artefact::None => cx,
+                Artefact::Dictionaries(name) => cx.with_dictionaries(name, owner.load(&path)?),
+                Artefact::PeerDictionaries(name) => cx.with_dictionaries(name, DictionarySet::load(path)?),
+                Artefact::Budgets => cx.with_budgets(allocate::read(&dir)?),
+                Artefact::Codebooks => with_codebooks(cx, needs.iter().filter_map(|n| n.codebooks.as_deref()), &dir)?,
+            };
         }
     }
-    Ok(context)
+    Ok(cx)
 }
 
-/// The context with what the file of a finished stage holds.
-fn add(cx: SchemeContext, artefact: Artefact, dir: &std::path::Path, file: &str, owner: &Owner) -> Result<SchemeContext> {
-    Ok(match artefact {
-        Artefact::None => cx,
-        Artefact::Dictionaries(lexico::DICTIONARIES) => {
-            cx.with_dictionaries(lexico::DICTIONARIES, DictionarySet::load(dir.join(file))?)
+/// The context with the codebooks of these names that `dir` has.
+fn with_codebooks<'n>(
+    mut cx: SchemeContext,
+    names: impl Iterator<Item = &'n str>,
+    dir: &Path,
+) -> Result<SchemeContext> {
+    for name in names.collect::<BTreeSet<_>>() {
+        let path = dir.join(format!("{name}.safetensors"));
+        if path.is_file() {
+            cx = cx.with_codebooks(name, CodebookSet::load(path)?);
         }
-        Artefact::Dictionaries(name) => cx.with_dictionaries(name, owner.load(&dir.join(file))?),
-        Artefact::Budgets => cx.with_budgets(allocate::read(dir)?),
-        Artefact::Codebooks => {
-            let mut cx = cx;
-            for entry in std::fs::read_dir(dir).with_context(|| dir.display().to_string())? {
-                let path = entry?.path();
-                let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-                if path.extension().is_some_and(|e| e == "safetensors") && name != lexico::DICTIONARIES {
-                    cx = cx.with_codebooks(&name, CodebookSet::load(&path)?);
-                }
-            }
-            cx
+    }
+    Ok(cx)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::tests::smoke;
+    use crate::stages::leading_to;
+
+    #[test]
+    fn only_the_stages_are_asked_for_that_some_scheme_is_built_from() {
+        let needs = |names: &[&str]| -> Result<Vec<&str>> {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            let stages = leading_to(&makers(&names)?, &smoke())?;
+            Ok(stages.iter().map(|stage| stage.name()).filter(|name| !["calibrate", "merge"].contains(name)).collect())
+        };
+        assert!(needs(&["dense", "dense-f16", "kivi-2", "svdq-2"]).unwrap().is_empty());
+        assert_eq!(needs(&["csr-8@kmeans", "csr-8+window"]).unwrap(), ["train"]);
+        assert_eq!(needs(&["csr-8+rope"]).unwrap(), ["train", "train-rope"]);
+        assert_eq!(needs(&["dense", "csr-8+refit@best"]).unwrap(), ["train", "train-best"]);
+        assert_eq!(needs(&["csr-8+budget"]).unwrap(), ["train", "allocate"]);
+        for calibrated in ["lexico-8", "cq-8c8b", "cq-8c8b+window", "commvq-k-1", "svdq-2(basis=calibrated)"] {
+            assert_eq!(needs(&["dense", calibrated]).unwrap(), ["calibrate-peers"], "{calibrated}");
         }
-    })
+        assert!(needs(&["densest"]).is_err());
+    }
 }

@@ -5,27 +5,61 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
 use kvcsr_model::{Decoder, Tokenizer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::stage::{Run, Stage, parameters_of};
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::importance::Observed;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name, text_and_model_inputs};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name};
 use crate::text::Side;
 use crate::ui;
+
+/// The section `[calibrate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tokens: usize,
+    pub heldout_tokens: usize,
+    pub heldout_fraction: f64,
+    pub sequence: usize,
+    pub importance: bool,
+}
 
 /// See the module.
 pub struct Calibrate;
 
+static DECLARATION: Declaration = Declaration {
+    name: "calibrate",
+    about: "Record keys and values of every layer over calibration and held-out text",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora],
+    makes: &[Output::rows("calibration/"), Output::rows("heldout/")],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Calibrate {
-    fn name(&self) -> &'static str {
-        "calibrate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { tokens, heldout_tokens, heldout_fraction, sequence, .. } = config.calibrate;
+        check::positive(
+            "calibrate",
+            &[("tokens", tokens), ("heldout_tokens", heldout_tokens), ("sequence", sequence)],
+        )?;
+        if !(0.01..=0.9).contains(&heldout_fraction) {
+            bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {heldout_fraction}");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, run: &Run) -> String {
+        let Settings { tokens, heldout_tokens, .. } = run.config.calibrate;
+        format!("keys and values of {tokens} tokens, and of {heldout_tokens} held-out ones")
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -34,10 +68,6 @@ impl Stage for Calibrate {
         parameters.insert("model".into(), run.config.model.clone().into());
         parameters.insert("corpora".into(), json!(run.config.corpora));
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        text_and_model_inputs(run)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -26,12 +26,12 @@ use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::compare::{self, CompareDocument, CompareRow};
 use kvcsr_report::files;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::stage::{Run, Stage};
-use crate::stages::{
-    PREFILL_CHUNK, corpus, open_model, rows_left, scores, suite, text_and_model_inputs, text_parameters,
-};
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
+use crate::stages::{PREFILL_CHUNK, artefacts, corpus, open_model, rows_left, scores, suite, text_parameters};
 use crate::text::Side;
 use crate::ui;
 
@@ -40,16 +40,63 @@ const TASKS: &str = "tasks";
 /// File of the rows per document and scheme.
 const DOCUMENTS: &str = "documents.jsonl";
 
+/// The section `[compare]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub schemes: Vec<String>,
+    pub contexts: Vec<usize>,
+    pub documents: Vec<usize>,
+    pub continuation: usize,
+    pub decode: usize,
+    pub tasks: Vec<String>,
+    pub task_limit: usize,
+    pub task_lengths: Vec<usize>,
+    pub task_prompt_tokens: usize,
+    pub resamples: usize,
+}
+
 /// See the module.
 pub struct Compare;
 
+/// The schemes that are compared.
+fn names(config: &Config) -> SchemeNames<'_> {
+    SchemeNames { names: &config.compare.schemes, profile: "" }
+}
+
+static DECLARATION: Declaration = Declaration {
+    name: "compare",
+    about: "Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
+    makes: &[Output::rows(DOCUMENTS)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Compare {
-    fn name(&self) -> &'static str {
-        "compare"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { schemes, contexts, documents, continuation, task_lengths, task_prompt_tokens, .. } =
+            &config.compare;
+        check::positive("compare", &[("task_prompt_tokens", *task_prompt_tokens)])?;
+        if contexts.is_empty() || contexts.len() != documents.len() {
+            bail!(
+                "compare.documents needs a number for each of the {} contexts, found {}",
+                contexts.len(),
+                documents.len()
+            );
+        }
+        if *continuation < 2 || contexts.iter().chain(documents).any(|&n| n == 0) {
+            bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
+        if let Some(length) = task_lengths.iter().find(|length| *length > task_prompt_tokens) {
+            bail!(
+                "compare.task_lengths holds {length}: prompts above compare.task_prompt_tokens = {task_prompt_tokens} lose their middle"
+            );
+        }
+        check::with_dense("compare", schemes)
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -59,17 +106,10 @@ impl Stage for Compare {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        suite::add_texts(run, &run.config.compare.tasks, &mut inputs)?;
-        scores::add_inputs(run, &run.config.compare.schemes, "", &mut inputs)?;
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let path = dir.join(DOCUMENTS);
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = scores::schemes(run, &run.config.compare.schemes, "", decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
         measure(run, &decoder, &tokenizer, &schemes, &path)?;
         answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))
     }

@@ -15,13 +15,14 @@ use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_eval::predictions::label;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage};
+use crate::config::{Config, check};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::{
-    PREFILL_CHUNK, calibrate_peers, corpus, dictionaries, open_model, open_shard, rows_left, scores,
-    text_and_model_inputs, text_parameters,
+    self, PREFILL_CHUNK, artefacts, corpus, open_model, open_shard, rows_left, text_parameters, train::Train,
 };
 use crate::text::Side;
 use crate::ui;
@@ -31,36 +32,59 @@ pub const HELDOUT: &str = "heldout.jsonl";
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 
+/// The section `[evaluate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub schemes: Vec<String>,
+    pub context: usize,
+    pub continuation: usize,
+    pub documents: usize,
+    pub reconstruction: Vec<usize>,
+}
+
 /// See the module.
 pub struct Evaluate;
 
+/// The schemes that are scored.
+fn names(config: &Config) -> SchemeNames<'_> {
+    SchemeNames { names: &config.evaluate.schemes, profile: "" }
+}
+
+static DECLARATION: Declaration = Declaration {
+    name: "evaluate",
+    about: "Measure perplexity, KL and top-1 agreement after compression, and reconstruction error",
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("train"), Need::Schemes(names)],
+    makes: &[Output::rows(HELDOUT), Output::rows(RECONSTRUCTION)],
+    reproduced: true,
+    ..Declaration::EMPTY
+};
+
 impl Stage for Evaluate {
-    fn name(&self) -> &'static str {
-        "evaluate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { schemes, context, continuation, documents, .. } = &config.evaluate;
+        check::positive("evaluate", &[("context", *context), ("documents", *documents)])?;
+        check::continuation("evaluate", *continuation)?;
+        check::with_dense("evaluate", schemes)
+    }
+
+    fn plan(&self, run: &Run) -> String {
+        let Settings { schemes, documents, .. } = &run.config.evaluate;
+        format!("{} schemes on {documents} documents of each text", schemes.len())
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         text_parameters(run, &run.config.evaluate)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        inputs.insert("train".into(), run.finished("train")?.digest.into());
-        scores::add_inputs(run, &run.config.evaluate.schemes, "", &mut inputs)?;
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
-        let owner = Owner::of(run, decoder.geometry())?;
-        let sets = dictionaries::load(|stage| run.stage_dir(stage), &owner)?;
-        reconstruction(run, &sets, &dir.join(RECONSTRUCTION))?;
-        heldout(run, &decoder, &tokenizer, sets, &dir.join(HELDOUT))
+        reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
+        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        heldout(run, &decoder, &tokenizer, &schemes, &dir.join(HELDOUT))
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -76,18 +100,15 @@ impl Stage for Evaluate {
 }
 
 /// Relative error of every layer's held-out vectors, for each set and level.
-fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path) -> Result<()> {
+fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
     if path.is_file() {
         return Ok(());
     }
-    // Sets that a named scheme uses, but for that of rotated keys, which are not recorded.
-    let best = scores::needed(&run.config.evaluate.schemes)?.contains(&"train-best");
-    let shown = |name: &str| name != registry::ROPE_DICTIONARIES && (best || name != registry::BEST_DICTIONARIES);
-    let sets: Vec<&(&'static str, DictionarySet)> = sets.iter().filter(|(name, _)| shown(name)).collect();
+    let sets = sets(run, owner)?;
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
     let bar = ui::bar("evaluate", total as u64, "layers restored");
     let mut rows = Vec::new();
-    for (name, set) in sets {
+    for (name, set) in &sets {
         for group in &set.groups {
             let encoder = Encoder::new(group.dictionary.clone());
             for &layer in &group.layers {
@@ -119,21 +140,34 @@ fn reconstruction(run: &Run, sets: &[(&'static str, DictionarySet)], path: &Path
     Ok(())
 }
 
+/// The sets of [`Train`] and those that a named scheme uses, but for those of rotated keys, which are not recorded.
+fn sets(run: &Run, owner: &Owner) -> Result<Vec<(&'static str, DictionarySet)>> {
+    let makers = artefacts::makers(&run.config.evaluate.schemes)?;
+    let mut sets = Vec::new();
+    for stage in stages::ALL {
+        let shown = stage.name() == Train.name() || makers.iter().any(|maker| maker.name() == stage.name());
+        for output in stage.declaration().makes.iter().filter(|_| shown) {
+            match output.artefact {
+                Artefact::Dictionaries(name) if name != registry::ROPE_DICTIONARIES => {
+                    sets.push((name, owner.load(&run.stage_dir(stage.name()).join(output.file))?));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(sets)
+}
+
 /// Scores every scheme on every document, appending a row each.
 fn heldout(
     run: &Run,
     decoder: &Decoder,
     tokenizer: &Tokenizer,
-    sets: Vec<(&'static str, DictionarySet)>,
+    schemes: &[Box<dyn Scheme>],
     path: &Path,
 ) -> Result<()> {
     let settings = &run.config.evaluate;
-    let context = SchemeContext::new(decoder.geometry());
-    let context = dictionaries::add_to(context, |stage| run.stage_dir(stage), sets)?;
-    let context = calibrate_peers::add_to(&run.stage_dir("calibrate-peers"), context)?;
-    let schemes =
-        settings.schemes.iter().map(|name| Ok(registry::build(name, &context)?)).collect::<Result<Vec<_>>>()?;
-    let dense = registry::build("dense", &context)?;
+    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
     let done = finished_rows(path)?;
     let mut out = OpenOptions::new().create(true).append(true).open(path)?;
     let documents = run.config.corpora.len() * settings.documents;

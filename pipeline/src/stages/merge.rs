@@ -7,11 +7,12 @@ use kvcsr_codec::Kind;
 use kvcsr_neuraldict::LayerGroups;
 use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
 use kvcsr_report::{DivergenceRow, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::atomic;
-use crate::config::{Merge as Settings, Target};
-use crate::stage::{Run, Stage, parameters_of};
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard};
 use crate::text::Side;
 use crate::ui;
@@ -21,26 +22,58 @@ pub const GROUPS: &str = "groups.json";
 /// File of the divergences, one JSON object per kind and pair of layers.
 pub const DIVERGENCE: &str = "divergence.jsonl";
 
+/// The section `[merge]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub sample: usize,
+    pub bins: usize,
+    pub key_delta_1: f64,
+    pub key_delta_2: f64,
+    pub value_delta_1: f64,
+    pub value_delta_2: f64,
+    pub key_groups: usize,
+    pub value_groups: usize,
+    pub target: Target,
+}
+
+/// Which threshold a target number of groups is met by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The largest divergence of any pair in a group.
+    Delta1,
+    /// The largest sum of the divergences of neighbours in a group: groups of more even length.
+    Delta2,
+}
+
 /// See the module.
 pub struct Merge;
 
+static DECLARATION: Declaration = Declaration {
+    name: "merge",
+    about: "Measure how alike the layers are, and group those that share a dictionary",
+    needs: &[Need::Stage("calibrate")],
+    makes: &[Output::rows(GROUPS), Output::rows(DIVERGENCE)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Merge {
-    fn name(&self) -> &'static str {
-        "merge"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        check::positive("merge", &[("sample", config.merge.sample), ("bins", config.merge.bins)])
+    }
+
+    fn plan(&self, _run: &Run) -> String {
+        "divergence between layers, and groups of layers that share a dictionary".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.merge)?;
         parameters.insert("seed".into(), run.config.seed.into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        Ok(Map::from_iter([("calibrate".to_owned(), run.finished("calibrate")?.digest.into())]))
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

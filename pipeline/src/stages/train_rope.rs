@@ -6,26 +6,34 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kvcsr_cache::Rotary;
+use kvcsr_cache::{Rotary, registry};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::{DICTIONARIES, Recipe};
-use crate::stages::{merge, open_model, open_shard, text_and_model_inputs};
+use crate::stages::{merge, open_model, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 
 /// See the module.
 pub struct TrainRope;
 
+static DECLARATION: Declaration = Declaration {
+    name: "train-rope",
+    about: "Learn dictionaries of keys after position embedding, for csr-S+rope",
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
+    makes: &[Output::dictionaries(registry::ROPE_DICTIONARIES, DICTIONARIES)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for TrainRope {
-    fn name(&self) -> &'static str {
-        "train-rope"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn plan(&self, _run: &Run) -> String {
+        "the same for keys after position embedding".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -33,14 +41,6 @@ impl Stage for TrainRope {
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("device".into(), run.config.device.clone().into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        for stage in ["calibrate", "merge", "train"] {
-            inputs.insert(stage.into(), run.finished(stage)?.digest.into());
-        }
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -92,7 +92,7 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         Ok(shards)
     };
     let (train, heldout) = (rotate(Side::Calibration)?, rotate(Side::Heldout)?);
-    let config = Recipe::of(run, Kind::Key)?.config;
+    let config = Recipe::of(run, Kind::Key).config;
     let trained = kvcsr_neuraldict::train_group(
         &config,
         &train.iter().collect::<Vec<_>>(),

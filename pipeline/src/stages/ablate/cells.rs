@@ -9,10 +9,10 @@ use kvcsr_neuraldict::{TrainConfig, training_vectors};
 use kvcsr_report::{AblationRow, DivergenceRow};
 
 use super::matrix;
-use crate::config::Target;
 use crate::stage::Run;
+use crate::stages::merge::{self, Target};
+use crate::stages::open_shard;
 use crate::stages::train::{GroupShards, Recipe};
-use crate::stages::{merge, open_shard};
 use crate::text::Side;
 
 /// One dictionary to train.
@@ -79,7 +79,7 @@ pub fn all(run: &Run, layers: usize, divergence: &[DivergenceRow]) -> Result<Vec
 /// The paper's training at this stage's size.
 fn base(run: &Run, kind: Kind) -> Result<TrainConfig> {
     let settings = &run.config.ablate;
-    let config = Recipe::of(run, kind)?.of_the_paper().config;
+    let config = Recipe::of(run, kind).of_the_paper().config;
     let kmeans_sample = settings.vectors.min(config.kmeans_sample);
     Ok(TrainConfig { vectors: settings.vectors, epochs: settings.epochs, kmeans_sample, ..config })
 }

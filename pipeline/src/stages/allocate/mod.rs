@@ -6,16 +6,16 @@
 //! CSR's even ones, as real caches, and the best is kept. Rows stream to disk as they are made; an unfinished run of the same
 //! recipe goes on with the first one it lacks.
 
-mod check;
 mod design;
 mod restored;
+mod trial;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
 use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
 use kvcsr_eval::heldout::{HeldoutText, Reference};
@@ -24,14 +24,15 @@ use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::check::{Candidate, CheckRow, UNIFORM};
 use self::design::{Cost, Slot};
 use self::restored::{DesignRun, Restored};
+use self::trial::{Candidate, CheckRow, UNIFORM};
 use crate::atomic;
-use crate::stage::{Run, Stage};
+use crate::config::{Config, check};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_and_model_inputs, text_parameters};
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_parameters};
 use crate::text::Side;
 use crate::ui;
 
@@ -47,6 +48,18 @@ const ERRORS: &str = "errors.jsonl";
 const COSTS: &str = "costs.jsonl";
 /// File of how the budgets did where they were tried.
 const CHECKS: &str = "checks.jsonl";
+
+/// The section `[allocate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub documents: usize,
+    pub context: usize,
+    pub continuation: usize,
+    pub check_documents: usize,
+    pub design: [usize; 2],
+    pub levels: Vec<usize>,
+    pub budgets: Vec<usize>,
+}
 
 /// See the module.
 pub struct Allocate;
@@ -85,23 +98,43 @@ struct CostRow {
     cost: f64,
 }
 
+static DECLARATION: Declaration = Declaration {
+    name: "allocate",
+    about: "Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora, Need::Stage("train")],
+    makes: &[Output { file: BUDGETS, artefact: Artefact::Budgets }],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Allocate {
-    fn name(&self) -> &'static str {
-        "allocate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { context, documents, check_documents, continuation, design, levels, .. } = &config.allocate;
+        check::positive(
+            "allocate",
+            &[("context", *context), ("documents", *documents), ("check_documents", *check_documents)],
+        )?;
+        check::continuation("allocate", *continuation)?;
+        if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
+            bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
+        }
+        let [low, high] = design;
+        if low >= high || !design.iter().all(|level| levels.contains(level)) {
+            bail!("allocate.design must be two rising levels of allocate.levels ({levels:?}), found {design:?}");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, _run: &Run) -> String {
+        "what each layer's keys and values cost in KL, and levels that spend atoms accordingly".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         text_parameters(run, &run.config.allocate)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("train".into(), run.finished("train")?.digest.into());
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -119,7 +152,7 @@ impl Stage for Allocate {
             candidates.push(Candidate { level, name: UNIFORM, budget: even(level, geometry.layers) });
         }
         let mut rows = Vec::new();
-        for (name, power) in check::POWERS {
+        for (name, power) in trial::POWERS {
             let costs = design::costs(&slots, &kl, settings.design, power);
             rows.extend(cost_rows(name, &slots, &costs, settings.design));
             let losses = design::sensitivities(&slots, &costs, power);
@@ -133,8 +166,8 @@ impl Stage for Allocate {
         candidates.sort_by_key(|candidate| candidate.level);
         files::write_jsonl(&dir.join(COSTS), &rows)?;
         let path = dir.join(CHECKS);
-        check::run(set, &decoder, &texts.checked, &candidates, &path)?;
-        let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
+        trial::run(set, &decoder, &texts.checked, &candidates, &path)?;
+        let budgets = trial::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
         atomic::write_json(&dir.join(BUDGETS), &budgets)
     }
 
@@ -147,7 +180,7 @@ impl Stage for Allocate {
                 format!("{:.1} ({low} to {high})", mean(levels))
             };
             let tried: Vec<String> =
-                check::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
+                trial::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
             format!(
                 "csr-{level}{PART}: atoms per key {}, per value {}; KL where tried: {}",
                 range(&budget.keys),

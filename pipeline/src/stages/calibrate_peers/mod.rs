@@ -14,17 +14,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kvcsr_cache::Rotary;
 use kvcsr_cache::schemes::{commvq, cq, lexico, svdq};
-use kvcsr_cache::{Rotary, SchemeContext};
 use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::CalibratePeers as Settings;
-use crate::manifest::Manifest;
-use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{layers, open_shard, text_and_model_inputs};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::{layers, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -33,28 +32,44 @@ pub const LEXICO: &str = "lexico.safetensors";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
 
+/// The section `[calibrate_peers]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tokens: usize,
+    pub cq: Vec<String>,
+    pub cq_iterations: usize,
+    pub cq_tolerance: f64,
+    pub commvq_vectors: usize,
+    pub commvq_iterations: usize,
+    pub lexico_atoms: usize,
+    pub lexico_sparsity: usize,
+    pub lexico_tokens: usize,
+    pub lexico_epochs: usize,
+}
+
 /// See the module.
 pub struct CalibratePeers;
 
-impl Stage for CalibratePeers {
-    fn name(&self) -> &'static str {
-        "calibrate-peers"
-    }
+static DECLARATION: Declaration = Declaration {
+    name: "calibrate-peers",
+    about: "Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis",
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate")],
+    makes: &[
+        Output { file: LEXICO, artefact: Artefact::PeerDictionaries(lexico::DICTIONARIES) },
+        Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
+    ],
+    ..Declaration::EMPTY
+};
 
-    fn version(&self) -> u32 {
-        1
+impl Stage for CalibratePeers {
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.calibrate_peers)?;
         parameters.insert("seed".into(), run.config.seed.into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -93,23 +108,6 @@ impl Stage for CalibratePeers {
             .map(|task| Ok(format!("{:<12} {:.1} MB", task.name(), size(&task.file())? as f64 / 1e6)))
             .collect()
     }
-}
-
-/// Adds everything that the stage left in `dir` to what schemes are built from; nothing if it has not run.
-pub fn add_to(dir: &Path, mut cx: SchemeContext) -> Result<SchemeContext> {
-    if Manifest::read(dir).is_none() {
-        return Ok(cx);
-    }
-    cx = cx.with_dictionaries(lexico::DICTIONARIES, DictionarySet::load(dir.join(LEXICO))?);
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        let ours = path.extension().is_some_and(|e| e == "safetensors");
-        if ours && name != lexico::DICTIONARIES {
-            cx = cx.with_codebooks(&name, CodebookSet::load(&path)?);
-        }
-    }
-    Ok(cx)
 }
 
 /// The calibration sequences that are used: the first of each corpus.

@@ -11,9 +11,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvcsr_report::page::Page;
 use kvcsr_report::{html, splice};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage, parameters_of};
+use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::stages::report::sheet::{README_PREFIX, Sheet};
 use crate::{atomic, manifest, ui};
@@ -26,16 +27,32 @@ pub const PAGE: &str = "report.md";
 /// The same for browsers.
 pub const HTML: &str = "report.html";
 
+/// The section `[report]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub memory_tokens: usize,
+    pub publish: bool,
+}
+
 /// See the module.
 pub struct Report;
 
+static DECLARATION: Declaration = Declaration {
+    name: "report",
+    about: "Draw figures and tables; publish them to data/results and the README if the profile says so",
+    version: 3,
+    makes: &[Output::rows(PAGE), Output::rows(HTML)],
+    reproduced: true,
+    ..Declaration::EMPTY
+};
+
 impl Stage for Report {
-    fn name(&self) -> &'static str {
-        "report"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        3
+    fn plan(&self, _run: &Run) -> String {
+        "tables and figures".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
