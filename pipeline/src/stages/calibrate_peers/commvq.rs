@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kvcsr_cache::schemes::commvq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
-use kvcsr_neuraldict::codebooks::commutative::{self, Annealing};
+use kvcsr_neuraldict::peers::commvq::{Annealing, train};
 
 use super::Layer;
 
@@ -29,7 +29,7 @@ pub(super) fn codebooks(cx: &Layer<'_>, set: &mut CodebookSet) -> Result<()> {
             let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
             vectors.extend(row[head * d..(head + 1) * d].iter().map(|x| x / norm));
         }
-        for step in commutative::train(&mut vectors, d, steps, &annealing, &mut cx.rng((1 << 20) + head as u64))? {
+        for step in train(&mut vectors, d, steps, &annealing, &mut cx.rng((1 << 20) + head as u64))? {
             tables.extend_from_slice(step.codebook.rows());
         }
     }
