@@ -89,7 +89,7 @@ impl Metric {
     /// Score of `prediction` against one `answer`, in `[0, 1]`. `classes` matters to [`Metric::Classification`] only.
     ///
     /// # Errors
-    /// [`LongBenchError::Unscorable`](crate::LongBenchError::Unscorable) where the original would fail:
+    /// [`EvalError::Unscorable`](crate::EvalError::Unscorable) where the original would fail:
     /// a retrieval answer without a paragraph number.
     pub fn score(self, prediction: &str, answer: &str, classes: &[String], options: MetricOptions) -> Result<f64> {
         Ok(match self {

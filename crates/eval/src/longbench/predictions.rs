@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use kvcsr_cache::registry::DEFAULT_DICTIONARIES;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{LongBenchError, Result};
+use crate::error::{EvalError, Result};
 use crate::jsonl;
 
 /// One record under one scheme.
@@ -87,7 +87,7 @@ impl Predictions {
     /// from their files.
     ///
     /// # Errors
-    /// [`LongBenchError::Read`], [`LongBenchError::Write`]; [`LongBenchError::Line`] for a line that is no prediction, stands
+    /// [`EvalError::Read`], [`EvalError::Write`]; [`EvalError::Line`] for a line that is no prediction, stands
     /// in another scheme's or task's file, or repeats a record.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut found = Self { folder: folder.to_owned(), rows: Vec::new(), done: HashSet::new() };
@@ -121,7 +121,7 @@ impl Predictions {
     /// Appends `row` to its file, makes sure that it is on disk, and returns it.
     ///
     /// # Errors
-    /// [`LongBenchError::Write`].
+    /// [`EvalError::Write`].
     pub fn append(&mut self, row: PredictionRow) -> Result<&PredictionRow> {
         let key = key(&row);
         let path = self.file(&key.2, &key.0);
@@ -133,7 +133,7 @@ impl Predictions {
             file.write_all(&line)?;
             file.sync_data()
         };
-        write().map_err(|source| LongBenchError::Write { path: path.clone(), source })?;
+        write().map_err(|source| EvalError::Write { path: path.clone(), source })?;
         self.done.insert(key);
         self.rows.push(row);
         Ok(&self.rows[self.rows.len() - 1])
@@ -156,7 +156,7 @@ fn key(row: &PredictionRow) -> (String, String, String) {
 
 /// What is in `folder`, in name order; nothing if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let read_error = |source| LongBenchError::Read { path: folder.to_owned(), source };
+    let read_error = |source| EvalError::Read { path: folder.to_owned(), source };
     if !folder.exists() {
         return Ok(Vec::new());
     }
@@ -171,22 +171,22 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If the file cannot be read or shortened.
 pub fn remove_cut_line(path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|source| LongBenchError::Read { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     if whole == bytes.len() {
         return Ok(());
     }
     let cut = || File::options().write(true).open(path)?.set_len(whole as u64);
-    cut().map_err(|source| LongBenchError::Write { path: path.to_owned(), source })
+    cut().map_err(|source| EvalError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
-    use crate::metrics::CodeSim;
-    use crate::score::score_file;
-    use crate::tasks::TaskTable;
+    use crate::longbench::metrics::CodeSim;
+    use crate::longbench::score::score_file;
+    use crate::longbench::tasks::TaskTable;
 
     pub(crate) fn row(task: &str, id: &str, scheme: &str, score: f64) -> PredictionRow {
         PredictionRow {

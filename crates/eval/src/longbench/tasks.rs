@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{LongBenchError, Result};
-use crate::metrics::Metric;
+use crate::error::{EvalError, Result};
+use crate::longbench::metrics::Metric;
 
-const TABLE: &str = include_str!("../data/tasks.toml");
+const TABLE: &str = include_str!("../../data/tasks.toml");
 
 /// The language of a task's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -111,10 +111,10 @@ impl TaskTable {
     /// Reads a table in the format of `data/tasks.toml`.
     ///
     /// # Errors
-    /// [`LongBenchError::TaskTable`] for bad TOML, a task listed twice, a group with an unknown or repeated task,
+    /// [`EvalError::TaskTable`] for bad TOML, a task listed twice, a group with an unknown or repeated task,
     /// or a version that the changelog does not end with.
     pub fn parse(toml: &str) -> Result<Self> {
-        toml::from_str::<Self>(toml).map_err(|error| LongBenchError::TaskTable(error.to_string()))?.checked()
+        toml::from_str::<Self>(toml).map_err(|error| EvalError::TaskTable(error.to_string()))?.checked()
     }
 
     /// A table of tasks that are not LongBench's, called `title` in errors.
@@ -136,24 +136,21 @@ impl TaskTable {
         let mut names = BTreeSet::new();
         for task in &table.tasks {
             if !names.insert(task.name.as_str()) {
-                return Err(LongBenchError::TaskTable(format!("task {:?} is listed twice", task.name)));
+                return Err(EvalError::TaskTable(format!("task {:?} is listed twice", task.name)));
             }
         }
         for (group, members) in &table.groups {
             let mut seen = BTreeSet::new();
             for member in members {
                 if !names.contains(member.as_str()) || !seen.insert(member) {
-                    return Err(LongBenchError::TaskTable(format!(
+                    return Err(EvalError::TaskTable(format!(
                         "group {group:?} has an unknown or repeated task {member:?}"
                     )));
                 }
             }
         }
         if table.changelog.last().map(|change| change.version) != Some(table.version) {
-            return Err(LongBenchError::TaskTable(format!(
-                "the changelog does not end with version {}",
-                table.version
-            )));
+            return Err(EvalError::TaskTable(format!("the changelog does not end with version {}", table.version)));
         }
         Ok(table)
     }
@@ -179,9 +176,9 @@ impl TaskTable {
     /// The task called `name`.
     ///
     /// # Errors
-    /// [`LongBenchError::UnknownTask`], which lists the names.
+    /// [`EvalError::UnknownTask`], which lists the names.
     pub fn get(&self, name: &str) -> Result<&Task> {
-        self.tasks.iter().find(|task| task.name == name).ok_or_else(|| LongBenchError::UnknownTask {
+        self.tasks.iter().find(|task| task.name == name).ok_or_else(|| EvalError::UnknownTask {
             name: name.to_owned(),
             table: self.title.clone(),
             known: join(self.tasks.iter().map(|task| &task.name)),
@@ -191,14 +188,14 @@ impl TaskTable {
     /// The tasks that `names` name: tasks, groups spelled out, or [`ALL`]; each once, in the order of first mention.
     ///
     /// # Errors
-    /// [`LongBenchError::UnknownTask`], which lists tasks and groups.
+    /// [`EvalError::UnknownTask`], which lists tasks and groups.
     pub fn select(&self, names: &[String]) -> Result<Vec<&Task>> {
         let mut picked: Vec<&Task> = Vec::new();
         for name in names {
             let named = match name.as_str() {
                 ALL => self.tasks.iter().collect(),
                 group if self.groups.contains_key(group) => self.group(group)?,
-                task => vec![self.get(task).map_err(|_| LongBenchError::UnknownTask {
+                task => vec![self.get(task).map_err(|_| EvalError::UnknownTask {
                     name: name.clone(),
                     table: format!("groups are {ALL}, {}; {}", join(self.groups.keys()), self.title),
                     known: join(self.tasks.iter().map(|task| &task.name)),
@@ -221,11 +218,11 @@ impl TaskTable {
     /// The tasks of a group, in the group's order: `csr11`, `kivi8` or `longbench_e`.
     ///
     /// # Errors
-    /// [`LongBenchError::UnknownGroup`], which lists the names.
+    /// [`EvalError::UnknownGroup`], which lists the names.
     pub fn group(&self, name: &str) -> Result<Vec<&Task>> {
         self.groups
             .get(name)
-            .ok_or_else(|| LongBenchError::UnknownGroup { name: name.to_owned(), known: join(self.groups.keys()) })?
+            .ok_or_else(|| EvalError::UnknownGroup { name: name.to_owned(), known: join(self.groups.keys()) })?
             .iter()
             .map(|task| self.get(task))
             .collect()

@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::text::digit_runs;
-use crate::error::{LongBenchError, Result};
+use crate::error::{EvalError, Result};
 
 /// Share of the digit runs in `prediction` that equal the paragraph number in `answer`, "Paragraph 7".
 ///
 /// # Errors
-/// [`LongBenchError::Unscorable`] when `answer` names no paragraph.
+/// [`EvalError::Unscorable`] when `answer` names no paragraph.
 pub fn retrieval(prediction: &str, answer: &str) -> Result<f64> {
     static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"Paragraph (\d+)").expect("the pattern is valid"));
     Ok(count(prediction, paragraph("retrieval", &ID, answer)?))
@@ -21,7 +21,7 @@ pub fn retrieval(prediction: &str, answer: &str) -> Result<f64> {
 /// [`retrieval`] for answers of the form "段落7".
 ///
 /// # Errors
-/// [`LongBenchError::Unscorable`] when `answer` names no paragraph.
+/// [`EvalError::Unscorable`] when `answer` names no paragraph.
 pub fn retrieval_zh(prediction: &str, answer: &str) -> Result<f64> {
     static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"段落(\d+)").expect("the pattern is valid"));
     Ok(count(prediction, paragraph("retrieval_zh", &ID, answer)?))
@@ -44,7 +44,7 @@ pub fn count(prediction: &str, answer: &str) -> f64 {
 
 fn paragraph<'a>(metric: &'static str, id: &Regex, answer: &'a str) -> Result<&'a str> {
     id.captures(answer).and_then(|found| found.get(1)).map(|number| number.as_str()).ok_or_else(|| {
-        LongBenchError::Unscorable { metric, reason: format!("answer {answer:?} has no match for {:?}", id.as_str()) }
+        EvalError::Unscorable { metric, reason: format!("answer {answer:?} has no match for {:?}", id.as_str()) }
     })
 }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::score::TaskScore;
-use crate::tasks::{Category, TaskTable};
+use crate::longbench::score::TaskScore;
+use crate::longbench::tasks::{Category, TaskTable};
 
 /// Overall averages of a set of task scores, 0 to 100, not rounded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Averages {
 /// Averages `scores`; NaN when there are none.
 ///
 /// # Errors
-/// [`LongBenchError::UnknownTask`](crate::LongBenchError::UnknownTask) for a score of a task that the table does not have.
+/// [`EvalError::UnknownTask`](crate::EvalError::UnknownTask) for a score of a task that the table does not have.
 pub fn averages(table: &TaskTable, scores: &[TaskScore]) -> Result<Averages> {
     let mut members: BTreeMap<Category, Vec<f64>> = BTreeMap::new();
     for score in scores {

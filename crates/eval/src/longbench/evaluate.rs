@@ -6,12 +6,12 @@
 use kvcsr_cache::Scheme;
 
 use crate::error::Result;
-use crate::predictions::{PredictionRow, Predictions, label};
-use crate::record::Record;
-use crate::results::{OverallResult, TaskResult, by_task, overall};
-use crate::runner::Runner;
+use crate::longbench::predictions::{PredictionRow, Predictions, label};
+use crate::longbench::record::Record;
+use crate::longbench::results::{OverallResult, TaskResult, by_task, overall};
+use crate::longbench::runner::Runner;
+use crate::longbench::tasks::{Task, TaskTable};
 use crate::stats::Bootstrap;
-use crate::tasks::{Task, TaskTable};
 
 /// The records of one task that are to be answered.
 #[derive(Debug, Clone)]

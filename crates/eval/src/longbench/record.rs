@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::jsonl;
-use crate::metrics::Metric;
-use crate::tasks::{Language, Task};
+use crate::longbench::metrics::Metric;
+use crate::longbench::tasks::{Language, Task};
 
 /// One sample of a task, as LongBench publishes it. Every key must be there; further keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,8 +66,8 @@ impl Record {
 /// Reads the records of `task` from a JSONL file, in the file's order.
 ///
 /// # Errors
-/// [`LongBenchError::Read`](crate::LongBenchError::Read) when the file cannot be read,
-/// [`LongBenchError::Line`](crate::LongBenchError::Line) for a line with a missing, unknown or mistyped key, another task's
+/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read,
+/// [`EvalError::Line`](crate::EvalError::Line) for a line with a missing, unknown or mistyped key, another task's
 /// `dataset` or `language`, no answer, no classes where they are needed, or the `_id` of an earlier line.
 pub fn read_records(task: &Task, path: &Path) -> Result<Vec<Record>> {
     read_each_record(task, path)?.into_iter().collect()
@@ -76,7 +76,7 @@ pub fn read_records(task: &Task, path: &Path) -> Result<Vec<Record>> {
 /// As [`read_records`], but a bad line is an error in its own place, and the other records are still there.
 ///
 /// # Errors
-/// [`LongBenchError::Read`](crate::LongBenchError::Read) when the file cannot be read.
+/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read.
 pub fn read_each_record(task: &Task, path: &Path) -> Result<Vec<Result<Record>>> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut check = |line: jsonl::Line<Record>| {
@@ -98,7 +98,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::tasks::TaskTable;
+    use crate::longbench::tasks::TaskTable;
 
     fn good() -> Value {
         json!({

@@ -15,14 +15,14 @@ use kvcsr_codec::measured_bits;
 use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Tokenizer};
 use rayon::prelude::*;
 
-use crate::config::Config;
-use crate::error::{LongBenchError, Result, TokensError};
-use crate::metrics::MetricOptions;
-use crate::predictions::{PredictionRow, label};
-use crate::prompt::{Chat, Prompt, Tokens, prepare};
-use crate::record::Record;
-use crate::score::sample_score;
-use crate::tasks::Task;
+use crate::error::{EvalError, Result, TokensError};
+use crate::longbench::config::Config;
+use crate::longbench::metrics::MetricOptions;
+use crate::longbench::predictions::{PredictionRow, label};
+use crate::longbench::prompt::{Chat, Prompt, Tokens, prepare};
+use crate::longbench::record::Record;
+use crate::longbench::score::sample_score;
+use crate::longbench::tasks::Task;
 
 /// What `pred.py` takes from its command line and code.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +100,7 @@ impl<'a> Runner<'a> {
     /// The prompt of `record`.
     ///
     /// # Errors
-    /// [`LongBenchError::Config`] for a task without a template, and as [`prepare`].
+    /// [`EvalError::Config`] for a task without a template, and as [`prepare`].
     pub fn prompt(&self, task: &Task, record: &Record) -> Result<Prompt> {
         let template = self.config.template(&task.name)?;
         let wrap = self.options.chat.wrap();
@@ -112,7 +112,7 @@ impl<'a> Runner<'a> {
     /// Without schemes nothing is run.
     ///
     /// # Errors
-    /// [`LongBenchError::Sample`], which names task and record, around whatever failed, `sink` included.
+    /// [`EvalError::Sample`], which names task and record, around whatever failed, `sink` included.
     pub fn run(
         &self,
         task: &Task,
@@ -120,7 +120,7 @@ impl<'a> Runner<'a> {
         schemes: &[&dyn Scheme],
         sink: &mut dyn FnMut(PredictionRow) -> Result<()>,
     ) -> Result<()> {
-        self.run_all(task, record, schemes, sink).map_err(|source| LongBenchError::Sample {
+        self.run_all(task, record, schemes, sink).map_err(|source| EvalError::Sample {
             task: task.name.clone(),
             id: record.id.clone(),
             source: Box::new(source),
@@ -154,7 +154,7 @@ impl<'a> Runner<'a> {
     /// `scheme`'s caches of a finished prefill.
     fn fork<'s>(&self, snapshot: &PrefillSnapshot, scheme: &'s dyn Scheme, tokens: usize) -> Result<Fork<'s>> {
         let started = Instant::now();
-        let caches = snapshot.fork(scheme, self.decoder.rotary()).map_err(|source| LongBenchError::Scheme {
+        let caches = snapshot.fork(scheme, self.decoder.rotary()).map_err(|source| EvalError::Scheme {
             scheme: label(scheme.name(), scheme.dictionaries()),
             source: Box::new(source),
         })?;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::average::averages;
 use crate::error::Result;
-use crate::predictions::PredictionRow;
-use crate::score::{BucketScore, TaskScore, bucket_scores, dataset_score};
+use crate::longbench::average::averages;
+use crate::longbench::predictions::PredictionRow;
+use crate::longbench::score::{BucketScore, TaskScore, bucket_scores, dataset_score};
+use crate::longbench::tasks::TaskTable;
 use crate::stats::{Bootstrap, Interval};
-use crate::tasks::TaskTable;
 
 /// The scheme that all others are compared with.
 pub const REFERENCE: &str = "dense";
@@ -224,7 +224,7 @@ fn differences(grouped: &Grouped<'_>, task: &str, scheme: &str, reference: &str)
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::predictions::tests::row;
+    use crate::longbench::predictions::tests::row;
 
     const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 200, level: 0.95, seed: 1 };
 

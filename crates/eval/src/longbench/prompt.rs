@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{LongBenchError, Result, TokensError};
-use crate::record::Record;
-use crate::tasks::Task;
+use crate::error::{EvalError, Result, TokensError};
+use crate::longbench::record::Record;
+use crate::longbench::tasks::Task;
 
 /// A tokenizer, as far as prompts need one.
 pub trait Tokens {
@@ -43,7 +43,7 @@ impl Template {
     /// Splits `source` at its placeholders. As in Python's `str.format`, `{{` and `}}` stand for single braces.
     ///
     /// # Errors
-    /// [`LongBenchError::Template`] for any other placeholder and for a single brace.
+    /// [`EvalError::Template`] for any other placeholder and for a single brace.
     pub fn parse(source: &str) -> Result<Self> {
         let mut parts = Vec::new();
         let mut text = String::new();
@@ -67,7 +67,7 @@ impl Template {
                 rest = after;
             } else {
                 let at: String = rest.chars().take(20).collect();
-                return Err(LongBenchError::Template(format!(
+                return Err(EvalError::Template(format!(
                     "expected {{context}}, {{input}} or a doubled brace, found {at:?}"
                 )));
             }
@@ -114,18 +114,18 @@ pub struct Prompt {
 /// decoded separately and joined. Returns the text and the number of tokens before.
 ///
 /// # Errors
-/// [`LongBenchError::PromptLimit`] for a limit below 2, [`LongBenchError::Tokens`] when the tokenizer fails.
+/// [`EvalError::PromptLimit`] for a limit below 2, [`EvalError::Tokens`] when the tokenizer fails.
 pub fn truncate_middle(tokens: &dyn Tokens, prompt: String, max_tokens: usize) -> Result<(String, usize)> {
     // Python's ids[-0:] would be the whole prompt.
     let half = match max_tokens / 2 {
-        0 => return Err(LongBenchError::PromptLimit(max_tokens)),
+        0 => return Err(EvalError::PromptLimit(max_tokens)),
         half => half,
     };
-    let ids = tokens.encode(&prompt).map_err(LongBenchError::Tokens)?;
+    let ids = tokens.encode(&prompt).map_err(EvalError::Tokens)?;
     if ids.len() <= max_tokens {
         return Ok((prompt, ids.len()));
     }
-    let decode = |ids: &[u32]| tokens.decode(ids).map_err(LongBenchError::Tokens);
+    let decode = |ids: &[u32]| tokens.decode(ids).map_err(EvalError::Tokens);
     let mut text = decode(&ids[..half])?;
     text.push_str(&decode(&ids[ids.len() - half..])?);
     Ok((text, ids.len()))
@@ -149,7 +149,7 @@ pub fn prepare(
     if let (true, Some(wrap)) = (task.chat, chat) {
         text = wrap(&text);
     }
-    let ids = tokens.encode(&text).map_err(LongBenchError::Tokens)?;
+    let ids = tokens.encode(&text).map_err(EvalError::Tokens)?;
     Ok(Prompt { text, ids, full_tokens, truncated: full_tokens > max_tokens })
 }
 
@@ -195,7 +195,7 @@ pub fn llama2_chat(prompt: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::tasks::{Language, TaskTable};
+    use crate::longbench::tasks::{Language, TaskTable};
 
     const BOS: u32 = 1;
 
@@ -293,7 +293,7 @@ mod tests {
     fn a_limit_without_halves_is_refused() {
         for limit in [0, 1] {
             let result = truncate_middle(&Characters, "abc".to_owned(), limit);
-            assert!(matches!(result, Err(LongBenchError::PromptLimit(n)) if n == limit));
+            assert!(matches!(result, Err(EvalError::PromptLimit(n)) if n == limit));
         }
     }
 }

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{LongBenchError, Result};
+use crate::error::{EvalError, Result};
 use crate::jsonl::{self, Line};
-use crate::metrics::text::{first_line, numpy_round2, round2};
-use crate::metrics::{CodeSim, Metric, MetricOptions};
-use crate::tasks::Task;
+use crate::longbench::metrics::text::{first_line, numpy_round2, round2};
+use crate::longbench::metrics::{CodeSim, Metric, MetricOptions};
+use crate::longbench::tasks::Task;
 
 /// One line of a prediction file, with the keys that LongBench's `pred.py` writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +83,8 @@ pub struct LengthScores {
 /// Scores a file of predictions for `task`, one JSON object per line.
 ///
 /// # Errors
-/// [`LongBenchError::Read`], [`LongBenchError::Line`] for a malformed line or one that cannot be scored,
-/// [`LongBenchError::Empty`] for a file without predictions.
+/// [`EvalError::Read`], [`EvalError::Line`] for a malformed line or one that cannot be scored,
+/// [`EvalError::Empty`] for a file without predictions.
 pub fn score_file(task: &Task, path: &Path, code_sim: CodeSim) -> Result<TaskScore> {
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let samples = sample_scores(task, path, options)?;
@@ -94,7 +94,7 @@ pub fn score_file(task: &Task, path: &Path, code_sim: CodeSim) -> Result<TaskSco
 /// Scores a file of LongBench-E predictions for `task`, by sample length.
 ///
 /// # Errors
-/// As [`score_file`], and [`LongBenchError::Line`] for a line without `length`.
+/// As [`score_file`], and [`EvalError::Line`] for a line without `length`.
 pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Result<LengthScores> {
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let lines = read_predictions(path)?;
@@ -119,7 +119,7 @@ pub fn sample_scores(task: &Task, path: &Path, options: MetricOptions) -> Result
 /// Score of one sample in `[0, 1]`: the maximum over the answers, 0 without any.
 ///
 /// # Errors
-/// [`LongBenchError::Unscorable`] for a classification task without classes, and as [`Metric::score`].
+/// [`EvalError::Unscorable`] for a classification task without classes, and as [`Metric::score`].
 pub fn sample_score(
     task: &Task,
     prediction: &str,
@@ -128,10 +128,7 @@ pub fn sample_score(
     options: MetricOptions,
 ) -> Result<f64> {
     if task.metric == Metric::Classification && classes.is_none() {
-        return Err(LongBenchError::Unscorable {
-            metric: task.metric.name(),
-            reason: "all_classes is null".to_owned(),
-        });
+        return Err(EvalError::Unscorable { metric: task.metric.name(), reason: "all_classes is null".to_owned() });
     }
     let prediction = if task.first_line { first_line(prediction) } else { prediction };
     answers.iter().try_fold(0.0_f64, |best, answer| {
@@ -151,7 +148,7 @@ pub fn dataset_score(samples: &[f64]) -> f64 {
 fn read_predictions(path: &Path) -> Result<Vec<Line<Prediction>>> {
     let lines = jsonl::read(path)?;
     if lines.is_empty() {
-        return Err(LongBenchError::Empty { path: path.to_owned() });
+        return Err(EvalError::Empty { path: path.to_owned() });
     }
     Ok(lines)
 }
@@ -196,7 +193,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::tasks::TaskTable;
+    use crate::longbench::tasks::TaskTable;
 
     fn with_file<T>(task: &str, lines: &[serde_json::Value], check: impl FnOnce(&Task, &Path) -> T) -> T {
         let folder = tempfile::tempdir().unwrap();
@@ -255,7 +252,7 @@ mod tests {
     #[test]
     fn a_file_without_predictions_is_an_error() {
         let error = with_file("lcc", &[], |task, path| score_file(task, path, CodeSim::Difflib).unwrap_err());
-        assert!(matches!(error, LongBenchError::Empty { .. }));
+        assert!(matches!(error, EvalError::Empty { .. }));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::error::{LongBenchError, Result};
-use crate::prompt::Template;
+use crate::error::{EvalError, Result};
+use crate::longbench::prompt::Template;
 
 const PROMPTS: &str = "dataset2prompt.json";
 const GENERATION_LIMITS: &str = "dataset2maxlen.json";
@@ -28,7 +28,7 @@ impl Config {
     /// Reads the three files in `folder`.
     ///
     /// # Errors
-    /// [`LongBenchError::Read`] for a missing file, [`LongBenchError::Config`] for a malformed one, including a prompt with
+    /// [`EvalError::Read`] for a missing file, [`EvalError::Config`] for a malformed one, including a prompt with
     /// any other placeholder than `{context}` and `{input}`.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(PROMPTS);
@@ -36,7 +36,7 @@ impl Config {
             .into_iter()
             .map(|(task, text)| match Template::parse(&text) {
                 Ok(template) => Ok((task, template)),
-                Err(error) => Err(LongBenchError::Config { path: path.clone(), message: format!("{task}: {error}") }),
+                Err(error) => Err(EvalError::Config { path: path.clone(), message: format!("{task}: {error}") }),
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -60,7 +60,7 @@ impl Config {
     /// The prompt template of `task`.
     ///
     /// # Errors
-    /// [`LongBenchError::Config`] when the file has none.
+    /// [`EvalError::Config`] when the file has none.
     pub fn template(&self, task: &str) -> Result<&Template> {
         self.entry(&self.templates, PROMPTS, task)
     }
@@ -68,7 +68,7 @@ impl Config {
     /// How many tokens `task` may generate.
     ///
     /// # Errors
-    /// [`LongBenchError::Config`] when the file does not say.
+    /// [`EvalError::Config`] when the file does not say.
     pub fn max_new_tokens(&self, task: &str) -> Result<usize> {
         self.entry(&self.generation_limits, GENERATION_LIMITS, task).copied()
     }
@@ -76,13 +76,13 @@ impl Config {
     /// How many prompt tokens `model` may get before the middle is cut out, beginning-of-text token included.
     ///
     /// # Errors
-    /// [`LongBenchError::Config`] when the file does not know the model.
+    /// [`EvalError::Config`] when the file does not know the model.
     pub fn max_prompt_tokens(&self, model: &str) -> Result<usize> {
         self.entry(&self.context_limits, CONTEXT_LIMITS, model).copied()
     }
 
     fn entry<'a, T>(&self, entries: &'a BTreeMap<String, T>, file: &str, name: &str) -> Result<&'a T> {
-        entries.get(name).ok_or_else(|| LongBenchError::Config {
+        entries.get(name).ok_or_else(|| EvalError::Config {
             path: self.folder.join(file),
             message: format!("no entry {name:?}; it has: {}", entries.keys().cloned().collect::<Vec<_>>().join(", ")),
         })
@@ -90,10 +90,8 @@ impl Config {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| LongBenchError::Read { path: path.to_owned(), source })?;
-    serde_json::from_str(&text)
-        .map_err(|error| LongBenchError::Config { path: path.to_owned(), message: error.to_string() })
+    let text = std::fs::read_to_string(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|error| EvalError::Config { path: path.to_owned(), message: error.to_string() })
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::error::{LongBenchError, Result};
-use crate::evaluate::Work;
-use crate::predictions::Predictions;
+use crate::error::{EvalError, Result};
+use crate::longbench::evaluate::Work;
+use crate::longbench::predictions::Predictions;
 
 /// Part `index` of `count`, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +40,13 @@ impl Shard {
 }
 
 impl FromStr for Shard {
-    type Err = LongBenchError;
+    type Err = EvalError;
 
     fn from_str(text: &str) -> Result<Self> {
         let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match parts {
             Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index, count }),
-            _ => Err(LongBenchError::Shard(text.to_owned())),
+            _ => Err(EvalError::Shard(text.to_owned())),
         }
     }
 }
@@ -60,14 +60,14 @@ impl fmt::Display for Shard {
 /// Copies the answers of every part into `whole`, in the order of `work`, which holds all records.
 ///
 /// # Errors
-/// [`LongBenchError::Repeated`] for a record that two parts answered, and whatever reading and writing fail with.
+/// [`EvalError::Repeated`] for a record that two parts answered, and whatever reading and writing fail with.
 pub fn merge(parts: &[impl AsRef<Path>], work: &[Work<'_>], labels: &[String], whole: &mut Predictions) -> Result<()> {
     let mut rows = std::collections::HashMap::new();
     for folder in parts {
         for row in Predictions::open(folder.as_ref())?.rows() {
             let key = (row.task.clone(), row.id.clone(), row.label());
             if rows.insert(key, row.clone()).is_some() {
-                return Err(LongBenchError::Repeated {
+                return Err(EvalError::Repeated {
                     folder: folder.as_ref().to_owned(),
                     task: row.task.clone(),
                     id: row.id.clone(),
@@ -93,9 +93,9 @@ pub fn merge(parts: &[impl AsRef<Path>], work: &[Work<'_>], labels: &[String], w
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::predictions::tests::row;
-    use crate::record::Record;
-    use crate::tasks::{Language, TaskTable};
+    use crate::longbench::predictions::tests::row;
+    use crate::longbench::record::Record;
+    use crate::longbench::tasks::{Language, TaskTable};
 
     fn work(ids: &[&str]) -> Vec<Work<'static>> {
         let record = |id: &&str| Record {

@@ -1,80 +1,19 @@
-//! Quality after compression on held-out text: perplexity, KL divergence and top-1 agreement.
-//!
-//! A context is prefilled once, exactly. Every scheme takes over that prefill, compresses it, and
-//! then reads the same continuation token by token (in one causal pass, which by the contract of
-//! [`kvcsr_cache::LayerCache::attend`] is the same), compressing each token as it arrives. Its next-token distributions
-//! are compared with those of the uncompressed cache at the same positions.
-//!
-//! Any [`Scheme`] can be scored, registered or your own:
-//!
-//! ```no_run
-//! use kvcsr_cache::{Scheme, SchemeContext, registry};
-//! use kvcsr_eval::heldout::{HeldoutText, Reference};
-//!
-//! # fn score(decoder: &kvcsr_model::Decoder, ids: Vec<u32>, own: &dyn Scheme) -> Result<(), Box<dyn std::error::Error>> {
-//! let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
-//! let text = HeldoutText { context: ids.len() - 64, ids };
-//! let reference = Reference::new(decoder, &text, 512, dense.as_ref())?;
-//! let score = reference.score(decoder, own)?;
-//! println!("{:.4} nats, {:.2} bits per channel", score.kl(), score.measured_bits(decoder.geometry()).0);
-//! # Ok(()) }
-//! ```
-//!
-//! The distribution after the context's last token is left out: it comes from the exact prefill
-//! and is the same for every scheme.
+//! The exact prefill of a text, and the scores of the schemes that take it over.
 
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use kvcsr_cache::{CacheError, Geometry, LayerCache, PrefillSnapshot, Scheme};
+use kvcsr_cache::{Geometry, LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::{BitsPerChannel, Footprint, measured_bits};
 use kvcsr_model::Decoder;
 use rayon::prelude::*;
 
-/// What can go wrong while scoring held-out text.
-#[derive(Debug, thiserror::Error)]
-pub enum EvaluationError {
-    /// The text has no continuation to score.
-    #[error("a held-out text of {found} tokens is too short: {needed} are needed")]
-    TooShort {
-        /// Tokens of the text.
-        found: usize,
-        /// Tokens needed at least.
-        needed: usize,
-    },
-    /// The scheme has coded no token of the context, so its score would be that of exact tokens.
-    #[error(
-        "scheme `{scheme}` has compressed none of the {tokens} tokens of context: all are in its exact window; \
-         lengthen the context (evaluate.context) or shrink the window"
-    )]
-    NothingCompressed {
-        /// The scheme.
-        scheme: String,
-        /// Tokens of the context.
-        tokens: usize,
-    },
-    /// A scheme failed.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// The model failed.
-    #[error(transparent)]
-    Model(#[from] kvcsr_model::ModelError),
-    /// A tensor operation failed.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-}
+use super::HeldoutText;
+use super::distribution::{Comparison, compare, log_softmax};
+use crate::error::{EvalError, Result};
 
 /// Rows of logits taken at a time, so that memory stays bounded for large vocabularies.
 const LOGIT_ROWS: usize = 64;
-
-/// One held-out text: a context and what follows it.
-#[derive(Debug, Clone)]
-pub struct HeldoutText {
-    /// Tokens of context and continuation.
-    pub ids: Vec<u32>,
-    /// How many of them are context.
-    pub context: usize,
-}
 
 /// The exact prefill of a text's context and the uncompressed model's distributions after it.
 pub struct Reference {
@@ -135,15 +74,10 @@ impl Reference {
     ///
     /// # Errors
     /// If the text has fewer than two tokens after its context, or the model cannot run it.
-    pub fn new(
-        decoder: &Decoder,
-        text: &HeldoutText,
-        chunk: usize,
-        dense: &dyn Scheme,
-    ) -> Result<Self, EvaluationError> {
+    pub fn new(decoder: &Decoder, text: &HeldoutText, chunk: usize, dense: &dyn Scheme) -> Result<Self> {
         let (context, continuation) = text.ids.split_at_checked(text.context).unwrap_or((&text.ids, &[]));
         if context.is_empty() || continuation.len() < 2 {
-            return Err(EvaluationError::TooShort { found: text.ids.len(), needed: text.context.max(1) + 2 });
+            return Err(EvalError::TooShort { found: text.ids.len(), needed: text.context.max(1) + 2 });
         }
         let snapshot = decoder.prefill(context, chunk)?;
         let mut caches = snapshot.fork(dense, decoder.rotary())?;
@@ -169,7 +103,7 @@ impl Reference {
     ///
     /// # Errors
     /// If the scheme or the model fails.
-    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<ContinuationScore, EvaluationError> {
+    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<ContinuationScore> {
         self.score_and_decode(decoder, scheme, 0)
     }
 
@@ -178,12 +112,7 @@ impl Reference {
     ///
     /// # Errors
     /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
-    pub fn score_and_decode(
-        &self,
-        decoder: &Decoder,
-        scheme: &dyn Scheme,
-        decode: usize,
-    ) -> Result<ContinuationScore, EvaluationError> {
+    pub fn score_and_decode(&self, decoder: &Decoder, scheme: &dyn Scheme, decode: usize) -> Result<ContinuationScore> {
         let started = Instant::now();
         let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -225,10 +154,10 @@ impl Reference {
 }
 
 /// Refuses to score a compressing scheme before it has compressed anything.
-fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Result<(), EvaluationError> {
+fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Result<()> {
     let codes = footprint.indices + footprint.coefficients + footprint.packed;
     if codes == 0 && footprint.dense == 0 {
-        return Err(EvaluationError::NothingCompressed { scheme: scheme.to_owned(), tokens });
+        return Err(EvalError::NothingCompressed { scheme: scheme.to_owned(), tokens });
     }
     Ok(())
 }
@@ -239,7 +168,7 @@ fn for_each_distribution(
     continuation: &[u32],
     caches: &mut [Box<dyn LayerCache>],
     mut visit: impl FnMut(Vec<Vec<f32>>),
-) -> Result<(), EvaluationError> {
+) -> Result<()> {
     let ids = &continuation[..continuation.len() - 1];
     let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
     let hidden = decoder.forward_hidden(&ids, caches)?;
@@ -249,32 +178,6 @@ fn for_each_distribution(
         visit(decoder.head(&part)?.squeeze(0)?.to_vec2::<f32>()?);
     }
     Ok(())
-}
-
-struct Comparison {
-    nll: f64,
-    kl: f64,
-    agree: bool,
-}
-
-/// `ln softmax(x)`, with the normaliser summed in f64.
-fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
-    let shift = f64::from(max) + sum.ln();
-    for x in &mut row {
-        *x = (f64::from(*x) - shift) as f32;
-    }
-    row
-}
-
-fn compare(p: &[f32], q: &[f32], next: usize) -> Comparison {
-    let kl = p.iter().zip(q).map(|(&p, &q)| f64::from(p).exp() * (f64::from(p) - f64::from(q))).sum::<f64>();
-    Comparison { nll: -f64::from(q[next]), kl: kl.max(0.0), agree: argmax(p) == argmax(q) }
-}
-
-fn argmax(x: &[f32]) -> usize {
-    x.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
 }
 
 #[cfg(test)]
@@ -294,17 +197,5 @@ mod tests {
         ] {
             assert!(check_compressed("x", &footprint, 96).is_ok());
         }
-    }
-
-    #[test]
-    fn comparison_of_two_distributions_by_hand() {
-        let p = log_softmax(vec![0.0, (3f32).ln()]); // 1/4, 3/4
-        let q = log_softmax(vec![(3f32).ln(), 0.0]); // 3/4, 1/4
-        let c = compare(&p, &q, 1);
-        assert!((c.nll - 4f64.ln()).abs() < 1e-6);
-        assert!((c.kl - 0.5 * 3f64.ln()).abs() < 1e-6); // (3/4 - 1/4) ln 3
-        assert!(!c.agree);
-        let same = compare(&p, &p, 0);
-        assert!(same.kl == 0.0 && same.agree);
     }
 }
