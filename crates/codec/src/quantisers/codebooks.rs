@@ -13,7 +13,7 @@ use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Planned, Reader, Writer};
+use crate::files::{Planned, Reader, Writer};
 use crate::{CodecError, Kind};
 
 const METADATA_KEY: &str = "kvcsr";

@@ -1,7 +1,7 @@
 //! The nearest of a few hundred centroids: the search of vector quantisers and of k-means.
 
 use crate::CodecError;
-use crate::pursuit::kernels::Isa;
+use crate::kernels::Isa;
 
 /// Centroids `(N, width)` laid out for exhaustive search.
 ///

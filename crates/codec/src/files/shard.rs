@@ -11,7 +11,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 
-use crate::file::{Planned, Reader, Writer};
+use crate::files::{Planned, Reader, Writer};
 use crate::{CodecError, Kind};
 
 const TENSOR: &str = "vectors";

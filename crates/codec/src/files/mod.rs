@@ -1,5 +1,8 @@
 //! Safetensors files: written whole or not at all, read as untrusted.
 
+pub mod set;
+pub mod shard;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,6 +13,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
 use crate::CodecError;
+
+pub use self::set::{DictionaryGroup, DictionarySet};
+pub use self::shard::{Shard, ShardHeader, ShardWriter};
 
 /// Largest header read, in bytes. Ours are a few kilobytes; the bound keeps a hostile file from
 /// making the JSON parser allocate many times its length.

@@ -5,6 +5,7 @@
 //! equals), so the versions agree exactly, not just closely. The one exception is the
 //! matrix product, which the `gemm` crate dispatches by itself.
 
+mod aligned;
 mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,6 +18,7 @@ mod tests;
 
 use half::f16;
 
+pub(crate) use self::aligned::{AlignedVec, LINE};
 pub(crate) use self::product::{Transposed, correlate};
 
 /// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::all`] make

@@ -7,7 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::pursuit::kernels::Isa;
+use crate::kernels::Isa;
 use crate::{CodecError, Dictionary, Encoder, Footprint};
 
 /// Rows by which the vectors grow: doubling would leave up to half of a cache

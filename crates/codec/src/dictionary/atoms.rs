@@ -3,7 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::pursuit::kernels::Isa;
+use crate::kernels::Isa;
 use crate::{CodecError, Dictionary, Footprint, MAX_ATOMS};
 
 /// Atoms taken from one prompt, f16 `(N, width)`: first the sampled ones, then the Guard's.

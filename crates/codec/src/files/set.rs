@@ -11,7 +11,7 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::file::{Planned, Reader, Writer};
+use crate::files::{Planned, Reader, Writer};
 use crate::{CodecError, Dictionary, Kind};
 
 const METADATA_KEY: &str = "kvcsr";

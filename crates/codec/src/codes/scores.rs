@@ -3,7 +3,7 @@
 //! `S s d + S d`.
 
 use crate::Dictionary;
-use crate::pursuit::kernels::{Isa, correlate};
+use crate::kernels::{Isa, correlate};
 
 /// `out[n][q] = atoms[n] . queries[q]`: queries `(Q, width)`, out `(N, Q)`, resized to that.
 ///

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::packed::RowFormat;
+use super::packed::RowFormat;
 use crate::{CodeLayout, Footprint};
 
 /// Rows by which lengths and scales grow, and rows of full length by which codes do.

@@ -4,9 +4,9 @@
 //! rotary embedding turns. A codebook of `n` rows `z` stands for `n²` codewords: `z_a + i z_b` for every pair of rows.
 //! Multiplying by a phase commutes with that sum, so codewords of a rotated codebook are the rotated codewords.
 
+use super::nearest::largest;
 use crate::CodecError;
-use crate::nearest::largest;
-use crate::pursuit::kernels::Isa;
+use crate::kernels::Isa;
 
 /// One residual step's codebook.
 #[derive(Clone, Debug)]

@@ -18,8 +18,8 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::pursuit::kernels::{Isa, correlate};
-use crate::ragged::used;
+use super::ragged::used;
+use crate::kernels::{Isa, correlate};
 use crate::{Atoms, CodecError, Codes};
 
 /// Tokens restored at a time: at 128 channels the keys are 32 KiB, a level-1 cache.

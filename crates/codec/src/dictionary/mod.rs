@@ -1,6 +1,12 @@
 //! Dictionaries: `N` unit-norm atoms of one width.
 
+mod atoms;
+mod refit;
+
 use crate::CodecError;
+
+pub use self::atoms::{Atoms, OnlineAtoms};
+pub use self::refit::refit;
 
 /// Most atoms a `u16` index can name.
 pub const MAX_ATOMS: usize = 1 << 16;

@@ -1,15 +1,25 @@
 //! Sparse codes in either layout, behind one type.
 
+pub mod attend;
+mod fixed;
+mod packed;
+mod ragged;
+mod scores;
+
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::packed::index_bits;
-use crate::pursuit::kernels::Isa;
-use crate::ragged::used;
-use crate::{Atoms, BitsPerChannel, CodecError, CoefficientFormat, Footprint, PackedCodes, RaggedCodes, SparseCodes};
+use self::ragged::used;
+use crate::kernels::Isa;
+use crate::{Atoms, BitsPerChannel, CodecError, Footprint};
+
+pub use self::fixed::SparseCodes;
+pub use self::packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
+pub use self::ragged::{RaggedCodes, stop_early};
+pub use self::scores::{atom_products, score_codes};
 
 /// Rows expanded as one unit of parallel work.
 const BLOCK: usize = 64;

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Floats per cache line, and per AVX-512 register.
-pub(super) const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// `len` floats starting on a 64-byte boundary. Rows whose stride is a multiple of
 /// [`LINE`] then never split a vector load over two cache lines.

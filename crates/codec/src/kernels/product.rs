@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use gemm::{Parallelism, gemm};
 
+use super::aligned::{AlignedVec, LINE};
 use crate::Dictionary;
-use crate::pursuit::aligned::{AlignedVec, LINE};
 
 /// The atoms transposed, `(width, pitch)`, padded with zero atoms to whole cache lines: the
 /// product then reads them in place, where the row-major atoms would be repacked for every
