@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use kvcsr_eval::metrics::CodeSim;
-use kvcsr_eval::prompt::Chat;
+use kvcsr_eval::longbench::metrics::CodeSim;
+use kvcsr_eval::longbench::prompt::Chat;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
