@@ -55,7 +55,7 @@ fn download(folder: &Path) -> Result<()> {
     let archive = at(&revision)
         .get(unpacked::ARCHIVE)
         .with_context(|| format!("datasets/{} at {revision}", unpacked::DATASET))?;
-    unpacked::unpack(&archive, folder, &revision, kvcsr_eval::tasks::TaskTable::embedded().tasks())
+    unpacked::unpack(&archive, folder, &revision, kvcsr_eval::longbench::tasks::TaskTable::embedded().tasks())
 }
 
 /// All but the network.
@@ -67,8 +67,8 @@ mod unpacked {
 
     use anyhow::{Context, Result, bail};
     use kvcsr_codec::atomic::AtomicFile;
-    use kvcsr_eval::record::read_records;
-    use kvcsr_eval::tasks::Task;
+    use kvcsr_eval::longbench::record::read_records;
+    use kvcsr_eval::longbench::tasks::Task;
     use serde::{Deserialize, Serialize};
 
     use crate::atomic;
@@ -178,7 +178,7 @@ mod unpacked {
         #![allow(clippy::unwrap_used)]
         use std::io::Write;
 
-        use kvcsr_eval::tasks::TaskTable;
+        use kvcsr_eval::longbench::tasks::TaskTable;
 
         use super::*;
 

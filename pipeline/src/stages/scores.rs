@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use kvcsr_cache::Scheme;
-use kvcsr_eval::evaluate::{Progress, Summary, Work, answer_all};
-use kvcsr_eval::predictions::Predictions;
-use kvcsr_eval::results::{LengthResult, OverallResult, TaskResult};
-use kvcsr_eval::runner::Runner;
+use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
+use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::results::{LengthResult, OverallResult, TaskResult};
+use kvcsr_eval::longbench::runner::Runner;
 use kvcsr_eval::stats::Interval;
 use kvcsr_report::files;
 use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};

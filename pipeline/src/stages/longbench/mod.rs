@@ -12,14 +12,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::evaluate::{Work, labels, summarise};
-use kvcsr_eval::metrics::MetricOptions;
-use kvcsr_eval::predictions::Predictions;
-use kvcsr_eval::results::by_length;
-use kvcsr_eval::runner::{RunOptions, Runner};
-use kvcsr_eval::shard;
+use kvcsr_eval::longbench::evaluate::{Work, labels, summarise};
+use kvcsr_eval::longbench::metrics::MetricOptions;
+use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::results::by_length;
+use kvcsr_eval::longbench::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::shard;
+use kvcsr_eval::longbench::tasks::TaskTable;
 use kvcsr_eval::stats::Bootstrap;
-use kvcsr_eval::tasks::TaskTable;
 use kvcsr_report::longbench::lengths_markdown;
 use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
@@ -131,7 +131,7 @@ impl Stage for LongBench {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.longbench;
         let folder = folder(run)?;
-        let config = kvcsr_eval::config::Config::load(&folder.join("config"))?;
+        let config = kvcsr_eval::longbench::config::Config::load(&folder.join("config"))?;
         let mut work = records(&folder, settings)?;
         let share = settings.share()?;
         if let Share::Shard(shard) = share {

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use kvcsr_eval::evaluate::Summary;
-use kvcsr_eval::tasks::TaskTable;
+use kvcsr_eval::longbench::evaluate::Summary;
+use kvcsr_eval::longbench::tasks::TaskTable;
 use kvcsr_report::longbench::{TaskCell, paper_markdown, published, run_markdown, schemes_markdown};
 
 use super::{PAGE, Settings, tasks};

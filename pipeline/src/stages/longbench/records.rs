@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::evaluate::Work;
-use kvcsr_eval::record::read_each_record;
-use kvcsr_eval::tasks::{Task, TaskTable};
+use kvcsr_eval::longbench::evaluate::Work;
+use kvcsr_eval::longbench::record::read_each_record;
+use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 
 use super::Settings;
 use crate::stage::Run;

@@ -1,9 +1,9 @@
 //! The section `[longbench]`: what is run, and which share of it.
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::metrics::CodeSim;
-use kvcsr_eval::prompt::Chat;
-use kvcsr_eval::shard::Shard;
+use kvcsr_eval::longbench::metrics::CodeSim;
+use kvcsr_eval::longbench::prompt::Chat;
+use kvcsr_eval::longbench::shard::Shard;
 use serde::{Deserialize, Serialize};
 
 use crate::config::check;
