@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kvcsr_cache::{Geometry, Scheme, SchemeContext, registry};
+use kvcsr_cache::{Geometry, Needs, Scheme, SchemeContext, registry};
 use kvcsr_codec::{CodebookSet, DictionarySet};
 
 use crate::manifest::{self, Manifest};
@@ -12,37 +12,19 @@ use crate::stage::{Artefact, Run, SchemeNames, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::{self, allocate};
 
-/// What a scheme needs, from its name alone.
-struct Needs {
-    dictionaries: Option<String>,
-    codebooks: Option<String>,
-    budget: bool,
+/// What the schemes of these names need.
+fn needs(names: &[String]) -> Result<Vec<Needs>> {
+    names.iter().map(|name| Ok(registry::needs(name)?)).collect()
 }
 
-impl Needs {
-    fn of(name: &str) -> Result<Self> {
-        use kvcsr_cache::CacheError;
-        let bare = SchemeContext::new(Geometry { layers: 32, kv_heads: 8, head_dim: 128 });
-        let mut needs = Self { dictionaries: None, codebooks: None, budget: name.contains("+budget") };
-        match registry::build(name, &bare) {
-            Err(CacheError::MissingDictionaries { dictionaries, .. }) => needs.dictionaries = Some(dictionaries),
-            Err(CacheError::MissingCodebooks { codebooks, .. }) => needs.codebooks = Some(codebooks),
-            Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
-            _ => {}
-        }
-        Ok(needs)
-    }
-
-    fn meets(&self, artefact: Artefact) -> bool {
-        match artefact {
-            Artefact::None => false,
-            Artefact::Dictionaries(name) | Artefact::PeerDictionaries(name) => {
-                self.dictionaries.as_deref() == Some(name)
-            }
-            Artefact::Codebooks => self.codebooks.is_some(),
-            Artefact::Budgets => self.budget,
-        }
-    }
+/// Whether some scheme needs this artefact.
+fn wanted(needs: &[Needs], artefact: Artefact) -> bool {
+    needs.iter().any(|needs| match artefact {
+        Artefact::None => false,
+        Artefact::Dictionaries(name) | Artefact::PeerDictionaries(name) => needs.dictionaries.as_deref() == Some(name),
+        Artefact::Codebooks => needs.codebooks.is_some(),
+        Artefact::Budgets => needs.budget.is_some(),
+    })
 }
 
 /// The stages that make what schemes called `names` are built from, in the order in which they are run.
@@ -50,9 +32,8 @@ impl Needs {
 /// # Errors
 /// If a name is no scheme's.
 pub fn makers(names: &[String]) -> Result<Vec<&'static dyn Stage>> {
-    let needs = names.iter().map(|name| Needs::of(name)).collect::<Result<Vec<_>>>()?;
-    let made_for = |artefact| needs.iter().any(|needs| needs.meets(artefact));
-    let makes = |stage: &&&dyn Stage| stage.declaration().makes.iter().any(|output| made_for(output.artefact));
+    let needs = needs(names)?;
+    let makes = |stage: &&&dyn Stage| stage.declaration().makes.iter().any(|output| wanted(&needs, output.artefact));
     Ok(stages::ALL.iter().filter(makes).copied().collect())
 }
 
@@ -98,12 +79,12 @@ pub fn schemes(run: &Run, schemes: SchemeNames<'_>, geometry: Geometry) -> Resul
 /// A name is no scheme's; an artefact does not load, does not cover the model or was trained for another one.
 pub fn load(names: &[String], folder: impl Fn(&str) -> PathBuf, owner: &Owner) -> Result<SchemeContext> {
     let mut cx = SchemeContext::new(owner.geometry());
-    let needs = names.iter().map(|name| Needs::of(name)).collect::<Result<Vec<_>>>()?;
+    let needs = needs(names)?;
     for stage in stages::ALL {
         let dir = folder(stage.name());
         let finished = dir.join(manifest::FILE).is_file();
         for output in stage.declaration().makes.iter().filter(|_| finished) {
-            if !needs.iter().any(|needs| needs.meets(output.artefact)) {
+            if !wanted(&needs, output.artefact) {
                 continue;
             }
             let path = dir.join(output.file);
