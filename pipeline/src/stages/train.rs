@@ -1,8 +1,8 @@
 //! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
 
 mod groups;
-mod recipe;
 mod settings;
+mod variant;
 
 use std::path::Path;
 
@@ -14,8 +14,9 @@ use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
 pub use self::groups::{GroupShards, Plan};
-pub use self::recipe::Recipe;
+
 pub use self::settings::{Settings, Weighting};
+pub use self::variant::Variant;
 use crate::config::Config;
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 
@@ -68,8 +69,8 @@ impl Stage for Train {
         let plan = Plan {
             stage: self.name(),
             method: "NeuralDict, Algorithm 1".to_owned(),
-            keys: Recipe::of(run, Kind::Key),
-            values: Recipe::of(run, Kind::Value),
+            keys: Variant::of(run, Kind::Key),
+            values: Variant::of(run, Kind::Value),
             keep_start: true,
         };
         plan.make(run, dir)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Recipe, errors};
+use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
 /// What the provenance of the set calls the number of groups from either trainer.
 const CHOSEN: &str = "chosen";
@@ -52,12 +52,12 @@ impl Stage for TrainBest {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.train_best;
-        let recipe = |kind: Kind| -> Result<Recipe> {
-            let mut recipe = Recipe::of(run, kind).with(options(run, kind), "train_best")?;
-            recipe.config.epochs = settings.epochs;
-            Ok(recipe)
+        let variant = |kind: Kind| -> Result<Variant> {
+            let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
+            variant.config.epochs = settings.epochs;
+            Ok(variant)
         };
-        let (keys, values) = (recipe(Kind::Key)?, recipe(Kind::Value)?);
+        let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
         ensure!(
             !(keys.weighted || values.weighted) || run.config.calibrate.importance,
             "train_best: `attention` needs calibrate.importance = true, which records the weights"

@@ -11,7 +11,7 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, Shar
 use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::train::{DICTIONARIES, Recipe};
+use crate::stages::train::{DICTIONARIES, Variant};
 use crate::stages::{merge, open_model, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
@@ -52,7 +52,7 @@ impl Stage for TrainRope {
         let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
         kvcsr_neuraldict::set_threads(1);
         workers::each(work, rayon::current_num_threads(), |layers| {
-            let done = dir.join(part_name(layers));
+            let done = dir.join(group_file(layers));
             if !done.is_file() {
                 train_group(run, dir, layers, &rotary, sequence)?.save(&done)?;
             }
@@ -63,18 +63,18 @@ impl Stage for TrainRope {
         let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
         set.groups.retain(|group| group.kind == Kind::Value);
         for layers in work {
-            set.groups.extend(DictionarySet::load(dir.join(part_name(layers)))?.groups);
+            set.groups.extend(DictionarySet::load(dir.join(group_file(layers)))?.groups);
         }
         set.provenance.insert("keys".into(), "after position embedding".into());
         set.save(dir.join(DICTIONARIES))?;
         for layers in work {
-            std::fs::remove_file(dir.join(part_name(layers)))?;
+            std::fs::remove_file(dir.join(group_file(layers)))?;
         }
         Ok(())
     }
 }
 
-fn part_name(layers: &[usize]) -> String {
+fn group_file(layers: &[usize]) -> String {
     format!("keys-{:02}.safetensors", layers.first().copied().unwrap_or(0))
 }
 
@@ -92,7 +92,7 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         Ok(shards)
     };
     let (train, heldout) = (rotate(Side::Calibration)?, rotate(Side::Heldout)?);
-    let config = Recipe::of(run, Kind::Key).config;
+    let config = Variant::of(run, Kind::Key).config;
     let trained = kvcsr_neuraldict::train_group(
         &config,
         &train.iter().collect::<Vec<_>>(),

@@ -12,7 +12,7 @@ use super::matrix;
 use crate::stage::Run;
 use crate::stages::merge::{self, Target};
 use crate::stages::open_shard;
-use crate::stages::train::{GroupShards, Recipe};
+use crate::stages::train::{GroupShards, Variant};
 use crate::text::Side;
 
 /// One dictionary to train.
@@ -79,7 +79,7 @@ pub fn all(run: &Run, layers: usize, divergence: &[DivergenceRow]) -> Result<Vec
 /// The paper's training at this stage's size.
 fn base(run: &Run, kind: Kind) -> Result<TrainConfig> {
     let settings = &run.config.ablate;
-    let config = Recipe::of(run, kind).of_the_paper().config;
+    let config = Variant::of(run, kind).of_the_paper().config;
     let kmeans_sample = settings.vectors.min(config.kmeans_sample);
     Ok(TrainConfig { vectors: settings.vectors, epochs: settings.epochs, kmeans_sample, ..config })
 }
@@ -117,7 +117,7 @@ fn table3(run: &Run) -> Result<Vec<Cell>> {
 /// `a+b` applies both options to the paper's training.
 fn option(run: &Run, name: &str, kind: Kind, layer: usize) -> Result<Cell> {
     let config = TrainConfig { atoms: run.config.ablate.options_atoms, ..base(run, kind)? };
-    let Recipe { config, weighted } = Recipe { config, weighted: false }.with(name, "ablate.options")?;
+    let Variant { config, weighted } = Variant { config, weighted: false }.with(name, "ablate.options")?;
     Ok(Cell { section: "options", name: name.to_owned(), kind, layers: vec![layer], config, weighted })
 }
 

@@ -1,7 +1,7 @@
 //! allocate: what each layer's keys and values cost in KL, and the levels that spend a budget of atoms best.
 //!
-//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the runs
-//! of a weighing design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
+//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the
+//! weighings of a design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
 //! levels; the allocator finds the best ones under it. The budgets so found are tried on further calibration texts beside
 //! CSR's even ones, as real caches, and the best is kept. Rows stream to disk as they are made; an unfinished run of the same
 //! recipe goes on with the first one it lacks.
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::design::{Cost, Slot};
-use self::restored::{DesignRun, Restored};
+use self::restored::{Restored, Weighing};
 use self::trial::{Candidate, CheckRow, UNIFORM};
 use crate::atomic;
 use crate::config::{Config, check};
@@ -40,8 +40,8 @@ use crate::ui;
 pub const PART: &str = "+budget";
 /// File of the budgets by level.
 pub const BUDGETS: &str = "budgets.json";
-/// File of the design's runs.
-const RUNS: &str = "runs.jsonl";
+/// File of the design's weighings.
+const WEIGHINGS: &str = "weighings.jsonl";
 /// File of reconstruction errors by text, layer, kind and level.
 const ERRORS: &str = "errors.jsonl";
 /// File of the costs by layer and kind.
@@ -64,12 +64,12 @@ pub struct Settings {
 /// See the module.
 pub struct Allocate;
 
-/// One run of the design on one text.
+/// One weighing of the design on one text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct RunRow {
+struct WeighingRow {
     text: usize,
     id: String,
-    run: usize,
+    weighing: usize,
     scored: usize,
     kl_sum: f64,
 }
@@ -145,8 +145,11 @@ impl Stage for Allocate {
         measure(run, &set, &decoder, &texts.measured, dir)?;
         let settings = &run.config.allocate;
         let slots = slots(&set, &files::read_jsonl::<ErrorRow>(&dir.join(ERRORS))?);
-        let kl =
-            mean_kl(&files::read_jsonl::<RunRow>(&dir.join(RUNS))?, texts.measured.len(), design::runs(slots.len()));
+        let kl = mean_kl(
+            &files::read_jsonl::<WeighingRow>(&dir.join(WEIGHINGS))?,
+            texts.measured.len(),
+            design::weighings(slots.len()),
+        );
         let mut candidates = Vec::new();
         for &level in &settings.budgets {
             candidates.push(Candidate { level, name: UNIFORM, budget: even(level, geometry.layers) });
@@ -227,7 +230,7 @@ impl Texts {
     }
 }
 
-/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and run.
+/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and weighing.
 fn measure(
     run: &Run,
     set: &DictionarySet,
@@ -243,17 +246,17 @@ fn measure(
         let encoder = std::sync::Arc::new(Encoder::new(group.dictionary.clone()));
         encoders.extend(group.layers.iter().map(|&layer| ((layer, group.kind), (encoder.clone(), group.chunks))));
     }
-    let (runs_path, errors_path) = (dir.join(RUNS), dir.join(ERRORS));
+    let (weighings_path, errors_path) = (dir.join(WEIGHINGS), dir.join(ERRORS));
     let done: HashSet<(usize, usize)> =
-        rows_left::<RunRow>(&runs_path)?.iter().map(|row| (row.text, row.run)).collect();
+        rows_left::<WeighingRow>(&weighings_path)?.iter().map(|row| (row.text, row.weighing)).collect();
     let with_errors: HashSet<usize> = rows_left::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
     let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
-    let (mut runs_out, mut errors_out) = (append(&runs_path)?, append(&errors_path)?);
-    let runs = design::runs(2 * layers);
-    let bar = ui::bar("allocate", (texts.len() * runs) as u64, "runs");
+    let (mut weighings_out, mut errors_out) = (append(&weighings_path)?, append(&errors_path)?);
+    let weighings = design::weighings(2 * layers);
+    let bar = ui::bar("allocate", (texts.len() * weighings) as u64, "weighings");
     for (number, (id, text)) in texts.iter().enumerate() {
-        let todo: Vec<usize> = (0..runs).filter(|&r| !done.contains(&(number, r))).collect();
-        bar.inc((runs - todo.len()) as u64);
+        let todo: Vec<usize> = (0..weighings).filter(|&w| !done.contains(&(number, w))).collect();
+        bar.inc((weighings - todo.len()) as u64);
         if todo.is_empty() && with_errors.contains(&number) {
             continue;
         }
@@ -278,16 +281,17 @@ fn measure(
             let (encoder, chunks) = &encoders[&(layer, kind)];
             (encoder, settings.design.map(|level| (level / chunks).max(1)))
         })?;
-        for run in todo {
+        for weighing in todo {
             bar.set_message(id.clone());
             let score = reference
-                .score(decoder, &DesignRun { restored: &restored, dense: dense.as_ref(), text: number, run })?;
-            let row = RunRow { text: number, id: id.clone(), run, scored: score.scored, kl_sum: score.kl_sum };
-            writeln!(runs_out, "{}", serde_json::to_string(&row)?)?;
+                .score(decoder, &Weighing { restored: &restored, dense: dense.as_ref(), text: number, weighing })?;
+            let row =
+                WeighingRow { text: number, id: id.clone(), weighing, scored: score.scored, kl_sum: score.kl_sum };
+            writeln!(weighings_out, "{}", serde_json::to_string(&row)?)?;
             bar.inc(1);
         }
     }
-    runs_out.sync_all()?;
+    weighings_out.sync_all()?;
     errors_out.sync_all()?;
     bar.finish();
     Ok(())
@@ -312,11 +316,11 @@ fn slots(set: &DictionarySet, rows: &[ErrorRow]) -> Vec<Slot> {
     slots
 }
 
-/// Mean KL per token by text and run.
-fn mean_kl(rows: &[RunRow], texts: usize, runs: usize) -> Vec<Vec<f64>> {
-    let mut kl = vec![vec![0.0; runs]; texts];
+/// Mean KL per token by text and weighing.
+fn mean_kl(rows: &[WeighingRow], texts: usize, weighings: usize) -> Vec<Vec<f64>> {
+    let mut kl = vec![vec![0.0; weighings]; texts];
     for row in rows {
-        kl[row.text][row.run] = row.kl_sum / row.scored.max(1) as f64;
+        kl[row.text][row.weighing] = row.kl_sum / row.scored.max(1) as f64;
     }
     kl
 }
@@ -376,8 +380,8 @@ mod tests {
         assert_eq!(order, [(0, Kind::Key, 1), (0, Kind::Value, 2), (1, Kind::Key, 1), (1, Kind::Value, 2)]);
         assert_eq!(slots[3].errors.len(), 2);
         assert!((slots[2].error(4) - 0.4).abs() < 1e-12, "the mean over texts");
-        let run = |text, run, kl_sum| RunRow { text, id: String::new(), run, scored: 4, kl_sum };
-        assert_eq!(mean_kl(&[run(1, 0, 2.0), run(0, 1, 4.0)], 2, 2), [[0.0, 1.0], [0.5, 0.0]]);
+        let row = |text, weighing, kl_sum| WeighingRow { text, id: String::new(), weighing, scored: 4, kl_sum };
+        assert_eq!(mean_kl(&[row(1, 0, 2.0), row(0, 1, 4.0)], 2, 2), [[0.0, 1.0], [0.5, 0.0]]);
 
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).unwrap().is_empty());

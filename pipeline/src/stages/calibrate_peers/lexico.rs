@@ -53,7 +53,7 @@ struct Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Best effort: a leftover goes with the folder of parts.
+        // Best effort: a leftover goes with the folder.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -69,7 +69,7 @@ fn rotated(cx: &Layer<'_>, kind: Kind, side: Side) -> Result<Temporary> {
         if side == Side::Heldout { "heldout" } else { "train" },
         cx.layer
     );
-    let path = cx.parts.join(name);
+    let path = cx.folder.join(name);
     let header =
         ShardHeader { layer: cx.layer, kind, tokens: used * (length - 1), heads, head_dim: d, extra: BTreeMap::new() };
     let mut writer = ShardWriter::create(&path, header)?;

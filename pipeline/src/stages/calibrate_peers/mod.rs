@@ -81,22 +81,22 @@ impl Stage for CalibratePeers {
             .flat_map(|t| (0..layers).map(move |l| (l, t.clone())))
             .collect();
         let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
-        let parts = dir.join("parts");
-        std::fs::create_dir_all(&parts)?;
+        let folder = dir.join("layers");
+        std::fs::create_dir_all(&folder)?;
         // Layers side by side, each on one thread: the same result for any number of them.
         workers::each(&work, rayon::current_num_threads(), |(layer, task)| {
             let title = || format!("{}, layer {layer}", task.name());
             bar.set_message(title());
-            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, parts: &parts };
+            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, folder: &folder };
             task.make(&cx).with_context(title)?;
             bar.inc(1);
             Ok(())
         })?;
         bar.finish();
         for task in Task::all(&run.config.calibrate_peers)? {
-            task.assemble(run, layers, &parts, dir)?;
+            task.assemble(run, layers, &folder, dir)?;
         }
-        std::fs::remove_dir_all(parts)?;
+        std::fs::remove_dir_all(folder)?;
         Ok(std::fs::remove_file(dir.join(WEIGHTS))?)
     }
 
@@ -150,7 +150,8 @@ struct Layer<'a> {
     weights: &'a CodebookSet,
     rotary: &'a Rotary,
     layer: usize,
-    parts: &'a Path,
+    /// Files of layers, until all are there.
+    folder: &'a Path,
 }
 
 impl Layer<'_> {
@@ -212,12 +213,12 @@ impl Task {
         format!("{}.safetensors", self.name())
     }
 
-    fn part(&self, layer: usize) -> String {
+    fn layer_file(&self, layer: usize) -> String {
         format!("{}-{layer:02}.safetensors", self.name())
     }
 
     fn make(&self, cx: &Layer<'_>) -> Result<()> {
-        let path = cx.parts.join(self.part(cx.layer));
+        let path = cx.folder.join(self.layer_file(cx.layer));
         if path.is_file() {
             return Ok(());
         }
@@ -235,7 +236,7 @@ impl Task {
     }
 
     /// Joins the layers' files.
-    fn assemble(&self, run: &Run, layers: usize, parts: &Path, dir: &Path) -> Result<()> {
+    fn assemble(&self, run: &Run, layers: usize, folder: &Path, dir: &Path) -> Result<()> {
         let provenance: BTreeMap<String, String> = [
             ("method".to_owned(), self.name()),
             ("kvcsr".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -245,7 +246,7 @@ impl Task {
             ("calibrate-peers".to_owned(), serde_json::to_string(&run.config.calibrate_peers)?),
         ]
         .into();
-        let files = (0..layers).map(|layer| parts.join(self.part(layer)));
+        let files = (0..layers).map(|layer| folder.join(self.layer_file(layer)));
         if *self == Self::Lexico {
             let mut head_dim = 0;
             let mut groups = Vec::new();

@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 
 use self::records::{WANTED, data_file, folder, records, tasks};
 pub use self::settings::Settings;
-use self::settings::{SHARD, Share};
+use self::settings::{SHARD, Slice};
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
 use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
@@ -60,14 +60,14 @@ static DECLARATION: Declaration = Declaration {
         CommandOption {
             name: "shard",
             value: Some("I/N"),
-            about: "Run only shard I of N, in a folder of its own",
+            about: "Answer only slice I of N, in a folder of its own",
             parameter: "longbench.shard",
             sets: "{}",
         },
         CommandOption {
             name: "merge",
             value: Some("N"),
-            about: "Put N finished shards together, if one configuration made them all",
+            about: "Put N finished slices together, if one configuration made them all",
             parameter: "longbench.shard",
             sets: "merge/{}",
         },
@@ -92,8 +92,8 @@ impl Stage for LongBench {
     }
 
     fn folder(&self, run: &Run) -> String {
-        match run.config.longbench.share() {
-            Ok(Share::Shard(shard)) => shard_folder(shard.place().0, shard.place().1),
+        match run.config.longbench.slice() {
+            Ok(Slice::One(slice)) => slice_folder(slice.place().0, slice.place().1),
             _ => self.name().to_owned(),
         }
     }
@@ -103,8 +103,8 @@ impl Stage for LongBench {
         // Where things lie does not change what is made of them: the files are inputs, by content.
         parameters.remove("folder");
         parameters.remove("dictionaries");
-        // The shards together are the whole: a merged run is made by the recipe of one that was never in shards.
-        if !matches!(run.config.longbench.share()?, Share::Shard(_)) {
+        // The slices together are the whole: a merged run is made by the recipe of one that was never in slices.
+        if !matches!(run.config.longbench.slice()?, Slice::One(_)) {
             parameters.remove(SHARD);
         }
         parameters.insert("seed".into(), run.config.seed.into());
@@ -133,19 +133,19 @@ impl Stage for LongBench {
         let folder = folder(run)?;
         let config = kvcsr_eval::longbench::config::Config::load(&folder.join("config"))?;
         let mut work = records(&folder, settings)?;
-        let share = settings.share()?;
-        if let Share::Shard(shard) = share {
-            shard.keep(&mut work);
+        let slice = settings.slice()?;
+        if let Slice::One(slice) = slice {
+            slice.keep(&mut work);
         }
-        let shards = match share {
-            Share::Merge(count) => self.shards(run, count)?,
+        let slices = match slice {
+            Slice::Merge(count) => self.slices(run, count)?,
             _ => Vec::new(),
         };
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        if !shards.is_empty() {
+        if !slices.is_empty() {
             let mut whole = Predictions::open(&dir.join(scores::PREDICTIONS))?;
-            shard::merge(&shards, &work, &labels(&schemes), &mut whole)?;
+            shard::merge(&slices, &work, &labels(&schemes), &mut whole)?;
         }
         let options = RunOptions {
             max_prompt_tokens: settings.max_prompt_tokens,
@@ -159,7 +159,7 @@ impl Stage for LongBench {
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
-        if !run.config.report.publish || matches!(run.config.longbench.share()?, Share::Shard(_)) {
+        if !run.config.report.publish || matches!(run.config.longbench.slice()?, Slice::One(_)) {
             return Ok(());
         }
         let target = &run.paths.results;
@@ -190,16 +190,16 @@ impl Stage for LongBench {
     }
 }
 
-fn shard_folder(index: usize, count: usize) -> String {
+fn slice_folder(index: usize, count: usize) -> String {
     format!("longbench-{index}-of-{count}")
 }
 
 impl LongBench {
-    /// The answers of every finished shard, once all of them are known to be of this run's recipe.
-    fn shards(&self, run: &Run, count: usize) -> Result<Vec<PathBuf>> {
+    /// The answers of every finished slice, once all of them are known to be of this run's recipe.
+    fn slices(&self, run: &Run, count: usize) -> Result<Vec<PathBuf>> {
         let own = stage::recipe(self, run)?;
         let of = |index| {
-            let dir = run.paths.run.join(shard_folder(index, count));
+            let dir = run.paths.run.join(slice_folder(index, count));
             let record = Manifest::read(&dir).with_context(|| {
                 format!(
                     "part {index}/{count} is not finished: run `just longbench profile={} --shard {index}/{count}`",

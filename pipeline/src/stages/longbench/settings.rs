@@ -1,4 +1,4 @@
-//! The section `[longbench]`: what is run, and which share of it.
+//! The section `[longbench]`: what is run, and which slice of it.
 
 use anyhow::{Context, Result, bail};
 use kvcsr_eval::longbench::metrics::CodeSim;
@@ -26,17 +26,17 @@ pub struct Settings {
     pub resamples: usize,
 }
 
-/// The parameter that names a share.
+/// The parameter that names a slice.
 pub const SHARD: &str = "shard";
 
-/// Which share of the records a run answers.
+/// Which of the records a run answers: all, or the slice of one of several machines.
 #[derive(Clone, Copy)]
-pub enum Share {
+pub enum Slice {
     /// All of them.
     Whole,
-    /// Those of one shard, in a folder of its own.
-    Shard(Shard),
-    /// All of them, from this many finished shards.
+    /// Those of one slice, in a folder of its own.
+    One(Shard),
+    /// All of them, from this many finished slices.
     Merge(usize),
 }
 
@@ -49,16 +49,16 @@ impl Settings {
         check::profile_or_own("longbench", &self.dictionaries)
     }
 
-    /// The share that `shard` names.
-    pub fn share(&self) -> Result<Share> {
+    /// The slice that `shard` names.
+    pub fn slice(&self) -> Result<Slice> {
         let shard = self.shard.as_str();
         if shard.is_empty() {
-            return Ok(Share::Whole);
+            return Ok(Slice::Whole);
         }
         match shard.strip_prefix("merge/").map(str::parse) {
-            Some(Ok(count)) if count > 0 => Ok(Share::Merge(count)),
+            Some(Ok(count)) if count > 0 => Ok(Slice::Merge(count)),
             Some(_) => bail!("longbench.shard = `{shard}`: expected merge/N with N at least 1"),
-            None => Ok(Share::Shard(shard.parse().context("longbench.shard")?)),
+            None => Ok(Slice::One(shard.parse().context("longbench.shard")?)),
         }
     }
 }
@@ -70,11 +70,11 @@ mod tests {
     use crate::config::tests::smoke;
 
     #[test]
-    fn shares_are_named_and_wrong_names_refused() {
-        let of = |shard: &str| Settings { shard: shard.into(), ..smoke().longbench }.share();
-        assert!(matches!(of("").unwrap(), Share::Whole));
-        assert!(matches!(of("merge/3").unwrap(), Share::Merge(3)));
-        assert!(matches!(of("2/3").unwrap(), Share::Shard(_)));
+    fn slices_are_named_and_wrong_names_refused() {
+        let of = |shard: &str| Settings { shard: shard.into(), ..smoke().longbench }.slice();
+        assert!(matches!(of("").unwrap(), Slice::Whole));
+        assert!(matches!(of("merge/3").unwrap(), Slice::Merge(3)));
+        assert!(matches!(of("2/3").unwrap(), Slice::One(_)));
         for wrong in ["merge/0", "merge/x", "4/3", "half"] {
             assert!(of(wrong).is_err(), "{wrong}");
         }

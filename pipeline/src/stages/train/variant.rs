@@ -7,16 +7,16 @@ use kvcsr_neuraldict::{DeadAtoms, GradientPath, Pursuit, Start, TrainConfig, Tra
 use super::Weighting;
 use crate::stage::Run;
 
-/// How one kind's dictionaries are trained.
+/// A variant of training: how one kind's dictionaries are trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recipe {
+pub struct Variant {
     pub config: TrainConfig,
     /// Whether vectors count by the attention they get.
     pub weighted: bool,
 }
 
 /// A name and what it changes.
-type Choice = (&'static str, fn(&mut Recipe));
+type Choice = (&'static str, fn(&mut Variant));
 
 /// What can be changed by name, alone or joined by `+`.
 const OPTIONS: [Choice; 10] = [
@@ -32,7 +32,7 @@ const OPTIONS: [Choice; 10] = [
     ("lexico", |r| r.config = r.config.clone().lexico()),
 ];
 
-impl Recipe {
+impl Variant {
     /// What `[train]` of the run's profile says.
     pub fn of(run: &Run, kind: Kind) -> Self {
         let settings = &run.config.train;
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn options_join_and_an_unknown_one_is_named() {
-        let plain = Recipe { config: TrainConfig::default(), weighted: false };
+        let plain = Variant { config: TrainConfig::default(), weighted: false };
         assert_eq!(plain.clone().with("neuraldict", "x").unwrap(), plain);
         let all = plain.clone().with("mod+omp+replace+attention", "x").unwrap();
         let expected = TrainConfig {
