@@ -17,9 +17,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_eval::evaluate::{Summary, labels, summarise};
 use kvcsr_eval::heldout::{HeldoutText, Reference};
-use kvcsr_eval::predictions::label;
+use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
+use kvcsr_eval::longbench::predictions::label;
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};

@@ -8,15 +8,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::evaluate::{Summary, Work, labels, summarise};
-use kvcsr_eval::metrics::MetricOptions;
-use kvcsr_eval::predictions::Predictions;
-use kvcsr_eval::record::read_each_record;
-use kvcsr_eval::results::by_length;
-use kvcsr_eval::runner::{RunOptions, Runner};
-use kvcsr_eval::shard::{self, Shard};
+use kvcsr_eval::longbench::evaluate::{Summary, Work, labels, summarise};
+use kvcsr_eval::longbench::metrics::MetricOptions;
+use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::record::read_each_record;
+use kvcsr_eval::longbench::results::by_length;
+use kvcsr_eval::longbench::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::shard::{self, Shard};
+use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 use kvcsr_eval::stats::Bootstrap;
-use kvcsr_eval::tasks::{Task, TaskTable};
 use kvcsr_report::longbench::{lengths_markdown, paper_markdown, published, run_markdown, schemes_markdown};
 use kvcsr_report::records::TaskRow;
 use kvcsr_report::{files, splice};
@@ -92,7 +92,7 @@ impl Stage for LongBench {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.longbench;
         let folder = folder(run)?;
-        let config = kvcsr_eval::config::Config::load(&folder.join("config"))?;
+        let config = kvcsr_eval::longbench::config::Config::load(&folder.join("config"))?;
         let mut work = records(&folder, settings)?;
         let part = part(settings)?;
         if let Part::Shard(shard) = part {

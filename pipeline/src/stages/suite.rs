@@ -8,11 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
-use kvcsr_eval::evaluate::{Summary, Work, labels, summarise};
-use kvcsr_eval::metrics::MetricOptions;
-use kvcsr_eval::predictions::Predictions;
-use kvcsr_eval::prompt::Chat;
-use kvcsr_eval::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::evaluate::{Summary, Work, labels, summarise};
+use kvcsr_eval::longbench::metrics::MetricOptions;
+use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::prompt::Chat;
+use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::{self, Grid};
 use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
