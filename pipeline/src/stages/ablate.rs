@@ -8,8 +8,6 @@ mod cells;
 pub mod page;
 mod scatter;
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kvcsr_codec::{Encoder, Kind, reconstruction_error};
 use kvcsr_neuraldict::{Inputs, train_group_from};
+use kvcsr_records::Journal;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
@@ -29,7 +28,7 @@ use crate::atomic;
 use crate::config::{Config, check};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::GroupShards;
-use crate::stages::{layers, merge, open_shard, rows_left};
+use crate::stages::{layers, merge, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -94,20 +93,19 @@ impl Stage for Ablate {
         let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(merge::DIVERGENCE))?;
         let cells = cells::all(run, count, &divergence)?;
         let path = dir.join(ROWS);
-        let done: Vec<AblationRow> = rows_left(&path)?;
-        let out = Mutex::new(std::fs::OpenOptions::new().create(true).append(true).open(&path)?);
+        let journal = Mutex::new(Journal::open(&path, cells::key)?.0);
+        // A poisoned lock still holds a journal of whole rows.
+        let journal = || journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let bar = ui::bar("ablate", cells.len() as u64, "dictionaries");
         workers::each(&cells, rayon::current_num_threads(), |cell| {
-            if !cell.layers.iter().all(|&layer| done.iter().any(|row| cell.made(row, layer))) {
+            let made = cell.layers.iter().all(|&layer| journal().contains(&cell.key(layer)));
+            if !made {
                 bar.set_message(cell.title());
-                let mut text = String::new();
-                for row in train(run, dir, cell).with_context(|| cell.title())? {
-                    writeln!(text, "{}", serde_json::to_string(&row)?)?;
-                }
-                // Rows of one dictionary in one write; a poisoned lock still holds an open file.
-                let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                out.write_all(text.as_bytes())?;
-                out.flush()?;
+                let rows = train(run, dir, cell).with_context(|| cell.title())?;
+                let mut journal = journal();
+                let lacks = rows.into_iter().filter(|row| !journal.contains(&cells::key(row)));
+                let lacks: Vec<AblationRow> = lacks.collect();
+                journal.append_all(&lacks)?;
             }
             bar.inc(1);
             Ok(())
@@ -207,7 +205,7 @@ fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
     let mut ordered = Vec::with_capacity(rows.len());
     for cell in cells {
         for &layer in &cell.layers {
-            ordered.extend(rows.iter().find(|row| cell.made(row, layer)).cloned());
+            ordered.extend(rows.iter().find(|row| cells::key(row) == cell.key(layer)).cloned());
         }
     }
     Ok(files::write_jsonl(path, &ordered)?)

@@ -1,29 +1,21 @@
 //! evaluate: what compression costs on held-out text, and how well vectors are restored.
-//!
-//! One exact prefill per document serves every scheme. Rows stream to disk as they are made; an
-//! unfinished run of the same recipe goes on with the first document and scheme it lacks.
 
-use std::collections::HashSet;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_cache::registry;
 use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
-use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_eval::longbench::predictions::label;
-use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage};
+use crate::stages::heldout::Scoring;
 use crate::stages::provenance::Owner;
-use crate::stages::{
-    self, PREFILL_CHUNK, artefacts, corpus, open_model, open_shard, rows_left, text_parameters, train::Train,
-};
+use crate::stages::train::Train;
+use crate::stages::{self, artefacts, open_model, open_shard, text_parameters};
 use crate::text::Side;
 use crate::ui;
 
@@ -84,7 +76,16 @@ impl Stage for Evaluate {
         let (decoder, tokenizer) = open_model(run)?;
         reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        heldout(run, &decoder, &tokenizer, &schemes, &dir.join(HELDOUT))
+        let settings = &run.config.evaluate;
+        let scoring = Scoring {
+            stage: self.name(),
+            contexts: &[(settings.context, settings.documents)],
+            continuation: settings.continuation,
+            decode: 0,
+            row: |row, _| row,
+            key: |row| (row.id.clone(), row.context, label(&row.scheme, row.dictionary.as_str())),
+        };
+        scoring.measure(run, (&decoder, &tokenizer), &schemes, &dir.join(HELDOUT))
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -156,92 +157,4 @@ fn sets(run: &Run, owner: &Owner) -> Result<Vec<(&'static str, DictionarySet)>> 
         }
     }
     Ok(sets)
-}
-
-/// Scores every scheme on every document, appending a row each.
-fn heldout(
-    run: &Run,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    schemes: &[Box<dyn Scheme>],
-    path: &Path,
-) -> Result<()> {
-    let settings = &run.config.evaluate;
-    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
-    let done = finished_rows(path)?;
-    let mut out = OpenOptions::new().create(true).append(true).open(path)?;
-    let documents = run.config.corpora.len() * settings.documents;
-    let bar = ui::bar("evaluate", (documents * schemes.len()) as u64, "documents x schemes");
-    for corpus_id in &run.config.corpora {
-        let length = settings.context + settings.continuation;
-        let texts = corpus(run, tokenizer, corpus_id, Side::Heldout, length, settings.documents)?;
-        for (i, ids) in texts.into_iter().enumerate() {
-            let id = format!("{corpus_id}-{i:03}");
-            let todo: Vec<&Box<dyn Scheme>> = schemes
-                .iter()
-                .filter(|s| !done.contains(&(id.clone(), s.name().to_owned(), s.dictionaries().to_owned())))
-                .collect();
-            bar.inc((schemes.len() - todo.len()) as u64);
-            if todo.is_empty() {
-                continue;
-            }
-            let text = HeldoutText { ids, context: settings.context };
-            let reference = Reference::new(decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
-            for scheme in todo {
-                bar.set_message(format!("{id} {}", label(scheme.name(), scheme.dictionaries())));
-                let score = reference
-                    .score(decoder, scheme.as_ref())
-                    .with_context(|| format!("document {id}, scheme {}", scheme.name()))?;
-                let row = HeldoutRow {
-                    id: id.clone(),
-                    domain: corpus_id.clone(),
-                    scheme: scheme.name().to_owned(),
-                    dictionary: scheme.dictionaries().parse()?,
-                    context: settings.context,
-                    scored: score.scored,
-                    nll_sum: score.nll_sum,
-                    kl_sum: score.kl_sum,
-                    top1_agree: score.top1_agree,
-                    nominal_bits: scheme.nominal_bits().0,
-                    measured_bits: score.measured_bits(decoder.geometry()).0,
-                    shared_bytes: scheme.shared_bytes(),
-                    encode_ms: score.encode_ms,
-                    score_ms: score.score_ms,
-                };
-                writeln!(out, "{}", serde_json::to_string(&row)?)?;
-                out.flush()?;
-                bar.inc(1);
-            }
-        }
-    }
-    out.sync_all()?;
-    bar.finish();
-    Ok(())
-}
-
-/// Document, scheme and dictionaries of the rows an unfinished run left. A last line that was cut
-/// off in writing is removed.
-fn finished_rows(path: &Path) -> Result<HashSet<(String, String, String)>> {
-    let rows: Vec<HeldoutRow> = rows_left(path)?;
-    Ok(rows.into_iter().map(|row| (row.id, row.scheme, row.dictionary.as_str().to_owned())).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_cut_off_last_line_is_removed_and_the_rest_counts_as_done() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(HELDOUT);
-        let row = r#"{"id":"wiki-000","domain":"wiki","scheme":"csr-4","dictionary":"kmeans","context":8,"scored":2,"nll_sum":1.0,"kl_sum":0.1,"top1_agree":1,"nominal_bits":2.0,"measured_bits":2.5,"shared_bytes":10,"encode_ms":1.0,"score_ms":1.0}"#;
-        std::fs::write(&path, format!("{row}\n{}", &row[..40])).unwrap();
-        let done = finished_rows(&path).unwrap();
-        assert_eq!(done, HashSet::from([("wiki-000".to_owned(), "csr-4".to_owned(), "kmeans".to_owned())]));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{row}\n"));
-        std::fs::write(&path, "{}\n").unwrap();
-        assert!(format!("{:#}", finished_rows(&path).unwrap_err()).contains("line 1"));
-        assert!(finished_rows(&dir.path().join("none")).unwrap().is_empty());
-    }
 }

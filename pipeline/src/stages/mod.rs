@@ -10,6 +10,7 @@ pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
 pub mod evaluate;
+mod heldout;
 mod importance;
 pub mod longbench;
 pub mod merge;
@@ -21,13 +22,11 @@ pub mod train;
 pub mod train_best;
 pub mod train_rope;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{Kind, Shard};
-use kvcsr_eval::longbench::predictions::remove_cut_line;
 use kvcsr_model::{Decoder, Tokenizer};
-use kvcsr_report::files;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
@@ -113,15 +112,6 @@ pub fn corpus(
     let all = text::documents(&text, rule);
     let picked = text::shuffled(&all, side, run.config.seed, run.config.calibrate.heldout_fraction);
     text::sequences(id, &picked, tokenizer, length, count)
-}
-
-/// The rows that an unfinished run left in a stage's file, none where there is no file; a last line that was cut off is removed.
-pub fn rows_left<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    remove_cut_line(path)?;
-    Ok(files::read_jsonl(path)?)
 }
 
 /// The parameters of a stage that reads texts: its section of the configuration, and what says which texts are read.

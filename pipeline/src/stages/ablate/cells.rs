@@ -29,11 +29,10 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Whether `row` is this cell's for `layer`.
-    pub fn made(&self, row: &AblationRow, layer: usize) -> bool {
-        let config = &self.config;
-        (row.section.as_str(), row.name.as_str(), row.kind, row.layer) == (self.section, &self.name, self.kind, layer)
-            && (row.atoms, row.sparsity, row.chunks) == (config.atoms, config.sparsity, config.chunks)
+    /// What its row for `layer` is known by.
+    pub fn key(&self, layer: usize) -> Key {
+        let TrainConfig { atoms, sparsity, chunks, .. } = self.config;
+        (self.section.to_owned(), self.name.clone(), self.kind, layer, [atoms, sparsity, chunks])
     }
 
     /// For people.
@@ -47,6 +46,14 @@ impl Cell {
     pub fn file_name(&self) -> String {
         self.title().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
     }
+}
+
+/// Section, name, kind, layer, and atoms, sparsity and chunks.
+pub type Key = (String, String, Kind, usize, [usize; 3]);
+
+/// What a row is known by.
+pub fn key(row: &AblationRow) -> Key {
+    (row.section.clone(), row.name.clone(), row.kind, row.layer, [row.atoms, row.sparsity, row.chunks])
 }
 
 /// Every cell, in the order of the table.

@@ -7,34 +7,32 @@
 //! recipe goes on with the first one it lacks.
 
 mod design;
+mod measure;
 mod restored;
 mod trial;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
-use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
-use kvcsr_eval::heldout::{HeldoutText, Reference};
-use kvcsr_model::{Decoder, Tokenizer};
+use kvcsr_cache::{Budget, Budgets, allocate};
+use kvcsr_codec::{DictionarySet, Kind};
+use kvcsr_eval::heldout::HeldoutText;
+use kvcsr_model::Tokenizer;
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::design::{Cost, Slot};
-use self::restored::{Restored, Weighing};
+use self::measure::{ErrorRow, WeighingRow, measure};
 use self::trial::{Candidate, CheckRow, UNIFORM};
 use crate::atomic;
 use crate::config::{Config, check};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_parameters};
+use crate::stages::{corpus, open_model, text_parameters};
 use crate::text::Side;
-use crate::ui;
 
 /// What a scheme's name holds if it needs this stage.
 pub const PART: &str = "+budget";
@@ -63,26 +61,6 @@ pub struct Settings {
 
 /// See the module.
 pub struct Allocate;
-
-/// One weighing of the design on one text.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct WeighingRow {
-    text: usize,
-    id: String,
-    weighing: usize,
-    scored: usize,
-    kl_sum: f64,
-}
-
-/// How much of one layer's vectors of one kind is lost at a level, on one text.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct ErrorRow {
-    text: usize,
-    layer: usize,
-    kind: Kind,
-    level: usize,
-    relative: f64,
-}
 
 /// What one slot costs, with what that was made of.
 #[derive(Clone, Debug, Serialize)]
@@ -228,73 +206,6 @@ impl Texts {
         }
         Ok(Self { measured, checked })
     }
-}
-
-/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and weighing.
-fn measure(
-    run: &Run,
-    set: &DictionarySet,
-    decoder: &Decoder,
-    texts: &[(String, HeldoutText)],
-    dir: &Path,
-) -> Result<()> {
-    let settings = &run.config.allocate;
-    let layers = decoder.geometry().layers;
-    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
-    let mut encoders = BTreeMap::new();
-    for group in &set.groups {
-        let encoder = std::sync::Arc::new(Encoder::new(group.dictionary.clone()));
-        encoders.extend(group.layers.iter().map(|&layer| ((layer, group.kind), (encoder.clone(), group.chunks))));
-    }
-    let (weighings_path, errors_path) = (dir.join(WEIGHINGS), dir.join(ERRORS));
-    let done: HashSet<(usize, usize)> =
-        rows_left::<WeighingRow>(&weighings_path)?.iter().map(|row| (row.text, row.weighing)).collect();
-    let with_errors: HashSet<usize> = rows_left::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
-    let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
-    let (mut weighings_out, mut errors_out) = (append(&weighings_path)?, append(&errors_path)?);
-    let weighings = design::weighings(2 * layers);
-    let bar = ui::bar("allocate", (texts.len() * weighings) as u64, "weighings");
-    for (number, (id, text)) in texts.iter().enumerate() {
-        let todo: Vec<usize> = (0..weighings).filter(|&w| !done.contains(&(number, w))).collect();
-        bar.inc((weighings - todo.len()) as u64);
-        if todo.is_empty() && with_errors.contains(&number) {
-            continue;
-        }
-        bar.set_message(format!("{id}: prefill"));
-        let reference = Reference::new(decoder, text, PREFILL_CHUNK, dense.as_ref())?;
-        let snapshot = reference.snapshot();
-        if !with_errors.contains(&number) {
-            // One write, so that a text's errors are all there or none.
-            let mut lines = String::new();
-            for (&(layer, kind), (encoder, chunks)) in &encoders {
-                let vectors =
-                    restored::rows(if kind == Kind::Key { &snapshot.keys[layer] } else { &snapshot.values[layer] })?;
-                for &level in settings.levels.iter().filter(|level| level.is_multiple_of(*chunks)) {
-                    let relative = reconstruction_error(encoder, &vectors, level / chunks)?.relative;
-                    let row = ErrorRow { text: number, layer, kind, level, relative };
-                    lines += &(serde_json::to_string(&row)? + "\n");
-                }
-            }
-            errors_out.write_all(lines.as_bytes())?;
-        }
-        let restored = Restored::new(snapshot, |layer, kind| {
-            let (encoder, chunks) = &encoders[&(layer, kind)];
-            (encoder, settings.design.map(|level| (level / chunks).max(1)))
-        })?;
-        for weighing in todo {
-            bar.set_message(id.clone());
-            let score = reference
-                .score(decoder, &Weighing { restored: &restored, dense: dense.as_ref(), text: number, weighing })?;
-            let row =
-                WeighingRow { text: number, id: id.clone(), weighing, scored: score.scored, kl_sum: score.kl_sum };
-            writeln!(weighings_out, "{}", serde_json::to_string(&row)?)?;
-            bar.inc(1);
-        }
-    }
-    weighings_out.sync_all()?;
-    errors_out.sync_all()?;
-    bar.finish();
-    Ok(())
 }
 
 /// Every slot with its mean errors: layer by layer, keys before values, as the design numbers them.

@@ -239,7 +239,7 @@ fn write_results(
         let tasks: Vec<&str> = work.iter().map(|work| work.task.name.as_str()).collect();
         let lengths = by_length(rows, &tasks, schemes);
         files::write_jsonl(&dir.join(LENGTHS), &lengths)?;
-        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_cells(&lengths)))?;
+        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_rows(&lengths)))?;
     }
     atomic::write(&dir.join(PAGE), page.as_bytes())?;
     atomic::write(&dir.join(README_PART), page::readme(run, &summary)?.as_bytes())

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use kvcsr_eval::longbench::evaluate::Summary;
 use kvcsr_eval::longbench::tasks::TaskTable;
-use kvcsr_report::longbench::{TaskCell, paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::longbench::{paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::records::TaskRow;
 
 use super::{PAGE, Settings, tasks};
 use crate::stage::Run;
@@ -35,15 +36,15 @@ pub fn readme(run: &Run, summary: &Summary) -> Result<String> {
         tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
         settings.max_prompt_tokens,
         run.profile,
-        schemes_markdown(&scores::average_cells(&summary.overall)),
+        schemes_markdown(&scores::overall_rows(&summary.overall)),
     ))
 }
 
 /// Every scheme and task.
 pub fn page(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let cells = scores::task_cells(&summary.tasks);
-    let means = scores::average_cells(&summary.overall);
+    let cells = scores::task_rows(&summary.tasks);
+    let means = scores::overall_rows(&summary.overall);
     let tasks = scores::tasks(&summary.tasks);
     let size = size(settings);
     let mut page = String::new();
@@ -70,7 +71,7 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
     for table in &published.tables {
         let same = table.model == settings.paper_model;
-        let ours: &[TaskCell] = if same { &cells } else { &[] };
+        let ours: &[TaskRow] = if same { &cells } else { &[] };
         writeln!(page, "### Table {}, {}\n", table.table, table.model)?;
         writeln!(page, "{}", paper_markdown(&published.tasks, table, ours))?;
     }
