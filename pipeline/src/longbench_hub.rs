@@ -55,7 +55,7 @@ fn download(folder: &Path) -> Result<()> {
     let archive = at(&revision)
         .get(unpacked::ARCHIVE)
         .with_context(|| format!("datasets/{} at {revision}", unpacked::DATASET))?;
-    unpacked::unpack(&archive, folder, &revision, kvcsr_eval::tasks::TaskTable::embedded().tasks())
+    unpacked::unpack(&archive, folder, &revision, kvcsr_eval::longbench::tasks::TaskTable::embedded().tasks())
 }
 
 /// All but the network.
@@ -66,8 +66,8 @@ mod unpacked {
     use std::path::Path;
 
     use anyhow::{Context, Result, bail};
-    use kvcsr_eval::record::read_records;
-    use kvcsr_eval::tasks::Task;
+    use kvcsr_eval::longbench::record::read_records;
+    use kvcsr_eval::longbench::tasks::Task;
     use serde::{Deserialize, Serialize};
 
     use crate::sources::sha256;
@@ -179,7 +179,7 @@ mod unpacked {
         #![allow(clippy::unwrap_used)]
         use std::io::Write;
 
-        use kvcsr_eval::tasks::TaskTable;
+        use kvcsr_eval::longbench::tasks::TaskTable;
 
         use super::*;
 

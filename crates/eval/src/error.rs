@@ -5,10 +5,10 @@ use std::path::PathBuf;
 /// Error of a caller's tokenizer, passed through unchanged.
 pub type TokensError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong while reading, prompting or scoring LongBench.
+/// What can go wrong while records and texts are read, prompted, run and scored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LongBenchError {
+pub enum EvalError {
     /// A file could not be read.
     #[error("{}: cannot read: {source}", path.display())]
     Read {
@@ -125,6 +125,27 @@ pub enum LongBenchError {
         message: String,
     },
 
+    /// A held-out text has no continuation to score.
+    #[error("a held-out text of {found} tokens is too short: {needed} are needed")]
+    TooShort {
+        /// Tokens of the text.
+        found: usize,
+        /// Tokens needed at least.
+        needed: usize,
+    },
+
+    /// The scheme has coded no token of the context, so its score would be that of exact tokens.
+    #[error(
+        "scheme `{scheme}` has compressed none of the {tokens} tokens of context: all are in its exact window; \
+         lengthen the context (evaluate.context) or shrink the window"
+    )]
+    NothingCompressed {
+        /// The scheme.
+        scheme: String,
+        /// Tokens of the context.
+        tokens: usize,
+    },
+
     /// The model failed.
     #[error(transparent)]
     Model(#[from] kvcsr_model::ModelError),
@@ -138,6 +159,14 @@ pub enum LongBenchError {
         source: Box<kvcsr_cache::CacheError>,
     },
 
+    /// A cache failed.
+    #[error(transparent)]
+    Cache(Box<kvcsr_cache::CacheError>),
+
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+
     /// Running one record failed.
     #[error("{task}, record {id}: {source}")]
     Sample {
@@ -146,9 +175,16 @@ pub enum LongBenchError {
         /// The record's `_id`.
         id: String,
         /// What failed.
-        source: Box<LongBenchError>,
+        source: Box<EvalError>,
     },
 }
 
+// Boxed, since it is large and every result would be as large.
+impl From<kvcsr_cache::CacheError> for EvalError {
+    fn from(error: kvcsr_cache::CacheError) -> Self {
+        Self::Cache(Box::new(error))
+    }
+}
+
 /// Result of this crate.
-pub type Result<T, E = LongBenchError> = std::result::Result<T, E>;
+pub type Result<T, E = EvalError> = std::result::Result<T, E>;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::error::{LongBenchError, Result};
+use crate::error::{EvalError, Result};
 
 /// A value and the line it stands on, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Line<T> {
 /// Reads every line of `path` as a `T`; blank lines are skipped.
 ///
 /// # Errors
-/// [`LongBenchError::Read`] when the file cannot be read, [`LongBenchError::Line`] when a line is not a `T`.
+/// [`EvalError::Read`] when the file cannot be read, [`EvalError::Line`] when a line is not a `T`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
     read_each(path)?.into_iter().collect()
 }
@@ -28,9 +28,9 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
 /// As [`read`], but a line that is not a `T` is an error in its own place, and the others are still there.
 ///
 /// # Errors
-/// [`LongBenchError::Read`] when the file cannot be read.
+/// [`EvalError::Read`] when the file cannot be read.
 pub fn read_each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Line<T>>>> {
-    let read_error = |source| LongBenchError::Read { path: path.to_owned(), source };
+    let read_error = |source| EvalError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;
     let mut lines = Vec::new();
     for (index, bytes) in BufReader::new(file).split(b'\n').enumerate() {
@@ -48,8 +48,8 @@ pub fn read_each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Line<T>>
 }
 
 /// An error about line `number` of `path`.
-pub(crate) fn line_error(path: &Path, number: usize, message: String) -> LongBenchError {
-    LongBenchError::Line { path: path.to_owned(), line: number, message }
+pub(crate) fn line_error(path: &Path, number: usize, message: String) -> EvalError {
+    EvalError::Line { path: path.to_owned(), line: number, message }
 }
 
 /// What went wrong, without serde_json's own line number, which is always 1 here.

@@ -7,9 +7,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kvcsr_eval::metrics::{CodeSim, MetricOptions, Recursion};
-use kvcsr_eval::score::{sample_scores, score_file, score_file_by_length};
-use kvcsr_eval::tasks::TaskTable;
+use kvcsr_eval::longbench::metrics::{CodeSim, MetricOptions, Recursion};
+use kvcsr_eval::longbench::score::{sample_scores, score_file, score_file_by_length};
+use kvcsr_eval::longbench::tasks::TaskTable;
 
 /// `"task": [` and one number a line. Read by hand because serde_json may be off by one unit in the last of 17 digits.
 fn samples_by_task(text: &str) -> BTreeMap<String, Vec<f64>> {

@@ -8,13 +8,13 @@ use std::sync::LazyLock;
 
 use candle_core::Device;
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_eval::config::Config;
-use kvcsr_eval::metrics::{CodeSim, MetricOptions};
-use kvcsr_eval::predictions::PredictionRow;
-use kvcsr_eval::prompt::Chat;
-use kvcsr_eval::record::{Record, read_records};
-use kvcsr_eval::runner::{RunOptions, Runner};
-use kvcsr_eval::tasks::{Task, TaskTable};
+use kvcsr_eval::longbench::config::Config;
+use kvcsr_eval::longbench::metrics::{CodeSim, MetricOptions};
+use kvcsr_eval::longbench::predictions::PredictionRow;
+use kvcsr_eval::longbench::prompt::Chat;
+use kvcsr_eval::longbench::record::{Record, read_records};
+use kvcsr_eval::longbench::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 use kvcsr_model::{Decoder, Gguf, Logits, Tokenizer};
 use serde::Deserialize;
 

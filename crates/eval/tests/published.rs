@@ -5,10 +5,10 @@
 mod common;
 
 use kvcsr_eval::TokensError;
-use kvcsr_eval::config::Config;
-use kvcsr_eval::prompt::{Tokens, llama2_chat, prepare};
-use kvcsr_eval::record::read_records;
-use kvcsr_eval::tasks::TaskTable;
+use kvcsr_eval::longbench::config::Config;
+use kvcsr_eval::longbench::prompt::{Tokens, llama2_chat, prepare};
+use kvcsr_eval::longbench::record::read_records;
+use kvcsr_eval::longbench::tasks::TaskTable;
 
 /// One token per character.
 struct Characters;

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use kvcsr_eval::prompt::prepare;
+use kvcsr_eval::longbench::prompt::prepare;
 use kvcsr_eval::suite::grid::{Grid, Place};
 use kvcsr_eval::suite::{Selection, Suite, Texts};
 use kvcsr_model::Gguf;

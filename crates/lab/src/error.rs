@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kvcsr_eval::heldout::EvaluationError;
+use kvcsr_eval::EvalError;
 use kvcsr_model::ModelError;
 
 /// What can go wrong while a model, a prompt or vectors are looked at.
@@ -78,7 +78,7 @@ pub enum LabError {
     Model(Box<ModelError>),
     /// Scoring.
     #[error(transparent)]
-    Evaluation(Box<EvaluationError>),
+    Evaluation(Box<EvalError>),
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -91,8 +91,8 @@ impl From<ModelError> for LabError {
     }
 }
 
-impl From<EvaluationError> for LabError {
-    fn from(error: EvaluationError) -> Self {
+impl From<EvalError> for LabError {
+    fn from(error: EvalError) -> Self {
         Self::Evaluation(Box::new(error))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use kvcsr_cache::{LayerCache, Scheme, SchemeContext, Shadow, registry};
 use kvcsr_codec::{DictionarySet, Footprint};
-use kvcsr_eval::predictions::label;
+use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::Logits;
 use kvcsr_report::notebook::{Html, Markdown, Shown, kmeans, neuraldict};
 

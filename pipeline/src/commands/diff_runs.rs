@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kvcsr_eval::predictions::label;
-use kvcsr_eval::results::OverallResult;
+use kvcsr_eval::longbench::predictions::label;
+use kvcsr_eval::longbench::results::OverallResult;
 use kvcsr_report::{HeldoutRow, Kind, ReconstructionRow, aggregate, files};
 use serde_json::Value;
 

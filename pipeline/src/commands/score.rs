@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use kvcsr_eval::metrics::CodeSim;
-use kvcsr_eval::score::score_file;
+use kvcsr_eval::longbench::metrics::CodeSim;
+use kvcsr_eval::longbench::score::score_file;
+use kvcsr_eval::longbench::tasks::TaskTable;
 use kvcsr_eval::suite::Suite;
-use kvcsr_eval::tasks::TaskTable;
 
 /// What to score, and how.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::predictions::label;
+use kvcsr_eval::longbench::predictions::label;
 use kvcsr_report::figures::SweepQuality;
 use kvcsr_report::page::{Block, Page, Section};
 use kvcsr_report::save::{self, Figure};

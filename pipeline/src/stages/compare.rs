@@ -17,9 +17,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_eval::evaluate::{Summary, labels, summarise};
 use kvcsr_eval::heldout::{HeldoutText, Reference};
-use kvcsr_eval::predictions::label;
+use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
+use kvcsr_eval::longbench::predictions::label;
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};
@@ -119,7 +119,7 @@ impl Measured {
         let bootstrap = Bootstrap { resamples, level: 0.95, seed: number("seed").unwrap_or_default() };
         let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
         let mut rows = compare::summarise(&documents, interval);
-        compare::add_tasks(&mut rows, &scores::average_cells(&tasks.overall));
+        compare::add_tasks(&mut rows, &scores::overall_rows(&tasks.overall));
         Ok(Self { rows, tasks, parameters })
     }
 }

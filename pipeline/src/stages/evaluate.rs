@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
 use kvcsr_eval::heldout::{HeldoutText, Reference};
-use kvcsr_eval::predictions::label;
+use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value};

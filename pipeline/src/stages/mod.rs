@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_codec::{Kind, Shard};
-use kvcsr_eval::predictions::remove_cut_line;
+use kvcsr_eval::longbench::predictions::remove_cut_line;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::files;
 use serde_json::{Map, Value, json};

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
-use kvcsr_eval::evaluate::{Summary, Work, labels, summarise};
-use kvcsr_eval::metrics::MetricOptions;
-use kvcsr_eval::predictions::Predictions;
-use kvcsr_eval::prompt::Chat;
-use kvcsr_eval::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::evaluate::{Summary, Work, labels, summarise};
+use kvcsr_eval::longbench::metrics::MetricOptions;
+use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::prompt::Chat;
+use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::{self, Grid};
 use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
@@ -186,9 +186,9 @@ impl Section {
     pub fn page(&self) -> Result<String> {
         let mut page = format!("{}\n", self.circumstances());
         if !self.summary.tasks.is_empty() {
-            let averages = scores::average_cells(&self.summary.overall);
+            let averages = scores::overall_rows(&self.summary.overall);
             let tasks = scores::tasks(&self.summary.tasks);
-            let cells = scores::task_cells(&self.summary.tasks);
+            let cells = scores::task_rows(&self.summary.tasks);
             writeln!(page, "\n{}", schemes_markdown(&averages))?;
             writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
         }
@@ -200,7 +200,7 @@ impl Section {
         if self.summary.overall.is_empty() {
             return String::new();
         }
-        let averages = scores::average_cells(&self.summary.overall);
+        let averages = scores::overall_rows(&self.summary.overall);
         format!("{}\n\n{}", self.circumstances(), schemes_markdown(&averages))
     }
 }

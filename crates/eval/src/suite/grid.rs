@@ -8,9 +8,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::lookup::code;
 use super::{Draft, Text, stories};
-use crate::error::{LongBenchError, Result};
-use crate::predictions::PredictionRow;
-use crate::prompt::{Template, Tokens};
+use crate::error::{EvalError, Result};
+use crate::longbench::predictions::PredictionRow;
+use crate::longbench::prompt::{Template, Tokens};
 
 /// Lengths and depths.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +92,7 @@ impl Grid<'_> {
         sentences: impl Fn(usize) -> Vec<String>,
         needle: impl Fn(usize, u32) -> (String, String),
     ) -> Result<Vec<Draft>> {
-        let count = |text: &str| Ok::<_, LongBenchError>(tokens.encode(text).map_err(LongBenchError::Tokens)?.len());
+        let count = |text: &str| Ok::<_, EvalError>(tokens.encode(text).map_err(EvalError::Tokens)?.len());
         let mut drafts = Vec::new();
         for &length in self.lengths {
             for &depth in self.depths {
@@ -171,7 +171,7 @@ pub fn cells(rows: &[PredictionRow]) -> Vec<Cell> {
 mod tests {
     use super::*;
     use crate::TokensError;
-    use crate::predictions::tests::row;
+    use crate::longbench::predictions::tests::row;
 
     /// One token per word.
     struct Words;

@@ -32,13 +32,13 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::Config;
-use crate::error::{LongBenchError, Result};
-use crate::evaluate::Work;
-use crate::metrics::Metric;
-use crate::prompt::{Template, Tokens};
-use crate::record::Record;
-use crate::tasks::{Category, Change, Language, Task, TaskTable};
+use crate::error::{EvalError, Result};
+use crate::longbench::config::Config;
+use crate::longbench::evaluate::Work;
+use crate::longbench::metrics::Metric;
+use crate::longbench::prompt::{Template, Tokens};
+use crate::longbench::record::Record;
+use crate::longbench::tasks::{Category, Change, Language, Task, TaskTable};
 
 const FILE: &str = "suite.toml";
 const SUITE: &str = include_str!("../../data/suite.toml");
@@ -133,14 +133,14 @@ impl Suite {
     /// Reads a suite in the format of `data/suite.toml`.
     ///
     /// # Errors
-    /// [`LongBenchError::TaskTable`] and [`LongBenchError::Template`].
+    /// [`EvalError::TaskTable`] and [`EvalError::Template`].
     pub fn parse(toml: &str) -> Result<Self> {
-        let file: SuiteFile = toml::from_str(toml).map_err(|error| LongBenchError::TaskTable(error.to_string()))?;
+        let file: SuiteFile = toml::from_str(toml).map_err(|error| EvalError::TaskTable(error.to_string()))?;
         let (mut tasks, mut recipes) = (Vec::new(), BTreeMap::new());
         let (mut templates, mut limits) = (BTreeMap::new(), BTreeMap::new());
         for entry in file.task {
             let prompt = Template::parse(&entry.prompt)
-                .map_err(|error| LongBenchError::Template(format!("{}: {error}", entry.name)))?;
+                .map_err(|error| EvalError::Template(format!("{}: {error}", entry.name)))?;
             templates.insert(entry.name.clone(), prompt);
             limits.insert(entry.name.clone(), entry.max_new_tokens);
             recipes.insert(entry.name.clone(), Recipe { sources: entry.sources, build: entry.build });
@@ -168,7 +168,7 @@ impl Suite {
         &self.table
     }
 
-    /// Prompts and generation limits, for a [`Runner`](crate::runner::Runner).
+    /// Prompts and generation limits, for a [`Runner`](crate::longbench::runner::Runner).
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
@@ -177,7 +177,7 @@ impl Suite {
     /// Ids of the texts that `tasks` (tasks and groups) are made of, each once.
     ///
     /// # Errors
-    /// [`LongBenchError::UnknownTask`].
+    /// [`EvalError::UnknownTask`].
     pub fn sources(&self, tasks: &[String]) -> Result<Vec<&str>> {
         let mut ids: Vec<&str> = Vec::new();
         for task in self.table.select(tasks)? {
@@ -193,8 +193,8 @@ impl Suite {
     /// The records of the selected tasks. `tokens` measures the grids' texts.
     ///
     /// # Errors
-    /// [`LongBenchError::Suite`] for a text that is missing or malformed, [`LongBenchError::UnknownTask`],
-    /// [`LongBenchError::Tokens`].
+    /// [`EvalError::Suite`] for a text that is missing or malformed, [`EvalError::UnknownTask`],
+    /// [`EvalError::Tokens`].
     pub fn work(&self, selection: &Selection<'_>, texts: &Texts, tokens: &dyn Tokens) -> Result<Vec<Work<'_>>> {
         let of_task = |task| Ok(Work { task, records: self.records(task, selection, texts, tokens)? });
         self.table.select(selection.tasks)?.into_iter().map(of_task).collect()
@@ -210,7 +210,7 @@ impl Suite {
         let recipe = &self.recipes[&task.name];
         let text = |at: usize| -> Result<Text<'_>> {
             let id = recipe.sources.get(at).map_or("", String::as_str);
-            let missing = || LongBenchError::Suite { text: id.to_owned(), message: "was not given".to_owned() };
+            let missing = || EvalError::Suite { text: id.to_owned(), message: "was not given".to_owned() };
             Ok(Text { id, text: texts.get(id).ok_or_else(missing)? })
         };
         let drafts = match &recipe.build {
@@ -257,8 +257,8 @@ struct Text<'t> {
 }
 
 impl Text<'_> {
-    fn error(&self, message: String) -> LongBenchError {
-        LongBenchError::Suite { text: self.id.to_owned(), message }
+    fn error(&self, message: String) -> EvalError {
+        EvalError::Suite { text: self.id.to_owned(), message }
     }
 
     /// One JSON object per line.

@@ -1,0 +1,49 @@
+//! Next-token distributions, and how far two of them are apart.
+
+/// Two next-token distributions at one position.
+pub(super) struct Comparison {
+    /// `-ln q(next token)`.
+    pub nll: f64,
+    /// `KL(p || q)` in nats.
+    pub kl: f64,
+    /// Whether both prefer the same token.
+    pub agree: bool,
+}
+
+/// `ln softmax(x)`, with the normaliser summed in f64.
+pub(super) fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+    let shift = f64::from(max) + sum.ln();
+    for x in &mut row {
+        *x = (f64::from(*x) - shift) as f32;
+    }
+    row
+}
+
+/// `q` against `p`, both `ln` probabilities `(V)`, where token `next` follows.
+pub(super) fn compare(p: &[f32], q: &[f32], next: usize) -> Comparison {
+    let kl = p.iter().zip(q).map(|(&p, &q)| f64::from(p).exp() * (f64::from(p) - f64::from(q))).sum::<f64>();
+    Comparison { nll: -f64::from(q[next]), kl: kl.max(0.0), agree: argmax(p) == argmax(q) }
+}
+
+fn argmax(x: &[f32]) -> usize {
+    x.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best }).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparison_of_two_distributions_by_hand() {
+        let p = log_softmax(vec![0.0, (3f32).ln()]); // 1/4, 3/4
+        let q = log_softmax(vec![(3f32).ln(), 0.0]); // 3/4, 1/4
+        let c = compare(&p, &q, 1);
+        assert!((c.nll - 4f64.ln()).abs() < 1e-6);
+        assert!((c.kl - 0.5 * 3f64.ln()).abs() < 1e-6); // (3/4 - 1/4) ln 3
+        assert!(!c.agree);
+        let same = compare(&p, &p, 0);
+        assert!(same.kl == 0.0 && same.agree);
+    }
+}

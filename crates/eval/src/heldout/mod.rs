@@ -1,0 +1,31 @@
+//! Quality after compression on held-out text: perplexity, KL divergence and top-1 agreement.
+//!
+//! A context is prefilled once, exactly. Every scheme takes over that prefill, compresses it, and
+//! then reads the same continuation token by token (in one causal pass, which by the contract of
+//! [`kvcsr_cache::LayerCache::attend`] is the same), compressing each token as it arrives. Its next-token distributions
+//! are compared with those of the uncompressed cache at the same positions.
+//!
+//! Any [`Scheme`] can be scored, registered or your own:
+//!
+//! ```no_run
+//! use kvcsr_cache::{Scheme, SchemeContext, registry};
+//! use kvcsr_eval::heldout::{HeldoutText, Reference};
+//!
+//! # fn score(decoder: &kvcsr_model::Decoder, ids: Vec<u32>, own: &dyn Scheme) -> Result<(), Box<dyn std::error::Error>> {
+//! let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
+//! let text = HeldoutText { context: ids.len() - 64, ids };
+//! let reference = Reference::new(decoder, &text, 512, dense.as_ref())?;
+//! let score = reference.score(decoder, own)?;
+//! println!("{:.4} nats, {:.2} bits per channel", score.kl(), score.measured_bits(decoder.geometry()).0);
+//! # Ok(()) }
+//! ```
+//!
+//! The distribution after the context's last token is left out: it comes from the exact prefill
+//! and is the same for every scheme.
+
+mod distribution;
+mod reference;
+mod text;
+
+pub use reference::{ContinuationScore, Reference};
+pub use text::HeldoutText;

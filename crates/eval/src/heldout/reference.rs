@@ -1,0 +1,201 @@
+//! The exact prefill of a text, and the scores of the schemes that take it over.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{Geometry, LayerCache, PrefillSnapshot, Scheme};
+use kvcsr_codec::{BitsPerChannel, Footprint, measured_bits};
+use kvcsr_model::Decoder;
+use rayon::prelude::*;
+
+use super::HeldoutText;
+use super::distribution::{Comparison, compare, log_softmax};
+use crate::error::{EvalError, Result};
+
+/// Rows of logits taken at a time, so that memory stays bounded for large vocabularies.
+const LOGIT_ROWS: usize = 64;
+
+/// The exact prefill of a text's context and the uncompressed model's distributions after it.
+pub struct Reference {
+    snapshot: PrefillSnapshot,
+    continuation: Vec<u32>,
+    /// Natural-log probabilities `(continuation - 1, V)`, row by row.
+    log_probs: Vec<Vec<f32>>,
+}
+
+/// How one scheme did on one text.
+#[derive(Debug, Clone)]
+pub struct ContinuationScore {
+    /// Distributions compared.
+    pub scored: usize,
+    /// Sum over positions of `-ln q(next token)`.
+    pub nll_sum: f64,
+    /// Sum over positions of `KL(p || q)` in nats, `p` uncompressed and `q` after compression.
+    pub kl_sum: f64,
+    /// Positions where both prefer the same next token.
+    pub top1_agree: usize,
+    /// Bytes allocated for the context's tokens, all layers.
+    pub footprint: Footprint,
+    /// Tokens of the context.
+    pub tokens: usize,
+    /// Time to take over and compress the prefill.
+    pub encode_ms: f64,
+    /// Time to read the continuation, compression of its tokens included.
+    pub score_ms: f64,
+    /// Time per token of decoding token by token after it, where that was asked for.
+    pub decode_ms_per_token: Option<f64>,
+}
+
+impl ContinuationScore {
+    /// Mean KL to the uncompressed cache's distributions, in nats per token.
+    pub fn kl(&self) -> f64 {
+        self.kl_sum / self.scored as f64
+    }
+
+    /// Share of positions where the most likely token is that of the uncompressed cache, 0 to 1.
+    pub fn top1(&self) -> f64 {
+        self.top1_agree as f64 / self.scored as f64
+    }
+
+    /// Perplexity of the continuation.
+    pub fn perplexity(&self) -> f64 {
+        (self.nll_sum / self.scored as f64).exp()
+    }
+
+    /// Bits per channel of every byte allocated for the context.
+    pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
+        let Geometry { layers, kv_heads, head_dim } = geometry;
+        measured_bits(self.footprint.total(), self.tokens, kv_heads, head_dim, layers)
+    }
+}
+
+impl Reference {
+    /// Prefills the context, `chunk` tokens at a time, and reads the continuation uncompressed.
+    ///
+    /// # Errors
+    /// If the text has fewer than two tokens after its context, or the model cannot run it.
+    pub fn new(decoder: &Decoder, text: &HeldoutText, chunk: usize, dense: &dyn Scheme) -> Result<Self> {
+        let (context, continuation) = text.ids.split_at_checked(text.context).unwrap_or((&text.ids, &[]));
+        if context.is_empty() || continuation.len() < 2 {
+            return Err(EvalError::TooShort { found: text.ids.len(), needed: text.context.max(1) + 2 });
+        }
+        let snapshot = decoder.prefill(context, chunk)?;
+        let mut caches = snapshot.fork(dense, decoder.rotary())?;
+        let mut log_probs = Vec::with_capacity(continuation.len() - 1);
+        for_each_distribution(decoder, continuation, &mut caches, |rows| {
+            log_probs.extend(rows.into_par_iter().map(log_softmax).collect::<Vec<_>>());
+        })?;
+        Ok(Self { snapshot, continuation: continuation.to_vec(), log_probs })
+    }
+
+    /// The exact prefill of the context.
+    #[must_use]
+    pub fn snapshot(&self) -> &PrefillSnapshot {
+        &self.snapshot
+    }
+
+    /// The tokens after the context.
+    pub fn continuation(&self) -> &[u32] {
+        &self.continuation
+    }
+
+    /// Lets `scheme` take over the prefill and read the continuation.
+    ///
+    /// # Errors
+    /// If the scheme or the model fails.
+    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<ContinuationScore> {
+        self.score_and_decode(decoder, scheme, 0)
+    }
+
+    /// [`Reference::score`], and then the continuation's first `decode` tokens once more, one call each: the time that a
+    /// token takes after a context of this length, head included.
+    ///
+    /// # Errors
+    /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
+    pub fn score_and_decode(&self, decoder: &Decoder, scheme: &dyn Scheme, decode: usize) -> Result<ContinuationScore> {
+        let started = Instant::now();
+        let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
+        let encode_ms = started.elapsed().as_secs_f64() * 1e3;
+        let footprint = caches.iter().map(|c| c.footprint()).sum();
+        check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
+        let started = Instant::now();
+        let mut compared = Vec::with_capacity(self.log_probs.len());
+        for_each_distribution(decoder, &self.continuation, &mut caches, |rows| {
+            let done = compared.len();
+            let reference = &self.log_probs[done..done + rows.len()];
+            let next = &self.continuation[done + 1..done + 1 + rows.len()];
+            let part: Vec<Comparison> = rows
+                .into_par_iter()
+                .zip(reference)
+                .zip(next)
+                .map(|((row, p), &token)| compare(p, &log_softmax(row), token as usize))
+                .collect();
+            compared.extend(part);
+        })?;
+        let score_ms = started.elapsed().as_secs_f64() * 1e3;
+        let started = Instant::now();
+        for &id in self.continuation.iter().cycle().take(decode) {
+            let hidden = decoder.forward_hidden(&Tensor::new(&[[id]], &Device::Cpu)?, &mut caches)?;
+            decoder.head(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let decode_ms_per_token = (decode > 0).then(|| started.elapsed().as_secs_f64() * 1e3 / decode as f64);
+        Ok(ContinuationScore {
+            scored: compared.len(),
+            nll_sum: compared.iter().map(|c| c.nll).sum(),
+            kl_sum: compared.iter().map(|c| c.kl).sum(),
+            top1_agree: compared.iter().filter(|c| c.agree).count(),
+            footprint,
+            tokens: self.snapshot.len(),
+            encode_ms,
+            score_ms,
+            decode_ms_per_token,
+        })
+    }
+}
+
+/// Refuses to score a compressing scheme before it has compressed anything.
+fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Result<()> {
+    let codes = footprint.indices + footprint.coefficients + footprint.packed;
+    if codes == 0 && footprint.dense == 0 {
+        return Err(EvalError::NothingCompressed { scheme: scheme.to_owned(), tokens });
+    }
+    Ok(())
+}
+
+/// Runs all but the last token of the continuation and hands out rows of logits, in order.
+fn for_each_distribution(
+    decoder: &Decoder,
+    continuation: &[u32],
+    caches: &mut [Box<dyn LayerCache>],
+    mut visit: impl FnMut(Vec<Vec<f32>>),
+) -> Result<()> {
+    let ids = &continuation[..continuation.len() - 1];
+    let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
+    let hidden = decoder.forward_hidden(&ids, caches)?;
+    let rows = hidden.dim(1)?;
+    for first in (0..rows).step_by(LOGIT_ROWS) {
+        let part = hidden.narrow(1, first, LOGIT_ROWS.min(rows - first))?;
+        visit(decoder.head(&part)?.squeeze(0)?.to_vec2::<f32>()?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn schemes_that_compressed_nothing_are_not_scored() {
+        let window = Footprint { window: 100, tables: 10, ..Footprint::default() };
+        let error = check_compressed("kivi-2", &window, 96).unwrap_err().to_string();
+        assert!(error.contains("`kivi-2`") && error.contains("96 tokens"), "{error}");
+        for footprint in [
+            Footprint { packed: 1, ..window },
+            Footprint { indices: 1, ..window },
+            Footprint { dense: 1, ..Footprint::default() },
+        ] {
+            assert!(check_compressed("x", &footprint, 96).is_ok());
+        }
+    }
+}

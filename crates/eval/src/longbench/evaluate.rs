@@ -1,0 +1,95 @@
+//! Many records under many schemes: what is left to do, done, and what came out of it.
+//!
+//! [`answer_all`] is the loop that every evaluation by tasks shares, whatever the tasks are (LongBench's, [`crate::suite`]'s) and
+//! whatever the schemes; [`summarise`] turns its answers into scores, differences and averages.
+
+use kvcsr_cache::Scheme;
+
+use crate::error::Result;
+use crate::longbench::predictions::{PredictionRow, Predictions, label};
+use crate::longbench::record::Record;
+use crate::longbench::results::{OverallResult, TaskResult, by_task, overall};
+use crate::longbench::runner::Runner;
+use crate::longbench::tasks::{Task, TaskTable};
+use crate::stats::Bootstrap;
+
+/// The records of one task that are to be answered.
+#[derive(Debug, Clone)]
+pub struct Work<'t> {
+    /// The task.
+    pub task: &'t Task,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
+/// What [`answer_all`] tells while it runs.
+#[derive(Debug)]
+pub enum Progress<'r> {
+    /// So many answers were there already.
+    Found(usize),
+    /// This answer was made and is on disk.
+    Answered(&'r PredictionRow),
+}
+
+/// The labels of `schemes`, as answers carry them.
+#[must_use]
+pub fn labels(schemes: &[Box<dyn Scheme>]) -> Vec<String> {
+    schemes.iter().map(|scheme| label(scheme.name(), scheme.dictionaries())).collect()
+}
+
+/// Lets every scheme answer every record of `work` that `predictions` lacks, each answer written as it is made.
+///
+/// # Errors
+/// As [`Runner::run`].
+pub fn answer_all(
+    runner: &Runner<'_>,
+    work: &[Work<'_>],
+    schemes: &[Box<dyn Scheme>],
+    predictions: &mut Predictions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<()> {
+    let labels = labels(schemes);
+    for Work { task, records } in work {
+        for record in records {
+            let todo: Vec<&dyn Scheme> = schemes
+                .iter()
+                .zip(&labels)
+                .filter(|(_, label)| !predictions.contains(&task.name, &record.id, label))
+                .map(|(scheme, _)| scheme.as_ref())
+                .collect();
+            progress(Progress::Found(schemes.len() - todo.len()));
+            runner.run(task, record, &todo, &mut |row| {
+                let row = predictions.append(row)?;
+                progress(Progress::Answered(row));
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Scores per task and scheme, and averages per scheme.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// One per task and scheme.
+    pub tasks: Vec<TaskResult>,
+    /// One per scheme.
+    pub overall: Vec<OverallResult>,
+}
+
+/// What `rows` say about the tasks of `work` under the schemes called `labels`.
+///
+/// # Errors
+/// As [`overall`].
+pub fn summarise(
+    table: &TaskTable,
+    work: &[Work<'_>],
+    labels: &[String],
+    rows: &[PredictionRow],
+    bootstrap: Bootstrap,
+) -> Result<Summary> {
+    let tasks: Vec<&str> = work.iter().map(|work| work.task.name.as_str()).collect();
+    let tasks = by_task(table, rows, &tasks, labels, bootstrap);
+    let overall = overall(table, rows, &tasks, labels, bootstrap)?;
+    Ok(Summary { tasks, overall })
+}

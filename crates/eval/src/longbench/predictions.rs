@@ -1,0 +1,260 @@
+//! What schemes answered, on disk: one line per record, appended as it is made.
+//!
+//! The layout is that of LongBench's `pred.py`, `<scheme>/<task>.jsonl`, and a line has its four keys besides ours, so that
+//! LongBench's own `eval.py` and `kvcsr score` read these files too. A run that was stopped goes on where it stopped: lines are
+//! keyed by task, record and scheme, and a last line that was cut off in writing is removed.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kvcsr_cache::registry::DEFAULT_DICTIONARIES;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{EvalError, Result};
+use crate::jsonl;
+
+/// One record under one scheme.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictionRow {
+    /// The generated text.
+    pub pred: String,
+    /// The right answers.
+    pub answers: Vec<String>,
+    /// All class names of a classification task.
+    pub all_classes: Option<Vec<String>>,
+    /// Length of the sample in words or characters.
+    pub length: u64,
+    /// The task.
+    pub task: String,
+    /// The record.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// The scheme, for example `csr-8`.
+    pub scheme: String,
+    /// Its dictionary set, or the empty string.
+    pub dictionaries: String,
+    /// Score of this sample in `[0, 1]`.
+    pub score: f64,
+    /// Tokens of the filled template before truncation and wrap.
+    pub tokens_before: usize,
+    /// Tokens prefilled.
+    pub tokens: usize,
+    /// Bits per channel as the scheme's paper counts them.
+    pub nominal_bits: f64,
+    /// Bits per channel really allocated for the prefilled tokens, dictionaries not counted.
+    pub measured_bits: f64,
+    /// Time to take over and compress the prefill.
+    pub encode_ms: f64,
+    /// Time to generate, compression of the generated tokens included, while other schemes of the prompt generate on other
+    /// cores.
+    pub decode_ms: f64,
+    /// Tokens generated, a stop token included.
+    pub generated: usize,
+}
+
+impl PredictionRow {
+    /// The scheme's [`label`].
+    #[must_use]
+    pub fn label(&self) -> String {
+        label(&self.scheme, &self.dictionaries)
+    }
+}
+
+/// `csr-8`, or `csr-8@kmeans` where the dictionaries are not the default ones.
+#[must_use]
+pub fn label(scheme: &str, dictionaries: &str) -> String {
+    if dictionaries.is_empty() || dictionaries == DEFAULT_DICTIONARIES {
+        scheme.to_owned()
+    } else {
+        format!("{scheme}@{dictionaries}")
+    }
+}
+
+/// The predictions in a folder.
+#[derive(Debug)]
+pub struct Predictions {
+    folder: PathBuf,
+    rows: Vec<PredictionRow>,
+    /// Task, record and label of every row.
+    done: HashSet<(String, String, String)>,
+}
+
+impl Predictions {
+    /// Reads what an earlier run left in `folder`, which need not exist. Last lines that were cut off in writing are removed
+    /// from their files.
+    ///
+    /// # Errors
+    /// [`EvalError::Read`], [`EvalError::Write`]; [`EvalError::Line`] for a line that is no prediction, stands
+    /// in another scheme's or task's file, or repeats a record.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut found = Self { folder: folder.to_owned(), rows: Vec::new(), done: HashSet::new() };
+        for scheme in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
+            for path in entries(&scheme)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "jsonl")) {
+                remove_cut_line(&path)?;
+                for line in jsonl::read::<PredictionRow>(&path)? {
+                    let row = line.value;
+                    let key = key(&row);
+                    if found.file(&key.2, &key.0) != path {
+                        let message = format!("a prediction of {} for task {} in the wrong file", key.2, key.0);
+                        return Err(jsonl::line_error(&path, line.number, message));
+                    }
+                    if !found.done.insert(key) {
+                        let message = format!("record {:?} stands on an earlier line already", row.id);
+                        return Err(jsonl::line_error(&path, line.number, message));
+                    }
+                    found.rows.push(row);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether `scheme` (a [`label`]) has answered the record `id` of `task`.
+    #[must_use]
+    pub fn contains(&self, task: &str, id: &str, scheme: &str) -> bool {
+        self.done.contains(&(task.to_owned(), id.to_owned(), scheme.to_owned()))
+    }
+
+    /// Appends `row` to its file, makes sure that it is on disk, and returns it.
+    ///
+    /// # Errors
+    /// [`EvalError::Write`].
+    pub fn append(&mut self, row: PredictionRow) -> Result<&PredictionRow> {
+        let key = key(&row);
+        let path = self.file(&key.2, &key.0);
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
+            let mut line = serde_json::to_vec(&row)?;
+            line.push(b'\n');
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            file.write_all(&line)?;
+            file.sync_data()
+        };
+        write().map_err(|source| EvalError::Write { path: path.clone(), source })?;
+        self.done.insert(key);
+        self.rows.push(row);
+        Ok(&self.rows[self.rows.len() - 1])
+    }
+
+    /// All rows; those of one scheme and task in the order they were made.
+    #[must_use]
+    pub fn rows(&self) -> &[PredictionRow] {
+        &self.rows
+    }
+
+    fn file(&self, scheme: &str, task: &str) -> PathBuf {
+        self.folder.join(scheme).join(format!("{task}.jsonl"))
+    }
+}
+
+fn key(row: &PredictionRow) -> (String, String, String) {
+    (row.task.clone(), row.id.clone(), row.label())
+}
+
+/// What is in `folder`, in name order; nothing if it does not exist.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read_error = |source| EvalError::Read { path: folder.to_owned(), source };
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(folder).map_err(read_error)?;
+    let mut paths = entries.map(|e| Ok(e.map_err(read_error)?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Removes a last line that was cut off in writing, so that appending goes on with a whole one.
+///
+/// # Errors
+/// If the file cannot be read or shortened.
+pub fn remove_cut_line(path: &Path) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    if whole == bytes.len() {
+        return Ok(());
+    }
+    let cut = || File::options().write(true).open(path)?.set_len(whole as u64);
+    cut().map_err(|source| EvalError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::longbench::metrics::CodeSim;
+    use crate::longbench::score::score_file;
+    use crate::longbench::tasks::TaskTable;
+
+    pub(crate) fn row(task: &str, id: &str, scheme: &str, score: f64) -> PredictionRow {
+        PredictionRow {
+            pred: "Rome".to_owned(),
+            answers: vec!["Rome".to_owned()],
+            all_classes: None,
+            length: 5,
+            task: task.to_owned(),
+            id: id.to_owned(),
+            scheme: scheme.to_owned(),
+            dictionaries: String::new(),
+            score,
+            tokens_before: 40,
+            tokens: 30,
+            nominal_bits: 2.0,
+            measured_bits: 2.5,
+            encode_ms: 10.0,
+            decode_ms: 20.0,
+            generated: 4,
+        }
+    }
+
+    #[test]
+    fn a_stopped_run_goes_on_without_losing_or_repeating() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut predictions = Predictions::open(folder.path()).unwrap();
+        for id in ["a", "b"] {
+            predictions.append(row("qasper", id, "dense", 1.0)).unwrap();
+        }
+        let kmeans = PredictionRow { dictionaries: "kmeans".to_owned(), ..row("qasper", "a", "csr-8", 0.5) };
+        predictions.append(kmeans).unwrap();
+        let path = folder.path().join("dense/qasper.jsonl");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+
+        let mut again = Predictions::open(folder.path()).unwrap();
+        assert!(again.contains("qasper", "a", "dense") && !again.contains("qasper", "b", "dense"));
+        assert!(again.contains("qasper", "a", "csr-8@kmeans") && !again.contains("qasper", "a", "csr-8"));
+        again.append(row("qasper", "b", "dense", 1.0)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(Predictions::open(folder.path()).unwrap().rows().len(), 3);
+    }
+
+    #[test]
+    fn files_are_what_the_scorer_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut predictions = Predictions::open(folder.path()).unwrap();
+        predictions.append(row("qasper", "a", "dense", 1.0)).unwrap();
+        let task = TaskTable::embedded().get("qasper").unwrap();
+        let score = score_file(task, &folder.path().join("dense/qasper.jsonl"), CodeSim::Difflib).unwrap();
+        assert_eq!((score.n, score.score), (1, 100.0));
+    }
+
+    #[test]
+    fn lines_that_do_not_belong_are_named() {
+        let line = |row: PredictionRow| format!("{}\n", serde_json::to_string(&row).unwrap());
+        let first = line(row("qasper", "a", "dense", 1.0));
+        for (second, message) in [
+            (first.clone(), "record \"a\" stands on an earlier line"),
+            (line(row("trec", "b", "dense", 1.0)), "in the wrong file"),
+            (line(row("qasper", "b", "csr-8", 1.0)), "in the wrong file"),
+            ("{}\n".to_owned(), "missing field"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("dense")).unwrap();
+            std::fs::write(folder.path().join("dense/qasper.jsonl"), first.clone() + &second).unwrap();
+            let error = Predictions::open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("qasper.jsonl:2: ") && error.contains(message), "{error}");
+        }
+    }
+}
