@@ -38,7 +38,6 @@
 pub mod attention;
 pub mod conformance;
 mod error;
-pub mod kernels;
 mod mass;
 pub mod name;
 mod pattern;
