@@ -131,11 +131,11 @@ mod tests {
     use super::*;
     use crate::MemoryPoint;
 
-    fn point(tokens: u64) -> MemoryPoint {
-        MemoryPoint { model: "m".into(), scheme: "s".into(), tokens, bytes: 2 * tokens }
+    fn point(tokens: usize) -> MemoryPoint {
+        MemoryPoint { model: "m".into(), scheme: "s".into(), tokens, bytes: 2 * tokens as u64 }
     }
 
-    fn open(path: &Path) -> Result<(Journal<MemoryPoint, u64>, Vec<MemoryPoint>), RecordsError> {
+    fn open(path: &Path) -> Result<(Journal<MemoryPoint, usize>, Vec<MemoryPoint>), RecordsError> {
         Journal::open(path, |row: &MemoryPoint| row.tokens)
     }
 
