@@ -1,7 +1,8 @@
-//! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG, CSV).
+//! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG).
 //!
 //! Each section is one file of [`parts`]. A section whose stage has not been run says so, with the command. With `report.publish`,
-//! everything is copied to `data/results/<profile>` and the README's parts are generated between their markers.
+//! what a repository needs is copied to `data/results/<profile>`, each thing once: the page in Markdown, its figures as SVG and its
+//! tables as CSV. What README.md and docs/RESULTS.md show is generated between their markers.
 
 pub mod parts;
 pub mod sheet;
@@ -16,16 +17,15 @@ use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
-use crate::stages::report::sheet::{README_PREFIX, Sheet};
+use crate::stages::report::sheet::{README, RESULTS, Sheet};
 use crate::{atomic, manifest, ui};
-
-/// Tables that also lie beside the profiles' folders, as `data/results/<name>`.
-const SHARED: [&str; 2] = ["compare.csv", "compare.parquet"];
 
 /// The page with tables, captions and circumstances.
 pub const PAGE: &str = "report.md";
 /// The same for browsers.
 pub const HTML: &str = "report.html";
+/// Endings of the files that are published.
+const PUBLISHED: [&str; 3] = ["md", "svg", "csv"];
 
 /// The section `[report]`; `profiles/defaults.toml` explains every parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Report;
 
 static DECLARATION: Declaration = Declaration {
     name: "report",
-    about: "Draw figures and tables; publish them to data/results and the README if the profile says so",
+    about: "Draw figures and tables; publish them to data/results and the docs if the profile says so",
     version: 3,
     makes: &[Output::rows(PAGE), Output::rows(HTML)],
     reproduced: true,
@@ -95,19 +95,16 @@ impl Stage for Report {
         }
         let target = &run.paths.results;
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let readme = run.paths.root.join("README.md");
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            if name != manifest::FILE {
-                copy_if_changed(&path, &target.join(name))?;
-            }
-            if let Some(results) = target.parent().filter(|_| SHARED.contains(&name)) {
-                copy_if_changed(&path, &results.join(name))?;
-            }
-            if let Some(marker) = name.strip_prefix(README_PREFIX).and_then(|rest| rest.strip_suffix(".md")) {
+            let shown =
+                [README, RESULTS].into_iter().find_map(|document| Some((document.marker(name)?, document.path)));
+            if let Some((marker, document)) = shown {
                 let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                splice::splice_file(&readme, marker, &text)?;
+                splice::splice_file(&run.paths.root.join(document), marker, &text)?;
+            } else if path.extension().is_some_and(|extension| PUBLISHED.iter().any(|kept| extension == *kept)) {
+                copy_if_changed(&path, &target.join(name))?;
             }
         }
         for stage in parts::stages() {
@@ -116,7 +113,8 @@ impl Stage for Report {
                 copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
             }
         }
-        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
+        let documents = format!("{} and {}", README.path, RESULTS.path);
+        ui::line(self.name(), &format!("published in {}, {documents}", run.paths.show(target)));
         Ok(())
     }
 
@@ -129,7 +127,7 @@ impl Stage for Report {
         figures.sort();
         Ok(vec![
             format!("page     {} (and {PAGE})", run.paths.show(&dir.join(HTML))),
-            format!("figures  {} (SVG, PNG, CSV each): {}", run.paths.show(dir), figures.join(", ")),
+            format!("figures  {} (SVG and PNG each): {}", run.paths.show(dir), figures.join(", ")),
         ])
     }
 }

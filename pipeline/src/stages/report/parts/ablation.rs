@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
+use kvcsr_report::save::Figure;
 
 use super::Part;
 use crate::stage::Run;
 use crate::stages::ablate::page::Section;
-use crate::stages::report::sheet::Sheet;
+use crate::stages::report::sheet::{RESULTS, Sheet};
 
 /// See the module.
 pub struct Ablation;
@@ -31,7 +32,9 @@ impl Part for Ablation {
         sheet.figure::<PromptScatter>(&section.prompts)?;
         sheet.figure::<RotaryScatter>(&section.positions)?;
         sheet.table("ablation", &section.rows)?;
-        let readme = section.readme(run, sheet.link());
-        sheet.readme("ablation", &readme)
+        sheet.table(PromptScatter::NAME, &section.prompts)?;
+        sheet.table(RotaryScatter::NAME, &section.positions)?;
+        let shown = section.shown(run, sheet.link());
+        sheet.show_in(&RESULTS, "ablation", &shown)
     }
 }

@@ -1,4 +1,4 @@
-//! Every scheme on the same prompts: for each context a table and the frontier; times against the context; the README's part.
+//! Every scheme on the same prompts: for each context a table and the frontier; times against the context; the README's table.
 
 use anyhow::Result;
 use kvcsr_report::compare::{self, CompareRow};
@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::stage::Run;
 use crate::stages::compare::{Measured, shown};
 use crate::stages::report::parts::Part;
-use crate::stages::report::sheet::Sheet;
+use crate::stages::report::sheet::{README, RESULTS, Sheet};
 
-/// The name of the table's files, which lie beside the profiles' folders too.
+/// The name of the table's files.
 pub const TABLE: &str = "compare";
 
 /// See the module.
@@ -43,12 +43,20 @@ impl Part for Compare {
                 let text = format!(
                     "`{}`, f32; {}. Made by `just compare`. {about}\n\n{table}\n\
                      ![Every scheme's KL against its measured bits]({link}/{stem}.svg)\n\n\
-                     Other contexts, single texts and times: [`{link}/report.md`]({link}/report.md), \
-                     [`data/results/{TABLE}.csv`](data/results/{TABLE}.csv).\n",
+                     Other contexts, single texts and times: [`{folder}/report.md`]({link}/report.md), \
+                     [`{folder}/{TABLE}.csv`]({link}/{TABLE}.csv).\n",
                     run.config.model,
                     circumstances(&measured.rows, context),
+                    folder = link.trim_start_matches("../"),
                 );
-                sheet.readme("compare", &text)?;
+                sheet.show_in(&RESULTS, "compare", &text)?;
+                let headline = format!(
+                    "`{}`, {context} tokens compressed, n = {}. Made by `just compare`.\n\n{}",
+                    run.config.model,
+                    documents(&rows),
+                    compare::headline_markdown(&rows),
+                );
+                sheet.show_in(&README, "headline", &headline)?;
             }
         }
         times(&measured.rows, sheet)?;
@@ -89,10 +97,14 @@ fn circumstances(rows: &[CompareRow], context: usize) -> String {
     let all = at(rows, context);
     format!(
         "{context} tokens prefilled exactly and compressed, n = {} documents of {}, {} following tokens scored in all",
-        all.iter().map(|row| row.n).max().unwrap_or(0),
+        documents(&all),
         domains.join(", "),
         all.iter().map(|row| row.scored).max().unwrap_or(0),
     )
+}
+
+fn documents(rows: &[CompareRow]) -> usize {
+    rows.iter().map(|row| row.n).max().unwrap_or(0)
 }
 
 /// What prompts the column of tasks comes from.
@@ -110,8 +122,8 @@ fn about_tasks(measured: &Measured) -> String {
     let most = measured.parameters.get("task_prompt_tokens").map_or_else(|| "?".to_owned(), Value::to_string);
     format!(
         "Tasks: mean score, 0 to 100, over {} tasks of the suite (not LongBench), n = {} prompts in all: {}; {:.0} tokens each on \
-         average, at most {most}, and one score per scheme, whatever the context; in brackets the difference to dense on the same \
-         prompts, with the 95 % interval of the paired bootstrap. So few prompts show large losses only.",
+         average, at most {most}, and one score per scheme, whatever the context; in brackets the difference to dense on the \
+         same prompts, with the 95 % interval of the paired bootstrap. So few prompts show large losses only.",
         one.tasks,
         one.n,
         sizes.join(", "),

@@ -1,4 +1,4 @@
-//! Quality after compression on held-out text: the headline figure and table, and the README's results.
+//! Quality after compression on held-out text: the headline figure and table, and what docs/RESULTS.md shows of them.
 
 use anyhow::Result;
 use kvcsr_report::figures::QualityBits;
@@ -11,7 +11,7 @@ use super::provenance::circumstances;
 use crate::stage::Run;
 use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
 use crate::stages::report::PAGE;
-use crate::stages::report::sheet::Sheet;
+use crate::stages::report::sheet::{RESULTS, Sheet};
 
 /// See the module.
 pub struct HeldOut;
@@ -51,12 +51,13 @@ impl Part for HeldOut {
         sheet.table("neuraldict-against-kmeans", &comparisons)?;
 
         let link = sheet.link();
-        let readme = format!(
+        let shown = format!(
             "{circumstances}\n\n{results}\n{verdict}\n\n![Quality against measured bits per channel]({link}/{}.svg)\n\n\
-             Tables, figures and the data of each: [`{link}`]({link}/{PAGE}).\n",
-            QualityBits::NAME
+             Tables, figures and the data of each: [`{folder}`]({link}/{PAGE}).\n",
+            QualityBits::NAME,
+            folder = link.trim_start_matches("../"),
         );
-        sheet.readme("results", &readme)
+        sheet.show_in(&RESULTS, "results", &shown)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use kvcsr_report::figures::RetrievalGrid;
+use kvcsr_report::save::Figure;
 
 use crate::stage::Run;
 use crate::stages::report::parts::Part;
-use crate::stages::report::sheet::Sheet;
+use crate::stages::report::sheet::{RESULTS, Sheet};
 use crate::stages::suite::Section;
 
 /// See the module.
@@ -25,7 +26,8 @@ impl Part for Suite {
         sheet.markdown(&suite.page()?);
         if !suite.grid.is_empty() {
             sheet.figure::<RetrievalGrid>(&suite.grid)?;
+            sheet.table(RetrievalGrid::NAME, &suite.grid)?;
         }
-        sheet.readme("suite", &suite.readme())
+        sheet.show_in(&RESULTS, "suite", &suite.shown())
     }
 }
