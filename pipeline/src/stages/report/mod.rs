@@ -1,10 +1,10 @@
 //! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG).
 //!
-//! Each section is one file of [`parts`]. A section whose stage has not been run says so, with the command. With `report.publish`,
+//! Each section is one file of [`sections`]. A section whose stage has not been run says so, with the command. With `report.publish`,
 //! what a repository needs is copied to `data/results/<profile>`, each thing once: the page in Markdown, its figures as SVG and its
 //! tables as CSV. What README.md and docs/RESULTS.md show is generated between their markers.
 
-pub mod parts;
+pub mod sections;
 pub mod sheet;
 
 use std::path::Path;
@@ -64,7 +64,7 @@ impl Stage for Report {
         run.finished("calibrate")?;
         let digest = |stage: &&str| run.finished(stage).map_or(Value::Null, |record| record.digest.into());
         let mut inputs: Map<String, Value> =
-            parts::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
+            sections::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
         if let Some(peers) = ablate::page::peers(&run.stage_dir("ablate")) {
             inputs.insert("peers".into(), manifest::hash(&peers)?.into());
         }
@@ -73,13 +73,13 @@ impl Stage for Report {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let mut page = Page { title: format!("Results of profile `{}`", run.label()), ..Page::default() };
-        page.lead = parts::provenance::lead(run);
-        for part in parts::ALL {
-            let mut sheet = Sheet::new(run, dir, part.title(), &part.command(run));
+        page.lead = sections::provenance::lead(run);
+        for section in sections::ALL {
+            let mut sheet = Sheet::new(run, dir, section.title(), &section.command(run));
             let missing: Vec<&str> =
-                part.stages().iter().copied().filter(|stage| run.finished(stage).is_err()).collect();
+                section.stages().iter().copied().filter(|stage| run.finished(stage).is_err()).collect();
             if missing.is_empty() {
-                part.write(run, &mut sheet).with_context(|| format!("section \"{}\"", part.title()))?;
+                section.write(run, &mut sheet).with_context(|| format!("section \"{}\"", section.title()))?;
             } else {
                 sheet.absent(&format!("Not run: {}.", missing.join(", ")));
             }
@@ -107,7 +107,7 @@ impl Stage for Report {
                 copy_if_changed(&path, &target.join(name))?;
             }
         }
-        for stage in parts::stages() {
+        for stage in sections::stages() {
             let path = run.stage_dir(stage).join(manifest::FILE);
             if path.is_file() {
                 copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;

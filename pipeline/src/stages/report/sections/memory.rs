@@ -6,7 +6,7 @@ use kvcsr_report::MemoryPoint;
 use kvcsr_report::figures::MemoryLength;
 use kvcsr_report::memory::{self, CacheShape};
 
-use super::Part;
+use super::Section;
 use super::provenance::parameter;
 use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
@@ -19,7 +19,7 @@ const LEVELS: [u64; 4] = [4, 6, 8, 16];
 /// See the module.
 pub struct Memory;
 
-impl Part for Memory {
+impl Section for Memory {
     fn title(&self) -> &'static str {
         "Memory against sequence length"
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use kvcsr_report::figures::TrainingLoss;
 use kvcsr_report::{EpochRow, files};
 
-use super::Part;
+use super::Section;
 use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
 use crate::stages::train::EPOCHS;
@@ -12,7 +12,7 @@ use crate::stages::train::EPOCHS;
 /// See the module.
 pub struct Training;
 
-impl Part for Training {
+impl Section for Training {
     fn title(&self) -> &'static str {
         "Training"
     }

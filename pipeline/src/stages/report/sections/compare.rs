@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::stage::Run;
 use crate::stages::compare::{Measured, shown};
-use crate::stages::report::parts::Part;
+use crate::stages::report::sections::Section;
 use crate::stages::report::sheet::{README, RESULTS, Sheet};
 
 /// The name of the table's files.
@@ -17,7 +17,7 @@ pub const TABLE: &str = "compare";
 /// See the module.
 pub struct Compare;
 
-impl Part for Compare {
+impl Section for Compare {
     fn title(&self) -> &'static str {
         "Every scheme on the same prompts"
     }

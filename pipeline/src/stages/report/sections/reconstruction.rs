@@ -4,7 +4,7 @@ use anyhow::Result;
 use kvcsr_report::figures::LayerError;
 use kvcsr_report::{ReconstructionRow, files};
 
-use super::Part;
+use super::Section;
 use crate::stage::Run;
 use crate::stages::evaluate::RECONSTRUCTION;
 use crate::stages::report::sheet::Sheet;
@@ -12,7 +12,7 @@ use crate::stages::report::sheet::Sheet;
 /// See the module.
 pub struct Reconstruction;
 
-impl Part for Reconstruction {
+impl Section for Reconstruction {
     fn title(&self) -> &'static str {
         "Reconstruction by layer"
     }

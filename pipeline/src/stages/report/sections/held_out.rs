@@ -6,7 +6,7 @@ use kvcsr_report::records::Comparison;
 use kvcsr_report::save::Figure;
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files, tables};
 
-use super::Part;
+use super::Section;
 use super::provenance::circumstances;
 use crate::stage::Run;
 use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
@@ -16,7 +16,7 @@ use crate::stages::report::sheet::{RESULTS, Sheet};
 /// See the module.
 pub struct HeldOut;
 
-impl Part for HeldOut {
+impl Section for HeldOut {
     fn title(&self) -> &'static str {
         "After compression, all texts"
     }

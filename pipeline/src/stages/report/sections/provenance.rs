@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use kvcsr_report::HeldoutRow;
 use serde_json::Value;
 
-use super::Part;
+use super::Section;
 use crate::manifest::Manifest;
 use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
@@ -20,7 +20,7 @@ const STAGES: [&str; 4] = ["calibrate", "merge", "train", "evaluate"];
 /// See the module.
 pub struct Provenance;
 
-impl Part for Provenance {
+impl Section for Provenance {
     fn title(&self) -> &'static str {
         "How this was made"
     }

@@ -5,14 +5,14 @@ use kvcsr_report::figures::RetrievalGrid;
 use kvcsr_report::save::Figure;
 
 use crate::stage::Run;
-use crate::stages::report::parts::Part;
+use crate::stages::report::sections::Section;
 use crate::stages::report::sheet::{RESULTS, Sheet};
-use crate::stages::suite::Section;
+use crate::stages::suite;
 
 /// See the module.
 pub struct Suite;
 
-impl Part for Suite {
+impl Section for Suite {
     fn title(&self) -> &'static str {
         "The suite"
     }
@@ -22,7 +22,7 @@ impl Part for Suite {
     }
 
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
-        let suite = Section::read(run)?;
+        let suite = suite::Section::read(run)?;
         sheet.markdown(&suite.page()?);
         if !suite.grid.is_empty() {
             sheet.figure::<RetrievalGrid>(&suite.grid)?;

@@ -1,6 +1,6 @@
 //! The sections of the report, one file each, in the order of the page.
 //!
-//! A new section is one file with a [`Part`] and its line in [`ALL`].
+//! A new section is one file with a [`Section`] and its line in [`ALL`].
 
 pub mod ablation;
 pub mod compare;
@@ -18,10 +18,10 @@ use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
 
 /// One section.
-pub trait Part: Sync {
+pub trait Section: Sync {
     /// Its heading.
     fn title(&self) -> &'static str;
-    /// The stages whose outputs it shows. Where one of them has not been run, the section says so and [`Part::write`] is not called.
+    /// The stages whose outputs it shows. Where one of them has not been run, the section says so and [`Section::write`] is not called.
     fn stages(&self) -> &'static [&'static str];
     /// What makes the outputs that it shows.
     fn command(&self, run: &Run) -> String {
@@ -32,7 +32,7 @@ pub trait Part: Sync {
 }
 
 /// All sections.
-pub const ALL: &[&dyn Part] = &[
+pub const ALL: &[&dyn Section] = &[
     &held_out::HeldOut,
     &compare::Compare,
     &suite::Suite,

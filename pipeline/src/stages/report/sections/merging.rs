@@ -4,7 +4,7 @@ use anyhow::Result;
 use kvcsr_report::figures::LayerDivergence;
 use kvcsr_report::{DivergenceRow, files};
 
-use super::Part;
+use super::Section;
 use crate::stage::Run;
 use crate::stages::merge::DIVERGENCE;
 use crate::stages::report::sheet::Sheet;
@@ -12,7 +12,7 @@ use crate::stages::report::sheet::Sheet;
 /// See the module.
 pub struct Merging;
 
-impl Part for Merging {
+impl Section for Merging {
     fn title(&self) -> &'static str {
         "Layer merging"
     }

@@ -4,15 +4,15 @@ use anyhow::Result;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::Figure;
 
-use super::Part;
+use super::Section;
 use crate::stage::Run;
-use crate::stages::ablate::page::Section;
+use crate::stages::ablate::page;
 use crate::stages::report::sheet::{RESULTS, Sheet};
 
 /// See the module.
 pub struct Ablation;
 
-impl Part for Ablation {
+impl Section for Ablation {
     fn title(&self) -> &'static str {
         "Dictionary training, varied"
     }
@@ -22,7 +22,7 @@ impl Part for Ablation {
     }
 
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
-        let section = Section::read(run)?;
+        let section = page::Section::read(run)?;
         sheet.markdown(&section.circumstances(run));
         sheet.markdown(&format!("### The paper's Table 3\n\n{}", section.table3()));
         sheet.markdown(&format!("### Trainers\n\n{}", section.trainers()));
