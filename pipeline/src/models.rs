@@ -99,7 +99,8 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
         let entries = std::fs::read_dir(model).with_context(|| model.display().to_string())?.flatten();
         entries.filter(|e| e.file_name().to_str().is_some_and(read)).map(|e| e.path()).filter(|p| p.is_file()).collect()
     } else {
-        vec![model.to_owned()]
+        // A split model is all of its parts.
+        Gguf::open(model).map_or_else(|_| vec![model.to_owned()], |file| file.files())
     };
     files.sort();
     let known = std::fs::read_to_string(memory).ok().and_then(|text| serde_json::from_str(&text).ok());

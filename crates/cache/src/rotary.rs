@@ -1,15 +1,26 @@
 //! Rotary position embedding (RoPE), half-split channel order, or none.
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Storage, Tensor};
 
 use crate::CacheError;
 
-/// Cosine and sine tables for every position of a model's context.
+/// Cosine and sine tables for every position of a model's context: those of all layers, or of one, see [`Rotary::of`].
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// Cosines and sines, `(max_positions, D / 2)`; none where positions are not in the vectors.
     tables: Option<(Tensor, Tensor)>,
     max_positions: usize,
+    others: Option<Arc<Others>>,
+}
+
+/// Layers that rotate otherwise.
+#[derive(Debug)]
+struct Others {
+    rotary: Rotary,
+    /// Per layer, whether it does.
+    layers: Vec<bool>,
 }
 
 impl Rotary {
@@ -38,12 +49,25 @@ impl Rotary {
             angles.extend(frequencies.iter().map(|f| position as f32 * f));
         }
         let angles = Tensor::from_vec(angles, (max_positions, half), device)?;
-        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions })
+        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions, others: None })
     }
 
     /// No rotation: for models that tell positions in another way, as by [`crate::Alibi`].
     pub fn identity(max_positions: usize) -> Self {
-        Self { tables: None, max_positions }
+        Self { tables: None, max_positions, others: None }
+    }
+
+    /// These tables, but `rotary` for the layers where `layers` is true.
+    pub fn with_others(self, rotary: Self, layers: Vec<bool>) -> Self {
+        Self { others: Some(Arc::new(Others { rotary, layers })), ..self }
+    }
+
+    /// The tables of one layer.
+    pub fn of(&self, layer: usize) -> &Self {
+        match &self.others {
+            Some(others) if others.layers.get(layer) == Some(&true) => &others.rotary,
+            _ => self,
+        }
     }
 
     /// Whether vectors are rotated at all.
@@ -119,6 +143,17 @@ mod tests {
         let y = Rotary::identity(8).apply(&x, 7).unwrap();
         assert_eq!(y.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
         assert!(matches!(Rotary::identity(8).apply(&x, 8), Err(CacheError::ContextLength { .. })));
+    }
+
+    #[test]
+    fn layers_may_rotate_otherwise() {
+        let rotary = |theta| Rotary::new(4, theta, 8, &Device::Cpu).unwrap();
+        let both = rotary(100.0).with_others(rotary(10.0), vec![false, true]);
+        let x = Tensor::new(&[[[[1f32, 2.0, 3.0, 4.0]]]], &Device::Cpu).unwrap();
+        let turned = |rotary: &Rotary| rotary.apply(&x, 5).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(turned(both.of(0)), turned(&rotary(100.0)));
+        assert_eq!(turned(both.of(1)), turned(&rotary(10.0)));
+        assert_eq!(turned(both.of(7)), turned(&both));
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl PrefillSnapshot {
         self.len() == 0
     }
 
-    /// One cache per layer under `scheme`, holding this prefill. Dictionaries and their tables are those of
+    /// One cache per layer under `scheme`, holding this prefill; `rotary` has the tables of all layers. Dictionaries and their tables are those of
     /// the scheme, shared by all its forks.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl PrefillSnapshot {
             .iter()
             .zip(&self.values)
             .enumerate()
-            .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary))
+            .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary.of(layer)))
             .collect()
     }
 
@@ -54,7 +54,7 @@ impl PrefillSnapshot {
     ) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
         let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| {
             let mut cache = scheme.empty(layer)?;
-            cache.absorb_padded(k, v, rotary, padding)?;
+            cache.absorb_padded(k, v, rotary.of(layer), padding)?;
             Ok(cache)
         };
         self.keys.iter().zip(&self.values).enumerate().map(taken).collect()

@@ -17,7 +17,10 @@ use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Record;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::tasks::{Language, TaskTable};
-use kvcsr_model::{Arch, Choice, Decoder, Limits, Position, Qkv, RopeScaling, StopTokens, TensorMap, Tokenizer};
+use kvcsr_model::{
+    Activation, Arch, Choice, Decoder, Limits, Norms, Position, QkNorm, Qkv, RopeScaling, StopTokens, TensorMap,
+    Tokenizer,
+};
 
 const VOCAB: usize = 32;
 const OPTIONS: RunOptions = RunOptions {
@@ -51,7 +54,13 @@ fn arch() -> Arch {
         sliding: None,
         max_positions: 64,
         qkv: Qkv::Separate,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
+        norms: Norms::Before,
+        norms_less_one: false,
+        activation: Activation::Silu,
+        packed_mlp: false,
+        embedding_scale: 1.0,
+        score_scale: None,
         tied_head: false,
         normalised_head: false,
     }

@@ -42,7 +42,7 @@ pub fn before_and_after(
 ) -> Outcome<RopeErrors> {
     let Geometry { kv_heads, head_dim, .. } = model.decoder.geometry();
     let (before, _) = heldout_vectors(run, layer, Kind::Key, tokens)?;
-    let after = rotated(&before, kv_heads, head_dim, sequence_length(run)?, model.decoder.rotary())?;
+    let after = rotated(&before, kv_heads, head_dim, sequence_length(run)?, model.decoder.rotary().of(layer))?;
     let (own, turned) = (neuraldict(run)?, rope_dictionaries(run)?);
     let missing = || LabError::NoDictionary { layer, kind: Kind::Key };
     let group = own.group(layer, Kind::Key).ok_or_else(missing)?;

@@ -5,7 +5,7 @@ use candle_nn::ops::rms_norm;
 use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern, Reach, Rotary};
 use rayon::prelude::*;
 
-use crate::arch::{Arch, Position};
+use crate::arch::{Arch, Position, SlidingLayers};
 use crate::error::{ModelError, Result};
 use crate::layer::Layer;
 use crate::linear::Linear;
@@ -65,7 +65,7 @@ impl Decoder {
             || -> Result<_> {
                 let embedding = weights.matrix("model.embed_tokens.weight")?;
                 let head = if arch.tied_head { embedding.clone() } else { weights.matrix("lm_head.weight")? };
-                Ok((embedding, head, weights.vector("model.norm.weight")?))
+                Ok((embedding, head, weights.norm("model.norm.weight", &arch)?))
             },
             || {
                 let layers = (0..arch.layers).into_par_iter();
@@ -75,14 +75,8 @@ impl Decoder {
         let (embedding, head, norm) = outer?;
         let scale = if arch.normalised_head { Some(inverse_lengths(&head)?) } else { None };
         let head = Linear::new(head).with_scale(scale);
-        let (rotary, alibi) = match &arch.position {
-            Position::Alibi => (Rotary::identity(arch.max_positions), Some(Alibi::new(arch.heads))),
-            Position::Rope { theta, scaling } => {
-                let frequencies = scaling.frequencies(*theta, arch.head_dim);
-                let rotary = Rotary::from_frequencies(&frequencies, arch.max_positions, device);
-                (rotary.map_err(ModelError::cache(0))?, None)
-            }
-        };
+        let alibi = (arch.position == Position::Alibi).then(|| Alibi::new(arch.heads));
+        let rotary = rotary(&arch, device)?;
         Ok(Self { device: device.clone(), dtype, rotary, alibi, embedding, layers: layers?, norm, head, arch })
     }
 
@@ -101,7 +95,7 @@ impl Decoder {
         self.dtype
     }
 
-    /// The rotary tables, for building caches from a prefill.
+    /// The rotary tables of all layers, for building caches from a prefill.
     pub fn rotary(&self) -> &Rotary {
         &self.rotary
     }
@@ -190,8 +184,12 @@ impl Decoder {
         let bias = self.alibi.as_ref().map_or(Bias::None, Bias::Alibi);
         // How far back tokens see differs by layer, which sets it.
         let pattern = Pattern { reach: Reach::Full, bias, padding };
-        let cx = AttendCx { start, rotary: &self.rotary, scale: self.arch.scale(), pattern };
+        // So do rotation and scale.
+        let cx = AttendCx { start, rotary: &self.rotary, scale: 1.0, pattern };
         let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
+        if self.arch.embedding_scale != 1.0 {
+            x = (x * self.arch.embedding_scale)?;
+        }
         for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
             x = layer.forward(&self.arch, &x, (batch, tokens), index, *cache, &cx)?;
         }
@@ -221,6 +219,24 @@ impl Decoder {
             return input("ids", expected, format!("{start} held and {tokens} new"));
         }
         Ok((batch, tokens, start))
+    }
+}
+
+/// The rotary tables of a model, those of sliding layers apart where they differ.
+fn rotary(arch: &Arch, device: &Device) -> Result<Rotary> {
+    let tables = |position: &Position| match position {
+        Position::Alibi => Ok(Rotary::identity(arch.max_positions)),
+        Position::Rope { theta, scaling } => {
+            let frequencies = scaling.frequencies(*theta, arch.head_dim);
+            Rotary::from_frequencies(&frequencies, arch.max_positions, device).map_err(ModelError::cache(0))
+        }
+    };
+    let rotary = tables(&arch.position)?;
+    match &arch.sliding {
+        Some(SlidingLayers { layers, position: Some(position), .. }) => {
+            Ok(rotary.with_others(tables(position)?, layers.clone()))
+        }
+        _ => Ok(rotary),
     }
 }
 

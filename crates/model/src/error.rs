@@ -28,6 +28,32 @@ pub enum ModelError {
         /// First inconsistency met.
         detail: String,
     },
+    /// The file is something else than its name or place promises.
+    #[error("{}: expected {expected}, found {found}: {remedy}", path.display())]
+    WrongFile {
+        /// File concerned.
+        path: PathBuf,
+        /// What is read there.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A model that is split over files was not given as a whole.
+    #[error("{}: part {number} of {count} of a split model: {reason}; {remedy}", path.display())]
+    Split {
+        /// File concerned.
+        path: PathBuf,
+        /// Which part it is, from one.
+        number: usize,
+        /// Parts of the model.
+        count: usize,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A key that the model needs is absent from the metadata or the configuration.
     #[error("{}: key `{key}` is missing", path.display())]
     MissingKey {

@@ -1,4 +1,4 @@
-//! One config-driven decoder for the Llama, Mistral, Qwen and Baichuan families, over the cache seam of [`kvcsr_cache`].
+//! One config-driven decoder for the Llama, Mistral, Qwen, Baichuan, Gemma 3, OLMo and Phi families, over the cache seam of [`kvcsr_cache`].
 //!
 //! Model libraries usually carry one file per model, each with its key-value cache buried in its attention; a new way
 //! to keep that cache then means forking every model. Here models differ only in the numbers of an [`Arch`], and the
@@ -55,7 +55,7 @@ mod tokenizer;
 /// candle's sampler: temperature, top-k and top-p, with its own seed.
 pub use candle_transformers::generation::LogitsProcessor as Sampler;
 
-pub use arch::{Arch, Position, Qkv, RopeScaling, SlidingLayers};
+pub use arch::{Activation, Arch, Norms, Position, QkNorm, Qkv, RopeScaling, SlidingLayers};
 pub use chat::{ChatTemplate, Message};
 pub use decoder::{Decoder, Logits};
 pub use device::{Precision, find_device};

@@ -19,6 +19,12 @@ pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     halves[0].silu()? * &halves[1]
 }
 
+/// `gelu(gate) * up`, the GELU by its tanh approximation: `(rows, 2 I)`, gate channels first, to `(rows, I)`.
+pub(crate) fn geglu(gate_up: &Tensor) -> Result<Tensor> {
+    let halves = gate_up.chunk(2, D::Minus1)?;
+    halves[0].contiguous()?.gelu()? * &halves[1]
+}
+
 struct SwiGlu;
 
 impl CustomOp1 for SwiGlu {

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use common::{dense, golden, rope, worst};
-use kvcsr_model::{Arch, Checkpoint, Decoder, HfCheckpoint, Logits, Position, Qkv, RopeScaling, SlidingLayers};
+use kvcsr_model::{
+    Arch, Checkpoint, Decoder, HfCheckpoint, Logits, Norms, Position, QkNorm, Qkv, RopeScaling, SlidingLayers,
+};
 
 /// Tokens per forward call; the last piece is what is left of the 48.
 const SPLITS: [&[usize]; 4] = [&[48], &[1; 48], &[7, 1, 1, 32, 7], &[47, 1]];
@@ -100,18 +102,48 @@ fn baichuan2_with_packed_projections_and_a_normalised_head() {
 #[test]
 fn mistral_with_a_window_shorter_than_the_text() {
     let arch = check_own("tiny-mistral");
-    assert_eq!((arch.sliding, arch.head_dim), (Some(SlidingLayers { tokens: 7, from_layer: 0 }), 16));
+    assert_eq!((arch.sliding, arch.head_dim), (Some(SlidingLayers::from_layer(0, 2, 7)), 16));
     assert_ne!(arch.head_dim * arch.heads, arch.hidden);
 }
 
 #[test]
 fn qwen3_with_normed_heads() {
     let arch = check_own("tiny-qwen3");
-    assert!(arch.qk_norm && arch.tied_head && arch.head_dim * arch.heads != arch.hidden);
+    assert!(arch.qk_norm == QkNorm::PerHead && arch.tied_head && arch.head_dim * arch.heads != arch.hidden);
 }
 
 #[test]
 fn baichuan2_13b_with_linear_biases_over_forty_heads() {
     let arch = check_own("tiny-baichuan2-13b");
     assert!(arch.position == Position::Alibi && arch.heads == 40 && arch.normalised_head);
+}
+
+#[test]
+fn gemma3_with_a_window_in_two_of_three_layers() {
+    let arch = check_own("tiny-gemma3");
+    let sliding = arch.sliding.as_ref().unwrap();
+    assert_eq!((sliding.tokens, &sliding.layers[..]), (7, &[true, false, true][..]));
+    assert!(arch.position_of(0) != arch.position_of(1) && arch.max_positions == 128);
+    assert!(arch.norms == Norms::Around && arch.norms_less_one && arch.tied_head);
+    assert_eq!(arch.score_scale, Some(24f64.powf(-0.5)));
+}
+
+#[test]
+fn olmo2_with_norms_after_attention_and_mlp() {
+    let arch = check_own("tiny-olmo2");
+    assert!(arch.norms == Norms::After && arch.qk_norm == QkNorm::Whole && arch.sliding.is_none());
+}
+
+#[test]
+fn olmo3_with_yarn_in_the_layers_that_see_everything() {
+    let arch = check_own("tiny-olmo3");
+    let scaled = |layer| matches!(arch.position_of(layer), Position::Rope { scaling: RopeScaling::Yarn { .. }, .. });
+    assert!(!scaled(0) && scaled(1) && arch.scale(1) > arch.scale(0));
+}
+
+#[test]
+fn phi3_with_joined_projections_and_a_window() {
+    let arch = check_own("tiny-phi3");
+    assert!(arch.qkv == Qkv::Joined && arch.packed_mlp);
+    assert_eq!(arch.sliding, Some(SlidingLayers::from_layer(0, 2, 9)));
 }

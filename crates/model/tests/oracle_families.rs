@@ -1,25 +1,27 @@
-//! Mistral, Qwen2 and Qwen3 against candle-transformers on small random models: no files needed.
+//! Mistral, Qwen2, Qwen3, Gemma 3, OLMo 2 and Phi-3 against candle-transformers on small random models: no files needed.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Activation, VarBuilder};
-use candle_transformers::models::{mistral, qwen2, qwen3};
+use candle_nn::{Activation as CandleActivation, VarBuilder};
+use candle_transformers::models::{gemma3, mistral, olmo2, phi3, qwen2, qwen3};
 use common::{dense, random_weights, rope, tiny_arch, worst};
-use kvcsr_model::{Arch, Decoder, Logits, Qkv, SlidingLayers, TensorMap};
+use kvcsr_model::{
+    Activation, Arch, Decoder, Logits, Norms, Position, QkNorm, Qkv, RopeScaling, SlidingLayers, TensorMap,
+};
 
 const IDS: [u32; 23] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 62, 63, 0];
 
 /// A window of `tokens` in every layer.
 fn sliding(tokens: usize) -> Option<SlidingLayers> {
-    Some(SlidingLayers { tokens, from_layer: 0 })
+    Some(SlidingLayers::from_layer(0, tiny_arch().layers, tokens))
 }
 
 /// candle's name for a window: it counts the tokens before, where Hugging Face counts the token itself too.
 fn candles_window(arch: &Arch) -> Option<usize> {
-    arch.sliding.map(|sliding| sliding.tokens - 1)
+    arch.sliding.as_ref().map(|sliding| sliding.tokens - 1)
 }
 
 /// Compares at every length: `peer` gets the first ids with an empty cache and returns the last logits.
@@ -55,7 +57,7 @@ fn mistral_with_wide_heads_and_a_sliding_window() {
             num_attention_heads: arch.heads,
             head_dim: Some(arch.head_dim),
             num_key_value_heads: arch.kv_heads,
-            hidden_act: Activation::Silu,
+            hidden_act: CandleActivation::Silu,
             max_position_embeddings: arch.max_positions,
             rms_norm_eps: arch.rms_eps,
             rope_theta: rope(&arch).0,
@@ -87,8 +89,8 @@ fn qwen2_with_biases_and_a_tied_head() {
             tie_word_embeddings: tied_head,
             rope_theta: rope(&arch).0,
             rms_norm_eps: arch.rms_eps,
-            use_sliding_window: window.is_some(),
-            hidden_act: Activation::Silu,
+            use_sliding_window: arch.sliding.is_some(),
+            hidden_act: CandleActivation::Silu,
         };
         let mut peer = qwen2::ModelForCausalLM::new(&config, weights(&arch, seed)).unwrap();
         compare("qwen2", &arch, seed, |ids| {
@@ -101,7 +103,7 @@ fn qwen2_with_biases_and_a_tied_head() {
 #[test]
 fn qwen3_with_normed_wide_heads() {
     for (seed, tied_head) in [(7, true), (8, false)] {
-        let arch = Arch { head_dim: 12, qk_norm: true, tied_head, ..tiny_arch() };
+        let arch = Arch { head_dim: 12, qk_norm: QkNorm::PerHead, tied_head, ..tiny_arch() };
         let config = qwen3::Config {
             vocab_size: arch.vocab,
             hidden_size: arch.hidden,
@@ -118,10 +120,116 @@ fn qwen3_with_normed_wide_heads() {
             rope_theta: rope(&arch).0,
             rms_norm_eps: arch.rms_eps,
             use_sliding_window: false,
-            hidden_act: Activation::Silu,
+            hidden_act: CandleActivation::Silu,
         };
         let mut peer = qwen3::ModelForCausalLM::new(&config, weights(&arch, seed)).unwrap();
         compare("qwen3", &arch, seed, |ids| {
+            peer.clear_kv_cache();
+            peer.forward(ids, 0).unwrap()
+        });
+    }
+}
+
+#[test]
+fn gemma3_with_sliding_and_full_layers_that_rotate_otherwise() {
+    for (seed, window, period) in [(9, 5, 2), (10, 22, 3), (11, 7, 6)] {
+        let layers = tiny_arch().layers;
+        let sliding = SlidingLayers {
+            tokens: window,
+            layers: (1..=layers).map(|layer| layer % period != 0).collect(),
+            position: Some(Position::Rope { theta: 1e4, scaling: RopeScaling::None }),
+        };
+        let arch = Arch {
+            head_dim: 12,
+            kv_heads: 1,
+            position: Position::Rope { theta: 1e6, scaling: RopeScaling::None },
+            sliding: Some(sliding),
+            qk_norm: QkNorm::PerHead,
+            norms: Norms::Around,
+            norms_less_one: true,
+            activation: Activation::GeluTanh,
+            embedding_scale: (tiny_arch().hidden as f64).sqrt(),
+            tied_head: true,
+            ..tiny_arch()
+        };
+        let config = gemma3::Config {
+            attention_bias: false,
+            head_dim: arch.head_dim,
+            hidden_activation: CandleActivation::GeluPytorchTanh,
+            hidden_size: arch.hidden,
+            intermediate_size: arch.intermediate,
+            num_attention_heads: arch.heads,
+            num_hidden_layers: arch.layers,
+            num_key_value_heads: arch.kv_heads,
+            rms_norm_eps: arch.rms_eps,
+            rope_theta: 1e6,
+            rope_local_base_freq: 1e4,
+            vocab_size: arch.vocab,
+            final_logit_softcapping: None,
+            attn_logit_softcapping: None,
+            query_pre_attn_scalar: arch.head_dim,
+            sliding_window: window - 1,
+            sliding_window_pattern: period,
+            max_position_embeddings: arch.max_positions,
+        };
+        compare("gemma3", &arch, seed, |ids| {
+            let mut peer = gemma3::Model::new(false, &config, weights(&arch, seed)).unwrap();
+            peer.forward(ids, 0).unwrap()
+        });
+    }
+}
+
+#[test]
+fn olmo2_with_norms_after_and_over_all_heads() {
+    for (seed, tied_head, kv_heads) in [(12, false, 2), (13, true, 4)] {
+        let arch = Arch { norms: Norms::After, qk_norm: QkNorm::Whole, tied_head, kv_heads, ..tiny_arch() };
+        let config = olmo2::Config {
+            vocab_size: arch.vocab,
+            hidden_size: arch.hidden,
+            intermediate_size: arch.intermediate,
+            attention_bias: false,
+            num_hidden_layers: arch.layers,
+            num_attention_heads: arch.heads,
+            num_key_value_heads: arch.kv_heads,
+            rms_norm_eps: arch.rms_eps,
+            hidden_act: CandleActivation::Silu,
+            max_position_embeddings: arch.max_positions,
+            rope_theta: rope(&arch).0,
+            tie_word_embeddings: tied_head,
+            clip_qkv: None,
+        };
+        let mut peer = olmo2::Model::new(&config, weights(&arch, seed)).unwrap();
+        compare("olmo2", &arch, seed, |ids| {
+            peer.clear_kv_cache();
+            peer.forward(ids, 0).unwrap()
+        });
+    }
+}
+
+#[test]
+fn phi3_with_joined_projections() {
+    for (seed, kv_heads) in [(14, 2), (15, 4)] {
+        let arch = Arch { qkv: Qkv::Joined, packed_mlp: true, kv_heads, ..tiny_arch() };
+        let config = phi3::Config {
+            vocab_size: arch.vocab,
+            hidden_act: CandleActivation::Silu,
+            hidden_size: arch.hidden,
+            intermediate_size: arch.intermediate,
+            num_hidden_layers: arch.layers,
+            num_attention_heads: arch.heads,
+            num_key_value_heads: arch.kv_heads,
+            rms_norm_eps: arch.rms_eps,
+            rope_theta: rope(&arch).0,
+            bos_token_id: None,
+            eos_token_id: None,
+            rope_scaling: None,
+            max_position_embeddings: arch.max_positions,
+            original_max_position_embeddings: None,
+            partial_rotary_factor: None,
+            tie_word_embeddings: false,
+        };
+        let mut peer = phi3::Model::new(&config, weights(&arch, seed)).unwrap();
+        compare("phi3", &arch, seed, |ids| {
             peer.clear_kv_cache();
             peer.forward(ids, 0).unwrap()
         });

@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{Device, Tensor};
 use common::{dense, random_weights, tiny_arch, worst};
-use kvcsr_model::{Arch, Decoder, Logits, Position, Qkv, SlidingLayers, TensorMap};
+use kvcsr_model::{Arch, Decoder, Logits, Position, QkNorm, Qkv, SlidingLayers, TensorMap};
 
 const TEXTS: [&[u32]; 3] = [&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], &[8, 9, 7], &[9, 3, 2, 3, 8, 4, 62]];
 const PADDING: [usize; 3] = [0, 8, 4];
@@ -46,11 +46,11 @@ fn check(name: &str, arch: Arch, pad: u32) {
 
 #[test]
 fn each_row_has_the_logits_it_has_alone() {
-    let sliding = Some(SlidingLayers { tokens: 4, from_layer: 1 });
+    let sliding = Some(SlidingLayers::from_layer(1, tiny_arch().layers, 4));
     for pad in [0, 33] {
         check("rotary", tiny_arch(), pad);
-        check("sliding", Arch { sliding, ..tiny_arch() }, pad);
-        check("normed heads", Arch { qk_norm: true, qkv: Qkv::Biased, ..tiny_arch() }, pad);
+        check("sliding", Arch { sliding: sliding.clone(), ..tiny_arch() }, pad);
+        check("normed heads", Arch { qk_norm: QkNorm::PerHead, qkv: Qkv::Biased, ..tiny_arch() }, pad);
         // Three heads are no power of two.
         let three = Arch { heads: 3, kv_heads: 3, qkv: Qkv::Packed, normalised_head: true, ..tiny_arch() };
         check("ALiBi", Arch { position: Position::Alibi, ..three }, pad);

@@ -85,7 +85,7 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         for &layer in layers {
             let path =
                 dir.join(format!("rotated-{layer:02}-{}", if side == Side::Heldout { "heldout" } else { "train" }));
-            rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, sequence)?;
+            rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary.of(layer), sequence)?;
             shards.push(Shard::open(&path)?);
             files.push(path);
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Arch, DEFAULT_ROPE_THETA, Position, Qkv, RopeScaling, SlidingLayers, even_share};
+use super::{Activation, Arch, Norms, Position, QkNorm, Qkv, SlidingLayers, even_share};
 use crate::error::{ModelError, Result};
 
 /// One JSON object of a `config.json`, with errors that name the file and the key.
@@ -63,25 +63,38 @@ impl Config<'_> {
 }
 
 impl Config<'_> {
-    /// The keys all families share, as a decoder with rotary positions, plain projections and nothing special.
+    /// The keys most families share, as a decoder with rotary positions, plain projections and nothing special.
     pub(super) fn common(&self) -> Result<Arch> {
-        if self.get("hidden_act").is_some() && self.text("hidden_act")? != "silu" {
-            return Err(self.unsupported("hidden_act", self.text("hidden_act")?, "silu"));
+        let (arch, _) = self.common_by_type()?;
+        if self.sliding_by_type(1, arch.layers)?.flatten().is_some() {
+            let found = "sliding_attention".to_owned();
+            return Err(self.unsupported("layer_types", found, "full_attention in this family"));
         }
+        Ok(arch)
+    }
+
+    /// As [`Config::common`] where layers may slide, with how sliding layers tell positions if they do it otherwise.
+    pub(super) fn common_by_type(&self) -> Result<(Arch, Option<Position>)> {
+        self.only_silu()?;
+        let positions = self.positions(self.max_positions()?)?;
+        Ok((self.shape(self.head_dim()?, positions.full, positions.max)?, positions.sliding))
+    }
+
+    /// The keys all families share.
+    pub(super) fn shape(&self, head_dim: usize, position: Position, max_positions: usize) -> Result<Arch> {
         for key in ["attention_bias", "mlp_bias"] {
             if self.flag(key)? {
                 return Err(self.unsupported("bias", key.to_owned(), "none but Qwen2's"));
             }
         }
+        for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.get(key).is_some() {
+                return Err(self.unsupported("softcapping", format!("{key} {}", self.float(key)?), "none: null"));
+            }
+        }
         let heads = self.size("num_attention_heads")?;
-        let hidden = self.size("hidden_size")?;
-        let head_dim = match self.get("head_dim") {
-            Some(_) => self.size("head_dim")?,
-            None => even_share(self.path, "num_attention_heads", hidden, heads)?,
-        };
-        let (theta, scaling) = self.rope()?;
         Ok(Arch {
-            hidden,
+            hidden: self.size("hidden_size")?,
             layers: self.size("num_hidden_layers")?,
             heads,
             kv_heads: self.size_or("num_key_value_heads", heads)?,
@@ -89,26 +102,51 @@ impl Config<'_> {
             intermediate: self.size("intermediate_size")?,
             vocab: self.size("vocab_size")?,
             rms_eps: self.float("rms_norm_eps")?,
-            position: Position::Rope { theta, scaling },
+            position,
             sliding: None,
-            max_positions: self.max_positions()?,
+            max_positions,
             qkv: Qkv::Separate,
-            qk_norm: false,
+            qk_norm: QkNorm::None,
+            norms: Norms::Before,
+            norms_less_one: false,
+            activation: Activation::Silu,
+            packed_mlp: false,
+            embedding_scale: 1.0,
+            score_scale: None,
             tied_head: self.flag("tie_word_embeddings")?,
             normalised_head: false,
         })
     }
 
+    /// `head_dim`, else an even share of the width.
+    pub(super) fn head_dim(&self) -> Result<usize> {
+        match self.get("head_dim") {
+            Some(_) => self.size("head_dim"),
+            None => {
+                let heads = self.size("num_attention_heads")?;
+                even_share(self.path, "num_attention_heads", self.size("hidden_size")?, heads)
+            }
+        }
+    }
+
+    /// Refuses another activation than SiLU.
+    pub(super) fn only_silu(&self) -> Result<()> {
+        if self.get("hidden_act").is_some() && self.text("hidden_act")? != "silu" {
+            return Err(self.unsupported("hidden_act", self.text("hidden_act")?, "silu"));
+        }
+        Ok(())
+    }
+
     /// Context length: `max_position_embeddings`, or Baichuan's `model_max_length`.
-    fn max_positions(&self) -> Result<usize> {
+    pub(super) fn max_positions(&self) -> Result<usize> {
         if self.get("max_position_embeddings").is_none() && self.get("model_max_length").is_some() {
             return self.size("model_max_length");
         }
         self.size("max_position_embeddings")
     }
 
-    /// `layer_types` (transformers 5), or nothing: the layers that slide must be the last ones.
-    pub(super) fn sliding_by_type(&self, tokens: usize) -> Result<Option<Option<SlidingLayers>>> {
+    /// The layers that `layer_types` (transformers 5) says slide; the outer option is whether the key is there.
+    pub(super) fn sliding_by_type(&self, tokens: usize, layers: usize) -> Result<Option<Option<SlidingLayers>>> {
         let Some(types) = self.get("layer_types") else { return Ok(None) };
         let slides = |value: &Value| match value.as_str() {
             Some("full_attention") => Some(false),
@@ -116,50 +154,38 @@ impl Config<'_> {
             _ => None,
         };
         let sliding = types.as_array().and_then(|all| all.iter().map(slides).collect::<Option<Vec<bool>>>());
-        let supported = "full_attention, then sliding_attention";
-        let sliding = sliding.ok_or_else(|| self.unsupported("layer_types", types.to_string(), supported))?;
-        let from_layer = sliding.iter().position(|&slides| slides);
-        match from_layer {
-            None => Ok(Some(None)),
-            Some(from_layer) if sliding[from_layer..].iter().all(|&slides| slides) => {
-                Ok(Some(Some(SlidingLayers { tokens, from_layer })))
-            }
-            Some(_) => Err(self.unsupported("layer_types", types.to_string(), supported)),
+        let sliding = sliding.ok_or_else(|| {
+            self.unsupported("layer_types", types.to_string(), "a list of full_attention and sliding_attention")
+        })?;
+        if sliding.len() != layers {
+            let expected = format!("{layers} entries, one per layer");
+            return Err(ModelError::bad_value(self.path, "layer_types", expected, sliding.len().to_string()));
         }
+        Ok(Some(SlidingLayers { tokens, layers: sliding, position: None }.unless_none()))
     }
 
-    /// Rotary base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before).
-    fn rope(&self) -> Result<(f64, RopeScaling)> {
-        let parameters = self.object("rope_parameters", "rope_parameters.")?;
-        let old = self.object("rope_scaling", "rope_scaling.")?;
-        let theta = match &parameters {
-            Some(parameters) if parameters.get("rope_theta").is_some() => parameters.float("rope_theta")?,
-            _ if self.get("rope_theta").is_some() => self.float("rope_theta")?,
-            _ => DEFAULT_ROPE_THETA,
-        };
-        let Some(scaling) = parameters.or(old) else {
-            return Ok((theta, RopeScaling::None));
-        };
-        let kind = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-        let rope_scaling = match scaling.get(kind).map(|_| scaling.text(kind)).transpose()?.as_deref() {
-            None | Some("default") => RopeScaling::None,
-            Some("llama3") => RopeScaling::Llama3 {
-                factor: scaling.float("factor")?,
-                low_freq_factor: scaling.float("low_freq_factor")?,
-                high_freq_factor: scaling.float("high_freq_factor")?,
-                original_max_positions: scaling.size("original_max_position_embeddings")?,
-            },
-            Some(other) => {
-                return Err(self.unsupported("rope_type", other.to_owned(), "default, llama3"));
-            }
-        };
-        Ok((theta, rope_scaling))
+    /// Refuses weights that are quantised in a way only their maker's program reads.
+    pub(super) fn refuse_quantised(&self) -> Result<()> {
+        for (key, what) in [
+            ("quantization_config", "quantization_config: quant_method"),
+            ("compression_config", "compression_config: quant_method"),
+            ("quantization", "quantization"),
+        ] {
+            let empty = |value: &&Value| !value.as_object().is_some_and(Map::is_empty);
+            let Some(value) = self.get(key).filter(empty) else { continue };
+            let method = value.get("quant_method").and_then(Value::as_str);
+            let found = method.map_or_else(|| value.to_string(), str::to_owned);
+            let supported = "none in checkpoint folders; take the unquantised checkpoint or a GGUF";
+            return Err(self.unsupported(what, found, supported));
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::RopeScaling;
     use super::*;
 
     const LLAMA31: &str = r#"{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32,

@@ -1,8 +1,26 @@
 //! What the GGUF files of all families share.
 
-use super::{Arch, DEFAULT_ROPE_THETA, Position, Qkv, RopeScaling, SlidingLayers, even_share};
+use candle_core::quantized::gguf_file::Value;
+
+use super::{Activation, Arch, Norms, QkNorm, Qkv, SlidingLayers, even_share, gemma3, olmo2, phi3, rope_metadata};
 use crate::error::{ModelError, Result};
-use crate::load::gguf::{Gguf, ROPE_FREQS};
+use crate::load::gguf::Gguf;
+
+/// The architecture of a file, of the family it says it is.
+pub(super) fn read(file: &Gguf) -> Result<Arch> {
+    let arch = common(file)?;
+    match file.str("general.architecture")? {
+        "gemma3" => gemma3::from_metadata(file, arch),
+        "olmo2" => olmo2::from_metadata(file, arch),
+        "phi3" => Ok(phi3::specialised(all_slide(file, arch)?)),
+        _ => all_slide(file, arch),
+    }
+}
+
+/// Every layer slides, unless the file says which do.
+fn all_slide(file: &Gguf, arch: Arch) -> Result<Arch> {
+    Ok(Arch { sliding: sliding_with_period(file, &arch, usize::MAX)?, ..arch })
+}
 
 /// The keys all families share under the prefix of their own, such as `llama.`.
 pub(super) fn common(file: &Gguf) -> Result<Arch> {
@@ -27,27 +45,24 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
     same("rope.dimension_count", head_dim, "the head width")?;
     let vocab = file.array_len("tokenizer.ggml.tokens")?;
     same("vocab_size", vocab, "the number of tokenizer tokens")?;
-    let scaled = file.optional(&key("rope.scaling.type")).is_some() && file.str(&key("rope.scaling.type"))? != "none";
-    let legacy = file.optional(&key("rope.scale_linear")).is_some();
-    if scaled || legacy {
-        return Err(ModelError::Unsupported {
-            path: file.path().to_owned(),
-            what: "rotary scaling",
-            found: if scaled { file.str(&key("rope.scaling.type"))? } else { "scale_linear" }.to_owned(),
-            supported: "none, rope_freqs.weight".to_owned(),
-        });
+    for name in ["attn_logit_softcapping", "final_logit_softcapping", "attention.max_alibi_bias", "attention.clamp_kqv"]
+    {
+        let key = key(name);
+        if file.optional(&key).is_some() && file.float(&key)? != 0.0 {
+            let (expected, found) = ("no such key, or 0: nothing here reads it", file.float(&key)?.to_string());
+            return Err(ModelError::bad_value(file.path(), key, expected, found));
+        }
     }
-    let theta = match file.optional(&key("rope.freq_base")) {
-        Some(_) => file.float(&key("rope.freq_base"))?,
-        None => DEFAULT_ROPE_THETA,
-    };
+    let scale = key("attention.scale");
+    let layers = file.size(&key("block_count"))?;
+    let (position, max_positions) = rope_metadata::positions(file, head_dim)?;
     let sliding = match file.optional(&key("attention.sliding_window")) {
         Some(_) => Some(file.size(&key("attention.sliding_window"))?).filter(|&tokens| tokens > 0),
         None => None,
     };
     Ok(Arch {
         hidden,
-        layers: file.size(&key("block_count"))?,
+        layers,
         heads,
         kv_heads: match file.optional(&key("attention.head_count_kv")) {
             Some(_) => file.size(&key("attention.head_count_kv"))?,
@@ -57,28 +72,43 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
         intermediate: file.size(&key("feed_forward_length"))?,
         vocab,
         rms_eps: shortest_f64(file.float(&key("attention.layer_norm_rms_epsilon"))?),
-        position: Position::Rope { theta, scaling: rope_scaling(file, head_dim)? },
-        sliding: sliding.map(|tokens| SlidingLayers { tokens, from_layer: 0 }),
-        max_positions: file.size(&key("context_length"))?,
-        tied_head: !file.has_tensor("output.weight"),
+        position,
+        sliding: sliding.map(|tokens| SlidingLayers::from_layer(0, layers, tokens)),
+        max_positions,
         qkv: if file.has_tensor("blk.0.attn_q.bias") { Qkv::Biased } else { Qkv::Separate },
-        qk_norm: file.has_tensor("blk.0.attn_q_norm.weight"),
+        qk_norm: if file.has_tensor("blk.0.attn_q_norm.weight") { QkNorm::PerHead } else { QkNorm::None },
+        norms: Norms::Before,
+        norms_less_one: false,
+        activation: Activation::Silu,
+        packed_mlp: false,
+        embedding_scale: 1.0,
+        score_scale: if file.optional(&scale).is_some() { Some(file.float(&scale)?) } else { None },
+        tied_head: !file.has_tensor("output.weight"),
         normalised_head: false,
     })
+}
+
+/// The sliding layers of a family in which all but every `period`th slide, unless the file says which do.
+pub(super) fn sliding_with_period(file: &Gguf, arch: &Arch, period: usize) -> Result<Option<SlidingLayers>> {
+    let Some(tokens) = arch.sliding.as_ref().map(|sliding| sliding.tokens) else { return Ok(None) };
+    let key = format!("{}.attention.sliding_window_pattern", file.str("general.architecture")?);
+    let layers = arch.layers;
+    let sliding = match file.optional(&key) {
+        None => SlidingLayers::but_every(period, layers, tokens),
+        Some(Value::Array(flags)) => {
+            let flags: Option<Vec<bool>> = flags.iter().map(|flag| flag.to_bool().ok()).collect();
+            let flags = flags.filter(|flags| flags.len() == layers).ok_or_else(|| {
+                let expected = format!("true or false for each of {layers} layers");
+                ModelError::bad_value(file.path(), &key, expected, "another array")
+            })?;
+            SlidingLayers { tokens, layers: flags, position: None }
+        }
+        Some(_) => SlidingLayers::but_every(file.size(&key)?.max(1), layers, tokens),
+    };
+    Ok(sliding.unless_none())
 }
 
 /// The number its author wrote: GGUF stores `1e-5` as the nearest f32, 9.99999974e-6.
 fn shortest_f64(stored: f64) -> f64 {
     (stored as f32).to_string().parse().unwrap_or(stored)
-}
-
-/// Llama 3.1's rescaling, which converters write out as one divisor per channel pair.
-fn rope_scaling(file: &Gguf, head_dim: usize) -> Result<RopeScaling> {
-    let Some(found) = file.tensor_shape(ROPE_FREQS) else { return Ok(RopeScaling::None) };
-    let expected = vec![head_dim / 2];
-    if found != expected {
-        let (path, tensor) = (file.path().to_owned(), ROPE_FREQS.to_owned());
-        return Err(ModelError::TensorShape { path, tensor, expected, found });
-    }
-    Ok(RopeScaling::Divided(file.dequantise(ROPE_FREQS)?.to_vec1()?))
 }

@@ -4,12 +4,18 @@
 
 mod baichuan;
 mod config;
+mod gemma3;
 mod llama;
 mod metadata;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod rope_config;
+mod rope_metadata;
+mod tensors;
 mod validate;
 
 use std::path::Path;
@@ -23,10 +29,11 @@ use crate::load::gguf::Gguf;
 pub use rope::RopeScaling;
 
 /// `model_type` values of Hugging Face configurations that [`Arch::from_hf_config`] understands.
-pub const HF_MODEL_TYPES: &[&str] = &["llama", "mistral", "qwen2", "qwen3", "baichuan"];
+pub const HF_MODEL_TYPES: &[&str] =
+    &["llama", "mistral", "qwen2", "qwen3", "baichuan", "gemma3_text", "olmo2", "olmo3", "phi3"];
 
 /// GGUF `general.architecture` values that [`Arch::from_gguf`] understands. Mistral's files say `llama`.
-pub const GGUF_ARCHITECTURES: &[&str] = &["llama", "qwen2", "qwen3"];
+pub const GGUF_ARCHITECTURES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3", "olmo2", "phi3"];
 
 /// Llama 2's and Hugging Face's default rotary base, used where a file names none.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
@@ -46,12 +53,31 @@ pub enum Position {
 }
 
 /// Layers whose tokens see only the tokens just before them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SlidingLayers {
     /// Tokens that a token sees, itself included.
     pub tokens: usize,
-    /// The first such layer; those above are too.
-    pub from_layer: usize,
+    /// Per layer, whether it is one of them.
+    pub layers: Vec<bool>,
+    /// How they tell positions, where the other layers do otherwise.
+    pub position: Option<Position>,
+}
+
+impl SlidingLayers {
+    /// The layers from `first` on, of `layers`.
+    pub fn from_layer(first: usize, layers: usize, tokens: usize) -> Self {
+        Self { tokens, layers: (0..layers).map(|layer| layer >= first).collect(), position: None }
+    }
+
+    /// All but every `period`th layer: with 6, layers 5, 11, .. see everything.
+    pub(crate) fn but_every(period: usize, layers: usize, tokens: usize) -> Self {
+        Self { tokens, layers: (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect(), position: None }
+    }
+
+    /// Itself, or nothing if no layer slides.
+    pub(crate) fn unless_none(self) -> Option<Self> {
+        Some(self).filter(|sliding| sliding.layers.contains(&true))
+    }
 }
 
 /// The projections to queries, keys and values.
@@ -63,6 +89,39 @@ pub enum Qkv {
     Biased,
     /// One matrix `W_pack`: rows of q, then k, then v.
     Packed,
+    /// One matrix `qkv_proj`: rows of q, then k, then v.
+    Joined,
+}
+
+/// Where a layer has its RMSNorms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// Before attention and before the MLP.
+    Before,
+    /// After attention and after the MLP, before they are added to the residual stream.
+    After,
+    /// Both.
+    Around,
+}
+
+/// RMSNorms of queries and keys before their position is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Every head by itself, with one weight of `D`.
+    PerHead,
+    /// All heads of a token together.
+    Whole,
+}
+
+/// What the gate of the MLP passes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x sigmoid(x)`
+    Silu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
 }
 
 /// Shape and constants of one decoder.
@@ -94,8 +153,20 @@ pub struct Arch {
     pub max_positions: usize,
     /// The projections to queries, keys and values.
     pub qkv: Qkv,
-    /// Every query and key head passes an RMSNorm before its position is told.
-    pub qk_norm: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Where the norms of a layer are.
+    pub norms: Norms,
+    /// The files hold the weights of norms less one.
+    pub norms_less_one: bool,
+    /// What the MLP's gate passes through.
+    pub activation: Activation,
+    /// Gate and up of the MLP are one matrix in the files: `gate_up_proj`, gate first.
+    pub packed_mlp: bool,
+    /// What embeddings are multiplied by.
+    pub embedding_scale: f64,
+    /// What scores are multiplied by, where it is not `1/sqrt(D)`.
+    pub score_scale: Option<f64>,
     /// The output projection is the embedding matrix.
     pub tied_head: bool,
     /// The rows of the output projection are scaled to length 1.
@@ -118,14 +189,15 @@ impl Arch {
                 supported: GGUF_ARCHITECTURES.join(", "),
             });
         }
-        let arch = metadata::common(file)?;
+        let arch = metadata::read(file)?;
         arch.validate(file.path())?;
         Ok(arch)
     }
 
     /// Reads the architecture from the text of a Hugging Face `config.json`; `path` is only named in errors.
     ///
-    /// Both the `rope_theta` + `rope_scaling` and the newer `rope_parameters` spellings are understood.
+    /// Both the `rope_theta` + `rope_scaling` and the newer `rope_parameters` spellings are understood, and
+    /// `rope_scaling` wins.
     ///
     /// # Errors
     /// As [`Arch::from_gguf`], with the JSON's keys.
@@ -134,6 +206,7 @@ impl Arch {
         let value: serde_json::Value = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
         let keys = value.as_object().ok_or_else(|| malformed("the top level is not an object".to_owned()))?;
         let config = Config { path, prefix: "", keys };
+        config.refuse_quantised()?;
         let model_type = config.text("model_type")?;
         let arch = match model_type.as_str() {
             "llama" => llama::from_config(&config)?,
@@ -141,6 +214,10 @@ impl Arch {
             "qwen2" => qwen2::from_config(&config)?,
             "qwen3" => qwen3::from_config(&config)?,
             "baichuan" => baichuan::from_config(&config)?,
+            "gemma3_text" => gemma3::from_config(&config)?,
+            "olmo2" => olmo2::from_config(&config)?,
+            "olmo3" => olmo2::third_from_config(&config)?,
+            "phi3" => phi3::from_config(&config)?,
             _ => return Err(config.unsupported("model_type", model_type, &HF_MODEL_TYPES.join(", "))),
         };
         arch.validate(path)?;
@@ -152,53 +229,27 @@ impl Arch {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Scale of the attention scores, `1/sqrt(D)`.
-    pub fn scale(&self) -> f64 {
-        1.0 / (self.head_dim as f64).sqrt()
+    /// Scale of a layer's attention scores: `1/sqrt(D)` or the model's own, and what its positions ask for.
+    pub fn scale(&self, layer: usize) -> f64 {
+        let scale = self.score_scale.unwrap_or_else(|| 1.0 / (self.head_dim as f64).sqrt());
+        match self.position_of(layer) {
+            Position::Rope { scaling, .. } => scale * scaling.score_factor(),
+            Position::Alibi => scale,
+        }
     }
 
     /// How far back the tokens of a layer see.
     pub fn reach(&self, layer: usize) -> Reach {
-        match self.sliding {
-            Some(SlidingLayers { tokens, from_layer }) if layer >= from_layer => Reach::Sliding(tokens),
-            _ => Reach::Full,
-        }
+        self.sliding_at(layer).map_or(Reach::Full, |sliding| Reach::Sliding(sliding.tokens))
     }
 
-    /// Every tensor of the checkpoint with its shape, under Hugging Face names, linear weights as `(out, in)`.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab, hidden])];
-        for layer in 0..self.layers {
-            let mut add = |name: &str, shape: &[usize]| {
-                all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-            };
-            add("input_layernorm.weight", &[hidden]);
-            if self.qkv == Qkv::Packed {
-                add("self_attn.W_pack.weight", &[self.qkv_rows(), hidden]);
-            } else {
-                for (name, rows) in [("q_proj", q), ("k_proj", kv), ("v_proj", kv)] {
-                    add(&format!("self_attn.{name}.weight"), &[rows, hidden]);
-                    if self.qkv == Qkv::Biased {
-                        add(&format!("self_attn.{name}.bias"), &[rows]);
-                    }
-                }
-            }
-            if self.qk_norm {
-                add("self_attn.q_norm.weight", &[self.head_dim]);
-                add("self_attn.k_norm.weight", &[self.head_dim]);
-            }
-            add("self_attn.o_proj.weight", &[hidden, q]);
-            add("post_attention_layernorm.weight", &[hidden]);
-            add("mlp.gate_proj.weight", &[self.intermediate, hidden]);
-            add("mlp.up_proj.weight", &[self.intermediate, hidden]);
-            add("mlp.down_proj.weight", &[hidden, self.intermediate]);
-        }
-        all.push(("model.norm.weight".to_owned(), vec![hidden]));
-        if !self.tied_head {
-            all.push(("lm_head.weight".to_owned(), vec![self.vocab, hidden]));
-        }
-        all
+    /// How a layer tells positions.
+    pub fn position_of(&self, layer: usize) -> &Position {
+        self.sliding_at(layer).and_then(|sliding| sliding.position.as_ref()).unwrap_or(&self.position)
+    }
+
+    fn sliding_at(&self, layer: usize) -> Option<&SlidingLayers> {
+        self.sliding.as_ref().filter(|sliding| sliding.layers.get(layer) == Some(&true))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Arch, Position, SlidingLayers};
+use super::{Arch, Position};
 use crate::error::{ModelError, Result};
 
 impl Arch {
@@ -50,31 +50,38 @@ impl Arch {
             "a number in (0, 1)".to_owned(),
             self.rms_eps.to_string(),
         )?;
-        if let Some(SlidingLayers { tokens, from_layer }) = self.sliding {
-            within("sliding.tokens", tokens, usize::MAX)?;
-            agree(
-                from_layer < self.layers,
-                "sliding.from_layer",
-                format!("below layers = {}", self.layers),
-                from_layer.to_string(),
-            )?;
+        let factors = [("embedding_scale", Some(self.embedding_scale)), ("score_scale", self.score_scale)];
+        for (key, factor) in factors.into_iter().filter_map(|(key, factor)| Some((key, factor?))) {
+            agree(factor > 0.0 && factor.is_finite(), key, "a positive number".to_owned(), factor.to_string())?;
         }
-        let Position::Rope { theta, scaling } = &self.position else { return Ok(()) };
+        let position = |position: &Position| {
+            let Position::Rope { theta, scaling } = position else { return Ok(()) };
+            agree(
+                *theta >= 1.0 && theta.is_finite(),
+                "rope_theta",
+                "a finite number of at least 1".to_owned(),
+                theta.to_string(),
+            )?;
+            let check = scaling.check(self.head_dim);
+            check.map_err(|expected| ModelError::bad_value(path, "rope_scaling", expected, format!("{scaling:?}")))
+        };
+        position(&self.position)?;
+        let Some(sliding) = &self.sliding else { return Ok(()) };
+        within("sliding.tokens", sliding.tokens, usize::MAX)?;
         agree(
-            *theta >= 1.0 && theta.is_finite(),
-            "rope_theta",
-            "a finite number of at least 1".to_owned(),
-            theta.to_string(),
+            sliding.layers.len() == self.layers && sliding.layers.contains(&true),
+            "sliding.layers",
+            format!("one of layers = {} or more", self.layers),
+            format!("{} of {}", sliding.layers.iter().filter(|slides| **slides).count(), sliding.layers.len()),
         )?;
-        let scaling_check = scaling.check(self.head_dim);
-        scaling_check.map_err(|expected| ModelError::bad_value(path, "rope_scaling", expected, format!("{scaling:?}")))
+        sliding.position.as_ref().map_or(Ok(()), position)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Qkv, RopeScaling};
+    use super::super::{Activation, Norms, QkNorm, Qkv, RopeScaling, SlidingLayers};
     use super::*;
 
     fn arch() -> Arch {
@@ -91,7 +98,13 @@ mod tests {
             sliding: None,
             max_positions: 64,
             qkv: Qkv::Separate,
-            qk_norm: false,
+            qk_norm: QkNorm::None,
+            norms: Norms::Before,
+            norms_less_one: false,
+            activation: Activation::Silu,
+            packed_mlp: false,
+            embedding_scale: 1.0,
+            score_scale: None,
             tied_head: true,
             normalised_head: false,
         }
@@ -101,7 +114,7 @@ mod tests {
     fn every_contradiction_is_refused_by_name() {
         arch().validate(Path::new("f")).unwrap();
         type Break = fn(&mut Arch);
-        let cases: [(&str, Break); 13] = [
+        let cases: [(&str, Break); 17] = [
             ("hidden", |a| a.hidden = 1 << 40),
             ("layers", |a| a.layers = 0),
             ("heads", |a| a.heads = usize::MAX),
@@ -112,7 +125,11 @@ mod tests {
             ("vocab", |a| a.vocab = usize::MAX),
             ("max_positions", |a| a.max_positions = 1 << 28),
             ("rms_eps", |a| a.rms_eps = f64::NAN),
-            ("sliding.from_layer", |a| a.sliding = Some(SlidingLayers { tokens: 8, from_layer: 2 })),
+            ("sliding.layers", |a| a.sliding = Some(SlidingLayers::from_layer(2, 2, 8))),
+            ("sliding.layers", |a| a.sliding = Some(SlidingLayers::from_layer(0, 3, 8))),
+            ("sliding.tokens", |a| a.sliding = Some(SlidingLayers::from_layer(0, 2, 0))),
+            ("embedding_scale", |a| a.embedding_scale = f64::NAN),
+            ("score_scale", |a| a.score_scale = Some(0.0)),
             ("rope_theta", |a| a.position = Position::Rope { theta: f64::INFINITY, scaling: RopeScaling::None }),
             ("rope_scaling", |a| {
                 let (low_freq_factor, high_freq_factor) = (4.0, 4.0);

@@ -4,46 +4,72 @@
 //! rows permuted, so that rotary pairs are neighbours (`2i`, `2i+1`). Reading undoes that: everywhere in this crate
 //! rotary pairs are `i` and `i + D/2`.
 
-use std::fs::File;
-use std::io::Cursor;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
 
-use super::{Checkpoint, gguf_guard};
+use super::gguf_names::Names;
+use super::gguf_parts::{Part, Placed, parts};
+use super::{Checkpoint, ggml_types};
 use crate::arch::Arch;
 use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
 
+pub(crate) use super::gguf_names::ROPE_FREQS;
+
 /// An opened GGUF file: its metadata in memory, its tensors mapped and read on demand.
 ///
-/// The file must not be changed while it is open.
+/// A model split over several files is opened by its first. The files must not be changed while they are open.
 pub struct Gguf {
     path: PathBuf,
-    map: Mmap,
-    content: Content,
+    metadata: HashMap<String, Value>,
+    parts: Vec<Part>,
+    tensors: HashMap<String, Placed>,
 }
 
 impl Gguf {
-    /// Maps a file and reads its header.
+    /// Maps a file and reads its header; of a split model, those of all its parts, which lie beside the first.
     ///
     /// # Errors
-    /// [`ModelError::Io`], or [`ModelError::Malformed`] for a truncated, oversized or contradictory header.
+    /// [`ModelError::Io`]; [`ModelError::WrongFile`] for something that is no GGUF; [`ModelError::Malformed`] for a
+    /// truncated, oversized or contradictory header; [`ModelError::Split`] for a later part, or parts that are not
+    /// there; [`ModelError::Unsupported`] for a tensor type that is not read.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        let file = File::open(&path).map_err(ModelError::io(&path))?;
-        // SAFETY: the map is read-only; that nobody truncates the file while it is open is this type's documented
-        // condition, as for every mapped checkpoint.
-        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(&path))?;
-        let malformed = |detail: String| ModelError::Malformed { path: path.clone(), format: "GGUF", detail };
-        gguf_guard::check(&map).map_err(malformed)?;
-        let content = Content::read(&mut Cursor::new(&map[..])).map_err(|e| malformed(e.to_string()))?;
-        Ok(Self { path, map, content })
+        let (metadata, mut parts) = parts(&path)?;
+        let mut tensors = HashMap::new();
+        for (at, part) in parts.iter_mut().enumerate() {
+            for (name, info) in part.take_tensors() {
+                if tensors.insert(name.clone(), Placed { part: at, info }).is_some() {
+                    let detail = format!("tensor `{name}` is in two parts of the model");
+                    return Err(ModelError::Malformed { path: part.path().to_owned(), format: "GGUF", detail });
+                }
+            }
+        }
+        let file = Self { path, metadata, parts, tensors };
+        file.check_types()?;
+        Ok(file)
+    }
+
+    /// The first tensor, by name, of a type that is not read.
+    fn check_types(&self) -> Result<()> {
+        let unread = self.tensors.iter().filter(|(_, placed)| !ggml_types::is_read(placed.info.kind));
+        let Some((name, placed)) = unread.min_by_key(|(name, _)| *name) else { return Ok(()) };
+        Err(ModelError::Unsupported {
+            path: self.parts[placed.part].path().to_owned(),
+            what: "quantisation",
+            found: format!("{} of tensor {name}", ggml_types::name(placed.info.kind)),
+            supported: format!("{}; take another quantisation of the model", ggml_types::read_names()),
+        })
+    }
+
+    /// The files read: one, or all parts of a split model.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.parts.iter().map(|part| part.path().to_owned()).collect()
     }
 
     /// The architecture its metadata describes.
@@ -77,7 +103,8 @@ impl Gguf {
     /// See [`Arch::from_gguf`].
     pub fn checkpoint(&self) -> Result<GgufTensors<'_>> {
         let interleaved = self.str("general.architecture")? == "llama";
-        Ok(GgufTensors { file: self, arch: self.arch()?, interleaved })
+        let arch = self.arch()?;
+        Ok(GgufTensors { file: self, names: Names::of(&arch), arch, interleaved })
     }
 
     /// The tokenizer in its metadata.
@@ -103,12 +130,24 @@ impl Gguf {
 
     /// A metadata value, if present.
     pub fn optional(&self, key: &str) -> Option<&Value> {
-        self.content.metadata.get(key)
+        self.metadata.get(key)
+    }
+
+    /// All metadata keys that begin with `prefix`, sorted.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<&str> {
+        let mut keys: Vec<&str> = self.metadata.keys().map(String::as_str).filter(|k| k.starts_with(prefix)).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// A metadata value for an error message.
+    pub(crate) fn shown(&self, key: &str) -> String {
+        self.optional(key).map_or_else(|| "nothing".to_owned(), shown)
     }
 
     /// True if the file holds a tensor of that GGUF name.
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.content.tensor_infos.contains_key(name)
+        self.tensors.contains_key(name)
     }
 
     fn need<'a, T>(&'a self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
@@ -207,19 +246,17 @@ impl Gguf {
 
     /// Shape of a tensor by its GGUF name, if present.
     pub(crate) fn tensor_shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.content.tensor_infos.get(name).map(|info| info.shape.dims().to_vec())
+        self.tensors.get(name).map(|placed| placed.info.shape.clone())
     }
 
     pub(crate) fn dequantise(&self, name: &str) -> Result<Tensor> {
         let missing = || ModelError::MissingTensors { path: self.path.clone(), tensors: vec![name.to_owned()] };
-        let info = self.content.tensor_infos.get(name).ok_or_else(missing)?;
-        info.read(&mut Cursor::new(&self.map[..]), self.content.tensor_data_offset, &Device::Cpu)
-            .and_then(|quantised| quantised.dequantize(&Device::Cpu))
-            .map_err(|source| ModelError::Tensor {
-                path: self.path.clone(),
-                tensor: name.to_owned(),
-                source: Box::new(source),
-            })
+        let placed = self.tensors.get(name).ok_or_else(missing)?;
+        let part = &self.parts[placed.part];
+        let at = part.data().saturating_add(placed.info.offset);
+        ggml_types::restore(placed.info.kind, &placed.info.shape, part.bytes(), at).map_err(|source| {
+            ModelError::Tensor { path: part.path().to_owned(), tensor: name.to_owned(), source: Box::new(source) }
+        })
     }
 }
 
@@ -236,51 +273,9 @@ fn shown(value: &Value) -> String {
 pub struct GgufTensors<'a> {
     file: &'a Gguf,
     arch: Arch,
+    names: Names,
     /// Rotary pairs are neighbours in the file, as llama.cpp's converter makes them for `llama` and no other.
     interleaved: bool,
-}
-
-/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled ones.
-pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
-
-/// Hugging Face name, GGUF name; of a layer's tensors, without the layer.
-const OUTER: [(&str, &str); 3] = [
-    ("model.embed_tokens.weight", "token_embd.weight"),
-    ("model.norm.weight", "output_norm.weight"),
-    ("lm_head.weight", "output.weight"),
-];
-const IN_LAYER: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-fn gguf_name(hugging_face: &str) -> Option<String> {
-    if let Some((_, gguf)) = OUTER.iter().find(|(hf, _)| *hf == hugging_face) {
-        return Some((*gguf).to_owned());
-    }
-    let (layer, rest) = hugging_face.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, parameter) = rest.rsplit_once('.')?;
-    let (_, gguf) = IN_LAYER.iter().find(|(hf, _)| *hf == module)?;
-    Some(format!("blk.{layer}.{gguf}.{parameter}"))
-}
-
-fn hugging_face_name(gguf: &str) -> Option<String> {
-    if let Some((hf, _)) = OUTER.iter().find(|(_, name)| *name == gguf) {
-        return Some((*hf).to_owned());
-    }
-    let (layer, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-    let (module, parameter) = rest.rsplit_once('.')?;
-    let (hf, _) = IN_LAYER.iter().find(|(_, name)| *name == module)?;
-    Some(format!("model.layers.{layer}.{hf}.{parameter}"))
 }
 
 impl Checkpoint for GgufTensors<'_> {
@@ -290,17 +285,20 @@ impl Checkpoint for GgufTensors<'_> {
 
     fn names(&self) -> Vec<String> {
         // The rotary factors are not a weight: the architecture has taken them.
-        let names = self.file.content.tensor_infos.keys().filter(|name| *name != ROPE_FREQS);
-        names.map(|name| hugging_face_name(name).unwrap_or_else(|| name.clone())).collect()
+        let names = self.file.tensors.keys().filter(|name| *name != ROPE_FREQS);
+        names.map(|name| self.names.hugging_face(name).unwrap_or_else(|| name.clone())).collect()
+    }
+
+    fn name_in_file(&self, name: &str) -> String {
+        self.names.gguf(name).unwrap_or_else(|| name.to_owned())
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.file.tensor_shape(&gguf_name(name)?)
+        self.file.tensor_shape(&self.names.gguf(name)?)
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
-        let gguf = gguf_name(name).unwrap_or_else(|| name.to_owned());
-        let tensor = self.file.dequantise(&gguf)?;
+        let tensor = self.file.dequantise(&self.name_in_file(name))?;
         if !self.interleaved {
             Ok(tensor)
         } else if name.contains(".q_proj.") {
@@ -312,16 +310,9 @@ impl Checkpoint for GgufTensors<'_> {
         }
     }
 
-    fn dtype(&self) -> DType {
-        let infos = self.file.content.tensor_infos.values();
-        super::commonest(infos.map(|info| {
-            let dtype = match info.ggml_dtype {
-                GgmlDType::BF16 => DType::BF16,
-                GgmlDType::F16 => DType::F16,
-                _ => DType::F32,
-            };
-            (dtype, info.shape.elem_count())
-        }))
+    fn matrix_dtypes(&self) -> Vec<DType> {
+        let infos = self.file.tensors.values().map(|placed| &placed.info);
+        super::of_matrices(infos.map(|info| (ggml_types::dtype(info.kind), info.shape.len())))
     }
 }
 
@@ -340,20 +331,6 @@ fn half_split(interleaved: &Tensor, heads: usize) -> candle_core::Result<Tensor>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn names_map_both_ways() {
-        for (hf, gguf) in [
-            ("lm_head.weight", "output.weight"),
-            ("model.layers.12.self_attn.k_proj.bias", "blk.12.attn_k.bias"),
-            ("model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight"),
-        ] {
-            assert_eq!(gguf_name(hf).as_deref(), Some(gguf));
-            assert_eq!(hugging_face_name(gguf).as_deref(), Some(hf));
-        }
-        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
-        assert_eq!(hugging_face_name("rope_freqs.weight"), None);
-    }
 
     #[test]
     fn half_split_gathers_even_rows_before_odd_rows_of_each_head() {

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::Checkpoint;
 use super::pickle::PickleFile;
 use super::safetensors::SafetensorsFile;
 use super::sharded::Sharded;
+use super::{Checkpoint, folder, text};
 use crate::arch::Arch;
 use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 /// Weight files in the order they are looked for: safetensors first, which are mapped and cannot hold code.
@@ -30,12 +30,14 @@ impl HfCheckpoint {
     /// `pytorch_model.bin` and `pytorch_model.bin.index.json` that is there.
     ///
     /// # Errors
-    /// [`ModelError::Io`]; a configuration outside what [`Arch::from_hf_config`] reads; [`ModelError::Malformed`] for a
-    /// damaged header, index or pickle.
+    /// [`crate::ModelError::Io`]; [`crate::ModelError::WrongFile`] for adapters, folders of GGUF files, pointers in place of files; a
+    /// configuration outside what [`Arch::from_hf_config`] reads; [`crate::ModelError::Malformed`] for a damaged header, index
+    /// or pickle.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref();
+        folder::check(directory)?;
         let config = directory.join("config.json");
-        let json = std::fs::read_to_string(&config).map_err(ModelError::io(&config))?;
+        let json = text::need(&config)?;
         let arch = Arch::from_hf_config(&json, &config)?;
         let found = WEIGHTS.iter().position(|name| directory.join(name).is_file());
         let at = |index: usize| -> PathBuf { directory.join(WEIGHTS[index]) };
@@ -44,14 +46,7 @@ impl HfCheckpoint {
             Some(1) => Box::new(Sharded::open(at(1), SafetensorsFile::open)?),
             Some(2) => Box::new(PickleFile::open(at(2))?),
             Some(_) => Box::new(Sharded::open(at(3), PickleFile::open)?),
-            None => {
-                return Err(ModelError::Unsupported {
-                    path: directory.to_owned(),
-                    what: "checkpoint",
-                    found: "a folder without weights".to_owned(),
-                    supported: WEIGHTS.join(", "),
-                });
-            }
+            None => return Err(folder::no_weights(directory, &WEIGHTS)),
         };
         Ok(Self { directory: directory.to_owned(), arch, weights })
     }
@@ -111,7 +106,7 @@ impl Checkpoint for HfCheckpoint {
         self.weights.tensor(name)
     }
 
-    fn dtype(&self) -> DType {
-        self.weights.dtype()
+    fn matrix_dtypes(&self) -> Vec<DType> {
+        self.weights.matrix_dtypes()
     }
 }

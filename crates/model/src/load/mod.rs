@@ -1,7 +1,12 @@
 //! Checkpoints: where a decoder's tensors come from.
 
+mod file_kind;
+mod folder;
+mod ggml_types;
 pub mod gguf;
-mod gguf_guard;
+mod gguf_header;
+mod gguf_names;
+mod gguf_parts;
 pub mod hugging_face;
 pub mod pickle;
 pub mod safetensors;
@@ -25,6 +30,11 @@ pub trait Checkpoint: Sync {
     /// Every tensor present, by Hugging Face name where it has one.
     fn names(&self) -> Vec<String>;
 
+    /// What the file calls the tensor of a Hugging Face name, for errors.
+    fn name_in_file(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Shape of a tensor, without reading it.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
@@ -34,8 +44,18 @@ pub trait Checkpoint: Sync {
     /// If the tensor is absent or unreadable.
     fn tensor(&self, name: &str) -> Result<Tensor>;
 
-    /// The dtype most weights of the file are in, f32 of quantised ones: what a model is kept in to lose nothing.
-    fn dtype(&self) -> DType;
+    /// The dtypes that matrices are stored in, over all files: f32 for quantised ones.
+    fn matrix_dtypes(&self) -> Vec<DType>;
+
+    /// The narrowest dtype a decoder can be kept in that holds every matrix exactly. Vectors do not count: they are kept
+    /// in f32. Neither of bf16 and f16 holds the other.
+    fn dtype(&self) -> DType {
+        let mut dtypes = self.matrix_dtypes().into_iter();
+        match dtypes.next() {
+            Some(first @ (DType::BF16 | DType::F16)) if dtypes.all(|dtype| dtype == first) => first,
+            _ => DType::F32,
+        }
+    }
 }
 
 /// The tensors of a checkpoint as a decoder keeps them.
@@ -73,7 +93,13 @@ impl<'a> Weights<'a> {
         Ok(tensor.to_device(self.device)?)
     }
 
-    /// A norm's weight or a bias, in f32.
+    /// A norm's weight, in f32.
+    pub(crate) fn norm(&self, name: &str, arch: &Arch) -> Result<Tensor> {
+        let stored = self.vector(name)?;
+        Ok(if arch.norms_less_one { (stored + 1.0)? } else { stored })
+    }
+
+    /// A bias, in f32.
     pub(crate) fn vector(&self, name: &str) -> Result<Tensor> {
         Ok(self.checkpoint.tensor(name)?.to_dtype(DType::F32)?.to_device(self.device)?)
     }
@@ -86,8 +112,8 @@ impl<'a> Weights<'a> {
 pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     let path = checkpoint.path();
     let needed = arch.tensors();
-    let missing: Vec<String> =
-        needed.iter().filter(|(name, _)| checkpoint.shape(name).is_none()).map(|(name, _)| name.clone()).collect();
+    let absent = needed.iter().filter(|(name, _)| checkpoint.shape(name).is_none());
+    let missing: Vec<String> = absent.map(|(name, _)| checkpoint.name_in_file(name)).collect();
     if !missing.is_empty() {
         return Err(ModelError::MissingTensors { path: path.to_owned(), tensors: missing });
     }
@@ -96,6 +122,7 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
         .names()
         .into_iter()
         .filter(|name| !known.contains(name.as_str()) && !is_derived(name, arch))
+        .map(|name| checkpoint.name_in_file(&name))
         .collect();
     if !unexpected.is_empty() {
         unexpected.sort();
@@ -104,6 +131,7 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     for (tensor, expected) in needed {
         match checkpoint.shape(&tensor) {
             Some(found) if found != expected => {
+                let tensor = checkpoint.name_in_file(&tensor);
                 return Err(ModelError::TensorShape { path: path.to_owned(), tensor, expected, found });
             }
             _ => {}
@@ -128,17 +156,9 @@ fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Resu
     if tensor.dtype() == DType::F64 { tensor.to_dtype(DType::F32).map_err(failed) } else { Ok(tensor) }
 }
 
-/// The dtype most of the elements are in, of those a decoder can be kept in.
-fn commonest(tensors: impl IntoIterator<Item = (DType, usize)>) -> DType {
-    let kinds = [DType::F32, DType::BF16, DType::F16];
-    let mut elements = [0usize; 3];
-    for (dtype, count) in tensors {
-        let at = kinds.iter().position(|kind| *kind == dtype).unwrap_or(0);
-        elements[at] = elements[at].saturating_add(count);
-    }
-    // The widest of equals.
-    let largest = elements.iter().copied().max().unwrap_or(0);
-    elements.iter().position(|count| *count == largest).map_or(DType::F32, |at| kinds[at])
+/// The dtypes of matrices, given dtype and number of dimensions of each tensor.
+fn of_matrices(tensors: impl IntoIterator<Item = (DType, usize)>) -> Vec<DType> {
+    tensors.into_iter().filter(|(_, dimensions)| *dimensions > 1).map(|(dtype, _)| dtype).collect()
 }
 
 /// Tensors some exporters add although they follow from the configuration: rotary frequencies, and the copy of a tied
@@ -172,7 +192,7 @@ impl Checkpoint for TensorMap {
         Ok(tensor.to_device(&Device::Cpu)?)
     }
 
-    fn dtype(&self) -> DType {
-        commonest(self.0.values().map(|tensor| (tensor.dtype(), tensor.elem_count())))
+    fn matrix_dtypes(&self) -> Vec<DType> {
+        of_matrices(self.0.values().map(|tensor| (tensor.dtype(), tensor.rank())))
     }
 }

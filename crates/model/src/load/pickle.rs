@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Tensor};
 
-use super::Checkpoint;
+use super::{Checkpoint, file_kind};
 use crate::error::{ModelError, Result};
 
 /// An opened `.bin` file of f32, f16 or bf16 tensors; each is read when asked for.
@@ -26,7 +26,7 @@ impl PickleFile {
     /// format) or its pickle holds no tensors.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        std::fs::metadata(&path).map_err(ModelError::io(&path))?;
+        file_kind::check(&path, "a PyTorch file", &[b"PK"])?;
         let malformed = |detail: String| ModelError::Malformed { path: path.clone(), format: "PyTorch file", detail };
         let tensors = guarded(|| PthTensors::new(&path, None)).map_err(|e| malformed(e.to_string()))?;
         if tensors.tensor_infos().is_empty() {
@@ -64,8 +64,8 @@ impl Checkpoint for PickleFile {
         super::as_weight(&self.path, name, guarded(read))
     }
 
-    fn dtype(&self) -> DType {
+    fn matrix_dtypes(&self) -> Vec<DType> {
         let infos = self.tensors.tensor_infos().values();
-        super::commonest(infos.map(|info| (info.dtype, info.layout.shape().elem_count())))
+        super::of_matrices(infos.map(|info| (info.dtype, info.layout.dims().len())))
     }
 }

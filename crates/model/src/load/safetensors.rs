@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 
-use super::Checkpoint;
+use super::{Checkpoint, file_kind};
 use crate::error::{ModelError, Result};
 
 /// A mapped safetensors file of f32, f16 or bf16 tensors. It must not be changed while it is open.
@@ -21,7 +21,7 @@ impl SafetensorsFile {
     /// [`ModelError::Io`], or [`ModelError::Malformed`] for a damaged header or a file that ends too soon.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        std::fs::metadata(&path).map_err(ModelError::io(&path))?;
+        file_kind::check(&path, "a safetensors file", &[])?;
         // SAFETY: the map is read-only; that nobody truncates the file while it is open is this type's documented
         // condition, as for every mapped checkpoint.
         let tensors = unsafe { MmapedSafetensors::new(&path) }.map_err(|e| ModelError::Malformed {
@@ -51,11 +51,11 @@ impl Checkpoint for SafetensorsFile {
         super::as_weight(&self.path, name, tensor)
     }
 
-    fn dtype(&self) -> DType {
+    fn matrix_dtypes(&self) -> Vec<DType> {
         let views = self.tensors.tensors().into_iter();
-        super::commonest(views.filter_map(|(_, view)| {
-            let dtype = DType::try_from(view.dtype()).ok()?;
-            Some((dtype, view.shape().iter().product()))
+        super::of_matrices(views.map(|(_, view)| {
+            let dtype = DType::try_from(view.dtype()).unwrap_or(DType::F32);
+            (dtype, view.shape().len())
         }))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 
-use super::Checkpoint;
+use super::{Checkpoint, text};
 use crate::error::{ModelError, Result};
 
 /// The files of a sharded checkpoint as one.
@@ -56,8 +56,7 @@ impl<C: Checkpoint> Sharded<C> {
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let malformed =
         |detail: String| ModelError::Malformed { path: path.to_owned(), format: "checkpoint index", detail };
-    let json = std::fs::read_to_string(path).map_err(ModelError::io(path))?;
-    let index: Value = serde_json::from_str(&json).map_err(|e| malformed(e.to_string()))?;
+    let index: Value = serde_json::from_str(&text::need(path)?).map_err(|e| malformed(e.to_string()))?;
     let map = index.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| malformed("no object `weight_map` in it".to_owned()))?;
     map.iter()
@@ -88,8 +87,7 @@ impl<C: Checkpoint> Checkpoint for Sharded<C> {
         self.file(name).ok_or_else(missing)?.tensor(name)
     }
 
-    fn dtype(&self) -> DType {
-        // The shards of one checkpoint are alike.
-        self.files.first().map_or(DType::F32, Checkpoint::dtype)
+    fn matrix_dtypes(&self) -> Vec<DType> {
+        self.files.iter().flat_map(Checkpoint::matrix_dtypes).collect()
     }
 }

@@ -166,7 +166,15 @@ fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     let scores = file.floats(SCORES)?;
     same_length(file, SCORES, scores.len(), vocabulary.tokens.len())?;
     let pieces = vocabulary.tokens.iter().zip(scores).zip(&vocabulary.types);
-    let pieces = pieces.map(|((token, score), kind)| ((*token).to_owned(), score, *kind)).collect();
+    let mut pieces: Vec<(String, f32, PieceType)> =
+        pieces.map(|((token, score), kind)| ((*token).to_owned(), score, *kind)).collect();
+    if pieces.iter().all(|piece| piece.2 != PieceType::Unknown) {
+        // Gemma's converter calls the unknown token a control token; the key says which it is.
+        let unknown = token_id(file, "tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
+        if let Some(piece) = pieces.get_mut(unknown as usize) {
+            piece.2 = PieceType::Unknown;
+        }
+    }
     // Llama's own ids, where the file names none.
     let id = |key: &str, absent: u32| -> Result<Option<u32>> {
         let named = token_id(file, key)?;

@@ -2,12 +2,14 @@
 
 #![allow(dead_code)]
 
+pub mod gguf;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
-use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling};
+use kvcsr_model::{Activation, Arch, Decoder, Norms, Position, QkNorm, Qkv, RopeScaling};
 
 /// The folder of golden files, or `None` after saying loudly that a test is skipped.
 pub fn golden(test: &str) -> Option<PathBuf> {
@@ -31,7 +33,7 @@ pub fn smollm2(test: &str) -> Option<PathBuf> {
     found(path, test, "run `just fetch`, or set KVCSR_MODEL")
 }
 
-fn found(path: PathBuf, test: &str, remedy: &str) -> Option<PathBuf> {
+pub fn found(path: PathBuf, test: &str, remedy: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
@@ -60,7 +62,13 @@ pub fn tiny_arch() -> Arch {
         sliding: None,
         max_positions: 64,
         qkv: Qkv::Separate,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
+        norms: Norms::Before,
+        norms_less_one: false,
+        activation: Activation::Silu,
+        packed_mlp: false,
+        embedding_scale: 1.0,
+        score_scale: None,
         tied_head: false,
         normalised_head: false,
     }

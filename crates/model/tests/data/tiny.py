@@ -1,14 +1,15 @@
 """Writes the small checkpoints in this folder, and the logits PyTorch computes from them in f32.
 
-    pip install torch==2.13.0 transformers==5.23.0 safetensors numpy && python tiny.py
+    pip install torch==2.13.0 transformers==5.24.0 safetensors numpy && python -P tiny.py [NAME..]
 
+Only those named are written, or all. `-P` keeps `sentencepiece.py` here from being taken for the package. The versions that made the logits are in the metadata of each `expected.safetensors`.
 Weights are drawn from a seed and stored in bf16, norm weights among them, so that nothing is hidden by ones and zeros.
-`tiny-mistral` and `tiny-qwen3` are transformers' own models with eager attention. transformers has no Baichuan:
-`tiny-baichuan2-13b` is computed below from plain tensor operations, its ALiBi by transformers' BLOOM.
+All are transformers' own models with eager attention, but transformers has no Baichuan: `tiny-baichuan2-13b` is computed below from plain tensor operations, its ALiBi by transformers' BLOOM.
 """
 
 import json
 import pathlib
+import sys
 
 import torch
 import transformers
@@ -98,6 +99,35 @@ def baichuan2_13b(seed):
 common = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
               num_key_value_heads=2, head_dim=16, max_position_embeddings=128, dtype="bfloat16",
               bos_token_id=None, eos_token_id=None, pad_token_id=None)
-from_transformers("tiny-mistral", transformers.MistralConfig(**common, sliding_window=7, tie_word_embeddings=False), 11)
-from_transformers("tiny-qwen3", transformers.Qwen3Config(**common, rope_theta=1e6, tie_word_embeddings=True), 12)
-baichuan2_13b(13)
+plain = {key: value for key, value in common.items() if key != "head_dim"}
+MADE = {
+    "tiny-mistral": lambda name: from_transformers(
+        name, transformers.MistralConfig(**common, sliding_window=7, tie_word_embeddings=False), 11),
+    "tiny-qwen3": lambda name: from_transformers(
+        name, transformers.Qwen3Config(**common, rope_theta=1e6, tie_word_embeddings=True), 12),
+    "tiny-baichuan2-13b": lambda name: baichuan2_13b(13),
+    # Layer 1 of three sees everything; the full layers are scaled, and the score scale is not that of the head.
+    "tiny-gemma3": lambda name: from_transformers(
+        name,
+        transformers.Gemma3TextConfig(
+            **(common | dict(num_hidden_layers=3, num_key_value_heads=1)), sliding_window=7, query_pre_attn_scalar=24, hidden_activation="gelu_pytorch_tanh",
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"], tie_word_embeddings=True,
+            rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
+        14),
+    "tiny-olmo2": lambda name: from_transformers(
+        name, transformers.Olmo2Config(**plain, rope_theta=5e5, tie_word_embeddings=False), 15),
+    "tiny-olmo3": lambda name: from_transformers(
+        name,
+        transformers.Olmo3Config(
+            **plain, sliding_window=7, layer_types=["sliding_attention", "full_attention"], tie_word_embeddings=False,
+            rope_parameters={"full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e2,
+                                                "original_max_position_embeddings": 32},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 5e2}}),
+        16),
+    "tiny-phi3": lambda name: from_transformers(
+        name, transformers.Phi3Config(**plain, sliding_window=9, rope_theta=1e4, tie_word_embeddings=False), 17),
+}
+
+for name in sys.argv[1:] or MADE:
+    MADE[name](name)

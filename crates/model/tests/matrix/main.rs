@@ -6,6 +6,7 @@
 mod files;
 mod folder;
 mod gguf;
+mod model;
 
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -25,7 +26,8 @@ pub struct Row {
 }
 
 /// The table, in its order.
-const ROWS: &[&[Row]] = &[folder::TOKENIZER, folder::ENDS, folder::CHAT, gguf::TOKENIZER, gguf::ENDS];
+const ROWS: &[&[Row]] =
+    &[folder::TOKENIZER, folder::ENDS, folder::CHAT, gguf::TOKENIZER, gguf::ENDS, model::CONFIG, model::GGUF];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
     ROWS.iter().copied().flatten()

@@ -87,7 +87,14 @@ impl Stage for CalibratePeers {
         workers::each(&work, rayon::current_num_threads(), |(layer, task)| {
             let title = || format!("{}, layer {layer}", task.name());
             bar.set_message(title());
-            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, folder: &folder };
+            let cx = Layer {
+                run,
+                sample: &sample,
+                weights: &weights,
+                rotary: rotary.of(*layer),
+                layer: *layer,
+                folder: &folder,
+            };
             task.make(&cx).with_context(title)?;
             bar.inc(1);
             Ok(())

@@ -1,0 +1,67 @@
+//! Gemma 3: norms around attention and MLP whose weights are stored less one, normed heads of an explicit width, a
+//! sliding window in five of six layers with a rotary base of its own, scaled embeddings, and GELU.
+
+use super::config::Config;
+use super::rope_config::Bases;
+use super::{Activation, Arch, Norms, QkNorm, SlidingLayers};
+use crate::error::{ModelError, Result};
+use crate::load::gguf::Gguf;
+
+/// Rotary bases where a file names none.
+const BASES: Bases = Bases { full: 1e6, sliding: 1e4 };
+/// Every so many layers one sees everything.
+const PERIOD: usize = 6;
+/// Layers of the 27B model, whose scores are scaled by the share of the width a head has, not by its own width.
+const LAYERS_27B: usize = 62;
+
+/// What both kinds of files say in the same way.
+fn specialised(arch: Arch) -> Arch {
+    Arch {
+        norms: Norms::Around,
+        qk_norm: QkNorm::PerHead,
+        activation: Activation::GeluTanh,
+        embedding_scale: (arch.hidden as f64).sqrt(),
+        ..arch
+    }
+}
+
+pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
+    let activation = if config.get("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
+    if config.get(activation).is_some() && config.text(activation)? != "gelu_pytorch_tanh" {
+        return Err(config.unsupported("hidden_activation", config.text(activation)?, "gelu_pytorch_tanh"));
+    }
+    if config.flag("use_bidirectional_attention")? {
+        return Err(config.unsupported("use_bidirectional_attention", "true".to_owned(), "false: a text generator"));
+    }
+    let max = config.size_or("max_position_embeddings", 131_072)?;
+    let positions = config.positions_by_type(&BASES, max)?;
+    let head_dim = config.size_or("head_dim", 256)?;
+    let shape = config.shape(head_dim, positions.full, positions.max)?;
+    let scalar = config.optional_float("query_pre_attn_scalar")?.unwrap_or(256.0);
+    let tokens = config.size_or("sliding_window", 4096)?;
+    let period = config.size_or("sliding_window_pattern", PERIOD)?;
+    if period == 0 {
+        return Err(ModelError::bad_value(config.path, "sliding_window_pattern", "at least 1", "0"));
+    }
+    let sliding = match config.sliding_by_type(tokens, shape.layers)? {
+        Some(sliding) => sliding,
+        None => SlidingLayers::but_every(period, shape.layers, tokens).unless_none(),
+    };
+    Ok(Arch {
+        norms_less_one: true,
+        score_scale: Some(scalar.powf(-0.5)),
+        sliding: sliding.map(|sliding| SlidingLayers { position: positions.sliding, ..sliding }),
+        // Gemma 3 checkpoints leave the key out, and it is true by default.
+        tied_head: config.get("tie_word_embeddings").is_none() || config.flag("tie_word_embeddings")?,
+        ..specialised(shape)
+    })
+}
+
+/// In GGUF the converter has added one to the weights of norms.
+pub(super) fn from_metadata(file: &Gguf, arch: Arch) -> Result<Arch> {
+    let width = if arch.layers == LAYERS_27B { arch.hidden / arch.heads } else { arch.head_dim };
+    let sliding = super::metadata::sliding_with_period(file, &arch, PERIOD)?;
+    let local = super::rope_metadata::local(file, BASES.sliding)?;
+    let sliding = sliding.map(|sliding| SlidingLayers { position: Some(local), ..sliding });
+    Ok(Arch { sliding, score_scale: Some(1.0 / (width as f64).sqrt()), ..specialised(arch) })
+}
