@@ -43,7 +43,7 @@ impl Tokenizer {
         if folder.join("tokenizer.json").is_file() || !pieces.is_file() {
             from_json(folder, &settings)
         } else {
-            from_pieces(folder, &pieces, &settings)
+            from_pieces(folder, &pieces, settings)
         }
     }
 
@@ -153,8 +153,11 @@ impl Settings {
             Value::Object(items) => items.values().collect(),
             _ => Vec::new(),
         });
-        let own = self.config.iter().filter(|(key, _)| key.ends_with("_token")).map(|(_, value)| value);
-        own.chain(extra).filter_map(known).collect()
+        // New tokens get ids in this order.
+        let named = NAMED.iter().filter_map(|key| self.config.get(*key));
+        let is_other = |key: &str| key.ends_with("_token") && !NAMED.contains(&key);
+        let other = self.config.iter().filter(|(key, _)| is_other(key)).map(|(_, value)| value);
+        named.chain(other).chain(extra).filter_map(known).collect()
     }
 }
 
@@ -190,8 +193,10 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     Ok(Tokenizer { inner, before: None, after: None, stop })
 }
 
-fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokenizer> {
+fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tokenizer> {
     let mut model = read_pieces(path)?;
+    // What stands between added tokens gets a space of its own, so they are matched before spaces are put in.
+    settings.added.values_mut().for_each(|token| token.normalized = false);
     model.prefix = match (settings.is_llama(), settings.flag("legacy")) {
         (true, _) if settings.flag("add_prefix_space") == Some(false) => Prefix::Never,
         (true, Some(true)) => Prefix::EveryTextUnlessSpaced,
@@ -224,7 +229,7 @@ fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokeni
         model.pieces.push((token.content.clone(), 0.0, PieceType::UserDefined));
     }
     let mut inner = model.build().map_err(|detail| malformed(path, detail))?;
-    add(&mut inner, settings)?;
+    add(&mut inner, &settings)?;
     let named = |key: &str, own: Option<u32>| settings.named(key).and_then(|token| inner.token_to_id(token)).or(own);
     let (bos, eos) = (named("bos_token", model.bos), named("eos_token", model.eos));
     let add_bos = settings.flag("add_bos_token").unwrap_or(true);
