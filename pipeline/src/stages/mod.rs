@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn sections_of_the_report_show_stages_that_there_are() {
         let known: Vec<&str> = ALL.iter().map(|stage| stage.name()).collect();
-        for shown in report::parts::stages() {
+        for shown in report::sections::stages() {
             assert!(known.contains(&shown), "a section shows the stage {shown}; there are {}", known.join(", "));
         }
     }
