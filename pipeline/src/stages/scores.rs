@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_eval::longbench::predictions::Predictions;
