@@ -93,6 +93,7 @@ pub fn random_weights(arch: &Arch, seed: u64) -> HashMap<String, Tensor> {
     };
     let mut draw = |shape: &[usize]| {
         let (offset, scale) = match shape {
+            [_] if arch.norms_less_one => (0.0, 0.3),
             [_] => (1.0, 0.3),
             _ => (0.0, 2.0 / (shape[shape.len() - 1] as f32).sqrt()),
         };

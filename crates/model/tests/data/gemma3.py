@@ -29,7 +29,8 @@ def tokenizer(reader):
     model = sentencepiece_model_pb2.ModelProto()
     for token, score, kind in zip(field("tokens"), field("scores"), field("token_type")):
         piece = model.pieces.add()
-        piece.piece, piece.score, piece.type = token, score, kind
+        # llama.cpp's converter writes the spaces of user-defined tokens (type 4) as such.
+        piece.piece, piece.score, piece.type = token.replace(" ", "\u2581") if kind == 4 else token, score, kind
     model.trainer_spec.model_type = 2
     model.trainer_spec.byte_fallback = True
     model.trainer_spec.unk_id, model.trainer_spec.bos_id, model.trainer_spec.eos_id = 3, 2, 1

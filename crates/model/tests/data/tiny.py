@@ -42,7 +42,8 @@ def save(name, config, weights, ids, logits):
 
 def from_transformers(name, config, seed):
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    # Made in f32 from the start: Gemma rounds its embedding scale to the dtype it is made in.
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     weights = draw({key: value.shape for key, value in model.state_dict().items()}, seed)
     if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
