@@ -169,6 +169,7 @@ pub struct CalibratePeers {
     pub lexico_sparsity: usize,
     pub lexico_tokens: usize,
     pub lexico_epochs: usize,
+    pub rope_positions: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

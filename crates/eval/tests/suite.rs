@@ -36,7 +36,7 @@ fn records_are_as_many_and_as_long_as_promised() {
     let tasks = ["all".to_owned()];
     let grid = Grid { lengths: &[512, 2048], depths: &[0.0, 0.5, 1.0], repeats: 1 };
     let work = suite.work(&Selection { tasks: &tasks, limit: 0, grid }, &texts, &tokenizer).unwrap();
-    assert_eq!(work.len(), 11);
+    assert_eq!(work.len(), 13);
     for work in &work {
         let task = work.task;
         let ids: BTreeSet<&str> = work.records.iter().map(|record| record.id.as_str()).collect();
