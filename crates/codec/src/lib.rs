@@ -54,40 +54,21 @@
 //! calibrated methods learn. All are safetensors
 //! files, read as untrusted and written under a temporary name that is renamed when complete.
 
-mod atoms;
-pub mod attend;
-pub mod codebooks;
 mod codes;
 mod dictionary;
 mod error;
-mod file;
+mod files;
 mod footprint;
-mod nearest;
-mod packed;
+mod kernels;
 mod pursuit;
-mod ragged;
-mod reconstruct;
-mod refit;
-mod scores;
-pub mod set;
-pub mod shard;
-mod store;
-mod tied;
+mod quantisers;
 
-pub use atoms::{Atoms, OnlineAtoms};
-pub use codebooks::{CodebookSet, Table};
-pub use codes::SparseCodes;
-pub use dictionary::{Dictionary, MAX_ATOMS};
+pub use codes::{CodeLayout, Codes, CoefficientFormat, PackedCodes, RaggedCodes, SparseCodes};
+pub use codes::{atom_products, attend, from_e4m3, index_bits, score_codes, stop_early, to_e4m3};
+pub use dictionary::{Atoms, Dictionary, MAX_ATOMS, OnlineAtoms, refit};
 pub use error::CodecError;
+pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, set, shard};
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
-pub use nearest::Nearest;
-pub use packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
 pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
-pub use ragged::{RaggedCodes, stop_early};
-pub use reconstruct::{ReconstructionError, reconstruction_error};
-pub use refit::refit;
-pub use scores::{atom_products, score_codes};
-pub use set::{DictionaryGroup, DictionarySet};
-pub use shard::{Shard, ShardHeader, ShardWriter};
-pub use store::{CodeLayout, Codes};
-pub use tied::TiedCodebook;
+pub use pursuit::{ReconstructionError, reconstruction_error};
+pub use quantisers::{CodebookSet, Nearest, Table, TiedCodebook, codebooks};

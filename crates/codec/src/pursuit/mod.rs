@@ -11,10 +11,9 @@
 //! - [`PursuitPath::Residual`] recomputes `p = D R` at every step, a block of rows at a
 //!   time as one matrix product: for `N` so large that `G` does not fit.
 
-mod aligned;
 mod gram;
-pub(crate) mod kernels;
 mod orthogonal;
+mod reconstruct;
 mod residual;
 mod union;
 
@@ -22,13 +21,14 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use self::aligned::AlignedVec;
 use self::gram::Gram;
-use self::kernels::{Isa, Transposed};
 use self::residual::Residual;
+use crate::kernels::AlignedVec;
+use crate::kernels::{Isa, Transposed};
 use crate::{CodecError, Dictionary};
 
 pub use self::orthogonal::OrthogonalCodes;
+pub use self::reconstruct::{ReconstructionError, reconstruction_error};
 pub use self::union::relative_residuals;
 
 /// Rows coded together. Fixed, so that the codes never depend on the thread count.

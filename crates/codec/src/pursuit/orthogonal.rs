@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::aligned::AlignedVec;
-use super::kernels::Isa;
 use super::{BLOCK_ROWS, Encoder, PursuitPath, index_u16};
+use crate::kernels::AlignedVec;
+use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
 
 /// A step ends the pursuit where less than this is left of the new atom outside the span of those picked.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::aligned::AlignedVec;
-use super::kernels::{Isa, Transposed, correlate};
 use super::{BLOCK_ROWS, Codes, Encoder, GRAM_BUDGET, PursuitPath, index_u16, residual};
+use crate::kernels::AlignedVec;
+use crate::kernels::{Isa, Transposed, correlate};
 use crate::{Atoms, CodecError};
 
 /// Online atoms expanded and correlated at a time.

@@ -1,0 +1,234 @@
+//! The dictionary in use: shared offline atoms and one prompt's own (paper section 4).
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::kernels::Isa;
+use crate::{CodecError, Dictionary, Footprint, MAX_ATOMS};
+
+/// Atoms taken from one prompt, f16 `(N, width)`: first the sampled ones, then the Guard's.
+///
+/// Each is a prompt vector scaled to unit l2 norm and rounded to f16, the precision the paper
+/// stores; coding and restoring both use the rounded atom.
+#[derive(Clone, Debug)]
+pub struct OnlineAtoms {
+    width: usize,
+    sampled: usize,
+    atoms: Vec<f16>,
+}
+
+impl OnlineAtoms {
+    /// No atoms yet, and nothing allocated.
+    ///
+    /// # Panics
+    /// If `width` is 0.
+    #[must_use]
+    pub fn new(width: usize) -> Self {
+        assert!(width > 0, "atoms have a width");
+        Self { width, sampled: 0, atoms: Vec::new() }
+    }
+
+    /// Adds the directions of `vectors`, each `(width,)`, to the sampled part. A zero vector has no
+    /// direction and is left out.
+    ///
+    /// # Panics
+    /// If the Guard has been filled already, or a vector is not finite or of another width.
+    pub fn sample<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f32]>) {
+        assert_eq!(self.sampled, self.len(), "sampled atoms come before the guard");
+        self.extend(vectors);
+        self.sampled = self.len();
+    }
+
+    /// Adds the directions of `vectors`, each `(width,)`, to the Guard, as [`OnlineAtoms::sample`].
+    ///
+    /// # Panics
+    /// If a vector is not finite or of another width.
+    pub fn guard<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f32]>) {
+        self.extend(vectors);
+    }
+
+    fn extend<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f32]>) {
+        self.atoms.reserve_exact(vectors.len() * self.width);
+        for vector in vectors {
+            assert_eq!(vector.len(), self.width);
+            let norm = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            assert!(norm.is_finite(), "online atoms come from vectors that were coded");
+            if norm > 0.0 {
+                self.atoms.extend(vector.iter().map(|&x| f16::from_f64(f64::from(x) / norm)));
+            }
+        }
+        self.atoms.shrink_to_fit();
+    }
+
+    /// Elements per atom.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Atoms held, sampled and guard.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.atoms.len() / self.width
+    }
+
+    /// True when no atom is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.atoms.is_empty()
+    }
+
+    /// Atom `i`, `(width,)`.
+    ///
+    /// # Panics
+    /// If `i >= self.len()`.
+    #[must_use]
+    pub fn atom(&self, i: usize) -> &[f16] {
+        &self.atoms[i * self.width..(i + 1) * self.width]
+    }
+
+    /// Bytes allocated, sampled and guard apart.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        let sampled = self.sampled * self.width * size_of::<f16>();
+        Footprint {
+            online_atoms: sampled,
+            guard: self.atoms.capacity() * size_of::<f16>() - sampled,
+            ..Footprint::default()
+        }
+    }
+
+    /// Atoms `from..` as far as `out`, `(n, width)` f32, reaches.
+    pub(crate) fn expand(&self, from: usize, out: &mut [f32]) {
+        self.atoms[from * self.width..][..out.len()].convert_to_f32_slice(out);
+    }
+}
+
+/// Offline atoms followed by online ones: index `i` is offline atom `i` below the offline
+/// count, and online atom `i - N` from there on.
+#[derive(Clone, Copy, Debug)]
+pub struct Atoms<'a> {
+    offline: &'a Dictionary,
+    online: Option<&'a OnlineAtoms>,
+}
+
+impl<'a> From<&'a Dictionary> for Atoms<'a> {
+    fn from(offline: &'a Dictionary) -> Self {
+        Self { offline, online: None }
+    }
+}
+
+impl<'a> Atoms<'a> {
+    /// The union of both parts.
+    ///
+    /// # Errors
+    /// If the widths differ or there are more atoms than a `u16` can name.
+    pub fn new(offline: &'a Dictionary, online: &'a OnlineAtoms) -> Result<Self, CodecError> {
+        if online.is_empty() {
+            return Ok(offline.into());
+        }
+        CodecError::length("online atoms", offline.width(), online.width())?;
+        let found = offline.len() + online.len();
+        if found > MAX_ATOMS {
+            Err(CodecError::AtomCount { found })
+        } else {
+            Ok(Self { offline, online: Some(online) })
+        }
+    }
+
+    /// Elements per atom.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.offline.width()
+    }
+
+    /// Number of atoms, offline and online.
+    #[expect(clippy::len_without_is_empty, reason = "a dictionary is never empty")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offline.len() + self.online.map_or(0, OnlineAtoms::len)
+    }
+
+    /// The offline part.
+    #[must_use]
+    pub fn offline(&self) -> &'a Dictionary {
+        self.offline
+    }
+
+    /// The online part, if it holds any atom.
+    #[must_use]
+    pub fn online(&self) -> Option<&'a OnlineAtoms> {
+        self.online
+    }
+
+    /// Restores one vector: `out = sum_j coefficients[j] d_{indices[j]}`.
+    ///
+    /// # Panics
+    /// If an index is beyond the atoms, or the slices do not fit each other.
+    pub fn restore(&self, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+        self.combine(Isa::detect(), indices, coefficients, out);
+    }
+
+    /// `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
+    #[inline]
+    pub(crate) fn combine(&self, isa: Isa, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
+        match self.online {
+            None => isa.combine(out, self.offline.atoms(), indices, coefficients),
+            Some(online) => isa.combine_union(out, self.offline.atoms(), &online.atoms, indices, coefficients),
+        }
+    }
+
+    /// All atoms as one dictionary, a copy.
+    pub(crate) fn joined(&self) -> Result<Dictionary, CodecError> {
+        let mut all = vec![0.0; self.len() * self.width()];
+        let (offline, rest) = all.split_at_mut(self.offline.atoms().len());
+        offline.copy_from_slice(self.offline.atoms());
+        if let Some(online) = self.online {
+            online.expand(0, rest);
+        }
+        Dictionary::new(self.width(), all)
+    }
+
+    /// Writes atom `i` to `out`, `(width,)`.
+    pub(crate) fn copy_atom(&self, i: usize, out: &mut [f32]) {
+        match (i.checked_sub(self.offline.len()), self.online) {
+            (Some(i), Some(online)) => online.expand(i, out),
+            _ => out.copy_from_slice(self.offline.atom(i)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn atoms_are_directions_in_order_and_counted_by_part() {
+        let mut online = OnlineAtoms::new(2);
+        online.sample([&[3.0, 4.0][..], &[0.0, 0.0], &[0.0, -2.0]].into_iter());
+        online.guard([&[1e-20f32, 0.0][..]].into_iter());
+        assert_eq!(online.len(), 3);
+        assert_eq!(online.atom(1), [f16::ZERO, f16::NEG_ONE]);
+        assert_eq!(online.atom(2), [f16::ONE, f16::ZERO]);
+        let held = online.footprint();
+        assert_eq!((held.online_atoms, held.guard, held.total()), (8, 4, 12));
+
+        let offline = Dictionary::new(2, vec![1.0, 0.0]).unwrap();
+        let atoms = Atoms::new(&offline, &online).unwrap();
+        let mut out = [9.0; 2];
+        atoms.combine(Isa::detect(), &[0, 2, 3], &[2.0, 3.0, 0.5], &mut out);
+        assert_eq!((atoms.len(), out), (4, [2.5, -3.0]));
+    }
+
+    #[test]
+    fn unions_that_cannot_be_named_are_refused() {
+        let offline = Dictionary::new(1, vec![1.0; MAX_ATOMS]).unwrap();
+        assert_eq!(Atoms::new(&offline, &OnlineAtoms::new(3)).unwrap().len(), MAX_ATOMS);
+        let mut online = OnlineAtoms::new(1);
+        online.guard([&[1.0f32][..]].into_iter());
+        assert!(matches!(Atoms::new(&offline, &online), Err(CodecError::AtomCount { found: 65537 })));
+        let wide = Dictionary::new(2, vec![1.0, 0.0]).unwrap();
+        assert!(matches!(Atoms::new(&wide, &online), Err(CodecError::Length { .. })));
+    }
+}

@@ -1,0 +1,276 @@
+//! Calibration shards: one layer's vectors of one kind, on disk.
+//!
+//! A safetensors file with one tensor `vectors`, f16 `(T, Hkv, D)` (tokens, KV heads, head_dim),
+//! and metadata strings `layer`, `kind` and the caller's own.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use safetensors::Dtype;
+
+use crate::files::{Planned, Reader, Writer};
+use crate::{CodecError, Kind};
+
+const TENSOR: &str = "vectors";
+
+/// Elements converted at a time, on the stack.
+const BATCH: usize = 256;
+
+/// What a shard holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardHeader {
+    /// Layer index, from 0.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Kind,
+    /// Tokens, `T`.
+    pub tokens: usize,
+    /// KV heads, `Hkv`, at least 1.
+    pub heads: usize,
+    /// Channels per head, `D`, at least 1.
+    pub head_dim: usize,
+    /// Further metadata, for example the model and the corpus. `layer` and `kind` are taken.
+    pub extra: BTreeMap<String, String>,
+}
+
+/// Writes a shard token by token under `path.tmp`; [`ShardWriter::finish`] renames it.
+/// Dropped unfinished, it leaves nothing behind.
+#[derive(Debug)]
+pub struct ShardWriter {
+    file: Writer,
+    row: usize,
+    expected: usize,
+    written: usize,
+}
+
+impl ShardWriter {
+    /// Starts a shard that will hold exactly `header.tokens` tokens.
+    ///
+    /// # Errors
+    /// If the header is not valid or the file cannot be created.
+    pub fn create(path: impl AsRef<Path>, header: ShardHeader) -> Result<Self, CodecError> {
+        let path = path.as_ref();
+        let shape = [header.tokens, header.heads, header.head_dim];
+        let wrong = |expected| CodecError::file(path, TENSOR, expected, format!("shape {shape:?}"));
+        if header.heads == 0 || header.head_dim == 0 {
+            return Err(wrong("at least one head and channel"));
+        }
+        let too_large = || wrong("a shape whose bytes can be addressed");
+        let row = elements(&shape[1..]).ok_or_else(too_large)?;
+        let expected = elements(&shape).ok_or_else(too_large)?;
+        let bytes = expected.checked_mul(2).ok_or_else(too_large)?;
+        let mut metadata = header.extra;
+        for (key, value) in [("layer", header.layer.to_string()), ("kind", header.kind.to_string())] {
+            if let Some(found) = metadata.insert(key.into(), value) {
+                return Err(CodecError::file(path, key, "no extra entry", found));
+            }
+        }
+        let planned = Planned { name: TENSOR.into(), dtype: "F16", shape: shape.to_vec(), bytes };
+        Ok(Self { file: Writer::create(path, &metadata, &[planned])?, row, expected, written: 0 })
+    }
+
+    /// Appends tokens `(t, Hkv, D)`, rounded to f16.
+    ///
+    /// # Errors
+    /// If `vectors` is not a whole number of tokens, goes beyond the announced count, holds an
+    /// element that is not finite in f16 (the row is the token's number within the call), or the
+    /// disk refuses. A shard that met an error cannot be finished with a hole: it stays short.
+    pub fn append(&mut self, vectors: &[f32]) -> Result<(), CodecError> {
+        CodecError::multiple("calibration vectors", self.row, vectors.len())?;
+        if vectors.len() > self.expected - self.written {
+            return Err(CodecError::Length {
+                what: "calibration vectors",
+                expected: self.expected,
+                found: self.written + vectors.len(),
+            });
+        }
+        let most = f16::MAX.to_f32();
+        if let Some(at) = vectors.iter().position(|x| x.is_nan() || x.abs() > most) {
+            return Err(CodecError::NonFiniteRow { row: at / self.row });
+        }
+        let mut halves = [f16::ZERO; BATCH];
+        let mut bytes = [0u8; 2 * BATCH];
+        for batch in vectors.chunks(BATCH) {
+            let halves = &mut halves[..batch.len()];
+            halves.convert_from_f32_slice(batch);
+            for (to, from) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(halves.iter()) {
+                *to = from.to_le_bytes();
+            }
+            self.file.write(&bytes[..2 * batch.len()])?;
+        }
+        self.written += vectors.len();
+        Ok(())
+    }
+
+    /// Checks the count, makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// If fewer tokens were appended than announced, or the disk refuses.
+    pub fn finish(self) -> Result<(), CodecError> {
+        if self.written != self.expected {
+            let tokens = |elements| format!("{} tokens", elements / self.row);
+            return Err(CodecError::file(self.file.path(), TENSOR, tokens(self.expected), tokens(self.written)));
+        }
+        self.file.finish()
+    }
+}
+
+/// A shard open for reading: mapped, so that random vectors of a file larger than memory can
+/// be drawn.
+///
+/// The file is validated on opening and must not be changed while it is open.
+#[derive(Debug)]
+pub struct Shard {
+    file: Reader,
+    header: ShardHeader,
+}
+
+impl Shard {
+    /// Opens and validates a shard.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not one f16 tensor `vectors` of three dimensions with
+    /// metadata `layer` and `kind`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CodecError> {
+        let file = Reader::open(path.as_ref())?;
+        let names = file.names();
+        if names != [TENSOR] {
+            return Err(file.error("tensors", format!("[{TENSOR:?}]"), format!("{names:?}")));
+        }
+        let (info, _) = file.tensor(TENSOR)?;
+        if info.dtype != Dtype::F16 {
+            return Err(file.error(TENSOR, "dtype F16", format!("{:?}", info.dtype)));
+        }
+        let &[tokens, heads @ 1..=usize::MAX, head_dim @ 1..=usize::MAX] = info.shape.as_slice() else {
+            return Err(file.error(
+                TENSOR,
+                "shape (tokens, heads, head_dim), heads and head_dim at least 1",
+                format!("{:?}", info.shape),
+            ));
+        };
+        let layer = file.meta("layer")?;
+        let layer = layer.parse().map_err(|_| file.error("layer", "a layer index", format!("{layer:?}")))?;
+        let kind = file.meta("kind")?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|k| k.as_str() == kind)
+            .ok_or_else(|| file.error("kind", "\"key\" or \"value\"", format!("{kind:?}")))?;
+        let extra = file
+            .metadata()
+            .filter(|(key, _)| !["layer", "kind"].contains(key))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        let header = ShardHeader { layer, kind, tokens, heads, head_dim, extra };
+        Ok(Self { file, header })
+    }
+
+    /// Everything the file says about itself.
+    #[must_use]
+    pub fn header(&self) -> &ShardHeader {
+        &self.header
+    }
+
+    /// Layer index, from 0.
+    #[must_use]
+    pub fn layer(&self) -> usize {
+        self.header.layer
+    }
+
+    /// Keys or values.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.header.kind
+    }
+
+    /// Tokens, `T`.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.header.tokens
+    }
+
+    /// KV heads, `Hkv`.
+    #[must_use]
+    pub fn heads(&self) -> usize {
+        self.header.heads
+    }
+
+    /// Channels per head, `D`.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.header.head_dim
+    }
+
+    /// Vectors when every head vector is cut into equal chunks of `width` channels (the paper's
+    /// `s_n = head_dim / width` chunks): `T * Hkv * s_n`, ordered by token, head, chunk.
+    ///
+    /// # Panics
+    /// If `width` does not divide `head_dim`.
+    #[must_use]
+    pub fn rows(&self, width: usize) -> usize {
+        assert!(
+            width > 0 && self.head_dim().is_multiple_of(width),
+            "chunks of width {width} do not divide head_dim {}",
+            self.head_dim()
+        );
+        self.tokens() * self.heads() * (self.head_dim() / width)
+    }
+
+    /// Reads vectors `rows` of width `width` to `out`, `(rows.len(), width)`.
+    ///
+    /// # Errors
+    /// If `width` does not divide `head_dim`, `rows` is out of range or `out` has another size.
+    pub fn read(&self, width: usize, rows: Range<usize>, out: &mut [f32]) -> Result<(), CodecError> {
+        let held = self.checked_rows(width)?;
+        if rows.start > rows.end || rows.end > held {
+            return Err(CodecError::RowRange { start: rows.start, end: rows.end, rows: held });
+        }
+        CodecError::length("vectors read", rows.len() * width, out.len())?;
+        let (_, bytes) = self.file.tensor(TENSOR)?;
+        to_f32(&bytes[2 * rows.start * width..2 * rows.end * width], out);
+        Ok(())
+    }
+
+    /// Reads the vectors named by `rows`, in that order, to `out`, `(rows.len(), width)`.
+    ///
+    /// # Errors
+    /// As [`Shard::read`]; `out` is then partly written.
+    pub fn gather(&self, width: usize, rows: &[usize], out: &mut [f32]) -> Result<(), CodecError> {
+        let held = self.checked_rows(width)?;
+        CodecError::length("vectors gathered", rows.len() * width, out.len())?;
+        let (_, bytes) = self.file.tensor(TENSOR)?;
+        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(width)) {
+            if row >= held {
+                return Err(CodecError::RowRange { start: row, end: row.saturating_add(1), rows: held });
+            }
+            to_f32(&bytes[2 * row * width..2 * (row + 1) * width], out);
+        }
+        Ok(())
+    }
+
+    fn checked_rows(&self, width: usize) -> Result<usize, CodecError> {
+        let head_dim = self.head_dim();
+        if width == 0 || !head_dim.is_multiple_of(width) {
+            return Err(CodecError::ChunkWidth { width, head_dim });
+        }
+        Ok(self.rows(width))
+    }
+}
+
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Little-endian f16 to f32, through the stack: the mapped bytes may lie at an odd address.
+fn to_f32(bytes: &[u8], out: &mut [f32]) {
+    let mut halves = [f16::ZERO; BATCH];
+    for (bytes, out) in bytes.chunks(2 * BATCH).zip(out.chunks_mut(BATCH)) {
+        let halves = &mut halves[..out.len()];
+        for (half, &bytes) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *half = f16::from_le_bytes(bytes);
+        }
+        halves.convert_to_f32_slice(out);
+    }
+}
