@@ -73,5 +73,5 @@ pub use schemes::csr::{
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use shadow::Shadow;
-pub use snapshot::PrefillSnapshot;
+pub use snapshot::{LastQueries, PrefillSnapshot};
 pub use window::Window;
