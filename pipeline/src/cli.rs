@@ -171,9 +171,12 @@ pub struct GenerateArgs {
     /// Cache scheme, see `kvcsr schemes`
     #[arg(long, default_value = "csr-8")]
     pub scheme: String,
-    /// Text to continue
-    #[arg(long)]
-    pub prompt: String,
+    /// Text to continue; `-` reads it from standard input
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    pub prompt: Option<String>,
+    /// File with the text to continue, taken whole
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// Put the prompt into the model's chat template, as the user's turn
     #[arg(long)]
     pub chat: bool,

@@ -471,7 +471,7 @@ mod tests {
             assert_eq!(config.longbench.paper_model, model);
             for level in [4, 6, 8, 16] {
                 // In tokens, of which every key-value head gives an atom: 4096 and 8192 with 32 heads, 1024 and 2048 with 8.
-                let online = kvcsr_cache::CsrOptions::parse(&format!("{level}+online")).unwrap().online.unwrap();
+                let online = kvcsr_cache::CsrOptions::parse(&format!("csr-{level}+online")).unwrap().online.unwrap();
                 assert_eq!((online.sampled, online.guard), (128, 256));
                 assert!(config.longbench.schemes.contains(&format!("csr-{level}+online")), "{profile}");
             }

@@ -251,14 +251,6 @@ impl Opened {
         };
         template.context("the model has no chat template: leave out --chat")
     }
-
-    /// Ids that end a text.
-    pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        Ok(match &self.files {
-            Files::Gguf(_) => tokenizer.eos().into_iter().collect(),
-            Files::Folder(folder) => folder.stop_ids()?,
-        })
-    }
 }
 
 #[cfg(test)]

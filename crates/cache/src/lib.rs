@@ -36,11 +36,16 @@
 //! ```
 
 pub mod attention;
+mod budget;
 pub mod conformance;
+mod context;
+mod entry;
 mod error;
+mod family;
 pub mod kernels;
 mod mass;
 pub mod name;
+mod needs;
 mod pattern;
 mod recording;
 pub mod registry;
@@ -50,18 +55,23 @@ mod seam;
 mod shadow;
 mod snapshot;
 mod untrained;
+mod window;
 
+pub use budget::{Budget, Budgets, Sensitivity, allocate};
+pub use context::SchemeContext;
+pub use entry::{Entry, KeysCoded, Parameter};
 pub use error::CacheError;
+pub use family::{Family, Plan, Read};
 pub use mass::{AttentionMass, Mass};
+pub use needs::{Binding, Needs};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
-pub use registry::SchemeContext;
 pub use rotary::Rotary;
 pub use schemes::csr::{
-    AttentionPath, Budget, Budgets, CsrCache, CsrOptions, CsrScheme, CsrShape, KindShape, OnlinePart, Prefill, Sampler,
-    Sensitivity, Share, Window, allocate,
+    AttentionPath, CsrCache, CsrOptions, CsrScheme, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share,
 };
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use shadow::Shadow;
-pub use snapshot::PrefillSnapshot;
+pub use snapshot::{LastQueries, PrefillSnapshot};
+pub use window::Window;

@@ -1,6 +1,6 @@
 //! The grammar of scheme names: `head(argument=value)+part(argument=value)@artefacts`.
 
-use crate::schemes::csr::Window;
+use crate::Window;
 
 /// A scheme's name, taken apart. Nothing in it has been understood yet.
 ///

@@ -7,9 +7,9 @@ use kvcsr_codec::{CodebookSet, Dictionary, DictionaryGroup, DictionarySet, Kind,
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::registry::{DEFAULT_DICTIONARIES, ROPE_DICTIONARIES, SchemeContext};
+use crate::schemes::csr::{DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
 use crate::schemes::{commvq, cq, lexico, svdq};
-use crate::{Budget, Geometry};
+use crate::{Budget, Geometry, SchemeContext};
 
 /// The levels of CQ that there are placeholders for.
 const CQ_LEVELS: [&str; 2] = ["8c8b", "4c8b"];

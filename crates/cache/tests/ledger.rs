@@ -86,7 +86,7 @@ fn batches() {
         let (k, v) = (tensor(1, (3, 5, 300, 32)), tensor(2, (3, 5, 300, 32)));
         let kind = |chunks| KindShape { atoms: 64, chunks };
         let shape = CsrShape { geometry, keys: kind(1), values: kind(2) };
-        let options = CsrOptions::parse(&format!("4{part}")).unwrap();
+        let options = CsrOptions::parse(&format!("csr-4{part}")).unwrap();
         let caches: Vec<_> = (0..2).map(|layer| scheme.after_prefill(layer, &k, &v, &rotary).unwrap()).collect();
         let held = caches.iter().map(|c| c.footprint()).sum();
         assert_eq!(shape.footprint(&options, 300, 3), held, "{part}");
@@ -105,7 +105,8 @@ fn forks() {
     let (rotary, cx) = (rotary(64), context(geometry, dictionaries(geometry, 512)));
     let scheme = registry::build("csr-4", &cx).unwrap();
     let both = |seed: u64| vec![tensor(seed, (1, 3, 500, 64)), tensor(seed + 1, (1, 3, 500, 64))];
-    let snapshot = PrefillSnapshot { keys: both(1), values: both(3), last_logits: tensor(5, (1, 1, 1, 9)) };
+    let snapshot =
+        PrefillSnapshot { keys: both(1), values: both(3), queries: Vec::new(), last_logits: tensor(5, (1, 1, 1, 9)) };
     drop(snapshot.fork(scheme.as_ref(), &rotary).unwrap());
     let before = LIVE.load(Ordering::SeqCst);
     let second = snapshot.clone();
@@ -153,7 +154,7 @@ fn compare() {
             keys: KindShape { atoms: 128, chunks: 1 },
             values: KindShape { atoms: 128, chunks: 2 },
         };
-        let options = CsrOptions::parse(&format!("{level}{part}")).unwrap();
+        let options = CsrOptions::parse(&format!("csr-{level}{part}")).unwrap();
         let formula = shape.footprint(&options, tokens, 1);
         if options.stop.is_none() {
             assert_eq!(formula, reported, "csr-{level}{part} at {tokens} tokens");

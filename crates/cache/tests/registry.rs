@@ -1,19 +1,7 @@
-//! The README's table of methods is what the registry says.
+//! The listing of schemes says what profiles and tables need to know.
 #![allow(clippy::unwrap_used)]
 
 use kvcsr_cache::registry;
-
-#[test]
-fn the_readme_lists_every_scheme() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
-    let (_, rest) = readme.split_once("<!-- BEGIN methods -->\n").unwrap();
-    let (table, _) = rest.split_once("<!-- END methods -->").unwrap();
-    let expected = registry::markdown().unwrap();
-    assert!(
-        table.trim() == expected.trim(),
-        "README.md differs from the registry; `just kvcsr schemes --markdown README.md` writes:\n{expected}"
-    );
-}
 
 #[test]
 fn the_listing_states_parameters_sources_and_bits() {

@@ -8,13 +8,13 @@ use crate::error::{ModelError, Result};
 
 impl Decoder {
     /// Runs a prompt through uncompressed f32 caches and returns what any scheme can start from: keys before position
-    /// embedding and values of every layer, `(1, Hkv, T, D)`, and the logits after the last token, `(1, V)`.
+    /// embedding and values of every layer, `(1, Hkv, T, D)`, the last queries, and the logits after the last token, `(1, V)`.
     ///
     /// `chunk` tokens are fed at a time, which bounds the memory of activations and scores; the result does not depend
     /// on it beyond rounding. A few hundred is enough for full speed.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for no ids, a zero `chunk`, or a prompt longer than the model's context.
+    /// [`ModelError::Input`] for a zero `chunk`; as [`Decoder::check_prompt`], before anything is computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
         if chunk == 0 {
             return Err(ModelError::Input {
@@ -23,6 +23,7 @@ impl Decoder {
                 found: "0".to_owned(),
             });
         }
+        self.check_prompt(ids)?;
         let mut caches: Vec<_> = (0..self.arch().layers).map(|_| Recording::new(DenseCache::new(DType::F32))).collect();
         let mut borrowed: Vec<&mut dyn LayerCache> =
             caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
@@ -34,13 +35,36 @@ impl Decoder {
 
         let mut keys = Vec::with_capacity(caches.len());
         let mut values = Vec::with_capacity(caches.len());
+        let mut queries = Vec::with_capacity(caches.len());
         for (layer, cache) in caches.iter_mut().enumerate() {
             let recorded = cache.take().map_err(ModelError::cache(layer))?;
             let (k, v) = recorded.expect("every layer attended at least once");
             keys.push(k);
             values.push(v);
+            queries.extend(cache.last_queries().cloned());
         }
-        Ok(PrefillSnapshot { keys, values, last_logits })
+        Ok(PrefillSnapshot { keys, values, queries, last_logits })
+    }
+
+    /// Whether a prompt can be prefilled: it is not longer than the model's context, and the vocabulary has its ids.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] with the length and the limit, or the id that is too large and where it stands.
+    pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        let input = |expected: String, found: String| Err(ModelError::Input { what: "prompt", expected, found });
+        let (positions, vocab) = (self.arch().max_positions, self.arch().vocab);
+        if ids.is_empty() {
+            return input("at least one token".to_owned(), "none".to_owned());
+        }
+        if ids.len() > positions {
+            return input(format!("at most {positions} positions of the model"), format!("{} tokens", ids.len()));
+        }
+        match ids.iter().position(|id| *id as usize >= vocab) {
+            Some(at) => {
+                input(format!("ids below {vocab}, the model's vocabulary"), format!("id {} at index {at}", ids[at]))
+            }
+            None => Ok(()),
+        }
     }
 
     /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.

@@ -41,7 +41,6 @@
 
 pub mod checkpoint;
 pub mod closed;
-pub mod codebooks;
 mod coder;
 pub mod config;
 pub mod device;
@@ -51,6 +50,7 @@ pub mod kmeans;
 pub mod loss;
 pub mod merge;
 pub mod optimiser;
+pub mod peers;
 pub mod pool;
 pub mod pursuit;
 pub mod record;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Share};
+use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape};
 use kvcsr_codec::{Footprint, measured_bits};
 use kvcsr_report::figures::FootprintLength;
 use kvcsr_report::{FootprintRow, save};
@@ -74,15 +74,12 @@ impl Formula {
             "fp8" => Self::Plain(8),
             "kivi-2" => Self::Kivi(2),
             "kivi-4" => Self::Kivi(4),
+            _ if !name.starts_with("csr-") => bail!(
+                "scheme `{name}` has no formula here: dense-f16, fp8, kivi-2, kivi-4 and csr-S with its parts have"
+            ),
             _ => {
-                let parts = name.strip_prefix("csr-").with_context(|| {
-                    format!("scheme `{name}` has no formula here: dense-f16, fp8, kivi-2, kivi-4 and csr-S with its parts have")
-                })?;
-                let options = CsrOptions::parse(parts).map_err(|e| anyhow::anyhow!("scheme `{name}`: {e}"))?;
-                let values = match options.share {
-                    Share::Split { values, .. } => values,
-                    Share::Uniform | Share::Budget => options.sparsity,
-                };
+                let options = CsrOptions::parse(name).map_err(|e| anyhow::anyhow!("scheme `{name}`: {e}"))?;
+                let (_, values) = options.levels();
                 if values < 2 || !values.is_multiple_of(2) {
                     bail!("scheme `{name}`: a value's two chunks share its level, an even number is expected");
                 }
@@ -169,14 +166,12 @@ fn row(shape: &Shape, name: &str, scheme: &Formula, tokens: usize, batch: usize)
     let footprint = scheme.footprint(shape, tokens, batch);
     let bits = measured_bits(footprint.total(), tokens * batch, shape.kv_heads, shape.head_dim, shape.layers);
     FootprintRow {
-        model: shape.id.clone(),
-        scheme: name.to_owned(),
         tokens,
         batch,
         nominal_bits: scheme.nominal(shape),
         measured_bits: bits.0,
-        footprint,
         dictionaries: scheme.dictionaries(shape),
+        ..FootprintRow::of(&shape.id, name, &footprint)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `kvcsr schemes`: what the registry of caches has.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use kvcsr_cache::registry::{self, KeysCoded};
+use kvcsr_cache::registry::{self, Listed};
+use kvcsr_cache::{Entry, KeysCoded};
 use kvcsr_report::splice::splice_file;
 
 /// How to list.
@@ -26,9 +28,9 @@ pub fn run(args: &SchemesArgs) -> Result<()> {
     }
     match &args.markdown {
         Some(Some(file)) => {
-            splice_file(file, "methods", &registry::markdown()?)?;
+            splice_file(file, "methods", &markdown()?)?;
         }
-        Some(None) => print!("{}", registry::markdown()?),
+        Some(None) => print!("{}", markdown()?),
         None => table()?,
     }
     Ok(())
@@ -59,4 +61,46 @@ fn table() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The README's table of methods.
+fn markdown() -> Result<String> {
+    let mut table = String::from(
+        "| scheme | what | keys coded | nominal bits | stored bits | source |\n|---|---|---|--:|--:|---|\n",
+    );
+    for Listed { entry, nominal_bits, stored_bits, .. } in registry::listing()? {
+        let keys = match entry.keys_coded {
+            KeysCoded::BeforeRope => "before RoPE",
+            KeysCoded::AfterRope => "after RoPE",
+        };
+        let Entry { pattern, examples, summary, citation, .. } = entry;
+        let example = if examples[0] == pattern { String::new() } else { format!(", as `{}`", examples[0]) };
+        let (nominal, stored) = (shortest(nominal_bits), shortest(stored_bits));
+        writeln!(table, "| `{pattern}`{example} | {summary} | {keys} | {nominal} | {stored} | {citation} |")?;
+    }
+    Ok(table)
+}
+
+/// With three decimals at most.
+fn shortest(bits: f64) -> String {
+    let text = format!("{bits:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_every_scheme() {
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+        let (_, rest) = readme.split_once("<!-- BEGIN methods -->\n").unwrap();
+        let (table, _) = rest.split_once("<!-- END methods -->").unwrap();
+        let expected = markdown().unwrap();
+        assert!(
+            table.trim() == expected.trim(),
+            "README.md differs from the registry; `just kvcsr schemes --markdown README.md` writes:\n{expected}"
+        );
+    }
 }

@@ -119,7 +119,7 @@ impl Measured {
         let bootstrap = Bootstrap { resamples, level: 0.95, seed: number("seed").unwrap_or_default() };
         let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
         let mut rows = compare::summarise(&documents, interval);
-        compare::add_tasks(&mut rows, &scores::average_cells(&tasks.overall));
+        compare::add_tasks(&mut rows, &scores::overall_rows(&tasks.overall));
         Ok(Self { rows, tasks, parameters })
     }
 }

@@ -17,7 +17,8 @@ use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::shard::{self, Shard};
 use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 use kvcsr_eval::stats::Bootstrap;
-use kvcsr_report::longbench::{TaskCell, lengths_markdown, paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::longbench::{lengths_markdown, paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::records::TaskRow;
 use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
 
@@ -293,7 +294,7 @@ fn write_results(
         let tasks: Vec<&str> = work.iter().map(|work| work.task.name.as_str()).collect();
         let lengths = by_length(rows, &tasks, schemes);
         files::write_jsonl(&dir.join(LENGTHS), &lengths)?;
-        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_cells(&lengths)))?;
+        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_rows(&lengths)))?;
     }
     write_atomically(&dir.join(PAGE), page.as_bytes())?;
     write_atomically(&dir.join(README_PART), readme(run, &summary)?.as_bytes())
@@ -323,14 +324,14 @@ fn readme(run: &Run, summary: &Summary) -> Result<String> {
         tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
         settings.max_prompt_tokens,
         run.profile,
-        schemes_markdown(&scores::average_cells(&summary.overall)),
+        schemes_markdown(&scores::overall_rows(&summary.overall)),
     ))
 }
 
 fn page(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let cells = scores::task_cells(&summary.tasks);
-    let means = scores::average_cells(&summary.overall);
+    let cells = scores::task_rows(&summary.tasks);
+    let means = scores::overall_rows(&summary.overall);
     let tasks = scores::tasks(&summary.tasks);
     let size = size(settings);
     let mut page = String::new();
@@ -357,7 +358,7 @@ fn page(run: &Run, summary: &Summary) -> Result<String> {
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
     for table in &published.tables {
         let same = table.model == settings.paper_model;
-        let ours: &[TaskCell] = if same { &cells } else { &[] };
+        let ours: &[TaskRow] = if same { &cells } else { &[] };
         writeln!(page, "### Table {}, {}\n", table.table, table.model)?;
         writeln!(page, "{}", paper_markdown(&published.tasks, table, ours))?;
     }

@@ -10,9 +10,9 @@ use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::results::{LengthResult, OverallResult, TaskResult};
 use kvcsr_eval::longbench::runner::Runner;
-use kvcsr_eval::stats::Interval;
+use kvcsr_eval::longbench::score::BucketScore;
 use kvcsr_report::files;
-use kvcsr_report::longbench::{AverageCell, Difference, LengthCell, TaskCell};
+use kvcsr_report::records::{Bucket, LengthRow, OverallRow, TaskRow};
 use serde_json::{Map, Value};
 
 use crate::manifest::Manifest;
@@ -131,7 +131,7 @@ pub fn answer(
 pub fn write(dir: &Path, summary: &Summary) -> Result<()> {
     files::write_jsonl(&dir.join(RESULTS), &summary.tasks)?;
     files::write_jsonl(&dir.join(OVERALL), &summary.overall)?;
-    kvcsr_report::csv::write(&dir.join(TABLE), &task_cells(&summary.tasks))?;
+    kvcsr_report::csv::write(&dir.join(TABLE), &task_rows(&summary.tasks))?;
     Ok(())
 }
 
@@ -154,50 +154,57 @@ pub fn lines(dir: &Path) -> Result<Vec<String>> {
     Ok(read(dir)?.overall.into_iter().map(line).collect())
 }
 
-/// Scores as tables show them.
-pub fn task_cells(results: &[TaskResult]) -> Vec<TaskCell> {
-    let cell = |result: &TaskResult| TaskCell {
+/// Scores as rows of tables.
+pub fn task_rows(results: &[TaskResult]) -> Vec<TaskRow> {
+    let row = |result: &TaskResult| TaskRow {
         task: result.task.clone(),
         scheme: result.scheme.clone(),
         n: result.n,
         samples: result.samples,
         score: result.score,
-        difference: result.difference.map(difference),
+        difference: result.difference.map(|d| d.difference),
+        low: result.difference.map(|d| d.low),
+        high: result.difference.map(|d| d.high),
+        nominal_bits: result.nominal_bits,
         measured_bits: result.measured_bits,
+        tokens: result.tokens,
+        encode_ms: result.encode_ms,
+        decode_ms_per_token: result.decode_ms_per_token,
     };
-    results.iter().map(cell).collect()
+    results.iter().map(row).collect()
 }
 
-/// Averages as tables show them.
-pub fn average_cells(results: &[OverallResult]) -> Vec<AverageCell> {
-    let cell = |result: &OverallResult| AverageCell {
+/// Averages as rows of tables.
+pub fn overall_rows(results: &[OverallResult]) -> Vec<OverallRow> {
+    let row = |result: &OverallResult| OverallRow {
         scheme: result.scheme.clone(),
-        rank: result.rank.map(|rank| (rank.place, rank.tied)),
+        tasks: result.tasks,
         n: result.n,
+        task_mean: result.task_mean,
+        category_mean: result.category_mean,
+        difference: result.difference.map(|d| d.difference),
+        low: result.difference.map(|d| d.low),
+        high: result.difference.map(|d| d.high),
+        rank: result.rank.map(|rank| rank.place),
+        tied: result.rank.is_some_and(|rank| rank.tied),
         nominal_bits: result.nominal_bits,
         measured_bits: result.measured_bits,
         tokens: result.tokens,
         encode_ms_per_1k: result.encode_ms_per_1k,
         decode_ms_per_token: result.decode_ms_per_token,
-        task_mean: result.task_mean,
-        category_mean: result.category_mean,
-        difference: result.difference.map(difference),
     };
-    results.iter().map(cell).collect()
+    results.iter().map(row).collect()
 }
 
-/// LongBench-E's scores as its table shows them.
-pub fn length_cells(results: &[LengthResult]) -> Vec<LengthCell> {
-    let cell = |result: &LengthResult| LengthCell {
+/// LongBench-E's scores as rows of its table.
+pub fn length_rows(results: &[LengthResult]) -> Vec<LengthRow> {
+    let bucket = |bucket: BucketScore| Bucket { n: bucket.n, score: (bucket.n > 0).then_some(bucket.score) };
+    let row = |result: &LengthResult| LengthRow {
         task: result.task.clone(),
         scheme: result.scheme.clone(),
-        buckets: result.buckets.map(|bucket| (bucket.n, bucket.score)),
+        buckets: result.buckets.map(bucket),
     };
-    results.iter().map(cell).collect()
-}
-
-fn difference(interval: Interval) -> Difference {
-    Difference { points: interval.difference, low: interval.low, high: interval.high }
+    results.iter().map(row).collect()
 }
 
 /// The distinct tasks of `results`, in their order.

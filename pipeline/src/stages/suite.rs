@@ -186,9 +186,9 @@ impl Section {
     pub fn page(&self) -> Result<String> {
         let mut page = format!("{}\n", self.circumstances());
         if !self.summary.tasks.is_empty() {
-            let averages = scores::average_cells(&self.summary.overall);
+            let averages = scores::overall_rows(&self.summary.overall);
             let tasks = scores::tasks(&self.summary.tasks);
-            let cells = scores::task_cells(&self.summary.tasks);
+            let cells = scores::task_rows(&self.summary.tasks);
             writeln!(page, "\n{}", schemes_markdown(&averages))?;
             writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
         }
@@ -200,7 +200,7 @@ impl Section {
         if self.summary.overall.is_empty() {
             return String::new();
         }
-        let averages = scores::average_cells(&self.summary.overall);
+        let averages = scores::overall_rows(&self.summary.overall);
         format!("{}\n\n{}", self.circumstances(), schemes_markdown(&averages))
     }
 }

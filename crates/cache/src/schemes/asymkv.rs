@@ -6,12 +6,14 @@
 
 use super::coded::CodedScheme;
 use super::coded::affine::Affine;
-use super::kivi::{EXACT, GROUP, Shape};
+use super::kivi::{EXACT, GROUP, Groups};
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `asymkv-LK-LV`, plain and calibrated.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// Pulls of one-bit and two-bit groups that minimise the squared error of groups of 32 normal variates.
 const PULLS: [f64; 2] = [0.30, 0.07];
@@ -55,12 +57,12 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("asymkv") else { return Ok(None) };
     let layers = level.split_once('-').and_then(|(k, v)| Some((k.parse::<usize>().ok()?, v.parse::<usize>().ok()?)));
     let (keys, values) = layers.ok_or_else(|| format!("`{level}` is not two numbers of layers, like 16-0"))?;
     if values > keys {
-        return Err(format!("{values} layers of 2-bit values are more than the {keys} of 2-bit keys").into());
+        return Err(format!("{values} layers of 2-bit values are more than the {keys} of 2-bit keys"));
     }
     name.no_artefacts()?;
     name.only_parts(&["calibrated"])?;
@@ -71,13 +73,14 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
             [part.arguments.fraction("one", PULLS[0])?, part.arguments.fraction("two", PULLS[1])?]
         }
     };
-    let shape = Shape::read(name, cx.geometry())?;
-    let affine = |two: bool| {
+    let (groups, window) = (Groups::read(&name.arguments)?, name.window()?);
+    let affine = move |two: bool| {
         let bits = if two { 2 } else { 1 };
         Affine { bits, pull: pulls[bits - 1] as f32 }
     };
-    let scheme = CodedScheme::new(name.base, cx.geometry(), KeysCoded::AfterRope, name.window()?, |layer| {
-        Ok((shape.keys(affine(layer < keys)), shape.values(affine(layer < values))))
-    })?;
-    Ok(Some(Box::new(scheme)))
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let shape = groups.of(&bound)?;
+        let codecs = |layer| Ok((shape.keys(affine(layer < keys)), shape.values(affine(layer < values))));
+        Ok(Box::new(CodedScheme::new(&bound, window, codecs)?))
+    })))
 }

@@ -14,14 +14,16 @@ use half::f16;
 use kvcsr_codec::{CodebookSet, Footprint, Kind, Table, TiedCodebook};
 use rayon::prelude::*;
 
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve, unsuitable};
+use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
 use super::codes::{Halves, push_row, read_row, row_bytes};
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
-use crate::{CacheError, Geometry};
+use crate::needs::{Binding, Needs};
+use crate::{CacheError, Geometry, Window};
 
 /// `commvq-k-B`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The codebook set used when a name does not say.
 pub const CODEBOOKS: &str = "commvq-k";
@@ -57,7 +59,7 @@ pub fn steps(bits: usize, head_dim: usize) -> usize {
     ((bits * head_dim) as f64 / (2 * INDEX_BITS) as f64).round().max(1.0) as usize
 }
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(text) = name.level("commvq-k") else { return Ok(None) };
     let bits = text
         .parse()
@@ -66,16 +68,20 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         .ok_or_else(|| format!("`{text}` is not a number of bits: there are 1 and 2"))?;
     name.arguments.only(&[])?;
     name.only_parts(&[])?;
-    let geometry = cx.geometry();
-    let artefacts = name.artefacts.unwrap_or(CODEBOOKS);
-    let set = cx.codebooks(artefacts, name.base)?;
+    let (window, artefacts) = (name.window()?, name.artefacts.unwrap_or_default().to_owned());
+    let needs = Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(CODEBOOKS));
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, bits, window, &artefacts)?)))))
+}
+
+fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Result<CodedScheme, CacheError> {
+    let (geometry, set) = (bound.geometry(), bound.codebooks()?);
     let steps = steps(bits, geometry.head_dim);
     let values: Arc<dyn Codec> = Arc::new(Halves { heads: geometry.kv_heads, head_dim: geometry.head_dim });
     // Layers with one and the same table share what is made of it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
     let mut bytes = 0;
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::BeforeRope, name.window()?, |layer| {
-        let table = Books::table(set, layer, steps, geometry, name.base)?;
+    let scheme = CodedScheme::new(bound, window, |layer| {
+        let table = Books::table(bound, set, layer, steps)?;
         let books = match made.entry(table.values().as_ptr()) {
             Place::Occupied(made) => made.get().clone(),
             Place::Vacant(place) => {
@@ -86,7 +92,7 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         };
         Ok((Arc::new(Keys { books, geometry, bits }), values.clone()))
     })?;
-    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+    Ok(scheme.with_artefacts(artefacts, bytes))
 }
 
 /// One layer's codebooks.
@@ -99,18 +105,18 @@ struct Books {
 impl Books {
     /// A layer's table, of at least as many steps as are needed.
     fn table<'a>(
+        bound: &Binding<'_>,
         set: &'a CodebookSet,
         layer: usize,
         steps: usize,
-        Geometry { kv_heads, head_dim, .. }: Geometry,
-        scheme: &str,
     ) -> Result<&'a Table, CacheError> {
+        let Geometry { kv_heads, head_dim, .. } = bound.geometry();
         let trained = set.get(layer, Kind::Key, ROWS).and_then(|table| table.shape().get(1).copied()).unwrap_or(steps);
         let table = set
             .table(layer, Kind::Key, ROWS, &[kv_heads, trained, ROWS_PER_STEP, head_dim])
             .map_err(|source| CacheError::Codec { layer, kind: Kind::Key, source })?;
         if trained < steps {
-            return Err(unsuitable(scheme, format!("{steps} residual steps are needed, {trained} were trained")));
+            return Err(bound.unsuitable(format!("{steps} residual steps are needed, {trained} were trained")));
         }
         Ok(table)
     }

@@ -13,14 +13,16 @@ use std::sync::Arc;
 use half::f16;
 use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
 
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve, unsuitable};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use super::codes::{push_row, read_row, row_bytes};
-use crate::CacheError;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::{Binding, Needs};
+use crate::{CacheError, Window};
 
 /// `cq-CcBb`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The table of a layer's centroids, `(Hkv, D / C, 2^B, C)`.
 pub const CENTROIDS: &str = "centroids";
@@ -48,22 +50,34 @@ pub fn level(text: &str) -> Option<(usize, usize)> {
     ((1..=64).contains(&channels) && (1..=12).contains(&bits)).then_some((channels, bits))
 }
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(text) = name.level("cq") else { return Ok(None) };
     let (channels, bits) =
         level(text).ok_or_else(|| format!("`{text}` is not CcBb: 1 to 64 channels and 1 to 12 bits, as in 8c8b"))?;
     name.arguments.only(&[])?;
     name.only_parts(&[])?;
-    let geometry = cx.geometry();
+    let (window, artefacts) = (name.window()?, name.artefacts.unwrap_or_default().to_owned());
+    let needs = Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(name.head));
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, channels, bits, window, &artefacts)?)))))
+}
+
+fn bind(
+    bound: &Binding<'_>,
+    channels: usize,
+    bits: usize,
+    window: Window,
+    artefacts: &str,
+) -> Result<CodedScheme, CacheError> {
+    let geometry = bound.geometry();
     if !geometry.head_dim.is_multiple_of(channels) {
         let reason = format!("groups of {channels} channels do not divide heads of {}", geometry.head_dim);
-        return Err(unsuitable(name.base, reason).into());
+        return Err(bound.unsuitable(reason));
     }
-    let set = cx.codebooks(name.artefacts.unwrap_or(name.head), name.base)?;
+    let set = bound.codebooks()?;
     // Layers with one and the same table share what is made of it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
     let mut bytes = 0;
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::BeforeRope, name.window()?, |layer| {
+    let scheme = CodedScheme::new(bound, window, |layer| {
         let mut codec = |kind| -> Result<Arc<dyn Codec>, CacheError> {
             let shape = [geometry.kv_heads, geometry.head_dim / channels, 1 << bits, channels];
             let codec = |source| CacheError::Codec { layer, kind, source };
@@ -80,7 +94,7 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         };
         Ok((codec(Kind::Key)?, codec(Kind::Value)?))
     })?;
-    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+    Ok(scheme.with_artefacts(artefacts, bytes))
 }
 
 /// The centroids of one layer's keys or values.

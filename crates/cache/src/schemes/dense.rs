@@ -3,13 +3,15 @@
 use candle_core::{DType, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
+use crate::entry::{Entry, KeysCoded};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext};
+use crate::needs::Needs;
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary, Scheme, attention};
 
 /// `dense`, `dense-f16` and `dense-bf16`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const ENTRIES: &[Entry] = &[
     Entry {
@@ -41,15 +43,17 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-fn build(name: &SchemeName<'_>, _cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(dtype) = NAMES.into_iter().find(|(known, _)| *known == name.head).map(|(_, dtype)| dtype) else {
         return Ok(None);
     };
     name.no_artefacts()?;
     name.arguments.only(&[])?;
     match name.parts.first() {
-        None => Ok(Some(Box::new(DenseScheme::new(dtype)))),
-        Some(part) => Err(format!("`{}` keeps everything exactly: `+{}` adds nothing", name.head, part.name).into()),
+        None => {
+            Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |_| Ok(Box::new(DenseScheme::new(dtype))))))
+        }
+        Some(part) => Err(format!("`{}` keeps everything exactly: `+{}` adds nothing", name.head, part.name)),
     }
 }
 

@@ -7,11 +7,13 @@ use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
 use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::Geometry;
+use crate::entry::{Entry, KeysCoded, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `fp8`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const ENTRIES: &[Entry] = &[Entry {
     pattern: "fp8",
@@ -23,19 +25,18 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     if name.head != "fp8" {
         return Ok(None);
     }
     name.no_artefacts()?;
     name.arguments.only(&[])?;
     name.only_parts(&[])?;
-    let geometry = cx.geometry();
-    let codec: Arc<dyn Codec> = Arc::new(Fp8(geometry));
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |_| {
-        Ok((codec.clone(), codec.clone()))
-    })?;
-    Ok(Some(Box::new(scheme)))
+    let window = name.window()?;
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let codec: Arc<dyn Codec> = Arc::new(Fp8(bound.geometry()));
+        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?))
+    })))
 }
 
 struct Fp8(Geometry);

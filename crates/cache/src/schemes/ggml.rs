@@ -14,11 +14,13 @@ use super::coded::hadamard;
 use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use super::kivi::check_groups;
 use crate::Geometry;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `q8_0` and `q4_0`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const HADAMARD: Parameter =
     Parameter { name: "+hadamard", default: "", meaning: "rotate head vectors by a Hadamard matrix before coding" };
@@ -48,21 +50,21 @@ const ENTRIES: &[Entry] = &[
 /// Channels of a block.
 const BLOCK: usize = 32;
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(format) = [Format::Q8, Format::Q4].into_iter().find(|format| format.name() == name.head) else {
         return Ok(None);
     };
     name.no_artefacts()?;
     name.arguments.only(&[])?;
     name.only_parts(&["hadamard"])?;
-    let geometry = cx.geometry();
-    check_groups(name.base, BLOCK, geometry.head_dim)?;
-    let size = if name.flag("hadamard")? { hadamard::size(geometry.head_dim) } else { 1 };
-    let codec: Arc<dyn Codec> = Arc::new(Blocks { format, size, geometry });
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |_| {
-        Ok((codec.clone(), codec.clone()))
-    })?;
-    Ok(Some(Box::new(scheme)))
+    let (transformed, window) = (name.flag("hadamard")?, name.window()?);
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let geometry = bound.geometry();
+        check_groups(&bound, BLOCK)?;
+        let size = if transformed { hadamard::size(geometry.head_dim) } else { 1 };
+        let codec: Arc<dyn Codec> = Arc::new(Blocks { format, size, geometry });
+        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?))
+    })))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

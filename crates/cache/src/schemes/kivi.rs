@@ -7,13 +7,15 @@
 use std::sync::Arc;
 
 use super::coded::affine::{Affine, ChannelGroups, TokenGroups};
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead, unsuitable};
-use crate::name::SchemeName;
-use crate::registry::{BuildError, Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
-use crate::{CacheError, Geometry};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead};
+use crate::CacheError;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
+use crate::name::{Arguments, SchemeName};
+use crate::needs::{Binding, Needs};
 
 /// `kivi-2`, `kivi-4` and other widths.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 pub(super) const GROUP: Parameter =
     Parameter { name: "group", default: "32", meaning: "tokens of a key group, channels of a value group" };
@@ -45,7 +47,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("kivi") else { return Ok(None) };
     let bits = level
         .parse()
@@ -54,12 +56,40 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         .ok_or_else(|| format!("`{level}` is not a number of bits from 1 to 8"))?;
     name.no_artefacts()?;
     name.only_parts(&[])?;
-    let shape = Shape::read(name, cx.geometry())?;
-    let affine = Affine::plain(bits);
-    let scheme = CodedScheme::new(name.base, cx.geometry(), KeysCoded::AfterRope, name.window()?, |_| {
-        Ok((shape.keys(affine), shape.values(affine)))
-    })?;
-    Ok(Some(Box::new(scheme)))
+    let (groups, window, affine) = (Groups::read(&name.arguments)?, name.window()?, Affine::plain(bits));
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let shape = groups.of(&bound)?;
+        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok((shape.keys(affine), shape.values(affine))))?))
+    })))
+}
+
+/// What a name says of KIVI's groups and buffer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Groups {
+    group: usize,
+    window: usize,
+}
+
+impl Groups {
+    /// Reads `group` and `window`.
+    pub(super) fn read(arguments: &Arguments<'_>) -> Result<Self, String> {
+        arguments.only(&["group", "window"])?;
+        let (group, window) = (arguments.tokens("group", 32)?, arguments.tokens("window", 128)?);
+        if group == 0 || !group.is_multiple_of(8) {
+            return Err(format!("group: {group} is not a multiple of 8"));
+        }
+        if !window.is_multiple_of(group) {
+            return Err(format!("window: {window} is not a multiple of the group of {group} tokens"));
+        }
+        Ok(Self { group, window })
+    }
+
+    /// With a model's shape, if its heads are whole groups.
+    pub(super) fn of(self, bound: &Binding<'_>) -> Result<Shape, CacheError> {
+        let Self { group, window } = self;
+        check_groups(bound, group)?;
+        Ok(Shape { group, window, heads: bound.geometry().kv_heads, head_dim: bound.geometry().head_dim })
+    }
 }
 
 /// What KIVI's two codecs have in common.
@@ -72,21 +102,6 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Reads `group` and `window` from a name's arguments.
-    pub(super) fn read(name: &SchemeName<'_>, geometry: Geometry) -> Result<Self, BuildError> {
-        name.arguments.only(&["group", "window"])?;
-        let (group, window) = (name.arguments.tokens("group", 32)?, name.arguments.tokens("window", 128)?);
-        if group == 0 || !group.is_multiple_of(8) {
-            return Err(format!("group: {group} is not a multiple of 8").into());
-        }
-        if !window.is_multiple_of(group) {
-            return Err(format!("window: {window} is not a multiple of the group of {group} tokens").into());
-        }
-        let Geometry { kv_heads: heads, head_dim, .. } = geometry;
-        check_groups(name.base, group, head_dim)?;
-        Ok(Self { group, window, heads, head_dim })
-    }
-
     /// Keys, quantised per channel.
     pub(super) fn keys(self, affine: Affine) -> Arc<dyn Codec> {
         Arc::new(Keys { shape: self, affine })
@@ -103,11 +118,12 @@ impl Shape {
 }
 
 /// Refuses a head size that is no multiple of the channels of a group.
-pub(super) fn check_groups(scheme: &str, group: usize, head_dim: usize) -> Result<(), CacheError> {
+pub(super) fn check_groups(bound: &Binding<'_>, group: usize) -> Result<(), CacheError> {
+    let head_dim = bound.geometry().head_dim;
     if head_dim.is_multiple_of(group) {
         return Ok(());
     }
-    Err(unsuitable(scheme, format!("groups of {group} channels do not divide heads of {head_dim}")))
+    Err(bound.unsuitable(format!("groups of {group} channels do not divide heads of {head_dim}")))
 }
 
 struct Keys {

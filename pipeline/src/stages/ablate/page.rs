@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kvcsr_report::figures::{PromptScatter, RotaryScatter, ScatterRow};
+use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::Figure;
-use kvcsr_report::{AblationRow, ablation, csv, files};
+use kvcsr_report::{AblationRow, ScatterRow, ablation, csv, files};
 
 use super::ROWS;
 use crate::manifest::Manifest;

@@ -4,18 +4,17 @@
 //! All are learned from the vectors that `calibrate` recorded; the stage reads a part of that text again to see how much
 //! attention each token gets. Layers that an unfinished run of the same recipe completed are kept.
 
-mod basis;
-mod commutative;
-mod coupled;
-mod dictionaries;
+mod commvq;
+mod cq;
+mod lexico;
+mod svdq;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::schemes::{commvq, cq, lexico, svdq};
-use kvcsr_cache::{Rotary, SchemeContext};
+use kvcsr_cache::{Rotary, SchemeContext, schemes};
 use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -100,12 +99,12 @@ pub fn add_to(dir: &Path, mut cx: SchemeContext) -> Result<SchemeContext> {
     if Manifest::read(dir).is_none() {
         return Ok(cx);
     }
-    cx = cx.with_dictionaries(lexico::DICTIONARIES, DictionarySet::load(dir.join(LEXICO))?);
+    cx = cx.with_dictionaries(schemes::lexico::DICTIONARIES, DictionarySet::load(dir.join(LEXICO))?);
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
         let ours = path.extension().is_some_and(|e| e == "safetensors");
-        if ours && name != lexico::DICTIONARIES {
+        if ours && name != schemes::lexico::DICTIONARIES {
             cx = cx.with_codebooks(&name, CodebookSet::load(&path)?);
         }
     }
@@ -184,30 +183,30 @@ impl Layer<'_> {
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
 enum Task {
-    Coupled { level: String, channels: usize, bits: usize },
-    Commutative,
-    Basis,
+    Cq { level: String, channels: usize, bits: usize },
+    CommVq,
+    Svdq,
     Lexico,
 }
 
 impl Task {
     fn all(settings: &Settings) -> Result<Vec<Self>> {
-        let mut all = vec![Self::Basis];
+        let mut all = vec![Self::Svdq];
         for level in &settings.cq {
-            let (channels, bits) =
-                cq::level(level).with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
-            all.push(Self::Coupled { level: level.clone(), channels, bits });
+            let (channels, bits) = schemes::cq::level(level)
+                .with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
+            all.push(Self::Cq { level: level.clone(), channels, bits });
         }
-        all.extend([Self::Commutative, Self::Lexico]);
+        all.extend([Self::CommVq, Self::Lexico]);
         Ok(all)
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Coupled { level, .. } => format!("cq-{level}"),
-            Self::Commutative => commvq::CODEBOOKS.to_owned(),
-            Self::Basis => svdq::CODEBOOKS.to_owned(),
-            Self::Lexico => lexico::DICTIONARIES.to_owned(),
+            Self::Cq { level, .. } => format!("cq-{level}"),
+            Self::CommVq => schemes::commvq::CODEBOOKS.to_owned(),
+            Self::Svdq => schemes::svdq::CODEBOOKS.to_owned(),
+            Self::Lexico => schemes::lexico::DICTIONARIES.to_owned(),
         }
     }
 
@@ -225,14 +224,14 @@ impl Task {
             return Ok(());
         }
         if *self == Self::Lexico {
-            return dictionaries::train(cx, &path);
+            return lexico::train(cx, &path);
         }
         let (layers, kv_heads, head_dim) = (cx.weights.layers, cx.weights.kv_heads, cx.weights.head_dim);
         let mut set = CodebookSet::new(&self.name(), layers, kv_heads, head_dim);
         match self {
-            Self::Coupled { channels, bits, .. } => coupled::centroids(cx, *channels, *bits, &mut set)?,
-            Self::Commutative => commutative::codebooks(cx, &mut set)?,
-            _ => basis::of_keys(cx, &mut set)?,
+            Self::Cq { channels, bits, .. } => cq::centroids(cx, *channels, *bits, &mut set)?,
+            Self::CommVq => commvq::codebooks(cx, &mut set)?,
+            _ => svdq::of_keys(cx, &mut set)?,
         }
         Ok(set.save(path)?)
     }

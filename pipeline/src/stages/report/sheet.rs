@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use kvcsr_report::page::{Block, Section};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::tables::{self, Tabular};
+use kvcsr_report::{csv, records::Row, tables};
 
 use crate::stage::{Run, write_atomically};
 
@@ -49,16 +49,17 @@ impl<'a> Sheet<'a> {
 
     /// [`Sheet::figure`] whose files are called `stem`: for a figure that is drawn more than once.
     pub fn figure_as<F: Figure>(&mut self, stem: &str, rows: &[F::Row]) -> Result<()> {
-        let saved = save::figure_as::<F>(self.dir, stem, rows)?;
-        let svg = std::fs::read_to_string(saved.svg)?;
+        let drawn = save::drawing::<F>(self.dir, stem, rows)?;
+        csv::write(&drawn.svg.with_extension("csv"), rows)?;
+        let svg = std::fs::read_to_string(drawn.svg)?;
         self.section.blocks.push(Block::Figure { name: stem.to_owned(), svg, caption: F::caption(rows) });
         Ok(())
     }
 
     /// Writes `rows` as CSV and Parquet, and links them in the page.
-    pub fn table<R: Tabular>(&mut self, name: &str, rows: &[R]) -> Result<()> {
+    pub fn table<R: Row>(&mut self, name: &str, rows: &[R]) -> Result<()> {
         let files = [format!("{name}.csv"), format!("{name}.parquet")];
-        tables::write_csv(&self.dir.join(&files[0]), rows)?;
+        csv::write(&self.dir.join(&files[0]), rows)?;
         tables::write_parquet(&self.dir.join(&files[1]), rows)?;
         match self.section.blocks.last_mut() {
             Some(Block::Files(linked)) => linked.extend(files),

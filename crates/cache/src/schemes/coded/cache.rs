@@ -7,10 +7,8 @@ use rayon::prelude::*;
 use super::LayerCodecs;
 use super::attend::{HeadCall, Scratch, Seen, Tables};
 use super::stream::Stream;
-use crate::registry::KeysCoded;
-use crate::schemes::csr::Window;
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, Bias, CacheError, Geometry, LayerCache, Padding, Rotary};
+use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary, Window};
 
 /// One layer's cache: per sequence, coded keys and values with exact tokens around them.
 ///

@@ -28,9 +28,7 @@ pub use self::buffering::Buffering;
 pub use self::cache::CodedCache;
 pub use self::heads::{HeadTokens, PerHead};
 pub use self::product::{multiply, multiply_transposed};
-use crate::registry::KeysCoded;
-use crate::schemes::csr::Window;
-use crate::{CacheError, Geometry, LayerCache, Scheme};
+use crate::{Binding, CacheError, Geometry, KeysCoded, LayerCache, Scheme, Window};
 
 /// Tokens restored at a time. Ranges passed to [`CodedTokens::restore`] start at a multiple of it.
 pub const TILE: usize = 128;
@@ -119,23 +117,23 @@ pub struct CodedScheme {
 }
 
 impl CodedScheme {
-    /// The scheme called `name`: `codecs` makes those of each layer. Keys are shown to codecs as `keys_coded` says.
+    /// The scheme that `bound` describes: `codecs` makes those of each layer. Keys are shown to codecs as the scheme's needs
+    /// say.
     ///
     /// # Errors
     /// [`CacheError::Unsuitable`] for a model without channels, or what `codecs` says.
     pub fn new(
-        name: &str,
-        geometry: Geometry,
-        keys_coded: KeysCoded,
+        bound: &Binding<'_>,
         window: Window,
         codecs: impl FnMut(usize) -> Result<LayerCodecs, CacheError>,
     ) -> Result<Self, CacheError> {
+        let geometry = bound.geometry();
         if geometry.kv_heads == 0 || geometry.head_dim == 0 || !geometry.head_dim.is_multiple_of(2) {
-            return Err(unsuitable(name, format!("heads of an even number of channels, found {geometry:?}")));
+            return Err(bound.unsuitable(format!("heads of an even number of channels, found {geometry:?}")));
         }
         let layers = (0..geometry.layers).map(codecs).collect::<Result<_, _>>()?;
-        let (name, artefacts) = (name.to_owned(), String::new());
-        Ok(Self { name, artefacts, geometry, keys_coded, window, layers, shared_bytes: 0 })
+        let (name, keys_coded) = (bound.scheme.to_owned(), bound.keys_coded());
+        Ok(Self { name, artefacts: String::new(), geometry, keys_coded, window, layers, shared_bytes: 0 })
     }
 
     /// Names the trained artefacts in use, and counts their bytes.
@@ -151,11 +149,6 @@ impl CodedScheme {
     }
 }
 
-/// A model that a scheme cannot be used on.
-pub fn unsuitable(scheme: &str, reason: String) -> CacheError {
-    CacheError::Unsuitable { scheme: scheme.to_owned(), reason }
-}
-
 impl Scheme for CodedScheme {
     fn name(&self) -> &str {
         &self.name
@@ -167,7 +160,8 @@ impl Scheme for CodedScheme {
 
     fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
         let codecs = self.layers.get(layer).ok_or_else(|| {
-            unsuitable(&self.name, format!("layer {layer} of a model built for {} layers", self.layers.len()))
+            let reason = format!("layer {layer} of a model built for {} layers", self.layers.len());
+            CacheError::Unsuitable { scheme: self.name.clone(), reason }
         })?;
         Ok(Box::new(CodedCache::new(layer, self.geometry, self.keys_coded, self.window, codecs.clone())))
     }

@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 
 use super::{Block, Buffering, Codec, CodedTokens};
-use crate::schemes::csr::Window;
+use crate::Window;
 
 /// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
 const SLACK: usize = 4;

@@ -7,10 +7,10 @@ use half::f16;
 use kvcsr_codec::{Footprint, Kind};
 
 use super::exact::{ExactTokens, Pair};
-use super::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Window};
+use super::options::{AttentionPath, CsrOptions, OnlinePart, Prefill};
 use super::streams::{Coder, Fresh, Streams};
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, Bias, CacheError, LayerCache, Padding, Reach, Rotary};
+use crate::{AttendCx, Bias, CacheError, LayerCache, Padding, Reach, Rotary, Window};
 
 /// Query rows of one head attended together on codes. One token is always attended to on codes; more
 /// of them only while they are one block: beyond it, restoring everything once is faster.

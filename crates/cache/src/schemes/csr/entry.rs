@@ -1,13 +1,20 @@
 //! What the registry knows of CSR.
 
-use super::{CsrOptions, CsrScheme};
+use super::{CsrOptions, CsrScheme, Share};
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{
-    Built, DEFAULT_DICTIONARIES, Entry, Family, KeysCoded, Parameter, ROPE_DICTIONARIES, SchemeContext, WINDOW,
-};
+use crate::needs::Needs;
 
 /// CSR and what may be added to it.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
+
+/// The dictionary set of a name that does not say (`csr-8` is `csr-8@neuraldict`).
+pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
+/// The set that is trained with whatever wins beyond the paper.
+pub const BEST_DICTIONARIES: &str = "best";
+/// The set of schemes that code keys after position embedding.
+pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
 
 const LEVEL: Parameter = Parameter { name: "S", default: "", meaning: "atoms per key, and per value over its chunks" };
 const SET: Parameter =
@@ -140,11 +147,13 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
-    let Some(parts) = name.base.strip_prefix("csr-") else { return Ok(None) };
-    let options = CsrOptions::parse(parts)?;
-    let default = if options.rope { ROPE_DICTIONARIES } else { DEFAULT_DICTIONARIES };
-    let dictionaries = name.artefacts.unwrap_or(default);
-    let (set, encoders) = cx.dictionaries(dictionaries, name.base)?;
-    Ok(Some(Box::new(CsrScheme::new(name.base, options, dictionaries, set, encoders, cx.geometry(), cx.budgets())?)))
+fn read(name: &SchemeName<'_>) -> Read {
+    let Some(options) = CsrOptions::read(name)? else { return Ok(None) };
+    let (keys_coded, default) = match options.rope {
+        true => (KeysCoded::AfterRope, ROPE_DICTIONARIES),
+        false => (KeysCoded::BeforeRope, DEFAULT_DICTIONARIES),
+    };
+    let budget = (options.share == Share::Budget).then_some(options.sparsity);
+    let needs = Needs { budget, ..Needs::dictionaries(keys_coded, name.artefacts.unwrap_or(default)) };
+    Ok(Some(Plan::new(needs, |bound| Ok(Box::new(CsrScheme::new(&bound, options)?)))))
 }

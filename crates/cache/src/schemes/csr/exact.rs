@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 use kvcsr_codec::Footprint;
 
-use super::options::Window;
+use crate::Window;
 
 /// Tokens by which the buffer of recent tokens may exceed the window before it is given back.
 const SLACK: usize = 64;

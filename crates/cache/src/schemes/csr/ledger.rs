@@ -5,7 +5,7 @@ use kvcsr_codec::{CodeLayout, Codes, Encoder, Footprint, OnlineAtoms, PackedCode
 
 use super::cache::CsrCache;
 use super::exact::{ExactTokens, Pair};
-use super::options::{CsrOptions, Share};
+use super::options::CsrOptions;
 use crate::Geometry;
 
 /// The dictionary of one kind of vector.
@@ -31,15 +31,12 @@ pub struct CsrShape {
 impl CsrShape {
     /// What the caches of all layers hold of `batch` sequences of `tokens` tokens each after their
     /// prefill, to the byte. Of rows that stop early, the most they can take; of a prompt's online
-    /// atoms, as many as its vectors if none is zero. A [`Share::Budget`] is counted as its mean, which
+    /// atoms, as many as its vectors if none is zero. A [`super::Share::Budget`] is counted as its mean, which
     /// is exact where all its atoms are spent and codes are not packed.
     #[must_use]
     pub fn footprint(&self, options: &CsrOptions, tokens: usize, batch: usize) -> Footprint {
         let Geometry { layers, kv_heads, head_dim } = self.geometry;
-        let (keys, values) = match options.share {
-            Share::Split { keys, values } => (keys, values),
-            Share::Uniform | Share::Budget => (options.sparsity, options.sparsity),
-        };
+        let (keys, values) = options.levels();
         let window = options.window;
         let sinks = window.sinks.min(tokens);
         let recent = window.recent.min(tokens - sinks);
@@ -85,10 +82,7 @@ impl CsrShape {
     /// Bits per channel as the method counts them, see [`crate::Scheme::nominal_bits`].
     #[must_use]
     pub fn nominal_bits(&self, options: &CsrOptions) -> f64 {
-        let (keys, values) = match options.share {
-            Share::Split { keys, values } => (keys, values),
-            Share::Uniform | Share::Budget => (options.sparsity, options.sparsity),
-        };
+        let (keys, values) = options.levels();
         let online = options.online.map_or(0, |part| (part.sampled + part.guard) * self.geometry.kv_heads);
         let bits = |shape: KindShape, level: usize| {
             let length =

@@ -9,7 +9,6 @@
 //! refit, rows that stop early, levels by layer and kind, and keys coded after position embedding.
 
 mod attend;
-mod budget;
 mod cache;
 mod entry;
 mod exact;
@@ -18,17 +17,14 @@ mod online;
 mod options;
 mod streams;
 
-use std::sync::Arc;
+use kvcsr_codec::{BitsPerChannel, Kind, MAX_ATOMS};
 
-use kvcsr_codec::{BitsPerChannel, DictionarySet, Encoder, Kind, MAX_ATOMS};
-
-pub use self::budget::{Budget, Budgets, Sensitivity, allocate};
 pub use self::cache::CsrCache;
-pub use self::entry::FAMILY;
+pub use self::entry::{BEST_DICTIONARIES, DEFAULT_DICTIONARIES, FAMILY, ROPE_DICTIONARIES};
 pub use self::ledger::{CsrShape, KindShape};
-pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Share, Window};
+pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Share};
 use self::streams::Coder;
-use crate::{CacheError, Geometry, LayerCache, Scheme};
+use crate::{Binding, CacheError, LayerCache, Scheme};
 
 /// CSR-`s` bound to a model: one encoder per dictionary group, shared by the group's layers.
 pub struct CsrScheme {
@@ -42,28 +38,16 @@ pub struct CsrScheme {
 }
 
 impl CsrScheme {
-    /// The scheme called `name` over `set`, called `dictionaries` in results. Values take half the
-    /// sparsity in each of two chunks, or `sparsity / chunks` for a set trained with other chunks.
-    /// `budgets` serve [`Share::Budget`].
+    /// The scheme that `bound` names, with `options`, over the dictionaries that it needs. Values take half the sparsity in
+    /// each of two chunks, or `sparsity / chunks` for a set trained with other chunks.
     ///
     /// # Errors
     /// [`CacheError::Dictionary`] if a layer has no dictionary, one whose width does not fit, or one
     /// that leaves too few of the 65536 indices for the online part; [`CacheError::Budget`] if the
     /// level has no budget or one that does not fit the model.
-    pub fn new(
-        name: &str,
-        options: CsrOptions,
-        dictionaries: &str,
-        set: &DictionarySet,
-        encoders: &[Arc<Encoder>],
-        geometry: Geometry,
-        budgets: &Budgets,
-    ) -> Result<Self, CacheError> {
-        let name = name.to_owned();
-        let budget = match options.share {
-            Share::Budget => Some(budget(&name, options.sparsity, geometry.layers, budgets)?),
-            _ => None,
-        };
+    pub fn new(bound: &Binding<'_>, options: CsrOptions) -> Result<Self, CacheError> {
+        let (name, geometry) = (bound.scheme.to_owned(), bound.geometry());
+        let ((dictionaries, set, encoders), budget) = (bound.dictionaries()?, bound.budget()?);
         let online = options.online.map_or(0, |part| (part.sampled + part.guard) * geometry.kv_heads);
         let coder = |layer: usize, kind: Kind| -> Result<Coder, CacheError> {
             let refuse = |reason: String| CacheError::Dictionary { scheme: name.clone(), layer, kind, reason };
@@ -129,20 +113,6 @@ impl CsrScheme {
             layers,
         })
     }
-}
-
-/// The budget that spends `level`, checked against the model.
-fn budget<'a>(scheme: &str, level: usize, layers: usize, budgets: &'a Budgets) -> Result<&'a Budget, CacheError> {
-    let refuse = |reason: String| CacheError::Budget { scheme: scheme.to_owned(), reason };
-    let budget = budgets.get(&level).ok_or_else(|| {
-        let known: Vec<String> = budgets.keys().map(usize::to_string).collect();
-        match known.is_empty() {
-            true => refuse("no budgets were given: measure sensitivities first (`just allocate`)".into()),
-            false => refuse(format!("there are budgets for the levels {}, none for {level}", known.join(", "))),
-        }
-    })?;
-    budget.check(level, layers).map_err(refuse)?;
-    Ok(budget)
 }
 
 impl Scheme for CsrScheme {

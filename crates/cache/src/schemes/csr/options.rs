@@ -2,6 +2,9 @@
 
 use kvcsr_codec::{CodeLayout, CoefficientFormat};
 
+use crate::Window;
+use crate::name::{Arguments, SchemeName};
+
 /// Which of a prompt's vectors become online atoms (paper section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampler {
@@ -51,15 +54,6 @@ impl Default for OnlinePart {
     }
 }
 
-/// Tokens kept exactly, f16, keys before position embedding.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Window {
-    /// The first tokens of the sequence ("attention sinks").
-    pub sinks: usize,
-    /// The most recent tokens, including the one that attends.
-    pub recent: usize,
-}
-
 /// How decoding attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionPath {
@@ -82,7 +76,7 @@ pub enum Share {
         /// Atoms per value, over all its chunks.
         values: usize,
     },
-    /// Levels by layer and kind from a [`super::Budget`] whose mean is the scheme's level.
+    /// Levels by layer and kind from a [`crate::Budget`] whose mean is the scheme's level.
     Budget,
 }
 
@@ -125,142 +119,116 @@ impl CsrOptions {
         }
     }
 
-    /// Reads what follows `csr-`, for example `8+online(sampled=64)+fp8`.
+    /// Reads a whole name, for example `csr-8+online(sampled=64)+fp8`; a dictionary set after `@` is left aside.
     ///
     /// # Errors
     /// A sentence that says which part is wrong, and what is possible.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut parts = text.split('+');
-        let level = parts.next().unwrap_or_default();
-        let mut options =
-            Self::new(level.parse().map_err(|_| "the part after `csr-` is not a number of atoms".to_owned())?);
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Self::read(&SchemeName::parse(name)?)?
+            .ok_or_else(|| format!("`{name}` is not a CSR scheme: csr-S and its parts"))
+    }
+
+    /// The options that a parsed name describes, or nothing if it is another method's.
+    ///
+    /// # Errors
+    /// As [`CsrOptions::parse`].
+    pub fn read(name: &SchemeName<'_>) -> Result<Option<Self>, String> {
+        let Some(level) = name.level("csr") else { return Ok(None) };
+        let level = level.parse().map_err(|_| format!("`{level}` after `csr-` is not a number of atoms"))?;
+        name.arguments.only(&[])?;
+        let mut options = Self { window: name.window()?, ..Self::new(level) };
         let mut seen = Vec::new();
-        for part in parts {
-            let (name, arguments) = match part.split_once('(') {
-                None => (part, ""),
-                Some((name, rest)) => {
-                    (name, rest.strip_suffix(')').ok_or_else(|| format!("`{part}` lacks a closing parenthesis"))?)
-                }
-            };
-            let format = CoefficientFormat::ALL.into_iter().find(|f| f.as_str() == name);
-            let slot = match (format, name) {
+        for part in &name.parts {
+            let format = CoefficientFormat::ALL.into_iter().find(|f| f.as_str() == part.name);
+            let slot = match (format, part.name) {
                 (Some(_), _) => "packed",
                 (None, "split" | "budget") => "share",
                 (None, name) => name,
             };
             if seen.contains(&slot) {
-                return Err(format!("`{part}`: a part of that kind was given before"));
-            }
-            match (name, format) {
-                ("online", _) => options.online = Some(online(arguments)?),
-                ("window", _) => options.window = window(arguments)?,
-                ("stop", _) => options.stop = Some(stop(arguments)?),
-                ("split", _) => options.share = split(arguments, options.sparsity)?,
-                (_, _) if !arguments.is_empty() => return Err(format!("`{name}` takes no arguments")),
-                (_, Some(format)) => options.layout = CodeLayout::Packed(format),
-                ("budget", _) => options.share = Share::Budget,
-                ("refit", _) => options.refit = true,
-                ("rope", _) => options.rope = true,
-                ("restore", _) => options.attention = AttentionPath::Restored,
-                _ => {
-                    return Err(format!(
-                        "`{name}` is no part of a CSR scheme; these are: online(...), window(...), stop(...), \
-                         split(...), budget, f16, fp8, int8, int6, int4, refit, rope, restore"
-                    ));
-                }
+                return Err(format!("`+{}`: a part of that kind was given before", part.name));
             }
             seen.push(slot);
-        }
-        Ok(options)
-    }
-}
-
-fn online(arguments: &str) -> Result<OnlinePart, String> {
-    let mut part = OnlinePart::default();
-    for (key, value) in pairs(arguments)? {
-        match key {
-            "sampled" => part.sampled = number(key, value)?,
-            "guard" => part.guard = number(key, value)?,
-            "sampler" => {
-                part.sampler =
-                    Sampler::NAMES.iter().find(|(name, _)| *name == value).map(|(_, s)| *s).ok_or_else(|| {
-                        format!("no sampler `{value}`; there are reverse, uniform, strided and worst")
-                    })?;
-            }
-            "prefill" => {
-                part.prefill = match value {
-                    "exact" => Prefill::Exact,
-                    "restored" => Prefill::Restored,
-                    _ => return Err(format!("prefill is exact or restored, not `{value}`")),
+            let named = |reason: String| format!("{}: {reason}", part.name);
+            match part.name {
+                "window" => {}
+                "online" => options.online = Some(online(&part.arguments).map_err(named)?),
+                "stop" => options.stop = Some(stop(&part.arguments).map_err(named)?),
+                "split" => options.share = split(&part.arguments, level).map_err(named)?,
+                other => {
+                    match (other, format) {
+                        (_, Some(format)) => options.layout = CodeLayout::Packed(format),
+                        ("budget", _) => options.share = Share::Budget,
+                        ("refit", _) => options.refit = true,
+                        ("rope", _) => options.rope = true,
+                        ("restore", _) => options.attention = AttentionPath::Restored,
+                        _ => {
+                            return Err(format!(
+                                "`{other}` is no part of a CSR scheme; these are: online(...), window(...), stop(...), \
+                                 split(...), budget, f16, fp8, int8, int6, int4, refit, rope, restore"
+                            ));
+                        }
+                    }
+                    part.arguments.only(&[]).map_err(named)?;
                 }
             }
-            _ => return Err(format!("online has no `{key}`; it has sampled, guard, sampler and prefill")),
+        }
+        Ok(Some(options))
+    }
+
+    /// Atoms per key and per value, over all chunks of a value; of a [`Share::Budget`] the mean.
+    pub fn levels(&self) -> (usize, usize) {
+        match self.share {
+            Share::Split { keys, values } => (keys, values),
+            Share::Uniform | Share::Budget => (self.sparsity, self.sparsity),
         }
     }
-    Ok(part)
 }
 
-fn window(arguments: &str) -> Result<Window, String> {
-    let mut window = Window { sinks: 4, recent: 128 };
-    for (key, value) in pairs(arguments)? {
-        match key {
-            "sinks" => window.sinks = number(key, value)?,
-            "recent" => window.recent = number(key, value)?,
-            _ => return Err(format!("window has no `{key}`; it has sinks and recent")),
-        }
-    }
-    Ok(window)
+fn online(arguments: &Arguments<'_>) -> Result<OnlinePart, String> {
+    arguments.only(&["sampled", "guard", "sampler", "prefill"])?;
+    let default = OnlinePart::default();
+    let sampler = match arguments.get("sampler") {
+        None => default.sampler,
+        Some(value) => Sampler::NAMES
+            .iter()
+            .find(|(name, _)| *name == value)
+            .map(|(_, sampler)| *sampler)
+            .ok_or_else(|| format!("no sampler `{value}`; there are reverse, uniform, strided and worst"))?,
+    };
+    let prefill = match arguments.get("prefill") {
+        None => default.prefill,
+        Some("exact") => Prefill::Exact,
+        Some("restored") => Prefill::Restored,
+        Some(value) => return Err(format!("prefill is exact or restored, not `{value}`")),
+    };
+    let sampled = arguments.tokens("sampled", default.sampled)?;
+    Ok(OnlinePart { sampled, guard: arguments.tokens("guard", default.guard)?, sampler, prefill })
 }
 
-fn stop(arguments: &str) -> Result<f32, String> {
-    let mut error = 0.05;
-    for (key, value) in pairs(arguments)? {
-        match key {
-            "error" => {
-                error = value
-                    .parse()
-                    .ok()
-                    .filter(|x| (f32::MIN_POSITIVE..1.0).contains(x))
-                    .ok_or_else(|| format!("stop: `{value}` is not a relative squared error between 0 and 1"))?;
-            }
-            _ => return Err(format!("stop has no `{key}`; it has error")),
-        }
-    }
-    Ok(error)
+fn stop(arguments: &Arguments<'_>) -> Result<f32, String> {
+    arguments.only(&["error"])?;
+    let Some(value) = arguments.get("error") else { return Ok(0.05) };
+    value
+        .parse()
+        .ok()
+        .filter(|x| (f32::MIN_POSITIVE..1.0).contains(x))
+        .ok_or_else(|| format!("`{value}` is not a relative squared error between 0 and 1"))
 }
 
-fn split(arguments: &str, level: usize) -> Result<Share, String> {
-    let (mut keys, mut values) = (None, None);
-    for (key, value) in pairs(arguments)? {
+fn split(arguments: &Arguments<'_>, level: usize) -> Result<Share, String> {
+    arguments.only(&["k", "v"])?;
+    let atoms = |name: &str| -> Result<Option<usize>, String> {
+        let Some(value) = arguments.get(name) else { return Ok(None) };
         let atoms = value.parse().ok().filter(|n| (1..=255).contains(n));
-        let atoms = atoms.ok_or_else(|| format!("split: `{value}` is not a number of atoms from 1 to 255"))?;
-        match key {
-            "k" => keys = Some(atoms),
-            "v" => values = Some(atoms),
-            _ => return Err(format!("split has no `{key}`; it has k and v")),
-        }
-    }
-    match (keys, values) {
+        atoms.map(Some).ok_or_else(|| format!("`{value}` is not a number of atoms from 1 to 255"))
+    };
+    match (atoms("k")?, atoms("v")?) {
         (Some(keys), Some(values)) if keys + values == 2 * level => Ok(Share::Split { keys, values }),
         _ => {
-            Err(format!("split needs k and v with k + v = {}, twice the level, for example split(k=10,v=6)", 2 * level))
+            Err(format!("k and v are needed with k + v = {}, twice the level, for example split(k=10,v=6)", 2 * level))
         }
     }
-}
-
-fn pairs(arguments: &str) -> Result<Vec<(&str, &str)>, String> {
-    let pair = |a: &'_ str| -> Result<(usize, usize), String> {
-        a.find('=').map(|at| (at, a.len())).ok_or_else(|| format!("`{a}` is not `name=value`"))
-    };
-    arguments
-        .split(',')
-        .filter(|a| !a.is_empty())
-        .map(|a| pair(a).map(|(at, _)| (a[..at].trim(), a[at + 1..].trim())))
-        .collect()
-}
-
-fn number(key: &str, value: &str) -> Result<usize, String> {
-    value.parse().ok().filter(|&n| n <= 1 << 24).ok_or_else(|| format!("{key}: `{value}` is not a number of tokens"))
 }
 
 #[cfg(test)]
@@ -270,9 +238,9 @@ mod tests {
 
     #[test]
     fn names_are_read() {
-        assert_eq!(CsrOptions::parse("8").unwrap(), CsrOptions::new(8));
+        assert_eq!(CsrOptions::parse("csr-8").unwrap(), CsrOptions::new(8));
         let options =
-            CsrOptions::parse("6+online(sampled=3,sampler=worst)+int4+window(recent=7)+refit+restore").unwrap();
+            CsrOptions::parse("csr-6+online(sampled=3,sampler=worst)+int4+window(recent=7)+refit+restore").unwrap();
         let online = OnlinePart { sampled: 3, sampler: Sampler::Worst, ..OnlinePart::default() };
         let expected = CsrOptions {
             layout: CodeLayout::Packed(CoefficientFormat::Int4),
@@ -283,36 +251,41 @@ mod tests {
             ..CsrOptions::new(6)
         };
         assert_eq!(options, expected);
-        let options = CsrOptions::parse("8+split(k=10,v=6)+stop(error=0.2)+rope").unwrap();
+        let options = CsrOptions::parse("csr-8+split(k=10,v=6)+stop(error=0.2)+rope").unwrap();
         let share = Share::Split { keys: 10, values: 6 };
         assert_eq!(options, CsrOptions { share, stop: Some(0.2), rope: true, ..CsrOptions::new(8) });
-        assert_eq!(CsrOptions::parse("4+budget").unwrap(), CsrOptions { share: Share::Budget, ..CsrOptions::new(4) });
+        assert_eq!(
+            CsrOptions::parse("csr-4+budget").unwrap(),
+            CsrOptions { share: Share::Budget, ..CsrOptions::new(4) }
+        );
     }
 
     #[test]
     fn wrong_names_say_what_is_wrong() {
         for (name, reason) in [
-            ("x", "not a number of atoms"),
-            ("8+online(", "closing parenthesis"),
-            ("8+online(guard)", "not `name=value`"),
-            ("8+online(guard=-1)", "not a number of tokens"),
-            ("8+online(sampler=best)", "reverse, uniform, strided and worst"),
-            ("8+online(prefill=no)", "exact or restored"),
-            ("8+online(x=1)", "no `x`"),
-            ("8+window(size=1)", "sinks and recent"),
-            ("8+fp8+int4", "given before"),
-            ("8+fp8(3)", "no arguments"),
-            ("8+fp9", "no part of a CSR scheme"),
-            ("8+stop(error=0)", "between 0 and 1"),
-            ("8+stop(error=1)", "between 0 and 1"),
-            ("8+stop(error=NaN)", "between 0 and 1"),
-            ("8+stop(0.1)", "not `name=value`"),
-            ("8+stop(at=0.1)", "it has error"),
-            ("8+split", "k + v = 16"),
-            ("8+split(k=10,v=5)", "k + v = 16"),
-            ("8+split(k=16,v=0)", "from 1 to 255"),
-            ("8+split(q=1)", "it has k and v"),
-            ("8+split(k=10,v=6)+budget", "given before"),
+            ("csr-x", "not a number of atoms"),
+            ("csr-8+online(", "closing parenthesis"),
+            ("csr-8+online(guard)", "not `name=value`"),
+            ("csr-8+online(guard=-1)", "not a number up to 2^24"),
+            ("csr-8+online(sampler=best)", "reverse, uniform, strided and worst"),
+            ("csr-8+online(prefill=no)", "exact or restored"),
+            ("csr-8+online(x=1)", "no argument `x`"),
+            ("csr-8+window(size=1)", "sinks, recent"),
+            ("csr-8+fp8+int4", "given before"),
+            ("csr-8+fp8(x=3)", "there are none"),
+            ("csr-8(x=3)", "there are none"),
+            ("csr-8+fp9", "no part of a CSR scheme"),
+            ("csr-8+stop(error=0)", "between 0 and 1"),
+            ("csr-8+stop(error=1)", "between 0 and 1"),
+            ("csr-8+stop(error=NaN)", "between 0 and 1"),
+            ("csr-8+stop(0.1)", "not `name=value`"),
+            ("csr-8+stop(at=0.1)", "there are error"),
+            ("csr-8+split", "k + v = 16"),
+            ("csr-8+split(k=10,v=5)", "k + v = 16"),
+            ("csr-8+split(k=16,v=0)", "from 1 to 255"),
+            ("csr-8+split(q=1)", "there are k, v"),
+            ("csr-8+split(k=10,v=6)+budget", "given before"),
+            ("kivi-2", "not a CSR scheme"),
         ] {
             let error = CsrOptions::parse(name).unwrap_err();
             assert!(error.contains(reason), "{name}: {error}");

@@ -14,13 +14,16 @@ use std::sync::Arc;
 use kvcsr_codec::{Footprint, Kind};
 
 use self::block::Coded;
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, unsuitable};
+use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens};
 use super::kivi::check_groups;
+use crate::Geometry;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{BuildError, Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `gear-4` and `gear-2`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const SOURCE: &str = "Kang et al., GEAR: An Efficient KV Cache Compression Recipe for Near-Lossless Generative Inference of LLM, arXiv:2403.05527, 2024";
 
@@ -69,41 +72,35 @@ const GROUP: usize = 64;
 /// Tokens of a block at most: positions of outliers have 16 bits.
 const MOST: usize = 1 << 16;
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("gear") else { return Ok(None) };
     let (bits, group, buffer) = match level {
         "4" => (4, None, 20),
         "2" => (2, Some(GROUP), 64),
-        _ => return Err(format!("`{level}` is not 4 or 2").to_owned().into()),
+        _ => return Err(format!("`{level}` is not 4 or 2")),
     };
     name.no_artefacts()?;
     name.only_parts(&[])?;
     name.arguments.only(&["outliers", "prompt", "decode", "buffer"])?;
     let buffer = name.arguments.tokens("buffer", buffer)?;
     if buffer == 0 || buffer > MOST || !buffer.is_multiple_of(group.unwrap_or(1)) {
-        return Err(BuildError::Name(format!("buffer: {buffer} is not a number of whole groups up to {MOST} tokens")));
+        return Err(format!("buffer: {buffer} is not a number of whole groups up to {MOST} tokens"));
     }
-    let geometry = cx.geometry();
-    check_groups(name.base, group.unwrap_or(8), geometry.head_dim)?;
-    if geometry.kv_heads * geometry.head_dim > MOST {
-        return Err(unsuitable(name.base, format!("keys and values of more than {MOST} channels")).into());
-    }
-    let setting = |kind: Kind| -> Result<Arc<dyn Codec>, String> {
-        Ok(Arc::new(Setting {
-            kind,
-            bits,
-            group,
-            outliers: name.arguments.fraction("outliers", 0.02)?,
-            prompt_rank: name.arguments.tokens("prompt", 4)?,
-            decode_rank: name.arguments.tokens("decode", 2)?,
-            buffer,
-            heads: geometry.kv_heads,
-            head_dim: geometry.head_dim,
-        }))
-    };
-    let codecs = (setting(Kind::Key)?, setting(Kind::Value)?);
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |_| Ok(codecs.clone()))?;
-    Ok(Some(Box::new(scheme)))
+    let outliers = name.arguments.fraction("outliers", 0.02)?;
+    let (prompt_rank, decode_rank) = (name.arguments.tokens("prompt", 4)?, name.arguments.tokens("decode", 2)?);
+    let window = name.window()?;
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let Geometry { kv_heads: heads, head_dim, .. } = bound.geometry();
+        check_groups(&bound, group.unwrap_or(8))?;
+        if heads * head_dim > MOST {
+            return Err(bound.unsuitable(format!("keys and values of more than {MOST} channels")));
+        }
+        let setting = |kind: Kind| -> Arc<dyn Codec> {
+            Arc::new(Setting { kind, bits, group, outliers, prompt_rank, decode_rank, buffer, heads, head_dim })
+        };
+        let codecs = (setting(Kind::Key), setting(Kind::Value));
+        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok(codecs.clone()))?))
+    })))
 }
 
 /// How keys, or values, are coded.

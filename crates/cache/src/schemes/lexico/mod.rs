@@ -13,12 +13,14 @@ use kvcsr_codec::{Encoder, Kind};
 
 use self::tokens::LexicoTokens;
 use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
-use crate::CacheError;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::{Binding, Needs};
+use crate::{CacheError, Window};
 
 /// `lexico-S`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The dictionary set used when a name does not say.
 pub const DICTIONARIES: &str = "lexico";
@@ -57,7 +59,17 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: false,
 }];
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+/// What a name says.
+struct Named {
+    sparsity: usize,
+    delta: f32,
+    adaptive: usize,
+    buffering: Buffering,
+    window: Window,
+    artefacts: String,
+}
+
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("lexico") else { return Ok(None) };
     let sparsity: usize = level
         .parse()
@@ -68,31 +80,38 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
     name.only_parts(&["adaptive"])?;
     let (buffer, stride) = (name.arguments.tokens("buffer", 128)?, name.arguments.tokens("stride", 1)?);
     if !(1..=buffer + 1).contains(&stride) {
-        return Err(format!("stride: {stride} is not in 1 to {}", buffer + 1).into());
+        return Err(format!("stride: {stride} is not in 1 to {}", buffer + 1));
     }
     let delta = name.arguments.fraction("delta", 0.0)? as f32;
     let adaptive = match name.part("adaptive") {
         None => 0,
         Some(_) if delta == 0.0 => {
-            return Err("`+adaptive` needs delta: it keeps vectors that miss it".to_owned().into());
+            return Err("`+adaptive` needs delta: it keeps vectors that miss it".to_owned());
         }
         Some(part) => {
             part.arguments.only(&["atoms"])?;
             part.arguments.tokens("atoms", 1024)?
         }
     };
-    let artefacts = name.artefacts.unwrap_or(DICTIONARIES);
-    let geometry = cx.geometry();
-    let (set, encoders) = cx.dictionaries(artefacts, name.base)?;
     let buffering = if buffer == 0 { Buffering::None } else { Buffering::Sliding { exact: buffer, stride } };
+    let (window, artefacts) = (name.window()?, name.artefacts.unwrap_or_default().to_owned());
+    let needs = Needs::dictionaries(KeysCoded::AfterRope, name.artefacts.unwrap_or(DICTIONARIES));
+    let named = Named { sparsity, delta, adaptive, buffering, window, artefacts };
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, &named)?)))))
+}
+
+fn bind(bound: &Binding<'_>, named: &Named) -> Result<CodedScheme, CacheError> {
+    let geometry = bound.geometry();
+    let (set_name, set, encoders) = bound.dictionaries()?;
+    let Named { sparsity, delta, adaptive, buffering, .. } = *named;
     let codec = |layer: usize, kind: Kind| -> Result<Arc<dyn Codec>, CacheError> {
-        let refuse = |reason: String| CacheError::Dictionary { scheme: name.base.to_owned(), layer, kind, reason };
+        let refuse = |reason: String| CacheError::Dictionary { scheme: bound.scheme.to_owned(), layer, kind, reason };
         let (group, encoder) = set
             .groups
             .iter()
             .zip(encoders)
             .find(|(group, _)| group.kind == kind && group.layers.contains(&layer))
-            .ok_or_else(|| refuse(format!("the set `{artefacts}` has no dictionary for it")))?;
+            .ok_or_else(|| refuse(format!("the set `{set_name}` has no dictionary for it")))?;
         let (atoms, width) = (group.dictionary.len(), group.dictionary.width());
         if width != geometry.head_dim {
             return Err(refuse(format!("expected atoms of width {}, found {width}", geometry.head_dim)));
@@ -112,11 +131,10 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
             buffering,
         })))
     };
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::AfterRope, name.window()?, |layer| {
-        Ok((codec(layer, Kind::Key)?, codec(layer, Kind::Value)?))
-    })?;
+    let scheme =
+        CodedScheme::new(bound, named.window, |layer| Ok((codec(layer, Kind::Key)?, codec(layer, Kind::Value)?)))?;
     let bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
-    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
+    Ok(scheme.with_artefacts(&named.artefacts, bytes))
 }
 
 /// How one layer's keys or values are coded.

@@ -19,17 +19,19 @@ use self::allocation::Schedule;
 use self::basis::Basis;
 use self::keys::KeyTokens;
 use super::coded::affine::Affine;
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, unsuitable};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens};
 use super::codes::Halves;
 use super::kivi;
-use crate::name::SchemeName;
-use crate::registry::{BuildError, Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
-use crate::{CacheError, Geometry};
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
+use crate::name::{Arguments, SchemeName};
+use crate::needs::{Binding, Needs};
+use crate::{CacheError, Geometry, Window};
 
 pub use self::eigen::symmetric_eigenvectors;
 
 /// `svdq-B`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The codebook set used when a name asks for a calibrated basis and does not say which.
 pub const CODEBOOKS: &str = "svdq";
@@ -100,7 +102,19 @@ impl Settings {
     }
 }
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+/// What a name says.
+struct Named {
+    mean: f64,
+    schedule: Schedule,
+    group: usize,
+    signed: bool,
+    /// Bits of KIVI's values; f16 without.
+    values: Option<usize>,
+    window: Window,
+    artefacts: String,
+}
+
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(text) = name.level("svdq") else { return Ok(None) };
     let mean: f64 = text
         .parse()
@@ -109,8 +123,6 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         .ok_or_else(|| format!("`{text}` is not a mean number of bits up to 8"))?;
     name.arguments.only(&["schedule", "basis", "group", "values"])?;
     name.only_parts(&["signed"])?;
-    let geometry = cx.geometry();
-    let Geometry { kv_heads: heads, head_dim, .. } = geometry;
     let group = match name.arguments.get("group") {
         Some("prompt") => 0,
         _ => Some(name.arguments.tokens("group", BLOCK)?)
@@ -118,21 +130,44 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
             .ok_or_else(|| "group: at least 1 token, or `prompt`".to_owned())?,
     };
     let schedule = Schedule::read(mean, name.arguments.get("schedule"))?;
-    let settings = Arc::new(Settings { schedule, group, signed: name.flag("signed")?, heads, head_dim });
-    if !settings.channels().is_multiple_of(allocation::TIERS) {
-        return Err(unsuitable(name.base, format!("{} channels are not eight equal tiers", settings.channels())).into());
-    }
-    let values = values(name, geometry)?;
-    let calibrated = match name.arguments.get("basis") {
+    let values = match name.arguments.get("values") {
+        None | Some("f16") => None,
+        Some("kivi-2") => Some(2),
+        Some("kivi-4") => Some(4),
+        Some(other) => return Err(format!("values are f16, kivi-2 or kivi-4, not `{other}`")),
+    };
+    let needs = match name.arguments.get("basis") {
         None | Some("prompt") => {
             name.no_artefacts()?;
-            None
+            Needs::nothing(KeysCoded::BeforeRope)
         }
-        Some("calibrated") => Some(cx.codebooks(name.artefacts.unwrap_or(CODEBOOKS), name.base)?),
-        Some(other) => return Err(format!("basis is prompt or calibrated, not `{other}`").into()),
+        Some("calibrated") => Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(CODEBOOKS)),
+        Some(other) => return Err(format!("basis is prompt or calibrated, not `{other}`")),
     };
+    let (signed, window) = (name.flag("signed")?, name.window()?);
+    let artefacts = name.artefacts.unwrap_or_default().to_owned();
+    let calibrated = !needs.is_nothing();
+    let named = Named { mean, schedule, group, signed, values, window, artefacts };
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, named, calibrated)?)))))
+}
+
+fn bind(bound: &Binding<'_>, named: Named, calibrated: bool) -> Result<CodedScheme, CacheError> {
+    let Geometry { kv_heads: heads, head_dim, .. } = bound.geometry();
+    let Named { mean, schedule, group, signed, .. } = named;
+    let settings = Arc::new(Settings { schedule, group, signed, heads, head_dim });
+    if !settings.channels().is_multiple_of(allocation::TIERS) {
+        return Err(bound.unsuitable(format!("{} channels are not eight equal tiers", settings.channels())));
+    }
+    let values: Arc<dyn Codec> = match named.values {
+        None => Arc::new(Halves { heads, head_dim }),
+        Some(bits) => kivi::Groups::read(&Arguments::default())
+            .map_err(|reason| bound.unsuitable(reason))?
+            .of(bound)?
+            .values(Affine::plain(bits)),
+    };
+    let calibrated = if calibrated { Some(bound.codebooks()?) } else { None };
     let mut bytes = 0;
-    let scheme = CodedScheme::new(name.base, geometry, KeysCoded::BeforeRope, name.window()?, |layer| {
+    let scheme = CodedScheme::new(bound, named.window, |layer| {
         let basis = match calibrated {
             None => None,
             Some(set) => {
@@ -147,20 +182,7 @@ fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
         };
         Ok((Arc::new(Keys { settings: settings.clone(), mean, basis }), values.clone()))
     })?;
-    Ok(Some(Box::new(scheme.with_artefacts(name.artefacts.unwrap_or_default(), bytes))))
-}
-
-fn values(name: &SchemeName<'_>, geometry: Geometry) -> Result<Arc<dyn Codec>, BuildError> {
-    let bits = match name.arguments.get("values") {
-        None | Some("f16") => {
-            return Ok(Arc::new(Halves { heads: geometry.kv_heads, head_dim: geometry.head_dim }));
-        }
-        Some("kivi-2") => 2,
-        Some("kivi-4") => 4,
-        Some(other) => return Err(format!("values are f16, kivi-2 or kivi-4, not `{other}`").into()),
-    };
-    let plain = SchemeName::parse("kivi")?;
-    Ok(kivi::Shape::read(&plain, geometry)?.values(Affine::plain(bits)))
+    Ok(scheme.with_artefacts(&named.artefacts, bytes))
 }
 
 struct Keys {

@@ -22,13 +22,15 @@ pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
 use super::coded::bits::{CODES, pack, unpack};
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve, unsuitable};
+use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::Geometry;
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `turboquant-B` and `turboquant-B+pre-rope`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const BITS: Parameter = Parameter { name: "B", default: "", meaning: "bits per channel: 1 to 5, 2.5 or 3.5" };
 const SOURCE: &str =
@@ -78,36 +80,38 @@ const ENTRIES: &[Entry] = &[
 /// Channels that codes are packed by, in each of two parts of which the smaller has a quarter.
 const SPLIT: usize = 4 * CODES;
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("turboquant") else { return Ok(None) };
     let wrong = || format!("`{level}` is not 1 to {MAX_BITS} bits, 2.5 or 3.5");
     let bits: f64 = level.parse().map_err(|_| wrong())?;
     let whole = bits.fract() == 0.0;
     if !(1.0..=MAX_BITS as f64).contains(&bits) || !(whole || bits == 2.5 || bits == 3.5) {
-        return Err(wrong().into());
+        return Err(wrong());
     }
     name.no_artefacts()?;
     name.arguments.only(&[])?;
     name.only_parts(&["pre-rope"])?;
     let keys_coded = if name.flag("pre-rope")? { KeysCoded::BeforeRope } else { KeysCoded::AfterRope };
-    let geometry = cx.geometry();
-    let d = geometry.head_dim;
-    if d == 0 || !d.is_multiple_of(if whole { CODES } else { SPLIT }) {
-        return Err(unsuitable(name.base, format!("heads of {d} channels cannot be packed")).into());
-    }
-    let low = bits as usize;
-    let (codec, shared): (Arc<dyn Codec>, usize) = if whole {
-        let part = Part::new(d, low, 1);
-        let shared = part.shared_bytes();
-        (Arc::new(Whole { part: Arc::new(part), geometry }), shared)
-    } else {
-        let parts = [Part::new(d / 4, low + 1, 2), Part::new(d - d / 4, low, 3)];
-        let shared = parts.iter().map(Part::shared_bytes).sum();
-        (Arc::new(Split { parts: Arc::new(parts), geometry, bits }), shared)
-    };
-    let scheme =
-        CodedScheme::new(name.base, geometry, keys_coded, name.window()?, |_| Ok((codec.clone(), codec.clone())))?;
-    Ok(Some(Box::new(scheme.with_artefacts("", shared))))
+    let window = name.window()?;
+    Ok(Some(Plan::new(Needs::nothing(keys_coded), move |bound| {
+        let geometry = bound.geometry();
+        let d = geometry.head_dim;
+        if d == 0 || !d.is_multiple_of(if whole { CODES } else { SPLIT }) {
+            return Err(bound.unsuitable(format!("heads of {d} channels cannot be packed")));
+        }
+        let low = bits as usize;
+        let (codec, shared): (Arc<dyn Codec>, usize) = if whole {
+            let part = Part::new(d, low, 1);
+            let shared = part.shared_bytes();
+            (Arc::new(Whole { part: Arc::new(part), geometry }), shared)
+        } else {
+            let parts = [Part::new(d / 4, low + 1, 2), Part::new(d - d / 4, low, 3)];
+            let shared = parts.iter().map(Part::shared_bytes).sum();
+            (Arc::new(Split { parts: Arc::new(parts), geometry, bits }), shared)
+        };
+        let scheme = CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?;
+        Ok(Box::new(scheme.with_artefacts("", shared)))
+    })))
 }
 
 /// A quantiser of vectors of `size` channels.

@@ -16,12 +16,14 @@ use std::sync::Arc;
 
 use self::keys::Keys;
 use self::values::Values;
-use super::coded::{Codec, CodedScheme, unsuitable};
+use super::coded::{Codec, CodedScheme};
+use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
-use crate::registry::{Built, Entry, Family, KeysCoded, Parameter, SchemeContext, WINDOW};
+use crate::needs::Needs;
 
 /// `vidkv-B-1.58`.
-pub const FAMILY: Family = Family { entries: ENTRIES, build };
+pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const ENTRIES: &[Entry] = &[Entry {
     pattern: "vidkv-B-1.58",
@@ -42,28 +44,29 @@ const GROUP: usize = 32;
 /// Tokens coded at a time while decoding.
 const BLOCK: usize = 128;
 
-fn build(name: &SchemeName<'_>, cx: &SchemeContext) -> Built {
+fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("vidkv") else { return Ok(None) };
     let wrong = || format!("`{level}` is not 1.58 bits for values after 1 to 2 bits for keys, like 1.5-1.58");
     let bits: f64 = level.strip_suffix("-1.58").and_then(|bits| bits.parse().ok()).ok_or_else(wrong)?;
     if !(1.0..=2.0).contains(&bits) {
-        return Err(wrong().into());
+        return Err(wrong());
     }
     name.no_artefacts()?;
     name.arguments.only(&[])?;
     name.only_parts(&[])?;
-    let (heads, head_dim) = (cx.geometry().kv_heads, cx.geometry().head_dim);
-    let hard = (head_dim as f64 * (bits - 1.0)).floor() as usize;
-    if !head_dim.is_multiple_of(8) || !hard.is_multiple_of(8) {
-        let reason = format!("{hard} of {head_dim} channels at 2 bits: both must be multiples of 8");
-        return Err(unsuitable(name.base, reason).into());
-    }
-    let matrix = Arc::new(easy::fourier(head_dim - hard));
-    let bytes = matrix.len() * size_of::<f32>();
-    let keys: Arc<dyn Codec> = Arc::new(Keys { heads, head_dim, hard, matrix });
-    let values: Arc<dyn Codec> = Arc::new(Values { heads, head_dim });
-    let scheme = CodedScheme::new(name.base, cx.geometry(), KeysCoded::AfterRope, name.window()?, |_| {
-        Ok((keys.clone(), values.clone()))
-    })?;
-    Ok(Some(Box::new(scheme.with_artefacts("", bytes))))
+    let window = name.window()?;
+    Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
+        let (heads, head_dim) = (bound.geometry().kv_heads, bound.geometry().head_dim);
+        let hard = (head_dim as f64 * (bits - 1.0)).floor() as usize;
+        if !head_dim.is_multiple_of(8) || !hard.is_multiple_of(8) {
+            let reason = format!("{hard} of {head_dim} channels at 2 bits: both must be multiples of 8");
+            return Err(bound.unsuitable(reason));
+        }
+        let matrix = Arc::new(easy::fourier(head_dim - hard));
+        let bytes = matrix.len() * size_of::<f32>();
+        let keys: Arc<dyn Codec> = Arc::new(Keys { heads, head_dim, hard, matrix });
+        let values: Arc<dyn Codec> = Arc::new(Values { heads, head_dim });
+        let scheme = CodedScheme::new(&bound, window, |_| Ok((keys.clone(), values.clone())))?;
+        Ok(Box::new(scheme.with_artefacts("", bytes)))
+    })))
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use kvcsr_cache::schemes::cq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
-use kvcsr_neuraldict::codebooks::coupled::weighted_kmeans;
+use kvcsr_neuraldict::peers::cq::weighted_kmeans;
 
 use super::Layer;
 use super::weights::MASS;

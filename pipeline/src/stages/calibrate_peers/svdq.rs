@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kvcsr_cache::schemes::svdq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
-use kvcsr_neuraldict::codebooks::basis::singular_basis;
+use kvcsr_neuraldict::peers::svdq::singular_basis;
 
 use super::Layer;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kvcsr_cache::schemes::commvq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
-use kvcsr_neuraldict::codebooks::commutative::{self, Annealing};
+use kvcsr_neuraldict::peers::commvq::{Annealing, train};
 
 use super::Layer;
 
@@ -27,7 +27,7 @@ pub(super) fn codebooks(cx: &Layer<'_>, set: &mut CodebookSet) -> Result<()> {
             norms.push(norm);
         }
         let rng = &mut cx.rng((1 << 20) + head as u64);
-        for step in commutative::train(&mut vectors, &norms, d, steps, &annealing, rng)? {
+        for step in train(&mut vectors, &norms, d, steps, &annealing, rng)? {
             tables.extend_from_slice(step.codebook.rows());
         }
     }

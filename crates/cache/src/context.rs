@@ -1,0 +1,92 @@
+//! What schemes are built from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
+
+use crate::{Budget, Budgets, CacheError, Geometry};
+
+/// The model's shape, and by name everything that was learned for it: dictionary sets, codebooks, budgets.
+///
+/// Encoders (with their Gram matrices) are made once per set and shared by all schemes over it.
+pub struct SchemeContext {
+    geometry: Geometry,
+    sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
+    budgets: Budgets,
+    codebooks: BTreeMap<String, CodebookSet>,
+}
+
+impl SchemeContext {
+    /// A context without dictionaries.
+    pub fn new(geometry: Geometry) -> Self {
+        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new(), budgets: Budgets::new() }
+    }
+
+    /// Adds a dictionary set under `name`.
+    pub fn with_dictionaries(mut self, name: &str, set: DictionarySet) -> Self {
+        let encoders = set.groups.iter().map(|g| Arc::new(Encoder::new(g.dictionary.clone()))).collect();
+        self.sets.insert(name.to_owned(), (set, encoders));
+        self
+    }
+
+    /// Gives the levels by layer that `csr-S+budget` takes.
+    pub fn with_budgets(mut self, budgets: Budgets) -> Self {
+        self.budgets = budgets;
+        self
+    }
+
+    /// Adds the codebooks of a calibrated method under `name`.
+    pub fn with_codebooks(mut self, name: &str, set: CodebookSet) -> Self {
+        self.codebooks.insert(name.to_owned(), set);
+        self
+    }
+
+    /// The model's shape.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The dictionary set called `name` and the encoder of each of its groups.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingDictionaries`], naming `scheme`.
+    pub fn dictionaries(&self, name: &str, scheme: &str) -> Result<(&DictionarySet, &[Arc<Encoder>]), CacheError> {
+        self.sets
+            .get(name)
+            .map(|(set, encoders)| (set, &encoders[..]))
+            .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
+    }
+
+    /// The codebooks called `name`, which were made for this model's shape.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingCodebooks`], naming `scheme`, or [`CacheError::Unsuitable`] if they are another model's.
+    pub fn codebooks(&self, name: &str, scheme: &str) -> Result<&CodebookSet, CacheError> {
+        let set = self
+            .codebooks
+            .get(name)
+            .ok_or_else(|| CacheError::MissingCodebooks { scheme: scheme.to_owned(), codebooks: name.to_owned() })?;
+        let Geometry { layers, kv_heads, head_dim } = self.geometry;
+        set.validate_for(layers, kv_heads, head_dim)
+            .map_err(|e| CacheError::Unsuitable { scheme: scheme.to_owned(), reason: e.to_string() })?;
+        Ok(set)
+    }
+
+    /// The budget that spends `level`, checked against the model.
+    ///
+    /// # Errors
+    /// [`CacheError::Budget`], naming `scheme`, if there is none or it does not fit.
+    pub fn budget(&self, level: usize, scheme: &str) -> Result<&Budget, CacheError> {
+        let refuse = |reason: String| CacheError::Budget { scheme: scheme.to_owned(), reason };
+        let budget = self.budgets.get(&level).ok_or_else(|| {
+            let known: Vec<String> = self.budgets.keys().map(usize::to_string).collect();
+            match known.is_empty() {
+                true => refuse("no budgets were given: measure sensitivities first (`just allocate`)".into()),
+                false => refuse(format!("there are budgets for the levels {}, none for {level}", known.join(", "))),
+            }
+        })?;
+        budget.check(level, self.geometry.layers).map_err(refuse)?;
+        Ok(budget)
+    }
+}

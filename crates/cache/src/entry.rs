@@ -1,0 +1,48 @@
+//! How a scheme is described: what the command line, profiles, tables and conformance tests read.
+
+/// Where a scheme codes keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeysCoded {
+    /// Before position embedding.
+    BeforeRope,
+    /// After position embedding.
+    AfterRope,
+}
+
+/// Something about a scheme that its name may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Parameter {
+    /// As it is written in a name: `group`, `+window(recent)`, or a letter of the pattern.
+    pub name: &'static str,
+    /// Its default; empty if it must be given.
+    pub default: &'static str,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+/// One registered scheme, or several that differ in a number.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Entry {
+    /// Name as given on the command line; capital letters stand for numbers.
+    pub pattern: &'static str,
+    /// Names that can be built. The first stands for the entry; conformance tests run them all.
+    pub examples: &'static [&'static str],
+    /// A sentence for people.
+    pub summary: &'static str,
+    /// Where the method comes from.
+    pub citation: &'static str,
+    /// Where it codes keys.
+    pub keys_coded: KeysCoded,
+    /// What its name may set.
+    pub parameters: &'static [Parameter],
+    /// Whether a prefill taken over leaves the cache that the same tokens leave when they are decoded one by one. False
+    /// for methods that treat a prompt in another way.
+    pub prefill_as_decoded: bool,
+}
+
+/// The exact tokens that every compressed scheme can have around its codes.
+pub const WINDOW: [Parameter; 2] = [
+    Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
+    Parameter { name: "+window(recent)", default: "128", meaning: "last tokens kept in f16" },
+];
