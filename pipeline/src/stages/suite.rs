@@ -112,7 +112,7 @@ pub fn answer(
 }
 
 fn is_grid(task: &str) -> bool {
-    kvcsr_eval::suite::grid::TASKS.contains(&task)
+    grid::TASKS.contains(&task)
 }
 
 fn retrieval_row(cell: grid::Cell) -> RetrievalRow {
