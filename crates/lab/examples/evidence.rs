@@ -10,7 +10,7 @@ use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_eval::heldout::far::{self, HIDDEN};
 use kvcsr_eval::heldout::unit::PIECE;
 use kvcsr_eval::heldout::{Cut, Prepared, Reference, UnitScore, Window};
-use kvcsr_lab::documents::{Part, collections};
+use kvcsr_lab::documents::{Side, collections};
 use kvcsr_lab::{Model, places};
 
 /// Tokens per call of the prefill.
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cut = Cut { context, skip: far::RECENT, scored: 512, windows: 1, seed: 7 };
     let threshold = {
         let mut kl = Vec::new();
-        for window in windows(&model, Part::Threshold, 1, cut)? {
+        for window in windows(&model, Side::Threshold, 1, cut)? {
             let reference = Reference::new(&model.decoder, &window.text, CHUNK, dense.as_ref())?;
             kl.extend(reference.measure(&model.decoder, hidden.as_ref(), PIECE)?.kl().split_off(window.skip));
         }
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("far: KL above {threshold:.4} nats with all but {HIDDEN} hidden\n");
 
     let mut totals: BTreeMap<usize, Vec<UnitScore>> = BTreeMap::new();
-    for window in windows(&model, Part::Scored, count, cut)? {
+    for window in windows(&model, Side::Scored, count, cut)? {
         let prepared = Prepared::new(&model.decoder, window, CHUNK, dense.as_ref(), hidden.as_ref(), threshold)?;
         for (at, scheme) in schemes.iter().enumerate() {
             totals.entry(at).or_default().push(prepared.score(&model.decoder, scheme.as_ref())?);
@@ -70,11 +70,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The first windows of `count` documents of each domain.
-fn windows(model: &Model, part: Part, count: usize, cut: Cut) -> Result<Vec<Window>, Box<dyn Error>> {
+fn windows(model: &Model, side: Side, count: usize, cut: Cut) -> Result<Vec<Window>, Box<dyn Error>> {
     let (here, cache) = (std::env::current_dir()?, places::cache_dir()?);
     let mut taken = BTreeMap::<String, usize>::new();
     let mut windows = Vec::new();
-    for collection in collections(&here)?.iter().filter(|collection| collection.part == part) {
+    for collection in collections(&here)?.iter().filter(|collection| collection.side == side) {
         for document in collection.documents(&cache)? {
             let taken = taken.entry(document.domain).or_default();
             if *taken < count {

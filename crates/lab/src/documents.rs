@@ -11,7 +11,7 @@ use crate::{LabError, places};
 /// What the documents of a collection are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum Side {
     /// Scored, and used for nothing else.
     Scored,
     /// The threshold of far tokens is chosen on them.
@@ -27,7 +27,7 @@ pub struct Collection {
     /// What kind of text: the stratum of the statistics.
     pub domain: String,
     /// What they are for.
-    pub part: Part,
+    pub side: Side,
     /// The registry of the package, for example `pypi`.
     pub registry: String,
     /// The package.
@@ -124,7 +124,7 @@ mod tests {
                 let name = collection.name_of(member);
                 assert!(names.insert(name.clone()), "{name} is named twice");
                 assert!(texts.insert(member.sha256.clone()), "{name} is another document");
-                domains.entry(collection.domain.clone()).or_default()[collection.part as usize] += 1;
+                domains.entry(collection.domain.clone()).or_default()[collection.side as usize] += 1;
             }
         }
         assert_eq!(domains.len(), 4, "{domains:?}");
