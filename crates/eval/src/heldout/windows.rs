@@ -68,7 +68,8 @@ impl Cut {
     }
 }
 
-/// A passage, other text, and the passage again: far by construction.
+/// A passage, other text, and the passage again: far by construction, so that every scored position counts. A threshold of
+/// `f64::NEG_INFINITY` in [`super::Prepared::new`] says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeat {
     /// Tokens of the passage.
