@@ -59,7 +59,7 @@ mod dictionary;
 mod error;
 mod files;
 mod footprint;
-mod kernels;
+pub mod kernels;
 mod pursuit;
 mod quantisers;
 
@@ -67,7 +67,7 @@ pub use codes::{CodeLayout, Codes, CoefficientFormat, PackedCodes, RaggedCodes, 
 pub use codes::{atom_products, attend, from_e4m3, index_bits, score_codes, stop_early, to_e4m3};
 pub use dictionary::{Atoms, Dictionary, MAX_ATOMS, OnlineAtoms, refit};
 pub use error::CodecError;
-pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, set, shard};
+pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, atomic, set, shard};
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
 pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
 pub use pursuit::{ReconstructionError, reconstruction_error};

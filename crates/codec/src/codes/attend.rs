@@ -19,8 +19,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::ragged::used;
-use crate::kernels::{Isa, correlate};
+use crate::kernels::{Isa, Softmax, correlate};
 use crate::{Atoms, CodecError, Codes};
+
+pub use crate::kernels::RotaryTables;
 
 /// Tokens restored at a time: at 128 channels the keys are 32 KiB, a level-1 cache.
 pub const TILE: usize = 64;
@@ -56,22 +58,12 @@ impl CodedHead<'_> {
     }
 }
 
-/// Rotary tables, `(positions, D / 2)` each.
-#[derive(Clone, Copy, Debug)]
-pub struct RotaryTables<'a> {
-    /// Cosines.
-    pub cos: &'a [f32],
-    /// Sines.
-    pub sin: &'a [f32],
-}
-
 /// Buffers of [`HeadAttention`], reused from call to call: once they have grown to a model's size,
 /// attending allocates nothing. They take a tile of keys and, per query row, a sum for every atom.
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
-    /// Per query: what is subtracted from its scores, and the sum of its weights.
-    reference: Vec<f32>,
-    sum: Vec<f32>,
+    /// One per query.
+    softmax: Vec<Softmax>,
     /// Weighted values `(Q, D)`, not yet divided by the sums.
     out: Vec<f32>,
     /// Keys of a tile `(TILE, D)`.
@@ -127,8 +119,7 @@ impl<'a> HeadAttention<'a> {
     ) -> Self {
         assert!(!queries.is_empty() && queries.len().is_multiple_of(head_dim) && head_dim.is_multiple_of(2));
         let count = queries.len() / head_dim;
-        sized(&mut scratch.reference, count).fill(f32::NEG_INFINITY);
-        sized(&mut scratch.sum, count).fill(0.0);
+        sized(&mut scratch.softmax, count).fill(Softmax::default());
         sized(&mut scratch.out, queries.len()).fill(0.0);
         sized(&mut scratch.keys, TILE * head_dim);
         sized(&mut scratch.weights, TILE * count);
@@ -252,18 +243,15 @@ impl<'a> HeadAttention<'a> {
     /// If `out` has another size.
     pub fn finish(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.queries.len());
-        let rows = self.scratch.out.chunks_exact(self.head_dim).zip(&self.scratch.sum);
-        for (out, (row, &sum)) in out.chunks_exact_mut(self.head_dim).zip(rows) {
-            let factor = if sum > 0.0 { 1.0 / sum } else { 0.0 };
-            for (out, x) in out.iter_mut().zip(row) {
-                *out = x * factor;
-            }
+        out.copy_from_slice(&self.scratch.out[..out.len()]);
+        for (out, softmax) in out.chunks_exact_mut(self.head_dim).zip(&self.scratch.softmax) {
+            softmax.normalise(out);
         }
     }
 
     fn check_positions(&self, end: usize) -> Result<(), CodecError> {
         let Some(tables) = self.tables else { return Ok(()) };
-        let positions = tables.cos.len().min(tables.sin.len()) / (self.head_dim / 2);
+        let positions = tables.positions(self.head_dim);
         if end <= positions { Ok(()) } else { Err(CodecError::RowRange { start: 0, end, rows: positions }) }
     }
 
@@ -280,10 +268,7 @@ impl<'a> HeadAttention<'a> {
     /// Rotates the first `n` keys of the tile, the first of them at `position`.
     fn rotate(&mut self, position: usize, n: usize) {
         let Some(tables) = self.tables else { return };
-        let half = self.head_dim / 2;
-        let at = position * half..(position + n) * half;
-        let (cos, sin) = (&tables.cos[at.clone()], &tables.sin[at]);
-        self.isa.rotate(&mut self.scratch.keys[..n * self.head_dim], cos, sin, half);
+        tables.rotate(&mut self.scratch.keys[..n * self.head_dim], self.head_dim, position);
     }
 
     /// Scores `(n, Q)` of the tile's `n` keys.
@@ -327,7 +312,7 @@ impl<'a> HeadAttention<'a> {
     fn weigh(&mut self, first: usize, n: usize, visible: &[Range<usize>], sums: &mut [f32]) {
         let (count, d) = (self.count(), self.head_dim);
         assert_eq!(visible.len(), count, "a range per query");
-        let AttentionScratch { weights, reference, sum, out, .. } = &mut *self.scratch;
+        let AttentionScratch { weights, softmax, out, .. } = &mut *self.scratch;
         let weights = &mut weights[..n * count];
         let seen = |range: &Range<usize>| {
             (range.start.clamp(first, first + n) - first, range.end.clamp(first, first + n) - first)
@@ -335,21 +320,22 @@ impl<'a> HeadAttention<'a> {
         for (q, range) in visible.iter().enumerate() {
             let (from, to) = seen(range);
             let top = (from..to).fold(f32::NEG_INFINITY, |m, t| m.max(weights[t * count + q]));
-            if top > reference[q] + SLACK || (reference[q] == f32::NEG_INFINITY && from < to) {
-                let factor = (reference[q] - top).exp();
-                reference[q] = top;
-                sum[q] *= factor;
+            let factor = softmax[q].raise(top, SLACK);
+            if factor != 1.0 {
                 out[q * d..(q + 1) * d].iter_mut().for_each(|x| *x *= factor);
                 sums.iter_mut().skip(q).step_by(count).for_each(|x| *x *= factor);
             }
         }
-        self.isa.exponentials(weights, &reference[..count]);
+        for weights in weights.chunks_exact_mut(count) {
+            weights.iter_mut().zip(&*softmax).for_each(|(weight, softmax)| *weight -= softmax.reference());
+        }
+        self.isa.exponentials(weights, 0.0);
         for (q, range) in visible.iter().enumerate() {
             let (from, to) = seen(range);
             (0..n).filter(|t| !(from..to).contains(t)).for_each(|t| weights[t * count + q] = 0.0);
         }
         for weights in weights.chunks_exact(count) {
-            sum.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight);
+            softmax.iter_mut().zip(weights).for_each(|(softmax, &weight)| softmax.add(weight));
         }
     }
 
