@@ -87,6 +87,11 @@ compare *args: setup
     @{{ stage }}
     @{{ kvcsr }} report "$@"
 
+# Score schemes on single long documents, by what deletion fails: far tokens and their recovery
+[group('stages')]
+evidence *args: setup
+    @{{ stage }}
+
 # Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
 [group('stages')]
 suite *args: setup

@@ -24,6 +24,7 @@ static DECLARATION: Declaration = Declaration {
     name: "train-rope",
     about: "Learn dictionaries of keys after position embedding, for csr-S+rope",
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
+    version: 2,
     makes: &[Output::dictionaries(registry::ROPE_DICTIONARIES, DICTIONARIES)],
     ..Declaration::EMPTY
 };

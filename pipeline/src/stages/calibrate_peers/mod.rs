@@ -58,6 +58,7 @@ static DECLARATION: Declaration = Declaration {
         Output { file: LEXICO, artefact: Artefact::PeerDictionaries(schemes::lexico::DICTIONARIES) },
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
+    version: 2,
     ..Declaration::EMPTY
 };
 
