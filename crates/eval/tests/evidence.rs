@@ -77,7 +77,7 @@ fn deletion_recovers_nothing_the_exact_cache_everything_and_more_context_more() 
     assert!(of("dense").far.recovery() > 0.9999);
     let more = of("evict(sinks=2,recent=200)").far.recovery();
     assert!(more > 0.0 && more < 0.9999, "{more}");
-    let coded = of("q8_0").far.recovery();
+    let coded = of("kivi-8(group=16,window=16)").far.recovery();
     assert!(coded > more, "{coded} of 8-bit codes, {more} of 200 tokens");
 }
 
