@@ -63,7 +63,8 @@ pub mod kernels;
 mod pursuit;
 mod quantisers;
 
-pub use codes::{CodeLayout, Codes, CoefficientFormat, PackedCodes, RaggedCodes, SparseCodes};
+pub use codes::{BitReader, BitWriter, CodeLayout, Codes, CoefficientFormat, SparseCodes};
+pub use codes::{EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
 pub use codes::{atom_products, attend, from_e4m3, index_bits, score_codes, stop_early, to_e4m3};
 pub use dictionary::{Atoms, Dictionary, MAX_ATOMS, OnlineAtoms, refit};
 pub use error::CodecError;

@@ -18,7 +18,8 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::ragged::used;
+use super::decode::beyond;
+use super::early::used;
 use crate::kernels::{Isa, Softmax, correlate};
 use crate::{Atoms, CodecError, Codes};
 
@@ -372,7 +373,7 @@ fn unpack(head: CodedHead<'_>, first: usize, indices: &mut [u16], coefficients: 
     let s = head.codes.sparsity();
     let row = first * head.chunks;
     head.codes.unpack(row..row + indices.len() / s, indices, coefficients);
-    match indices.iter().position(|&i| usize::from(i) >= head.atoms.len()) {
+    match beyond(indices, head.atoms.len()) {
         None => Ok(()),
         Some(at) => {
             Err(CodecError::UnknownAtom { row: row + at / s, index: indices[at].into(), atoms: head.atoms.len() })

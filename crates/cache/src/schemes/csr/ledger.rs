@@ -1,7 +1,7 @@
 //! The ledger by formula: what a cache will hold, for any shape, without building it.
 
 use half::f16;
-use kvcsr_codec::{CodeLayout, Codes, Encoder, Footprint, OnlineAtoms, PackedCodes, RaggedCodes, SparseCodes};
+use kvcsr_codec::{Codes, Encoder, Footprint, OnlineAtoms};
 
 use super::cache::CsrCache;
 use super::exact::{ExactTokens, Pair};
@@ -68,11 +68,8 @@ impl CsrShape {
             online = (part.sampled + part.guard) * kv_heads;
         }
         let (s, rows) = (level / shape.chunks, coded * shape.chunks);
-        let head = match (options.stop, options.layout) {
-            (None, CodeLayout::Paper) => SparseCodes::footprint_of(s, rows),
-            (None, CodeLayout::Packed(format)) => PackedCodes::new(s, shape.atoms + online, format).footprint_of(rows),
-            (Some(_), layout) => RaggedCodes::new(layout, s, shape.atoms + online).most_of(rows),
-        };
+        let codes = if options.stop.is_some() { Codes::ragged } else { Codes::new };
+        let head = codes(options.layout, s, shape.atoms + online).footprint_of(rows);
         let mut all: Footprint = std::iter::repeat_n(head, kv_heads).sum();
         all.online_atoms = sampled * width * size_of::<f16>();
         all.guard = guard * width * size_of::<f16>();
