@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 
-use super::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
 
 /// Bytes of a row of `codes` codes of `bits` bits.
 pub(super) fn row_bytes(codes: usize, bits: usize) -> usize {

@@ -14,8 +14,8 @@ use half::f16;
 use kvcsr_codec::{CodebookSet, Footprint, Kind, Table, TiedCodebook};
 use rayon::prelude::*;
 
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
 use super::codes::{Halves, push_row, read_row, row_bytes};
+use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -50,6 +50,7 @@ const ENTRIES: &[Entry] = &[Entry {
         },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: true,
 }];

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use half::f16;
 use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
 
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use super::codes::{push_row, read_row, row_bytes};
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -39,6 +39,7 @@ const ENTRIES: &[Entry] = &[Entry {
         Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 12" },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: true,
 }];

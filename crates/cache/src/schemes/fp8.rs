@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::Geometry;
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;

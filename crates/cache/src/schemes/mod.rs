@@ -1,7 +1,6 @@
 //! One file per scheme. [`crate::registry`] lists them.
 
 pub mod asymkv;
-pub mod coded;
 mod codes;
 pub mod commvq;
 pub mod cq;
@@ -12,6 +11,7 @@ pub mod gear;
 pub mod ggml;
 pub mod kivi;
 pub mod lexico;
+mod sparse;
 pub mod svdq;
 pub mod turboquant;
 pub mod vidkv;

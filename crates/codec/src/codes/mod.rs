@@ -1,10 +1,9 @@
 //! Sparse codes in either layout, behind one type.
 
-pub mod attend;
 mod fixed;
+mod on_codes;
 mod packed;
 mod ragged;
-mod scores;
 
 use std::ops::Range;
 
@@ -17,9 +16,9 @@ use crate::kernels::Isa;
 use crate::{Atoms, BitsPerChannel, CodecError, Footprint};
 
 pub use self::fixed::SparseCodes;
+pub use self::on_codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
 pub use self::packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
 pub use self::ragged::{RaggedCodes, stop_early};
-pub use self::scores::{atom_products, score_codes};
 
 /// Rows expanded as one unit of parallel work.
 const BLOCK: usize = 64;
@@ -170,6 +169,20 @@ impl Codes {
         )
     }
 
+    /// As [`Codes::decode_into`] on the calling thread alone, with buffers that are reused from call to call.
+    ///
+    /// # Panics
+    /// If the rows are not held, a code names an atom that is not there, or `out` has another size.
+    pub fn restore(&self, atoms: Atoms<'_>, rows: Range<usize>, buffers: &mut CodeBuffers, out: &mut [f32]) {
+        let (s, isa) = (self.sparsity(), Isa::detect());
+        let (indices, coefficients) = buffers.unpacked(self, rows);
+        let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
+        for (out, (indices, coefficients)) in out.chunks_exact_mut(atoms.width()).zip(codes) {
+            let used = used(coefficients);
+            atoms.combine(isa, &indices[..used], &coefficients[..used], out);
+        }
+    }
+
     /// Forgets all rows and gives the memory back.
     pub fn clear(&mut self) {
         match self {
@@ -187,5 +200,28 @@ impl Codes {
             Self::Packed(codes) => codes.footprint(),
             Self::Ragged(codes) => codes.footprint(),
         }
+    }
+}
+
+/// Room for unpacked codes.
+#[derive(Debug, Default)]
+pub struct CodeBuffers {
+    indices: Vec<u16>,
+    coefficients: Vec<f32>,
+}
+
+impl CodeBuffers {
+    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each.
+    ///
+    /// # Panics
+    /// If the rows are not held.
+    pub fn unpacked(&mut self, codes: &Codes, rows: Range<usize>) -> (&[u16], &[f32]) {
+        let n = rows.len() * codes.sparsity();
+        if self.indices.len() < n {
+            self.indices.resize(n, 0);
+            self.coefficients.resize(n, 0.0);
+        }
+        codes.unpack(rows, &mut self.indices[..n], &mut self.coefficients[..n]);
+        (&self.indices[..n], &self.coefficients[..n])
     }
 }

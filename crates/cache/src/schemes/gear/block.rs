@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::Setting;
 use super::low_rank::LowRank;
-use crate::schemes::coded::affine::{Affine, Scale, range};
-use crate::schemes::coded::bits::{CODES, pack, unpack};
+use crate::coded::affine::{Affine, Scale, range};
+use crate::coded::bits::{CODES, pack, unpack};
 
 /// One block, all heads.
 pub(super) struct Coded {
@@ -140,7 +140,7 @@ impl Coded {
                     for head in 0..heads {
                         let rows = (head * n + first) * d..(head * n + first + group) * d;
                         let (mut min, mut max) = (vec![0.0; d], vec![0.0; d]);
-                        crate::schemes::coded::affine::channel_ranges(&bulk[rows.clone()], &mut min, &mut max);
+                        crate::coded::affine::channel_ranges(&bulk[rows.clone()], &mut min, &mut max);
                         let at = self.scales.len();
                         self.scales.extend(min.iter().zip(&max).map(|(&min, &max)| affine.scale(min, max)));
                         let rows = bulk[rows.clone()].chunks_exact(d).zip(codes[rows].chunks_exact_mut(d));
@@ -265,7 +265,7 @@ fn pieces(joined: Range<usize>, d: usize) -> impl Iterator<Item = (usize, Range<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error};
+    use crate::coded::testing::{published, ramp, relative_error};
 
     const TOKENS: usize = 64;
 

@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::schemes::coded::multiply;
+use crate::coded::multiply;
 
 /// Iterations, as released.
 const ITERATIONS: usize = 3;

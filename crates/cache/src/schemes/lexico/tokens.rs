@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use kvcsr_codec::{Atoms, Footprint, OnlineAtoms, OrthogonalCodes, atom_products, from_e4m3, score_codes, to_e4m3};
+use kvcsr_codec::{Atoms, Footprint, OnlineAtoms, OrthogonalCodes, from_e4m3, score_codes, to_e4m3};
 
-use super::super::coded::{Block, CodedTokens, TILE, reserve};
 use super::Settings;
+use crate::coded::{Block, CodedTokens, ScoresCodes, TILE, reserve};
+use crate::schemes::sparse;
 
 /// The numbers that coefficients stand for.
 static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
@@ -159,17 +160,26 @@ impl CodedTokens for LexicoTokens {
         }
     }
 
-    /// The products of all atoms with the queries, once that is less work than restoring the tokens: with atoms of the
-    /// sequence's own never.
+    fn scores_codes(&self) -> Option<&dyn ScoresCodes> {
+        Some(self)
+    }
+
+    fn footprint(&self) -> Footprint {
+        let own = size_of::<Self>() + self.heads.capacity() * size_of::<Head>();
+        let heads = self.heads.iter().map(|head| Footprint {
+            indices: head.indices.capacity() * size_of::<u16>(),
+            coefficients: head.coefficients.capacity(),
+            row_lengths: head.lengths.capacity() + head.starts.capacity() * size_of::<u32>(),
+            ..Footprint::default()
+        });
+        heads.sum::<Footprint>() + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
+    }
+}
+
+impl ScoresCodes for LexicoTokens {
+    /// With atoms of the sequence's own never: they grow from token to token.
     fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
-        let dictionary = self.settings.encoder.dictionary();
-        let (atoms, d, s) = (dictionary.len(), dictionary.width(), self.settings.sparsity);
-        let rows = queries.len() / d;
-        if !self.adaptive.is_empty() || rows * (atoms * d + tokens * s) >= tokens * (s * d + rows * d) {
-            return false;
-        }
-        atom_products(dictionary, queries, table);
-        true
+        self.adaptive.is_empty() && sparse::prepare(self.atoms(), 1, self.settings.sparsity, queries, tokens, table)
     }
 
     fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
@@ -188,20 +198,9 @@ impl CodedTokens for LexicoTokens {
             for (c, &byte) in coefficients.iter_mut().zip(&held.coefficients[entries.clone()]) {
                 *c = values[usize::from(byte)];
             }
-            score_codes(table, queries, &held.indices[entries], &coefficients[..codes], out);
+            score_codes(table, 1, queries, &held.indices[entries], &coefficients[..codes], out);
             at += codes;
         }
-    }
-
-    fn footprint(&self) -> Footprint {
-        let own = size_of::<Self>() + self.heads.capacity() * size_of::<Head>();
-        let heads = self.heads.iter().map(|head| Footprint {
-            indices: head.indices.capacity() * size_of::<u16>(),
-            coefficients: head.coefficients.capacity(),
-            row_lengths: head.lengths.capacity() + head.starts.capacity() * size_of::<u32>(),
-            ..Footprint::default()
-        });
-        heads.sum::<Footprint>() + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
     }
 }
 
@@ -212,8 +211,8 @@ mod tests {
 
     use kvcsr_codec::{Dictionary, Encoder};
 
-    use super::super::super::coded::{Buffering, testing::variates};
     use super::*;
+    use crate::coded::{Buffering, testing::variates};
 
     #[test]
     fn scores_on_codes_are_those_of_restored_keys() {

@@ -4,8 +4,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::{CodebookSet, CodecError, Kind};
 
-use super::super::coded::{Block, multiply_transposed};
 use super::{BASIS, DEVIATIONS, MEAN, Settings, symmetric_eigenvectors};
+use crate::coded::{Block, multiply_transposed};
 
 /// Tokens of a block whose products are summed in f32 before they are added up in f64.
 const CHUNK: usize = 256;

@@ -8,9 +8,9 @@ use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 use rayon::prelude::*;
 
-use super::super::coded::affine::{Affine, Scale, channel_ranges};
-use super::super::coded::{Block, CodedTokens, multiply, multiply_transposed, reserve};
 use super::{Basis, Settings};
+use crate::coded::affine::{Affine, Scale, channel_ranges};
+use crate::coded::{Block, CodedTokens, multiply, multiply_transposed, reserve};
 
 /// Latents are kept inside of f16's range.
 const LARGEST: f32 = 60_000.0;

@@ -21,9 +21,9 @@ use kvcsr_codec::Footprint;
 pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
-use super::coded::bits::{CODES, pack, unpack};
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::Geometry;
+use crate::coded::bits::{CODES, pack, unpack};
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -49,7 +49,7 @@ const ENTRIES: &[Entry] = &[
         summary: "Random rotation and a Lloyd-Max quantiser per channel, an f16 norm per head vector",
         citation: SOURCE,
         keys_coded: KeysCoded::AfterRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
     Entry {
@@ -58,7 +58,7 @@ const ENTRIES: &[Entry] = &[
         summary: "TurboQuant with a bit more for the quarter of channels that are largest over the prompt",
         citation: SOURCE,
         keys_coded: KeysCoded::AfterRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: false,
     },
     Entry {
@@ -72,7 +72,7 @@ const ENTRIES: &[Entry] = &[
         summary: "TurboQuant on keys before position embedding",
         citation: SOURCE,
         keys_coded: KeysCoded::BeforeRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
 ];
@@ -244,7 +244,7 @@ impl HeadTokens for Head {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+    use crate::coded::testing::{published, ramp, relative_error, variates};
 
     /// `rows` coded and restored.
     fn restored(part: &Part, rows: &[f32]) -> Vec<f32> {

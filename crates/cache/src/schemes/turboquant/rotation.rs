@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::schemes::coded::multiply_transposed;
+use crate::coded::multiply_transposed;
 
 /// A seeded random rotation of vectors of `size` channels.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use kvcsr_codec::Footprint;
 
 use super::{Coded, Part};
 use crate::Geometry;
-use crate::schemes::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead};
+use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead};
 
 /// Two quantisers, for the outlier channels and for the others.
 pub(super) struct Split {

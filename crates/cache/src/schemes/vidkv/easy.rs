@@ -3,8 +3,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::schemes::coded::bits::{CODES, pack, unpack};
-use crate::schemes::coded::{multiply, multiply_transposed};
+use crate::coded::bits::{CODES, pack, unpack};
+use crate::coded::{multiply, multiply_transposed};
 
 /// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`: a row for
 /// the mean, then cosine and sine of each frequency, and the alternating row where `size` is even.
@@ -69,7 +69,7 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schemes::coded::testing::{relative_error, variates};
+    use crate::coded::testing::{relative_error, variates};
 
     #[test]
     fn the_transform_is_orthonormal_and_packs_a_fourier_transform() {

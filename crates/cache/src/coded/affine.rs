@@ -244,7 +244,7 @@ impl HeadTokens for TokenGroups {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+    use crate::coded::testing::{published, ramp, relative_error, variates};
 
     /// Codes of the reference, one hexadecimal digit each.
     fn codes(digits: &serde_json::Value) -> impl Iterator<Item = f32> {

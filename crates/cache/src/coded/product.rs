@@ -2,6 +2,8 @@
 
 use gemm::{Parallelism, gemm};
 
+use crate::kernels::{self, Stored};
+
 /// `out = a b` or `out += a b` with `a` `(m, k)`, `b` `(k, n)`, `out` `(m, n)`, all row-major.
 ///
 /// # Panics
@@ -18,10 +20,37 @@ pub fn multiply_transposed([m, k, n]: [usize; 3], a: &[f32], b: &[f32], out: &mu
     strided([m, k, n], a, k, b, [1, k], out, n, false);
 }
 
+/// Query rows below which one row after the other is faster than a matrix product.
+const FEW: usize = 4;
+
+/// `out = queries keysᵀ` for queries `(rows, D)` and keys `(n, D)`; rows of `out` are `stride` apart.
+pub(super) fn score(queries: &[f32], keys: &[f32], d: usize, out: &mut [f32], stride: usize) {
+    let (rows, n) = (queries.len() / d, keys.len() / d);
+    if rows >= FEW {
+        strided([rows, d, n], queries, d, keys, [1, d], out, stride, false);
+        return;
+    }
+    for (query, out) in queries.chunks_exact(d).zip(out.chunks_mut(stride)) {
+        keys.chunks_exact(d).zip(out).for_each(|(key, out)| *out = f32::dot(query, key));
+    }
+}
+
+/// `out += weights values` for values `(n, D)` and out `(rows, D)`; rows of weights are `stride` apart.
+pub(super) fn sum_up(weights: &[f32], stride: usize, values: &[f32], d: usize, out: &mut [f32]) {
+    let (rows, n) = (out.len() / d, values.len() / d);
+    if rows >= FEW {
+        strided([rows, n, d], weights, stride, values, [d, 1], out, d, true);
+        return;
+    }
+    for (weights, out) in weights.chunks(stride).zip(out.chunks_exact_mut(d)) {
+        kernels::add_weighted(&weights[..n], values, out);
+    }
+}
+
 /// The general case: rows of `a` are `a_row` apart, element `(i, j)` of `b` is at `i · b_strides[0] + j · b_strides[1]`,
 /// rows of `out` are `out_row` apart.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn strided(
+fn strided(
     [m, k, n]: [usize; 3],
     a: &[f32],
     a_row: usize,
