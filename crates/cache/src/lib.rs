@@ -43,7 +43,6 @@ mod context;
 mod entry;
 mod error;
 mod family;
-pub mod kernels;
 mod mass;
 pub mod name;
 mod needs;

@@ -59,7 +59,7 @@ mod dictionary;
 mod error;
 mod files;
 mod footprint;
-mod kernels;
+pub mod kernels;
 mod pursuit;
 mod quantisers;
 

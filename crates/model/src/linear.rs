@@ -5,9 +5,8 @@
 //! activations are rounded to the weights' dtype for the product and its result is f32 again.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
-use gemm::Parallelism;
 use half::{bf16, f16};
-use kvcsr_cache::kernels::Stored;
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Stored, multiply_parallel};
 use rayon::prelude::*;
 
 /// Rows up to which a product is bound by reading the weights: each weight is read once, by whichever thread is free.
@@ -113,10 +112,11 @@ fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
 fn by_dots<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -> Vec<f32> {
     // One stretch of outputs after the other, all rows of each: `(outputs, rows)`.
     let mut turned = vec![0f32; rows * outputs];
+    let isa = Isa::detect();
     let fill = |(y, w): (&mut [f32], &[W])| {
         for (y, w) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inputs)) {
             for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-                *y = W::dot(w, x);
+                *y = isa.dot(w, x);
             }
         }
     };
@@ -136,40 +136,14 @@ fn by_panels<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3])
     let mut y = vec![0f32; rows * outputs];
     let panel = (PANEL / inputs).clamp(1, outputs);
     let mut wide = vec![0f32; panel * inputs];
-    let threads = match rayon::current_num_threads() {
-        1 => Parallelism::None,
-        n => Parallelism::Rayon(n),
-    };
+    let isa = Isa::detect();
     for (at, w) in w.chunks(panel * inputs).enumerate() {
         let wide = &mut wide[..w.len()];
         let columns = w.len() / inputs;
-        wide.par_chunks_mut(TURN).zip(w.par_chunks(TURN)).for_each(|(wide, w)| W::widen(w, wide));
+        wide.par_chunks_mut(TURN).zip(w.par_chunks(TURN)).for_each(|(wide, w)| isa.widen(w, wide));
         let y = &mut y[at * panel..];
-        assert!((rows - 1) * outputs + columns <= y.len());
-        // SAFETY: `x` is (rows, inputs), `wide` is (columns, inputs), and the assertion keeps the result within `y`.
-        unsafe {
-            gemm::gemm(
-                rows,
-                columns,
-                inputs,
-                y.as_mut_ptr(),
-                1,
-                outputs as isize,
-                false,
-                x.as_ptr(),
-                1,
-                inputs as isize,
-                wide.as_ptr(),
-                inputs as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                threads,
-            );
-        }
+        let wide = Matrix::new(wide, columns, inputs).transposed();
+        multiply_parallel(MatrixMut::spaced(y, rows, columns, outputs), Matrix::new(x, rows, inputs), wide);
     }
     y
 }

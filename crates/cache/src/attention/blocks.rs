@@ -9,10 +9,9 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, Layout, Storage, Tensor, bail};
-use gemm::Parallelism;
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Softmax, multiply, multiply_add};
 use rayon::prelude::*;
 
-use crate::kernels::{self, Stored};
 use crate::{Bias, CacheError, Pattern, Reach};
 
 /// Query rows of a tile, all heads of a group together.
@@ -49,6 +48,7 @@ pub(super) fn attend(
         head_dim: d,
         scale: scale as f32,
         pattern,
+        isa: Isa::detect(),
     };
     let mut out = vec![0f32; b * h * t * d];
     if call.group * t <= FEW_ROWS {
@@ -104,28 +104,7 @@ struct Call<'a> {
     head_dim: usize,
     scale: f32,
     pattern: &'a Pattern<'a>,
-}
-
-/// What a row of queries has added up: values weighted by `e^(score - reference)`, and the sum of these weights.
-#[derive(Clone, Copy)]
-struct Sum {
-    reference: f32,
-    weights: f32,
-}
-
-const NOTHING: Sum = Sum { reference: f32::NEG_INFINITY, weights: 0.0 };
-
-impl Sum {
-    /// Turns scores into weights and counts them; what was added up before must be multiplied by what is returned.
-    fn take(&mut self, scores: &mut [f32]) -> f32 {
-        let largest = kernels::max(scores);
-        let factor = if largest > self.reference { (self.reference - largest).exp() } else { 1.0 };
-        if largest > self.reference {
-            self.reference = largest;
-        }
-        self.weights = self.weights * factor + kernels::exponentials(scores, self.reference);
-        factor
-    }
+    isa: Isa,
 }
 
 impl Call<'_> {
@@ -163,7 +142,7 @@ impl Call<'_> {
         }
         scratch.scores.resize(count * BLOCK, 0.0);
         scratch.sums.clear();
-        scratch.sums.resize(count, NOTHING);
+        scratch.sums.resize(count, Softmax::default());
         scratch.out.clear();
         scratch.out.resize(count * d, 0.0);
         let last = start + tokens.end;
@@ -173,8 +152,8 @@ impl Call<'_> {
             let n = block.len();
             let scores = &mut scratch.scores[..count * n];
             let keys = self.keys.rows(head, block.clone(), d);
-            // (rows, D) times (keys, D) transposed.
-            product(scores, [count, n, d], &scratch.queries, (d, 1), keys, (1, d), 0.0);
+            let queries = Matrix::new(&scratch.queries, count, d);
+            multiply(MatrixMut::new(scores, count, n), queries, Matrix::new(keys, n, d).transposed());
             for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
                 let query = start + tokens.start + row % rows;
                 let sum = &mut scratch.sums[row];
@@ -184,14 +163,14 @@ impl Call<'_> {
                 }
             }
             let values = self.values.rows(head, block, d);
-            product(&mut scratch.out, [count, d, n], scores, (n, 1), values, (d, 1), 1.0);
+            let out = MatrixMut::new(&mut scratch.out, count, d);
+            multiply_add(out, Matrix::new(scores, count, n), Matrix::new(values, n, d));
         }
         for (member, out) in out.iter_mut().enumerate() {
             for (i, out) in out.chunks_exact_mut(d).enumerate() {
                 let row = member * rows + i;
-                let sum = scratch.sums[row].weights;
-                let weighted = &scratch.out[row * d..(row + 1) * d];
-                out.iter_mut().zip(weighted).for_each(|(out, x)| *out = x / sum);
+                out.copy_from_slice(&scratch.out[row * d..(row + 1) * d]);
+                scratch.sums[row].normalise(out);
             }
         }
     }
@@ -207,27 +186,24 @@ impl Call<'_> {
             self.few_in(head, from..(from + FEW_BLOCK).min(self.seen))
         };
         let all = 0..heads * blocks;
-        let parts: Vec<(Vec<Sum>, Vec<f32>)> = if self.seen * d * heads >= PARALLEL_FROM {
+        let parts: Vec<(Vec<Softmax>, Vec<f32>)> = if self.seen * d * heads >= PARALLEL_FROM {
             all.into_par_iter().map(block).collect()
         } else {
             all.map(block).collect()
         };
         for (parts, out) in parts.chunks_exact(blocks).zip(out.chunks_exact_mut(rows * d)) {
             for (row, out) in out.chunks_exact_mut(d).enumerate() {
-                let top = parts.iter().map(|(sums, _)| sums[row].reference).fold(f32::NEG_INFINITY, f32::max);
-                let mut total = 0.0;
-                for (sums, weighted) in parts.iter().filter(|(sums, _)| sums[row].weights != 0.0) {
-                    let factor = (sums[row].reference - top).exp();
-                    total += sums[row].weights * factor;
-                    kernels::add_weighted(&[factor], &weighted[row * d..(row + 1) * d], out);
+                let all = Softmax::joined(parts.iter().map(|(sums, _)| &sums[row]));
+                for (sums, weighted) in parts.iter().filter(|(sums, _)| !sums[row].is_empty()) {
+                    self.isa.axpy(out, sums[row].share(&all), &weighted[row * d..(row + 1) * d]);
                 }
-                out.iter_mut().for_each(|x| *x /= total);
+                all.normalise(out);
             }
         }
     }
 
     /// All queries of one head over one block: per row its sum, and weighted values `(rows, D)`.
-    fn few_in(&self, head: usize, block: Range<usize>) -> (Vec<Sum>, Vec<f32>) {
+    fn few_in(&self, head: usize, block: Range<usize>) -> (Vec<Softmax>, Vec<f32>) {
         let d = self.head_dim;
         let rows = self.group * self.tokens;
         let n = block.len();
@@ -236,14 +212,14 @@ impl Call<'_> {
         let mut scores = vec![0f32; rows * n];
         for (j, key) in keys.chunks_exact(d).enumerate() {
             for (row, query) in queries.chunks_exact(d).enumerate() {
-                scores[row * n + j] = f32::dot(query, key) * self.scale;
+                scores[row * n + j] = self.isa.dot(query, key) * self.scale;
             }
         }
-        let (mut sums, mut out) = (vec![NOTHING; rows], vec![0f32; rows * d]);
+        let (mut sums, mut out) = (vec![Softmax::default(); rows], vec![0f32; rows * d]);
         for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
             let query = self.seen - self.tokens + row % self.tokens;
             self.weigh(head, row / self.tokens, query, &block, scores, &mut sums[row]);
-            kernels::add_weighted(scores, values, &mut out[row * d..(row + 1) * d]);
+            self.isa.add_weighted(scores, values, &mut out[row * d..(row + 1) * d]);
         }
         (sums, out)
     }
@@ -257,7 +233,7 @@ impl Call<'_> {
         query: usize,
         block: &Range<usize>,
         scores: &mut [f32],
-        sum: &mut Sum,
+        sum: &mut Softmax,
     ) -> f32 {
         let (visible, row) = self.visible(head, query);
         let from = visible.start.clamp(block.start, block.end) - block.start;
@@ -274,7 +250,7 @@ impl Call<'_> {
                 *score -= slope * (query - key) as f32;
             }
         }
-        sum.take(scores)
+        sum.weigh(self.isa, scores)
     }
 
     /// The keys a query sees, and its row of the batch. Every token sees itself, padding too.
@@ -295,48 +271,7 @@ struct Scratch {
     /// `(G rows, BLOCK)`
     scores: Vec<f32>,
     /// One per row.
-    sums: Vec<Sum>,
+    sums: Vec<Softmax>,
     /// `(G rows, D)`
     out: Vec<f32>,
-}
-
-/// `out = kept out + a b` on one thread: `(m, k)` times `(k, n)` into `(m, n)`, row after row. Strides are those of a
-/// row and of a column.
-fn product(
-    out: &mut [f32],
-    [m, n, k]: [usize; 3],
-    a: &[f32],
-    a_strides: (usize, usize),
-    b: &[f32],
-    b_strides: (usize, usize),
-    kept: f32,
-) {
-    let fits = |x: &[f32], rows: usize, columns: usize, strides: (usize, usize)| {
-        (rows - 1) * strides.0 + (columns - 1) * strides.1 < x.len()
-    };
-    assert!(m * n * k > 0 && out.len() == m * n && fits(a, m, k, a_strides) && fits(b, k, n, b_strides));
-    // SAFETY: all three lie within their slices, which do not overlap.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            kept != 0.0,
-            a.as_ptr(),
-            a_strides.1 as isize,
-            a_strides.0 as isize,
-            b.as_ptr(),
-            b_strides.1 as isize,
-            b_strides.0 as isize,
-            kept,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
 }

@@ -45,7 +45,7 @@ impl Affine {
 
     /// Zero point and scale to code the group with, from its range.
     pub fn scale(self, min: f32, max: f32) -> Scale {
-        let step = f16::from_f32(((max - min) / self.levels()).min(f16::MAX.to_f32()));
+        let step = saturating_f16((max - min) / self.levels());
         Scale { zero: f16::from_f32(min), step }
     }
 

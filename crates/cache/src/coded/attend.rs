@@ -7,39 +7,21 @@
 
 use std::ops::Range;
 
-use super::product::{score, sum_up};
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, RotaryTables, Softmax, multiply, multiply_add};
+
 use super::stream::{Form, Stream, Until};
 use super::{ScoresCodes, SumsCodes, TILE};
-use crate::{Reach, kernels};
+use crate::Reach;
 
 /// Query rows that share one pass over the tokens.
 const QUERY_ROWS: usize = 512;
 
+/// Query rows below which one dot product after the other is faster than a matrix product.
+const FEW_ROWS: usize = 4;
+
 /// How far a score may exceed what is subtracted from it before everything is rescaled: `e^16` times a sum is far from
-/// overflow, and a relative rounding error does not depend on it.
+/// overflow.
 const TRAIL: f32 = 16.0;
-
-/// Cosines and sines, `(positions, D / 2)` each.
-#[derive(Clone, Copy)]
-pub(super) struct Tables<'a> {
-    pub(super) cos: &'a [f32],
-    pub(super) sin: &'a [f32],
-}
-
-impl Tables<'_> {
-    /// Rotates rows `(n, D)`, half-split order, the first at `position`.
-    pub(super) fn rotate(self, rows: &mut [f32], d: usize, position: usize) {
-        let half = d / 2;
-        for (i, row) in rows.chunks_exact_mut(d).enumerate() {
-            let at = (position + i) * half;
-            let (front, back) = row.split_at_mut(half);
-            let turns = self.cos[at..at + half].iter().zip(&self.sin[at..at + half]);
-            for ((a, b), (&cos, &sin)) in front.iter_mut().zip(back).zip(turns) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
-        }
-    }
-}
 
 /// A stream and what each query token of the call sees of it.
 #[derive(Clone, Copy)]
@@ -55,7 +37,7 @@ pub(super) struct HeadCall<'a> {
     pub(super) head: usize,
     pub(super) head_dim: usize,
     /// To rotate keys after restoring them; none where they are coded after position embedding.
-    pub(super) tables: Option<Tables<'a>>,
+    pub(super) tables: Option<RotaryTables<'a>>,
     /// Whether codes are scored and summed where the method can.
     pub(super) on_codes: bool,
     /// Position of the first query token.
@@ -86,9 +68,8 @@ pub(super) struct Scratch {
     kept: Vec<bool>,
     /// `(rows, D)`
     attended: Vec<f32>,
-    /// Per row: what is subtracted from scores, and the sum of weights.
-    reference: Vec<f32>,
-    total: Vec<f32>,
+    /// Per row.
+    softmax: Vec<Softmax>,
 }
 
 /// The part of a pass that is taken on codes.
@@ -158,8 +139,8 @@ impl HeadCall<'_> {
     fn pass(&self, rows: &Rows, scratch: &mut Scratch) {
         let d = self.head_dim;
         reset(&mut scratch.attended, rows.count * d, 0.0);
-        reset(&mut scratch.reference, rows.count, f32::NEG_INFINITY);
-        reset(&mut scratch.total, rows.count, 0.0);
+        scratch.softmax.clear();
+        scratch.softmax.resize(rows.count, Softmax::default());
         for buffer in [&mut scratch.scores, &mut scratch.part, &mut scratch.turned] {
             grow(buffer, rows.count * TILE);
         }
@@ -183,10 +164,8 @@ impl HeadCall<'_> {
         if let Some(codes) = on_codes.sums {
             codes.finish(&scratch.sums, rows.count, &mut scratch.attended);
         }
-        for (row, &total) in scratch.attended.chunks_exact_mut(d).zip(&scratch.total) {
-            let inverse = if total > 0.0 { 1.0 / total } else { 0.0 };
-            row.iter_mut().for_each(|x| *x *= inverse);
-        }
+        let rows = scratch.attended.chunks_exact_mut(d).zip(&scratch.softmax);
+        rows.for_each(|(row, softmax)| softmax.normalise(row));
     }
 
     /// What this pass takes on codes.
@@ -242,9 +221,7 @@ impl HeadCall<'_> {
                 Some(codes) if form == Form::Coded => {
                     let (sinks, turned) = (keys.stream.sinks(), &mut turned[..tokens.len() * rows.count]);
                     codes.score(self.head, at.start - sinks..at.end - sinks, table, turned);
-                    for (token, scores) in turned.chunks_exact(rows.count).enumerate() {
-                        scores.iter().enumerate().for_each(|(row, &score)| to[row * stride + token] = score);
-                    }
+                    turn(turned, rows.count, to, stride);
                 }
                 _ => {
                     let vectors = &mut vectors[..tokens.len() * d];
@@ -252,7 +229,15 @@ impl HeadCall<'_> {
                     if let Some(tables) = self.tables {
                         tables.rotate(vectors, d, at.start);
                     }
-                    score(queries, vectors, d, to, stride);
+                    if rows.count < FEW_ROWS {
+                        let turned = &mut turned[..tokens.len() * rows.count];
+                        Isa::detect().scores(vectors, queries, d, turned);
+                        turn(turned, rows.count, to, stride);
+                    } else {
+                        let (n, queries) = (tokens.len(), Matrix::new(queries, rows.count, d));
+                        let to = MatrixMut::spaced(to, rows.count, n, stride);
+                        multiply(to, queries, Matrix::new(vectors, n, d).transposed());
+                    }
                 }
             }
             if one {
@@ -269,7 +254,8 @@ impl HeadCall<'_> {
     /// Turns scores into weights relative to a reference, and rescales what was gathered before where that changes.
     fn softmax(&self, tile: &Range<usize>, rows: &Rows, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
-        let Scratch { scores, kept, attended, sums, reference, total, .. } = scratch;
+        let Scratch { scores, kept, attended, sums, softmax, .. } = scratch;
+        let isa = Isa::detect();
         for (row, scores) in scores.chunks_exact_mut(width).take(rows.count).enumerate() {
             let position = self.start + rows.token(row);
             let seen = self.first_seen(position).clamp(tile.start, tile.end) - tile.start
@@ -291,19 +277,17 @@ impl HeadCall<'_> {
                 forgotten.for_each(|(token, _)| scores[token] = f32::NEG_INFINITY);
             }
             let scores = &mut scores[seen];
-            let top = kernels::max(scores);
-            if top == f32::NEG_INFINITY {
+            let largest = isa.max(scores);
+            if largest == f32::NEG_INFINITY {
                 scores.fill(0.0);
                 continue;
             }
-            if top > reference[row] + TRAIL || reference[row] == f32::NEG_INFINITY {
-                let factor = (reference[row] - top).exp();
-                reference[row] = top;
-                total[row] *= factor;
+            let factor = softmax[row].raise(largest, TRAIL);
+            if factor != 1.0 {
                 attended[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= factor);
                 sums.iter_mut().skip(row).step_by(rows.count).for_each(|x| *x *= factor);
             }
-            total[row] += kernels::exponentials(scores, reference[row]);
+            softmax[row].add(isa.exponentials(scores, softmax[row].reference()));
         }
     }
 
@@ -336,10 +320,25 @@ impl HeadCall<'_> {
                 _ => {
                     let vectors = &mut vectors[..n * d];
                     values.stream.fetch(form, self.head, at, vectors);
-                    sum_up(weights, stride, vectors, d, attended);
+                    if rows.count < FEW_ROWS {
+                        let isa = Isa::detect();
+                        let weights = weights.chunks(stride).zip(attended.chunks_exact_mut(d));
+                        weights.for_each(|(weights, out)| isa.add_weighted(&weights[..n], vectors, out));
+                    } else {
+                        let weights = Matrix::spaced(weights, rows.count, n, stride);
+                        let out = MatrixMut::new(attended, rows.count, d);
+                        multiply_add(out, weights, Matrix::new(vectors, n, d));
+                    }
                 }
             }
         }
+    }
+}
+
+/// Writes scores `(tokens, rows)` as rows that are `stride` apart.
+fn turn(scores: &[f32], rows: usize, to: &mut [f32], stride: usize) {
+    for (token, scores) in scores.chunks_exact(rows).enumerate() {
+        scores.iter().enumerate().for_each(|(row, &score)| to[row * stride + token] = score);
     }
 }
 

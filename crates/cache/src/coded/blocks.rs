@@ -1,6 +1,7 @@
 //! Blocks of 32 channels with an f16 scale each, laid out and rounded as ggml does.
 
 use half::f16;
+use kvcsr_codec::kernels::saturating_f16;
 
 /// Channels of a block.
 pub const BLOCK: usize = 32;
@@ -31,7 +32,7 @@ impl BlockFormat {
             Self::Q4 => top / -8.0,
         };
         let inverse = if step == 0.0 { 0.0 } else { 1.0 / step };
-        let stored = f16::from_f32(step.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+        let stored = saturating_f16(step);
         out.extend_from_slice(&stored.to_le_bytes());
         match self {
             Self::Q8 => out.extend(x.iter().map(|x| (x * inverse).round() as i8 as u8)),

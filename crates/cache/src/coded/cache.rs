@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use candle_core::{DType, Tensor};
+use kvcsr_codec::kernels::RotaryTables;
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
-use super::attend::{HeadCall, Scratch, Seen, Tables};
+use super::attend::{HeadCall, Scratch, Seen};
 use super::scheme::Settings;
 use super::stream::{Stream, Until};
 use super::{LastQueries, LayerCodecs, Prompt};
@@ -48,6 +49,9 @@ struct New {
     /// Tokens of the call, padding included.
     tokens: usize,
 }
+
+/// A sequence, its new keys and values, how many tokens these are, and the last queries of a prompt, with their number.
+type Work<'a> = (&'a mut Sequence, &'a mut [f32], &'a mut [f32], usize, Option<(&'a [f32], usize)>);
 
 /// Per sequence, what its new tokens see of keys and of values.
 type AllSeen = Vec<(Vec<Until>, Vec<Until>)>;
@@ -119,7 +123,7 @@ impl CodedCache {
         &mut self,
         mut new: New,
         prompt: bool,
-        tables: Option<Tables<'_>>,
+        tables: Option<RotaryTables<'_>>,
         queries: Option<(Vec<f32>, usize)>,
     ) -> AllSeen {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
@@ -147,7 +151,7 @@ impl CodedCache {
             });
             work.push((sequence, keys, values, n, own));
         }
-        let take = |(sequence, keys, values, n, queries): (&mut Sequence, &mut [f32], &mut [f32], usize, _)| {
+        let take = |(sequence, keys, values, n, queries): Work<'_>| {
             let Sequence { keys: of_keys, values: of_values, .. } = sequence;
             if n == 0 {
                 return (Vec::new(), Vec::new());
@@ -156,7 +160,7 @@ impl CodedCache {
                 keys.chunks_exact_mut(n * d).for_each(|head| tables.rotate(head, d, of_keys.held()));
             }
             if shown.contains(&true) {
-                let queries = queries.map(|(rows, tokens): (&[f32], usize)| last(rows, tokens.min(n), tokens, d));
+                let queries = queries.map(|(rows, tokens)| last(rows, tokens.min(n), tokens, d));
                 let rotated = queries.map(|(mut rows, tokens)| {
                     if let Some(tables) = rotate {
                         rows.chunks_exact_mut(tokens * d).for_each(|head| tables.rotate(head, d, n - tokens));
@@ -189,7 +193,7 @@ impl CodedCache {
         group: usize,
         seen: &AllSeen,
         cx: &AttendCx<'_>,
-        tables: Option<Tables<'_>>,
+        tables: Option<RotaryTables<'_>>,
     ) -> Vec<f32> {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
         let tokens = self.len - cx.start;
@@ -286,8 +290,8 @@ fn last(rows: &[f32], wanted: usize, tokens: usize, d: usize) -> (Vec<f32>, usiz
 }
 
 /// Hands the rotary tables to `f`, or nothing for a model without rotation.
-fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<Tables<'_>>) -> R) -> Result<R, CacheError> {
-    if rotary.rotates() { rotary.with_tables(|cos, sin| f(Some(Tables { cos, sin }))) } else { Ok(f(None)) }
+fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<RotaryTables<'_>>) -> R) -> Result<R, CacheError> {
+    if rotary.rotates() { rotary.with_tables(|cos, sin| f(Some(RotaryTables { cos, sin }))) } else { Ok(f(None)) }
 }
 
 impl LayerCache for CodedCache {

@@ -30,7 +30,6 @@ mod buffering;
 mod cache;
 pub mod hadamard;
 mod heads;
-mod product;
 mod rows;
 mod scheme;
 pub mod stages;
@@ -48,7 +47,6 @@ use kvcsr_codec::{Footprint, Kind};
 pub use self::buffering::Buffering;
 pub use self::cache::CodedCache;
 pub use self::heads::{HeadTokens, PerHead};
-pub use self::product::{multiply, multiply_transposed};
 pub use self::scheme::CodedScheme;
 pub(crate) use self::stream::window_bytes;
 

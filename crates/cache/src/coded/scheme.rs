@@ -94,7 +94,7 @@ impl Scheme for CodedScheme {
     }
 
     fn prompt_queries(&self) -> usize {
-        self.codecs().map(Codec::prompt_queries).max().unwrap_or(0)
+        self.codecs().map(|codec| codec.prompt_queries()).max().unwrap_or(0)
     }
 
     fn after_prompt(
@@ -110,11 +110,11 @@ impl Scheme for CodedScheme {
     }
 
     fn nominal_bits(&self) -> BitsPerChannel {
-        self.mean(Codec::nominal_bits)
+        self.mean(|codec| codec.nominal_bits())
     }
 
     fn stored_bits(&self) -> BitsPerChannel {
-        self.mean(Codec::stored_bits)
+        self.mean(|codec| codec.stored_bits())
     }
 
     fn shared_bytes(&self) -> usize {

@@ -7,7 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::kernels::Isa;
+use crate::kernels::{Isa, saturating_f16};
 use crate::{CodecError, Dictionary, Encoder, Footprint};
 
 /// Rows by which the vectors grow: doubling would leave up to half of a cache
@@ -67,8 +67,7 @@ impl SparseCodes {
         assert_eq!(indices.len() % self.sparsity, 0, "whole rows");
         self.reserve(indices.len() / self.sparsity);
         self.indices.extend_from_slice(indices);
-        self.coefficients
-            .extend(coefficients.iter().map(|c| f16::from_f32(c.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))));
+        self.coefficients.extend(coefficients.iter().map(|&c| saturating_f16(c)));
     }
 
     /// Codes `rows` `(n, width)` and appends them.
@@ -138,7 +137,7 @@ impl SparseCodes {
             coefficients.convert_to_f32_slice(scratch);
             let codes = indices.chunks_exact(s).zip(scratch.chunks_exact(s));
             for (out, (indices, coefficients)) in out.chunks_exact_mut(width).zip(codes) {
-                isa.combine(out, dictionary.atoms(), indices, coefficients);
+                isa.combine(out, dictionary.atoms(), &[], indices, coefficients);
             }
         };
         if rows.len() * s * width < PARALLEL_FLOOR {

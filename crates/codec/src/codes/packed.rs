@@ -6,6 +6,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::Footprint;
+use crate::kernels::saturating_f16;
 
 /// Rows by which the vectors grow.
 const PAGE_ROWS: usize = 256;
@@ -101,7 +102,7 @@ impl RowFormat {
         match self.coefficients.largest_integer() {
             Some(largest) => {
                 let top = coefficients.iter().fold(0.0f32, |m, c| m.max(c.abs()));
-                let scale = f16::from_f32((top / largest as f32).min(f16::MAX.to_f32()));
+                let scale = saturating_f16(top / largest as f32);
                 let inverse = if scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
                 let width = self.coefficients.bits();
                 for &c in coefficients {
@@ -114,8 +115,7 @@ impl RowFormat {
                 coefficients.iter().for_each(|&c| bits.write(to_e4m3(c).into(), 8));
             }
             None => coefficients.iter().for_each(|&c| {
-                let c = f16::from_f32(c.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-                bits.write(c.to_bits().into(), 16);
+                bits.write(saturating_f16(c).to_bits().into(), 16);
             }),
         }
         bits.finish();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::packed::RowFormat;
+use crate::kernels::saturating_f16;
 use crate::{CodeLayout, Footprint};
 
 /// Rows by which lengths and scales grow, and rows of full length by which codes do.
@@ -100,9 +101,7 @@ impl RaggedCodes {
             match &mut self.entries {
                 Entries::Paper { indices: held, coefficients } => {
                     held.extend_from_slice(&indices[..length]);
-                    coefficients.extend(
-                        row[..length].iter().map(|c| f16::from_f32(c.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))),
-                    );
+                    coefficients.extend(row[..length].iter().map(|&c| saturating_f16(c)));
                 }
                 Entries::Packed { format, bytes, scales } => {
                     scales.extend(format.write(&indices[..length], &row[..length], bytes));

@@ -172,10 +172,8 @@ impl<'a> Atoms<'a> {
     /// `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
     #[inline]
     pub(crate) fn combine(&self, isa: Isa, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
-        match self.online {
-            None => isa.combine(out, self.offline.atoms(), indices, coefficients),
-            Some(online) => isa.combine_union(out, self.offline.atoms(), &online.atoms, indices, coefficients),
-        }
+        let online = self.online.map_or(&[][..], |online| &online.atoms);
+        isa.combine(out, self.offline.atoms(), online, indices, coefficients);
     }
 
     /// All atoms as one dictionary, a copy.

@@ -1,223 +1,199 @@
-//! AVX2 + FMA versions, 8 lanes.
+//! AVX2, FMA and F16C: a register is two of the machine's.
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
-use super::{attend, scalar};
+use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
-const LANES: usize = 8;
-
-/// The largest magnitude seen by each lane and its index.
+/// The proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-struct Best {
-    magnitude: __m256,
-    index: __m256i,
+pub(super) struct Avx2(());
+
+/// Whether the machine has what [`run`] needs. Cheap: the standard library remembers the answer.
+pub(super) fn detected() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn no_best() -> Best {
-    Best { magnitude: _mm256_setzero_ps(), index: _mm256_setzero_si256() }
-}
-
-/// Takes `x` at `index` where it is strictly larger: the earlier of equals stays.
-#[target_feature(enable = "avx2,fma")]
-fn improve(best: &mut Best, x: __m256, index: __m256i) {
-    let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), x);
-    let larger = _mm256_cmp_ps::<_CMP_GT_OQ>(magnitude, best.magnitude);
-    best.magnitude = _mm256_blendv_ps(best.magnitude, magnitude, larger);
-    best.index = _mm256_blendv_epi8(best.index, index, _mm256_castps_si256(larger));
-}
-
-/// The best of all lanes, the lowest index among equals.
-#[target_feature(enable = "avx2,fma")]
-fn reduce(bests: [Best; 2]) -> (usize, f32) {
-    let mut result = (0usize, 0.0f32);
-    for best in bests {
-        let mut magnitudes = [0.0f32; LANES];
-        let mut indices = [0u32; LANES];
-        // SAFETY: both arrays hold exactly one 256-bit register.
-        unsafe {
-            _mm256_storeu_ps(magnitudes.as_mut_ptr(), best.magnitude);
-            _mm256_storeu_si256(indices.as_mut_ptr().cast(), best.index);
-        }
-        for (m, i) in magnitudes.into_iter().zip(indices) {
-            let i = i as usize;
-            if m > result.1 || (m == result.1 && i < result.0) {
-                result = (i, m);
-            }
-        }
-    }
-    result
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn peak(p: &[f32]) -> usize {
-    let (mut bests, step) = ([no_best(); 2], _mm256_set1_epi32(2 * LANES as i32));
-    let mut index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let (pairs, tail) = p.as_chunks::<{ 2 * LANES }>();
-    for pair in pairs {
-        // SAFETY: `pair` holds two 256-bit registers.
-        let (a, b) = unsafe {
-            let p = pair.as_ptr();
-            (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(LANES)))
-        };
-        improve(&mut bests[0], a, index);
-        let next = _mm256_add_epi32(index, _mm256_set1_epi32(LANES as i32));
-        improve(&mut bests[1], b, next);
-        index = _mm256_add_epi32(index, step);
-    }
-    scalar::peak_from(tail, p.len() - tail.len(), reduce(bests)).0
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn subtract_then_peak(p: &mut [f32], c: f32, g: &[f32]) -> usize {
-    let (mut bests, step) = ([no_best(); 2], _mm256_set1_epi32(2 * LANES as i32));
-    let mut index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let factor = _mm256_set1_ps(c);
-    let start = p.len() / (2 * LANES) * (2 * LANES);
-    let (pairs, tail) = p.as_chunks_mut::<{ 2 * LANES }>();
-    let (g_pairs, g_tail) = g.as_chunks::<{ 2 * LANES }>();
-    for (pair, g) in pairs.iter_mut().zip(g_pairs) {
-        // SAFETY: `pair` and `g` hold two 256-bit registers each.
-        let (a, b) = unsafe {
-            let (p, g) = (pair.as_mut_ptr(), g.as_ptr());
-            let a = _mm256_fnmadd_ps(factor, _mm256_loadu_ps(g), _mm256_loadu_ps(p));
-            let (g1, p1) = (_mm256_loadu_ps(g.add(LANES)), _mm256_loadu_ps(p.add(LANES)));
-            let b = _mm256_fnmadd_ps(factor, g1, p1);
-            _mm256_storeu_ps(p, a);
-            _mm256_storeu_ps(p.add(LANES), b);
-            (a, b)
-        };
-        improve(&mut bests[0], a, index);
-        let next = _mm256_add_epi32(index, _mm256_set1_epi32(LANES as i32));
-        improve(&mut bests[1], b, next);
-        index = _mm256_add_epi32(index, step);
-    }
-    scalar::axpy(tail, -c, g_tail);
-    scalar::peak_from(tail, start, reduce(bests)).0
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
-    let factor = _mm256_set1_ps(a);
-    let (chunks, tail) = y.as_chunks_mut::<LANES>();
-    let (x_chunks, x_tail) = x.as_chunks::<LANES>();
-    for (y, x) in chunks.iter_mut().zip(x_chunks) {
-        // SAFETY: `y` and `x` hold one 256-bit register each.
-        unsafe {
-            let sum = _mm256_fmadd_ps(factor, _mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(y.as_ptr()));
-            _mm256_storeu_ps(y.as_mut_ptr(), sum);
-        }
-    }
-    scalar::axpy(tail, a, x_tail);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn combine(out: &mut [f32], atoms: &[f32], indices: &[u16], coefficients: &[f32]) {
-    const TILE: usize = 4 * LANES;
-    let width = out.len();
-    let (tiles, tail) = out.as_chunks_mut::<TILE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (&index, &c) in indices.iter().zip(coefficients) {
-            let atom = &super::atom(atoms, width, index)[t * TILE..][..TILE];
-            let c = _mm256_set1_ps(c);
-            for (k, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: `atom` holds four 256-bit registers and k < 4.
-                let x = unsafe { _mm256_loadu_ps(atom.as_ptr().add(k * LANES)) };
-                *sum = _mm256_fmadd_ps(c, x, *sum);
-            }
-        }
-        for (k, sum) in sums.into_iter().enumerate() {
-            // SAFETY: `tile` holds four 256-bit registers and k < 4.
-            unsafe { _mm256_storeu_ps(tile.as_mut_ptr().add(k * LANES), sum) };
-        }
-    }
-    tail.fill(0.0);
-    for (&index, &c) in indices.iter().zip(coefficients) {
-        let atom = super::atom(atoms, width, index);
-        axpy(tail, c, &atom[width - tail.len()..]);
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn rotate(rows: &mut [f32], cos: &[f32], sin: &[f32], half: usize) {
-    attend::rotate(rows, cos, sin, half);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn scores(keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
-    attend::scores(keys, queries, width, out);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn exponentials(x: &mut [f32], reference: &[f32]) {
-    attend::exponentials(x, reference);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn scatter(
-    sums: &mut [f32],
-    queries: usize,
-    chunks: usize,
-    indices: &[u16],
-    coefficients: &[f32],
-    weights: &[f32],
-) {
-    attend::scatter(sums, queries, chunks, indices, coefficients, weights);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn score_codes(
-    products: &[f32],
-    chunks: usize,
-    indices: &[u16],
-    coefficients: &[f32],
-    out: &mut [f32],
-    queries: usize,
-) {
-    attend::score_codes(products, chunks, indices, coefficients, out, queries);
-}
-
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn gather(out: &mut [f32], stride: usize, atoms: &[f32], width: usize, sums: &[f32], queries: usize) {
-    attend::gather(out, stride, atoms, width, sums, queries);
-}
-
+/// Runs a kernel compiled for these instructions.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn combine_union(out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
-    const TILE: usize = 4 * LANES;
-    let width = out.len();
-    let offline = atoms.len() / width;
-    let (tiles, tail) = out.as_chunks_mut::<TILE>();
-    for (t, tile) in tiles.iter_mut().enumerate() {
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (&index, &c) in indices.iter().zip(coefficients) {
-            let c = _mm256_set1_ps(c);
-            if usize::from(index) < offline {
-                let atom = &super::atom(atoms, width, index)[t * TILE..][..TILE];
-                for (k, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `atom` holds four 256-bit registers and k < 4.
-                    let x = unsafe { _mm256_loadu_ps(atom.as_ptr().add(k * LANES)) };
-                    *sum = _mm256_fmadd_ps(c, x, *sum);
-                }
-            } else {
-                let atom = &super::online_atom(online, width, index.into(), offline)[t * TILE..][..TILE];
-                for (k, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: `atom` holds the halves of four 256-bit registers and k < 4.
-                    let x = unsafe { _mm256_cvtph_ps(_mm_loadu_si128(atom.as_ptr().add(k * LANES).cast())) };
-                    *sum = _mm256_fmadd_ps(c, x, *sum);
-                }
-            }
-        }
-        for (k, sum) in sums.into_iter().enumerate() {
-            // SAFETY: `tile` holds four 256-bit registers and k < 4.
-            unsafe { _mm256_storeu_ps(tile.as_mut_ptr().add(k * LANES), sum) };
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// Calls intrinsics on the two halves of registers.
+macro_rules! halves {
+    ($($half:ident),* => $call:expr) => {{
+        let low = {
+            $(let $half = $half[0];)*
+            // SAFETY: an `Avx2` exists only inside `run`, which may be called only where the instructions are there.
+            unsafe { $call }
+        };
+        // SAFETY: as above.
+        let high = { $(let $half = $half[1];)* unsafe { $call } };
+        [low, high]
+    }};
+}
+
+/// Where the halves of a register are in memory.
+#[inline(always)]
+fn split<T>(from: &[T; LANES]) -> [*const T; 2] {
+    [from.as_ptr(), from[LANES / 2..].as_ptr()]
+}
+
+impl Sealed for Avx2 {}
+
+impl Simd for Avx2 {
+    type F32 = [__m256; 2];
+    type U32 = [__m256i; 2];
+
+    const SEARCHES: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        // SAFETY: `self` proves that the instruction is there.
+        [unsafe { _mm256_set1_ps(x) }; 2]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F32 {
+        let from = split(from);
+        halves!(from => _mm256_loadu_ps(from))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Self::F32 {
+        let from = split(from);
+        halves!(from => _mm256_cvtph_ps(_mm_loadu_si128(from.cast())))
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::F32 {
+        let from = split(from);
+        // A bf16 is the upper half of an f32.
+        halves!(from => {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))))
+        })
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::F32, to: &mut [f32; LANES]) {
+        let to = to.as_mut_ptr();
+        // SAFETY: `self` proves that the instruction is there, and `to` holds two registers of 8.
+        unsafe {
+            _mm256_storeu_ps(to, x[0]);
+            _mm256_storeu_ps(to.add(LANES / 2), x[1]);
         }
     }
-    tail.fill(0.0);
-    if !tail.is_empty() {
-        scalar::combine_union_from(tail, width - tail.len(), atoms, online, indices, coefficients);
+
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_add_ps(a, b))
     }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        halves!(a, b, c => _mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        halves!(a, b => _mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Self::F32, b: Self::F32) -> f32 {
+        // SAFETY: `self` proves that the instructions are there.
+        unsafe { sum_of_eight(_mm256_add_ps(_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]))) }
+    }
+
+    #[inline(always)]
+    fn largest(self, x: Self::F32) -> f32 {
+        // SAFETY: `self` proves that the instructions are there.
+        unsafe {
+            let x = _mm256_max_ps(x[0], x[1]);
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+
+    #[inline(always)]
+    fn add_to_exponent(self, a: Self::F32, x: Self::F32) -> Self::F32 {
+        halves!(a, x => {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), power))
+        })
+    }
+
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> Self::U32 {
+        // SAFETY: `self` proves that the instruction is there.
+        [unsafe { _mm256_set1_epi32(x.cast_signed()) }; 2]
+    }
+
+    #[inline(always)]
+    fn keep_larger(self, best: (Self::F32, Self::U32), x: Self::F32, index: Self::U32) -> (Self::F32, Self::U32) {
+        let (magnitudes, indices) = best;
+        let new = halves!(x => _mm256_andnot_ps(_mm256_set1_ps(-0.0), x));
+        let larger = halves!(new, magnitudes => _mm256_cmp_ps::<_CMP_GT_OQ>(new, magnitudes));
+        (
+            halves!(magnitudes, new, larger => _mm256_blendv_ps(magnitudes, new, larger)),
+            halves!(indices, index, larger => _mm256_blendv_epi8(indices, index, _mm256_castps_si256(larger))),
+        )
+    }
+
+    #[inline(always)]
+    fn first_of(self, x: Self::F32, value: f32, index: Self::U32, offset: u32) -> u32 {
+        // SAFETY: `self` proves that the instructions are there.
+        unsafe { first_equal(x, value, index, offset) }
+    }
+}
+
+/// See [`Simd::first_of`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn first_equal(x: [__m256; 2], value: f32, index: [__m256i; 2], offset: u32) -> u32 {
+    let value = _mm256_set1_ps(value);
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let mut least = _mm256_set1_epi32(-1);
+    for (half, (x, index)) in x.into_iter().zip(index).enumerate() {
+        let first = _mm256_set1_epi32(offset.cast_signed() + (half * LANES / 2) as i32);
+        let place = _mm256_add_epi32(index, _mm256_add_epi32(lanes, first));
+        let other = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_NEQ_UQ>(x, value));
+        least = _mm256_min_epu32(least, _mm256_or_si256(place, other));
+    }
+    let least = _mm_min_epu32(_mm256_castsi256_si128(least), _mm256_extracti128_si256::<1>(least));
+    let least = _mm_min_epu32(least, _mm_shuffle_epi32::<0b_01_00_11_10>(least));
+    let least = _mm_min_epu32(least, _mm_shuffle_epi32::<0b_10_11_00_01>(least));
+    _mm_cvtsi128_si32(least).cast_unsigned()
+}
+
+/// Adds up eight numbers, halves onto halves.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn sum_of_eight(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
 }

@@ -1,171 +1,201 @@
-//! The inner loops: vectorised, with a scalar twin that gives the same bits.
+//! The inner loops, each in one place: searches, sums, the exponential, the streaming softmax, rotary embedding and the
+//! matrix product.
 //!
-//! Every multiply-add is fused in all versions, and the search for the largest
-//! magnitude has one answer whatever the order it is made in (the lowest index among
-//! equals), so the versions agree exactly, not just closely. The one exception is the
-//! matrix product, which the `gemm` crate dispatches by itself.
+//! A kernel is one body over [`Simd`], compiled for AVX-512, for AVX2 with FMA, and for any machine; [`Isa`] picks at
+//! run time. Every multiply-add is fused, the order of every sum is fixed, and a search has one answer whatever its
+//! order (the lowest index among equals), so the versions agree to the bit and results do not depend on the machine's
+//! width. The one exception is the matrix product, which the `gemm` crate dispatches by itself.
+//!
+//! Other crates write their own kernels against the same interface:
+//!
+//! ```
+//! use kvcsr_codec::kernels::{Isa, Kernel, LANES, Simd, exp};
+//!
+//! /// `x = e^x` on whole registers.
+//! struct Exponential<'a>(&'a mut [[f32; LANES]]);
+//!
+//! impl Kernel for Exponential<'_> {
+//!     type Output = ();
+//!
+//!     #[inline(always)]
+//!     fn run<S: Simd>(self, simd: S) {
+//!         for x in self.0 {
+//!             simd.store(exp(simd, simd.load(x)), x);
+//!         }
+//!     }
+//! }
+//!
+//! let mut x = [[1.0; LANES]; 3];
+//! Isa::detect().run(Exponential(&mut x));
+//! assert!((x[2][5] - std::f32::consts::E).abs() < 1e-6);
+//! ```
 
 mod aligned;
-mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod exponential;
+mod halves;
+mod portable;
 mod product;
-mod scalar;
+mod rotation;
+mod search;
+mod simd;
+mod softmax;
+mod sparse;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 use half::f16;
 
-pub(crate) use self::aligned::{AlignedVec, LINE};
-pub(crate) use self::product::{Transposed, correlate};
+pub use self::exponential::exp;
+pub use self::halves::{saturating_f16, to_f16};
+pub use self::product::{Matrix, MatrixMut, multiply, multiply_add, multiply_parallel};
+pub use self::rotation::RotaryTables;
+pub use self::simd::{Kernel, LANES, Simd, padded};
+pub use self::softmax::Softmax;
+pub use self::sums::Stored;
 
-/// An instruction set that this machine has. Only [`Isa::detect`] and [`Isa::all`] make
-/// one, so holding it is the proof that its kernels may be called.
+pub(crate) use self::aligned::{AlignedVec, LINE};
+pub(crate) use self::product::correlate;
+
+/// An instruction set that this machine has. Only [`Isa::detect`] makes one, so holding it is the proof that kernels
+/// may be run with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Isa(Level);
+pub struct Isa(Level);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
-    Scalar,
+    Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
 
-/// Calls the kernel of the level at hand.
-macro_rules! dispatch {
-    ($isa:expr, $kernel:ident($($argument:expr),*)) => {
-        match $isa.0 {
-            Level::Scalar => scalar::$kernel($($argument),*),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa of this level exists only where AVX2, FMA and F16C were detected.
-            Level::Avx2 => unsafe { avx2::$kernel($($argument),*) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa of this level exists only where AVX-512F was detected.
-            Level::Avx512 => unsafe { avx512::$kernel($($argument),*) },
-        }
-    };
-}
-
 impl Isa {
     /// The widest set this machine has. Cheap: the standard library remembers the answer.
-    pub(crate) fn detect() -> Self {
+    #[must_use]
+    pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if avx512::detected() {
                 return Self(Level::Avx512);
             }
-            if avx2_level() {
+            if avx2::detected() {
                 return Self(Level::Avx2);
             }
         }
-        Self(Level::Scalar)
+        Self(Level::Portable)
     }
 
-    /// Every set this machine has, the scalar one first.
+    /// Every set this machine has, the portable one first.
     #[cfg(test)]
     fn all() -> Vec<Self> {
-        let mut all = vec![Self(Level::Scalar)];
+        let mut all = vec![Self(Level::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            if avx2_level() {
-                all.push(Self(Level::Avx2));
-            }
-            if is_x86_feature_detected!("avx512f") {
-                all.push(Self(Level::Avx512));
-            }
+            all.extend(avx2::detected().then_some(Self(Level::Avx2)));
+            all.extend(avx512::detected().then_some(Self(Level::Avx512)));
         }
         all
     }
 
-    /// Index of the largest `|p|`, the lowest among equals; 0 if all are zero. NaN is never
-    /// the largest.
+    /// Runs a kernel.
     #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Level::Portable => portable::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Isa of this level exists only where `avx2::detected`.
+            Level::Avx2 => unsafe { avx2::run(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Isa of this level exists only where `avx512::detected`.
+            Level::Avx512 => unsafe { avx512::run(kernel) },
+        }
+    }
+
+    /// Index of the largest `|p|`, the lowest among equals; 0 if all are zero. NaN is never the largest.
     pub(crate) fn peak(self, p: &[f32]) -> usize {
-        dispatch!(self, peak(p))
+        self.run(search::Peak { p })
     }
 
     /// `p -= c g`, then [`Isa::peak`] of the result, in one pass.
     ///
     /// # Panics
     /// If the lengths differ.
-    #[inline]
     pub(crate) fn subtract_then_peak(self, p: &mut [f32], c: f32, g: &[f32]) -> usize {
         assert_eq!(p.len(), g.len());
-        dispatch!(self, subtract_then_peak(p, c, g))
+        self.run(search::SubtractThenPeak { p, c, g })
+    }
+
+    /// The largest element, minus infinity of none; NaN is not seen.
+    #[must_use]
+    pub fn max(self, x: &[f32]) -> f32 {
+        self.run(search::Max { x })
     }
 
     /// `y += a x`.
     ///
     /// # Panics
     /// If the lengths differ.
-    #[inline]
-    pub(crate) fn axpy(self, y: &mut [f32], a: f32, x: &[f32]) {
+    pub fn axpy(self, y: &mut [f32], a: f32, x: &[f32]) {
         assert_eq!(y.len(), x.len());
-        dispatch!(self, axpy(y, a, x));
+        self.run(sums::Axpy { y, a, x });
     }
 
-    /// `out = sum_j coefficients[j] atoms[indices[j]]`, atoms `(N, out.len())`.
-    ///
-    /// # Panics
-    /// If an index is not below `N`, or there are not as many coefficients as indices.
-    #[inline]
-    pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], indices: &[u16], coefficients: &[f32]) {
-        assert_eq!(indices.len(), coefficients.len());
-        dispatch!(self, combine(out, atoms, indices, coefficients));
-    }
-
-    /// As [`Isa::combine`] over atoms `(N, out.len())` followed by `online` ones in f16, which the
-    /// indices from `N` on name.
+    /// `out = sum_j coefficients[j] atoms[indices[j]]`, over atoms `(N, out.len())` followed by `online` ones in f16,
+    /// which the indices from `N` on name.
     ///
     /// # Panics
     /// If an index is beyond both, or there are not as many coefficients as indices.
-    #[inline]
-    pub(crate) fn combine_union(
-        self,
-        out: &mut [f32],
-        atoms: &[f32],
-        online: &[f16],
-        indices: &[u16],
-        coefficients: &[f32],
-    ) {
+    pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len());
-        dispatch!(self, combine_union(out, atoms, online, indices, coefficients));
+        self.run(sums::Combine { out, atoms, online, indices, coefficients });
     }
 
-    /// Rotates `rows`, `(n, 2 half)` in half-split order, by the angles whose cosines and sines
-    /// are `(n, half)`.
+    /// `out += sum_j weights_j rows_j` for rows `(weights.len(), out.len())`.
     ///
     /// # Panics
     /// If the slices do not fit each other.
-    #[inline]
-    pub(crate) fn rotate(self, rows: &mut [f32], cos: &[f32], sin: &[f32], half: usize) {
-        assert!(rows.len() == 2 * cos.len() && cos.len() == sin.len() && cos.len().is_multiple_of(half));
-        dispatch!(self, rotate(rows, cos, sin, half));
+    pub fn add_weighted(self, weights: &[f32], rows: &[f32], out: &mut [f32]) {
+        assert_eq!(weights.len() * out.len(), rows.len());
+        self.run(sums::AddWeighted { weights, rows, out });
+    }
+
+    /// `sum_i a_i b_i`, in f32.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[must_use]
+    pub fn dot<T: Stored>(self, a: &[T], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        self.run(sums::Dot { a, b })
+    }
+
+    /// Copies to f32.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn widen<T: Stored>(self, from: &[T], to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        self.run(sums::Widen { from, to });
     }
 
     /// `out[t][q] = <keys[t], queries[q]>`: keys `(n, width)`, queries `(Q, width)`, out `(n, Q)`.
     ///
     /// # Panics
     /// If the slices do not fit each other.
-    #[inline]
-    pub(crate) fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+    pub fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
         assert_eq!(out.len(), keys.len() / width * (queries.len() / width));
-        dispatch!(self, scores(keys, queries, width, out));
+        self.run(sums::Scores { keys, queries, width, out });
     }
 
-    /// `x[t][q] = exp(x[t][q] - reference[q])` in x `(n, Q)`, off by at most three units in the last place, 0 taken
-    /// as 1.6e-38; for differences up to 88. NaN stays NaN.
-    ///
-    /// # Panics
-    /// If the slices do not fit each other.
-    #[inline]
-    pub(crate) fn exponentials(self, x: &mut [f32], reference: &[f32]) {
-        assert!(x.len().is_multiple_of(reference.len()));
-        dispatch!(self, exponentials(x, reference));
+    /// Replaces each `x` by `e^(x - reference)`, see [`exp`], and returns their sum.
+    pub fn exponentials(self, x: &mut [f32], reference: f32) -> f32 {
+        self.run(exponential::Exponentials { x, reference })
     }
 
     /// `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk
@@ -173,7 +203,6 @@ impl Isa {
     ///
     /// # Panics
     /// If an index is not below `N` or the slices do not fit each other.
-    #[inline]
     pub(crate) fn scatter(
         self,
         sums: &mut [f32],
@@ -184,7 +213,7 @@ impl Isa {
         weights: &[f32],
     ) {
         assert_eq!(indices.len(), coefficients.len());
-        dispatch!(self, scatter(sums, queries, chunks, indices, coefficients, weights));
+        self.run(sparse::Scatter { sums, queries, chunks, indices, coefficients, weights });
     }
 
     /// `out[t][q] = sum` of coefficient times `products[c][index][q]` over the codes of token `t` and all
@@ -192,7 +221,6 @@ impl Isa {
     ///
     /// # Panics
     /// If an index is not below `N` or the slices do not fit each other.
-    #[inline]
     pub(crate) fn score_codes(
         self,
         products: &[f32],
@@ -203,7 +231,7 @@ impl Isa {
         queries: usize,
     ) {
         assert_eq!(indices.len(), coefficients.len());
-        dispatch!(self, score_codes(products, chunks, indices, coefficients, out, queries));
+        self.run(sparse::ScoreCodes { products, chunks, indices, coefficients, out, queries });
     }
 
     /// `out[q] += sum_n sums[n][q] atoms[n]`: atoms `(N, width)`, sums `(N, Q)`, and row `q` of out
@@ -211,7 +239,6 @@ impl Isa {
     ///
     /// # Panics
     /// If the slices do not fit each other.
-    #[inline]
     pub(crate) fn gather(
         self,
         out: &mut [f32],
@@ -222,24 +249,6 @@ impl Isa {
         queries: usize,
     ) {
         assert_eq!(atoms.len() / width * queries, sums.len());
-        dispatch!(self, gather(out, stride, atoms, width, sums, queries));
+        self.run(sparse::Gather { out, stride, atoms, width, sums, queries });
     }
-}
-
-/// The narrower of the two vector levels: every processor with AVX2 also converts halves.
-#[cfg(target_arch = "x86_64")]
-fn avx2_level() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
-}
-
-/// The atom named by `index` in atoms `(N, width)`.
-#[inline(always)]
-fn atom(atoms: &[f32], width: usize, index: u16) -> &[f32] {
-    &atoms[usize::from(index) * width..][..width]
-}
-
-/// The online atom named by `index` after `offline` atoms.
-#[inline(always)]
-fn online_atom(online: &[f16], width: usize, index: usize, offline: usize) -> &[f16] {
-    &online[(index - offline) * width..][..width]
 }

@@ -1,135 +1,178 @@
-//! Correlations of a block of rows with all atoms: one matrix product.
-
-use std::ops::Range;
+//! The matrix product: the one place that calls the `gemm` crate, which finds the machine's instructions by itself.
 
 use gemm::{Parallelism, gemm};
 
-use super::aligned::{AlignedVec, LINE};
-use crate::Dictionary;
-
-/// The atoms transposed, `(width, pitch)`, padded with zero atoms to whole cache lines: the
-/// product then reads them in place, where the row-major atoms would be repacked for every
-/// block of rows.
-///
-/// The pitch is an odd number of lines. With the powers of two that dictionaries come in, a
-/// column's elements would otherwise all compete for the same few places in the cache.
-#[derive(Debug)]
-pub(crate) struct Transposed {
-    atoms: AlignedVec,
-    width: usize,
-    stride: usize,
-    pitch: usize,
+/// A matrix of f32 in a slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    elements: &'a [f32],
+    rows: usize,
+    columns: usize,
+    /// From an element to the one below, and to the one beside it.
+    strides: [usize; 2],
 }
 
-impl Transposed {
-    pub(crate) fn new(dictionary: &Dictionary) -> Self {
-        let width = dictionary.width();
-        let stride = dictionary.len().next_multiple_of(LINE);
-        let pitch = Self::pitch(stride);
-        let mut atoms = AlignedVec::zeros(width * pitch);
-        for (n, atom) in dictionary.atoms().chunks_exact(width).enumerate() {
-            for (k, &x) in atom.iter().enumerate() {
-                atoms[k * pitch + n] = x;
-            }
-        }
-        Self { atoms, width, stride, pitch }
-    }
-
-    /// Elements per atom.
-    pub(crate) fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Atoms padded to whole cache lines: the stride of rows of correlations.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
-    fn pitch(stride: usize) -> usize {
-        ((stride / LINE) | 1) * LINE
-    }
-
-    /// What [`Transposed::bytes`] is for `atoms` atoms of `width` elements.
-    pub(crate) fn bytes_of(atoms: usize, width: usize) -> usize {
-        AlignedVec::bytes_of(width * Self::pitch(atoms.next_multiple_of(LINE)))
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.atoms.bytes()
-    }
-
-    /// `out[r][a] = <rows[r], atom[a]>` for the atoms of `tile`: rows `(n, width)`,
-    /// out `(n, tile.len())`. On the calling thread alone.
+impl<'a> Matrix<'a> {
+    /// Rows one after the other: `(rows, columns)`.
     ///
     /// # Panics
-    /// If the tile is out of range or a slice has the wrong length.
-    pub(crate) fn correlate(&self, tile: Range<usize>, rows: &[f32], out: &mut [f32]) {
-        let n = rows.len() / self.width;
-        assert!(tile.start <= tile.end && tile.end <= self.stride);
-        assert_eq!(rows.len(), n * self.width);
-        assert_eq!(out.len(), n * tile.len());
-        // SAFETY: `out` is written as a column-major (tile.len(), n) matrix, `atoms` read as
-        // columns of (width, pitch) from tile.start on and `rows` as (width, n): the
-        // assertions above keep all three inside their slices, and `out` is borrowed
-        // exclusively so it overlaps neither input.
-        unsafe {
-            gemm(
-                tile.len(),
-                n,
-                self.width,
-                out.as_mut_ptr(),
-                tile.len() as isize,
-                1,
-                false,
-                self.atoms.as_ptr().add(tile.start),
-                self.pitch as isize,
-                1,
-                rows.as_ptr(),
-                self.width as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+    /// If there are fewer elements; so for all matrices here.
+    #[must_use]
+    pub fn new(elements: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::spaced(elements, rows, columns, columns)
+    }
+
+    /// Rows whose first elements are `stride` apart.
+    ///
+    /// # Panics
+    /// As [`Matrix::new`].
+    #[must_use]
+    pub fn spaced(elements: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        check(elements.len(), rows, columns, stride);
+        Self { elements, rows, columns, strides: [stride, 1] }
+    }
+
+    /// The transposed matrix, in the same memory.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        let Self { elements, rows, columns, strides: [below, beside] } = self;
+        Self { elements, rows: columns, columns: rows, strides: [beside, below] }
     }
 }
 
-/// `out[r][a] = <rows[r], atoms[a]>`: atoms `(m, width)`, rows `(n, width)`, out `(n, m)`.
-/// On the calling thread alone.
+/// A matrix to write to, with rows that may lie apart.
+#[derive(Debug)]
+pub struct MatrixMut<'a> {
+    elements: &'a mut [f32],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// Rows one after the other: `(rows, columns)`.
+    ///
+    /// # Panics
+    /// As [`Matrix::new`].
+    #[must_use]
+    pub fn new(elements: &'a mut [f32], rows: usize, columns: usize) -> Self {
+        Self::spaced(elements, rows, columns, columns)
+    }
+
+    /// Rows whose first elements are `stride` apart; what lies between is left as it is.
+    ///
+    /// # Panics
+    /// As [`Matrix::new`], or if rows overlap.
+    #[must_use]
+    pub fn spaced(elements: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        check(elements.len(), rows, columns, stride);
+        assert!(rows < 2 || stride >= columns, "rows of {columns} elements overlap at a stride of {stride}");
+        Self { elements, rows, columns, stride }
+    }
+}
+
+fn check(elements: usize, rows: usize, columns: usize, stride: usize) {
+    let last = if rows * columns == 0 { 0 } else { (rows - 1) * stride + columns };
+    assert!(elements >= last, "a matrix of {rows} by {columns}, {stride} apart, in {elements} elements");
+}
+
+/// `out = a b`, on the calling thread alone.
+///
+/// # Panics
+/// If the shapes do not fit each other; so for all products here.
+pub fn multiply(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
+    product(out, a, b, false, Parallelism::None);
+}
+
+/// `out += a b`, on the calling thread alone.
+///
+/// # Panics
+/// As [`multiply`].
+pub fn multiply_add(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
+    product(out, a, b, true, Parallelism::None);
+}
+
+/// `out = a b`, on the current rayon pool.
+///
+/// # Panics
+/// As [`multiply`].
+pub fn multiply_parallel(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
+    let parallelism = match rayon::current_num_threads() {
+        1 => Parallelism::None,
+        threads => Parallelism::Rayon(threads),
+    };
+    product(out, a, b, false, parallelism);
+}
+
+/// `out[r][a] = <rows[r], atoms[a]>`: atoms `(m, width)`, rows `(n, width)`, out `(n, m)`. On the calling thread alone.
 ///
 /// # Panics
 /// If a slice has the wrong length.
 pub(crate) fn correlate(atoms: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
     let (m, n) = (atoms.len() / width, rows.len() / width);
     assert_eq!((atoms.len(), rows.len(), out.len()), (m * width, n * width, n * m));
-    // SAFETY: `out` is written as a column-major (m, n) matrix, `atoms` read as (m, width) and
-    // `rows` as (width, n); the assertion keeps all three inside their slices, and `out` is
-    // borrowed exclusively so it overlaps neither input.
+    multiply(MatrixMut::new(out, n, m), Matrix::new(rows, n, width), Matrix::new(atoms, m, width).transposed());
+}
+
+fn product(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool, parallelism: Parallelism) {
+    let (m, k, n) = (a.rows, a.columns, b.columns);
+    assert!(b.rows == k && (out.rows, out.columns) == (m, n), "({m}, {k}) times ({}, {n})", b.rows);
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: constructing the matrices checked that every element is inside its slice, and `out` is borrowed
+    // exclusively, so it overlaps neither input.
     unsafe {
         gemm(
             m,
             n,
-            width,
-            out.as_mut_ptr(),
-            m as isize,
+            k,
+            out.elements.as_mut_ptr(),
             1,
-            false,
-            atoms.as_ptr(),
-            1,
-            width as isize,
-            rows.as_ptr(),
-            width as isize,
-            1,
-            0.0,
+            out.stride as isize,
+            add,
+            a.elements.as_ptr(),
+            a.strides[1] as isize,
+            a.strides[0] as isize,
+            b.elements.as_ptr(),
+            b.strides[1] as isize,
+            b.strides[0] as isize,
+            1.0,
             1.0,
             false,
             false,
             false,
-            Parallelism::None,
+            parallelism,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_by_hand() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]);
+        let (left, right) = (Matrix::new(&a, 2, 3), Matrix::new(&b, 3, 2));
+        let mut out = [9.0; 4];
+        multiply(MatrixMut::new(&mut out, 2, 2), left, right);
+        assert_eq!(out, [5.0, 11.0, 14.0, 23.0]);
+        multiply_add(MatrixMut::new(&mut out, 2, 2), left, right);
+        assert_eq!(out, [10.0, 22.0, 28.0, 46.0]);
+        multiply_parallel(MatrixMut::new(&mut out, 2, 2), left, Matrix::new(&b, 2, 3).transposed());
+        assert_eq!(out, [7.0, 10.0, 16.0, 22.0]);
+        let mut apart = [9.0; 5];
+        multiply(MatrixMut::spaced(&mut apart, 2, 2, 3), left, Matrix::spaced(&b, 3, 2, 2));
+        assert_eq!(apart, [5.0, 11.0, 9.0, 14.0, 23.0]);
+        multiply(MatrixMut::new(&mut [], 0, 2), Matrix::new(&[], 0, 3), right);
+        multiply(MatrixMut::new(&mut out, 2, 2), Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2));
+        assert_eq!(out, [0.0; 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a matrix of 2 by 3, 4 apart, in 6 elements")]
+    fn matrices_beyond_their_slice_are_refused() {
+        let _ = Matrix::spaced(&[0.0; 6], 2, 3, 4);
     }
 }

@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::transposed::Transposed;
 use super::{BLOCK_ROWS, Codes, Scratch, index_u16};
 use crate::Dictionary;
+use crate::kernels::Isa;
 use crate::kernels::{AlignedVec, LINE};
-use crate::kernels::{Isa, Transposed};
 
 /// `G = D Dᵀ`, `(N, stride)`: rows padded with zeros to whole cache lines.
 #[derive(Debug)]

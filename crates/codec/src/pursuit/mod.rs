@@ -15,6 +15,7 @@ mod gram;
 mod orthogonal;
 mod reconstruct;
 mod residual;
+mod transposed;
 mod union;
 
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use rayon::prelude::*;
 
 use self::gram::Gram;
 use self::residual::Residual;
+use self::transposed::Transposed;
 use crate::kernels::AlignedVec;
-use crate::kernels::{Isa, Transposed};
+use crate::kernels::Isa;
 use crate::{CodecError, Dictionary};
 
 pub use self::orthogonal::OrthogonalCodes;

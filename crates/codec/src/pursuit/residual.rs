@@ -1,8 +1,9 @@
 //! Matching pursuit on the residual, a block of rows at a time.
 
+use super::transposed::Transposed;
 use super::{BLOCK_ROWS, Codes, Scratch, index_u16};
 use crate::Dictionary;
-use crate::kernels::{Isa, Transposed};
+use crate::kernels::Isa;
 
 /// Atoms correlated at a time: with [`BLOCK_ROWS`] rows the tile of correlations is 256 KiB
 /// and stays in the L2 cache between the product that writes it and the search that reads it.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::transposed::Transposed;
 use super::{BLOCK_ROWS, Codes, Encoder, GRAM_BUDGET, PursuitPath, index_u16, residual};
 use crate::kernels::AlignedVec;
-use crate::kernels::{Isa, Transposed, correlate};
+use crate::kernels::{Isa, correlate};
 use crate::{Atoms, CodecError};
 
 /// Online atoms expanded and correlated at a time.

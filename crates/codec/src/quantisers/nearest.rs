@@ -78,7 +78,7 @@ impl Nearest {
         for (&x, row) in x.iter().zip(self.transposed.chunks_exact(n)) {
             self.isa.axpy(scores, x, row);
         }
-        largest(scores)
+        largest(self.isa, scores)
     }
 
     /// Bytes on the heap.
@@ -89,16 +89,8 @@ impl Nearest {
 }
 
 /// Place of the largest element, the lowest among equals; 0 for none.
-pub(crate) fn largest(x: &[f32]) -> usize {
-    const LANES: usize = 16;
-    let mut tops = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (top, &x) in tops.iter_mut().zip(chunk) {
-            *top = if x > *top { x } else { *top };
-        }
-    }
-    let top = tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+pub(super) fn largest(isa: Isa, x: &[f32]) -> usize {
+    let top = isa.max(x);
     x.iter().position(|&x| x == top).unwrap_or(0)
 }
 
@@ -123,7 +115,7 @@ mod tests {
                 assert!(distance(found) <= least + 1e-6, "{width} {n}");
             }
         }
-        assert_eq!(largest(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(largest(Isa::detect(), &[1.0, 3.0, 3.0]), 1);
         assert!(Nearest::new(2, vec![1.0, f32::NAN]).is_err());
         assert!(Nearest::new(2, vec![]).is_err());
     }

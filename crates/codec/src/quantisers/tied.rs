@@ -105,7 +105,7 @@ impl TiedCodebook {
     #[must_use]
     pub fn find(&self, x: &[f32], parts: &mut Vec<f32>, scores: &mut Vec<f32>) -> (usize, usize) {
         self.scores(x, parts, scores);
-        let best = largest(scores);
+        let best = largest(self.isa, scores);
         (best / self.len(), best % self.len())
     }
 

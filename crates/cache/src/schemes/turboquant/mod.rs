@@ -161,7 +161,7 @@ impl Part {
                     *code = self.table.code(x * factor);
                 }
                 pack(&codes, self.bits, &mut coded.codes);
-                coded.norms.push(f16::from_f32(norm.min(f16::MAX.to_f32())));
+                coded.norms.push(saturating_f16(norm));
             }
         }
     }

@@ -1,0 +1,77 @@
+//! The exponential, the one that every softmax and activation here is made of.
+
+use super::simd::{Kernel, LANES, Simd, padded};
+
+/// Arguments are clamped to this range.
+const SMALLEST: f32 = -87.0;
+const LARGEST: f32 = 88.0;
+/// Adding `1.5 * 2^23` rounds to the nearest whole number and leaves it in the low bits.
+const SHIFT: f32 = 12_582_912.0;
+/// In two parts: the first has few bits, so that a whole number times it is exact.
+const MINUS_LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
+/// Of `(e^r - 1 - r) / r^2`, the highest power first (Cephes' `expf`).
+const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
+
+/// `e^x` in every lane: `2^n` times a polynomial on half a power of two to either side.
+///
+/// Off by at most three units in the last place. `x` is taken as -87 below that and as 88 above; NaN stays NaN.
+#[inline(always)]
+pub fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    // The second operand is what a NaN leaves.
+    let x = simd.min(simd.splat(LARGEST), simd.max(simd.splat(SMALLEST), x));
+    let shifted = simd.mul_add(x, simd.splat(std::f32::consts::LOG2_E), simd.splat(SHIFT));
+    let n = simd.sub(shifted, simd.splat(SHIFT));
+    let r = simd.mul_add(n, simd.splat(MINUS_LN_2[0]), x);
+    let r = simd.mul_add(n, simd.splat(MINUS_LN_2[1]), r);
+    let mut p = simd.splat(POLYNOMIAL[0]);
+    for k in 1..POLYNOMIAL.len() {
+        p = simd.mul_add(p, r, simd.splat(POLYNOMIAL[k]));
+    }
+    let p = simd.add(simd.mul_add(simd.mul(p, r), r, r), simd.splat(1.0));
+    // The rounded number is in the low bits of `shifted`.
+    simd.add_to_exponent(p, shifted)
+}
+
+/// See [`super::Isa::exponentials`].
+pub(super) struct Exponentials<'a> {
+    pub(super) x: &'a mut [f32],
+    pub(super) reference: f32,
+}
+
+impl Kernel for Exponentials<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let reference = simd.splat(self.reference);
+        let mut sum = simd.splat(0.0);
+        let (registers, tail) = self.x.as_chunks_mut::<LANES>();
+        for x in registers {
+            let e = exp(simd, simd.sub(simd.load(x), reference));
+            simd.store(e, x);
+            sum = simd.add(sum, e);
+        }
+        let mut rest = 0.0;
+        if !tail.is_empty() {
+            let mut last = padded(tail);
+            simd.store(exp(simd, simd.sub(simd.load(&last), reference)), &mut last);
+            tail.copy_from_slice(&last[..tail.len()]);
+            rest = tail_sum(tail);
+        }
+        simd.sum(sum, simd.splat(0.0)) + rest
+    }
+}
+
+/// Eight sums side by side, for their smaller rounding error.
+#[inline(always)]
+fn tail_sum(tail: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (i, x) in tail.iter().enumerate() {
+        sums[i % 8] += x;
+    }
+    let mut total = 0.0;
+    for sum in sums {
+        total += sum;
+    }
+    total
+}
