@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use half::f16;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::saturating_f16;
 
 use super::bits::{CODES, pack, unpack};
 use super::{HeadTokens, reserve};

@@ -273,7 +273,8 @@ impl CodedCache {
                     let expected = format!("heads in groups, the last queries of keys {:?}", k.dims());
                     return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
                 }
-                Some((q.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?, tokens))
+                let rows = q.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                (tokens > 0).then_some((rows, tokens))
             }
         };
         with_tables(rotary, |tables| {

@@ -183,7 +183,7 @@ impl Stream {
             new.rows
         } else {
             gathered = self.gathered(at..at + n, new);
-            &gathered
+            &gathered[..]
         };
         self.coded.append(&Block { rows, tokens: n, prompt });
         self.count = block.end;

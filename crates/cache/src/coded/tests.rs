@@ -52,11 +52,9 @@ fn staged(Geometry { kv_heads, head_dim, .. }: Geometry, kind: Kind) -> [Arc<dyn
 
 #[test]
 fn a_codec_put_together_from_stages_is_a_codec_and_better_than_its_parts() {
-    let build = |window| {
-        move |geometry| {
-            Ok(Box::new(scheme(geometry, window, |kind| staged(geometry, kind)[0].clone())?) as Box<dyn Scheme>)
-        }
-    };
+    fn build(window: Window) -> impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError> {
+        move |geometry| Ok(Box::new(scheme(geometry, window, |kind| staged(geometry, kind)[0].clone())?))
+    }
     // Many rows and few are coded on different paths, which may take either of two atoms that are nearly tied.
     let promises =
         Promises { rounding: 1e-4, prefill_rounding: 1e-4, padded_rounding: Some(1e-4), ..Promises::default() };
@@ -183,7 +181,9 @@ impl CodedTokens for Nothing {
 #[test]
 fn a_middle_that_is_forgotten_is_not_attended_to() {
     let window = Window { sinks: 4, recent: 9, graded: 0 };
-    let build = |geometry| Ok(Box::new(scheme(geometry, window, |_| Arc::new(Nothing))?) as Box<dyn Scheme>);
+    let build = |geometry: Geometry| -> Result<Box<dyn Scheme>, CacheError> {
+        Ok(Box::new(scheme(geometry, window, |_| Arc::new(Nothing))?))
+    };
     passes(build, Promises::default());
     let setting = Setting { batch: 1, heads: 4, kv_heads: 2, head_dim: 64 };
     let x = Inputs::random(setting, 200).unwrap();

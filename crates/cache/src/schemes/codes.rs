@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 
-use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead, reserve};
 
 /// Bytes of a row of `codes` codes of `bits` bits.
 pub(super) fn row_bytes(codes: usize, bits: usize) -> usize {
@@ -57,15 +57,7 @@ impl Codec for Halves {
         Box::new(PerHead::new(self.heads, |_| HalfTokens { head_dim: self.head_dim, rows: Vec::new() }))
     }
 
-    fn buffering(&self) -> Buffering {
-        Buffering::None
-    }
-
     fn nominal_bits(&self) -> f64 {
-        16.0
-    }
-
-    fn stored_bits(&self) -> f64 {
         16.0
     }
 }

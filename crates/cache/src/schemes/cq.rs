@@ -14,7 +14,7 @@ use half::f16;
 use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
 
 use super::codes::{push_row, read_row, row_bytes};
-use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -122,10 +122,6 @@ struct Coupled {
 impl Codec for Coupled {
     fn empty(&self) -> Box<dyn CodedTokens> {
         Box::new(PerHead::new(self.heads, |head| CoupledHead { books: self.books.clone(), head, bytes: Vec::new() }))
-    }
-
-    fn buffering(&self) -> Buffering {
-        Buffering::None
     }
 
     fn nominal_bits(&self) -> f64 {

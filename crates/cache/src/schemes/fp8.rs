@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
 use crate::Geometry;
-use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -46,15 +46,7 @@ impl Codec for Fp8 {
         Box::new(PerHead::new(self.0.kv_heads, |_| Bytes { head_dim: self.0.head_dim, bytes: Vec::new() }))
     }
 
-    fn buffering(&self) -> Buffering {
-        Buffering::None
-    }
-
     fn nominal_bits(&self) -> f64 {
-        8.0
-    }
-
-    fn stored_bits(&self) -> f64 {
         8.0
     }
 }

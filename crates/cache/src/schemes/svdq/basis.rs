@@ -2,6 +2,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use kvcsr_codec::{CodebookSet, CodecError, Kind};
 
 use super::{BASIS, DEVIATIONS, MEAN, Settings, symmetric_eigenvectors};

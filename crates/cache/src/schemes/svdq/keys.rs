@@ -6,6 +6,7 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, multiply_add};
 use rayon::prelude::*;
 
 use super::{Basis, Settings};

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::saturating_f16;
 
 pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
 use crate::Geometry;
 use crate::coded::bits::{CODES, pack, unpack};
-use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -206,10 +207,6 @@ impl Codec for Whole {
     fn empty(&self) -> Box<dyn CodedTokens> {
         let head = |_| Head { part: self.part.clone(), coded: Coded::default() };
         Box::new(PerHead::new(self.geometry.kv_heads, head))
-    }
-
-    fn buffering(&self) -> Buffering {
-        Buffering::None
     }
 
     fn nominal_bits(&self) -> f64 {

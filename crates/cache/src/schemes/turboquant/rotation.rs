@@ -1,9 +1,8 @@
 //! Random orthogonal matrices.
 
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 
 /// A seeded random rotation of vectors of `size` channels.
 #[derive(Debug)]

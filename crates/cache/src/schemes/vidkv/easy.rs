@@ -2,9 +2,9 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, saturating_f16};
 
 use crate::coded::bits::{CODES, pack, unpack};
-use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, saturating_f16};
 
 /// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`: a row for
 /// the mean, then cosine and sine of each frequency, and the alternating row where `size` is even.
