@@ -287,7 +287,8 @@ impl HeadCall<'_> {
                 attended[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= factor);
                 sums.iter_mut().skip(row).step_by(rows.count).for_each(|x| *x *= factor);
             }
-            softmax[row].add(isa.exponentials(scores, softmax[row].reference()));
+            let weight = isa.exponentials(scores, softmax[row].reference());
+            softmax[row].add(weight);
         }
     }
 
