@@ -68,7 +68,7 @@ pub use codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
 pub use codes::{from_e4m3, index_bits, stop_early, to_e4m3};
 pub use dictionary::{Atoms, Dictionary, MAX_ATOMS, OnlineAtoms, refit};
 pub use error::CodecError;
-pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, set, shard};
+pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, atomic, set, shard};
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
 pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
 pub use pursuit::{ReconstructionError, reconstruction_error};

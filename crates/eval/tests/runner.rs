@@ -17,7 +17,7 @@ use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Record;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::tasks::{Language, TaskTable};
-use kvcsr_model::{Arch, Choice, Decoder, Limits, Position, Qkv, RopeScaling, TensorMap, Tokenizer};
+use kvcsr_model::{Arch, Choice, Decoder, Limits, Position, Qkv, RopeScaling, StopTokens, TensorMap, Tokenizer};
 
 const VOCAB: usize = 32;
 const OPTIONS: RunOptions = RunOptions {
@@ -88,9 +88,10 @@ fn fixture_of(arch: Arch) -> Fixture {
         "model": {"type": "BPE", "vocab": vocab, "merges": []}
     });
     write("tokenizer.json", &tokenizer.to_string());
+    write("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
     Fixture {
         decoder: Decoder::new(arch, &TensorMap(tensors), &Device::Cpu).unwrap(),
-        tokenizer: Tokenizer::from_hf_file(folder.path().join("tokenizer.json"), Some("</s>")).unwrap(),
+        tokenizer: Tokenizer::from_hf_folder(folder.path()).unwrap(),
         config: Config::load(folder.path()).unwrap(),
     }
 }
@@ -198,7 +199,7 @@ fn an_answer_does_not_depend_on_the_schemes_beside_it() {
         let ids = runner.prompt(TaskTable::embedded().get("qasper").unwrap(), &record).unwrap().ids;
         let snapshot = decoder.prefill(&ids, 16).unwrap();
         let mut caches = snapshot.fork(schemes[0], decoder.rotary()).unwrap();
-        let limits = Limits { max_new_tokens: 6, min_new_tokens: 0, stop: &[31] };
+        let limits = Limits { max_new_tokens: 6, min_new_tokens: 0, stop: &StopTokens::new([31]) };
         let go_on = |_| ControlFlow::Continue(());
         let generated = decoder.generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, go_on).unwrap();
         assert_eq!(together[0].pred, tokenizer.decode(&generated.ids, true).unwrap());

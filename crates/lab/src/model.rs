@@ -57,8 +57,7 @@ impl Model {
     pub fn generate(&self, prompt: &Prompt, scheme: &dyn Scheme, tokens: usize) -> Result<String> {
         let snapshot = prompt.reference.snapshot();
         let mut caches = snapshot.fork(scheme, self.decoder.rotary())?;
-        let stop: Vec<u32> = self.tokenizer.eos().into_iter().collect();
-        let limits = Limits { max_new_tokens: tokens, min_new_tokens: 0, stop: &stop };
+        let limits = Limits { max_new_tokens: tokens, min_new_tokens: 0, stop: self.tokenizer.stop_tokens() };
         let go_on = |_| ControlFlow::Continue(());
         let generated = self.decoder.generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, go_on)?;
         Ok(self.tokenizer.decode(&generated.ids, true)?)

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use kvcsr_cache::Rotary;
 use kvcsr_cache::schemes::svdq::symmetric_eigenvectors;
 use kvcsr_codec::{Kind, Shard};
-use kvcsr_report::figures::{ScatterRow, rotary_scatter::GROUPS};
+use kvcsr_report::{ScatterRow, figures::rotary_scatter::GROUPS};
 
 use crate::LabError;
 use crate::error::Result;

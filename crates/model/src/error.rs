@@ -105,8 +105,14 @@ pub enum ModelError {
         detail: String,
     },
     /// A chat template is mistaken, or refused the conversation.
-    #[error("chat template: {detail}")]
+    #[error(
+        "{}: chat template: {detail}; write the turn into the plain prompt yourself, or put a template of your own beside \
+         the weights of a checkpoint folder as chat_template.jinja",
+        path.display()
+    )]
     Template {
+        /// File concerned.
+        path: PathBuf,
         /// What failed, and in which line.
         detail: String,
     },

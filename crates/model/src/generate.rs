@@ -8,6 +8,7 @@ use kvcsr_cache::LayerCache;
 
 use crate::decoder::{Decoder, Logits};
 use crate::error::{ModelError, Result};
+use crate::stop::StopTokens;
 
 /// How the next token is chosen.
 pub enum Choice<'a> {
@@ -25,7 +26,7 @@ pub struct Limits<'a> {
     /// Stop tokens are not considered before this many tokens are generated (transformers' `min_new_tokens`).
     pub min_new_tokens: usize,
     /// Tokens that end the text; they are not part of it.
-    pub stop: &'a [u32],
+    pub stop: &'a StopTokens,
 }
 
 /// Why a generation ended.
@@ -72,12 +73,12 @@ impl Decoder {
             if ids.len() >= limits.max_new_tokens {
                 break Finish::Length;
             }
-            let barred = if ids.len() < limits.min_new_tokens { limits.stop } else { &[] };
+            let barred = if ids.len() < limits.min_new_tokens { limits.stop.ids() } else { &[] };
             let next = match &mut choice {
                 Choice::Greedy => self.most_likely(&logits, barred)?,
                 Choice::Sampled(sampler) => sampler.sample(&self.without(&logits, barred)?)?,
             };
-            if limits.stop.contains(&next) {
+            if limits.stop.contains(next) {
                 break Finish::Stop(next);
             }
             ids.push(next);

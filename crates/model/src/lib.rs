@@ -7,7 +7,7 @@
 //!
 //! - [`load`]: checkpoints. [`Gguf`] (dequantised once) and [`HfCheckpoint`] (`config.json`, with safetensors or
 //!   PyTorch files, whole or sharded).
-//! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files.
+//! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files, with the [`StopTokens`] they name.
 //! - [`ChatTemplate`]: the text of a conversation, by the template a checkpoint brings.
 //! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
@@ -31,8 +31,7 @@
 //!
 //! let scheme = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
 //! let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
-//! let stop: Vec<u32> = tokenizer.eos().into_iter().collect();
-//! let limits = Limits { max_new_tokens: 24, min_new_tokens: 0, stop: &stop };
+//! let limits = Limits { max_new_tokens: 24, min_new_tokens: 0, stop: tokenizer.stop_tokens() };
 //! let generated = decoder.generate(&prefilled.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))?;
 //! println!("{}", tokenizer.decode(&generated.ids, true)?);
 //! # Ok(()) }
@@ -48,7 +47,7 @@ mod layer;
 mod linear;
 pub mod load;
 mod prefill;
-mod sentencepiece;
+mod stop;
 mod stream;
 mod swiglu;
 mod tokenizer;
@@ -65,5 +64,6 @@ pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
 pub use load::hugging_face::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};
+pub use stop::StopTokens;
 pub use stream::TextStream;
-pub use tokenizer::{PreTokenizer, Tokenizer};
+pub use tokenizer::Tokenizer;

@@ -14,7 +14,7 @@ impl Decoder {
     /// on it beyond rounding. A few hundred is enough for full speed.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for no ids, a zero `chunk`, or a prompt longer than the model's context.
+    /// [`ModelError::Input`] for a zero `chunk`; as [`Decoder::check_prompt`], before anything is computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
         self.prefill_with_queries(ids, chunk, 0)
     }
@@ -32,6 +32,7 @@ impl Decoder {
                 found: "0".to_owned(),
             });
         }
+        self.check_prompt(ids)?;
         let recording = |_| Recording::new(DenseCache::new(DType::F32)).with_queries(last_queries);
         let mut caches: Vec<_> = (0..self.arch().layers).map(recording).collect();
         let mut borrowed: Vec<&mut dyn LayerCache> =
@@ -52,6 +53,27 @@ impl Decoder {
             values.push(v);
         }
         Ok(PrefillSnapshot { keys, values, queries, last_logits })
+    }
+
+    /// Whether a prompt can be prefilled: it is not longer than the model's context, and the vocabulary has its ids.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] with the length and the limit, or the id that is too large and where it stands.
+    pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        let input = |expected: String, found: String| Err(ModelError::Input { what: "prompt", expected, found });
+        let (positions, vocab) = (self.arch().max_positions, self.arch().vocab);
+        if ids.is_empty() {
+            return input("at least one token".to_owned(), "none".to_owned());
+        }
+        if ids.len() > positions {
+            return input(format!("at most {positions} positions of the model"), format!("{} tokens", ids.len()));
+        }
+        match ids.iter().position(|id| *id as usize >= vocab) {
+            Some(at) => {
+                input(format!("ids below {vocab}, the model's vocabulary"), format!("id {} at index {at}", ids[at]))
+            }
+            None => Ok(()),
+        }
     }
 
     /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.

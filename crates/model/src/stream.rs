@@ -87,9 +87,9 @@ mod tests {
         "use_regex": true}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ã": 2, "©": 3}, "merges": []}}"#;
 
     fn run(ids: &[u32], stops: &[&str]) -> (Vec<String>, bool) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), JSON).unwrap();
-        let tokenizer = Tokenizer::from_hf_file(file.path(), None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), JSON).unwrap();
+        let tokenizer = Tokenizer::from_hf_folder(folder.path()).unwrap();
         let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
         let mut stream = TextStream::new(&tokenizer, &stops);
         let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use common::{dense, random_weights, tiny_arch};
-use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Logits, TensorMap};
+use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Logits, StopTokens, TensorMap};
 
 const PROMPT: [u32; 5] = [5, 40, 7, 22, 61];
 
@@ -20,7 +20,7 @@ fn decoder() -> Decoder {
 fn run(decoder: &Decoder, max: usize, min: usize, stop: &[u32], caller_stops_after: usize) -> Generated {
     let mut caches = dense(decoder);
     let logits = decoder.forward(&decoder.row(&PROMPT).unwrap(), &mut caches, Logits::Last).unwrap();
-    let limits = Limits { max_new_tokens: max, min_new_tokens: min, stop };
+    let limits = Limits { max_new_tokens: max, min_new_tokens: min, stop: &StopTokens::new(stop.iter().copied()) };
     let mut seen = Vec::new();
     let generated = decoder
         .generate(&logits, &mut caches, Choice::Greedy, limits, |id| {
@@ -75,7 +75,7 @@ fn callers_and_the_context_end_it_too() {
 #[test]
 fn logits_that_are_no_distribution_are_refused() {
     let decoder = decoder();
-    let limits = Limits { max_new_tokens: 1, min_new_tokens: 0, stop: &[] };
+    let limits = Limits { max_new_tokens: 1, min_new_tokens: 0, stop: &StopTokens::default() };
     let generate = |logits: Tensor| {
         decoder.generate(&logits, &mut dense(&decoder), Choice::Greedy, limits, |_| ControlFlow::Continue(()))
     };
@@ -92,7 +92,7 @@ fn a_seed_fixes_what_is_sampled_and_low_temperature_is_greedy() {
     let sample = |seed: u64, temperature: f64| {
         let mut caches = dense(&decoder);
         let logits = decoder.forward(&decoder.row(&PROMPT).unwrap(), &mut caches, Logits::Last).unwrap();
-        let limits = Limits { max_new_tokens: 12, min_new_tokens: 0, stop: &[] };
+        let limits = Limits { max_new_tokens: 12, min_new_tokens: 0, stop: &StopTokens::default() };
         let mut sampler = LogitsProcessor::new(seed, Some(temperature), None);
         let choice = Choice::Sampled(&mut sampler);
         decoder.generate(&logits, &mut caches, choice, limits, |_| ControlFlow::Continue(())).unwrap().ids

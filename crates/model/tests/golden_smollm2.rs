@@ -65,7 +65,8 @@ fn token_ids_are_the_same_and_decode_to_the_text() {
     let chat = "<|im_start|>user\nHello<|im_end|>\n";
     let skipped = g.tokenizer.decode(&g.tokenizer.encode(chat, true).unwrap(), true).unwrap();
     assert_eq!(skipped, "user\nHello\n");
-    assert_eq!(g.tokenizer.eos(), g.tokenizer.id("<|im_end|>"));
+    let ends = ["<|endoftext|>", "<|im_end|>", "<reponame>"].map(|token| g.tokenizer.id(token).unwrap());
+    assert_eq!(g.tokenizer.stop_tokens().ids(), ends);
     assert_eq!(g.tokenizer.vocab_size(), g.decoder.arch().vocab);
 }
 
@@ -121,8 +122,8 @@ fn greedy_text_is_identical() {
     let context = kvcsr_cache::SchemeContext::new(g.decoder.geometry());
     let scheme = kvcsr_cache::registry::build("dense", &context).unwrap();
     let mut caches = snapshot.fork(scheme.as_ref(), g.decoder.rotary()).unwrap();
-    let stop: Vec<u32> = g.tokenizer.eos().into_iter().collect();
-    let limits = Limits { max_new_tokens: ids.len() - encoded.len(), min_new_tokens: 0, stop: &stop };
+    let limits =
+        Limits { max_new_tokens: ids.len() - encoded.len(), min_new_tokens: 0, stop: g.tokenizer.stop_tokens() };
     let generated = g
         .decoder
         .generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))

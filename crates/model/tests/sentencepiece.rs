@@ -17,7 +17,7 @@ fn ids_and_texts_are_those_of_sentencepiece() {
     let expected: Value = serde_json::from_slice(&fs::read(data("sentencepiece.json")).unwrap()).unwrap();
     for (name, cases) in expected.as_object().unwrap() {
         let tokenizer = Tokenizer::from_sentencepiece(data(&format!("{name}.model")), true).unwrap();
-        assert_eq!(tokenizer.eos(), Some(2));
+        assert_eq!(tokenizer.stop_tokens().ids(), [2]);
         let mut wrong = Vec::new();
         for case in cases.as_array().unwrap() {
             let text = case["text"].as_str().unwrap();

@@ -2,76 +2,18 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
+pub use kvcsr_records::AblationRow;
+use kvcsr_records::Kind;
 
 use crate::{
-    aggregate::kinds,
-    csv::{CsvRow, number_or_empty},
-    records::Kind,
+    grouping::{grouped, kinds, mean, sorted},
+    table::{Cells, Table},
     ticks::number,
 };
 
 mod merged;
 
 pub use merged::{merged_markdown, merged_verdict};
-
-/// Held-out error of one dictionary on one layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AblationRow {
-    /// The comparison: `table3`, `options`, `merged`, or [`PEERS`] for other projects' learners.
-    pub section: String,
-    /// What was varied: the option, or how layers were merged. `neuraldict` for the paper's method.
-    pub name: String,
-    /// The layer whose held-out vectors were measured.
-    pub layer: usize,
-    /// Keys or values.
-    pub kind: Kind,
-    /// `N`.
-    pub atoms: usize,
-    /// `s`, per chunk.
-    pub sparsity: usize,
-    /// `s_n`.
-    pub chunks: usize,
-    /// Vectors (chunks) that the dictionary was trained on.
-    pub vectors: usize,
-    /// Passes over them; 0 for a start that was not trained.
-    pub epochs: usize,
-    /// `sum |x - x'|^2 / sum |x|^2` over held-out vectors, by matching pursuit.
-    pub relative: f64,
-    /// Mean over held-out (chunk) vectors of `|x - x'|^2`: the paper's unit.
-    pub mse: f64,
-    /// `relative` with both sums weighted by the attention vectors get, where it was recorded.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub weighted: Option<f64>,
-    /// Wall time of training on one thread, in seconds. Other work may share the machine.
-    pub seconds: f64,
-}
-
-impl CsvRow for AblationRow {
-    const HEADER: &'static [&'static str] = &[
-        "section", "name", "layer", "kind", "atoms", "sparsity", "chunks", "vectors", "epochs", "relative", "mse",
-        "weighted", "seconds",
-    ];
-
-    fn fields(&self) -> Vec<String> {
-        vec![
-            self.section.clone(),
-            self.name.clone(),
-            self.layer.to_string(),
-            self.kind.to_string(),
-            self.atoms.to_string(),
-            self.sparsity.to_string(),
-            self.chunks.to_string(),
-            self.vectors.to_string(),
-            self.epochs.to_string(),
-            self.relative.to_string(),
-            self.mse.to_string(),
-            self.weighted.map_or_else(String::new, |w| w.to_string()),
-            self.seconds.to_string(),
-        ]
-    }
-}
 
 /// [`AblationRow::section`] of other projects' dictionary learning on the vectors of the options.
 pub const PEERS: &str = "peers";
@@ -81,18 +23,6 @@ const PAPER_ATOMS: [usize; 2] = [8192, 16_384];
 const PAPER_SPARSITY: [usize; 2] = [4, 8];
 const PAPER_CHUNKS: [usize; 3] = [1, 2, 4];
 
-fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
-    let values: Vec<f64> = values.into_iter().collect();
-    if values.is_empty() { None } else { Some(values.iter().sum::<f64>() / values.len() as f64) }
-}
-
-fn sorted(values: impl IntoIterator<Item = usize>) -> Vec<usize> {
-    let mut values: Vec<usize> = values.into_iter().collect();
-    values.sort_unstable();
-    values.dedup();
-    values
-}
-
 /// Table 3: a row for each `N` and `s`, a column for each kind and `s_n`, the mean over layers of the
 /// held-out MSE and, in brackets, of the relative error. Empty cells were not run.
 pub fn table3_markdown(rows: &[AblationRow]) -> String {
@@ -100,32 +30,24 @@ pub fn table3_markdown(rows: &[AblationRow]) -> String {
     let atoms = sorted(rows.iter().map(|row| row.atoms).chain(PAPER_ATOMS));
     let levels = sorted(rows.iter().map(|row| row.sparsity).chain(PAPER_SPARSITY));
     let chunks = sorted(rows.iter().map(|row| row.chunks).chain(PAPER_CHUNKS));
-    let mut text = String::from("| N | s |");
     let columns: Vec<(Kind, usize)> =
         [Kind::Value, Kind::Key].into_iter().flat_map(|kind| chunks.iter().map(move |&c| (kind, c))).collect();
-    for (kind, c) in &columns {
-        let _ = write!(text, " {kind}, s_n = {c} |");
-    }
-    text += "\n|--:|--:|";
-    text += &"--:|".repeat(columns.len());
-    text.push('\n');
+    let headings = columns.iter().map(|(kind, c)| format!("{kind}, s_n = {c}"));
+    let headings = ["N", "s"].map(str::to_owned).into_iter().chain(headings);
+    let mut table = Table::new(headings.map(|heading| (heading, Cells::Number)));
     for &n in &atoms {
         for &s in &levels {
-            let _ = write!(text, "| {n} | {s} |");
-            for &(kind, c) in &columns {
-                let cell: Vec<&&AblationRow> =
-                    rows.iter().filter(|r| (r.atoms, r.sparsity, r.kind, r.chunks) == (n, s, kind, c)).collect();
-                match (mean(cell.iter().map(|r| r.mse)), mean(cell.iter().map(|r| r.relative))) {
-                    (Some(mse), Some(relative)) => {
-                        let _ = write!(text, " {} ({}) |", number(mse), number(relative));
-                    }
-                    _ => text += "  |",
+            let cells = columns.iter().map(|&(kind, c)| {
+                let own = || rows.iter().filter(|r| (r.atoms, r.sparsity, r.kind, r.chunks) == (n, s, kind, c));
+                match (mean(own().map(|r| r.mse)), mean(own().map(|r| r.relative))) {
+                    (Some(mse), Some(relative)) => format!("{} ({})", number(mse), number(relative)),
+                    _ => String::new(),
                 }
-            }
-            text.push('\n');
+            });
+            table.row([n.to_string(), s.to_string()].into_iter().chain(cells));
         }
     }
-    text
+    table.into_text()
 }
 
 /// Which cells of Table 3 there are, and which of the paper's sizes there are not, as sentences.
@@ -133,12 +55,7 @@ pub fn coverage(rows: &[AblationRow]) -> String {
     let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "table3").collect();
     let run = |of: fn(&AblationRow) -> usize| sorted(rows.iter().map(|row| of(row)));
     let (atoms, levels, chunks) = (run(|r| r.atoms), run(|r| r.sparsity), run(|r| r.chunks));
-    let cells: Vec<(usize, usize, usize)> = {
-        let mut cells: Vec<_> = rows.iter().map(|r| (r.atoms, r.sparsity, r.chunks)).collect();
-        cells.sort_unstable();
-        cells.dedup();
-        cells
-    };
+    let cells = sorted(rows.iter().map(|r| (r.atoms, r.sparsity, r.chunks)));
     let mut text = format!(
         "Covered: {} cells each for keys and values, N = {}, s = {}, s_n = {}, layers {}.",
         cells.len(),
@@ -185,48 +102,35 @@ pub fn peers_markdown(rows: &[AblationRow]) -> String {
 }
 
 fn trainers(rows: &[&AblationRow]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for row in rows {
-        if !names.contains(&row.name.as_str()) {
-            names.push(&row.name);
-        }
-    }
     let kinds = kinds(rows, |row| row.kind);
-    let mut text = String::from("| trainer |");
-    for kind in &kinds {
-        let _ = write!(text, " {kind}s: error | weighted by attention | seconds |");
-    }
-    text += " layers | vectors | epochs |\n|---|";
-    text += &"--:|--:|--:|".repeat(kinds.len());
-    text += "---|--:|--:|\n";
-    for name in names {
-        let own: Vec<&AblationRow> = rows.iter().copied().filter(|row| row.name == name).collect();
-        let _ = write!(text, "| {name} |");
-        for &kind in &kinds {
-            let of = || own.iter().filter(|row| row.kind == kind);
-            let shown = |value: Option<f64>| value.map_or_else(String::new, number);
-            let weighted = mean(of().filter_map(|row| row.weighted));
-            let _ = write!(
-                text,
-                " {} | {} | {} |",
+    let measures = ["error", "weighted by attention", "seconds"];
+    let of_kind = |kind: &Kind| [format!("{kind}s: {}", measures[0]), measures[1].to_owned(), measures[2].to_owned()];
+    let numbers = kinds.iter().flat_map(of_kind).map(|heading| (heading, Cells::Number));
+    let text = |heading: &str, cells| (heading.to_owned(), cells);
+    let last = [text("layers", Cells::Text), text("vectors", Cells::Number), text("epochs", Cells::Number)];
+    let mut table = Table::new([text("trainer", Cells::Text)].into_iter().chain(numbers).chain(last));
+    for (name, own) in grouped(rows.iter().copied(), |row| row.name.as_str()) {
+        let shown = |value: Option<f64>| value.map_or_else(String::new, number);
+        let means = kinds.iter().flat_map(|&kind| {
+            let of = || own.iter().filter(move |row| row.kind == kind);
+            [
                 shown(mean(of().map(|row| row.relative))),
-                shown(weighted),
-                shown(mean(of().map(|row| row.seconds)))
-            );
-        }
-        let layers: Vec<String> = sorted(own.iter().map(|row| row.layer)).iter().map(usize::to_string).collect();
-        let range = |of: fn(&AblationRow) -> usize| {
-            let values = sorted(own.iter().map(|row| of(row)));
-            values.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
-        };
-        let _ = writeln!(text, " {} | {} | {} |", layers.join(", "), range(|r| r.vectors), range(|r| r.epochs));
+                shown(mean(of().filter_map(|row| row.weighted))),
+                shown(mean(of().map(|row| row.seconds))),
+            ]
+        });
+        let range = |of: fn(&AblationRow) -> usize| joined(&sorted(own.iter().map(|row| of(row))));
+        let ranges = [range(|r| r.layer), range(|r| r.vectors), range(|r| r.epochs)];
+        table.row([name.to_owned()].into_iter().chain(means).chain(ranges));
     }
-    text
+    table.into_text()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
+    use kvcsr_records::csv;
+
     use super::*;
 
     pub fn row(
@@ -302,8 +206,8 @@ pub(crate) mod tests {
         let path = dir.path().join("ablation.csv");
         let mut rows = vec![row("options", "mod", 1, Kind::Key, (64, 8, 1), 0.2); 2];
         rows[1].weighted = Some(0.125);
-        crate::csv::write(&path, &rows).unwrap();
-        assert_eq!(crate::csv::read::<AblationRow>(&path).unwrap(), rows);
+        csv::write(&path, &rows).unwrap();
+        assert_eq!(csv::read::<AblationRow>(&path).unwrap(), rows);
         let json = serde_json::to_string(&rows[0]).unwrap();
         assert_eq!(serde_json::from_str::<AblationRow>(&json).unwrap(), rows[0]);
         assert!(serde_json::from_str::<AblationRow>(&json.replace("null", "\"x\"")).is_err());

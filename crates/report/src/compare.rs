@@ -1,134 +1,12 @@
 //! Every scheme on the same prompts: rows per document, and what a table says of a scheme at a context length.
 
-use std::fmt::Write as _;
+use kvcsr_records::heldout::ALL;
+pub use kvcsr_records::{CompareDocument, CompareRow, OverallRow};
 
-use serde::{Deserialize, Serialize};
-
-use crate::csv::{CsvRow, number_or_empty};
-use crate::longbench::AverageCell;
-
-/// One document under one scheme; sums, as in [`crate::HeldoutRow`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CompareDocument {
-    /// The document.
-    pub id: String,
-    /// What it is text of.
-    pub domain: String,
-    /// The scheme, with its artefacts where they are not the usual ones.
-    pub scheme: String,
-    /// Tokens compressed.
-    pub context: usize,
-    /// Tokens scored.
-    pub scored: usize,
-    /// Negative log likelihood of the scored tokens, summed, in nats.
-    pub nll_sum: f64,
-    /// KL(uncompressed || this scheme), summed over scored tokens, in nats.
-    pub kl_sum: f64,
-    /// Scored positions where the most likely token is the uncompressed model's.
-    pub top1_agree: usize,
-    /// Bits per channel as the method's paper counts them.
-    pub nominal_bits: f64,
-    /// Bits per channel from every byte held after `context` tokens.
-    pub measured_bits: f64,
-    /// Bytes of offline artefacts, shared by all sequences and not in `measured_bits`.
-    pub shared_bytes: usize,
-    /// Time to compress the context, in milliseconds.
-    pub encode_ms: f64,
-    /// Time per token of decoding one by one after the continuation, in milliseconds.
-    pub decode_ms_per_token: f64,
-}
-
-/// A scheme over the documents of one context length: of one domain, or of all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CompareRow {
-    /// The scheme.
-    pub scheme: String,
-    /// The domain, or `all`.
-    pub domain: String,
-    /// Tokens compressed per document.
-    pub context: usize,
-    /// Documents.
-    pub n: usize,
-    /// Tokens scored, over all documents.
-    pub scored: usize,
-    /// Bits per channel as the method's paper counts them.
-    pub nominal_bits: f64,
-    /// Bits per channel from every byte held at this context, mean over documents.
-    pub measured_bits: f64,
-    /// Mean KL to the uncompressed model per token, in nats.
-    pub kl: f64,
-    /// Ends of its bootstrap interval over documents; none for fewer than two.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub kl_low: Option<f64>,
-    /// See `kl_low`.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub kl_high: Option<f64>,
-    /// Share of tokens whose most likely successor is the uncompressed model's.
-    pub top1: f64,
-    /// See `kl_low`.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub top1_low: Option<f64>,
-    /// See `kl_low`.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub top1_high: Option<f64>,
-    /// Perplexity of the scored tokens.
-    pub ppl: f64,
-    /// Perplexity over the uncompressed model's on the same documents.
-    pub ppl_ratio: f64,
-    /// Ends of its paired interval.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub ppl_ratio_low: Option<f64>,
-    /// See `ppl_ratio_low`.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub ppl_ratio_high: Option<f64>,
-    /// Mean score over the suite's tasks, 0 to 100, whatever the context; none where they have not been run, and for a single
-    /// domain.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub task_score: Option<f64>,
-    /// Prompts answered.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub task_n: Option<usize>,
-    /// `task_score` less the uncompressed cache's, over the same prompts.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub task_difference: Option<f64>,
-    /// Ends of its paired interval.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub task_difference_low: Option<f64>,
-    /// See `task_difference_low`.
-    #[serde(deserialize_with = "number_or_empty")]
-    pub task_difference_high: Option<f64>,
-    /// Bytes of offline artefacts, shared by all sequences.
-    pub shared_bytes: usize,
-    /// Time to compress a context, in milliseconds, mean over documents.
-    pub encode_ms: f64,
-    /// Time to decode a token, in milliseconds, mean over documents.
-    pub decode_ms_per_token: f64,
-}
-
-impl From<&crate::HeldoutRow> for CompareDocument {
-    /// A document of the evaluation, which decodes nothing token by token: that time is 0.
-    fn from(row: &crate::HeldoutRow) -> Self {
-        let scheme = match row.dictionary.as_str() {
-            "" | "neuraldict" => row.scheme.clone(),
-            dictionary => format!("{}@{dictionary}", row.scheme),
-        };
-        Self {
-            id: row.id.clone(),
-            domain: row.domain.clone(),
-            scheme,
-            context: row.context,
-            scored: row.scored,
-            nll_sum: row.nll_sum,
-            kl_sum: row.kl_sum,
-            top1_agree: row.top1_agree,
-            nominal_bits: row.nominal_bits,
-            measured_bits: row.measured_bits,
-            shared_bytes: row.shared_bytes,
-            encode_ms: row.encode_ms,
-            decode_ms_per_token: 0.0,
-        }
-    }
-}
+use crate::{
+    grouping::{distinct, grouped},
+    table::{Cells, Table},
+};
 
 /// Ends of an interval, or nothing.
 pub type Ends = Option<(f64, f64)>;
@@ -138,15 +16,10 @@ pub type Ends = Option<(f64, f64)>;
 ///
 /// The perplexity of a row is compared with `dense` on the same documents; without such rows the ratio is not a number.
 pub fn summarise(rows: &[CompareDocument], interval: impl Fn(&[f64]) -> Ends) -> Vec<CompareRow> {
-    let mut keys: Vec<(usize, &str, &str)> = Vec::new();
-    for all in [true, false] {
-        for row in rows {
-            let key = (row.context, if all { "all" } else { row.domain.as_str() }, row.scheme.as_str());
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
+    let of = |whole: bool| {
+        rows.iter().map(move |row| (row.context, if whole { ALL } else { &row.domain }, row.scheme.as_str()))
+    };
+    let mut keys: Vec<(usize, &str, &str)> = distinct(of(true).chain(of(false)));
     keys.sort_by_key(|key| key.0);
     keys.into_iter().map(|key| summary(rows, key, &interval)).collect()
 }
@@ -158,7 +31,7 @@ fn summary(
 ) -> CompareRow {
     let of = |scheme: &str| -> Vec<&CompareDocument> {
         rows.iter()
-            .filter(|r| r.context == context && r.scheme == scheme && (domain == "all" || r.domain == domain))
+            .filter(|r| r.context == context && r.scheme == scheme && (domain == ALL || r.domain == domain))
             .collect()
     };
     let (own, dense) = (of(scheme), of("dense"));
@@ -209,14 +82,13 @@ fn summary(
 }
 
 /// Puts the scores that schemes had on tasks into the rows of all domains; they are the same for every context.
-pub fn add_tasks(rows: &mut [CompareRow], scores: &[AverageCell]) {
-    for row in rows.iter_mut().filter(|row| row.domain == "all") {
+pub fn add_tasks(rows: &mut [CompareRow], scores: &[OverallRow]) {
+    for row in rows.iter_mut().filter(|row| row.domain == ALL) {
         let Some(score) = scores.iter().find(|score| score.scheme == row.scheme) else { continue };
         row.task_score = Some(score.task_mean);
         row.task_n = Some(score.n);
-        row.task_difference = score.difference.map(|d| d.points);
-        row.task_difference_low = score.difference.map(|d| d.low);
-        row.task_difference_high = score.difference.map(|d| d.high);
+        (row.task_difference, row.task_difference_low, row.task_difference_high) =
+            (score.difference, score.low, score.high);
     }
 }
 
@@ -233,184 +105,99 @@ pub fn frontier(rows: &[CompareRow]) -> Vec<&CompareRow> {
     order
 }
 
-fn optional(x: Option<f64>) -> String {
-    x.map(|x| x.to_string()).unwrap_or_default()
-}
-
-impl CsvRow for CompareRow {
-    const HEADER: &'static [&'static str] = &[
-        "scheme",
-        "domain",
-        "context",
-        "n",
-        "scored",
-        "nominal_bits",
-        "measured_bits",
-        "kl",
-        "kl_low",
-        "kl_high",
-        "top1",
-        "top1_low",
-        "top1_high",
-        "ppl",
-        "ppl_ratio",
-        "ppl_ratio_low",
-        "ppl_ratio_high",
-        "task_score",
-        "task_n",
-        "task_difference",
-        "task_difference_low",
-        "task_difference_high",
-        "shared_bytes",
-        "encode_ms",
-        "decode_ms_per_token",
-    ];
-
-    fn fields(&self) -> Vec<String> {
-        vec![
-            self.scheme.clone(),
-            self.domain.clone(),
-            self.context.to_string(),
-            self.n.to_string(),
-            self.scored.to_string(),
-            self.nominal_bits.to_string(),
-            self.measured_bits.to_string(),
-            self.kl.to_string(),
-            optional(self.kl_low),
-            optional(self.kl_high),
-            self.top1.to_string(),
-            optional(self.top1_low),
-            optional(self.top1_high),
-            self.ppl.to_string(),
-            self.ppl_ratio.to_string(),
-            optional(self.ppl_ratio_low),
-            optional(self.ppl_ratio_high),
-            optional(self.task_score),
-            self.task_n.map(|n| n.to_string()).unwrap_or_default(),
-            optional(self.task_difference),
-            optional(self.task_difference_low),
-            optional(self.task_difference_high),
-            self.shared_bytes.to_string(),
-            self.encode_ms.to_string(),
-            self.decode_ms_per_token.to_string(),
-        ]
-    }
-}
-
-#[cfg(feature = "tables")]
-impl crate::tables::Tabular for CompareRow {
-    fn frame(rows: &[Self]) -> Result<polars::prelude::DataFrame, crate::ReportError> {
-        let text = |of: fn(&Self) -> &str| rows.iter().map(of).collect::<Vec<_>>();
-        let count = |of: fn(&Self) -> usize| rows.iter().map(|r| of(r) as u64).collect::<Vec<_>>();
-        let float = |of: fn(&Self) -> f64| rows.iter().map(of).collect::<Vec<_>>();
-        let maybe = |of: fn(&Self) -> Option<f64>| rows.iter().map(of).collect::<Vec<_>>();
-        let frame = polars::df![
-            "scheme" => text(|r| &r.scheme),
-            "domain" => text(|r| &r.domain),
-            "context" => count(|r| r.context),
-            "n" => count(|r| r.n),
-            "scored" => count(|r| r.scored),
-            "nominal_bits" => float(|r| r.nominal_bits),
-            "measured_bits" => float(|r| r.measured_bits),
-            "kl" => float(|r| r.kl),
-            "kl_low" => maybe(|r| r.kl_low),
-            "kl_high" => maybe(|r| r.kl_high),
-            "top1" => float(|r| r.top1),
-            "top1_low" => maybe(|r| r.top1_low),
-            "top1_high" => maybe(|r| r.top1_high),
-            "ppl" => float(|r| r.ppl),
-            "ppl_ratio" => float(|r| r.ppl_ratio),
-            "ppl_ratio_low" => maybe(|r| r.ppl_ratio_low),
-            "ppl_ratio_high" => maybe(|r| r.ppl_ratio_high),
-            "task_score" => maybe(|r| r.task_score),
-            "task_n" => rows.iter().map(|r| r.task_n.map(|n| n as u64)).collect::<Vec<_>>(),
-            "task_difference" => maybe(|r| r.task_difference),
-            "task_difference_low" => maybe(|r| r.task_difference_low),
-            "task_difference_high" => maybe(|r| r.task_difference_high),
-            "shared_bytes" => count(|r| r.shared_bytes),
-            "encode_ms" => float(|r| r.encode_ms),
-            "decode_ms_per_token" => float(|r| r.decode_ms_per_token),
-        ];
-        frame.map_err(crate::ReportError::from)
-    }
-}
-
 /// The table of one context over all texts, the least measured bits first.
 pub fn markdown(rows: &[CompareRow]) -> String {
     let best: Vec<&str> = frontier(rows).iter().map(|row| row.scheme.as_str()).collect();
     let mut rows: Vec<&CompareRow> = rows.iter().collect();
     rows.sort_by(|a, b| a.measured_bits.total_cmp(&b.measured_bits));
-    let mut table = String::from(
-        "| scheme | nominal bits | measured bits | KL (nats), 95 % interval | top-1 (%) | perplexity | over dense | tasks (less dense, 95 %) | \
-         encode (ms) | decode (ms/token) |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-    );
+    let numbers = [
+        "nominal bits",
+        "measured bits",
+        "KL (nats), 95 % interval",
+        "top-1 (%)",
+        "perplexity",
+        "perplexity / dense",
+        "tasks (difference to dense, 95 %)",
+        "encode (ms)",
+        "decode (ms/token)",
+    ];
+    let mut table = Table::of(["scheme"], numbers);
     for row in rows {
         let ends = match (row.kl_low, row.kl_high) {
             (Some(low), Some(high)) => format!(" ({low:.4} to {high:.4})"),
             _ => String::new(),
         };
         let name = if best.contains(&row.scheme.as_str()) { format!("**{}**", row.scheme) } else { row.scheme.clone() };
-        let less = match (row.task_difference, row.task_difference_low, row.task_difference_high) {
+        let difference = match (row.task_difference, row.task_difference_low, row.task_difference_high) {
             (Some(points), Some(low), Some(high)) => format!(" ({points:+.1}, {low:+.1} to {high:+.1})"),
             _ => String::new(),
         };
-        let tasks = row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}{less}"));
-        table += &format!(
-            "| {name} | {:.2} | {:.2} | {:.4}{ends} | {:.1} | {:.2} | {:.3} | {tasks} | {:.0} | {:.1} |\n",
-            row.nominal_bits,
-            row.measured_bits,
-            row.kl,
-            100.0 * row.top1,
-            row.ppl,
-            row.ppl_ratio,
-            row.encode_ms,
-            row.decode_ms_per_token
-        );
+        table.row([
+            name,
+            format!("{:.2}", row.nominal_bits),
+            format!("{:.2}", row.measured_bits),
+            format!("{:.4}{ends}", row.kl),
+            format!("{:.1}", 100.0 * row.top1),
+            format!("{:.2}", row.ppl),
+            format!("{:.3}", row.ppl_ratio),
+            row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}{difference}")),
+            format!("{:.0}", row.encode_ms),
+            format!("{:.1}", row.decode_ms_per_token),
+        ]);
     }
-    table
+    table.into_text()
+}
+
+/// A short table of the rows whose schemes are among `schemes`, the least measured bits first.
+pub fn headline_markdown(rows: &[CompareRow], schemes: &[&str]) -> String {
+    let mut rows: Vec<&CompareRow> = rows.iter().filter(|row| schemes.contains(&row.scheme.as_str())).collect();
+    rows.sort_by(|a, b| a.measured_bits.total_cmp(&b.measured_bits));
+    let numbers =
+        ["measured bits per channel", "KL (nats)", "top-1 agreement (%)", "perplexity / dense", "tasks (0 to 100)"];
+    let mut table = Table::of(["scheme"], numbers);
+    for row in rows {
+        table.row([
+            format!("`{}`", row.scheme),
+            format!("{:.2}", row.measured_bits),
+            format!("{:.4}", row.kl),
+            format!("{:.1}", 100.0 * row.top1),
+            format!("{:.3}", row.ppl_ratio),
+            row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}")),
+        ]);
+    }
+    table.into_text()
 }
 
 type Time = fn(&CompareRow) -> f64;
 
-/// The times of a row, with the decimals that they are shown to.
-const TIMES: [(Time, usize); 2] = [(|row| row.encode_ms, 0), (|row| row.decode_ms_per_token, 1)];
+/// The times of a row, each with its heading and the decimals that it is shown to.
+const TIMES: [(&str, Time, usize); 2] =
+    [("encode", |row| row.encode_ms, 0), ("decode", |row| row.decode_ms_per_token, 1)];
 
 /// Time to compress a context and to decode a token after it, a line per scheme and a pair of columns per context.
 pub fn times_markdown(rows: &[CompareRow]) -> String {
-    let (mut schemes, mut contexts): (Vec<&str>, Vec<usize>) = (Vec::new(), Vec::new());
-    for row in rows {
-        if !schemes.contains(&row.scheme.as_str()) {
-            schemes.push(&row.scheme);
-        }
-        if !contexts.contains(&row.context) {
-            contexts.push(row.context);
-        }
+    let contexts = distinct(rows.iter().map(|row| row.context));
+    let heading = |what: &str, context: usize| (format!("{what} {context} tokens (ms)"), Cells::Number);
+    let columns = TIMES.iter().flat_map(|(what, ..)| contexts.iter().map(move |&context| heading(what, context)));
+    let mut table = Table::new([("scheme".to_owned(), Cells::Text)].into_iter().chain(columns));
+    for (scheme, own) in grouped(rows, |row| row.scheme.as_str()) {
+        let time = |of: Time, decimals: usize, context: usize| {
+            let row = own.iter().find(|row| row.context == context);
+            row.map_or_else(String::new, |row| format!("{:.decimals$}", of(row)))
+        };
+        let times = TIMES.iter().flat_map(|&(_, of, decimals)| contexts.iter().map(move |&c| (of, decimals, c)));
+        table.row(
+            [scheme.to_owned()].into_iter().chain(times.map(|(of, decimals, context)| time(of, decimals, context))),
+        );
     }
-    let mut table = String::from("| scheme |");
-    for what in ["encode", "decode"] {
-        for context in &contexts {
-            // Writing to a string cannot fail.
-            let _ = write!(table, " {what} {context} tokens (ms) |");
-        }
-    }
-    let _ = write!(table, "\n|---|{}\n", "--:|".repeat(2 * contexts.len()));
-    for scheme in schemes {
-        let _ = write!(table, "| {scheme} |");
-        for (time, decimals) in TIMES {
-            for context in &contexts {
-                let row = rows.iter().find(|row| row.scheme == scheme && row.context == *context);
-                let cell = row.map_or_else(String::new, |row| format!("{:.decimals$}", time(row)));
-                let _ = write!(table, " {cell} |");
-            }
-        }
-        table.push('\n');
-    }
-    table
+    table.into_text()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use kvcsr_records::csv;
+
     use super::*;
 
     fn document(id: &str, scheme: &str, nll_sum: f64, kl_sum: f64, measured_bits: f64) -> CompareDocument {
@@ -457,9 +244,11 @@ mod tests {
         assert!(table.contains("| **kivi-2** | 2.00 | 3.25 | 0.2000 (0.1000 to 0.3000) | 90.0 |"), "{table}");
         assert!(table.contains("| not run | 3 | 1.5 |"), "{table}");
 
-        let scored = AverageCell {
+        let scored = OverallRow {
             scheme: "kivi-2".to_owned(),
+            tasks: 2,
             rank: None,
+            tied: false,
             n: 12,
             nominal_bits: 2.0,
             measured_bits: 3.0,
@@ -468,7 +257,9 @@ mod tests {
             decode_ms_per_token: 1.0,
             task_mean: 31.25,
             category_mean: 30.0,
-            difference: Some(crate::longbench::Difference { points: -2.5, low: -4.0, high: 0.5 }),
+            difference: Some(-2.5),
+            low: Some(-4.0),
+            high: Some(0.5),
         };
         add_tasks(&mut rows, &[scored]);
         let all: Vec<CompareRow> = rows.iter().filter(|r| r.domain == "all").cloned().collect();
@@ -476,16 +267,14 @@ mod tests {
         assert!(table.contains("| 31.2 (-2.5, -4.0 to +0.5) | 3 | 1.5 |"), "{table}");
         assert!(table.contains("| 1.000 | not run |"), "dense had no tasks: {table}");
         let (kivi, wiki) = (all.iter().find(|r| r.scheme == "kivi-2").unwrap(), rows.last().unwrap());
-        let fields = kivi.fields();
-        let at = |name: &str| &fields[CompareRow::HEADER.iter().position(|h| *h == name).unwrap()];
-        assert_eq!((at("task_score").as_str(), at("task_n").as_str()), ("31.25", "12"));
-        assert_eq!((at("task_difference").as_str(), at("task_difference_high").as_str()), ("-2.5", "0.5"));
+        assert_eq!((kivi.task_score, kivi.task_n), (Some(31.25), Some(12)));
+        assert_eq!((kivi.task_difference, kivi.task_difference_high), (Some(-2.5), Some(0.5)));
         assert_eq!((wiki.domain != "all", wiki.task_score), (true, None));
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("compare.csv");
-        crate::csv::write(&path, &rows).unwrap();
-        assert_eq!(crate::csv::read::<CompareRow>(&path).unwrap(), rows, "empty fields are nothing");
+        csv::write(&path, &rows).unwrap();
+        assert_eq!(csv::read::<CompareRow>(&path).unwrap(), rows, "empty fields are nothing");
 
         let longer = CompareRow { context: 200, encode_ms: 7.0, ..all[0].clone() };
         let table = times_markdown(&[all[0].clone(), longer, all[1].clone()]);

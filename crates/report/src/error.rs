@@ -1,7 +1,8 @@
 //! The one error type of this crate.
 
-use std::{error::Error, io, path::PathBuf};
+use std::error::Error;
 
+use kvcsr_records::RecordsError;
 use plotters::drawing::DrawingAreaErrorKind;
 
 /// What can go wrong when a report is read, drawn or written.
@@ -41,34 +42,9 @@ pub enum ReportError {
         /// The scheme.
         scheme: String,
     },
-    /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A line of a JSONL file is not a row of the expected type.
-    #[error("{}:{line}: {source}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// The cause.
-        source: serde_json::Error,
-    },
-    /// A line of a CSV file is not a row of the expected type.
-    #[error("{}:{line}: {reason}", path.display())]
-    Csv {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A file of rows or text could not be read or written.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// A `<!-- BEGIN name -->` ... `<!-- END name -->` pair is missing, doubled or out of order.
     #[error("marker `{marker}`: expected exactly once, BEGIN before END; {found}")]
     Marker {
@@ -81,13 +57,6 @@ pub enum ReportError {
     #[cfg(feature = "tables")]
     #[error("table: {0}")]
     Table(#[from] polars::error::PolarsError),
-}
-
-impl ReportError {
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
-    }
 }
 
 impl<E: Error + Send + Sync> From<DrawingAreaErrorKind<E>> for ReportError {

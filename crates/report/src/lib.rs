@@ -1,18 +1,19 @@
 //! Tables and figures of CSR experiments.
 //!
-//! The pipeline writes rows ([`records`]) and hands them here; notebooks read the same rows and call the same functions. Figures are generic over
+//! The pipeline writes rows ([`kvcsr_records`]) and hands them here; notebooks read the same rows and call the same functions. Figures are generic over
 //! plotters' drawing backend, so one function serves SVG files, PNG files and notebook cells; they carry their own font and look alike on every
 //! machine. Tables need polars (feature `tables`, on by default); notebooks leave it off, because building it takes minutes.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`records`], [`files`] | the rows, and reading and writing them as JSONL |
+//! | [`records`] | the rows, and reading and writing them as JSON lines and CSV |
 //! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
-//! | [`ablation`] | rows and tables of dictionary training: Table 3, trainer options, merged layers |
+//! | [`ablation`] | tables of dictionary training: Table 3, trainer options, merged layers |
 //! | [`compare`] | every scheme on the same prompts: summaries, frontier, table |
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
-//! | `tables` | data frames, CSV, Parquet, Markdown |
+//! | [`table`] | a table in Markdown, row by row |
+//! | `tables` | data frames: from rows, from CSV and Parquet, as Parquet and Markdown |
 //! | [`longbench`] | LongBench scores in the paper's layout, beside the paper's |
 //! | [`memory`] | KV-cache bytes from published model shapes |
 //! | [`page`], [`html`] | a report of sections, as Markdown and as one self-contained HTML file |
@@ -35,29 +36,28 @@ pub mod aggregate;
 pub mod axes;
 pub mod canvas;
 pub mod compare;
-pub mod csv;
 mod error;
 pub mod figures;
-pub mod files;
+mod grouping;
 pub mod html;
 pub mod labels;
 pub mod longbench;
 pub mod memory;
 pub mod notebook;
 pub mod page;
-pub mod records;
 pub mod save;
 pub mod splice;
 pub mod style;
 mod svg;
+pub mod table;
 #[cfg(feature = "tables")]
 pub mod tables;
 pub mod ticks;
 
-pub use ablation::AblationRow;
-pub use compare::{CompareDocument, CompareRow};
 pub use error::ReportError;
-pub use records::{
-    CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind, MemoryPoint, PatternRow,
-    ReconstructionRow, RetrievalRow, SweepRow, UsageRow,
+pub use kvcsr_records as records;
+pub use kvcsr_records::{
+    AblationRow, CoefficientRow, CompareDocument, CompareRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow,
+    HeldoutRow, Kind, MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, ScatterRow, SweepRow, UsageRow, csv,
+    files,
 };

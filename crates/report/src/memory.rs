@@ -1,6 +1,6 @@
 //! KV-cache bytes from published model shapes: arithmetic only, nothing is allocated. Data of the memory figure (paper, Figure 4).
 
-use crate::records::MemoryPoint;
+use kvcsr_records::MemoryPoint;
 
 /// Ends the name of a scheme whose bytes include dictionaries and online atoms.
 pub const WITH_DICTIONARIES: &str = " with dictionaries";

@@ -13,18 +13,17 @@ use plotters::{
 };
 
 use crate::{
-    csv::{self, CsvRow},
     error::ReportError,
-    files,
     notebook::Shown,
     page::escaped,
+    records::{Row, csv, files},
     svg,
 };
 
 /// A figure: rows in, drawing and caption out.
 pub trait Figure {
     /// One row of its data.
-    type Row: CsvRow;
+    type Row: Row;
     /// Its file stem.
     const NAME: &'static str;
     /// Its nominal size, width and height in units.
@@ -37,7 +36,16 @@ pub trait Figure {
     fn caption(rows: &[Self::Row]) -> String;
 }
 
-/// The files of one figure.
+/// The files of a drawing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    /// Vector graphic.
+    pub svg: PathBuf,
+    /// Raster, twice the nominal size.
+    pub png: PathBuf,
+}
+
+/// The files of a figure: its drawing and its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// Vector graphic.
@@ -53,19 +61,27 @@ const FINE: u32 = 4;
 /// A PNG's pixels per unit.
 const PNG_SCALE: u32 = 2;
 
-/// Draws `rows` into `folder` as `stem.svg`, `stem.png` and `stem.csv`, each through a temporary file.
-pub fn figure_as<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) -> Result<Saved, ReportError> {
+/// Draws `rows` into `folder` as `stem.svg` and `stem.png`, each through a temporary file.
+///
+/// # Errors
+/// Those of the figure's `draw`, and [`kvcsr_records::RecordsError::Io`] naming the file.
+pub fn drawing<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) -> Result<Drawn, ReportError> {
     let path = |extension: &str| folder.join(format!("{stem}.{extension}"));
-    let saved = Saved { svg: path("svg"), png: path("png"), csv: path("csv") };
-    files::write_text(&saved.svg, &svg::<F>(rows)?)?;
-    png::<F>(&saved.png, rows)?;
-    csv::write(&saved.csv, rows)?;
-    Ok(saved)
+    let drawn = Drawn { svg: path("svg"), png: path("png") };
+    files::write_text(&drawn.svg, &svg::<F>(rows)?)?;
+    png::<F>(&drawn.png, rows)?;
+    Ok(drawn)
 }
 
-/// [`figure_as`] under the figure's own name.
+/// Draws `rows` into `folder` under the figure's own name, and writes them beside it as CSV.
+///
+/// # Errors
+/// Those of [`drawing`].
 pub fn figure<F: Figure>(folder: &Path, rows: &[F::Row]) -> Result<Saved, ReportError> {
-    figure_as::<F>(folder, F::NAME, rows)
+    let Drawn { svg, png } = drawing::<F>(folder, F::NAME, rows)?;
+    let csv = svg.with_extension("csv");
+    csv::write(&csv, rows)?;
+    Ok(Saved { svg, png, csv })
 }
 
 /// The figure as the text of an SVG file of nominal size.
@@ -96,8 +112,8 @@ pub fn raster<F: Figure>(rows: &[F::Row]) -> Result<(Vec<u8>, (u32, u32)), Repor
 /// Writes [`raster`] as a PNG file.
 pub fn png<F: Figure>(path: &Path, rows: &[F::Row]) -> Result<(), ReportError> {
     let (pixels, size) = raster::<F>(rows)?;
+    let draw = |error: &dyn fmt::Display| ReportError::Draw(format!("{}: {error}", path.display()));
     files::replace(path, |unfinished| {
-        let draw = |error: &dyn fmt::Display| ReportError::Draw(format!("{}: {error}", path.display()));
         let mut backend = BitMapBackend::new(unfinished, size);
         backend.blit_bitmap((0, 0), size, &pixels).map_err(|error| draw(&error))?;
         backend.present().map_err(|error| draw(&error))

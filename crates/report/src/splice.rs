@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path};
 
-use crate::{error::ReportError, files};
+use kvcsr_records::{RecordsError, files};
+
+use crate::error::ReportError;
 
 /// Replaces what stands between the markers `name` in `document` by `text`, on lines of its own. The markers stay.
 ///
@@ -21,7 +23,7 @@ pub fn splice(document: &str, name: &str, text: &str) -> Result<String, ReportEr
 
 /// [`splice`] on a file, through a temporary file. Returns whether the file changed; an unchanged file is not written.
 pub fn splice_file(path: &Path, name: &str, text: &str) -> Result<bool, ReportError> {
-    let document = fs::read_to_string(path).map_err(ReportError::io(path))?;
+    let document = fs::read_to_string(path).map_err(RecordsError::io(path))?;
     let spliced = splice(&document, name, text)?;
     if spliced == document {
         return Ok(false);

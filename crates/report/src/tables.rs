@@ -1,203 +1,63 @@
-//! Rows and summaries as polars data frames; CSV, Parquet and Markdown.
+//! Rows as polars data frames, for grouping, joining and pivoting, and for Parquet; data frames as Markdown.
 //!
-//! polars stays behind this module: callers need none of its types to go from rows to files.
+//! A frame's columns are the fields of its rows, asked of serde: no list of columns is kept here. polars stays behind this module:
+//! callers need none of its types to go from rows to files. It is the eager part of polars: `lazy` with CSV or Parquet builds 275 crates
+//! with an HTTP stack among them instead of 145, and no table here is large.
 
 use std::{fs::File, path::Path};
 
-use polars::{
-    df,
-    error::PolarsError,
-    io::{SerReader, SerWriter, csv::write::CsvWriter},
-    prelude::{AnyValue, DataFrame, ParquetReader, ParquetWriter},
-};
-
-use crate::{
-    ablation::AblationRow,
-    aggregate::{Comparison, SchemeSummary},
-    csv::spaced,
-    error::ReportError,
+use kvcsr_records::{
+    Comparison, RecordsError, SchemeSummary,
+    columns::{self, Row},
     files,
-    records::{DivergenceRow, EpochRow, HeldoutRow, MemoryPoint, ReconstructionRow},
-    ticks::number,
 };
+use polars::{
+    io::SerReader,
+    prelude::{AnyValue, Column, DataFrame, NamedFrom, ParquetReader, ParquetWriter, Series},
+};
+use serde_json::Value;
 
-/// Rows that make a table, one column per field.
-pub trait Tabular: Sized {
-    /// The data frame of `rows`. No rows give an empty frame with all columns.
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError>;
+use crate::{error::ReportError, ticks::number};
+
+/// The data frame of `rows`, a column per field: numbers, texts and truth values, nothing where a field is nothing or not a number. No
+/// rows give an empty frame with all columns.
+///
+/// # Errors
+/// [`RecordsError::Row`] for a row with a list or a struct among its fields.
+pub fn frame<R: Row>(rows: &[R]) -> Result<DataFrame, ReportError> {
+    let refused = |reason: String| RecordsError::Row { row: std::any::type_name::<R>(), reason };
+    let objects: Vec<Value> =
+        rows.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(|error| refused(error.to_string()))?;
+    let columns = columns::names::<R>().iter().map(|&name| {
+        let values: Vec<&Value> = objects.iter().map(|object| &object[name]).collect();
+        series(name, &values).map(Column::from).ok_or_else(|| refused(format!("field `{name}`")))
+    });
+    Ok(DataFrame::new(rows.len(), columns.collect::<Result<Vec<Column>, _>>()?)?)
 }
 
-fn strings<'r, R>(rows: &'r [R], of: impl Fn(&'r R) -> &'r str) -> Vec<&'r str> {
-    rows.iter().map(of).collect()
-}
-
-fn counts<R>(rows: &[R], of: impl Fn(&R) -> usize) -> Vec<u64> {
-    rows.iter().map(|row| of(row) as u64).collect()
-}
-
-fn floats<R>(rows: &[R], of: impl Fn(&R) -> f64) -> Vec<f64> {
-    rows.iter().map(of).collect()
-}
-
-fn built(frame: Result<DataFrame, PolarsError>) -> Result<DataFrame, ReportError> {
-    frame.map_err(ReportError::from)
-}
-
-impl Tabular for HeldoutRow {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        built(df![
-            "id" => strings(rows, |r| &r.id),
-            "domain" => strings(rows, |r| &r.domain),
-            "scheme" => strings(rows, |r| &r.scheme),
-            "dictionary" => strings(rows, |r| r.dictionary.as_str()),
-            "context" => counts(rows, |r| r.context),
-            "scored" => counts(rows, |r| r.scored),
-            "nll_sum" => floats(rows, |r| r.nll_sum),
-            "kl_sum" => floats(rows, |r| r.kl_sum),
-            "top1_agree" => counts(rows, |r| r.top1_agree),
-            "nominal_bits" => floats(rows, |r| r.nominal_bits),
-            "measured_bits" => floats(rows, |r| r.measured_bits),
-            "shared_bytes" => counts(rows, |r| r.shared_bytes),
-            "encode_ms" => floats(rows, |r| r.encode_ms),
-            "score_ms" => floats(rows, |r| r.score_ms),
-        ])
-    }
-}
-
-impl Tabular for ReconstructionRow {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
-        built(df![
-            "layer" => counts(rows, |r| r.layer),
-            "kind" => kinds,
-            "dictionary" => strings(rows, |r| r.dictionary.as_str()),
-            "sparsity" => counts(rows, |r| r.sparsity),
-            "chunks" => counts(rows, |r| r.chunks),
-            "relative" => floats(rows, |r| r.relative),
-            "mse" => floats(rows, |r| r.mse),
-            "vectors" => counts(rows, |r| r.vectors),
-        ])
-    }
-}
-
-impl Tabular for EpochRow {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
-        let layers: Vec<String> = rows.iter().map(|row| spaced(&row.layers)).collect();
-        built(df![
-            "group" => strings(rows, |r| &r.group),
-            "kind" => kinds,
-            "layers" => layers,
-            "epoch" => counts(rows, |r| r.epoch),
-            "mse" => floats(rows, |r| r.mse),
-            "diversity" => floats(rows, |r| r.diversity),
-            "beta" => floats(rows, |r| r.beta),
-            "train_relative" => floats(rows, |r| r.train_relative),
-            "heldout_relative" => floats(rows, |r| r.heldout_relative),
-            "dead_atoms" => counts(rows, |r| r.dead_atoms),
-            "usage_entropy" => floats(rows, |r| r.usage_entropy),
-            "seconds" => floats(rows, |r| r.seconds),
-        ])
-    }
-}
-
-impl Tabular for AblationRow {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
-        let weighted: Vec<Option<f64>> = rows.iter().map(|row| row.weighted).collect();
-        built(df![
-            "section" => strings(rows, |r| &r.section),
-            "name" => strings(rows, |r| &r.name),
-            "layer" => counts(rows, |r| r.layer),
-            "kind" => kinds,
-            "atoms" => counts(rows, |r| r.atoms),
-            "sparsity" => counts(rows, |r| r.sparsity),
-            "chunks" => counts(rows, |r| r.chunks),
-            "vectors" => counts(rows, |r| r.vectors),
-            "epochs" => counts(rows, |r| r.epochs),
-            "relative" => floats(rows, |r| r.relative),
-            "mse" => floats(rows, |r| r.mse),
-            "weighted" => weighted,
-            "seconds" => floats(rows, |r| r.seconds),
-        ])
-    }
-}
-
-impl Tabular for DivergenceRow {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let kinds: Vec<String> = rows.iter().map(|row| row.kind.to_string()).collect();
-        built(df![
-            "kind" => kinds,
-            "layer" => counts(rows, |r| r.layer),
-            "other" => counts(rows, |r| r.other),
-            "group" => counts(rows, |r| r.group),
-            "divergence" => floats(rows, |r| r.divergence),
-        ])
-    }
-}
-
-impl Tabular for MemoryPoint {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let bytes: Vec<u64> = rows.iter().map(|row| row.bytes).collect();
-        built(df![
-            "model" => strings(rows, |r| &r.model),
-            "scheme" => strings(rows, |r| &r.scheme),
-            "tokens" => counts(rows, |r| r.tokens),
-            "bytes" => bytes,
-        ])
-    }
-}
-
-impl Tabular for SchemeSummary {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        built(df![
-            "domain" => strings(rows, |s| s.domain.as_deref().unwrap_or("all")),
-            "scheme" => strings(rows, |s| &s.scheme),
-            "dictionary" => strings(rows, |s| s.dictionary.as_str()),
-            "documents" => counts(rows, |s| s.documents),
-            "context" => counts(rows, |s| s.context),
-            "scored" => counts(rows, |s| s.scored),
-            "nominal_bits" => floats(rows, |s| s.nominal_bits),
-            "measured_bits" => floats(rows, |s| s.measured_bits),
-            "shared_bytes" => counts(rows, |s| s.shared_bytes),
-            "perplexity" => floats(rows, |s| s.perplexity),
-            "kl" => floats(rows, |s| s.kl),
-            "top1_percent" => floats(rows, |s| s.top1_percent),
-            "encode_ms_per_1k" => floats(rows, |s| s.encode_ms_per_1k),
-            "score_ms_per_token" => floats(rows, |s| s.score_ms_per_token),
-        ])
-    }
-}
-
-impl Tabular for Comparison {
-    fn frame(rows: &[Self]) -> Result<DataFrame, ReportError> {
-        let wins: Vec<bool> = rows.iter().map(Comparison::neuraldict_wins).collect();
-        built(df![
-            "place" => strings(rows, |c| &c.place),
-            "scheme" => strings(rows, |c| &c.scheme),
-            "metric" => strings(rows, |c| c.metric),
-            "neuraldict" => floats(rows, |c| c.neuraldict),
-            "kmeans" => floats(rows, |c| c.kmeans),
-            "neuraldict_wins" => wins,
-        ])
-    }
-}
-
-/// Writes `rows` as CSV, through a temporary file.
-pub fn write_csv<R: Tabular>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
-    let mut frame = R::frame(rows)?;
-    files::replace(path, |unfinished| {
-        let file = File::create(unfinished).map_err(ReportError::io(unfinished))?;
-        CsvWriter::new(file).finish(&mut frame)?;
-        Ok(())
+/// One column, of the type of its first value that is something.
+fn series(name: &str, values: &[&Value]) -> Option<Series> {
+    let known = values.iter().find(|value| !value.is_null());
+    let name = name.into();
+    Some(match known {
+        None | Some(Value::String(_)) => Series::new(name, values.iter().map(|v| v.as_str()).collect::<Vec<_>>()),
+        Some(Value::Bool(_)) => Series::new(name, values.iter().map(|v| v.as_bool()).collect::<Vec<_>>()),
+        Some(Value::Number(number)) if number.is_u64() => {
+            Series::new(name, values.iter().map(|v| v.as_u64()).collect::<Vec<_>>())
+        }
+        Some(Value::Number(_)) => Series::new(name, values.iter().map(|v| v.as_f64()).collect::<Vec<_>>()),
+        Some(Value::Array(_) | Value::Object(_) | Value::Null) => return None,
     })
 }
 
 /// Writes `rows` as Parquet, through a temporary file.
-pub fn write_parquet<R: Tabular>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
-    let mut frame = R::frame(rows)?;
+///
+/// # Errors
+/// Those of [`frame`], [`RecordsError::Io`] naming the file, or polars' own.
+pub fn write_parquet<R: Row>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
+    let mut frame = frame(rows)?;
     files::replace(path, |unfinished| {
-        let file = File::create(unfinished).map_err(ReportError::io(unfinished))?;
+        let file = File::create(unfinished).map_err(RecordsError::io(path))?;
         ParquetWriter::new(file).finish(&mut frame)?;
         Ok(())
     })
@@ -206,9 +66,9 @@ pub fn write_parquet<R: Tabular>(path: &Path, rows: &[R]) -> Result<(), ReportEr
 /// Reads a table that [`write_parquet`] or another program wrote.
 ///
 /// # Errors
-/// [`ReportError::Io`] naming the file, or polars' own for a file that is not Parquet.
+/// [`RecordsError::Io`] naming the file, or polars' own for a file that is not Parquet.
 pub fn read_parquet(path: &Path) -> Result<DataFrame, ReportError> {
-    let file = File::open(path).map_err(ReportError::io(path))?;
+    let file = File::open(path).map_err(RecordsError::io(path))?;
     Ok(ParquetReader::new(file).finish()?)
 }
 
@@ -266,7 +126,7 @@ pub fn results_markdown(summaries: &[SchemeSummary], domains: bool) -> Result<St
     if domains {
         columns.insert(0, column("domain", "domain", None));
     }
-    markdown(&SchemeSummary::frame(summaries)?, &columns)
+    markdown(&frame(summaries)?, &columns)
 }
 
 /// The comparisons that NeuralDict does not win, as a table under a sentence that counts them; the sentence alone where it wins all.
@@ -285,7 +145,7 @@ pub fn losses_markdown(comparisons: &[Comparison]) -> Result<String, ReportError
         column("neuraldict", "NeuralDict", None),
         column("kmeans", "k-means", None),
     ];
-    let table = markdown(&Comparison::frame(&lost)?, &columns)?;
+    let table = markdown(&frame(&lost)?, &columns)?;
     Ok(format!("NeuralDict does not beat k-means in {} of {} comparisons:\n\n{table}", lost.len(), comparisons.len()))
 }
 
@@ -296,7 +156,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{aggregate, csv, records::DictionarySource};
+    use crate::{
+        aggregate,
+        records::{DictionarySource, EpochRow, HeldoutRow, LengthRow},
+    };
 
     fn rows() -> Vec<HeldoutRow> {
         let row = HeldoutRow {
@@ -340,14 +203,23 @@ mod tests {
     }
 
     #[test]
-    fn both_csv_writers_agree_on_columns() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.csv");
-        write_csv(&path, &rows()).unwrap();
-        let polars = fs::read_to_string(&path).unwrap();
-        let own = csv::to_string(&rows());
-        assert_eq!(polars.lines().next(), own.lines().next());
-        assert!(polars.contains("\"a, b\",wiki,csr-4,neuraldict,100,10,20.0,0.125,9"), "{polars}");
+    fn columns_have_the_names_and_types_of_the_fields() {
+        let frame = frame(&rows()).unwrap();
+        let names: Vec<&str> = frame.get_column_names().into_iter().map(|name| name.as_str()).collect();
+        assert_eq!(names, columns::names::<HeldoutRow>());
+        let types =
+            |names: &[&str]| names.iter().map(|name| frame.column(name).unwrap().dtype().clone()).collect::<Vec<_>>();
+        use polars::prelude::DataType::{Float64, String, UInt64};
+        assert_eq!(types(&["dictionary", "context", "nll_sum"]), [String, UInt64, Float64]);
+        // A whole number in a field of fractions stays a fraction.
+        assert_eq!(frame.column("nominal_bits").unwrap().f64().unwrap().get(0), Some(1.0));
+
+        let comparison = Comparison::new("all".to_owned(), "csr-4".to_owned(), "KL", f64::NAN, 0.1);
+        let frame = super::frame(&[comparison]).unwrap();
+        assert_eq!(frame.column("neuraldict").unwrap().null_count(), 1);
+        assert_eq!(frame.column("neuraldict_wins").unwrap().bool().unwrap().get(0), Some(false));
+        let listed = LengthRow { task: "trec".to_owned(), scheme: "dense".to_owned(), buckets: Default::default() };
+        assert!(super::frame(&[listed]).unwrap_err().to_string().contains("field `buckets`"));
     }
 
     #[test]
@@ -358,14 +230,14 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         assert_eq!((&bytes[..4], &bytes[bytes.len() - 4..]), (&b"PAR1"[..], &b"PAR1"[..]));
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        assert!(read_parquet(&path).unwrap().equals_missing(&HeldoutRow::frame(&rows()).unwrap()));
+        assert!(read_parquet(&path).unwrap().equals_missing(&frame(&rows()).unwrap()));
         let missing = read_parquet(&folder.path().join("none.parquet")).unwrap_err().to_string();
         assert!(missing.contains("none.parquet"), "{missing}");
     }
 
     #[test]
     fn no_rows_give_an_empty_frame_with_columns() {
-        let frame = EpochRow::frame(&[]).unwrap();
+        let frame = frame::<EpochRow>(&[]).unwrap();
         assert_eq!((frame.height(), frame.width()), (0, 12));
     }
 }

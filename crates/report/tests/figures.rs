@@ -9,11 +9,11 @@ use std::{env, fs, path::PathBuf};
 use kvcsr_codec::Footprint;
 use kvcsr_report::{
     CoefficientRow, CompareDocument, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
-    PatternRow, ReconstructionRow, ReportError, RetrievalRow, SweepRow, UsageRow, compare,
+    PatternRow, ReconstructionRow, ReportError, RetrievalRow, ScatterRow, SweepRow, UsageRow, compare,
     figures::{
         AtomUsage, CoefficientHistogram, FootprintLength, Frontier, LayerDivergence, LayerError, MemoryLength,
-        PromptScatter, QualityBits, RetrievalGrid, RotaryScatter, ScatterRow, SparsityError, SparsityPattern,
-        SweepQuality, TimeLength, TrainingLoss,
+        PromptScatter, QualityBits, RetrievalGrid, RotaryScatter, SparsityError, SparsityPattern, SweepQuality,
+        TimeLength, TrainingLoss,
     },
     memory,
     save::{self, Figure},
@@ -225,15 +225,16 @@ fn footprint_length() {
     let mut rows = Vec::new();
     for (model, bytes) in [("llama2-7b-chat", 524_288), ("llama3-8b-instruct", 131_072)] {
         for (scheme, share, dictionaries) in [("dense-f16", 16, 0), ("kivi-2", 3, 0), ("csr-4", 1, 100_663_296)] {
-            rows.extend((1..=30).map(|thousand| FootprintRow {
-                model: model.to_owned(),
-                scheme: scheme.to_owned(),
-                tokens: thousand * 1000,
-                batch: 1,
-                nominal_bits: share as f64,
-                measured_bits: share as f64,
-                footprint: Footprint { dense: bytes * thousand * 1000 * share / 16, ..Footprint::default() },
-                dictionaries,
+            rows.extend((1..=30).map(|thousand| {
+                let footprint = Footprint { dense: bytes * thousand * 1000 * share / 16, ..Footprint::default() };
+                FootprintRow {
+                    tokens: thousand * 1000,
+                    batch: 1,
+                    nominal_bits: share as f64,
+                    measured_bits: share as f64,
+                    dictionaries,
+                    ..FootprintRow::of(model, scheme, &footprint)
+                }
             }));
         }
     }

@@ -166,14 +166,12 @@ fn row(shape: &Shape, name: &str, scheme: &Formula, tokens: usize, batch: usize)
     let footprint = scheme.footprint(shape, tokens, batch);
     let bits = measured_bits(footprint.total(), tokens * batch, shape.kv_heads, shape.head_dim, shape.layers);
     FootprintRow {
-        model: shape.id.clone(),
-        scheme: name.to_owned(),
         tokens,
         batch,
         nominal_bits: scheme.nominal(shape),
         measured_bits: bits.0,
-        footprint,
         dictionaries: scheme.dictionaries(shape),
+        ..FootprintRow::of(&shape.id, name, &footprint)
     }
 }
 
@@ -314,7 +312,7 @@ fn of_profile(profile: &str, find: &impl Fn(&str) -> Result<Shape>) -> Result<Sh
         Ok(folder) if Path::new(&folder).join(format!("{profile}.toml")).is_file() => {
             let config = Config::load(&folder, profile, &[])?;
             let mut shape = find(&config.model).with_context(|| format!("profile `{profile}`"))?;
-            shape.atoms = config.train.atoms;
+            shape.atoms = config.train.trainer.atoms;
             Ok(shape)
         }
         _ => find(profile),

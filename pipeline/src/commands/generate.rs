@@ -1,40 +1,42 @@
 //! generate: a prompt continued under a compressed cache, and the ledger of that cache.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
-use kvcsr_model::{Choice, Finish, Limits, Message, Sampler, TextStream};
+use kvcsr_model::{Choice, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
 
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
+use crate::stage::{Artefact, Output};
 use crate::stages::provenance::{Owner, covers};
-use crate::stages::{PREFILL_CHUNK, calibrate_peers, dictionaries, scores};
+use crate::stages::{PREFILL_CHUNK, artefacts};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = args.model.open()?;
     let (tokenizer, decoder) = (model.tokenizer()?, model.decoder(&args.model.device, &args.model.dtype)?);
     let scheme = registry::build(&args.scheme, &context(args, &model, decoder.geometry())?)?;
+    let (from, text) = prompt(args)?;
     let prompt = if args.chat {
-        let turn = Message { role: "user", content: &args.prompt };
+        let turn = Message { role: "user", content: &text };
         tokenizer.encode(&model.chat_template()?.render(&[turn], true)?, false)?
     } else {
-        tokenizer.encode(&args.prompt, true)?
+        tokenizer.encode(&text, true)?
     };
+    fits(&decoder, &tokenizer, &prompt, args.max_new).context(from)?;
     let started = Instant::now();
-    let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK).context("--prompt")?;
+    let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
     let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
     let (logits, prefill) = (prefilled.last_logits.clone(), started.elapsed());
     // From here on the compressed caches are all there is.
     drop(prefilled);
 
-    let stop = model.stop_ids(&tokenizer)?;
-    let limits = Limits { max_new_tokens: args.max_new, min_new_tokens: 0, stop: &stop };
+    let limits = Limits { max_new_tokens: args.max_new, min_new_tokens: 0, stop: tokenizer.stop_tokens() };
     let mut sampler = Sampler::new(args.seed, Some(args.temperature), args.top_p);
     let choice = if args.temperature > 0.0 { Choice::Sampled(&mut sampler) } else { Choice::Greedy };
     let mut stream = TextStream::new(&tokenizer, &args.stop);
@@ -77,33 +79,79 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The dictionaries and codebooks at hand, if the scheme needs any; one that needs others says so. A profile's must be
-/// this model's, a file named on the command line is only said not to be.
+/// The text to continue, and where it comes from in words.
+fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
+    match (&args.prompt, &args.prompt_file) {
+        (Some(dash), _) if dash == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("--prompt -: standard input is not UTF-8 text")?;
+            Ok(("--prompt -".to_owned(), text))
+        }
+        (Some(text), _) => Ok(("--prompt".to_owned(), text.clone())),
+        (None, Some(path)) => {
+            let from = format!("--prompt-file {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(|| from.clone())?;
+            Ok((from, text))
+        }
+        (None, None) => bail!("give --prompt TEXT, --prompt - or --prompt-file FILE"),
+    }
+}
+
+/// Refuses a prompt that the model cannot hold, before anything is computed, and warns where it leaves too few positions.
+fn fits(decoder: &Decoder, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> Result<()> {
+    let (positions, vocab) = (decoder.arch().max_positions, decoder.arch().vocab);
+    if prompt.is_empty() {
+        bail!("the text has no tokens");
+    }
+    if prompt.len() > positions {
+        bail!("{} tokens, but the model has {positions} positions: shorten the text", prompt.len());
+    }
+    if let Some((at, id)) = prompt.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+        let token = tokenizer.token(*id).unwrap_or_default();
+        bail!(
+            "token `{token}` at index {at} has the id {id}, but the model's vocabulary has {vocab} ids: the tokenizer's \
+             files do not belong to these weights"
+        );
+    }
+    // The last token needs no position: nothing follows it.
+    if prompt.len() + max_new > positions + 1 {
+        eprintln!(
+            "warning: {} prompt tokens and --max-new {max_new} are more than the model's {positions} positions: the text \
+             may end early",
+            prompt.len()
+        );
+    }
+    Ok(())
+}
+
+/// What the scheme is built from, as far as it is at hand; one that needs more says so. A profile's dictionaries must be this
+/// model's, a file named on the command line is only said not to be.
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
-    let mut context = SchemeContext::new(geometry);
-    let needed = scores::needed(std::slice::from_ref(&args.scheme))?;
-    let paths = Paths::find(&args.profile).ok();
-    if needed.contains(&"train") {
-        let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
-        if let Some(path) = &args.dictionaries {
+    let names = std::slice::from_ref(&args.scheme);
+    let context = SchemeContext::new(geometry);
+    let makers = artefacts::makers(names)?;
+    let (paths, false) = (Paths::find(&args.profile).ok(), makers.is_empty()) else { return Ok(context) };
+    let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
+    // Whether it is a set of ours, which a file can stand for.
+    let trained = |output: &Output| matches!(output.artefact, Artefact::Dictionaries(_));
+    match &args.dictionaries {
+        Some(path) if makers.iter().any(|stage| stage.declaration().makes.iter().any(trained)) => {
             let set = DictionarySet::load(path)?;
             covers(&set, geometry, path)?;
             if let Some(problem) = owner.and_then(|owner| owner.others(&set)) {
                 eprintln!("warning: {}: {problem}", path.display());
             }
-            context = context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
-        } else if let (Some(paths), Some(owner)) = (&paths, owner) {
-            let stage_dir = |stage: &str| paths.run.join(stage);
-            let sets = dictionaries::load(stage_dir, &owner).with_context(|| {
-                format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
-            })?;
-            context = dictionaries::add_to(context, stage_dir, sets)?;
+            Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set))
         }
+        _ => match (paths, owner) {
+            (Some(paths), Some(owner)) => {
+                artefacts::load(names, |stage| paths.run.join(stage), &owner).with_context(|| {
+                    format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
+                })
+            }
+            _ => Ok(context),
+        },
     }
-    if let (true, Some(paths)) = (needed.contains(&scores::PEERS), paths) {
-        context = calibrate_peers::add_to(&paths.run.join(scores::PEERS), context)?;
-    }
-    Ok(context)
 }
 
 /// What the caches really take, beside what the paper counts.

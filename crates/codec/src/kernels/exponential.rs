@@ -24,8 +24,8 @@ pub fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let r = simd.mul_add(n, simd.splat(MINUS_LN_2[0]), x);
     let r = simd.mul_add(n, simd.splat(MINUS_LN_2[1]), r);
     let mut p = simd.splat(POLYNOMIAL[0]);
-    for k in 1..POLYNOMIAL.len() {
-        p = simd.mul_add(p, r, simd.splat(POLYNOMIAL[k]));
+    for &coefficient in &POLYNOMIAL[1..] {
+        p = simd.mul_add(p, r, simd.splat(coefficient));
     }
     let p = simd.add(simd.mul_add(simd.mul(p, r), r, r), simd.splat(1.0));
     // The rounded number is in the low bits of `shifted`.

@@ -19,8 +19,8 @@ impl Kernel for Peak<'_> {
         let groups = registers.chunks_exact(S::SEARCHES);
         let rest = groups.remainder();
         for group in groups {
-            for k in 0..S::SEARCHES {
-                search.compare(k, simd.load(&group[k]));
+            for (k, register) in group.iter().enumerate() {
+                search.compare(k, simd.load(register));
             }
             search.advance(S::SEARCHES);
         }
@@ -50,9 +50,9 @@ impl Kernel for SubtractThenPeak<'_> {
         let (mut groups, g_groups) = (registers.chunks_exact_mut(S::SEARCHES), g_registers.chunks_exact(S::SEARCHES));
         let g_rest = g_groups.remainder();
         for (group, g) in groups.by_ref().zip(g_groups) {
-            for k in 0..S::SEARCHES {
-                let x = simd.mul_add(factor, simd.load(&g[k]), simd.load(&group[k]));
-                simd.store(x, &mut group[k]);
+            for (k, (register, g)) in group.iter_mut().zip(g).enumerate() {
+                let x = simd.mul_add(factor, simd.load(g), simd.load(register));
+                simd.store(x, register);
                 search.compare(k, x);
             }
             search.advance(S::SEARCHES);
@@ -103,15 +103,14 @@ impl<S: Simd> Search<S> {
     fn end(self, tail: &[f32]) -> usize {
         let simd = self.simd;
         let mut top = self.bests[0].0;
-        for k in 1..S::SEARCHES {
-            top = simd.max(top, self.bests[k].0);
+        for &(magnitudes, _) in &self.bests[1..S::SEARCHES] {
+            top = simd.max(top, magnitudes);
         }
         let top = simd.largest(top);
         let (mut magnitude, mut index) = (0.0, 0);
         if top > 0.0 {
             let mut first = u32::MAX;
-            for k in 0..S::SEARCHES {
-                let (magnitudes, starts) = self.bests[k];
+            for (k, &(magnitudes, starts)) in self.bests[..S::SEARCHES].iter().enumerate() {
                 first = first.min(simd.first_of(magnitudes, top, starts, (k * LANES) as u32));
             }
             (magnitude, index) = (top, first as usize);

@@ -12,7 +12,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::measured_bits;
-use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, Tokenizer};
+use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, StopTokens, Tokenizer};
 use rayon::prelude::*;
 
 use crate::error::{EvalError, Result, TokensError};
@@ -223,12 +223,9 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The end-of-text token, and the last token of a newline for the task that stops there.
-    fn stop_tokens(&self, task: &Task) -> Result<Vec<u32>> {
-        let mut stop: Vec<u32> = self.tokenizer.eos().into_iter().collect();
-        if task.newline_stops {
-            stop.extend(self.tokenizer.encode("\n", false)?.last());
-        }
-        Ok(stop)
+    /// The model's end tokens, and the last token of a newline for the task that stops there.
+    fn stop_tokens(&self, task: &Task) -> Result<StopTokens> {
+        let newline = if task.newline_stops { self.tokenizer.encode("\n", false)?.last().copied() } else { None };
+        Ok(self.tokenizer.stop_tokens().and(newline))
     }
 }

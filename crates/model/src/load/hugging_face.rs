@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::Value;
 
 use super::Checkpoint;
 use super::pickle::PickleFile;
@@ -78,24 +77,12 @@ impl HfCheckpoint {
         Decoder::with_dtype(self.arch.clone(), self, device, dtype)
     }
 
-    /// The tokenizer in `tokenizer.json`, else in SentencePiece's `tokenizer.model`; the latter begins texts with a BOS
-    /// unless `tokenizer_config.json` says `add_bos_token: false`.
+    /// The tokenizer of the folder.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if both are absent, or the first is unreadable; [`ModelError::Io`] or
-    /// [`ModelError::Malformed`] for a `tokenizer_config.json` that is no JSON; see [`Tokenizer::from_sentencepiece`].
+    /// See [`Tokenizer::from_hf_folder`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let pieces = self.directory.join("tokenizer.model");
-        if self.directory.join("tokenizer.json").is_file() || !pieces.is_file() {
-            return Tokenizer::from_hf_file(self.directory.join("tokenizer.json"), None);
-        }
-        let path = self.directory.join("tokenizer_config.json");
-        let config = match std::fs::read_to_string(&path) {
-            Ok(json) => json_of(&path, &json)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            Err(error) => return Err(ModelError::io(&path)(error)),
-        };
-        Tokenizer::from_sentencepiece(pieces, config["add_bos_token"].as_bool().unwrap_or(true))
+        Tokenizer::from_hf_folder(&self.directory)
     }
 
     /// The chat template of the folder, if any.
@@ -105,41 +92,6 @@ impl HfCheckpoint {
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_hf_folder(&self.directory)
     }
-
-    /// Ids that end a text: `eos_token_id`, a number or a list, of `generation_config.json`, else of `config.json`.
-    ///
-    /// # Errors
-    /// [`ModelError::Malformed`] if a file is no JSON, [`ModelError::BadValue`] if an id is not one.
-    pub fn stop_ids(&self) -> Result<Vec<u32>> {
-        for name in ["generation_config.json", "config.json"] {
-            let path = self.directory.join(name);
-            let Ok(json) = std::fs::read_to_string(&path) else { continue };
-            let config = json_of(&path, &json)?;
-            let ids = match config.get("eos_token_id") {
-                None | Some(Value::Null) => continue,
-                Some(Value::Array(ids)) => ids.as_slice(),
-                Some(id) => std::slice::from_ref(id),
-            };
-            let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-            let read = ids.iter().map(id).collect::<Option<Vec<u32>>>();
-            let wrong = || {
-                ModelError::bad_value(
-                    &path,
-                    "eos_token_id",
-                    "an id or a list of ids",
-                    config["eos_token_id"].to_string(),
-                )
-            };
-            return read.ok_or_else(wrong);
-        }
-        Ok(Vec::new())
-    }
-}
-
-fn json_of(path: &Path, json: &str) -> Result<Value> {
-    let malformed =
-        |e: serde_json::Error| ModelError::Malformed { path: path.to_owned(), format: "JSON", detail: e.to_string() };
-    serde_json::from_str(json).map_err(malformed)
 }
 
 impl Checkpoint for HfCheckpoint {

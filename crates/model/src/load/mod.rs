@@ -6,6 +6,7 @@ pub mod hugging_face;
 pub mod pickle;
 pub mod safetensors;
 pub mod sharded;
+pub(crate) mod text;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

@@ -1,9 +1,12 @@
 //! Dictionaries that layers share against one per layer.
 
-use std::fmt::Write as _;
+use kvcsr_records::{AblationRow, Kind};
 
-use super::{AblationRow, mean, sorted};
-use crate::{aggregate::kinds, records::Kind, ticks::number};
+use crate::{
+    grouping::{grouped, kinds, mean, sorted},
+    table::Table,
+    ticks::number,
+};
 
 /// What merged dictionaries, half as many as layers, may cost in held-out error, in per cent.
 const MAY_COST: f64 = 10.0;
@@ -19,16 +22,12 @@ struct Sharing<'a> {
 
 /// The ways that were measured for one kind, per-layer dictionaries first.
 fn sharings(rows: &[AblationRow], kind: Kind) -> Vec<Sharing<'_>> {
-    let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "merged" && row.kind == kind).collect();
+    let rows = rows.iter().filter(|row| row.section == "merged" && row.kind == kind);
     let mut ways: Vec<Sharing<'_>> = Vec::new();
-    for row in &rows {
-        if ways.iter().any(|way| (way.name, way.atoms) == (row.name.as_str(), row.atoms)) {
-            continue;
-        }
-        let of = rows.iter().filter(|r| (&r.name, r.atoms) == (&row.name, row.atoms));
-        if let Some(error) = mean(of.map(|r| r.relative)) {
+    for ((name, atoms), own) in grouped(rows, |row| (row.name.as_str(), row.atoms)) {
+        if let Some(error) = mean(own.iter().map(|row| row.relative)) {
             let base = ways.first().map_or(error, |way| way.error);
-            ways.push(Sharing { name: &row.name, atoms: row.atoms, error, excess: 100.0 * (error / base - 1.0) });
+            ways.push(Sharing { name, atoms, error, excess: 100.0 * (error / base - 1.0) });
         }
     }
     ways
@@ -41,13 +40,14 @@ fn merged_kinds(rows: &[AblationRow]) -> Vec<Kind> {
 /// Merged dictionaries against per-layer ones: mean over layers of the held-out relative error, and
 /// its excess over the first row of each kind.
 pub fn merged_markdown(rows: &[AblationRow]) -> String {
-    let mut text = String::from("| kind | dictionaries | N | error | against per layer |\n|---|---|--:|--:|--:|\n");
+    let mut table = Table::of(["kind", "dictionaries"], ["N", "error", "against per layer"]);
     for kind in merged_kinds(rows) {
         for Sharing { name, atoms, error, excess } in sharings(rows, kind) {
-            let _ = writeln!(text, "| {kind}s | {name} | {atoms} | {} | {excess:+.1} % |", number(error));
+            let (kind, error, excess) = (format!("{kind}s"), number(error), format!("{excess:+.1} %"));
+            table.row([kind, name.to_owned(), atoms.to_string(), error, excess]);
         }
     }
-    text
+    table.into_text()
 }
 
 /// Whether merging costs at most ten per cent, for each kind and `N`: the best way, its threshold and the answer.

@@ -4,10 +4,10 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::distinct;
 use crate::{
-    aggregate,
     axes::{self, Axis, Panel},
     canvas::{Align, Canvas},
     error::ReportError,
+    grouping,
     labels::{self, EndLabel},
     records::UsageRow,
     save::Figure,
@@ -44,7 +44,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[UsageRow]
     if data.iter().all(|row| row.uses == 0) {
         return Err(ReportError::Empty { what: "usage of atoms", expected: "rows of atoms that were used" });
     }
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     let layers = distinct(data.iter().map(|row| row.layer));
     let names: Vec<String> = layers.iter().map(|layer| format!("layer {layer}")).collect();
     axes::title(&canvas, "How often each atom is used")?;
@@ -78,7 +78,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[UsageRow]
 /// The caption of [`draw`].
 pub fn caption(data: &[UsageRow]) -> String {
     let mut parts = Vec::new();
-    for kind in aggregate::kinds(data, |row| row.kind) {
+    for kind in grouping::kinds(data, |row| row.kind) {
         for layer in distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.layer)) {
             let rows: Vec<&UsageRow> = data.iter().filter(|row| row.kind == kind && row.layer == layer).collect();
             let unused = rows.iter().filter(|row| row.uses == 0).count();

@@ -4,10 +4,10 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{distinct, listed};
 use crate::{
-    aggregate,
     axes::{self, Axis, Panel},
     canvas::Canvas,
     error::ReportError,
+    grouping,
     labels::{self, EndLabel},
     records::CoefficientRow,
     save::Figure,
@@ -50,7 +50,7 @@ fn steps(data: &[CoefficientRow], kind: crate::Kind) -> Vec<usize> {
 /// [`ReportError::Empty`] without rows.
 pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[CoefficientRow]) -> Result<(), ReportError> {
     let canvas = Canvas::new(root, SIZE)?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     if kinds.is_empty() {
         return Err(ReportError::Empty { what: "sizes of coefficients", expected: "rows of coefficients" });
     }
@@ -84,7 +84,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[Coefficie
 /// The caption of [`draw`].
 pub fn caption(data: &[CoefficientRow]) -> String {
     let mut parts = Vec::new();
-    for kind in aggregate::kinds(data, |row| row.kind) {
+    for kind in grouping::kinds(data, |row| row.kind) {
         for step in steps(data, kind) {
             let rows = data.iter().filter(|row| row.kind == kind && row.step == step);
             let mean: f64 = rows.map(|row| row.share * ((row.low + row.high) / 2.0).abs()).sum();

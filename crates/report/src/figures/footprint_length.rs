@@ -87,7 +87,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[Footprint
 }
 
 fn gigabytes(row: &FootprintRow, dictionaries: bool) -> f64 {
-    (row.footprint.total() + if dictionaries { row.dictionaries } else { 0 }) as f64 / GIGABYTE
+    (row.total + if dictionaries { row.dictionaries } else { 0 }) as f64 / GIGABYTE
 }
 
 /// The caption of [`draw`].

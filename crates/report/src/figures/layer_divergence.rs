@@ -3,9 +3,10 @@
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
 
 use crate::{
-    aggregate, axes,
+    axes,
     canvas::{Align, Canvas, Rect},
     error::ReportError,
+    grouping,
     records::{DivergenceRow, Kind},
     save::Figure,
     style::{self, GREY, INK, Stroke, TICK, VERMILLION},
@@ -42,7 +43,7 @@ impl Figure for LayerDivergence {
 /// [`ReportError::Empty`] without rows.
 pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[DivergenceRow]) -> Result<(), ReportError> {
     let canvas = Canvas::new(root, SIZE)?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     let Some(layers) = data.iter().map(|row| row.layer + 1).max() else {
         return Err(ReportError::Empty { what: "divergence between layers", expected: "divergence rows" });
     };

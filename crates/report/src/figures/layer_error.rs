@@ -4,10 +4,11 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{RELATIVE_ERROR, distinct, listed};
 use crate::{
-    aggregate::{self, compare_reconstruction, not_better},
+    aggregate::{compare_reconstruction, not_better},
     axes::{self, Axis, Panel},
     canvas::Canvas,
     error::ReportError,
+    grouping,
     labels::{self, EndLabel},
     records::{DictionarySource, Kind, ReconstructionRow},
     save::Figure,
@@ -40,7 +41,7 @@ impl Figure for LayerError {
 /// [`ReportError::Empty`] without rows.
 pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[ReconstructionRow]) -> Result<(), ReportError> {
     let canvas = Canvas::new(root, SIZE)?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     if kinds.is_empty() {
         return Err(ReportError::Empty { what: "error by layer", expected: "reconstruction rows" });
     }

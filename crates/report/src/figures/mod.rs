@@ -29,12 +29,13 @@ pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;
 pub use retrieval_grid::RetrievalGrid;
 pub use rotary_scatter::RotaryScatter;
-pub use scatter::ScatterRow;
 pub use sparsity_error::SparsityError;
 pub use sparsity_pattern::SparsityPattern;
 pub use sweep_quality::SweepQuality;
 pub use time_length::TimeLength;
 pub use training_loss::TrainingLoss;
+
+use crate::grouping::distinct;
 
 /// The title of every axis of relative reconstruction error.
 const RELATIVE_ERROR: &str = "relative squared error";
@@ -46,15 +47,4 @@ fn listed(names: &[String]) -> String {
         [only] => only.clone(),
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
     }
-}
-
-/// The distinct values, in order of appearance.
-fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut seen = Vec::new();
-    for value in values {
-        if !seen.contains(&value) {
-            seen.push(value);
-        }
-    }
-    seen
 }

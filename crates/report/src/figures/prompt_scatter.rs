@@ -2,8 +2,8 @@
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
-use super::scatter::{self, ScatterRow};
-use crate::{error::ReportError, save::Figure, style};
+use super::scatter;
+use crate::{error::ReportError, records::ScatterRow, save::Figure, style};
 
 /// Nominal width and height.
 pub const SIZE: (u32, u32) = (1320, 420);

@@ -4,12 +4,12 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{distinct, listed};
 use crate::{
-    aggregate::{self, SchemeSummary, compare_heldout, not_better},
+    aggregate::{self, compare_heldout, not_better},
     axes::{self, Axis, Panel},
     canvas::{Align, Canvas, Rect},
     error::ReportError,
     labels::{self, Cost, Placer, PointLabel},
-    records::{DictionarySource, HeldoutRow},
+    records::{DictionarySource, HeldoutRow, SchemeSummary},
     save::Figure,
     style::{self, BLUE, GREY, LABEL, Stroke, VERMILLION},
     ticks::number,

@@ -2,8 +2,8 @@
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
 
-use super::scatter::{self, ScatterRow};
-use crate::{error::ReportError, save::Figure};
+use super::scatter;
+use crate::{error::ReportError, records::ScatterRow, save::Figure};
 
 /// Nominal width and height.
 pub const SIZE: (u32, u32) = (900, 440);

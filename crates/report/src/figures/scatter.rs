@@ -1,49 +1,15 @@
 //! Scatter panels of vectors in the plane of their principal components, shared by Figures 2a and 2b.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
-use serde::{Deserialize, Serialize};
 
 use super::distinct;
 use crate::{
     axes::{self, Axis, Panel},
     canvas::{Align, Canvas},
-    csv::CsvRow,
     error::ReportError,
+    records::ScatterRow,
     style::{GREY, TICK},
 };
-
-/// One vector's point.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScatterRow {
-    /// The panel it stands in, and that panel's heading.
-    pub panel: String,
-    /// What it is coloured by: the number of the prompt, or of the group of positions.
-    pub group: usize,
-    /// The group in words.
-    pub label: String,
-    /// Coordinate along the first principal component of the panel's vectors.
-    pub x: f64,
-    /// Along the second.
-    pub y: f64,
-    /// Share of the panel's variance that lies in the plane.
-    pub variance: f64,
-}
-
-impl CsvRow for ScatterRow {
-    const HEADER: &'static [&'static str] = &["panel", "group", "label", "x", "y", "variance"];
-
-    fn fields(&self) -> Vec<String> {
-        vec![
-            self.panel.clone(),
-            self.group.to_string(),
-            self.label.clone(),
-            self.x.to_string(),
-            self.y.to_string(),
-            self.variance.to_string(),
-        ]
-    }
-}
 
 /// Draws one panel for each distinct `panel`, left to right, and a key of the groups under the title.
 pub(super) fn draw<DB: DrawingBackend>(

@@ -4,10 +4,10 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{RELATIVE_ERROR, distinct};
 use crate::{
-    aggregate,
     axes::{self, Axis, Panel},
     canvas::Canvas,
     error::ReportError,
+    grouping,
     labels::{self, EndLabel},
     records::{DictionarySource, ReconstructionRow},
     save::Figure,
@@ -58,7 +58,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[Reconstru
         (DictionarySource::NeuralDict, Stroke::solid(BLUE)),
     ];
     let room = labels::end_room(&canvas, lines.iter().map(|(dictionary, _)| dictionary.label()))?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_ROOM, room, true);
     for (kind, plot) in kinds.into_iter().zip(plots) {
         let rows: Vec<&ReconstructionRow> = data.iter().filter(|row| row.kind == kind).collect();

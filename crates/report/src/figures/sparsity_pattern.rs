@@ -4,10 +4,10 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::distinct;
 use crate::{
-    aggregate,
     axes::{self, Axis, Panel},
     canvas::Canvas,
     error::ReportError,
+    grouping,
     records::PatternRow,
     save::Figure,
     style::{self, BLUE, VERMILLION},
@@ -54,7 +54,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[PatternRo
     one("layer", |row| row.layer)?;
     one("head", |row| row.head)?;
     axes::title(&canvas, &format!("Atoms that layer {}, head {} uses for each token", first.layer, first.head))?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_ROOM, 20.0, true);
     for (kind, plot) in kinds.into_iter().zip(plots) {
         let rows: Vec<&PatternRow> = data.iter().filter(|row| row.kind == kind).collect();
@@ -83,7 +83,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[PatternRo
 pub fn caption(data: &[PatternRow]) -> String {
     let Some(first) = data.first() else { return "No atoms.".to_owned() };
     let tokens = data.iter().map(|row| row.token).max().unwrap_or(0) + 1;
-    let used: Vec<String> = aggregate::kinds(data, |row| row.kind)
+    let used: Vec<String> = grouping::kinds(data, |row| row.kind)
         .into_iter()
         .map(|kind| {
             let rows: Vec<&PatternRow> = data.iter().filter(|row| row.kind == kind).collect();

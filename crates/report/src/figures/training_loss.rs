@@ -4,10 +4,10 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{RELATIVE_ERROR, distinct};
 use crate::{
-    aggregate::{self, median},
     axes::{self, Axis, Panel},
     canvas::Canvas,
     error::ReportError,
+    grouping::{self, median},
     labels::{self, EndLabel},
     records::{EpochRow, Kind},
     save::Figure,
@@ -41,7 +41,7 @@ impl Figure for TrainingLoss {
 /// [`ReportError::Empty`] without rows.
 pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[EpochRow]) -> Result<(), ReportError> {
     let canvas = Canvas::new(root, SIZE)?;
-    let kinds = aggregate::kinds(data, |row| row.kind);
+    let kinds = grouping::kinds(data, |row| row.kind);
     if kinds.is_empty() {
         return Err(ReportError::Empty { what: "training loss", expected: "epoch rows" });
     }
@@ -84,7 +84,7 @@ pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[EpochRow]
 /// The caption of [`draw`].
 pub fn caption(data: &[EpochRow]) -> String {
     let mut text = "Relative squared error of held-out vectors after each training epoch. Thin: one group of merged layers; thick: the median over groups.".to_owned();
-    for kind in aggregate::kinds(data, |row| row.kind) {
+    for kind in grouping::kinds(data, |row| row.kind) {
         let medians = medians(data, kind);
         if let (Some(first), Some(last)) = (medians.first(), medians.last()) {
             text += &format!(

@@ -17,9 +17,8 @@ pub use self::{
     shown::{Html, Markdown, Shown},
 };
 use crate::{
-    compare::{self, CompareDocument, CompareRow},
-    csv,
-    records::{DivergenceRow, HeldoutRow},
+    compare,
+    records::{CompareDocument, CompareRow, DivergenceRow, HeldoutRow, csv},
 };
 
 /// The error of a notebook's cell: anything, shown as text.

@@ -70,7 +70,7 @@ impl Shown for DictionarySet {
         for run in self.groups.chunk_by(same) {
             let layers = match (&run[0].layers[..], &run[run.len() - 1].layers[..]) {
                 (&[first], &[last]) if first != last => format!("{first} to {last}, one each"),
-                (layers, _) => crate::csv::spaced(layers),
+                (layers, _) => crate::records::spaced(layers),
             };
             // Writing to a string cannot fail.
             let _ = writeln!(text, "| {} | {layers} | {} |", run[0].kind, columns(&run[0]));

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kvcsr_lab::planes;
-use kvcsr_report::figures::ScatterRow;
+use kvcsr_report::ScatterRow;
 
 use crate::stage::Run;
 use crate::stages::open_model;

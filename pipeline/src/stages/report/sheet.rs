@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use kvcsr_report::page::{Block, Section};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::tables::{self, Tabular};
+use kvcsr_report::{csv, records::Row, tables};
 
-use crate::stage::{Run, write_atomically};
+use crate::atomic;
+use crate::stage::Run;
 
 /// Files of this prefix, `readme-<marker>.md`, hold what is spliced into the README between the markers of that name.
 pub const README_PREFIX: &str = "readme-";
@@ -49,16 +50,17 @@ impl<'a> Sheet<'a> {
 
     /// [`Sheet::figure`] whose files are called `stem`: for a figure that is drawn more than once.
     pub fn figure_as<F: Figure>(&mut self, stem: &str, rows: &[F::Row]) -> Result<()> {
-        let saved = save::figure_as::<F>(self.dir, stem, rows)?;
-        let svg = std::fs::read_to_string(saved.svg)?;
+        let drawn = save::drawing::<F>(self.dir, stem, rows)?;
+        csv::write(&drawn.svg.with_extension("csv"), rows)?;
+        let svg = std::fs::read_to_string(drawn.svg)?;
         self.section.blocks.push(Block::Figure { name: stem.to_owned(), svg, caption: F::caption(rows) });
         Ok(())
     }
 
     /// Writes `rows` as CSV and Parquet, and links them in the page.
-    pub fn table<R: Tabular>(&mut self, name: &str, rows: &[R]) -> Result<()> {
+    pub fn table<R: Row>(&mut self, name: &str, rows: &[R]) -> Result<()> {
         let files = [format!("{name}.csv"), format!("{name}.parquet")];
-        tables::write_csv(&self.dir.join(&files[0]), rows)?;
+        csv::write(&self.dir.join(&files[0]), rows)?;
         tables::write_parquet(&self.dir.join(&files[1]), rows)?;
         match self.section.blocks.last_mut() {
             Some(Block::Files(linked)) => linked.extend(files),
@@ -69,7 +71,7 @@ impl<'a> Sheet<'a> {
 
     /// What stands in the README between `<!-- BEGIN marker -->` and its END once the report is published.
     pub fn readme(&self, marker: &str, text: &str) -> Result<()> {
-        write_atomically(&self.dir.join(format!("{README_PREFIX}{marker}.md")), text.as_bytes())
+        atomic::write(&self.dir.join(format!("{README_PREFIX}{marker}.md")), text.as_bytes())
     }
 
     /// The folder where the report is published, as the README names it.

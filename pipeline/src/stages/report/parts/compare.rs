@@ -56,7 +56,7 @@ impl Part for Compare {
     }
 }
 
-const BOLD: &str = "In bold: beaten by no other in both bits and KL.";
+const BOLD: &str = "Bold: on the Pareto frontier of bits and KL.";
 
 /// How time grows with the context. Figures over all contexts belong here.
 fn times(rows: &[CompareRow], sheet: &mut Sheet<'_>) -> Result<()> {
@@ -110,8 +110,8 @@ fn about_tasks(measured: &Measured) -> String {
     let most = measured.parameters.get("task_prompt_tokens").map_or_else(|| "?".to_owned(), Value::to_string);
     format!(
         "Tasks: mean score, 0 to 100, over {} tasks of the suite (not LongBench), n = {} prompts in all: {}; {:.0} tokens each on \
-         average, at most {most}, and one score per scheme, whatever the context; in brackets less dense on the same prompts, with \
-         the 95 % interval of the paired bootstrap. So few prompts show large losses only.",
+         average, at most {most}, and one score per scheme, whatever the context; in brackets the difference to dense on the same \
+         prompts, with the 95 % interval of the paired bootstrap. So few prompts show large losses only.",
         one.tasks,
         one.n,
         sizes.join(", "),

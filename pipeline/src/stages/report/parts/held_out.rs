@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use kvcsr_report::figures::QualityBits;
+use kvcsr_report::records::Comparison;
 use kvcsr_report::save::Figure;
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files, tables};
 
@@ -59,6 +60,6 @@ impl Part for HeldOut {
     }
 }
 
-fn sentence(what: &str, comparisons: &[aggregate::Comparison]) -> Result<String> {
+fn sentence(what: &str, comparisons: &[Comparison]) -> Result<String> {
     Ok(format!("{what}: {}", tables::losses_markdown(comparisons)?.trim_end()))
 }

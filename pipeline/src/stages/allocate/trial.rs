@@ -1,8 +1,6 @@
 //! Budgets tried as real caches, on texts that their costs were not measured on.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -10,10 +8,11 @@ use kvcsr_cache::{Budget, Budgets, SchemeContext, registry};
 use kvcsr_codec::DictionarySet;
 use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_model::Decoder;
+use kvcsr_records::Journal;
 use serde::{Deserialize, Serialize};
 
 use super::PART;
-use crate::stages::{PREFILL_CHUNK, rows_left};
+use crate::stages::PREFILL_CHUNK;
 use crate::ui;
 
 /// CSR's own levels: what an allocation must beat.
@@ -48,15 +47,13 @@ pub fn run(
     candidates: &[Candidate],
     path: &Path,
 ) -> Result<()> {
-    let done: HashSet<(String, usize, String)> =
-        rows_left::<CheckRow>(path)?.into_iter().map(|row| (row.id, row.level, row.name)).collect();
+    let (mut journal, _) = Journal::open(path, |row: &CheckRow| (row.id.clone(), row.level, row.name.clone()))?;
     let mut context = SchemeContext::new(decoder.geometry()).with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
     let dense = registry::build("dense", &context)?;
-    let mut out = OpenOptions::new().create(true).append(true).open(path)?;
     let bar = ui::bar("allocate", (texts.len() * candidates.len()) as u64, "texts x budgets tried");
     for (id, text) in texts {
         let todo: Vec<&Candidate> =
-            candidates.iter().filter(|c| !done.contains(&(id.clone(), c.level, c.name.to_owned()))).collect();
+            candidates.iter().filter(|c| !journal.contains(&(id.clone(), c.level, c.name.to_owned()))).collect();
         bar.inc((candidates.len() - todo.len()) as u64);
         if todo.is_empty() {
             continue;
@@ -68,18 +65,16 @@ pub fn run(
             context = context.with_budgets(Budgets::from([(*level, budget.clone())]));
             let scheme = registry::build(&format!("csr-{level}{PART}"), &context)?;
             let score = reference.score(decoder, scheme.as_ref())?;
-            let row = CheckRow {
+            journal.append(&CheckRow {
                 id: id.clone(),
                 level: *level,
                 name: (*name).to_owned(),
                 scored: score.scored,
                 kl_sum: score.kl_sum,
-            };
-            writeln!(out, "{}", serde_json::to_string(&row)?)?;
+            })?;
             bar.inc(1);
         }
     }
-    out.sync_all()?;
     bar.finish();
     Ok(())
 }

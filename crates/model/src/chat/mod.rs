@@ -1,15 +1,24 @@
 //! Chat templates: the Jinja program in a checkpoint that turns messages into the text the model was trained on.
 //!
-//! It is the publisher's code, so it runs with bounds: no files, no time, a limited number of steps.
+//! Templates run as in transformers: the same names are defined, blocks take their line's white space along, `tojson`
+//! is Python's `json.dumps`, and Python's `%` and string methods work. A template is the publisher's code, so it runs
+//! with bounds: no files, no clock but for `strftime_now`, a limited number of steps.
 
-use std::path::Path;
+mod clock;
+mod python;
+mod syntax;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
+use serde_json::Value as Json;
 
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
+use crate::load::text::{read, read_json};
 
 /// Steps a template may take: published ones take a few dozen per message.
 const FUEL: u64 = 10_000_000;
@@ -27,28 +36,34 @@ pub struct Message<'a> {
 /// A model's chat template with the tokens it may write.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    /// Special tokens by their names (`bos_token`), with their spellings.
+    tokens: Vec<(String, String)>,
+    path: PathBuf,
 }
 
 impl ChatTemplate {
-    /// Compiles a template; `bos` and `eos` are the spellings of the tokens around a text.
-    ///
-    /// Blocks take their line's whitespace with them and Python's string methods work, as in transformers.
+    /// Compiles a template, which `path` names in errors. `tokens` are the special tokens it may write, by name
+    /// (`bos_token`, `eos_token`) and spelling; one that is not there is undefined in the template.
     ///
     /// # Errors
     /// [`ModelError::Template`] with the line of the mistake.
-    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
+    pub fn new(source: &str, path: &Path, tokens: &[(&str, &str)]) -> Result<Self> {
+        let failed = |error: Error| failed(path, &error);
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failed)?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::method);
+        minijinja_contrib::add_to_environment(&mut environment);
+        environment.add_filter("tojson", python::tojson);
+        environment.add_filter(syntax::PERCENT, python::percent);
+        environment.add_function("strftime_now", clock::strftime_now);
         environment.add_function("raise_exception", |detail: String| -> std::result::Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, detail))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(failed)?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        environment.add_template_owned(NAME, syntax::rewritten(source)).map_err(failed)?;
+        let tokens = tokens.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Ok(Self { environment, tokens, path: path.to_owned() })
     }
 
     /// The template in a GGUF file, if it has one.
@@ -59,68 +74,81 @@ impl ChatTemplate {
         if file.optional("tokenizer.chat_template").is_none() {
             return Ok(None);
         }
-        let token = |key: &str| -> Result<String> {
+        let token = |key: &str| -> Result<&str> {
             if file.optional(key).is_none() {
-                return Ok(String::new());
+                return Ok("");
             }
             let tokens = file.strings("tokenizer.ggml.tokens")?;
-            Ok(tokens.get(file.size(key)?).map(|token| (*token).to_owned()).unwrap_or_default())
+            Ok(tokens.get(file.size(key)?).copied().unwrap_or_default())
         };
-        let (bos, eos) = (token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?);
-        Self::new(file.str("tokenizer.chat_template")?, &bos, &eos).map(Some)
+        let tokens = [
+            ("bos_token", token("tokenizer.ggml.bos_token_id")?),
+            ("eos_token", token("tokenizer.ggml.eos_token_id")?),
+        ];
+        Self::new(file.str("tokenizer.chat_template")?, file.path(), &tokens).map(Some)
     }
 
     /// The template of a checkpoint folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
     /// (of several, the one called `default`). None if there is neither.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; [`ModelError::Malformed`] if `tokenizer_config.json` is no JSON object.
+    /// As [`ChatTemplate::new`]; [`ModelError::Io`] and [`ModelError::Malformed`] for files that are no text or JSON.
     pub fn from_hf_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let path = folder.as_ref().join("tokenizer_config.json");
-        let config = match std::fs::read_to_string(&path) {
-            Ok(json) => serde_json::from_str(&json).map_err(|e| ModelError::Malformed {
-                path: path.clone(),
-                format: "tokenizer_config.json",
-                detail: e.to_string(),
-            })?,
-            Err(_) => serde_json::Value::Null,
-        };
+        let folder = folder.as_ref();
+        let config_path = folder.join("tokenizer_config.json");
+        let mut config = read_json(&config_path)?.unwrap_or_default();
+        // Older folders have the tokens in a file of their own.
+        let map = read_json(&folder.join("special_tokens_map.json"))?;
+        if let (Some(Json::Object(map)), None) = (map, config.get("added_tokens_decoder")) {
+            match &mut config {
+                Json::Object(config) => config.extend(map),
+                config => *config = Json::Object(map),
+            }
+        }
         // A token is its spelling, or an object that holds it.
-        let token = |key: &str| {
-            let value = &config[key];
-            value.as_str().or_else(|| value["content"].as_str()).unwrap_or_default().to_owned()
-        };
-        let own_file = std::fs::read_to_string(folder.as_ref().join("chat_template.jinja")).ok();
+        let named = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+        let tokens: Vec<(&str, &str)> = named
+            .filter_map(|(key, value)| Some((key.as_str(), value.as_str().or_else(|| value["content"].as_str())?)))
+            .collect();
+        let own_path = folder.join("chat_template.jinja");
+        if let Some(source) = read(&own_path)? {
+            return Self::new(&source, &own_path, &tokens).map(Some);
+        }
         let template = &config["chat_template"];
-        let named = || {
+        let default = || {
             let default = template.as_array()?.iter().find(|entry| entry["name"] == "default")?;
             default["template"].as_str()
         };
-        let source = own_file.as_deref().or_else(|| template.as_str()).or_else(named);
-        source.map(|source| Self::new(source, &token("bos_token"), &token("eos_token"))).transpose()
+        let source = template.as_str().or_else(default);
+        source.map(|source| Self::new(source, &config_path, &tokens)).transpose()
     }
 
     /// The text of a conversation, ready for [`encode`](crate::Tokenizer::encode) without special tokens: the template
-    /// writes them itself. With `open`, it ends where the assistant's next turn begins.
+    /// writes them itself. With `open`, it ends where the assistant's next turn begins. There are no tools and no
+    /// documents.
     ///
     /// # Errors
     /// [`ModelError::Template`] if the template refuses the conversation or does not end.
     pub fn render(&self, messages: &[Message<'_>], open: bool) -> Result<String> {
         let messages: Vec<Value> =
             messages.iter().map(|message| context! { role => message.role, content => message.content }).collect();
+        let failed = |error: Error| failed(&self.path, &error);
         let template = self.environment.get_template(NAME).map_err(failed)?;
+        let tokens: BTreeMap<&str, Value> =
+            self.tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
         let values = context! {
             messages => messages,
+            tools => (),
+            documents => (),
             add_generation_prompt => open,
-            bos_token => self.bos.as_str(),
-            eos_token => self.eos.as_str(),
+            ..Value::from(tokens)
         };
         template.render(values).map_err(failed)
     }
 }
 
-fn failed(error: Error) -> ModelError {
-    ModelError::Template { detail: error.to_string() }
+fn failed(path: &Path, error: &Error) -> ModelError {
+    ModelError::Template { path: path.to_owned(), detail: error.to_string() }
 }
 
 #[cfg(test)]
@@ -152,9 +180,13 @@ mod tests {
         Message { role, content }
     }
 
+    fn template(source: &str) -> Result<ChatTemplate> {
+        ChatTemplate::new(source, Path::new("own.jinja"), &[])
+    }
+
     #[test]
     fn blocks_take_their_whitespace_and_python_methods_work() {
-        let template = ChatTemplate::new(CHATML, "", "").unwrap();
+        let template = template(CHATML).unwrap();
         assert_eq!(
             template.render(&[turn("user", " Hi. ")], true).unwrap(),
             "<|im_start|>system\nYou help.<|im_end|>\n\n<|im_start|>user\nHi.<|im_end|>\n\n<|im_start|>assistant\n\n"
@@ -163,7 +195,8 @@ mod tests {
 
     #[test]
     fn llama2_folds_the_system_text_and_refuses_two_users() {
-        let template = ChatTemplate::new(LLAMA2, "<s>", "</s>").unwrap();
+        let template =
+            ChatTemplate::new(LLAMA2, Path::new("own.jinja"), &[("bos_token", "<s>"), ("eos_token", "</s>")]).unwrap();
         let talk = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Ho"), turn("user", "Bye")];
         assert_eq!(
             template.render(&talk, false).unwrap(),
@@ -175,9 +208,9 @@ mod tests {
 
     #[test]
     fn mistakes_and_endless_templates_are_errors() {
-        assert!(ChatTemplate::new("{% for %}", "", "").err().unwrap().to_string().contains("chat template"));
+        assert!(template("{% for %}").err().unwrap().to_string().contains("own.jinja: chat template"));
         let square = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
-        let error = ChatTemplate::new(square, "", "").unwrap().render(&[], false).unwrap_err().to_string();
+        let error = template(square).unwrap().render(&[], false).unwrap_err().to_string();
         assert!(error.contains("fuel"), "{error}");
     }
 

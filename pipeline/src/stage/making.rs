@@ -1,88 +1,19 @@
-//! Running a stage: is it up to date, why not, resume or start over, record and rename.
+//! Making a stage's outputs: is it up to date, why not, resume or start over, record and rename.
 
-use std::fs::{File, TryLockError};
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::path::Path;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value};
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde_json::Value;
 
+use super::lock::lock;
+use super::{Run, Stage};
 use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models::Opened;
-use crate::paths::Paths;
-use crate::ui;
-
-/// What every stage is given.
-pub struct Run {
-    pub profile: String,
-    pub config: Config,
-    pub paths: Paths,
-    /// Run stages even where they are up to date.
-    pub force: bool,
-}
-
-impl Run {
-    /// The folder of a finished stage: the run's own, or, where a named run has none, that of the run it branched from.
-    pub fn stage_dir(&self, stage: &str) -> PathBuf {
-        let own = self.paths.run.join(stage);
-        match &self.paths.base {
-            Some(base) if !own.join(manifest::FILE).is_file() => base.join(stage),
-            _ => own,
-        }
-    }
-
-    /// `smol`, or `smol+name` for a named run: the folder of its outputs.
-    pub fn label(&self) -> String {
-        self.paths.run.file_name().map_or_else(|| self.profile.clone(), |name| name.to_string_lossy().into_owned())
-    }
-
-    /// The recipe that runs a stage of this run: `just train profile=smol`.
-    pub fn command(&self, stage: &str) -> String {
-        let profile = &self.profile;
-        match self.label().strip_prefix(&format!("{profile}+")) {
-            Some(name) if self.paths.base.is_some() => format!("just {stage} profile={profile} run={name}"),
-            _ => format!("just {stage} profile={profile}"),
-        }
-    }
-
-    /// The record of a finished earlier stage.
-    pub fn finished(&self, stage: &str) -> Result<Manifest> {
-        Manifest::read(&self.stage_dir(stage)).with_context(|| {
-            format!("stage `{stage}` has not been run for profile `{}`: run `{}`", self.profile, self.command(stage))
-        })
-    }
-}
-
-/// One stage of the pipeline.
-pub trait Stage {
-    /// Its name, folder and recipe in the justfile.
-    fn name(&self) -> &'static str;
-    /// Its folder, where that is not its name: a part of a stage that is run in parts.
-    fn folder(&self, _run: &Run) -> String {
-        self.name().to_owned()
-    }
-    /// Raised when the code changes what the stage makes.
-    fn version(&self) -> u32;
-    /// Named parameters.
-    fn parameters(&self, run: &Run) -> Result<Map<String, Value>>;
-    /// Inputs by name: digests of files and of earlier stages.
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>>;
-    /// Makes the outputs in `dir`. Anything already in `dir` was left by an unfinished run of the
-    /// very same recipe, and may be built upon.
-    fn make(&self, run: &Run, dir: &Path) -> Result<()>;
-    /// Follows [`Stage::make`], and an up-to-date check, on the finished outputs: puts copies where
-    /// others look for them. Does nothing where they are there already.
-    fn finish(&self, _run: &Run, _dir: &Path) -> Result<()> {
-        Ok(())
-    }
-    /// Shown after the stage, also when it was up to date.
-    fn summary(&self, _run: &Run, _dir: &Path) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-}
+use crate::{atomic, ui};
 
 /// Runs `stage` unless its outputs are what this recipe makes.
 ///
@@ -91,12 +22,7 @@ pub trait Stage {
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
     let dir = run.paths.run.join(&folder);
-    let recipe = Recipe {
-        stage: stage.name().into(),
-        version: stage.version(),
-        parameters: stage.parameters(run)?,
-        inputs: stage.inputs(run)?,
-    };
+    let recipe = super::recipe(stage, run)?;
     let key = recipe.key();
     if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
         return Ok(());
@@ -138,11 +64,11 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
             .and_then(|model| model.dtype(&run.config.dtype))
             .unwrap_or_else(|_| run.config.dtype.clone()),
         seed: run.config.seed,
-        finished: utc_now(),
+        finished: manifest::to_the_second(Timestamp::now()),
         wall_seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory(),
     };
-    write_atomically(&partial.join(manifest::FILE), serde_json::to_string_pretty(&manifest)?.as_bytes())?;
+    atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
     if dir.exists() {
         let old = run.paths.run.join(format!("{folder}.old"));
         remove_dir(&old)?;
@@ -183,32 +109,6 @@ fn device(config: &Config) -> String {
 
 const RECIPE: &str = "recipe.json";
 
-/// A lock on a file until it is dropped; the system drops that of a killed process.
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing would not be enough: a child that another thread is just starting holds the file open for a moment.
-        let _ = self.0.unlock();
-    }
-}
-
-/// Keeps other processes from making the same outputs.
-fn lock(dir: &Path, folder: &str) -> Result<Lock> {
-    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    let path = dir.join(format!(".{folder}.lock"));
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| path.display().to_string())?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another process is making {}: wait until it is done, or stop it", dir.join(folder).display())
-        }
-        // A file system without locks: go on as if alone.
-        Err(TryLockError::Error(_)) => Ok(Lock(file)),
-    }
-}
-
 /// Makes `partial` ready; true if it holds an unfinished run of the same recipe.
 fn prepare(partial: &Path, key: &str, recipe: &Recipe, config: &Config) -> Result<bool> {
     let stamp = serde_json::json!({ "key": key, "recipe": recipe, "config": config });
@@ -216,11 +116,13 @@ fn prepare(partial: &Path, key: &str, recipe: &Recipe, config: &Config) -> Resul
         && let Ok(old) = serde_json::from_str::<Value>(&text)
         && old["key"] == *key
     {
+        // What a killed run was in the midst of writing would be taken for an output.
+        atomic::remove_leftovers(partial)?;
         return Ok(true);
     }
     remove_dir(partial)?;
     std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
-    write_atomically(&partial.join(RECIPE), serde_json::to_string_pretty(&stamp)?.as_bytes())?;
+    atomic::write_json(&partial.join(RECIPE), &stamp)?;
     Ok(false)
 }
 
@@ -231,82 +133,40 @@ fn remove_dir(dir: &Path) -> Result<()> {
     }
 }
 
-/// Writes to a temporary name and renames.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_whole(path, |out| Ok(out.write_all(bytes)?))
-}
-
-/// Writes a file under another name first, so that it is whole or not there.
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    let finish = || -> Result<()> {
-        let mut file = BufWriter::new(File::create(&temporary)?);
-        write(&mut file)?;
-        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(std::fs::rename(&temporary, path)?)
-    };
-    finish().inspect_err(|_| drop(std::fs::remove_file(&temporary))).with_context(|| path.display().to_string())
-}
-
-/// `2026-01-31T12:00:00Z`.
-fn utc_now() -> String {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970-01-01 (Howard Hinnant's algorithm).
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-/// The members of a serialisable section as named parameters.
-pub fn parameters_of(section: &impl serde::Serialize) -> Result<Map<String, Value>> {
-    match serde_json::to_value(section)? {
-        Value::Object(map) => Ok(map),
-        other => bail!("parameters must be named, found {other}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+    use serde_json::Map;
 
     use super::*;
+    use crate::paths::Paths;
+    use crate::stage::Declaration;
 
     /// Writes a file in two halves; can be told to fail between them.
     struct Halves {
-        level: Cell<u64>,
-        fail: Cell<bool>,
-        made: Cell<usize>,
+        level: AtomicU64,
+        fail: AtomicBool,
+        made: AtomicUsize,
     }
 
     impl Stage for Halves {
-        fn name(&self) -> &'static str {
-            "halves"
-        }
-        fn version(&self) -> u32 {
-            1
+        fn declaration(&self) -> &'static Declaration {
+            &Declaration { name: "halves", about: "Halves", ..Declaration::EMPTY }
         }
         fn parameters(&self, _run: &Run) -> Result<Map<String, Value>> {
-            Ok(Map::from_iter([("level".to_owned(), self.level.get().into())]))
+            Ok(Map::from_iter([("level".to_owned(), self.level.load(Relaxed).into())]))
         }
         fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
             Ok(Map::new())
         }
         fn make(&self, _run: &Run, dir: &Path) -> Result<()> {
             if !dir.join("first").is_file() {
-                self.made.set(self.made.get() + 1);
-                std::fs::write(dir.join("first"), self.level.get().to_string())?;
+                self.made.fetch_add(1, Relaxed);
+                std::fs::write(dir.join("first"), self.level.load(Relaxed).to_string())?;
             }
-            if self.fail.get() {
+            if self.fail.load(Relaxed) {
                 anyhow::bail!("killed");
             }
             std::fs::write(dir.join("second"), "x")?;
@@ -330,7 +190,7 @@ mod tests {
             },
             force: false,
         };
-        (dir, run, Halves { level: Cell::new(4), fail: Cell::new(false), made: Cell::new(0) })
+        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into() })
     }
 
     #[test]
@@ -338,10 +198,10 @@ mod tests {
         let (_dir, settings, stage) = halves();
         run(&stage, &settings).unwrap();
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 1);
-        stage.level.set(8);
+        assert_eq!(stage.made.load(Relaxed), 1);
+        stage.level.store(8, Relaxed);
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 2);
+        assert_eq!(stage.made.load(Relaxed), 2);
         let out = settings.stage_dir("halves").join("first");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
         std::fs::write(&out, "tampered").unwrap();
@@ -356,7 +216,7 @@ mod tests {
         let held = lock(&settings.paths.run, "halves").unwrap();
         let message = format!("{:#}", run(&stage, &settings).unwrap_err());
         assert!(message.contains("another process is making") && message.contains("halves"), "{message}");
-        assert_eq!(stage.made.get(), 0);
+        assert_eq!(stage.made.load(Relaxed), 0);
         lock(&settings.paths.run, "other").unwrap();
         drop(held);
         run(&stage, &settings).unwrap();
@@ -377,10 +237,10 @@ mod tests {
             force: false,
         };
         run(&stage, &named).unwrap();
-        assert_eq!((stage.made.get(), named.stage_dir("halves")), (1, base.stage_dir("halves")));
-        stage.level.set(8);
+        assert_eq!((stage.made.load(Relaxed), named.stage_dir("halves")), (1, base.stage_dir("halves")));
+        stage.level.store(8, Relaxed);
         run(&stage, &named).unwrap();
-        assert_eq!(stage.made.get(), 2);
+        assert_eq!(stage.made.load(Relaxed), 2);
         let level = |run: &Run| std::fs::read_to_string(run.stage_dir("halves").join("first")).unwrap();
         assert_eq!((level(&base), level(&named)), ("4".to_owned(), "8".to_owned()));
         assert_eq!(named.command("halves"), "just halves profile=smoke run=eight");
@@ -389,19 +249,19 @@ mod tests {
     #[test]
     fn an_unfinished_run_is_built_upon_by_the_same_recipe_only() {
         let (_dir, settings, stage) = halves();
-        stage.fail.set(true);
+        stage.fail.store(true, Relaxed);
         assert!(run(&stage, &settings).is_err());
         assert!(!settings.stage_dir("halves").exists());
         assert!(settings.finished("halves").unwrap_err().to_string().contains("just halves profile=smoke"));
-        stage.fail.set(false);
+        stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
-        assert_eq!(stage.made.get(), 1, "the first half was kept");
+        assert_eq!(stage.made.load(Relaxed), 1, "the first half was kept");
 
-        stage.level.set(5);
-        stage.fail.set(true);
+        stage.level.store(5, Relaxed);
+        stage.fail.store(true, Relaxed);
         assert!(run(&stage, &settings).is_err());
-        stage.level.set(6);
-        stage.fail.set(false);
+        stage.level.store(6, Relaxed);
+        stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(settings.stage_dir("halves").join("first")).unwrap(), "6");
     }

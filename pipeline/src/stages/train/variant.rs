@@ -1,23 +1,22 @@
 //! What a trainer is told: a profile's parameters, and options by name.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use kvcsr_codec::Kind;
 use kvcsr_neuraldict::{DeadAtoms, GradientPath, Pursuit, Start, TrainConfig, Trainer};
-use serde_json::Value;
 
-use crate::config::{Train as Settings, Weighting};
+use super::Weighting;
 use crate::stage::Run;
 
-/// How one kind's dictionaries are trained.
+/// A variant of training: how one kind's dictionaries are trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recipe {
+pub struct Variant {
     pub config: TrainConfig,
     /// Whether vectors count by the attention they get.
     pub weighted: bool,
 }
 
 /// A name and what it changes.
-type Choice = (&'static str, fn(&mut Recipe));
+type Choice = (&'static str, fn(&mut Variant));
 
 /// What can be changed by name, alone or joined by `+`.
 const OPTIONS: [Choice; 10] = [
@@ -33,12 +32,12 @@ const OPTIONS: [Choice; 10] = [
     ("lexico", |r| r.config = r.config.clone().lexico()),
 ];
 
-impl Recipe {
+impl Variant {
     /// What `[train]` of the run's profile says.
-    pub fn of(run: &Run, kind: Kind) -> Result<Self> {
+    pub fn of(run: &Run, kind: Kind) -> Self {
         let settings = &run.config.train;
-        let config = config(settings, kind, run.config.seed, &run.config.device)?;
-        Ok(Self { config, weighted: settings.weighting == Weighting::Attention })
+        let config = settings.of(kind, run.config.seed, &run.config.device);
+        Self { config, weighted: settings.weighting == Weighting::Attention }
     }
 
     /// The same sizes, data and seed, trained as the paper does.
@@ -76,48 +75,6 @@ impl Recipe {
     }
 }
 
-/// A parameter given as a word.
-fn word<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
-    serde_json::from_value(Value::String(text.to_owned())).with_context(|| format!("train.{name} = \"{text}\""))
-}
-
-/// The training parameters of one kind: the profile's level is shared by the chunks.
-fn config(settings: &Settings, kind: Kind, seed: u64, device: &str) -> Result<TrainConfig> {
-    let chunks = match kind {
-        Kind::Key => settings.key_chunks,
-        Kind::Value => settings.value_chunks,
-    };
-    let config = TrainConfig {
-        atoms: settings.atoms,
-        sparsity: settings.sparsity / chunks,
-        chunks,
-        epochs: settings.epochs,
-        batch: settings.batch,
-        learning_rate: settings.learning_rate,
-        schedule: word("schedule", &settings.schedule)?,
-        gradient: word("gradient", &settings.gradient)?,
-        selection: word("selection", &settings.selection)?,
-        kmeans_iterations: settings.kmeans_iterations,
-        kmeans_sample: settings.kmeans_sample,
-        seed,
-        device: device.to_owned(),
-        pursuit: word("pursuit", &settings.pursuit)?,
-        start: word("start", &settings.start)?,
-        diversity: word("diversity", &settings.diversity)?,
-        dead_atoms: word("dead_atoms", &settings.dead_atoms)?,
-        curriculum: settings.curriculum,
-        patience: settings.patience,
-        vectors: settings.vectors,
-        ..TrainConfig::default()
-    };
-    Ok(match settings.trainer.as_str() {
-        "lexico" => config.lexico(),
-        other => {
-            TrainConfig { trainer: word("trainer", other).context("expected neuraldict, mod or lexico")?, ..config }
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -125,7 +82,7 @@ mod tests {
 
     #[test]
     fn options_join_and_an_unknown_one_is_named() {
-        let plain = Recipe { config: TrainConfig::default(), weighted: false };
+        let plain = Variant { config: TrainConfig::default(), weighted: false };
         assert_eq!(plain.clone().with("neuraldict", "x").unwrap(), plain);
         let all = plain.clone().with("mod+omp+replace+attention", "x").unwrap();
         let expected = TrainConfig {

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use kvcsr_report::{DictionarySource, HeldoutRow, Kind, ReconstructionRow, ReportError, files};
+use kvcsr_records::{DictionarySource, EpochRow, HeldoutRow, Kind, ReconstructionRow, RecordsError, csv, files};
 
 const HELDOUT: &str = r#"{"id":"w1","domain":"wiki","scheme":"csr-4","dictionary":"kmeans","context":1024,"scored":512,"nll_sum":1300.5,"kl_sum":20.25,"top1_agree":470,"nominal_bits":2.0,"measured_bits":2.6,"shared_bytes":1048576,"encode_ms":12.5,"score_ms":80.0}"#;
 
@@ -35,7 +35,23 @@ fn jsonl_round_trips_and_errors_name_the_line() {
 
     fs::write(&path, format!("{HELDOUT}\n\n{{\"id\":\"w3\"}}\n")).unwrap();
     match files::read_jsonl::<HeldoutRow>(&path) {
-        Err(ReportError::Json { line, .. }) => assert_eq!(line, 3),
+        Err(RecordsError::Json { line, .. }) => assert_eq!(line, 3),
         other => panic!("expected a JSON error, got {other:?}"),
     }
+}
+
+#[test]
+fn layers_are_read_as_a_list_and_as_a_text() {
+    let list = r#"{"group":"key-0","kind":"key","layers":[3,4],"epoch":1,"mse":1.0,"diversity":0.5,"beta":1.0,"train_relative":0.1,"heldout_relative":0.2,"dead_atoms":0,"usage_entropy":6.5,"seconds":2.0}"#;
+    let row: EpochRow = serde_json::from_str(list).unwrap();
+    assert_eq!(row.layers, [3, 4]);
+    let text = serde_json::to_string(&row).unwrap();
+    assert_eq!(text, list.replace("[3,4]", "\"3 4\""));
+    assert_eq!(serde_json::from_str::<EpochRow>(&text).unwrap(), row);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("epochs.csv");
+    csv::write(&path, std::slice::from_ref(&row)).unwrap();
+    assert_eq!(csv::read::<EpochRow>(&path).unwrap(), [row]);
+    assert!(serde_json::from_str::<EpochRow>(&list.replace("[3,4]", "\"3 x\"")).is_err());
 }

@@ -15,6 +15,7 @@ use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 /// What stands for a space inside pieces.
@@ -54,13 +55,24 @@ impl PieceType {
     }
 }
 
+/// Where a space is put before text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prefix {
+    Never,
+    /// Before every text and after every special token, as sentencepiece does with each text it is given.
+    EveryText,
+    /// The same, but not before a space that is there.
+    EveryTextUnlessSpaced,
+    /// At the very start only, and not before a space that is there: what `legacy: false` means.
+    StartUnlessSpaced,
+}
+
 /// A vocabulary and how to use it; ids are positions.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Model {
     pub kind: Kind,
     pub pieces: Vec<(String, f32, PieceType)>,
-    /// Put a space before every text.
-    pub space_prefix: bool,
+    pub prefix: Prefix,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
 }
@@ -109,7 +121,8 @@ impl Model {
         // A negative id, of a token the model does not have, is a huge number here.
         let id = |id: u64| u32::try_from(id).ok().filter(|&id| (id as usize) < pieces.len());
         let (bos, eos) = (id(bos), id(eos));
-        Ok(Self { kind, pieces, space_prefix, bos, eos })
+        let prefix = if space_prefix { Prefix::EveryText } else { Prefix::Never };
+        Ok(Self { kind, pieces, prefix, bos, eos })
     }
 
     /// The tokenizer; the error says what is wrong with the vocabulary.
@@ -134,15 +147,27 @@ impl Model {
                 Tokenizer::new(Unigram::from(scored, unknown, bytes).map_err(|e| e.to_string())?)
             }
         };
-        let spaces = Replace::new(" ", SPACE).map_err(failed)?;
-        let mut normalizers: Vec<NormalizerWrapper> = vec![spaces.into()];
+        let metaspace = |scheme| Metaspace::new('\u{2581}', scheme, false);
+        let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
         let mut decoders: Vec<DecoderWrapper> =
             vec![Replace::new(SPACE, " ").map_err(failed)?.into(), ByteFallback::new().into(), Fuse::new().into()];
-        if self.space_prefix {
-            normalizers.insert(0, Prepend::new(SPACE.to_owned()).into());
+        match self.prefix {
+            Prefix::Never => {}
+            Prefix::EveryText => normalizers.push(Prepend::new(SPACE.to_owned()).into()),
+            Prefix::EveryTextUnlessSpaced => {
+                tokenizer.with_pre_tokenizer(Some(metaspace(PrependScheme::Always)));
+            }
+            Prefix::StartUnlessSpaced => {
+                tokenizer.with_pre_tokenizer(Some(metaspace(PrependScheme::First)));
+            }
+        }
+        if matches!(self.prefix, Prefix::Never | Prefix::EveryText) {
+            normalizers.push(Replace::new(" ", SPACE).map_err(failed)?.into());
+            tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(failed)?;
+        }
+        if self.prefix != Prefix::Never {
             decoders.push(Strip::new(' ', 1, 0).into());
         }
-        tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(failed)?;
         tokenizer.with_decoder(Some(Decoders::new(decoders)));
         let special = of_type(PieceType::Control).chain([unknown]).map(|token| AddedToken::from(token, true));
         tokenizer.add_special_tokens(special).map_err(failed)?;

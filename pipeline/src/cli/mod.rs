@@ -1,4 +1,6 @@
-//! The command line.
+//! The command line. Commands of stages come from the stages' declarations: see [`stages`].
+
+mod stages;
 
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use crate::commands::diff_runs::DiffRunsArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
 use crate::models::Opened;
+use crate::stage::Stage;
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
@@ -25,38 +28,26 @@ pub struct Cli {
     pub command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+/// What the program is asked to do.
+#[derive(Debug)]
 pub enum Command {
-    /// Run every stage in order: fetch, calibrate, merge, train, evaluate, suite, report
+    /// To run one stage of [`stages::ALL`].
+    Stage(&'static dyn Stage, RunArgs),
+    /// Anything about stages together, or beside them.
+    Whole(Whole),
+    /// Something that keeps no record.
+    Tool(Tool),
+}
+
+/// Commands over the stages, first in the help.
+#[derive(Debug, Subcommand)]
+pub enum Whole {
+    /// Run every stage that the profile's results need, in order: fetch, calibrate, merge, train, evaluate, suite, report
     Reproduce(RunArgs),
     /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
     Fetch(RunArgs),
     /// Check every downloaded file of data/sources.toml again
     DataVerify,
-    /// Record keys and values of every layer over calibration and held-out text
-    Calibrate(RunArgs),
-    /// Measure how alike the layers are, and group those that share a dictionary
-    Merge(RunArgs),
-    /// Learn one dictionary per layer group, for keys and for values
-    Train(RunArgs),
-    /// Learn one dictionary per layer group with options beyond the paper, for csr-S@best
-    TrainBest(RunArgs),
-    /// Learn dictionaries of keys after position embedding, for csr-S+rope
-    TrainRope(RunArgs),
-    /// Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget
-    Allocate(RunArgs),
-    /// Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figure 2
-    Ablate(RunArgs),
-    /// Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
-    Evaluate(RunArgs),
-    /// Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis
-    CalibratePeers(RunArgs),
-    /// Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure
-    Compare(RunArgs),
-    /// Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
-    Longbench(LongBenchArgs),
-    /// Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
-    Suite(RunArgs),
     /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
     Sweep(RunArgs),
     /// Show parameters and scores of two runs side by side
@@ -68,8 +59,11 @@ pub enum Command {
         /// The name to keep it under
         name: String,
     },
-    /// Draw figures and tables; publish them to data/results and the README if the profile says so
-    Report(RunArgs),
+}
+
+/// Commands beside the stages, last in the help.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
     /// Show what a cache takes, by part and by length, for any published model shape; no weights are needed
     Footprint(FootprintArgs),
     /// Continue a prompt under a compressed cache, then show what the cache took
@@ -104,33 +98,6 @@ impl ModelArgs {
     pub fn open(&self) -> Result<Opened> {
         rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().context("thread pool")?;
         Opened::named(&self.model)
-    }
-}
-
-/// What to run, and which part of it.
-#[derive(Debug, Args)]
-pub struct LongBenchArgs {
-    #[command(flatten)]
-    pub run: RunArgs,
-    /// Run only part I of N, in a folder of its own; the same as set="longbench.shard=I/N"
-    #[arg(long, value_name = "I/N", conflicts_with = "merge")]
-    pub shard: Option<String>,
-    /// Put N finished parts together, if one configuration made them all
-    #[arg(long, value_name = "N")]
-    pub merge: Option<usize>,
-    /// Leave malformed records out, each named, instead of stopping
-    #[arg(long)]
-    pub keep_going: bool,
-}
-
-impl LongBenchArgs {
-    /// Folds the options into overrides.
-    pub fn resolve(self) -> RunArgs {
-        let mut run = self.run;
-        let shard = self.shard.or_else(|| self.merge.map(|parts| format!("merge/{parts}")));
-        run.overrides.extend(shard.map(|part| format!("longbench.shard={part}")));
-        run.overrides.extend(self.keep_going.then(|| "longbench.keep_going=true".to_owned()));
-        run
     }
 }
 
@@ -171,9 +138,12 @@ pub struct GenerateArgs {
     /// Cache scheme, see `kvcsr schemes`
     #[arg(long, default_value = "csr-8")]
     pub scheme: String,
-    /// Text to continue
-    #[arg(long)]
-    pub prompt: String,
+    /// Text to continue; `-` reads it from standard input
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    pub prompt: Option<String>,
+    /// File with the text to continue, taken whole
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
     /// Put the prompt into the model's chat template, as the user's turn
     #[arg(long)]
     pub chat: bool,
@@ -279,10 +249,10 @@ mod tests {
     use super::*;
 
     fn resolve(words: &[&str]) -> Result<RunArgs> {
-        let Command::Train(args) = Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command else {
-            unreachable!()
-        };
-        args.resolve()
+        match Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command {
+            Command::Stage(stage, args) if stage.name() == "train" => args.resolve(),
+            other => unreachable!("{other:?}"),
+        }
     }
 
     #[test]
@@ -294,6 +264,22 @@ mod tests {
         let b = resolve(&["--profile", "smoke", "--set", "train.atoms=2048", "train.epochs=1"]).unwrap();
         assert_eq!(b.overrides, ["train.atoms=2048", "train.epochs=1"]);
         assert!(resolve(&["profil=smoke"]).unwrap_err().to_string().contains("profile=NAME"));
+    }
+
+    #[test]
+    fn options_of_a_stage_are_parameters() {
+        let longbench = |args: &[&str]| Cli::try_parse_from(["kvcsr", "longbench"].iter().chain(args));
+        let overrides = |args: &[&str]| match longbench(args).unwrap().command {
+            Command::Stage(_, args) => args.overrides,
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(
+            overrides(&["--shard", "2/4", "--keep-going"]),
+            ["longbench.shard=2/4", "longbench.keep_going=true"]
+        );
+        assert_eq!(overrides(&["--merge", "4", "--set", "a.b=1"]), ["a.b=1", "longbench.shard=merge/4"]);
+        assert!(longbench(&["--merge", "4", "--shard", "1/4"]).is_err());
+        assert!(Cli::try_parse_from(["kvcsr", "suite", "--shard", "1/4"]).is_err());
     }
 
     #[test]

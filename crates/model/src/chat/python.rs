@@ -1,0 +1,242 @@
+//! Python's `json.dumps`, `%` and string methods for templates, which transformers runs in Python.
+
+use std::fmt::Write as _;
+
+use minijinja::formatting::{FormatStyle, format};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Error, ErrorKind, State, context};
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn invalid(detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, detail.into())
+}
+
+/// `a % b`: a string is a format for `b`, which a tuple holds the values of; numbers have a remainder.
+pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value> {
+    let Some(text) = left.as_str() else {
+        return state.env().compile_expression("left % right")?.eval(context! { left, right });
+    };
+    let values = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
+    format(FormatStyle::Printf, text, &values).map(Value::from)
+}
+
+/// How `json.dumps` writes.
+struct Dumps {
+    ascii: bool,
+    indent: Option<String>,
+    between_items: String,
+    after_key: String,
+    sorted: bool,
+}
+
+/// The filter `tojson` as transformers defines it: `json.dumps` with `ensure_ascii` false by default, nothing escaped for
+/// HTML and keys in their order.
+pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String> {
+    const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    if positional.len() > NAMES.len() {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let mut arguments: [Option<Value>; 4] = [None, None, None, None];
+    for ((at, name), slot) in NAMES.iter().enumerate().zip(&mut arguments) {
+        *slot = match positional.get(at) {
+            Some(value) => Some(value.clone()),
+            None => named.get(name)?,
+        };
+        *slot = slot.take().filter(|value| !value.is_none() && !value.is_undefined());
+    }
+    named.assert_all_used()?;
+    let [ascii, indent, separators, sorted] = arguments;
+    let indent = match indent {
+        None => None,
+        Some(value) => Some(match value.as_str() {
+            Some(text) => text.to_owned(),
+            None if value.kind() == ValueKind::Bool => " ".repeat(usize::from(value.is_true())),
+            None => {
+                let spaces = i64::try_from(value).map_err(|_| invalid("tojson: indent is a number or a string"))?;
+                " ".repeat(usize::try_from(spaces).unwrap_or(0))
+            }
+        }),
+    };
+    let (between_items, after_key) = match separators {
+        Some(pair) => {
+            let both: Vec<Value> = pair.try_iter()?.collect();
+            match both.as_slice() {
+                [items, keys] => (items.to_string(), keys.to_string()),
+                _ => return Err(invalid("tojson: separators is a pair")),
+            }
+        }
+        None => ((if indent.is_some() { "," } else { ", " }).to_owned(), ": ".to_owned()),
+    };
+    let dumps = Dumps {
+        ascii: ascii.is_some_and(|value| value.is_true()),
+        indent,
+        between_items,
+        after_key,
+        sorted: sorted.is_some_and(|value| value.is_true()),
+    };
+    let mut out = String::new();
+    dumps.write(value, 0, &mut out)?;
+    Ok(out)
+}
+
+/// Levels of lists and maps that are written; Python's own limit is of this order.
+const DEEPEST: usize = 500;
+
+impl Dumps {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<()> {
+        if depth > DEEPEST {
+            return Err(invalid("tojson: lists and maps are nested too deeply"));
+        }
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.between(['[', ']'], &items, depth, out, |dumps, item, out| dumps.write(item, depth + 1, out))?;
+            }
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sorted {
+                    keys.sort();
+                }
+                self.between(['{', '}'], &keys, depth, out, |dumps, key, out| {
+                    dumps.key(key, out)?;
+                    out.push_str(&dumps.after_key);
+                    dumps.write(&value.get_item(key)?, depth + 1, out)
+                })?;
+            }
+            other => return Err(invalid(format!("tojson: {other} is not JSON serializable"))),
+        }
+        Ok(())
+    }
+
+    /// Items in brackets, with the separators and indentation between.
+    fn between(
+        &self,
+        brackets: [char; 2],
+        items: &[Value],
+        depth: usize,
+        out: &mut String,
+        write: impl Fn(&Self, &Value, &mut String) -> Result<()>,
+    ) -> Result<()> {
+        let line = |depth: usize, out: &mut String| {
+            if let Some(indent) = &self.indent {
+                out.push('\n');
+                out.push_str(&indent.repeat(depth));
+            }
+        };
+        out.push(brackets[0]);
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                out.push_str(&self.between_items);
+            }
+            line(depth + 1, out);
+            write(self, item, out)?;
+        }
+        if !items.is_empty() {
+            line(depth, out);
+        }
+        out.push(brackets[1]);
+        Ok(())
+    }
+
+    fn key(&self, key: &Value, out: &mut String) -> Result<()> {
+        let text = match key.kind() {
+            ValueKind::String => key.to_string(),
+            ValueKind::None => "null".to_owned(),
+            ValueKind::Bool => (if key.is_true() { "true" } else { "false" }).to_owned(),
+            ValueKind::Number => number(key),
+            other => return Err(invalid(format!("tojson: keys are strings or numbers, not {other}"))),
+        };
+        self.string(&text, out);
+        Ok(())
+    }
+
+    fn string(&self, text: &str, out: &mut String) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                c if c < ' ' || (self.ascii && !(' '..='~').contains(&c)) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        let _ = write!(out, "\\u{unit:04x}");
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+/// A number as Python writes it: the shortest digits, with an exponent from 1e16 on and below 1e-4.
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    let Ok(float) = f64::try_from(value.clone()) else { return value.to_string() };
+    if float.is_nan() {
+        return "NaN".to_owned();
+    }
+    if float.is_infinite() {
+        return (if float > 0.0 { "Infinity" } else { "-Infinity" }).to_owned();
+    }
+    if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
+        return format!("{float:?}");
+    }
+    let text = format!("{float:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => {
+            let (sign, size) = match exponent.strip_prefix('-') {
+                Some(size) => ('-', size),
+                None => ('+', exponent),
+            };
+            format!("{digits}e{sign}{size:0>2}")
+        }
+        None => text,
+    }
+}
+
+/// Methods of Python's strings that minijinja's own set lacks.
+pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
+    if let Some(text) = value.as_str() {
+        let argument = |at: usize| args.get(at).and_then(|value| value.as_str());
+        let parts = |parts: [&str; 3]| Value::from(minijinja::value::Tuple::from(parts.map(Value::from)));
+        match (name, argument(0)) {
+            ("removeprefix", Some(prefix)) => return Ok(text.strip_prefix(prefix).unwrap_or(text).into()),
+            ("removesuffix", Some(suffix)) => return Ok(text.strip_suffix(suffix).unwrap_or(text).into()),
+            ("partition", Some(by)) if !by.is_empty() => {
+                return Ok(match text.split_once(by) {
+                    Some((before, after)) => parts([before, by, after]),
+                    None => parts([text, "", ""]),
+                });
+            }
+            ("rpartition", Some(by)) if !by.is_empty() => {
+                return Ok(match text.rsplit_once(by) {
+                    Some((before, after)) => parts([before, by, after]),
+                    None => parts(["", "", text]),
+                });
+            }
+            ("rsplit", Some(by)) if !by.is_empty() => {
+                let most = match args.get(1) {
+                    Some(most) => usize::try_from(i64::try_from(most.clone())?).unwrap_or(usize::MAX),
+                    None => usize::MAX,
+                };
+                let mut pieces: Vec<&str> = text.rsplitn(most.saturating_add(1), by).collect();
+                pieces.reverse();
+                return Ok(Value::from_iter(pieces));
+            }
+            _ => {}
+        }
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+}

@@ -1,0 +1,194 @@
+//! The tokenizer in a GGUF's metadata, with llama.cpp's defaults where a key is absent.
+
+use tokenizers::AddedToken;
+use tokenizers::decoders::byte_level::ByteLevel;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+
+use super::pre::PreTokenizer;
+use super::sentencepiece::{self, PieceType, Prefix};
+use super::{Tokenizer, failed};
+use crate::error::{ModelError, Result};
+use crate::load::gguf::Gguf;
+use crate::stop::{StopTokens, is_end};
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const SCORES: &str = "tokenizer.ggml.scores";
+const PRE: &str = "tokenizer.ggml.pre";
+
+impl Tokenizer {
+    /// Builds the tokenizer that a GGUF's `tokenizer.ggml.*` metadata describes: byte-level BPE (model `gpt2`) or
+    /// SentencePiece BPE (model `llama`).
+    ///
+    /// # Errors
+    /// Missing or mistyped keys; another tokenizer model, or a pre-tokenizer that is not known; merges of tokens outside
+    /// the vocabulary.
+    pub fn from_gguf(file: &Gguf) -> Result<Self> {
+        let vocabulary = Vocabulary::read(file)?;
+        match file.str("tokenizer.ggml.model")? {
+            "llama" => pieces(file, vocabulary),
+            "gpt2" => byte_level(file, vocabulary),
+            other => Err(unsupported(file, "tokenizer model", other, "gpt2, llama".to_owned())),
+        }
+    }
+
+    /// The names of pre-tokenizers (`tokenizer.ggml.pre`) that [`Tokenizer::from_gguf`] knows, one group per way of
+    /// cutting text.
+    pub fn pre_tokenizers() -> impl Iterator<Item = &'static [&'static str]> {
+        PreTokenizer::groups()
+    }
+}
+
+fn unsupported(file: &Gguf, what: &'static str, found: &str, supported: String) -> ModelError {
+    ModelError::Unsupported { path: file.path().to_owned(), what, found: found.to_owned(), supported }
+}
+
+/// The tokens of a file with their types; ids are positions.
+struct Vocabulary<'a> {
+    tokens: Vec<&'a str>,
+    types: Vec<PieceType>,
+    /// Special tokens take the white space after them along.
+    strips: bool,
+}
+
+impl<'a> Vocabulary<'a> {
+    fn read(file: &'a Gguf) -> Result<Self> {
+        let tokens = file.strings(TOKENS)?;
+        let mut types = vec![PieceType::Normal; tokens.len()];
+        if file.optional(TYPES).is_some() {
+            let numbers = file.integers(TYPES)?;
+            same_length(file, TYPES, numbers.len(), tokens.len())?;
+            for (kind, number) in types.iter_mut().zip(numbers) {
+                *kind = u64::try_from(number)
+                    .ok()
+                    .and_then(PieceType::numbered)
+                    .ok_or_else(|| ModelError::bad_value(file.path(), TYPES, "1 to 6", number.to_string()))?;
+            }
+        }
+        // Converters have called the ends of turns plain text; no model means them so.
+        for (kind, _) in types.iter_mut().zip(&tokens).filter(|(_, token)| is_end(token)) {
+            *kind = PieceType::Control;
+        }
+        // Phi-3's special tokens strip, which the format has no key for.
+        let name = file.optional("general.name").and_then(|name| name.to_string().ok());
+        let name = name.map(|name| name.to_lowercase()).unwrap_or_default();
+        Ok(Self { tokens, types, strips: name.contains("phi-3") || name.contains("phi3") })
+    }
+
+    /// Tokens that are matched whole wherever they stand in a text.
+    fn added(&self) -> impl Iterator<Item = AddedToken> {
+        let typed = self.tokens.iter().zip(&self.types);
+        typed.filter_map(|(token, kind)| {
+            let special = match kind {
+                PieceType::Control | PieceType::Unknown => true,
+                PieceType::UserDefined => false,
+                _ => return None,
+            };
+            let strips = self.strips && !["<unk>", "<s>", "<|endoftext|>"].contains(token);
+            Some(AddedToken::from(*token, special).normalized(false).rstrip(strips))
+        })
+    }
+}
+
+fn same_length(file: &Gguf, key: &str, found: usize, tokens: usize) -> Result<()> {
+    if found == tokens {
+        return Ok(());
+    }
+    Err(ModelError::bad_value(file.path(), key, format!("{tokens} elements, one per token"), found.to_string()))
+}
+
+fn flag(file: &Gguf, key: &str, absent: bool) -> Result<bool> {
+    if file.optional(key).is_some() { file.flag(key) } else { Ok(absent) }
+}
+
+/// The finished tokenizer; `bos` and `eos` are what the file's keys, or their defaults, name.
+fn finish(
+    file: &Gguf,
+    vocabulary: &Vocabulary<'_>,
+    inner: tokenizers::Tokenizer,
+    ids: (Option<u32>, Option<u32>),
+    adds_bos: bool,
+) -> Result<Tokenizer> {
+    let (bos, eos) = ids;
+    let (add_bos, add_eos) =
+        (flag(file, "tokenizer.ggml.add_bos_token", adds_bos)?, flag(file, "tokenizer.ggml.add_eos_token", false)?);
+    Ok(Tokenizer {
+        inner,
+        before: bos.filter(|_| add_bos),
+        after: eos.filter(|_| add_eos),
+        stop: StopTokens::of_gguf(file, &vocabulary.tokens, eos)?,
+    })
+}
+
+fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
+    let name = if file.optional(PRE).is_some() { file.str(PRE)? } else { "default" };
+    let pre = PreTokenizer::named(name).ok_or_else(|| {
+        unsupported(file, "pre-tokenizer", name, PreTokenizer::names().collect::<Vec<_>>().join(", "))
+    })?;
+    let merges = file
+        .strings("tokenizer.ggml.merges")?
+        .into_iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+            None => Err(ModelError::bad_value(
+                file.path(),
+                "tokenizer.ggml.merges",
+                "pairs separated by one space",
+                format!("{merge:?}"),
+            )),
+        })
+        .collect::<Result<Merges>>()?;
+    let tokens = &vocabulary.tokens;
+    let vocab: Vocab = tokens.iter().map(|token| (*token).to_owned()).zip(0u32..).collect();
+    if vocab.len() != tokens.len() {
+        return Err(ModelError::bad_value(
+            file.path(),
+            TOKENS,
+            format!("{} distinct tokens", tokens.len()),
+            vocab.len().to_string(),
+        ));
+    }
+    let bpe = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build();
+    let bpe = bpe.map_err(|e| {
+        let expected = "merges of tokens in the vocabulary";
+        ModelError::bad_value(file.path(), "tokenizer.ggml.merges", expected, e.to_string())
+    })?;
+    let mut inner = tokenizers::Tokenizer::new(bpe);
+    inner.with_pre_tokenizer(Some(pre.build()?));
+    inner.with_decoder(Some(ByteLevel::default()));
+    inner.add_tokens(vocabulary.added()).map_err(failed)?;
+    let ids = (token_id(file, "tokenizer.ggml.bos_token_id")?, token_id(file, "tokenizer.ggml.eos_token_id")?);
+    finish(file, &vocabulary, inner, ids, pre.adds_bos())
+}
+
+/// A SentencePiece BPE vocabulary: tokens with scores instead of merges.
+fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
+    let scores = file.floats(SCORES)?;
+    same_length(file, SCORES, scores.len(), vocabulary.tokens.len())?;
+    let pieces = vocabulary.tokens.iter().zip(scores).zip(&vocabulary.types);
+    let pieces = pieces.map(|((token, score), kind)| ((*token).to_owned(), score, *kind)).collect();
+    // Llama's own ids, where the file names none.
+    let id = |key: &str, absent: u32| -> Result<Option<u32>> {
+        let named = token_id(file, key)?;
+        Ok(named.or((vocabulary.tokens.len() > absent as usize).then_some(absent)))
+    };
+    let (bos, eos) = (id("tokenizer.ggml.bos_token_id", 1)?, id("tokenizer.ggml.eos_token_id", 2)?);
+    let prefix = if flag(file, "tokenizer.ggml.add_space_prefix", true)? { Prefix::EveryText } else { Prefix::Never };
+    let model = sentencepiece::Model { kind: sentencepiece::Kind::Bpe, pieces, prefix, bos, eos };
+    let mut inner =
+        model.build().map_err(|detail| ModelError::bad_value(file.path(), TOKENS, "a vocabulary", detail))?;
+    inner.add_tokens(vocabulary.added()).map_err(failed)?;
+    finish(file, &vocabulary, inner, (bos, eos), true)
+}
+
+/// A token's id in GGUF metadata, if the key is there.
+pub(crate) fn token_id(file: &Gguf, key: &str) -> Result<Option<u32>> {
+    if file.optional(key).is_none() {
+        return Ok(None);
+    }
+    let (id, tokens) = (file.size(key)?, file.array_len(TOKENS)?);
+    match u32::try_from(id) {
+        Ok(small) if id < tokens => Ok(Some(small)),
+        _ => Err(ModelError::bad_value(file.path(), key, format!("an id below {tokens}"), id.to_string())),
+    }
+}

@@ -1,0 +1,62 @@
+//! The one error type of this crate.
+
+use std::{io, path::PathBuf};
+
+/// What can go wrong when rows are written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A line of a JSONL file is not a row of the expected type.
+    #[error("{}:{line}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A line of a CSV file is not a row of the expected type.
+    #[error("{}:{line}: {reason}", path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A line of a journal does not belong there.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A struct has fields that no column of a table holds.
+    #[error("{row} is not a row of a table: {reason}; fields are numbers, texts and names")]
+    Row {
+        /// The type.
+        row: &'static str,
+        /// What was refused.
+        reason: String,
+    },
+}
+
+impl RecordsError {
+    /// An error of the file `path`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,48 @@
+//! Rows: what the pipeline measures, one struct for each table.
+//!
+//! A row is written down once. serde takes it to a line of JSON ([`files`]) and to a line of CSV ([`csv`]) and back, and
+//! `kvcsr_report::tables` takes it to a data frame and to Parquet. The fields of a row are numbers, texts and names; lists are texts.
+//! So a new column is a new field, and nothing else.
+//!
+//! | module | rows |
+//! |---|---|
+//! | [`journal`] | the file to which a running stage appends rows |
+//! | [`heldout`] | a held-out document under a scheme, and a scheme over documents |
+//! | [`compare`] | every scheme on the same prompts |
+//! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
+//! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
+//! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
+//! | [`memory`] | bytes by length, and sweeps |
+//!
+//! ```
+//! use kvcsr_records::{MemoryPoint, csv};
+//!
+//! let rows = [MemoryPoint { model: "Llama2-7B".into(), scheme: "FP16".into(), tokens: 1000, bytes: 524_288_000 }];
+//! assert_eq!(csv::to_string(&rows)?, "model,scheme,tokens,bytes\nLlama2-7B,FP16,1000,524288000\n");
+//! # Ok::<(), kvcsr_records::RecordsError>(())
+//! ```
+
+#![deny(missing_docs)]
+
+pub mod columns;
+pub mod compare;
+pub mod csv;
+mod error;
+pub mod files;
+pub mod heldout;
+pub mod journal;
+pub mod memory;
+pub mod tasks;
+pub mod training;
+pub mod vectors;
+
+pub use columns::Row;
+pub use compare::{CompareDocument, CompareRow};
+pub use error::RecordsError;
+pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, UnknownName};
+pub use journal::Journal;
+pub use kvcsr_codec::Kind;
+pub use memory::{FootprintRow, MemoryPoint, SweepRow};
+pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
+pub use training::{AblationRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
+pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};
