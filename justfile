@@ -5,6 +5,8 @@ set positional-arguments
 
 kvcsr := "cargo run --release --locked --quiet --package kvcsr --"
 just := just_executable()
+# What every stage's recipe runs: the command of its own name.
+stage := kvcsr + ' "$0" "$@"'
 
 [private]
 default:
@@ -29,110 +31,110 @@ smoke *args: setup
     @{{ kvcsr }} reproduce profile=smoke "$@"
 
 # Download the model and texts of a profile, checked against their sha256
-[group('stages')]
+[group('start')]
 fetch *args: setup
     @{{ kvcsr }} fetch "$@"
 
-# Record keys and values of every layer
+# Record keys and values of every layer over calibration and held-out text
 [group('stages')]
 calibrate *args: setup
-    @{{ kvcsr }} calibrate "$@"
+    @{{ stage }}
 
-# Measure how alike layers are, and group those that share a dictionary: just merge set="merge.key_groups=15 merge.value_groups=15"
+# Measure how alike the layers are, and group those that share a dictionary
 [group('stages')]
 merge *args: setup
-    @{{ kvcsr }} merge "$@"
+    @{{ stage }}
 
-# Learn the dictionaries, for example: just train profile=smol set="train.atoms=2048"
+# Learn one dictionary per layer group, for keys and for values
 [group('stages')]
 train *args: setup
-    @{{ kvcsr }} train "$@"
+    @{{ stage }}
 
-# Learn the dictionaries with options beyond the paper, for csr-S@best
+# Learn one dictionary per layer group with options beyond the paper, for csr-S@best
 [group('stages')]
 train-best *args: setup
-    @{{ kvcsr }} train-best "$@"
+    @{{ stage }}
 
 # Learn dictionaries of keys after position embedding, for csr-S+rope
 [group('stages')]
 train-rope *args: setup
-    @{{ kvcsr }} train-rope "$@"
+    @{{ stage }}
 
-# Measure what each layer costs, and spend atoms where they lower KL most, for csr-S+budget
+# Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget
 [group('stages')]
 allocate *args: setup
-    @{{ kvcsr }} allocate "$@"
-
-# Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b (about 15 minutes on 2 cores)
-[group('stages')]
-ablate *args: setup
-    @{{ kvcsr }} ablate "$@"
-
-# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then its page again
-[group('stages')]
-peers *args: setup
-    @bash pipeline/peers/run.sh "$@"
-    @{{ kvcsr }} ablate "$@"
-
-# Measure what compression costs
-[group('stages')]
-evaluate *args: setup
-    @{{ kvcsr }} evaluate "$@"
+    @{{ stage }}
 
 # Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis
 [group('stages')]
 calibrate-peers *args: setup
-    @{{ kvcsr }} calibrate-peers "$@"
+    @{{ stage }}
 
-# Compare every scheme on the same prompts: quality, measured bits, time, short tasks (about 35 minutes on 2 cores, and 10 for calibrate-peers)
+# Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b
+[group('stages')]
+ablate *args: setup
+    @{{ stage }}
+
+# Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
+[group('stages')]
+evaluate *args: setup
+    @{{ stage }}
+
+# Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure
 [group('stages')]
 compare *args: setup
     @{{ kvcsr }} calibrate-peers "$@"
-    @{{ kvcsr }} compare "$@"
+    @{{ stage }}
     @{{ kvcsr }} report "$@"
 
-# LongBench under every scheme; KVCSR_LONGBENCH names the folder with LongBench's config/ and data/
-[group('stages')]
-longbench *args: setup
-    @{{ kvcsr }} longbench "$@"
-
-# Our own tasks under every scheme, for machines without LongBench: questions, summaries, notes, code, retrieval, arithmetic
+# Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
 [group('stages')]
 suite *args: setup
-    @{{ kvcsr }} suite "$@"
+    @{{ stage }}
 
-# Draw tables and figures; publish them if the profile says so
+# Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)
+[group('stages')]
+longbench *args: setup
+    @{{ stage }}
+
+# Draw figures and tables; publish them to data/results and the README if the profile says so
 [group('stages')]
 report *args: setup
-    @{{ kvcsr }} report "$@"
+    @{{ stage }}
+
+# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then its page again
+[group('runs')]
+peers *args: setup
+    @bash pipeline/peers/run.sh "$@"
+    @{{ kvcsr }} ablate "$@"
 
 # Run the stages at every point of a profile's [sweep]: just sweep profile=smol set='sweep={"train.atoms"=[512,1024]}'
-[group('stages')]
+[group('runs')]
 sweep *args: setup
     @{{ kvcsr }} sweep "$@"
 
 # Parameters and scores of two runs side by side: just diff-runs smol smol+atoms2048
-[group('stages')]
+[group('runs')]
 diff-runs a b: setup
     @{{ kvcsr }} diff-runs "$1" "$2"
 
 # Keep a profile's run under another name: just keep smol before
-[group('stages')]
+[group('runs')]
 keep profile name: setup
     @{{ kvcsr }} keep "$1" "$2"
 
 # What a cache takes for any published shape, by formula: just footprint --shape llama2-7b-chat --tokens 1000..32000
-[group('stages')]
+[group('runs')]
 footprint *args: setup
     @{{ kvcsr }} footprint "$@"
 
 # Run the `kvcsr` command itself, for example: just kvcsr generate --scheme csr-8 --prompt "Once upon a time"
-[group('stages')]
+[group('runs')]
 kvcsr *args: setup
     @{{ kvcsr }} "$@"
 
 # Check every downloaded file against data/sources.toml again
-[group('stages')]
+[group('runs')]
 data-verify: setup
     @{{ kvcsr }} data-verify
 

@@ -66,12 +66,13 @@ mod unpacked {
     use std::path::Path;
 
     use anyhow::{Context, Result, bail};
+    use kvcsr_codec::atomic::AtomicFile;
     use kvcsr_eval::longbench::record::read_records;
     use kvcsr_eval::longbench::tasks::Task;
     use serde::{Deserialize, Serialize};
 
-    use crate::sources::sha256;
-    use crate::stage::{write_atomically, write_whole};
+    use crate::atomic;
+    use crate::sources::{sha256, sha256_of};
 
     /// The dataset repository and the file of it.
     pub const DATASET: &str = "THUDM/LongBench";
@@ -131,15 +132,13 @@ mod unpacked {
         if path.is_file() && sha256(&path)? == expected {
             return Ok(());
         }
-        let arrived = path.with_extension("arrived");
         std::fs::create_dir_all(folder.join("config")).with_context(|| folder.display().to_string())?;
-        write_atomically(&arrived, &get()?)?;
-        let found = sha256(&arrived)?;
+        let bytes = get()?;
+        let found = sha256_of(&bytes);
         if found != expected {
-            std::fs::remove_file(&arrived)?;
             bail!("{name} of commit {CONFIG_COMMIT}: expected sha256 {expected}, found {found}; nothing was kept");
         }
-        std::fs::rename(&arrived, &path).with_context(|| path.display().to_string())
+        atomic::write(&path, &bytes)
     }
 
     /// Takes the records of `tasks`, and of LongBench-E where the archive has them, out of the archive. The origin is written
@@ -160,10 +159,10 @@ mod unpacked {
                     bail!("{}: {member} has {} bytes, expected at most {LARGEST}", name(), file.size());
                 }
                 let target = folder.join(&member);
-                write_whole(&target, |out| {
-                    std::io::copy(&mut file.take(LARGEST), out)?;
-                    Ok(())
-                })?;
+                let at = || target.display().to_string();
+                let mut out = AtomicFile::create(&target).with_context(at)?;
+                std::io::copy(&mut file.take(LARGEST), &mut out).with_context(at)?;
+                out.persist().with_context(at)?;
                 let records = read_records(task, &target)?;
                 if needed && records.len() != task.samples {
                     bail!("{}: {} records, LongBench has {}", target.display(), records.len(), task.samples);
@@ -171,7 +170,7 @@ mod unpacked {
             }
         }
         let origin = Origin { dataset: DATASET.into(), revision: revision.into(), archive_sha256: sha256(archive)? };
-        write_atomically(&folder.join(ORIGIN), serde_json::to_string_pretty(&origin)?.as_bytes())
+        atomic::write_json(&folder.join(ORIGIN), &origin)
     }
 
     #[cfg(test)]

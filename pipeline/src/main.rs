@@ -1,5 +1,6 @@
 //! The `kvcsr` command: stages, manifests and profiles around the library crates.
 
+mod atomic;
 mod cli;
 mod commands;
 mod config;
@@ -22,16 +23,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use crate::cli::{Cli, Command, RunArgs};
+use crate::cli::{Cli, Command, RunArgs, Tool, Whole};
 use crate::config::Config;
 use crate::paths::Paths;
-use crate::sources::{SourceKind, Sources};
-use crate::stage::{Run, Stage};
-use crate::stages::{
-    ablate::Ablate, allocate::Allocate, calibrate::Calibrate, calibrate_peers::CalibratePeers, compare::Compare,
-    evaluate::Evaluate, longbench::LongBench, merge::Merge, report::Report, suite::Suite, train::Train,
-    train_best::TrainBest, train_rope::TrainRope,
-};
+use crate::sources::Sources;
+use crate::stage::Run;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -45,31 +41,21 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Reproduce(args) => reproduce(&prepare(args)?),
-        Command::Fetch(args) if args.words == [longbench_hub::WORD] => longbench_hub::fetch(&Paths::find("smol")?),
-        Command::Fetch(args) => fetch(&prepare(args)?),
-        Command::DataVerify => data_verify(),
-        Command::Calibrate(args) => single(args, &Calibrate),
-        Command::Merge(args) => single(args, &Merge),
-        Command::Train(args) => single(args, &Train),
-        Command::TrainBest(args) => single(args, &TrainBest),
-        Command::TrainRope(args) => single(args, &TrainRope),
-        Command::Allocate(args) => single(args, &Allocate),
-        Command::Ablate(args) => single(args, &Ablate),
-        Command::Evaluate(args) => single(args, &Evaluate),
-        Command::Longbench(args) => single(args.resolve(), &LongBench),
-        Command::Suite(args) => single(args, &Suite),
-        Command::CalibratePeers(args) => single(args, &CalibratePeers),
-        Command::Compare(args) => single(args, &Compare),
-        Command::Report(args) => single(args, &Report),
-        Command::Sweep(args) => commands::sweep::run(&prepare(args)?),
-        Command::DiffRuns(args) => commands::diff_runs::run(&args),
-        Command::Keep { profile, name } => commands::keep::run(&profile, &name),
-        Command::Footprint(args) => commands::footprint::run(&args),
-        Command::Generate(args) => commands::generate::run(&args),
-        Command::Logits(args) => commands::logits::run(&args),
-        Command::Score(args) => commands::score::run(&args),
-        Command::Schemes(args) => commands::schemes::run(&args),
+        Command::Stage(stage, args) => stage::run(stage, &prepare(args)?),
+        Command::Whole(Whole::Reproduce(args)) => reproduce(&prepare(args)?),
+        Command::Whole(Whole::Fetch(args)) if args.words == [longbench_hub::WORD] => {
+            longbench_hub::fetch(&Paths::find("smol")?)
+        }
+        Command::Whole(Whole::Fetch(args)) => fetch(&prepare(args)?),
+        Command::Whole(Whole::DataVerify) => data_verify(),
+        Command::Whole(Whole::Sweep(args)) => commands::sweep::run(&prepare(args)?),
+        Command::Whole(Whole::DiffRuns(args)) => commands::diff_runs::run(&args),
+        Command::Whole(Whole::Keep { profile, name }) => commands::keep::run(&profile, &name),
+        Command::Tool(Tool::Footprint(args)) => commands::footprint::run(&args),
+        Command::Tool(Tool::Generate(args)) => commands::generate::run(&args),
+        Command::Tool(Tool::Logits(args)) => commands::logits::run(&args),
+        Command::Tool(Tool::Score(args)) => commands::score::run(&args),
+        Command::Tool(Tool::Schemes(args)) => commands::schemes::run(&args),
     }
 }
 
@@ -87,54 +73,16 @@ fn prepare(args: RunArgs) -> Result<Run> {
     Ok(Run { profile: args.profile, config, paths, force: args.force })
 }
 
-fn single(args: RunArgs, stage: &dyn Stage) -> Result<()> {
-    stage::run(stage, &prepare(args)?)
-}
-
 fn reproduce(run: &Run) -> Result<()> {
     let started = Instant::now();
-    let c = &run.config;
-    println!("profile `{}`: {} on {}", run.profile, c.model, c.corpora.join(", "));
-    println!("  fetch      the model and the texts, once");
-    println!(
-        "  calibrate  keys and values of {} tokens, and of {} held-out ones",
-        c.calibrate.tokens, c.calibrate.heldout_tokens
-    );
-    println!("  merge      divergence between layers, and groups of layers that share a dictionary");
-    println!(
-        "  train      one dictionary of {} atoms per group and kind, {} epochs after k-means",
-        c.train.atoms, c.train.epochs
-    );
-    let needed = stages::scores::needed(&c.evaluate.schemes)?;
-    let needs = |stage: &str| needed.contains(&stage);
-    if needs("train-best") {
-        println!(
-            "  train-best the same with options beyond the paper: keys {}, values {}",
-            c.train_best.keys, c.train_best.values
-        );
+    let stages = stages::reproduced(&run.config)?;
+    println!("profile `{}`: {} on {}", run.profile, run.config.model, run.config.corpora.join(", "));
+    println!("  {:<10} the model and the texts, once", "fetch");
+    for stage in &stages {
+        println!("  {:<10} {}", stage.name(), stage.plan(run));
     }
-    if needs("train-rope") {
-        println!("  train-rope the same for keys after position embedding");
-    }
-    if needs("allocate") {
-        println!("  allocate   what each layer's keys and values cost in KL, and levels that spend atoms accordingly");
-    }
-    println!("  evaluate   {} schemes on {} documents of each text", c.evaluate.schemes.len(), c.evaluate.documents);
-    println!("  suite      {} schemes on {} records of each task", c.suite.schemes.len(), c.suite.limit);
-    println!("  report     tables and figures");
     fetch(run)?;
-    let mut all: Vec<&dyn Stage> = vec![&Calibrate, &Merge, &Train];
-    if needs("train-best") {
-        all.push(&TrainBest);
-    }
-    if needs("train-rope") {
-        all.push(&TrainRope);
-    }
-    if needs("allocate") {
-        all.push(&Allocate);
-    }
-    all.extend([&Evaluate as &dyn Stage, &Suite, &Report]);
-    for stage in all {
+    for stage in stages {
         stage::run(stage, run)?;
     }
     println!("all stages done in {}", ui::duration(started.elapsed()));
@@ -145,17 +93,8 @@ fn fetch(run: &Run) -> Result<()> {
     let sources = Sources::load(&run.paths.root)?;
     let model = models::fetch(run)?;
     let mut wanted: Vec<&sources::Source> = model.iter().collect();
-    for id in &run.config.corpora {
-        wanted.push(sources.get(id, SourceKind::Text)?);
-    }
-    let mut tasks = stages::suite::sources(&run.config.suite.tasks).context("suite.tasks")?;
-    for id in stages::suite::sources(&run.config.compare.tasks).context("compare.tasks")? {
-        if !tasks.contains(&id) {
-            tasks.push(id);
-        }
-    }
-    for id in tasks {
-        wanted.push(sources.get(id, SourceKind::Tasks)?);
+    for (id, kind) in stage::downloads(run)? {
+        wanted.push(sources.get(&id, kind)?);
     }
     let files = wanted.len();
     sources::fetch(wanted, &run.paths)?;

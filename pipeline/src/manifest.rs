@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
+use jiff::{Timestamp, Unit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -78,7 +79,7 @@ pub struct Manifest {
     pub machine: Machine,
     pub dtype: String,
     pub seed: u64,
-    pub finished: String,
+    pub finished: Timestamp,
     pub wall_seconds: f64,
     pub peak_memory_bytes: Option<u64>,
 }
@@ -88,6 +89,11 @@ impl Manifest {
     pub fn read(dir: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(dir.join(FILE)).ok()?;
         serde_json::from_str(&text).ok()
+    }
+
+    /// The day on which the stage was finished, in UTC: `2026-01-31`.
+    pub fn date(&self) -> String {
+        self.finished.strftime("%F").to_string()
     }
 
     /// Why the outputs in `dir` are not what the record says, if so. Contents are hashed again only
@@ -105,6 +111,12 @@ impl Manifest {
             }
         })
     }
+}
+
+/// A time without its fraction of a second, which would say nothing in a record: `2026-01-31T12:00:00Z`.
+pub fn to_the_second(time: Timestamp) -> Timestamp {
+    // Rounding fails only within half a second of the last time that can be told.
+    time.round(Unit::Second).unwrap_or(time)
 }
 
 /// Size in bytes and time of change in nanoseconds.
@@ -198,7 +210,7 @@ mod tests {
             machine: Machine::default(),
             dtype: "f32".into(),
             seed: 0,
-            finished: String::new(),
+            finished: Timestamp::UNIX_EPOCH,
             wall_seconds: 0.0,
             peak_memory_bytes: None,
         };

@@ -6,11 +6,12 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result, bail};
 use kvcsr_model::{ChatTemplate, Checkpoint, Decoder, Gguf, HfCheckpoint, Precision, Tokenizer, find_device};
 
+use crate::atomic;
 use crate::config::Config;
 use crate::hub::{self, HubName};
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
-use crate::stage::{Run, write_atomically};
+use crate::stage::Run;
 
 /// The name that stands for the embedded model.
 const DEFAULT: &str = "default";
@@ -75,20 +76,14 @@ pub fn fetch(run: &Run) -> Result<Option<crate::sources::Source>> {
     }
 }
 
-/// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit, and the dtype
-/// where the profile sets one.
+/// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit.
 pub fn digest(run: &Run) -> Result<String> {
     let name = Name::parse(&run.config.model)?;
-    let content = match &name {
-        Name::Source(id) => source(id, &run.paths)?.sha256,
-        Name::Path(_) => content_hash(&name.locate(&run.paths)?, &run.paths.cache.join("digests.json"))?,
-        Name::Hub(hub) => hub.to_string(),
-    };
-    let precision: Precision = run.config.dtype.parse()?;
-    Ok(match precision {
-        Precision::Auto => content,
-        precision => format!("{content} in {precision}"),
-    })
+    match &name {
+        Name::Source(id) => Ok(source(id, &run.paths)?.sha256),
+        Name::Path(_) => content_hash(&name.locate(&run.paths)?, &run.paths.cache.join("digests.json")),
+        Name::Hub(hub) => Ok(hub.to_string()),
+    }
 }
 
 /// blake3 of the files that a model is read from, by name.
@@ -136,7 +131,7 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
         if let Some(folder) = memory.parent() {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
-        write_atomically(memory, serde_json::to_string_pretty(&known)?.as_bytes())?;
+        atomic::write_json(memory, &known)?;
     }
     Ok(all.finalize().to_hex().to_string())
 }

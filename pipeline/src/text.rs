@@ -7,7 +7,7 @@ use crate::sources::Documents;
 
 /// Which side of the split a document falls on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Side {
     Calibration,
     Heldout,
 }
@@ -42,8 +42,8 @@ fn line_starts(text: &str) -> impl Iterator<Item = usize> + '_ {
 
 /// The side of a document: decided by its own text and the seed alone, so that adding or removing
 /// other documents moves none.
-pub fn part(document: &str, seed: u64, heldout_fraction: f64) -> Part {
-    if fraction(b"part", document, seed) < heldout_fraction { Part::Heldout } else { Part::Calibration }
+pub fn side(document: &str, seed: u64, heldout_fraction: f64) -> Side {
+    if fraction(b"part", document, seed) < heldout_fraction { Side::Heldout } else { Side::Calibration }
 }
 
 /// A number in 0..1 drawn from a purpose, a document and the seed.
@@ -55,8 +55,8 @@ fn fraction(purpose: &[u8], document: &str, seed: u64) -> f64 {
 }
 
 /// The documents of one side in an order drawn from the seed.
-pub fn shuffled<'a>(all: &[&'a str], side: Part, seed: u64, heldout_fraction: f64) -> Vec<&'a str> {
-    let mut picked: Vec<&str> = all.iter().copied().filter(|d| part(d, seed, heldout_fraction) == side).collect();
+pub fn shuffled<'a>(all: &[&'a str], side: Side, seed: u64, heldout_fraction: f64) -> Vec<&'a str> {
+    let mut picked: Vec<&str> = all.iter().copied().filter(|d| self::side(d, seed, heldout_fraction) == side).collect();
     picked.sort_by(|a, b| fraction(b"order", a, seed).total_cmp(&fraction(b"order", b, seed)));
     picked
 }
@@ -132,12 +132,12 @@ mod tests {
     fn the_split_is_seeded_complete_and_near_the_fraction() {
         let texts: Vec<String> = (0..2000).map(|i| format!("document {i}")).collect();
         let all: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let held = shuffled(&all, Part::Heldout, 7, 0.25);
-        let rest = shuffled(&all, Part::Calibration, 7, 0.25);
+        let held = shuffled(&all, Side::Heldout, 7, 0.25);
+        let rest = shuffled(&all, Side::Calibration, 7, 0.25);
         assert_eq!(held.len() + rest.len(), all.len());
         assert!((400..600).contains(&held.len()), "{}", held.len());
         assert!(held.iter().all(|d| !rest.contains(d)));
-        assert_ne!(held, shuffled(&all, Part::Heldout, 8, 0.25));
+        assert_ne!(held, shuffled(&all, Side::Heldout, 8, 0.25));
         assert_ne!(held, {
             let mut sorted = held.clone();
             sorted.sort_unstable();

@@ -37,6 +37,7 @@
 
 pub mod attention;
 mod budget;
+pub mod coded;
 pub mod conformance;
 mod context;
 mod entry;
@@ -66,9 +67,7 @@ pub use needs::{Binding, Needs};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use rotary::Rotary;
-pub use schemes::csr::{
-    AttentionPath, CsrCache, CsrOptions, CsrScheme, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share,
-};
+pub use schemes::csr::{AttentionPath, CsrOptions, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share};
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use shadow::Shadow;

@@ -5,17 +5,46 @@ use kvcsr_codec::Footprint;
 
 use crate::{AttendCx, CacheError, LayerCache, Rotary};
 
-/// Any cache, plus the keys and values it was given, before position embedding.
+/// Any cache, plus the keys and values it was given, before position embedding, and if asked for the last queries.
 pub struct Recording<C> {
     inner: C,
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
+    /// Queries to keep.
+    last: usize,
+    /// `(B, H, at most last, D)`
+    queries: Option<Tensor>,
 }
 
 impl<C: LayerCache> Recording<C> {
     /// Records what passes into `inner`.
     pub fn new(inner: C) -> Self {
-        Self { inner, keys: Vec::new(), values: Vec::new() }
+        Self { inner, keys: Vec::new(), values: Vec::new(), last: 0, queries: None }
+    }
+
+    /// Keeps the queries of the last `tokens` tokens too.
+    pub fn with_queries(mut self, tokens: usize) -> Self {
+        self.last = tokens;
+        self
+    }
+
+    /// Hands out the last queries, `(B, H, W, D)` before position embedding; none if none were asked for.
+    pub fn take_queries(&mut self) -> Option<Tensor> {
+        self.queries.take()
+    }
+
+    /// Keeps the last of the queries held and `q`.
+    fn keep_queries(&mut self, q: &Tensor) -> Result<(), CacheError> {
+        if self.last == 0 {
+            return Ok(());
+        }
+        let all = match self.queries.take() {
+            None => q.clone(),
+            Some(before) => Tensor::cat(&[&before, q], 2)?,
+        };
+        let (tokens, kept) = (all.dim(2)?, all.dim(2)?.min(self.last));
+        self.queries = Some(all.narrow(2, tokens - kept, kept)?.contiguous()?);
+        Ok(())
     }
 
     /// Hands out what was recorded since the last call: keys and values `(B, Hkv, T, D)`, or none
@@ -39,6 +68,7 @@ impl<C: LayerCache> Recording<C> {
 impl<C: LayerCache> LayerCache for Recording<C> {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         let out = self.inner.attend(q, k, v, cx)?;
+        self.keep_queries(q)?;
         self.keys.push(k.clone());
         self.values.push(v.clone());
         Ok(out)
@@ -63,5 +93,6 @@ impl<C: LayerCache> LayerCache for Recording<C> {
         self.inner.clear();
         self.keys.clear();
         self.values.clear();
+        self.queries = None;
     }
 }

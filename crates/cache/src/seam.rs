@@ -130,6 +130,29 @@ pub trait Scheme: Send + Sync {
         Ok(cache)
     }
 
+    /// Queries of a prompt's last tokens that the scheme wants to see: whoever makes a prefill keeps as many. 0 for schemes
+    /// that look at keys and values alone.
+    fn prompt_queries(&self) -> usize {
+        0
+    }
+
+    /// As [`Scheme::after_prefill`] for rows padded at the front, with the prompt's last queries: keys, values `(B, Hkv, T,
+    /// D)` and queries `(B, H, W, D)`, all before position embedding.
+    ///
+    /// # Errors
+    /// As [`LayerCache::absorb_padded`].
+    fn after_prompt(
+        &self,
+        layer: usize,
+        [k, v, _queries]: [&Tensor; 3],
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<Box<dyn LayerCache>, CacheError> {
+        let mut cache = self.empty(layer)?;
+        cache.absorb_padded(k, v, rotary, padding)?;
+        Ok(cache)
+    }
+
     /// Bits per channel as the method's paper counts them, keys and values averaged.
     fn nominal_bits(&self) -> BitsPerChannel;
 

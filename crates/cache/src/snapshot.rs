@@ -13,6 +13,9 @@ pub struct PrefillSnapshot {
     pub keys: Vec<Tensor>,
     /// Per layer `(B, Hkv, T, D)`.
     pub values: Vec<Tensor>,
+    /// Per layer the queries of the last tokens, `(B, H, W, D)` before position embedding, for schemes that [ask for
+    /// them](Scheme::prompt_queries); empty if none were kept.
+    pub queries: Vec<Tensor>,
     /// Logits of the last prefilled token, `(B, V)`.
     pub last_logits: Tensor,
 }
@@ -34,12 +37,7 @@ impl PrefillSnapshot {
     /// # Errors
     /// If the scheme cannot take a layer.
     pub fn fork(&self, scheme: &dyn Scheme, rotary: &Rotary) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
-        self.keys
-            .iter()
-            .zip(&self.values)
-            .enumerate()
-            .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary))
-            .collect()
+        self.fork_padded(scheme, rotary, Padding::None)
     }
 
     /// As [`PrefillSnapshot::fork`] for a batch of texts of different lengths, padded at the front.
@@ -52,10 +50,14 @@ impl PrefillSnapshot {
         rotary: &Rotary,
         padding: Padding<'_>,
     ) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
-        let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| {
-            let mut cache = scheme.empty(layer)?;
-            cache.absorb_padded(k, v, rotary, padding)?;
-            Ok(cache)
+        let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| match (self.queries.get(layer), padding) {
+            (Some(q), _) if scheme.prompt_queries() > 0 => scheme.after_prompt(layer, [k, v, q], rotary, padding),
+            (_, Padding::None) => scheme.after_prefill(layer, k, v, rotary),
+            _ => {
+                let mut cache = scheme.empty(layer)?;
+                cache.absorb_padded(k, v, rotary, padding)?;
+                Ok(cache)
+            }
         };
         self.keys.iter().zip(&self.values).enumerate().map(taken).collect()
     }

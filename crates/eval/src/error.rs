@@ -18,15 +18,6 @@ pub enum EvalError {
         source: std::io::Error,
     },
 
-    /// A file could not be written.
-    #[error("{}: cannot write: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-
     /// One line of a JSONL file is not what it should be.
     #[error("{}:{line}: {message}", path.display())]
     Line {
@@ -37,6 +28,10 @@ pub enum EvalError {
         /// What was expected and what was found.
         message: String,
     },
+
+    /// Rows could not be read or written, or are not what they should be.
+    #[error(transparent)]
+    Records(#[from] kvcsr_records::RecordsError),
 
     /// A JSONL file without a single record: there is no mean to take.
     #[error("{}: no records", path.display())]

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kvcsr_codec::{Dictionary, MAX_ATOMS};
+use kvcsr_codec::{Dictionary, MAX_ATOMS, atomic::AtomicFile};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -141,11 +141,11 @@ pub(crate) fn host(values: &Tensor) -> Result<Vec<f32>> {
 
 fn write(path: &Path, blobs: &[(&str, Blob)], metadata: Option<String>) -> Result<()> {
     let metadata = metadata.map(|text| HashMap::from([(METADATA_KEY.to_owned(), text)]));
-    let temporary = path.with_extension("tmp");
     let bad = |reason: String| NeuralDictError::Checkpoint { path: path.to_owned(), reason };
-    safetensors::serialize_to_file(blobs.iter().map(|(name, blob)| (*name, blob)), metadata, &temporary)
+    let file = AtomicFile::create(path).map_err(|e| bad(e.to_string()))?;
+    safetensors::serialize_to_file(blobs.iter().map(|(name, blob)| (*name, blob)), metadata, file.temporary())
         .map_err(|e| bad(e.to_string()))?;
-    fs::rename(&temporary, path).map_err(|e| bad(e.to_string()))
+    file.persist().map_err(|e| bad(e.to_string()))
 }
 
 /// Saves a batch `(B, D)` and the atoms `(N, D)` that it was coded with.
@@ -294,7 +294,7 @@ impl State {
             Ok(Tensor::f_from_slice(values)?.f_view([-1, width as i64])?.f_to_device(device)?)
         };
         let updater = match identity.config.trainer {
-            crate::config::Trainer::NeuralDict => Updater::Adam(Adam {
+            crate::config::Trainer::NeuralDict | crate::config::Trainer::Lexico => Updater::Adam(Adam {
                 step: manifest.adam_step,
                 first: on(&file.f32s("first", &[n, width])?)?,
                 second: on(&file.f32s("second", &[n, width])?)?,

@@ -141,6 +141,15 @@ impl TrainConfig {
         }
     }
 
+    /// The configuration that is trained with: where the trainer is a whole recipe, that recipe.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        match self.trainer {
+            Trainer::Lexico => self.lexico(),
+            Trainer::NeuralDict | Trainer::Mod => self,
+        }
+    }
+
     /// Training sparsity of step `step` (from 0) of `steps`: 1 to `sparsity` in equal parts over the
     /// curriculum, then `sparsity`.
     #[must_use]
@@ -166,7 +175,7 @@ impl TrainConfig {
             Pursuit::Omp => b * n * 4 * 3,
         };
         let closed = match self.trainer {
-            Trainer::NeuralDict => 0,
+            Trainer::NeuralDict | Trainer::Lexico => 0,
             Trainer::Mod => n * n * 4 * 6,
         };
         let batch = b * d * 4 * (8 + 4 * self.sparsity as u64);

@@ -105,6 +105,7 @@ pub fn train_group_from(
     observer: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Trained> {
     config.validate()?;
+    let config = &config.clone().resolved();
     let device = resolve_device(&config.device)?;
     let pool = VectorPool::new(inputs.train, config.chunks, "training")?;
     // Checked together with the first training shard, so that both sides are alike in kind and width.

@@ -20,7 +20,7 @@ impl Updater {
     pub(crate) fn new(config: &TrainConfig, atoms: &Tensor) -> Result<Self> {
         let (count, width) = atoms.size2()?;
         Ok(match (config.trainer, config.optimiser) {
-            (Trainer::NeuralDict, Optimiser::Adam) => Self::Adam(Adam::new(atoms)?),
+            (Trainer::NeuralDict | Trainer::Lexico, Optimiser::Adam) => Self::Adam(Adam::new(atoms)?),
             (Trainer::Mod, _) => Self::Closed(Box::new(Closed::new(count as usize, width as usize))),
         })
     }

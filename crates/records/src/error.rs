@@ -33,6 +33,16 @@ pub enum RecordsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A line of a journal does not belong there.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A struct has fields that no column of a table holds.
     #[error("{row} is not a row of a table: {reason}; fields are numbers, texts and names")]
     Row {

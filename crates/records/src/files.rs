@@ -1,14 +1,13 @@
 //! Files that are whole or not there, and rows as JSON lines.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
+use kvcsr_codec::atomic::AtomicFile;
 use serde::{Serialize, de::DeserializeOwned};
-use tempfile::Builder;
 
 use crate::error::RecordsError;
 
@@ -21,14 +20,9 @@ use crate::error::RecordsError;
 pub fn replace<E: From<RecordsError>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(RecordsError::io(folder))?;
-    let ending = path.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
-    // What others may read and write is what the user's umask says, as for any other file.
-    let permissions = Permissions::from_mode(0o666);
-    let unfinished = Builder::new().prefix(".unfinished-").suffix(&ending).permissions(permissions).tempfile_in(folder);
-    let unfinished = unfinished.map_err(RecordsError::io(path))?.into_temp_path();
-    write(&unfinished)?;
-    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(RecordsError::io(path))?;
-    unfinished.persist(path).map_err(|error| RecordsError::io(path)(error.error))?;
+    let file = AtomicFile::create(path).map_err(RecordsError::io(path))?;
+    write(file.temporary())?;
+    file.persist().map_err(RecordsError::io(path))?;
     Ok(())
 }
 
@@ -95,15 +89,5 @@ mod tests {
         assert!(failed.unwrap_err().to_string().starts_with("cause"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "a temporary file was left behind");
-    }
-
-    #[test]
-    fn files_are_as_readable_as_others() {
-        let folder = tempfile::tempdir().unwrap();
-        let (own, other) = (folder.path().join("own"), folder.path().join("other"));
-        write_text(&own, "one").unwrap();
-        fs::write(&other, "one").unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&own), mode(&other));
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! | module | rows |
 //! |---|---|
+//! | [`journal`] | the file to which a running stage appends rows |
 //! | [`heldout`] | a held-out document under a scheme, and a scheme over documents |
 //! | [`compare`] | every scheme on the same prompts |
 //! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
@@ -29,6 +30,7 @@ pub mod csv;
 mod error;
 pub mod files;
 pub mod heldout;
+pub mod journal;
 pub mod memory;
 pub mod tasks;
 pub mod training;
@@ -38,6 +40,7 @@ pub use columns::Row;
 pub use compare::{CompareDocument, CompareRow};
 pub use error::RecordsError;
 pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, UnknownName};
+pub use journal::Journal;
 pub use kvcsr_codec::Kind;
 pub use memory::{FootprintRow, MemoryPoint, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};

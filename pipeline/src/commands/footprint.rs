@@ -312,7 +312,7 @@ fn of_profile(profile: &str, find: &impl Fn(&str) -> Result<Shape>) -> Result<Sh
         Ok(folder) if Path::new(&folder).join(format!("{profile}.toml")).is_file() => {
             let config = Config::load(&folder, profile, &[])?;
             let mut shape = find(&config.model).with_context(|| format!("profile `{profile}`"))?;
-            shape.atoms = config.train.atoms;
+            shape.atoms = config.train.trainer.atoms;
             Ok(shape)
         }
         _ => find(profile),

@@ -12,8 +12,9 @@ use kvcsr_model::{Choice, Decoder, Finish, Limits, Message, Sampler, TextStream,
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
+use crate::stage::{Artefact, Output};
 use crate::stages::provenance::{Owner, covers};
-use crate::stages::{PREFILL_CHUNK, calibrate_peers, dictionaries, scores};
+use crate::stages::{PREFILL_CHUNK, artefacts};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -123,33 +124,34 @@ fn fits(decoder: &Decoder, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize
     Ok(())
 }
 
-/// The dictionaries and codebooks at hand, if the scheme needs any; one that needs others says so. A profile's must be
-/// this model's, a file named on the command line is only said not to be.
+/// What the scheme is built from, as far as it is at hand; one that needs more says so. A profile's dictionaries must be this
+/// model's, a file named on the command line is only said not to be.
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
-    let mut context = SchemeContext::new(geometry);
-    let needed = scores::needed(std::slice::from_ref(&args.scheme))?;
-    let paths = Paths::find(&args.profile).ok();
-    if needed.contains(&"train") {
-        let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
-        if let Some(path) = &args.dictionaries {
+    let names = std::slice::from_ref(&args.scheme);
+    let context = SchemeContext::new(geometry);
+    let makers = artefacts::makers(names)?;
+    let (paths, false) = (Paths::find(&args.profile).ok(), makers.is_empty()) else { return Ok(context) };
+    let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
+    // Whether it is a set of ours, which a file can stand for.
+    let trained = |output: &Output| matches!(output.artefact, Artefact::Dictionaries(_));
+    match &args.dictionaries {
+        Some(path) if makers.iter().any(|stage| stage.declaration().makes.iter().any(trained)) => {
             let set = DictionarySet::load(path)?;
             covers(&set, geometry, path)?;
             if let Some(problem) = owner.and_then(|owner| owner.others(&set)) {
                 eprintln!("warning: {}: {problem}", path.display());
             }
-            context = context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
-        } else if let (Some(paths), Some(owner)) = (&paths, owner) {
-            let stage_dir = |stage: &str| paths.run.join(stage);
-            let sets = dictionaries::load(stage_dir, &owner).with_context(|| {
-                format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
-            })?;
-            context = dictionaries::add_to(context, stage_dir, sets)?;
+            Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set))
         }
+        _ => match (paths, owner) {
+            (Some(paths), Some(owner)) => {
+                artefacts::load(names, |stage| paths.run.join(stage), &owner).with_context(|| {
+                    format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
+                })
+            }
+            _ => Ok(context),
+        },
     }
-    if let (true, Some(paths)) = (needed.contains(&scores::PEERS), paths) {
-        context = calibrate_peers::add_to(&paths.run.join(scores::PEERS), context)?;
-    }
-    Ok(context)
 }
 
 /// What the caches really take, beside what the paper counts.

@@ -74,7 +74,7 @@ mod tests {
         std::fs::create_dir_all(from.join("sub")).unwrap();
         std::fs::write(from.join("sub/x"), "old").unwrap();
         link_tree(&from, &to).unwrap();
-        crate::stage::write_atomically(&from.join("sub/x"), b"new").unwrap();
+        crate::atomic::write(&from.join("sub/x"), b"new").unwrap();
         assert_eq!(std::fs::read_to_string(to.join("sub/x")).unwrap(), "old");
     }
 }

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
+use kvcsr_codec::atomic::AtomicFile;
 use kvcsr_model::Decoder;
 
 use crate::cli::LogitsArgs;
-use crate::stage::write_whole;
 use crate::stages::PREFILL_CHUNK;
 use crate::ui;
 
@@ -15,7 +15,10 @@ use crate::ui;
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let decoder = args.model.open()?.decoder(&args.model.device, &args.model.dtype)?;
     let ids = read_ids(&args.ids, decoder.arch().vocab, decoder.arch().max_positions)?;
-    write_whole(&args.out, |out| write(&decoder, &ids, out))?;
+    let at = || args.out.display().to_string();
+    let mut out = AtomicFile::create(&args.out).with_context(at)?;
+    write(&decoder, &ids, &mut out)?;
+    out.persist().with_context(at)?;
     ui::line("logits", &format!("({}, {}) in {}", ids.len(), decoder.arch().vocab, args.out.display()));
     Ok(())
 }

@@ -15,12 +15,13 @@ use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
 use toml::Value;
 
+use crate::atomic;
 use crate::config::Config;
 use crate::paths::Paths;
-use crate::stage::{self, Run, Stage, write_atomically};
+use crate::stage::{self, Run};
+use crate::stages::calibrate::Calibrate;
 use crate::stages::evaluate::{Evaluate, HELDOUT};
-use crate::stages::{calibrate::Calibrate, merge::Merge, train::Train};
-use crate::ui;
+use crate::{stages, ui};
 
 /// Folder of the table and figure, beside the stages of the profile's run.
 const FOLDER: &str = "sweep";
@@ -41,12 +42,13 @@ pub fn run(base: &Run) -> Result<()> {
     // A mistake in the last point should not wait for the first one's training.
     let points = points(sweep);
     let runs = points.iter().map(|point| named(base, point)).collect::<Result<Vec<Run>>>()?;
+    // The profile's own calibration serves every point that does not sweep it.
     stage::run(&Calibrate, &plain(base))?;
     let mut rows = Vec::new();
     for (point, run) in points.iter().zip(&runs) {
         let shown = describe(point);
         ui::line("sweep", &format!("{} of {}: {shown}, in {}", rows_done(&rows) + 1, runs.len(), run.label()));
-        for stage in [&Calibrate as &dyn Stage, &Merge, &Train, &Evaluate] {
+        for stage in stages::leading_to(&[&Evaluate], &run.config)? {
             stage::run(stage, run).with_context(|| shown.clone())?;
         }
         let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(HELDOUT))?;
@@ -138,8 +140,8 @@ fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
             blocks: vec![figure, Block::Markdown(table), Block::Files(vec!["sweep.csv".to_owned()])],
         }],
     };
-    write_atomically(&dir.join("sweep.md"), page.markdown().as_bytes())?;
-    write_atomically(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
+    atomic::write(&dir.join("sweep.md"), page.markdown().as_bytes())?;
+    atomic::write(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
     for file in ["sweep.html", "sweep.md", "sweep.csv"] {
         ui::line("sweep", &base.paths.show(&dir.join(file)).to_string());
     }

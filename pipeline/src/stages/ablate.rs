@@ -8,8 +8,6 @@ mod cells;
 pub mod page;
 mod scatter;
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,17 +15,21 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kvcsr_codec::{Encoder, Kind, reconstruction_error};
 use kvcsr_neuraldict::{Inputs, train_group_from};
+use kvcsr_records::Journal;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::cells::Cell;
 use self::page::Section;
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::atomic;
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::GroupShards;
-use crate::stages::{layers, merge, open_shard, rows_left};
-use crate::text::Part;
+use crate::stages::{layers, merge, open_shard};
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// File of the rows.
@@ -37,21 +39,45 @@ const PEER_VECTORS: &str = "peer-vectors";
 /// The page with the tables and figures.
 const PAGE: &str = "ablation.md";
 
+/// The section `[ablate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub layers: Vec<usize>,
+    pub vectors: usize,
+    pub epochs: usize,
+    pub table_atoms: Vec<usize>,
+    pub table_sparsity: Vec<usize>,
+    pub table_chunks: Vec<usize>,
+    pub options: Vec<String>,
+    pub options_atoms: usize,
+    pub option_layers: Vec<usize>,
+    pub merged_atoms: usize,
+    pub merged_vectors: usize,
+}
+
 /// See the module.
 pub struct Ablate;
 
+static DECLARATION: Declaration = Declaration {
+    name: "ablate",
+    about: "Train small dictionaries in many ways: the paper's Table 3, trainer options, merged layers, Figures 2a and 2b",
+    needs: &[Need::Stage("calibrate"), Need::Stage("merge")],
+    makes: &[Output::rows(ROWS)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Ablate {
-    fn name(&self) -> &'static str {
-        "ablate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        check::positive("ablate", &[("vectors", config.ablate.vectors)])
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.ablate)?;
-        let train = &run.config.train;
+        let train = &run.config.train.trainer;
         parameters.insert("sparsity".into(), train.sparsity.into());
         parameters.insert("learning_rate".into(), train.learning_rate.into());
         parameters.insert("batch".into(), train.batch.into());
@@ -61,33 +87,25 @@ impl Stage for Ablate {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = Map::new();
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        inputs.insert("merge".into(), run.finished("merge")?.digest.into());
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         kvcsr_neuraldict::set_threads(1);
         let count = layers(run)?;
         let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(merge::DIVERGENCE))?;
         let cells = cells::all(run, count, &divergence)?;
         let path = dir.join(ROWS);
-        let done: Vec<AblationRow> = rows_left(&path)?;
-        let out = Mutex::new(std::fs::OpenOptions::new().create(true).append(true).open(&path)?);
+        let journal = Mutex::new(Journal::open(&path, cells::key)?.0);
+        // A poisoned lock still holds a journal of whole rows.
+        let journal = || journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let bar = ui::bar("ablate", cells.len() as u64, "dictionaries");
         workers::each(&cells, rayon::current_num_threads(), |cell| {
-            if !cell.layers.iter().all(|&layer| done.iter().any(|row| cell.made(row, layer))) {
+            let made = cell.layers.iter().all(|&layer| journal().contains(&cell.key(layer)));
+            if !made {
                 bar.set_message(cell.title());
-                let mut text = String::new();
-                for row in train(run, dir, cell).with_context(|| cell.title())? {
-                    writeln!(text, "{}", serde_json::to_string(&row)?)?;
-                }
-                // Rows of one dictionary in one write; a poisoned lock still holds an open file.
-                let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                out.write_all(text.as_bytes())?;
-                out.flush()?;
+                let rows = train(run, dir, cell).with_context(|| cell.title())?;
+                let mut journal = journal();
+                let lacks = rows.into_iter().filter(|row| !journal.contains(&cells::key(row)));
+                let lacks: Vec<AblationRow> = lacks.collect();
+                journal.append_all(&lacks)?;
             }
             bar.inc(1);
             Ok(())
@@ -108,10 +126,10 @@ impl Stage for Ablate {
         for name in [PromptScatter::NAME, RotaryScatter::NAME] {
             for extension in ["svg", "png", "csv"] {
                 let file = format!("{name}.{extension}");
-                write_atomically(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
+                atomic::write(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
             }
         }
-        write_atomically(&target.join(PAGE), section.page(run)?.as_bytes())
+        atomic::write(&target.join(PAGE), section.page(run)?.as_bytes())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -157,11 +175,11 @@ fn train(run: &Run, dir: &Path, cell: &Cell) -> Result<Vec<AblationRow>> {
     cell.layers
         .iter()
         .map(|&layer| {
-            let shard = open_shard(run, Part::Heldout, layer, cell.kind)?;
+            let shard = open_shard(run, Side::Heldout, layer, cell.kind)?;
             let mut vectors = vec![0f32; shard.rows(width) * width];
             shard.read(width, 0..shard.rows(width), &mut vectors)?;
             let error = reconstruction_error(&encoder, &vectors, cell.config.sparsity)?;
-            let trained_on = open_shard(run, Part::Calibration, layer, cell.kind)?.rows(width) * cell.layers.len();
+            let trained_on = open_shard(run, Side::Calibration, layer, cell.kind)?.rows(width) * cell.layers.len();
             Ok(AblationRow {
                 section: cell.section.to_owned(),
                 name: cell.name.clone(),
@@ -187,7 +205,7 @@ fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
     let mut ordered = Vec::with_capacity(rows.len());
     for cell in cells {
         for &layer in &cell.layers {
-            ordered.extend(rows.iter().find(|row| cell.made(row, layer)).cloned());
+            ordered.extend(rows.iter().find(|row| cells::key(row) == cell.key(layer)).cloned());
         }
     }
     Ok(files::write_jsonl(path, &ordered)?)

@@ -5,27 +5,61 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
 use kvcsr_model::{Decoder, Tokenizer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::stage::{Run, Stage, parameters_of};
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::importance::Observed;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name, text_and_model_inputs};
-use crate::text::Part;
+use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name};
+use crate::text::Side;
 use crate::ui;
+
+/// The section `[calibrate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tokens: usize,
+    pub heldout_tokens: usize,
+    pub heldout_fraction: f64,
+    pub sequence: usize,
+    pub importance: bool,
+}
 
 /// See the module.
 pub struct Calibrate;
 
+static DECLARATION: Declaration = Declaration {
+    name: "calibrate",
+    about: "Record keys and values of every layer over calibration and held-out text",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora],
+    makes: &[Output::rows("calibration/"), Output::rows("heldout/")],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Calibrate {
-    fn name(&self) -> &'static str {
-        "calibrate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { tokens, heldout_tokens, heldout_fraction, sequence, .. } = config.calibrate;
+        check::positive(
+            "calibrate",
+            &[("tokens", tokens), ("heldout_tokens", heldout_tokens), ("sequence", sequence)],
+        )?;
+        if !(0.01..=0.9).contains(&heldout_fraction) {
+            bail!("calibrate.heldout_fraction must lie in 0.01..0.9, found {heldout_fraction}");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, run: &Run) -> String {
+        let Settings { tokens, heldout_tokens, .. } = run.config.calibrate;
+        format!("keys and values of {tokens} tokens, and of {heldout_tokens} held-out ones")
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -36,15 +70,11 @@ impl Stage for Calibrate {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        text_and_model_inputs(run)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
-        record(run, &decoder, &tokenizer, Part::Calibration, settings.tokens, dir)?;
-        record(run, &decoder, &tokenizer, Part::Heldout, settings.heldout_tokens, dir)
+        record(run, &decoder, &tokenizer, Side::Calibration, settings.tokens, dir)?;
+        record(run, &decoder, &tokenizer, Side::Heldout, settings.heldout_tokens, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -61,7 +91,7 @@ impl Stage for Calibrate {
 
 /// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
 /// and kind, and one of weights where they are asked for.
-fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, tokens: usize, dir: &Path) -> Result<()> {
+fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
     let per_corpus = tokens.div_ceil(length * corpora.len());
@@ -86,14 +116,14 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Part, token
             .collect()
     };
     let (vectors, weights) = match side {
-        Part::Calibration => ("calibration", "importance"),
-        Part::Heldout => ("heldout", "importance-heldout"),
+        Side::Calibration => ("calibration", "importance"),
+        Side::Heldout => ("heldout", "importance-heldout"),
     };
     let mut vectors = create(vectors, geometry.head_dim)?;
     let mut weights = if run.config.calibrate.importance { create(weights, 1)? } else { Vec::new() };
     let bar = ui::bar("calibrate", total as u64, "tokens");
     for id in corpora {
-        bar.set_message(format!("{id}, {}", if side == Part::Heldout { "held out" } else { "calibration" }));
+        bar.set_message(format!("{id}, {}", if side == Side::Heldout { "held out" } else { "calibration" }));
         for ids in corpus(run, tokenizer, id, side, length, per_corpus)? {
             let seen = Observed::prefill(decoder, &ids, PREFILL_CHUNK, !weights.is_empty())?;
             for (writers, seen) in vectors.iter_mut().zip(&seen) {

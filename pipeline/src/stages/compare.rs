@@ -1,8 +1,6 @@
 //! compare: every scheme on the same prompts: quality after compression, measured bits, and time, at several contexts.
 //!
-//! One exact prefill per document serves every scheme. Rows stream to disk as they are made; an unfinished run of the same
-//! recipe goes on with the first document and scheme it lacks. Quality is scored over a continuation read in one pass, in
-//! which every token sees what it would see if they came one by one; the time of decoding is that of single tokens.
+//! Documents are scored as [`heldout`](super::heldout) says; the time of decoding is that of single tokens.
 //!
 //! Every scheme then answers a few records of the suite's tasks, which gives it one score whatever the context; answers stream
 //! to `tasks/predictions/<scheme>/<task>.jsonl`.
@@ -10,46 +8,87 @@
 //! What it costs on 2 cores with the 33 schemes of the defaults: a document about 50 s at 1024 tokens and 2 minutes at 4096,
 //! estimated 4 minutes at 7936, and 5 to 10 for the tasks: their prompts are prefilled once, and answers are short.
 
-use std::collections::HashSet;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{Scheme, SchemeContext, registry};
-use kvcsr_eval::heldout::{HeldoutText, Reference};
+use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
-use kvcsr_eval::longbench::predictions::label;
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::compare::{self, CompareDocument, CompareRow};
 use kvcsr_report::files;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::stage::{Run, Stage};
-use crate::stages::{
-    PREFILL_CHUNK, corpus, open_model, rows_left, scores, suite, text_and_model_inputs, text_parameters,
-};
-use crate::text::Part;
-use crate::ui;
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
+use crate::stages::heldout::Scoring;
+use crate::stages::{artefacts, open_model, scores, suite, text_parameters};
 
 /// Folder of the tasks' answers and scores.
 const TASKS: &str = "tasks";
 /// File of the rows per document and scheme.
 const DOCUMENTS: &str = "documents.jsonl";
 
+/// The section `[compare]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub schemes: Vec<String>,
+    pub contexts: Vec<usize>,
+    pub documents: Vec<usize>,
+    pub continuation: usize,
+    pub decode: usize,
+    pub tasks: Vec<String>,
+    pub task_limit: usize,
+    pub task_lengths: Vec<usize>,
+    pub task_prompt_tokens: usize,
+    pub resamples: usize,
+}
+
 /// See the module.
 pub struct Compare;
 
+/// The schemes that are compared.
+fn names(config: &Config) -> SchemeNames<'_> {
+    SchemeNames { names: &config.compare.schemes, profile: "" }
+}
+
+static DECLARATION: Declaration = Declaration {
+    name: "compare",
+    about: "Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
+    makes: &[Output::rows(DOCUMENTS)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Compare {
-    fn name(&self) -> &'static str {
-        "compare"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { schemes, contexts, documents, continuation, task_lengths, task_prompt_tokens, .. } =
+            &config.compare;
+        check::positive("compare", &[("task_prompt_tokens", *task_prompt_tokens)])?;
+        if contexts.is_empty() || contexts.len() != documents.len() {
+            bail!(
+                "compare.documents needs a number for each of the {} contexts, found {}",
+                contexts.len(),
+                documents.len()
+            );
+        }
+        if *continuation < 2 || contexts.iter().chain(documents).any(|&n| n == 0) {
+            bail!("compare: contexts and documents must be at least 1, continuation at least 2");
+        }
+        if let Some(length) = task_lengths.iter().find(|length| *length > task_prompt_tokens) {
+            bail!(
+                "compare.task_lengths holds {length}: prompts above compare.task_prompt_tokens = {task_prompt_tokens} lose their middle"
+            );
+        }
+        check::with_dense("compare", schemes)
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -59,18 +98,22 @@ impl Stage for Compare {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        suite::add_texts(run, &run.config.compare.tasks, &mut inputs)?;
-        scores::add_inputs(run, &run.config.compare.schemes, "", &mut inputs)?;
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let path = dir.join(DOCUMENTS);
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = scores::schemes(run, &run.config.compare.schemes, "", decoder.geometry())?;
-        measure(run, &decoder, &tokenizer, &schemes, &path)?;
+        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let settings = &run.config.compare;
+        let contexts: Vec<(usize, usize)> =
+            settings.contexts.iter().copied().zip(settings.documents.iter().copied()).collect();
+        let scoring = Scoring {
+            stage: self.name(),
+            contexts: &contexts,
+            continuation: settings.continuation,
+            decode: settings.decode,
+            row: |row, decode| CompareDocument { decode_ms_per_token: decode.unwrap_or(0.0), ..(&row).into() },
+            key: |row| (row.id.clone(), row.context, row.scheme.clone()),
+        };
+        scoring.measure(run, (&decoder, &tokenizer), &schemes, &path)?;
         answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))
     }
 
@@ -143,80 +186,4 @@ fn answer_tasks(
     let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
     let table = Tasks::embedded().table();
     scores::write(dir, &summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?)
-}
-
-/// Scores every scheme on every document, appending a row each.
-fn measure(
-    run: &Run,
-    decoder: &Decoder,
-    tokenizer: &Tokenizer,
-    schemes: &[Box<dyn Scheme>],
-    path: &Path,
-) -> Result<()> {
-    let settings = &run.config.compare;
-    let geometry = decoder.geometry();
-    let most = settings.contexts.iter().max().copied().unwrap_or(0) + settings.continuation - 1 + settings.decode;
-    if most > decoder.rotary().max_positions() {
-        bail!(
-            "compare: a context with its continuation and decoded tokens takes {most} positions; the model has {}",
-            decoder.rotary().max_positions()
-        );
-    }
-    let dense = registry::build("dense", &SchemeContext::new(geometry))?;
-    let done = finished_rows(path)?;
-    let mut out = OpenOptions::new().create(true).append(true).open(path)?;
-    let documents: usize = settings.documents.iter().sum::<usize>() * run.config.corpora.len();
-    let bar = ui::bar("compare", (documents * schemes.len()) as u64, "documents x schemes");
-    for (&tokens, &count) in settings.contexts.iter().zip(&settings.documents) {
-        for domain in &run.config.corpora {
-            let length = tokens + settings.continuation;
-            for (i, ids) in corpus(run, tokenizer, domain, Part::Heldout, length, count)?.into_iter().enumerate() {
-                let id = format!("{domain}-{i:03}");
-                let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
-                let todo: Vec<&Box<dyn Scheme>> =
-                    schemes.iter().filter(|s| !done.contains(&(id.clone(), tokens, named(s.as_ref())))).collect();
-                bar.inc((schemes.len() - todo.len()) as u64);
-                if todo.is_empty() {
-                    continue;
-                }
-                bar.set_message(format!("{id} at {tokens}: prefill"));
-                let text = HeldoutText { ids, context: tokens };
-                let reference = Reference::new(decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
-                for scheme in todo {
-                    let name = named(scheme.as_ref());
-                    bar.set_message(format!("{id} at {tokens}: {name}"));
-                    let score = reference
-                        .score_and_decode(decoder, scheme.as_ref(), settings.decode)
-                        .with_context(|| format!("document {id} at {tokens} tokens, scheme {name}"))?;
-                    let row = CompareDocument {
-                        id: id.clone(),
-                        domain: domain.clone(),
-                        scheme: name,
-                        context: tokens,
-                        scored: score.scored,
-                        nll_sum: score.nll_sum,
-                        kl_sum: score.kl_sum,
-                        top1_agree: score.top1_agree,
-                        nominal_bits: scheme.nominal_bits().0,
-                        measured_bits: score.measured_bits(decoder.geometry()).0,
-                        shared_bytes: scheme.shared_bytes(),
-                        encode_ms: score.encode_ms,
-                        decode_ms_per_token: score.decode_ms_per_token.unwrap_or(f64::NAN),
-                    };
-                    writeln!(out, "{}", serde_json::to_string(&row)?)?;
-                    out.flush()?;
-                    bar.inc(1);
-                }
-            }
-        }
-    }
-    out.sync_all()?;
-    bar.finish();
-    Ok(())
-}
-
-/// Document, context and scheme of the rows an unfinished run left; a last line that was cut off is removed.
-fn finished_rows(path: &Path) -> Result<HashSet<(String, usize, String)>> {
-    let rows: Vec<CompareDocument> = rows_left(path)?;
-    Ok(rows.into_iter().map(|row| (row.id, row.context, row.scheme)).collect())
 }

@@ -2,17 +2,19 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kvcsr_codec::Kind;
 use kvcsr_neuraldict::LayerGroups;
 use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
 use kvcsr_report::{DivergenceRow, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{Merge as Settings, Target};
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::atomic;
+use crate::config::{Config, check};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard};
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// File of the groups: for keys and for values a list of lists of layers.
@@ -20,26 +22,58 @@ pub const GROUPS: &str = "groups.json";
 /// File of the divergences, one JSON object per kind and pair of layers.
 pub const DIVERGENCE: &str = "divergence.jsonl";
 
+/// The section `[merge]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub sample: usize,
+    pub bins: usize,
+    pub key_delta_1: f64,
+    pub key_delta_2: f64,
+    pub value_delta_1: f64,
+    pub value_delta_2: f64,
+    pub key_groups: usize,
+    pub value_groups: usize,
+    pub target: Target,
+}
+
+/// Which threshold a target number of groups is met by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The largest divergence of any pair in a group.
+    Delta1,
+    /// The largest sum of the divergences of neighbours in a group: groups of more even length.
+    Delta2,
+}
+
 /// See the module.
 pub struct Merge;
 
+static DECLARATION: Declaration = Declaration {
+    name: "merge",
+    about: "Measure how alike the layers are, and group those that share a dictionary",
+    needs: &[Need::Stage("calibrate")],
+    makes: &[Output::rows(GROUPS), Output::rows(DIVERGENCE)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Merge {
-    fn name(&self) -> &'static str {
-        "merge"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        check::positive("merge", &[("sample", config.merge.sample), ("bins", config.merge.bins)])
+    }
+
+    fn plan(&self, _run: &Run) -> String {
+        "divergence between layers, and groups of layers that share a dictionary".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.merge)?;
         parameters.insert("seed".into(), run.config.seed.into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        Ok(Map::from_iter([("calibrate".to_owned(), run.finished("calibrate")?.digest.into())]))
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -53,7 +87,7 @@ impl Stage for Merge {
             bar.set_message(format!("{kind}s"));
             let mut samples = Vec::with_capacity(layers);
             for layer in 0..layers {
-                let shard = open_shard(run, Part::Calibration, layer, kind)?;
+                let shard = open_shard(run, Side::Calibration, layer, kind)?;
                 samples.push(LayerSample::draw(&shard, settings.sample, run.config.seed)?);
                 bar.inc(1);
             }
@@ -75,7 +109,7 @@ impl Stage for Merge {
         let values = groups.pop().unwrap_or_default();
         let groups = LayerGroups::new(groups.pop().unwrap_or_default(), values)?;
         files::write_jsonl(&dir.join(DIVERGENCE), &rows)?;
-        write_atomically(&dir.join(GROUPS), serde_json::to_string_pretty(&groups)?.as_bytes())
+        atomic::write_json(&dir.join(GROUPS), &groups)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -120,7 +154,5 @@ pub fn for_target(matrix: &[f64], layers: usize, groups: usize, by: Target) -> (
 
 /// The groups of a finished stage.
 pub fn read(dir: &Path) -> Result<LayerGroups> {
-    let path = dir.join(GROUPS);
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+    atomic::read_json(&dir.join(GROUPS))
 }

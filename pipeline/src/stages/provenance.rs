@@ -9,8 +9,9 @@ use kvcsr_codec::{DictionarySet, Kind};
 
 use crate::models::{self, Opened};
 use crate::paths::Paths;
+use crate::sources::{SourceKind, Sources};
 use crate::stage::Run;
-use crate::stages::{text_and_model_inputs, train::Plan};
+use crate::stages::train::Plan;
 
 /// Entry that identifies the model.
 const MODEL_SHA256: &str = "model_sha256";
@@ -30,9 +31,9 @@ const REQUIRED: [&str; 10] = [
 
 /// The entries for a set of this run, trained by `plan`, whose groups ended with the held-out relative errors `losses`.
 pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
-    let hashes = text_and_model_inputs(run)?;
-    let hash = |id: &str| hashes.get(id).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    let corpora: Vec<String> = run.config.corpora.iter().map(|id| hash(id)).collect();
+    let sources = Sources::load(&run.paths.root)?;
+    let hash = |id: &String| Ok(sources.get(id, SourceKind::Text)?.sha256.clone());
+    let corpora = run.config.corpora.iter().map(hash).collect::<Result<Vec<String>>>()?;
     let effective = Kind::ALL
         .into_iter()
         .map(|kind| Ok((kind.to_string(), serde_json::to_value(&plan.of(kind).config)?)))
@@ -41,7 +42,7 @@ pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTre
         ("method", method.to_owned()),
         ("kvcsr", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", run.config.model.clone()),
-        (MODEL_SHA256, hash("model")),
+        (MODEL_SHA256, models::digest(run)?),
         ("corpora", run.config.corpora.join(" ")),
         ("corpora_sha256", corpora.join(" ")),
         ("calibration", run.finished("calibrate")?.digest),
@@ -76,6 +77,11 @@ impl Owner {
         Ok(Self { content: model.content(paths)?, geometry })
     }
 
+    /// The model's shape.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
     /// A set that a stage made.
     ///
     /// # Errors
@@ -93,11 +99,9 @@ impl Owner {
 
     /// That the set says to be another model's, in words.
     pub fn others(&self, set: &DictionarySet) -> Option<String> {
-        // The dtype that a profile may ask for comes after the content, and makes no other model.
-        let content = |text: &str| text.split(" in ").next().unwrap_or_default().to_owned();
         let found = set.provenance.get(MODEL_SHA256)?;
         let model = set.provenance.get("model").map_or("", String::as_str);
-        (content(found) != content(&self.content)).then(|| {
+        (*found != self.content).then(|| {
             format!(
                 "provenance `{MODEL_SHA256}` is `{found}` (model `{model}`), expected `{}`: the dictionaries are another model's",
                 self.content
@@ -193,8 +197,6 @@ mod tests {
         let whole = || [Kind::Key, Kind::Value].into_iter().flat_map(|kind| [group(kind, 0), group(kind, 1)]);
         saved(whole().collect());
         owner("x").load(&path).unwrap();
-        // A profile's dtype makes no other model.
-        owner("x in f16").load(&path).unwrap();
         let other = format!("{:#}", owner("y").load(&path).unwrap_err());
         assert!(other.contains("another model's") && other.contains("set.safetensors"), "{other}");
         saved(whole().take(3).collect());

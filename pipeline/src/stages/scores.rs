@@ -1,11 +1,9 @@
-//! What the stages share that run schemes: what these are built from, the loop over tasks with its progress, and the tables.
+//! What the stages share that run schemes: the loop over tasks with its progress, and the tables.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use kvcsr_cache::schemes::lexico;
-use kvcsr_cache::{CacheError, Geometry, Scheme, SchemeContext, registry};
+use anyhow::Result;
+use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::results::{LengthResult, OverallResult, TaskResult};
@@ -13,18 +11,8 @@ use kvcsr_eval::longbench::runner::Runner;
 use kvcsr_eval::longbench::score::BucketScore;
 use kvcsr_report::files;
 use kvcsr_report::records::{Bucket, LengthRow, OverallRow, TaskRow};
-use serde_json::{Map, Value};
 
-use crate::manifest::Manifest;
-use crate::stage::Run;
-use crate::stages::provenance::Owner;
-use crate::stages::{calibrate_peers, dictionaries};
 use crate::ui;
-
-/// The stage that makes what the calibrated peers are built from.
-pub const PEERS: &str = "calibrate-peers";
-/// The stages that make what schemes are built from.
-const ARTEFACTS: [&str; 5] = ["train", "train-best", "train-rope", "allocate", PEERS];
 
 /// Folder of the answers.
 pub const PREDICTIONS: &str = "predictions";
@@ -34,76 +22,6 @@ pub const RESULTS: &str = "results.jsonl";
 pub const OVERALL: &str = "overall.jsonl";
 /// The scores per task and scheme again, for spreadsheets.
 pub const TABLE: &str = "results.csv";
-
-/// The stages that make what schemes called `names` are built from, in the order of [`ARTEFACTS`].
-pub fn needed(names: &[String]) -> Result<Vec<&'static str>> {
-    let bare = SchemeContext::new(Geometry { layers: 32, kv_heads: 8, head_dim: 128 });
-    let mut needed = HashSet::new();
-    for name in names {
-        match registry::build(name, &bare) {
-            Err(CacheError::MissingDictionaries { dictionaries, .. }) if dictionaries == lexico::DICTIONARIES => {
-                needed.insert(PEERS);
-            }
-            Err(CacheError::MissingCodebooks { .. }) => {
-                needed.insert(PEERS);
-            }
-            Err(CacheError::MissingDictionaries { .. }) => {
-                needed.insert("train");
-                needed.extend(dictionaries::optional(name));
-            }
-            Err(error @ CacheError::UnknownScheme { .. }) => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(ARTEFACTS.into_iter().filter(|stage| needed.contains(stage)).collect())
-}
-
-/// Where a stage's artefacts are taken from. An empty `profile` is the run's own.
-fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
-    match profile.is_empty() || profile == run.profile {
-        true => run.stage_dir(stage),
-        false => run.paths.run.with_file_name(profile).join(stage),
-    }
-}
-
-/// What a stage made that artefacts are taken from, and its record. An empty `profile` is the run's own.
-fn artefacts(run: &Run, profile: &str, stage: &str) -> Result<(PathBuf, Manifest)> {
-    let folder = folder(run, profile, stage);
-    if profile.is_empty() || profile == run.profile {
-        return Ok((folder, run.finished(stage)?));
-    }
-    let record = Manifest::read(&folder).with_context(|| {
-        format!("stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`")
-    })?;
-    Ok((folder, record))
-}
-
-/// Adds to the inputs of a stage what schemes called `names` are built from: what `profile` made.
-///
-/// # Errors
-/// If a stage that makes it has not run.
-pub fn add_inputs(run: &Run, names: &[String], profile: &str, inputs: &mut Map<String, Value>) -> Result<()> {
-    for stage in needed(names)? {
-        inputs.insert(stage.to_owned(), artefacts(run, profile, stage)?.1.digest.into());
-    }
-    Ok(())
-}
-
-/// The schemes called `names`, from the dictionaries and codebooks of `profile` where they need any.
-pub fn schemes(run: &Run, names: &[String], profile: &str, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
-    let mut context = SchemeContext::new(geometry);
-    let needed = needed(names)?;
-    if needed.contains(&"train") {
-        artefacts(run, profile, "train")?;
-        let stage_dir = |stage: &str| folder(run, profile, stage);
-        let sets = dictionaries::load(stage_dir, &Owner::of(run, geometry)?)?;
-        context = dictionaries::add_to(context, stage_dir, sets)?;
-    }
-    if needed.contains(&PEERS) {
-        context = calibrate_peers::add_to(&artefacts(run, profile, PEERS)?.0, context)?;
-    }
-    names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
-}
 
 /// Lets every scheme answer every record that `dir` lacks, under a bar.
 pub fn answer(
@@ -216,24 +134,4 @@ pub fn tasks(results: &[TaskResult]) -> Vec<String> {
         }
     }
     tasks
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn only_the_stages_are_asked_for_that_some_scheme_is_built_from() {
-        let needs = |names: &[&str]| needed(&names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
-        assert!(needs(&["dense", "dense-f16", "kivi-2", "svdq-2"]).unwrap().is_empty());
-        assert_eq!(needs(&["csr-8@kmeans", "csr-8+window"]).unwrap(), ["train"]);
-        assert_eq!(needs(&["csr-8+rope"]).unwrap(), ["train", "train-rope"]);
-        assert_eq!(needs(&["dense", "csr-8+refit@best"]).unwrap(), ["train", "train-best"]);
-        assert_eq!(needs(&["csr-8+budget"]).unwrap(), ["train", "allocate"]);
-        for calibrated in ["lexico-8", "cq-8c8b", "cq-8c8b+window", "commvq-k-1", "svdq-2(basis=calibrated)"] {
-            assert_eq!(needs(&["dense", calibrated]).unwrap(), [PEERS], "{calibrated}");
-        }
-        assert!(needs(&["densest"]).is_err());
-    }
 }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Summary, Work, labels, summarise};
 use kvcsr_eval::longbench::metrics::MetricOptions;
@@ -19,27 +19,68 @@ use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::longbench::{run_markdown, schemes_markdown};
 use kvcsr_report::{RetrievalRow, files};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::scores;
-use crate::models;
+use crate::config::{Config, check};
 use crate::sources::{SourceKind, Sources};
-use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{PREFILL_CHUNK, open_model};
+use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
+use crate::stages::{PREFILL_CHUNK, artefacts, open_model};
 
 /// File of the retrieval grids' cells.
 pub const GRID: &str = "retrieval.jsonl";
 
+/// The section `[suite]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tasks: Vec<String>,
+    pub limit: usize,
+    pub lengths: Vec<usize>,
+    pub depths: Vec<f64>,
+    pub repeats: usize,
+    pub max_prompt_tokens: usize,
+    pub schemes: Vec<String>,
+    pub dictionaries: String,
+    pub resamples: usize,
+}
+
 /// See the module.
 pub struct Suite;
 
+/// The schemes that answer.
+fn names(config: &Config) -> SchemeNames<'_> {
+    SchemeNames { names: &config.suite.schemes, profile: &config.suite.dictionaries }
+}
+
+static DECLARATION: Declaration = Declaration {
+    name: "suite",
+    about: "Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)",
+    needs: &[Need::Model, Need::Tasks(|config| &config.suite.tasks), Need::Schemes(names)],
+    makes: &[Output::rows(scores::RESULTS), Output::rows(scores::OVERALL), Output::rows(GRID)],
+    reproduced: true,
+    ..Declaration::EMPTY
+};
+
 impl Stage for Suite {
-    fn name(&self) -> &'static str {
-        "suite"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { tasks, max_prompt_tokens, repeats, depths, schemes, dictionaries, .. } = &config.suite;
+        check::positive("suite", &[("max_prompt_tokens", *max_prompt_tokens), ("repeats", *repeats)])?;
+        check::with_dense("suite", schemes)?;
+        check::some_task("suite", tasks)?;
+        if let Some(depth) = depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
+            bail!("suite.depths holds {depth}, expected shares from 0 to 1");
+        }
+        check::profile_or_own("suite", dictionaries)
+    }
+
+    fn plan(&self, run: &Run) -> String {
+        let Settings { schemes, limit, .. } = &run.config.suite;
+        format!("{} schemes on {limit} records of each task", schemes.len())
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -51,17 +92,10 @@ impl Stage for Suite {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = Map::from_iter([("model".to_owned(), models::digest(run)?.into())]);
-        add_texts(run, &run.config.suite.tasks, &mut inputs)?;
-        scores::add_inputs(run, &run.config.suite.schemes, &run.config.suite.dictionaries, &mut inputs)?;
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.suite;
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = scores::schemes(run, &settings.schemes, &settings.dictionaries, decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
         let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
         let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
         let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };
@@ -129,15 +163,6 @@ fn retrieval_row(cell: grid::Cell) -> RetrievalRow {
 /// Ids of the texts that `tasks` (tasks and groups) need.
 pub fn sources(tasks: &[String]) -> Result<Vec<&'static str>> {
     Ok(Tasks::embedded().sources(tasks)?)
-}
-
-/// Adds those texts to the inputs of a stage, by their hashes.
-pub fn add_texts(run: &Run, tasks: &[String], inputs: &mut Map<String, Value>) -> Result<()> {
-    let known = Sources::load(&run.paths.root)?;
-    for id in sources(tasks)? {
-        inputs.insert(id.to_owned(), known.get(id, SourceKind::Tasks)?.sha256.clone().into());
-    }
-    Ok(())
 }
 
 /// Those texts.

@@ -1,18 +1,24 @@
 //! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
 
 mod groups;
-mod recipe;
+mod settings;
+mod variant;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use kvcsr_cache::registry;
 use kvcsr_codec::Kind;
+use kvcsr_neuraldict::TrainConfig;
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
 pub use self::groups::{GroupShards, Plan};
-pub use self::recipe::Recipe;
-use crate::stage::{Run, Stage, parameters_of};
+
+pub use self::settings::{Settings, Weighting};
+pub use self::variant::Variant;
+use crate::config::Config;
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 
 /// File of the trained dictionaries.
 pub const DICTIONARIES: &str = "dictionaries.safetensors";
@@ -24,29 +30,47 @@ pub const EPOCHS: &str = "epochs.jsonl";
 /// See the module.
 pub struct Train;
 
+static DECLARATION: Declaration = Declaration {
+    name: "train",
+    about: "Learn one dictionary per layer group, for keys and for values",
+    version: 2,
+    needs: &[Need::Stage("calibrate"), Need::Stage("merge")],
+    makes: &[
+        Output::dictionaries(registry::DEFAULT_DICTIONARIES, DICTIONARIES),
+        Output::dictionaries("kmeans", KMEANS),
+        Output::rows(EPOCHS),
+    ],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Train {
-    fn name(&self) -> &'static str {
-        "train"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        config.train.check()?;
+        if config.train.weighting == Weighting::Attention && !config.calibrate.importance {
+            bail!("train.weighting = \"attention\" needs calibrate.importance = true, which records the weights");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, run: &Run) -> String {
+        let TrainConfig { atoms, epochs, .. } = run.config.train.trainer;
+        format!("one dictionary of {atoms} atoms per group and kind, {epochs} epochs after k-means")
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         parameters(run)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        inputs(run)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let plan = Plan {
             stage: self.name(),
             method: "NeuralDict, Algorithm 1".to_owned(),
-            keys: Recipe::of(run, Kind::Key)?,
-            values: Recipe::of(run, Kind::Value)?,
+            keys: Variant::of(run, Kind::Key),
+            values: Variant::of(run, Kind::Value),
             keep_start: true,
         };
         plan.make(run, dir)
@@ -101,12 +125,4 @@ pub fn parameters(run: &Run) -> Result<Map<String, Value>> {
     parameters.insert("seed".into(), run.config.seed.into());
     parameters.insert("device".into(), run.config.device.clone().into());
     Ok(parameters)
-}
-
-/// The vectors and their groups.
-pub fn inputs(run: &Run) -> Result<Map<String, Value>> {
-    let mut inputs = Map::new();
-    inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-    inputs.insert("merge".into(), run.finished("merge")?.digest.into());
-    Ok(inputs)
 }

@@ -4,25 +4,44 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use kvcsr_cache::registry;
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::train::{self, DICTIONARIES, GroupErrors, Plan, Recipe, errors};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
 /// What the provenance of the set calls the number of groups from either trainer.
 const CHOSEN: &str = "chosen";
 
+/// The section `[train_best]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub keys: String,
+    pub values: String,
+    pub epochs: usize,
+}
+
 /// See the module.
 pub struct TrainBest;
 
+static DECLARATION: Declaration = Declaration {
+    name: "train-best",
+    about: "Learn one dictionary per layer group with options beyond the paper, for csr-S@best",
+    needs: &[Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
+    makes: &[Output::dictionaries(registry::BEST_DICTIONARIES, DICTIONARIES), Output::rows(EPOCHS)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for TrainBest {
-    fn name(&self) -> &'static str {
-        "train-best"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn plan(&self, run: &Run) -> String {
+        let Settings { keys, values, .. } = &run.config.train_best;
+        format!("the same with options beyond the paper: keys {keys}, values {values}")
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -31,20 +50,14 @@ impl Stage for TrainBest {
         Ok(parameters)
     }
 
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = train::inputs(run)?;
-        inputs.insert("train".into(), run.finished("train")?.digest.into());
-        Ok(inputs)
-    }
-
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.train_best;
-        let recipe = |kind: Kind| -> Result<Recipe> {
-            let mut recipe = Recipe::of(run, kind)?.with(options(run, kind), "train_best")?;
-            recipe.config.epochs = settings.epochs;
-            Ok(recipe)
+        let variant = |kind: Kind| -> Result<Variant> {
+            let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
+            variant.config.epochs = settings.epochs;
+            Ok(variant)
         };
-        let (keys, values) = (recipe(Kind::Key)?, recipe(Kind::Value)?);
+        let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
         ensure!(
             !(keys.weighted || values.weighted) || run.config.calibrate.importance,
             "train_best: `attention` needs calibrate.importance = true, which records the weights"
@@ -120,7 +133,6 @@ mod tests {
     use kvcsr_report::{EpochRow, files};
 
     use super::*;
-    use crate::stages::train::EPOCHS;
 
     #[test]
     fn each_group_is_the_better_of_the_two() {

@@ -6,26 +6,34 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use kvcsr_cache::Rotary;
+use kvcsr_cache::{Rotary, registry};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
 use serde_json::{Map, Value};
 
-use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::train::{DICTIONARIES, Recipe};
-use crate::stages::{merge, open_model, open_shard, text_and_model_inputs};
-use crate::text::Part;
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::train::{DICTIONARIES, Variant};
+use crate::stages::{merge, open_model, open_shard};
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// See the module.
 pub struct TrainRope;
 
+static DECLARATION: Declaration = Declaration {
+    name: "train-rope",
+    about: "Learn dictionaries of keys after position embedding, for csr-S+rope",
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
+    makes: &[Output::dictionaries(registry::ROPE_DICTIONARIES, DICTIONARIES)],
+    ..Declaration::EMPTY
+};
+
 impl Stage for TrainRope {
-    fn name(&self) -> &'static str {
-        "train-rope"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        1
+    fn plan(&self, _run: &Run) -> String {
+        "the same for keys after position embedding".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -33,14 +41,6 @@ impl Stage for TrainRope {
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("device".into(), run.config.device.clone().into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        for stage in ["calibrate", "merge", "train"] {
-            inputs.insert(stage.into(), run.finished(stage)?.digest.into());
-        }
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -52,7 +52,7 @@ impl Stage for TrainRope {
         let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
         kvcsr_neuraldict::set_threads(1);
         workers::each(work, rayon::current_num_threads(), |layers| {
-            let done = dir.join(part_name(layers));
+            let done = dir.join(group_file(layers));
             if !done.is_file() {
                 train_group(run, dir, layers, &rotary, sequence)?.save(&done)?;
             }
@@ -63,18 +63,18 @@ impl Stage for TrainRope {
         let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
         set.groups.retain(|group| group.kind == Kind::Value);
         for layers in work {
-            set.groups.extend(DictionarySet::load(dir.join(part_name(layers)))?.groups);
+            set.groups.extend(DictionarySet::load(dir.join(group_file(layers)))?.groups);
         }
         set.provenance.insert("keys".into(), "after position embedding".into());
         set.save(dir.join(DICTIONARIES))?;
         for layers in work {
-            std::fs::remove_file(dir.join(part_name(layers)))?;
+            std::fs::remove_file(dir.join(group_file(layers)))?;
         }
         Ok(())
     }
 }
 
-fn part_name(layers: &[usize]) -> String {
+fn group_file(layers: &[usize]) -> String {
     format!("keys-{:02}.safetensors", layers.first().copied().unwrap_or(0))
 }
 
@@ -84,15 +84,15 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         let mut shards = Vec::with_capacity(layers.len());
         for &layer in layers {
             let path =
-                dir.join(format!("rotated-{layer:02}-{}", if side == Part::Heldout { "heldout" } else { "train" }));
+                dir.join(format!("rotated-{layer:02}-{}", if side == Side::Heldout { "heldout" } else { "train" }));
             rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, sequence)?;
             shards.push(Shard::open(&path)?);
             files.push(path);
         }
         Ok(shards)
     };
-    let (train, heldout) = (rotate(Part::Calibration)?, rotate(Part::Heldout)?);
-    let config = Recipe::of(run, Kind::Key)?.config;
+    let (train, heldout) = (rotate(Side::Calibration)?, rotate(Side::Heldout)?);
+    let config = Variant::of(run, Kind::Key).config;
     let trained = kvcsr_neuraldict::train_group(
         &config,
         &train.iter().collect::<Vec<_>>(),

@@ -1,14 +1,13 @@
 //! The store of sparse codes: rows of one layout, all of one length or each of its own.
 
-pub mod attend;
 mod bits;
 mod decode;
 mod e4m3;
 mod early;
 mod format;
+mod on_codes;
 mod paper;
 mod rows;
-mod scores;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +18,15 @@ use serde::{Deserialize, Serialize};
 use self::early::used;
 use self::format::RowFormat;
 use self::rows::Rows;
+use crate::kernels::Isa;
 use crate::{Atoms, BitsPerChannel, CodecError, Footprint};
 
 pub use self::bits::{BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
 pub use self::e4m3::{from_e4m3, to_e4m3};
 pub use self::early::stop_early;
 pub use self::format::{CoefficientFormat, index_bits};
+pub use self::on_codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
 pub use self::paper::SparseCodes;
-pub use self::scores::{atom_products, score_codes};
 
 /// Rows by which vectors grow: doubling would leave up to half of a cache allocated and empty, and the ledger counts
 /// capacity.
@@ -199,6 +199,20 @@ impl Codes {
         })
     }
 
+    /// As [`Codes::decode_into`] on the calling thread alone, with buffers that are reused from call to call.
+    ///
+    /// # Panics
+    /// If the rows are not held, a code names an atom that is not there, or `out` has another size.
+    pub fn restore(&self, atoms: Atoms<'_>, rows: Range<usize>, buffers: &mut CodeBuffers, out: &mut [f32]) {
+        let (s, isa) = (self.sparsity(), Isa::detect());
+        let (indices, coefficients) = buffers.unpacked(self, rows);
+        let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
+        for (out, (indices, coefficients)) in out.chunks_exact_mut(atoms.width()).zip(codes) {
+            let used = used(coefficients);
+            atoms.combine(isa, &indices[..used], &coefficients[..used], out);
+        }
+    }
+
     /// Forgets all rows and gives the memory back.
     pub fn clear(&mut self) {
         self.held = 0;
@@ -250,5 +264,28 @@ impl Lengths {
         let block = row / START_ROWS;
         let before = &self.of_rows[block * START_ROWS..row];
         self.starts[block] as usize + before.iter().map(|&n| rows.size(n.into())).sum::<usize>()
+    }
+}
+
+/// Room for unpacked codes.
+#[derive(Debug, Default)]
+pub struct CodeBuffers {
+    indices: Vec<u16>,
+    coefficients: Vec<f32>,
+}
+
+impl CodeBuffers {
+    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each.
+    ///
+    /// # Panics
+    /// If the rows are not held.
+    pub fn unpacked(&mut self, codes: &Codes, rows: Range<usize>) -> (&[u16], &[f32]) {
+        let n = rows.len() * codes.sparsity();
+        if self.indices.len() < n {
+            self.indices.resize(n, 0);
+            self.coefficients.resize(n, 0.0);
+        }
+        codes.unpack(rows, &mut self.indices[..n], &mut self.coefficients[..n]);
+        (&self.indices[..n], &self.coefficients[..n])
     }
 }

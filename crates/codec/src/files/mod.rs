@@ -1,17 +1,19 @@
 //! Safetensors files: written whole or not at all, read as untrusted.
 
+pub mod atomic;
 pub mod set;
 pub mod shard;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
+use self::atomic::AtomicFile;
 use crate::CodecError;
 
 pub use self::set::{DictionaryGroup, DictionarySet};
@@ -32,12 +34,11 @@ pub(crate) struct Planned {
     pub(crate) bytes: usize,
 }
 
-/// A file under `path.tmp` until [`Writer::finish`] renames it; dropped before that, it is removed.
+/// A file under a temporary name until [`Writer::finish`] renames it; dropped before that, it is removed.
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
-    temporary: PathBuf,
-    file: Option<BufWriter<File>>,
+    file: AtomicFile,
 }
 
 impl Writer {
@@ -65,11 +66,8 @@ impl Writer {
             return Err(CodecError::file(path, "header", most, length.to_string()));
         }
 
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary).map_err(|e| CodecError::io(&temporary, e))?;
-        let mut writer = Self { path: path.to_owned(), temporary, file: Some(BufWriter::with_capacity(1 << 20, file)) };
+        let file = AtomicFile::create(path).map_err(|e| CodecError::io(path, e))?;
+        let mut writer = Self { path: path.to_owned(), file };
         writer.write(&length.to_le_bytes())?;
         writer.write(&text)?;
         Ok(writer)
@@ -80,36 +78,12 @@ impl Writer {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
-        match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(|e| CodecError::io(&self.temporary, e)),
-            None => Ok(()),
-        }
+        self.file.write_all(bytes).map_err(|e| CodecError::io(&self.path, e))
     }
 
     /// Makes the data durable, then visible under its name.
-    pub(crate) fn finish(mut self) -> Result<(), CodecError> {
-        if let Some(file) = self.file.take() {
-            let done = file
-                .into_inner()
-                .map_err(std::io::IntoInnerError::into_error)
-                .and_then(|file| file.sync_all())
-                .and_then(|()| fs::rename(&self.temporary, &self.path));
-            if let Err(source) = done {
-                // Best effort: the write's own error matters more than this one's.
-                let _ = fs::remove_file(&self.temporary);
-                return Err(CodecError::io(&self.temporary, source));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if self.file.take().is_some() {
-            // Best effort: a leftover temporary is never read and is overwritten next time.
-            let _ = fs::remove_file(&self.temporary);
-        }
+    pub(crate) fn finish(self) -> Result<(), CodecError> {
+        self.file.persist().map_err(|e| CodecError::io(&self.path, e))
     }
 }
 

@@ -66,7 +66,7 @@ fn tensor_name(group: usize) -> String {
 }
 
 impl DictionarySet {
-    /// Writes the set under `path.tmp`, then renames it.
+    /// Writes the set under a temporary name, then renames it.
     ///
     /// # Errors
     /// If the set is one that [`DictionarySet::load`] would refuse, or the disk refuses.

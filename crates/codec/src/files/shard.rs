@@ -36,7 +36,7 @@ pub struct ShardHeader {
     pub extra: BTreeMap<String, String>,
 }
 
-/// Writes a shard token by token under `path.tmp`; [`ShardWriter::finish`] renames it.
+/// Writes a shard token by token under a temporary name; [`ShardWriter::finish`] renames it.
 /// Dropped unfinished, it leaves nothing behind.
 #[derive(Debug)]
 pub struct ShardWriter {

@@ -174,7 +174,7 @@ impl CodebookSet {
         self.tables.values().map(Table::bytes).sum()
     }
 
-    /// Writes the set under `path.tmp`, then renames it.
+    /// Writes the set under a temporary name, then renames it.
     ///
     /// # Errors
     /// If the disk refuses, or there are more tables than a header may name.

@@ -4,16 +4,15 @@
 //! LongBench's own `eval.py` and `kvcsr score` read these files too. A run that was stopped goes on where it stopped: lines are
 //! keyed by task, record and scheme, and a last line that was cut off in writing is removed.
 
-use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use kvcsr_cache::registry::DEFAULT_DICTIONARIES;
+use kvcsr_records::Journal;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, Result};
-use crate::jsonl;
 
 /// One record under one scheme.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,8 +77,8 @@ pub fn label(scheme: &str, dictionaries: &str) -> String {
 pub struct Predictions {
     folder: PathBuf,
     rows: Vec<PredictionRow>,
-    /// Task, record and label of every row.
-    done: HashSet<(String, String, String)>,
+    /// The file of every scheme, by its label, and task that there are answers of.
+    files: HashMap<(String, String), Journal<PredictionRow, String>>,
 }
 
 impl Predictions {
@@ -87,26 +86,26 @@ impl Predictions {
     /// from their files.
     ///
     /// # Errors
-    /// [`EvalError::Read`], [`EvalError::Write`]; [`EvalError::Line`] for a line that is no prediction, stands
+    /// [`EvalError::Read`]; [`EvalError::Records`] for a line that is no prediction, stands
     /// in another scheme's or task's file, or repeats a record.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut found = Self { folder: folder.to_owned(), rows: Vec::new(), done: HashSet::new() };
+        let mut found = Self { folder: folder.to_owned(), rows: Vec::new(), files: HashMap::new() };
         for scheme in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
             for path in entries(&scheme)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "jsonl")) {
-                remove_cut_line(&path)?;
-                for line in jsonl::read::<PredictionRow>(&path)? {
-                    let row = line.value;
-                    let key = key(&row);
-                    if found.file(&key.2, &key.0) != path {
-                        let message = format!("a prediction of {} for task {} in the wrong file", key.2, key.0);
-                        return Err(jsonl::line_error(&path, line.number, message));
+                let (journal, rows) = Journal::open_checked(&path, id, |row: &PredictionRow, repeats| {
+                    if found.file(&row.label(), &row.task) != path {
+                        return Err(format!("a prediction of {} for task {} in the wrong file", row.label(), row.task));
                     }
-                    if !found.done.insert(key) {
-                        let message = format!("record {:?} stands on an earlier line already", row.id);
-                        return Err(jsonl::line_error(&path, line.number, message));
+                    if repeats {
+                        return Err(format!("record {:?} stands on an earlier line already", row.id));
                     }
-                    found.rows.push(row);
+                    Ok(())
+                })?;
+                // The rows say what a name of a folder or file may not.
+                if let Some(row) = rows.first() {
+                    found.files.insert((row.label(), row.task.clone()), journal);
                 }
+                found.rows.extend(rows);
             }
         }
         Ok(found)
@@ -115,26 +114,22 @@ impl Predictions {
     /// Whether `scheme` (a [`label`]) has answered the record `id` of `task`.
     #[must_use]
     pub fn contains(&self, task: &str, id: &str, scheme: &str) -> bool {
-        self.done.contains(&(task.to_owned(), id.to_owned(), scheme.to_owned()))
+        let file = self.files.get(&(scheme.to_owned(), task.to_owned()));
+        file.is_some_and(|file| file.contains(&id.to_owned()))
     }
 
     /// Appends `row` to its file, makes sure that it is on disk, and returns it.
     ///
     /// # Errors
-    /// [`EvalError::Write`].
+    /// [`EvalError::Records`].
     pub fn append(&mut self, row: PredictionRow) -> Result<&PredictionRow> {
-        let key = key(&row);
-        let path = self.file(&key.2, &key.0);
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(path.parent().unwrap_or(&self.folder))?;
-            let mut line = serde_json::to_vec(&row)?;
-            line.push(b'\n');
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            file.write_all(&line)?;
-            file.sync_data()
+        let key = (row.label(), row.task.clone());
+        let path = self.file(&key.0, &key.1);
+        let file = match self.files.entry(key) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => place.insert(Journal::open(&path, id)?.0),
         };
-        write().map_err(|source| EvalError::Write { path: path.clone(), source })?;
-        self.done.insert(key);
+        file.append(&row)?;
         self.rows.push(row);
         Ok(&self.rows[self.rows.len() - 1])
     }
@@ -150,8 +145,8 @@ impl Predictions {
     }
 }
 
-fn key(row: &PredictionRow) -> (String, String, String) {
-    (row.task.clone(), row.id.clone(), row.label())
+fn id(row: &PredictionRow) -> String {
+    row.id.clone()
 }
 
 /// What is in `folder`, in name order; nothing if it does not exist.
@@ -164,20 +159,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = entries.map(|e| Ok(e.map_err(read_error)?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
-}
-
-/// Removes a last line that was cut off in writing, so that appending goes on with a whole one.
-///
-/// # Errors
-/// If the file cannot be read or shortened.
-pub fn remove_cut_line(path: &Path) -> Result<()> {
-    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    if whole == bytes.len() {
-        return Ok(());
-    }
-    let cut = || File::options().write(true).open(path)?.set_len(whole as u64);
-    cut().map_err(|source| EvalError::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -65,6 +65,9 @@ pub enum Trainer {
     /// answer to the codes of the vectors seen so far, older ones counting less. See
     /// [`closed`](crate::closed).
     Mod,
+    /// The recipe of Lexico's public trainer, which replaces the other choices: see
+    /// [`TrainConfig::lexico`](super::TrainConfig::lexico).
+    Lexico,
 }
 
 /// What picks atoms in training. Held-out errors always use matching pursuit, as the cache does.

@@ -9,11 +9,11 @@ use kvcsr_neuraldict::{TrainConfig, training_vectors};
 use kvcsr_report::{AblationRow, DivergenceRow};
 
 use super::matrix;
-use crate::config::Target;
 use crate::stage::Run;
-use crate::stages::train::{GroupShards, Recipe};
-use crate::stages::{merge, open_shard};
-use crate::text::Part;
+use crate::stages::merge::{self, Target};
+use crate::stages::open_shard;
+use crate::stages::train::{GroupShards, Variant};
+use crate::text::Side;
 
 /// One dictionary to train.
 pub struct Cell {
@@ -29,11 +29,10 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Whether `row` is this cell's for `layer`.
-    pub fn made(&self, row: &AblationRow, layer: usize) -> bool {
-        let config = &self.config;
-        (row.section.as_str(), row.name.as_str(), row.kind, row.layer) == (self.section, &self.name, self.kind, layer)
-            && (row.atoms, row.sparsity, row.chunks) == (config.atoms, config.sparsity, config.chunks)
+    /// What its row for `layer` is known by.
+    pub fn key(&self, layer: usize) -> Key {
+        let TrainConfig { atoms, sparsity, chunks, .. } = self.config;
+        (self.section.to_owned(), self.name.clone(), self.kind, layer, [atoms, sparsity, chunks])
     }
 
     /// For people.
@@ -47,6 +46,14 @@ impl Cell {
     pub fn file_name(&self) -> String {
         self.title().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
     }
+}
+
+/// Section, name, kind, layer, and atoms, sparsity and chunks.
+pub type Key = (String, String, Kind, usize, [usize; 3]);
+
+/// What a row is known by.
+pub fn key(row: &AblationRow) -> Key {
+    (row.section.clone(), row.name.clone(), row.kind, row.layer, [row.atoms, row.sparsity, row.chunks])
 }
 
 /// Every cell, in the order of the table.
@@ -79,7 +86,7 @@ pub fn all(run: &Run, layers: usize, divergence: &[DivergenceRow]) -> Result<Vec
 /// The paper's training at this stage's size.
 fn base(run: &Run, kind: Kind) -> Result<TrainConfig> {
     let settings = &run.config.ablate;
-    let config = Recipe::of(run, kind)?.of_the_paper().config;
+    let config = Variant::of(run, kind).of_the_paper().config;
     let kmeans_sample = settings.vectors.min(config.kmeans_sample);
     Ok(TrainConfig { vectors: settings.vectors, epochs: settings.epochs, kmeans_sample, ..config })
 }
@@ -92,7 +99,7 @@ fn table3(run: &Run) -> Result<Vec<Cell>> {
             for &chunks in &settings.table_chunks {
                 for kind in Kind::ALL {
                     for &layer in &settings.layers {
-                        let width = open_shard(run, Part::Heldout, layer, kind)?.head_dim();
+                        let width = open_shard(run, Side::Heldout, layer, kind)?.head_dim();
                         ensure!(
                             chunks > 0 && width.is_multiple_of(chunks),
                             "ablate.table_chunks: {chunks} chunks do not divide head vectors of {width} channels"
@@ -117,7 +124,7 @@ fn table3(run: &Run) -> Result<Vec<Cell>> {
 /// `a+b` applies both options to the paper's training.
 fn option(run: &Run, name: &str, kind: Kind, layer: usize) -> Result<Cell> {
     let config = TrainConfig { atoms: run.config.ablate.options_atoms, ..base(run, kind)? };
-    let Recipe { config, weighted } = Recipe { config, weighted: false }.with(name, "ablate.options")?;
+    let Variant { config, weighted } = Variant { config, weighted: false }.with(name, "ablate.options")?;
     Ok(Cell { section: "options", name: name.to_owned(), kind, layers: vec![layer], config, weighted })
 }
 

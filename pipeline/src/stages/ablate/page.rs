@@ -60,7 +60,7 @@ impl Section {
 
     /// Model, machine, commit and time.
     pub fn circumstances(&self, run: &Run) -> String {
-        let Manifest { machine, finished, wall_seconds, .. } = &self.manifest;
+        let Manifest { machine, wall_seconds, .. } = &self.manifest;
         format!(
             "`{}`; errors are those of held-out vectors of {} tokens. Made by `just ablate`{} at commit {} on {} ({} cores), {}, in {}.",
             run.config.model,
@@ -69,7 +69,7 @@ impl Section {
             machine.git,
             machine.cpu,
             machine.cores,
-            finished.split('T').next().unwrap_or_default(),
+            self.manifest.date(),
             ui::duration(Duration::from_secs_f64(*wall_seconds)),
         )
     }

@@ -1,26 +1,26 @@
-//! What each layer's keys and values cost when all of them are coded, from runs that vary all at once.
+//! What each layer's keys and values cost when all of them are coded, from weighings that vary all at once.
 //!
-//! A slot is one layer's keys or values. Every run of the design restores each slot at one of two levels, half of them at
+//! A slot is one layer's keys or values. Every weighing of the design restores each slot at one of two levels, half of them at
 //! the low one, as a column of a Sylvester-Hadamard matrix says: the weighing design, in which the effect of every slot is
-//! estimated from all runs instead of two. One slot at a time would be lost in the noise of the others, and with the others
-//! exact it would miss what they do to it. Every second text runs the opposite of every row, so that the products of two
+//! estimated from all weighings instead of two. One slot at a time would be lost in the noise of the others, and with the others
+//! exact it would miss what they do to it. Every second text is weighed by the opposite of every row, so that the products of two
 //! slots' effects, which a Hadamard design cannot tell from a third one's, cancel.
 
 use kvcsr_cache::Sensitivity;
 use kvcsr_codec::Kind;
 
 /// Rows of the design for `slots` slots: a power of two, so that every slot has a column of its own and none the constant.
-pub fn runs(slots: usize) -> usize {
+pub fn weighings(slots: usize) -> usize {
     (slots + 1).next_power_of_two()
 }
 
-/// Whether `slot` is restored at the high level in `run` of the text numbered `text`.
-pub fn is_high(text: usize, run: usize, slot: usize) -> bool {
-    let even = (run & (slot + 1)).count_ones().is_multiple_of(2);
+/// Whether `slot` is restored at the high level in `weighing` of the text numbered `text`.
+pub fn is_high(text: usize, weighing: usize, slot: usize) -> bool {
+    let even = (weighing & (slot + 1)).count_ones().is_multiple_of(2);
     even == text.is_multiple_of(2)
 }
 
-/// One layer's keys or values: its error by level, and what it cost in the runs.
+/// One layer's keys or values: its error by level, and what it cost in the weighings.
 pub struct Slot {
     pub layer: usize,
     pub kind: Kind,
@@ -50,7 +50,7 @@ pub struct Cost {
     pub per_error: f64,
 }
 
-/// The cost of every slot from `kl[text][run]`, mean KL per token.
+/// The cost of every slot from `kl[text][weighing]`, mean KL per token.
 ///
 /// KL is taken as the sum over slots of a cost times a `power` of the slot's relative squared error. Texts count alike,
 /// whatever their KL: each is scaled to the mean of all. Costs of a kind are shrunk towards their mean by empirical Bayes
@@ -92,7 +92,7 @@ pub fn costs(slots: &[Slot], kl: &[Vec<f64>], [low, high]: [usize; 2], power: f6
 
 /// The fall of KL from low to high of one slot on one text.
 fn fall(text: usize, kl: &[f64], slot: usize) -> f64 {
-    let signed = |(run, kl): (usize, &f64)| if is_high(text, run, slot) { -kl } else { *kl };
+    let signed = |(weighing, kl): (usize, &f64)| if is_high(text, weighing, slot) { -kl } else { *kl };
     2.0 * kl.iter().enumerate().map(signed).sum::<f64>() / kl.len() as f64
 }
 
@@ -132,33 +132,36 @@ mod tests {
         (0..n).map(slot).collect()
     }
 
-    /// KL of every run, if it were `costs x errors`, and products of neighbours' errors besides.
+    /// KL of every weighing, if it were `costs x errors`, and products of neighbours' errors besides.
     fn simulated(slots: &[Slot], true_costs: &[f64], texts: usize, product: f64, noise: f64) -> Vec<Vec<f64>> {
         let mut state = 7u64;
         let mut random = move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
         };
-        let mut run = |text: usize, run: usize| {
-            let errors: Vec<f64> =
-                slots.iter().enumerate().map(|(i, s)| s.error(if is_high(text, run, i) { 12 } else { 4 })).collect();
+        let mut weigh = |text: usize, weighing: usize| {
+            let errors: Vec<f64> = slots
+                .iter()
+                .enumerate()
+                .map(|(i, s)| s.error(if is_high(text, weighing, i) { 12 } else { 4 }))
+                .collect();
             let sum: f64 = errors.iter().zip(true_costs).map(|(e, c)| e * c).sum();
             sum + product * errors.windows(2).map(|e| e[0] * e[1]).sum::<f64>() + noise * random()
         };
-        (0..texts).map(|text| (0..runs(slots.len())).map(|r| run(text, r)).collect()).collect()
+        (0..texts).map(|text| (0..weighings(slots.len())).map(|w| weigh(text, w)).collect()).collect()
     }
 
     #[test]
-    fn every_slot_is_high_in_half_of_the_runs_and_no_two_agree() {
+    fn every_slot_is_high_in_half_of_the_weighings_and_no_two_agree() {
         for n in [1, 2, 3, 7, 8, 120] {
-            let runs = runs(n);
-            assert!(runs > n && runs <= 2 * n.max(1) + 1, "{n}");
+            let all = weighings(n);
+            assert!(all > n && all <= 2 * n.max(1) + 1, "{n}");
             for text in [0, 1] {
                 for a in 0..n {
-                    assert_eq!((0..runs).filter(|&r| is_high(text, r, a)).count(), runs / 2);
+                    assert_eq!((0..all).filter(|&r| is_high(text, r, a)).count(), all / 2);
                     for b in 0..a {
-                        let agree = (0..runs).filter(|&r| is_high(text, r, a) == is_high(text, r, b)).count();
-                        assert_eq!(agree, runs / 2, "{a} {b}");
+                        let agree = (0..all).filter(|&r| is_high(text, r, a) == is_high(text, r, b)).count();
+                        assert_eq!(agree, all / 2, "{a} {b}");
                     }
                 }
             }

@@ -1,45 +1,45 @@
 //! allocate: what each layer's keys and values cost in KL, and the levels that spend a budget of atoms best.
 //!
-//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the runs
-//! of a weighing design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
+//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the
+//! weighings of a design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
 //! levels; the allocator finds the best ones under it. The budgets so found are tried on further calibration texts beside
 //! CSR's even ones, as real caches, and the best is kept. Rows stream to disk as they are made; an unfinished run of the same
 //! recipe goes on with the first one it lacks.
 
-mod check;
 mod design;
+mod measure;
 mod restored;
+mod trial;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use kvcsr_cache::{Budget, Budgets, SchemeContext, allocate, registry};
-use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
-use kvcsr_eval::heldout::{HeldoutText, Reference};
-use kvcsr_model::{Decoder, Tokenizer};
+use anyhow::{Context, Result, bail};
+use kvcsr_cache::{Budget, Budgets, allocate};
+use kvcsr_codec::{DictionarySet, Kind};
+use kvcsr_eval::heldout::HeldoutText;
+use kvcsr_model::Tokenizer;
 use kvcsr_report::files;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::check::{Candidate, CheckRow, UNIFORM};
 use self::design::{Cost, Slot};
-use self::restored::{DesignRun, Restored};
-use crate::stage::{Run, Stage, write_atomically};
+use self::measure::{ErrorRow, WeighingRow, measure};
+use self::trial::{Candidate, CheckRow, UNIFORM};
+use crate::atomic;
+use crate::config::{Config, check};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, rows_left, text_and_model_inputs, text_parameters};
-use crate::text::Part;
-use crate::ui;
+use crate::stages::{corpus, open_model, text_parameters};
+use crate::text::Side;
 
 /// What a scheme's name holds if it needs this stage.
 pub const PART: &str = "+budget";
 /// File of the budgets by level.
 pub const BUDGETS: &str = "budgets.json";
-/// File of the design's runs.
-const RUNS: &str = "runs.jsonl";
+/// File of the design's weighings.
+const WEIGHINGS: &str = "weighings.jsonl";
 /// File of reconstruction errors by text, layer, kind and level.
 const ERRORS: &str = "errors.jsonl";
 /// File of the costs by layer and kind.
@@ -47,28 +47,20 @@ const COSTS: &str = "costs.jsonl";
 /// File of how the budgets did where they were tried.
 const CHECKS: &str = "checks.jsonl";
 
+/// The section `[allocate]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub documents: usize,
+    pub context: usize,
+    pub continuation: usize,
+    pub check_documents: usize,
+    pub design: [usize; 2],
+    pub levels: Vec<usize>,
+    pub budgets: Vec<usize>,
+}
+
 /// See the module.
 pub struct Allocate;
-
-/// One run of the design on one text.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct RunRow {
-    text: usize,
-    id: String,
-    run: usize,
-    scored: usize,
-    kl_sum: f64,
-}
-
-/// How much of one layer's vectors of one kind is lost at a level, on one text.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct ErrorRow {
-    text: usize,
-    layer: usize,
-    kind: Kind,
-    level: usize,
-    relative: f64,
-}
 
 /// What one slot costs, with what that was made of.
 #[derive(Clone, Debug, Serialize)]
@@ -84,23 +76,43 @@ struct CostRow {
     cost: f64,
 }
 
+static DECLARATION: Declaration = Declaration {
+    name: "allocate",
+    about: "Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget",
+    version: 2,
+    needs: &[Need::Model, Need::Corpora, Need::Stage("train")],
+    makes: &[Output { file: BUDGETS, artefact: Artefact::Budgets }],
+    ..Declaration::EMPTY
+};
+
 impl Stage for Allocate {
-    fn name(&self) -> &'static str {
-        "allocate"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        2
+    fn check(&self, config: &Config) -> Result<()> {
+        let Settings { context, documents, check_documents, continuation, design, levels, .. } = &config.allocate;
+        check::positive(
+            "allocate",
+            &[("context", *context), ("documents", *documents), ("check_documents", *check_documents)],
+        )?;
+        check::continuation("allocate", *continuation)?;
+        if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
+            bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
+        }
+        let [low, high] = design;
+        if low >= high || !design.iter().all(|level| levels.contains(level)) {
+            bail!("allocate.design must be two rising levels of allocate.levels ({levels:?}), found {design:?}");
+        }
+        Ok(())
+    }
+
+    fn plan(&self, _run: &Run) -> String {
+        "what each layer's keys and values cost in KL, and levels that spend atoms accordingly".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         text_parameters(run, &run.config.allocate)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("train".into(), run.finished("train")?.digest.into());
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -111,14 +123,17 @@ impl Stage for Allocate {
         measure(run, &set, &decoder, &texts.measured, dir)?;
         let settings = &run.config.allocate;
         let slots = slots(&set, &files::read_jsonl::<ErrorRow>(&dir.join(ERRORS))?);
-        let kl =
-            mean_kl(&files::read_jsonl::<RunRow>(&dir.join(RUNS))?, texts.measured.len(), design::runs(slots.len()));
+        let kl = mean_kl(
+            &files::read_jsonl::<WeighingRow>(&dir.join(WEIGHINGS))?,
+            texts.measured.len(),
+            design::weighings(slots.len()),
+        );
         let mut candidates = Vec::new();
         for &level in &settings.budgets {
             candidates.push(Candidate { level, name: UNIFORM, budget: even(level, geometry.layers) });
         }
         let mut rows = Vec::new();
-        for (name, power) in check::POWERS {
+        for (name, power) in trial::POWERS {
             let costs = design::costs(&slots, &kl, settings.design, power);
             rows.extend(cost_rows(name, &slots, &costs, settings.design));
             let losses = design::sensitivities(&slots, &costs, power);
@@ -132,9 +147,9 @@ impl Stage for Allocate {
         candidates.sort_by_key(|candidate| candidate.level);
         files::write_jsonl(&dir.join(COSTS), &rows)?;
         let path = dir.join(CHECKS);
-        check::run(set, &decoder, &texts.checked, &candidates, &path)?;
-        let budgets = check::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
-        write_atomically(&dir.join(BUDGETS), serde_json::to_string_pretty(&budgets)?.as_bytes())
+        trial::run(set, &decoder, &texts.checked, &candidates, &path)?;
+        let budgets = trial::best(&candidates, &files::read_jsonl::<CheckRow>(&path)?);
+        atomic::write_json(&dir.join(BUDGETS), &budgets)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -146,7 +161,7 @@ impl Stage for Allocate {
                 format!("{:.1} ({low} to {high})", mean(levels))
             };
             let tried: Vec<String> =
-                check::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
+                trial::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
             format!(
                 "csr-{level}{PART}: atoms per key {}, per value {}; KL where tried: {}",
                 range(&budget.keys),
@@ -183,7 +198,7 @@ impl Texts {
         let count = settings.documents + settings.check_documents;
         let (mut measured, mut checked) = (Vec::new(), Vec::new());
         for corpus_id in &run.config.corpora {
-            let sequences = corpus(run, tokenizer, corpus_id, Part::Calibration, length, count)?;
+            let sequences = corpus(run, tokenizer, corpus_id, Side::Calibration, length, count)?;
             for (i, ids) in sequences.into_iter().enumerate() {
                 let text = (format!("{corpus_id}-{i:03}"), HeldoutText { ids, context: settings.context });
                 if i < settings.documents { measured.push(text) } else { checked.push(text) }
@@ -191,72 +206,6 @@ impl Texts {
         }
         Ok(Self { measured, checked })
     }
-}
-
-/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and run.
-fn measure(
-    run: &Run,
-    set: &DictionarySet,
-    decoder: &Decoder,
-    texts: &[(String, HeldoutText)],
-    dir: &Path,
-) -> Result<()> {
-    let settings = &run.config.allocate;
-    let layers = decoder.geometry().layers;
-    let dense = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
-    let mut encoders = BTreeMap::new();
-    for group in &set.groups {
-        let encoder = std::sync::Arc::new(Encoder::new(group.dictionary.clone()));
-        encoders.extend(group.layers.iter().map(|&layer| ((layer, group.kind), (encoder.clone(), group.chunks))));
-    }
-    let (runs_path, errors_path) = (dir.join(RUNS), dir.join(ERRORS));
-    let done: HashSet<(usize, usize)> =
-        rows_left::<RunRow>(&runs_path)?.iter().map(|row| (row.text, row.run)).collect();
-    let with_errors: HashSet<usize> = rows_left::<ErrorRow>(&errors_path)?.iter().map(|row| row.text).collect();
-    let append = |path: &Path| OpenOptions::new().create(true).append(true).open(path);
-    let (mut runs_out, mut errors_out) = (append(&runs_path)?, append(&errors_path)?);
-    let runs = design::runs(2 * layers);
-    let bar = ui::bar("allocate", (texts.len() * runs) as u64, "runs");
-    for (number, (id, text)) in texts.iter().enumerate() {
-        let todo: Vec<usize> = (0..runs).filter(|&r| !done.contains(&(number, r))).collect();
-        bar.inc((runs - todo.len()) as u64);
-        if todo.is_empty() && with_errors.contains(&number) {
-            continue;
-        }
-        bar.set_message(format!("{id}: prefill"));
-        let reference = Reference::new(decoder, text, PREFILL_CHUNK, dense.as_ref())?;
-        let snapshot = reference.snapshot();
-        if !with_errors.contains(&number) {
-            // One write, so that a text's errors are all there or none.
-            let mut lines = String::new();
-            for (&(layer, kind), (encoder, chunks)) in &encoders {
-                let vectors =
-                    restored::rows(if kind == Kind::Key { &snapshot.keys[layer] } else { &snapshot.values[layer] })?;
-                for &level in settings.levels.iter().filter(|level| level.is_multiple_of(*chunks)) {
-                    let relative = reconstruction_error(encoder, &vectors, level / chunks)?.relative;
-                    let row = ErrorRow { text: number, layer, kind, level, relative };
-                    lines += &(serde_json::to_string(&row)? + "\n");
-                }
-            }
-            errors_out.write_all(lines.as_bytes())?;
-        }
-        let restored = Restored::new(snapshot, |layer, kind| {
-            let (encoder, chunks) = &encoders[&(layer, kind)];
-            (encoder, settings.design.map(|level| (level / chunks).max(1)))
-        })?;
-        for run in todo {
-            bar.set_message(id.clone());
-            let score = reference
-                .score(decoder, &DesignRun { restored: &restored, dense: dense.as_ref(), text: number, run })?;
-            let row = RunRow { text: number, id: id.clone(), run, scored: score.scored, kl_sum: score.kl_sum };
-            writeln!(runs_out, "{}", serde_json::to_string(&row)?)?;
-            bar.inc(1);
-        }
-    }
-    runs_out.sync_all()?;
-    errors_out.sync_all()?;
-    bar.finish();
-    Ok(())
 }
 
 /// Every slot with its mean errors: layer by layer, keys before values, as the design numbers them.
@@ -278,11 +227,11 @@ fn slots(set: &DictionarySet, rows: &[ErrorRow]) -> Vec<Slot> {
     slots
 }
 
-/// Mean KL per token by text and run.
-fn mean_kl(rows: &[RunRow], texts: usize, runs: usize) -> Vec<Vec<f64>> {
-    let mut kl = vec![vec![0.0; runs]; texts];
+/// Mean KL per token by text and weighing.
+fn mean_kl(rows: &[WeighingRow], texts: usize, weighings: usize) -> Vec<Vec<f64>> {
+    let mut kl = vec![vec![0.0; weighings]; texts];
     for row in rows {
-        kl[row.text][row.run] = row.kl_sum / row.scored.max(1) as f64;
+        kl[row.text][row.weighing] = row.kl_sum / row.scored.max(1) as f64;
     }
     kl
 }
@@ -342,8 +291,8 @@ mod tests {
         assert_eq!(order, [(0, Kind::Key, 1), (0, Kind::Value, 2), (1, Kind::Key, 1), (1, Kind::Value, 2)]);
         assert_eq!(slots[3].errors.len(), 2);
         assert!((slots[2].error(4) - 0.4).abs() < 1e-12, "the mean over texts");
-        let run = |text, run, kl_sum| RunRow { text, id: String::new(), run, scored: 4, kl_sum };
-        assert_eq!(mean_kl(&[run(1, 0, 2.0), run(0, 1, 4.0)], 2, 2), [[0.0, 1.0], [0.5, 0.0]]);
+        let row = |text, weighing, kl_sum| WeighingRow { text, id: String::new(), weighing, scored: 4, kl_sum };
+        assert_eq!(mean_kl(&[row(1, 0, 2.0), row(0, 1, 4.0)], 2, 2), [[0.0, 1.0], [0.5, 0.0]]);
 
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).unwrap().is_empty());

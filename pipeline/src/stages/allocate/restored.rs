@@ -54,19 +54,19 @@ fn through_codes(encoder: &Encoder, rows: &[f32], sparsity: usize) -> Result<Vec
     Ok(restored)
 }
 
-/// One run of the design on the text whose prefill was restored.
-pub struct DesignRun<'a> {
+/// One weighing of the design on the text whose prefill was restored.
+pub struct Weighing<'a> {
     pub restored: &'a Restored,
     pub dense: &'a dyn Scheme,
     /// The text's number.
     pub text: usize,
-    /// The run's number.
-    pub run: usize,
+    /// The weighing's number.
+    pub weighing: usize,
 }
 
-impl Scheme for DesignRun<'_> {
+impl Scheme for Weighing<'_> {
     fn name(&self) -> &str {
-        "design run"
+        "weighing"
     }
 
     fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
@@ -80,7 +80,7 @@ impl Scheme for DesignRun<'_> {
         _v: &Tensor,
         rotary: &Rotary,
     ) -> Result<Box<dyn LayerCache>, CacheError> {
-        let of = |slot: usize| &self.restored.slots[slot][usize::from(design::is_high(self.text, self.run, slot))];
+        let of = |slot: usize| &self.restored.slots[slot][usize::from(design::is_high(self.text, self.weighing, slot))];
         self.dense.after_prefill(layer, of(2 * layer), of(2 * layer + 1), rotary)
     }
 

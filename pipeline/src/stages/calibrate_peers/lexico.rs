@@ -10,7 +10,7 @@ use kvcsr_neuraldict::{GradientPath, TrainConfig};
 
 use super::Layer;
 use crate::stages::open_shard;
-use crate::text::Part;
+use crate::text::Side;
 
 /// Lexico: dictionaries of a layer's keys after position embedding and of its values, trained without position 0.
 pub(super) fn train(cx: &Layer<'_>, path: &Path) -> Result<()> {
@@ -18,7 +18,7 @@ pub(super) fn train(cx: &Layer<'_>, path: &Path) -> Result<()> {
     let mut groups = Vec::new();
     let mut head_dim = 0;
     for kind in Kind::ALL {
-        let sides = [Part::Calibration, Part::Heldout].map(|side| rotated(cx, kind, side));
+        let sides = [Side::Calibration, Side::Heldout].map(|side| rotated(cx, kind, side));
         let [train, heldout] = sides;
         let (train, heldout) = (train?, heldout?);
         head_dim = train.shard.head_dim();
@@ -53,23 +53,23 @@ struct Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Best effort: a leftover goes with the folder of parts.
+        // Best effort: a leftover goes with the folder.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// The vectors that Lexico trains on: keys after position embedding, no position 0, at most `lexico_tokens` tokens.
-fn rotated(cx: &Layer<'_>, kind: Kind, side: Part) -> Result<Temporary> {
+fn rotated(cx: &Layer<'_>, kind: Kind, side: Side) -> Result<Temporary> {
     let shard = open_shard(cx.run, side, cx.layer, kind)?;
     let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
     let all = shard.tokens() / length;
     let used = cx.settings().lexico_tokens.div_ceil(length).clamp(1, all.max(1));
     let name = format!(
         "rotated-{}-{:02}-{kind}.safetensors",
-        if side == Part::Heldout { "heldout" } else { "train" },
+        if side == Side::Heldout { "heldout" } else { "train" },
         cx.layer
     );
-    let path = cx.parts.join(name);
+    let path = cx.folder.join(name);
     let header =
         ShardHeader { layer: cx.layer, kind, tokens: used * (length - 1), heads, head_dim: d, extra: BTreeMap::new() };
     let mut writer = ShardWriter::create(&path, header)?;

@@ -14,17 +14,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{Rotary, SchemeContext, schemes};
+use kvcsr_cache::{Rotary, schemes};
 use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::CalibratePeers as Settings;
-use crate::manifest::Manifest;
-use crate::stage::{Run, Stage, parameters_of};
-use crate::stages::{layers, open_shard, text_and_model_inputs};
-use crate::text::Part;
+use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::{layers, open_shard};
+use crate::text::Side;
 use crate::{ui, workers};
 
 /// File of Lexico's dictionaries.
@@ -32,28 +31,44 @@ pub const LEXICO: &str = "lexico.safetensors";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
 
+/// The section `[calibrate_peers]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub tokens: usize,
+    pub cq: Vec<String>,
+    pub cq_iterations: usize,
+    pub cq_tolerance: f64,
+    pub commvq_vectors: usize,
+    pub commvq_iterations: usize,
+    pub lexico_atoms: usize,
+    pub lexico_sparsity: usize,
+    pub lexico_tokens: usize,
+    pub lexico_epochs: usize,
+}
+
 /// See the module.
 pub struct CalibratePeers;
 
-impl Stage for CalibratePeers {
-    fn name(&self) -> &'static str {
-        "calibrate-peers"
-    }
+static DECLARATION: Declaration = Declaration {
+    name: "calibrate-peers",
+    about: "Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis",
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate")],
+    makes: &[
+        Output { file: LEXICO, artefact: Artefact::PeerDictionaries(schemes::lexico::DICTIONARIES) },
+        Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
+    ],
+    ..Declaration::EMPTY
+};
 
-    fn version(&self) -> u32 {
-        1
+impl Stage for CalibratePeers {
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.calibrate_peers)?;
         parameters.insert("seed".into(), run.config.seed.into());
         Ok(parameters)
-    }
-
-    fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut inputs = text_and_model_inputs(run)?;
-        inputs.insert("calibrate".into(), run.finished("calibrate")?.digest.into());
-        Ok(inputs)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -66,22 +81,22 @@ impl Stage for CalibratePeers {
             .flat_map(|t| (0..layers).map(move |l| (l, t.clone())))
             .collect();
         let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
-        let parts = dir.join("parts");
-        std::fs::create_dir_all(&parts)?;
+        let folder = dir.join("layers");
+        std::fs::create_dir_all(&folder)?;
         // Layers side by side, each on one thread: the same result for any number of them.
         workers::each(&work, rayon::current_num_threads(), |(layer, task)| {
             let title = || format!("{}, layer {layer}", task.name());
             bar.set_message(title());
-            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, parts: &parts };
+            let cx = Layer { run, sample: &sample, weights: &weights, rotary: &rotary, layer: *layer, folder: &folder };
             task.make(&cx).with_context(title)?;
             bar.inc(1);
             Ok(())
         })?;
         bar.finish();
         for task in Task::all(&run.config.calibrate_peers)? {
-            task.assemble(run, layers, &parts, dir)?;
+            task.assemble(run, layers, &folder, dir)?;
         }
-        std::fs::remove_dir_all(parts)?;
+        std::fs::remove_dir_all(folder)?;
         Ok(std::fs::remove_file(dir.join(WEIGHTS))?)
     }
 
@@ -92,23 +107,6 @@ impl Stage for CalibratePeers {
             .map(|task| Ok(format!("{:<12} {:.1} MB", task.name(), size(&task.file())? as f64 / 1e6)))
             .collect()
     }
-}
-
-/// Adds everything that the stage left in `dir` to what schemes are built from; nothing if it has not run.
-pub fn add_to(dir: &Path, mut cx: SchemeContext) -> Result<SchemeContext> {
-    if Manifest::read(dir).is_none() {
-        return Ok(cx);
-    }
-    cx = cx.with_dictionaries(schemes::lexico::DICTIONARIES, DictionarySet::load(dir.join(LEXICO))?);
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-        let ours = path.extension().is_some_and(|e| e == "safetensors");
-        if ours && name != schemes::lexico::DICTIONARIES {
-            cx = cx.with_codebooks(&name, CodebookSet::load(&path)?);
-        }
-    }
-    Ok(cx)
 }
 
 /// The calibration sequences that are used: the first of each corpus.
@@ -123,7 +121,7 @@ struct Sample {
 
 impl Sample {
     fn read(run: &Run) -> Result<Self> {
-        let tokens = open_shard(run, Part::Calibration, 0, Kind::Key)?.tokens();
+        let tokens = open_shard(run, Side::Calibration, 0, Kind::Key)?.tokens();
         let (length, corpora) = (run.config.calibrate.sequence, run.config.corpora.len());
         if !tokens.is_multiple_of(length * corpora) {
             bail!(
@@ -152,7 +150,8 @@ struct Layer<'a> {
     weights: &'a CodebookSet,
     rotary: &'a Rotary,
     layer: usize,
-    parts: &'a Path,
+    /// Files of layers, until all are there.
+    folder: &'a Path,
 }
 
 impl Layer<'_> {
@@ -169,7 +168,7 @@ impl Layer<'_> {
 
     /// The sample's vectors of one kind, `(tokens, Hkv, D)`, with the heads and channels.
     fn vectors(&self, kind: Kind) -> Result<(Vec<f32>, usize, usize)> {
-        let shard = open_shard(self.run, Part::Calibration, self.layer, kind)?;
+        let shard = open_shard(self.run, Side::Calibration, self.layer, kind)?;
         let (heads, d) = (shard.heads(), shard.head_dim());
         let each = self.sample.length * heads;
         let mut vectors = vec![0f32; self.sample.tokens() * heads * d];
@@ -214,12 +213,12 @@ impl Task {
         format!("{}.safetensors", self.name())
     }
 
-    fn part(&self, layer: usize) -> String {
+    fn layer_file(&self, layer: usize) -> String {
         format!("{}-{layer:02}.safetensors", self.name())
     }
 
     fn make(&self, cx: &Layer<'_>) -> Result<()> {
-        let path = cx.parts.join(self.part(cx.layer));
+        let path = cx.folder.join(self.layer_file(cx.layer));
         if path.is_file() {
             return Ok(());
         }
@@ -237,7 +236,7 @@ impl Task {
     }
 
     /// Joins the layers' files.
-    fn assemble(&self, run: &Run, layers: usize, parts: &Path, dir: &Path) -> Result<()> {
+    fn assemble(&self, run: &Run, layers: usize, folder: &Path, dir: &Path) -> Result<()> {
         let provenance: BTreeMap<String, String> = [
             ("method".to_owned(), self.name()),
             ("kvcsr".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -247,7 +246,7 @@ impl Task {
             ("calibrate-peers".to_owned(), serde_json::to_string(&run.config.calibrate_peers)?),
         ]
         .into();
-        let files = (0..layers).map(|layer| parts.join(self.part(layer)));
+        let files = (0..layers).map(|layer| folder.join(self.layer_file(layer)));
         if *self == Self::Lexico {
             let mut head_dim = 0;
             let mut groups = Vec::new();

@@ -10,7 +10,7 @@ use kvcsr_codec::{CodebookSet, Kind, Table};
 use super::Sample;
 use crate::stage::Run;
 use crate::stages::{corpus, open_model};
-use crate::text::Part;
+use crate::text::Side;
 use crate::ui;
 
 /// The table of a layer's attention per token, `(tokens, Hkv)`.
@@ -29,7 +29,7 @@ pub(super) fn read(run: &Run, sample: &Sample, path: &Path) -> Result<(CodebookS
     for id in &run.config.corpora {
         bar.set_message(format!("attention, {id}"));
         for ids in
-            corpus(run, &tokenizer, id, Part::Calibration, sample.length, sample.recorded)?.iter().take(sample.used)
+            corpus(run, &tokenizer, id, Side::Calibration, sample.length, sample.recorded)?.iter().take(sample.used)
         {
             let (mut caches, records): (Vec<Box<dyn LayerCache>>, Vec<_>) = (0..geometry.layers)
                 .map(|_| {

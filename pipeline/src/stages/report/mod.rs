@@ -11,13 +11,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvcsr_report::page::Page;
 use kvcsr_report::{html, splice};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::manifest;
-use crate::stage::{Run, Stage, parameters_of, write_atomically};
+use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::stages::report::sheet::{README_PREFIX, Sheet};
-use crate::ui;
+use crate::{atomic, manifest, ui};
 
 /// Tables that also lie beside the profiles' folders, as `data/results/<name>`.
 const SHARED: [&str; 2] = ["compare.csv", "compare.parquet"];
@@ -27,16 +27,32 @@ pub const PAGE: &str = "report.md";
 /// The same for browsers.
 pub const HTML: &str = "report.html";
 
+/// The section `[report]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub memory_tokens: usize,
+    pub publish: bool,
+}
+
 /// See the module.
 pub struct Report;
 
+static DECLARATION: Declaration = Declaration {
+    name: "report",
+    about: "Draw figures and tables; publish them to data/results and the README if the profile says so",
+    version: 3,
+    makes: &[Output::rows(PAGE), Output::rows(HTML)],
+    reproduced: true,
+    ..Declaration::EMPTY
+};
+
 impl Stage for Report {
-    fn name(&self) -> &'static str {
-        "report"
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
     }
 
-    fn version(&self) -> u32 {
-        3
+    fn plan(&self, _run: &Run) -> String {
+        "tables and figures".to_owned()
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -69,8 +85,8 @@ impl Stage for Report {
             }
             page.sections.push(sheet.into_section());
         }
-        write_atomically(&dir.join(PAGE), page.markdown().as_bytes())?;
-        write_atomically(&dir.join(HTML), html::html(&page).as_bytes())
+        atomic::write(&dir.join(PAGE), page.markdown().as_bytes())?;
+        atomic::write(&dir.join(HTML), html::html(&page).as_bytes())
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -123,5 +139,5 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     if std::fs::read(to).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
-    write_atomically(to, &bytes)
+    atomic::write(to, &bytes)
 }

@@ -7,7 +7,8 @@ use kvcsr_report::page::{Block, Section};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{csv, records::Row, tables};
 
-use crate::stage::{Run, write_atomically};
+use crate::atomic;
+use crate::stage::Run;
 
 /// Files of this prefix, `readme-<marker>.md`, hold what is spliced into the README between the markers of that name.
 pub const README_PREFIX: &str = "readme-";
@@ -70,7 +71,7 @@ impl<'a> Sheet<'a> {
 
     /// What stands in the README between `<!-- BEGIN marker -->` and its END once the report is published.
     pub fn readme(&self, marker: &str, text: &str) -> Result<()> {
-        write_atomically(&self.dir.join(format!("{README_PREFIX}{marker}.md")), text.as_bytes())
+        atomic::write(&self.dir.join(format!("{README_PREFIX}{marker}.md")), text.as_bytes())
     }
 
     /// The folder where the report is published, as the README names it.

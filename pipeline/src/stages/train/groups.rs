@@ -3,8 +3,6 @@
 //! Groups that an unfinished run of the same recipe completed are kept, and one that it was in the
 //! midst of goes on from its checkpoint.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,25 +11,26 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
 use kvcsr_neuraldict::{Inputs, Progress, TrainConfig, Trained, train_group_from};
 use kvcsr_report::{EpochRow, files};
 
-use super::{DICTIONARIES, EPOCHS, KMEANS, Recipe};
+use super::{DICTIONARIES, EPOCHS, KMEANS, Variant};
+use crate::atomic;
 use crate::machine::memory_bytes;
 use crate::stage::Run;
 use crate::stages::{merge, open_shard, open_weights, provenance};
-use crate::text::Part;
+use crate::text::Side;
 use crate::{ui, workers};
 
-/// What one stage trains: the sets' method in words, and a recipe for each kind.
+/// What one stage trains: the sets' method in words, and a variant of training for each kind.
 pub struct Plan {
     pub stage: &'static str,
     pub method: String,
-    pub keys: Recipe,
-    pub values: Recipe,
+    pub keys: Variant,
+    pub values: Variant,
     /// Whether the k-means dictionaries are kept as a set of their own.
     pub keep_start: bool,
 }
 
 impl Plan {
-    pub fn of(&self, kind: Kind) -> &Recipe {
+    pub fn of(&self, kind: Kind) -> &Variant {
         match kind {
             Kind::Key => &self.keys,
             Kind::Value => &self.values,
@@ -44,34 +43,34 @@ impl Plan {
         let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
         let epochs = self.keys.config.epochs as u64;
         let bar = ui::bar(self.stage, work.len() as u64 * (epochs + 1), "epochs");
-        let parts = dir.join("groups");
-        std::fs::create_dir_all(&parts)?;
+        let folder = dir.join("groups");
+        std::fs::create_dir_all(&folder)?;
         // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
         // group, and the same result for any number of them.
         kvcsr_neuraldict::set_threads(1);
         let workers = self.workers(run, &work)?;
         workers::each(&work, workers, |(kind, layers)| {
-            let part = GroupFiles::of(&parts, *kind, layers);
-            if part.is_complete() {
+            let own = GroupFiles::of(&folder, *kind, layers);
+            if own.is_complete() {
                 bar.inc(epochs + 1);
                 return Ok(());
             }
             let config = &self.of(*kind).config;
-            self.train_group(run, *kind, layers, &part, &mut |progress| match progress {
+            self.train_group(run, *kind, layers, &own, &mut |progress| match progress {
                 Progress::KMeans { iteration, iterations, .. } => {
-                    bar.set_message(format!("{}: k-means {}/{iterations}", part.name, iteration + 1));
+                    bar.set_message(format!("{}: k-means {}/{iterations}", own.name, iteration + 1));
                 }
                 Progress::Batch { epoch, batch, batches, mse, .. } => {
                     bar.set_message(format!(
                         "{}: epoch {epoch}, batch {}/{batches}, loss {mse:.4}",
-                        part.name,
+                        own.name,
                         batch + 1
                     ));
                 }
                 Progress::Epoch { record, .. } => {
                     bar.set_message(format!(
                         "{}: epoch {}, held-out error {:.4}, {} dead atoms, usage {:.1} of {:.1} bits",
-                        part.name,
+                        own.name,
                         record.epoch,
                         record.heldout_relative,
                         record.dead_atoms,
@@ -81,13 +80,13 @@ impl Plan {
                     bar.inc(1);
                 }
                 Progress::Resumed { epoch, batch, .. } => {
-                    ui::line(self.stage, &format!("{} goes on at epoch {epoch}, batch {batch}", part.name));
+                    ui::line(self.stage, &format!("{} goes on at epoch {epoch}, batch {batch}", own.name));
                     bar.inc(*epoch as u64);
                 }
             })
         })?;
         bar.finish();
-        self.assemble(run, dir, &parts, &work)
+        self.assemble(run, dir, &folder, &work)
     }
 
     /// Groups trained at once: as many as there are threads, as far as their memory allows.
@@ -102,7 +101,7 @@ impl Plan {
             let mut vectors = 0;
             let mut width = 1;
             for &layer in layers {
-                let shard = open_shard(run, Part::Calibration, layer, *kind)?;
+                let shard = open_shard(run, Side::Calibration, layer, *kind)?;
                 vectors += shard.tokens() * shard.heads() * config.chunks;
                 width = shard.head_dim() / config.chunks;
             }
@@ -122,28 +121,28 @@ impl Plan {
         run: &Run,
         kind: Kind,
         layers: &[usize],
-        part: &GroupFiles,
+        own: &GroupFiles,
         observer: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
-        std::fs::create_dir_all(&part.dir)?;
-        let Recipe { config, weighted } = self.of(kind);
+        std::fs::create_dir_all(&own.dir)?;
+        let Variant { config, weighted } = self.of(kind);
         let group = GroupShards::open(run, kind, layers, *weighted)?;
         let trained = group
             .with_inputs(|inputs| {
                 let every = Duration::try_from_secs_f64(run.config.train.checkpoint_seconds).unwrap_or(Duration::MAX);
-                let inputs = Inputs { folder: Some(&part.dir), checkpoint_every: every, ..inputs };
+                let inputs = Inputs { folder: Some(&own.dir), checkpoint_every: every, ..inputs };
                 train_group_from(config, &inputs, observer)
             })
             .with_context(|| format!("{kind}s of layers {layers:?}"))?;
-        save(run, kind, layers, config, part, &trained)
+        save(run, kind, layers, config, own, &trained)
     }
 
     /// Joins the groups' files into one set each and one record of epochs.
-    fn assemble(&self, run: &Run, dir: &Path, parts: &Path, work: &[(Kind, Vec<usize>)]) -> Result<()> {
+    fn assemble(&self, run: &Run, dir: &Path, folder: &Path, work: &[(Kind, Vec<usize>)]) -> Result<()> {
         let rows = work
             .iter()
             .map(|(kind, layers)| {
-                let rows: Vec<EpochRow> = files::read_jsonl(&GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?;
+                let rows: Vec<EpochRow> = files::read_jsonl(&GroupFiles::of(folder, *kind, layers).dir.join(EPOCHS))?;
                 Ok((
                     rows.first().context("no epochs")?.heldout_relative,
                     rows.last().context("no epochs")?.heldout_relative,
@@ -158,20 +157,18 @@ impl Plan {
             let mut head_dim = 0;
             let mut groups = Vec::with_capacity(work.len());
             for (kind, layers) in work {
-                let set = DictionarySet::load(GroupFiles::of(parts, *kind, layers).dir.join(file))?;
+                let set = DictionarySet::load(GroupFiles::of(folder, *kind, layers).dir.join(file))?;
                 head_dim = set.head_dim;
                 groups.extend(set.groups);
             }
             DictionarySet { head_dim, groups, provenance }.save(dir.join(file))?;
         }
-        let temporary = dir.join("epochs.tmp");
-        let mut epochs = File::create(&temporary)?;
+        let mut epochs = Vec::new();
         for (kind, layers) in work {
-            epochs.write_all(&std::fs::read(GroupFiles::of(parts, *kind, layers).dir.join(EPOCHS))?)?;
+            epochs.extend(std::fs::read(GroupFiles::of(folder, *kind, layers).dir.join(EPOCHS))?);
         }
-        epochs.sync_all()?;
-        std::fs::rename(temporary, dir.join(EPOCHS))?;
-        std::fs::remove_dir_all(parts)?;
+        atomic::write(&dir.join(EPOCHS), &epochs)?;
+        std::fs::remove_dir_all(folder)?;
         Ok(())
     }
 }
@@ -183,12 +180,12 @@ struct GroupFiles {
 }
 
 impl GroupFiles {
-    fn of(parts: &Path, kind: Kind, layers: &[usize]) -> Self {
+    fn of(folder: &Path, kind: Kind, layers: &[usize]) -> Self {
         let name = match layers {
             [first, .., last] => format!("{kind}s-{first:02}-{last:02}"),
             _ => format!("{kind}s-{:02}", layers.first().copied().unwrap_or(0)),
         };
-        Self { dir: parts.join(&name), name }
+        Self { dir: folder.join(&name), name }
     }
 
     /// The record of epochs is written last.
@@ -202,7 +199,7 @@ fn save(
     kind: Kind,
     layers: &[usize],
     config: &TrainConfig,
-    part: &GroupFiles,
+    own: &GroupFiles,
     trained: &Trained,
 ) -> Result<()> {
     let set = |dictionary: &kvcsr_codec::Dictionary| DictionarySet {
@@ -216,13 +213,13 @@ fn save(
         }],
         provenance: [("model".to_owned(), run.config.model.clone())].into(),
     };
-    set(&trained.dictionary).save(part.dir.join(DICTIONARIES))?;
-    set(&trained.kmeans).save(part.dir.join(KMEANS))?;
+    set(&trained.dictionary).save(own.dir.join(DICTIONARIES))?;
+    set(&trained.kmeans).save(own.dir.join(KMEANS))?;
     let rows: Vec<EpochRow> = trained
         .epochs
         .iter()
         .map(|e| EpochRow {
-            group: part.name.clone(),
+            group: own.name.clone(),
             kind,
             layers: layers.to_vec(),
             epoch: e.epoch,
@@ -236,7 +233,7 @@ fn save(
             seconds: e.seconds,
         })
         .collect();
-    Ok(files::write_jsonl(&part.dir.join(EPOCHS), &rows)?)
+    Ok(files::write_jsonl(&own.dir.join(EPOCHS), &rows)?)
 }
 
 /// The open shards of one group.
@@ -253,10 +250,10 @@ impl GroupShards {
         let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
         let weights = |side| layers.iter().map(|&l| open_weights(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
         Ok(Self {
-            train: open(Part::Calibration)?,
-            heldout: open(Part::Heldout)?,
-            weights: if weighted { Some(weights(Part::Calibration)?) } else { None },
-            heldout_weights: if weighted { Some(weights(Part::Heldout)?) } else { None },
+            train: open(Side::Calibration)?,
+            heldout: open(Side::Heldout)?,
+            weights: if weighted { Some(weights(Side::Calibration)?) } else { None },
+            heldout_weights: if weighted { Some(weights(Side::Heldout)?) } else { None },
         })
     }
 

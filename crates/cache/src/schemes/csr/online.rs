@@ -2,8 +2,8 @@
 
 use kvcsr_codec::{Atoms, CodecError, OnlineAtoms, relative_residuals};
 
+use super::codec::Coder;
 use super::options::{OnlinePart, Sampler};
-use super::streams::Coder;
 
 /// Vectors of one sequence, `(Hkv, T, chunks, width)`, by number in token order
 /// `(T, Hkv, chunks)`.

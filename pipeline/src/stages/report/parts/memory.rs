@@ -11,7 +11,7 @@ use super::provenance::parameter;
 use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
 use crate::stages::{layers, open_shard};
-use crate::text::Part as Side;
+use crate::text::Side;
 
 /// CSR levels of the figure.
 const LEVELS: [u64; 4] = [4, 6, 8, 16];

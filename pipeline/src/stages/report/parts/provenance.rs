@@ -100,7 +100,7 @@ pub fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
         machine.cpu,
         machine.cores,
         machine.memory_gb,
-        evaluate.finished.split('T').next().unwrap_or_default(),
+        evaluate.date(),
         times.join(", "),
     ))
 }

@@ -1,0 +1,153 @@
+//! Files that appear under their name whole or not at all.
+//!
+//! Everything in this project that writes a file for later readers writes it so: under a temporary name in the same
+//! folder, synced, then renamed, and the folder synced. A killed program leaves at most a temporary file, which
+//! [`remove_leftovers`] finds.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// What temporary names begin with.
+const PREFIX: &str = ".tmp-";
+
+/// A file in the making. Dropped before [`AtomicFile::persist`], it is removed.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    out: BufWriter<NamedTempFile>,
+}
+
+impl AtomicFile {
+    /// Starts the file that will be `path`; its folder must exist.
+    ///
+    /// # Errors
+    /// If no file can be made in the folder.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let suffix = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(PREFIX).suffix(&suffix);
+        // A temporary file is its owner's alone by default; this one becomes a file like any other.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder.tempfile_in(folder(path))?;
+        Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, file) })
+    }
+
+    /// The name that the file has until it is complete, with the extension of the final one: for encoders that write to
+    /// a path.
+    #[must_use]
+    pub fn temporary(&self) -> &Path {
+        self.out.get_ref().path()
+    }
+
+    /// Makes the data durable, then visible under its name.
+    ///
+    /// # Errors
+    /// If the disk refuses; nothing is left then, and what was under the name before is still there.
+    pub fn persist(self) -> io::Result<()> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|error| error.error)?;
+        sync(folder(&self.path))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes `bytes` as the file `path`.
+///
+/// # Errors
+/// As [`AtomicFile::create`] and [`AtomicFile::persist`].
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes)?;
+    file.persist()
+}
+
+/// Removes the temporary files that killed programs left in `dir` and below. No program may be writing there.
+///
+/// # Errors
+/// If a folder cannot be read or a file not removed.
+pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_leftovers(&entry.path())?;
+        } else if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder of a file; that of a bare name is the current one.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes a renamed entry of a folder durable, where the system lets a folder be opened.
+fn sync(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write(&path, b"old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        assert_eq!(file.temporary().extension(), path.extension());
+        assert_eq!((names(dir.path()).len(), fs::read(&path).unwrap()), (2, b"old".to_vec()));
+        drop(file);
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["a.json".to_owned()], b"old".to_vec()));
+        write(&path, b"new").unwrap();
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["a.json".to_owned()], b"new".to_vec()));
+        assert!(write(&dir.path().join("none/a"), b"x").is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_has_the_permissions_of_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        write(&dir.path().join("ours"), b"").unwrap();
+        fs::write(dir.path().join("any"), b"").unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("ours"), mode("any"));
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        let file = AtomicFile::create(&dir.path().join("sub/a.bin")).unwrap();
+        let left = file.temporary().to_owned();
+        // As if the program had been killed: nothing removes the file.
+        file.out.into_inner().unwrap().keep().unwrap();
+        fs::write(dir.path().join("sub/b"), b"").unwrap();
+        remove_leftovers(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert_eq!(names(&dir.path().join("sub")), ["b"]);
+    }
+}

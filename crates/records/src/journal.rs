@@ -1,0 +1,179 @@
+//! Rows on disk as they are made, by a stage that may be killed and go on.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    hash::Hash,
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::RecordsError;
+
+/// A file of JSON lines to which a running stage appends its rows, each known by a key.
+///
+/// What was appended is on disk. A run that goes on after a kill finds the rows of the one before, without a last line that was
+/// cut off in writing, and asks [`Journal::contains`] what is left to do.
+///
+/// ```
+/// use kvcsr_records::{Journal, MemoryPoint};
+///
+/// let folder = tempfile::tempdir()?;
+/// let (mut journal, left) = Journal::open(&folder.path().join("points.jsonl"), |row: &MemoryPoint| row.tokens)?;
+/// assert!(left.is_empty());
+/// journal.append(&MemoryPoint { model: "Llama2-7B".into(), scheme: "FP16".into(), tokens: 1000, bytes: 524_288_000 })?;
+/// assert!(journal.contains(&1000) && !journal.contains(&2000));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Journal<R, K> {
+    path: PathBuf,
+    key: fn(&R) -> K,
+    done: HashSet<K>,
+}
+
+impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
+    /// Opens the file `path`, with its folder, or makes them; returns the rows that are there.
+    ///
+    /// # Errors
+    /// [`RecordsError::Io`]; [`RecordsError::Json`] and [`RecordsError::Line`], with the line's number, for what is not a row or
+    /// repeats a key.
+    pub fn open(path: &Path, key: fn(&R) -> K) -> Result<(Self, Vec<R>), RecordsError> {
+        Self::open_checked(path, key, |_, repeats| {
+            if repeats { Err("the same row stands on an earlier line already".to_owned()) } else { Ok(()) }
+        })
+    }
+
+    /// As [`Journal::open`], with a check of its own: `check` is given each row, and whether it repeats a key.
+    ///
+    /// # Errors
+    /// As [`Journal::open`]; [`RecordsError::Line`] with what `check` says.
+    pub fn open_checked(
+        path: &Path,
+        key: fn(&R) -> K,
+        check: impl Fn(&R, bool) -> Result<(), String>,
+    ) -> Result<(Self, Vec<R>), RecordsError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(RecordsError::io(folder))?;
+        }
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            read => read.map_err(RecordsError::io(path))?,
+        };
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let (mut rows, mut done) = (Vec::new(), HashSet::new());
+        for (index, line) in bytes[..whole].split(|&byte| byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let (path, line_number) = (path.to_owned(), index + 1);
+            let row: R = match serde_json::from_slice(line) {
+                Ok(row) => row,
+                Err(source) => return Err(RecordsError::Json { path, line: line_number, source }),
+            };
+            let repeats = !done.insert(key(&row));
+            check(&row, repeats).map_err(|reason| RecordsError::Line { path, line: line_number, reason })?;
+            rows.push(row);
+        }
+        if whole < bytes.len() || !path.exists() {
+            let file = File::options().create(true).append(true).open(path).map_err(RecordsError::io(path))?;
+            file.set_len(whole as u64).map_err(RecordsError::io(path))?;
+        }
+        Ok((Self { path: path.to_owned(), key, done }, rows))
+    }
+
+    /// Whether a row of this key is there.
+    pub fn contains(&self, key: &K) -> bool {
+        self.done.contains(key)
+    }
+
+    /// Appends a row and makes sure that it is on disk.
+    ///
+    /// # Errors
+    /// [`RecordsError::Io`], [`RecordsError::Json`] for a row that JSON cannot hold.
+    pub fn append(&mut self, row: &R) -> Result<(), RecordsError> {
+        self.append_all(std::slice::from_ref(row))
+    }
+
+    /// Appends rows in one write and makes sure that they are on disk.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn append_all(&mut self, rows: &[R]) -> Result<(), RecordsError> {
+        let mut lines = Vec::new();
+        for row in rows {
+            let line = self.done.len() + 1;
+            serde_json::to_writer(&mut lines, row).map_err(|source| RecordsError::Json {
+                path: self.path.clone(),
+                line,
+                source,
+            })?;
+            lines.push(b'\n');
+        }
+        // Opened for each write: a stage may keep hundreds of journals.
+        let write = || {
+            let mut file = File::options().append(true).open(&self.path)?;
+            file.write_all(&lines)?;
+            file.sync_data()
+        };
+        write().map_err(RecordsError::io(&self.path))?;
+        self.done.extend(rows.iter().map(self.key));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::MemoryPoint;
+
+    fn point(tokens: usize) -> MemoryPoint {
+        MemoryPoint { model: "m".into(), scheme: "s".into(), tokens, bytes: 2 * tokens as u64 }
+    }
+
+    fn open(path: &Path) -> Result<(Journal<MemoryPoint, usize>, Vec<MemoryPoint>), RecordsError> {
+        Journal::open(path, |row: &MemoryPoint| row.tokens)
+    }
+
+    #[test]
+    fn a_killed_run_goes_on_with_whole_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/points.jsonl");
+        let (mut journal, left) = open(&path).unwrap();
+        assert!(left.is_empty() && path.is_file());
+        journal.append(&point(1)).unwrap();
+        journal.append_all(&[point(2), point(3)]).unwrap();
+        let whole = fs::read(&path).unwrap();
+
+        // Killed in the midst of the last row, or of its line end.
+        for cut in [20, 1] {
+            fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            let (mut journal, left) = open(&path).unwrap();
+            assert_eq!(left, [point(1), point(2)]);
+            assert!(journal.contains(&2) && !journal.contains(&3));
+            journal.append(&point(3)).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+        assert_eq!(open(&path).unwrap().1, [point(1), point(2), point(3)]);
+    }
+
+    #[test]
+    fn lines_that_are_no_rows_or_repeat_one_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("points.jsonl");
+        let row = serde_json::to_string(&point(1)).unwrap();
+        for (second, named) in [("{}", "missing field"), (row.as_str(), "earlier line")] {
+            fs::write(&path, format!("{row}\n{second}\n")).unwrap();
+            let error = open(&path).unwrap_err().to_string();
+            assert!(error.contains("points.jsonl:2: ") && error.contains(named), "{error}");
+        }
+        let odd = |row: &MemoryPoint, _| if row.tokens % 2 == 1 { Ok(()) } else { Err("an even row".to_owned()) };
+        fs::write(&path, serde_json::to_string(&point(4)).unwrap() + "\n").unwrap();
+        let error = Journal::open_checked(&path, |row: &MemoryPoint| row.tokens, odd).unwrap_err().to_string();
+        assert!(error.ends_with("points.jsonl:1: an even row"), "{error}");
+    }
+}

@@ -1,0 +1,29 @@
+//! Files written whole or not at all, with errors that name them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use kvcsr_codec::atomic;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Writes a file under another name first, so that it is whole or not there.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    atomic::write(path, bytes).with_context(|| path.display().to_string())
+}
+
+/// Writes `value` as indented JSON.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    write(path, serde_json::to_string_pretty(value)?.as_bytes())
+}
+
+/// Reads what [`write_json`] wrote.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Removes what killed runs were in the midst of writing in `dir` and below.
+pub fn remove_leftovers(dir: &Path) -> Result<()> {
+    atomic::remove_leftovers(dir).with_context(|| dir.display().to_string())
+}

@@ -1,0 +1,290 @@
+//! The command line. Commands of stages come from the stages' declarations: see [`stages`].
+
+mod stages;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::diff_runs::DiffRunsArgs;
+use crate::commands::schemes::SchemesArgs;
+use crate::commands::score::ScoreArgs;
+use crate::models::Opened;
+use crate::stage::Stage;
+
+/// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
+///
+/// Every stage writes to data/runs/PROFILE/STAGE with a manifest, and runs again only where
+/// its parameters or inputs changed, saying which. Parameters and their defaults are in
+/// pipeline/profiles/defaults.toml; a profile overrides them, and the command line overrides the
+/// profile:
+///
+///     kvcsr train profile=smol set="train.atoms=2048"
+#[derive(Debug, Parser)]
+#[command(name = "kvcsr", version, verbatim_doc_comment)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// To run one stage of [`stages::ALL`].
+    Stage(&'static dyn Stage, RunArgs),
+    /// Anything about stages together, or beside them.
+    Whole(Whole),
+    /// Something that keeps no record.
+    Tool(Tool),
+}
+
+/// Commands over the stages, first in the help.
+#[derive(Debug, Subcommand)]
+pub enum Whole {
+    /// Run every stage that the profile's results need, in order: fetch, calibrate, merge, train, evaluate, suite, report
+    Reproduce(RunArgs),
+    /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
+    Fetch(RunArgs),
+    /// Check every downloaded file of data/sources.toml again
+    DataVerify,
+    /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
+    Sweep(RunArgs),
+    /// Show parameters and scores of two runs side by side
+    DiffRuns(DiffRunsArgs),
+    /// Keep a copy of a profile's run as data/runs/PROFILE+NAME (files are linked, not copied, where the disk allows)
+    Keep {
+        /// The profile whose run is kept
+        profile: String,
+        /// The name to keep it under
+        name: String,
+    },
+}
+
+/// Commands beside the stages, last in the help.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Show what a cache takes, by part and by length, for any published model shape; no weights are needed
+    Footprint(FootprintArgs),
+    /// Continue a prompt under a compressed cache, then show what the cache took
+    Generate(GenerateArgs),
+    /// Write the logits of a list of token ids, to compare with another implementation
+    Logits(LogitsArgs),
+    /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
+    Score(ScoreArgs),
+    /// List the cache schemes that profiles can name
+    Schemes(SchemesArgs),
+}
+
+/// Which model, and how it runs.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A GGUF file, a folder with config.json and weights, hf:owner/name@commit, or `default`: the embedded model
+    #[arg(long, default_value = "default", value_name = "PATH")]
+    pub model: String,
+    /// Where it runs: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16 or f16
+    #[arg(long, default_value = "auto")]
+    pub dtype: String,
+    /// Threads; 0: all cores
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl ModelArgs {
+    /// Sets the threads and opens the model.
+    pub fn open(&self) -> Result<Opened> {
+        rayon::ThreadPoolBuilder::new().num_threads(self.threads).build_global().context("thread pool")?;
+        Opened::named(&self.model)
+    }
+}
+
+/// Which shapes, schemes and lengths.
+///
+///     kvcsr footprint --shape llama2-7b-chat --tokens 1000..32000 --schemes "dense-f16 kivi-2 csr-8+online csr-4"
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct FootprintArgs {
+    /// A profile, for its model's shape and its number of atoms, or the id of a shape
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// An id of data/shapes.toml (may be repeated); without any, those of the paper's Figure 4
+    #[arg(long, value_name = "ID")]
+    pub shape: Vec<String>,
+    /// Sequence lengths: FIRST..LAST in steps of FIRST, FIRST..LAST:STEP, or a list
+    #[arg(long, default_value = "1000..32000")]
+    pub tokens: String,
+    /// Schemes with a formula, between blanks: dense-f16, fp8, kivi-2, kivi-4, csr-S with its parts
+    #[arg(long, default_value = "dense-f16 fp8 kivi-2 csr-6+online csr-4+online csr-6 csr-4")]
+    pub schemes: String,
+    /// Sequences at a time: they share dictionaries
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Offline atoms per dictionary, instead of the shape's or the profile's
+    #[arg(long)]
+    pub atoms: Option<usize>,
+    /// Folder of the figure and its data
+    #[arg(long, default_value = "data/runs/footprint", value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+/// What to continue, and how.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Cache scheme, see `kvcsr schemes`
+    #[arg(long, default_value = "csr-8")]
+    pub scheme: String,
+    /// Text to continue; `-` reads it from standard input
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    pub prompt: Option<String>,
+    /// File with the text to continue, taken whole
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+    /// Put the prompt into the model's chat template, as the user's turn
+    #[arg(long)]
+    pub chat: bool,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 64)]
+    pub max_new: usize,
+    /// 0 takes the most likely token; above, tokens are drawn
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Draw from the most likely tokens that together have this probability
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// End before this text (may be repeated)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Take the dictionaries that this profile trained
+    #[arg(long, default_value = "smol")]
+    pub profile: String,
+    /// A dictionary file, instead of the profile's
+    #[arg(long, value_name = "FILE")]
+    pub dictionaries: Option<PathBuf>,
+}
+
+/// Which ids, of which model, to where.
+#[derive(Debug, Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// A JSON list of token ids
+    #[arg(long, value_name = "FILE")]
+    pub ids: PathBuf,
+    /// Where to write `logits`, (T, V) f32
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// What to run, on what.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Profile: a file of pipeline/profiles
+    #[arg(long, default_value = "smol")]
+    pub profile: String,
+    /// Override a parameter, for example train.atoms=2048 (may be repeated)
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub overrides: Vec<String>,
+    /// Keep the outputs apart from the profile's own, in data/runs/PROFILE+NAME; what does not change is shared
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// Run the stage even if it is up to date
+    #[arg(long)]
+    pub force: bool,
+    /// The same as words: profile=NAME, run=NAME, set="PATH=VALUE PATH=VALUE", force
+    #[arg(value_name = "WORD")]
+    pub words: Vec<String>,
+}
+
+impl RunArgs {
+    /// Folds the words into the options.
+    pub fn resolve(mut self) -> Result<Self> {
+        for word in std::mem::take(&mut self.words) {
+            match word.split_once('=') {
+                Some(("profile", name)) => self.profile = name.to_owned(),
+                Some(("run", name)) => self.run = Some(name.to_owned()),
+                Some(("set", items)) => self.overrides.extend(split(items)),
+                Some((path, _)) if path.contains('.') => self.overrides.push(word),
+                None if word == "force" => self.force = true,
+                _ => bail!(
+                    "`{word}` was not understood: expected profile=NAME, run=NAME, set=\"PATH=VALUE ...\" or force"
+                ),
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Splits at blanks outside of brackets and quotes, so that lists may hold blanks.
+fn split(items: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let (mut depth, mut quoted) = (0i32, false);
+    for c in items.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '[' | '{' if !quoted => depth += 1,
+            ']' | '}' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if c.is_whitespace() && depth == 0 && !quoted {
+            parts.push(String::new());
+        } else if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts.retain(|p| !p.is_empty());
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn resolve(words: &[&str]) -> Result<RunArgs> {
+        match Cli::parse_from(["kvcsr", "train"].iter().chain(words)).command {
+            Command::Stage(stage, args) if stage.name() == "train" => args.resolve(),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn words_and_options_mean_the_same() {
+        let a = resolve(&["profile=smoke", "set=train.atoms=2048 evaluate.schemes=[\"dense\", \"csr-4\"]", "force"])
+            .unwrap();
+        assert_eq!((a.profile.as_str(), a.force), ("smoke", true));
+        assert_eq!(a.overrides, ["train.atoms=2048", "evaluate.schemes=[\"dense\", \"csr-4\"]"]);
+        let b = resolve(&["--profile", "smoke", "--set", "train.atoms=2048", "train.epochs=1"]).unwrap();
+        assert_eq!(b.overrides, ["train.atoms=2048", "train.epochs=1"]);
+        assert!(resolve(&["profil=smoke"]).unwrap_err().to_string().contains("profile=NAME"));
+    }
+
+    #[test]
+    fn options_of_a_stage_are_parameters() {
+        let longbench = |args: &[&str]| Cli::try_parse_from(["kvcsr", "longbench"].iter().chain(args));
+        let overrides = |args: &[&str]| match longbench(args).unwrap().command {
+            Command::Stage(_, args) => args.overrides,
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(
+            overrides(&["--shard", "2/4", "--keep-going"]),
+            ["longbench.shard=2/4", "longbench.keep_going=true"]
+        );
+        assert_eq!(overrides(&["--merge", "4", "--set", "a.b=1"]), ["a.b=1", "longbench.shard=merge/4"]);
+        assert!(longbench(&["--merge", "4", "--shard", "1/4"]).is_err());
+        assert!(Cli::try_parse_from(["kvcsr", "suite", "--shard", "1/4"]).is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,45 @@
+//! What sections of the configuration are checked for in the same words.
+
+use anyhow::{Result, bail};
+
+use super::plain;
+
+/// That numbers of a section are at least one.
+pub fn positive(section: &str, numbers: &[(&str, usize)]) -> Result<()> {
+    match numbers.iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => bail!("{section}.{name} must be at least 1, found 0"),
+        None => Ok(()),
+    }
+}
+
+/// That a continuation has a token to score.
+pub fn continuation(section: &str, tokens: usize) -> Result<()> {
+    if tokens < 2 {
+        bail!("{section}.continuation must be at least 2 (the first token is not scored), found {tokens}");
+    }
+    Ok(())
+}
+
+/// That a list of schemes has the one that others are compared with.
+pub fn with_dense(section: &str, schemes: &[String]) -> Result<()> {
+    if !schemes.iter().any(|s| s == "dense") {
+        bail!("{section}.schemes must contain `dense`: everything is compared with it");
+    }
+    Ok(())
+}
+
+/// That there are tasks.
+pub fn some_task(section: &str, tasks: &[String]) -> Result<()> {
+    if tasks.is_empty() {
+        bail!("{section}.tasks is empty: name at least one task or group");
+    }
+    Ok(())
+}
+
+/// That `dictionaries` is empty or names a profile.
+pub fn profile_or_own(section: &str, profile: &str) -> Result<()> {
+    if !profile.is_empty() && !plain(profile) {
+        bail!("{section}.dictionaries = `{profile}`: the name of a profile is expected");
+    }
+    Ok(())
+}

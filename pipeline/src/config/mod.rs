@@ -1,0 +1,218 @@
+//! The configuration of a run: defaults, overridden by a profile, overridden by the command line.
+//!
+//! `profiles/defaults.toml` has every parameter, with its default and what it means; a key that it does not have is an error.
+//! A section is the type of its stage, and checked there.
+
+pub mod check;
+mod layers;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use self::layers::{apply, list, merge};
+use crate::stages::{
+    self, ablate, allocate, calibrate, calibrate_peers, compare, evaluate, longbench, report, suite, train, train_best,
+};
+
+const DEFAULTS: &str = include_str!("../../profiles/defaults.toml");
+
+/// Everything a run can be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub model: String,
+    pub corpora: Vec<String>,
+    pub seed: u64,
+    pub threads: usize,
+    pub device: String,
+    pub dtype: String,
+    pub calibrate: calibrate::Settings,
+    pub merge: stages::merge::Settings,
+    pub train: train::Settings,
+    pub train_best: train_best::Settings,
+    pub allocate: allocate::Settings,
+    pub ablate: ablate::Settings,
+    pub evaluate: evaluate::Settings,
+    pub calibrate_peers: calibrate_peers::Settings,
+    pub compare: compare::Settings,
+    pub longbench: longbench::Settings,
+    pub suite: suite::Settings,
+    pub report: report::Settings,
+    /// Parameters by path, each with the values that `just sweep` runs.
+    pub sweep: BTreeMap<String, Vec<Value>>,
+}
+
+impl Config {
+    /// Merges defaults, `profiles/<profile>.toml` and `path=value` overrides.
+    pub fn load(profiles: &Path, profile: &str, overrides: &[String]) -> Result<Self> {
+        if !plain(profile) {
+            bail!("profile `{profile}`: a name of letters, digits, dots and dashes is expected");
+        }
+        let path = profiles.join(format!("{profile}.toml"));
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            anyhow!(
+                "profile `{profile}`: {} could not be read ({e}). Profiles here: {}",
+                path.display(),
+                list(profiles)
+            )
+        })?;
+        let context = || format!("profile {}", path.display());
+        let own: Table = text.parse().with_context(context)?;
+        let mut merged: Table = DEFAULTS.parse().context("built-in defaults")?;
+        merge(&mut merged, own).with_context(context)?;
+        for item in overrides {
+            apply(&mut merged, item)?;
+        }
+        let config: Self = Value::Table(merged).try_into().with_context(|| {
+            format!("configuration of profile `{profile}` (explained in pipeline/profiles/defaults.toml)")
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// This configuration with `path=value` overrides.
+    pub fn with(&self, overrides: &[String]) -> Result<Self> {
+        let mut table = Table::try_from(self)?;
+        for item in overrides {
+            apply(&mut table, item)?;
+        }
+        let config: Self = Value::Table(table).try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.dtype.parse::<kvcsr_model::Precision>()?;
+        if self.corpora.is_empty() {
+            bail!("corpora is empty: name at least one text of data/sources.toml");
+        }
+        stages::ALL.iter().try_for_each(|stage| stage.check(self))
+    }
+}
+
+/// Whether a name of a profile is one, and not a path.
+pub fn plain(profile: &str) -> bool {
+    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !profile.starts_with('.')
+        && !profile.is_empty()
+}
+
+#[cfg(test)]
+pub mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The configuration of the profile `smoke`.
+    pub fn smoke() -> Config {
+        load("smoke", &[]).unwrap()
+    }
+
+    /// The configuration without any profile.
+    pub fn defaults() -> Config {
+        DEFAULTS.parse::<Table>().unwrap().try_into().unwrap()
+    }
+
+    fn load(profile: &str, overrides: &[&str]) -> Result<Config> {
+        let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+        Config::load(&profiles, profile, &overrides.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn profile_overrides_defaults_and_command_line_overrides_profile() {
+        let config = load("smoke", &["train.atoms=512", "train.learning_rate=1", "device=cpu"]).unwrap();
+        assert_eq!(config.calibrate.tokens, 4096);
+        assert_eq!(config.train.trainer.atoms, 512);
+        assert_eq!(config.train.trainer.learning_rate, 1.0);
+        assert_eq!(config.device, "cpu");
+        assert_eq!(config.train.value_chunks, 2);
+    }
+
+    #[test]
+    fn every_profile_loads_and_those_of_the_papers_models_have_its_sizes() {
+        let profiles = list(&Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles"));
+        for profile in profiles.split(", ") {
+            let config = load(profile, &["model=/path/to/model", "dtype=bf16"]).unwrap();
+            assert_eq!((config.model.as_str(), config.dtype.as_str()), ("/path/to/model", "bf16"), "{profile}");
+        }
+        for (profile, model) in [
+            ("llama2-7b-chat", "Llama2-7B-chat"),
+            ("llama3-8b-instruct", "Llama3-8B-Instruct"),
+            ("baichuan2-7b-chat", "Baichuan2-7B-chat"),
+        ] {
+            let config = load(profile, &[]).unwrap();
+            assert_eq!((config.train.trainer.atoms, config.train.key_chunks, config.train.value_chunks), (8192, 1, 2));
+            assert_eq!(config.longbench.paper_model, model);
+            for level in [4, 6, 8, 16] {
+                // In tokens, of which every key-value head gives an atom: 4096 and 8192 with 32 heads, 1024 and 2048 with 8.
+                let online = kvcsr_cache::CsrOptions::parse(&format!("csr-{level}+online")).unwrap().online.unwrap();
+                assert_eq!((online.sampled, online.guard), (128, 256));
+                assert!(config.longbench.schemes.contains(&format!("csr-{level}+online")), "{profile}");
+            }
+        }
+    }
+
+    /// The names of all parameters, `train.atoms`, but for those of the sweep, which are the user's.
+    fn names(table: &Table) -> Vec<String> {
+        let of = |(section, value): (&String, &Value)| match value {
+            Value::Table(keys) => keys.keys().map(|key| format!("{section}.{key}")).collect(),
+            _ => vec![section.clone()],
+        };
+        table.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn every_parameter_is_in_the_defaults_and_explained_there() {
+        let written = names(&DEFAULTS.parse().unwrap());
+        assert_eq!(names(&Table::try_from(defaults()).unwrap()), written);
+        for name in written {
+            let key = name.rsplit('.').next().unwrap();
+            let starts = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
+            assert!(DEFAULTS.lines().any(|line| starts(&line)), "{name}");
+        }
+        // A struct that filled in what is missing would be a second place for defaults.
+        for name in names(&DEFAULTS.parse().unwrap()).iter().filter(|name| !name.starts_with("train.")) {
+            let mut table: Table = DEFAULTS.parse().unwrap();
+            match name.split_once('.') {
+                Some((section, key)) => table[section].as_table_mut().unwrap().remove(key),
+                None => table.remove(name),
+            };
+            assert!(table.try_into::<Config>().is_err(), "{name} has a default in code");
+        }
+    }
+
+    #[test]
+    fn a_profiles_unknown_keys_are_named_with_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |text: &str| {
+            std::fs::write(folder.path().join("own.toml"), text).unwrap();
+            format!("{:#}", Config::load(folder.path(), "own", &[]).unwrap_err())
+        };
+        for (text, key) in [
+            ("[train]\natom = 4", "`train.atom`"),
+            ("[trian]\natoms = 4", "`trian`"),
+            ("[suite]\ntask = []", "`suite.task`"),
+            ("[train]\nchunks = 2", "`train.chunks`"),
+        ] {
+            let error = refused(text);
+            assert!(error.contains(key) && error.contains("own.toml"), "{error}");
+        }
+        std::fs::write(folder.path().join("own.toml"), "[sweep]\n\"train.atoms\" = [64, 128]").unwrap();
+        assert_eq!(Config::load(folder.path(), "own", &[]).unwrap().sweep["train.atoms"].len(), 2);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_errors_that_help() {
+        let message = |o: &str| format!("{:#}", load("smoke", &[o]).unwrap_err());
+        assert!(message("train.atom=4").contains("Known here: atoms"), "{}", message("train.atom=4"));
+        assert!(message("trian.atoms=4").contains("no section `trian`"));
+        assert!(message("train.atoms").contains("path=value"));
+        assert!(message("train.atoms=many").contains("invalid type"));
+        assert!(message("train.sparsity=7").contains("value_chunks"));
+        assert!(message("dtype=fp16").contains("auto, f32, bf16 or f16"));
+        assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));
+        assert!(load("../smoke", &[]).is_err());
+    }
+}

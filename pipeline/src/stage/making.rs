@@ -1,0 +1,268 @@
+//! Making a stage's outputs: is it up to date, why not, resume or start over, record and rename.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::lock::lock;
+use super::{Run, Stage};
+use crate::config::Config;
+use crate::machine::{Machine, peak_memory};
+use crate::manifest::{self, Manifest, Recipe};
+use crate::models::Opened;
+use crate::{atomic, ui};
+
+/// Runs `stage` unless its outputs are what this recipe makes.
+///
+/// Outputs are made in `<stage>.partial`, which also holds the recipe they belong to, and renamed
+/// once complete: a killed run leaves nothing that a later run would take for finished.
+pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
+    let folder = stage.folder(run);
+    let dir = run.paths.run.join(&folder);
+    let recipe = super::recipe(stage, run)?;
+    let key = recipe.key();
+    if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
+        return Ok(());
+    }
+    let reason = match Manifest::read(&dir) {
+        _ if run.force => "asked to run again".to_owned(),
+        None => "not made yet".to_owned(),
+        Some(old) if old.key != key => recipe.changes_since(&old.recipe).join(", "),
+        Some(old) => match old.damage(&dir) {
+            Some(damage) => damage,
+            None => {
+                ui::line(stage.name(), "up to date");
+                stage.finish(run, &dir)?;
+                for text in stage.summary(run, &dir)? {
+                    ui::line(stage.name(), &text);
+                }
+                return Ok(());
+            }
+        },
+    };
+    let _lock = lock(&run.paths.run, &folder)?;
+    let partial = run.paths.run.join(format!("{folder}.partial"));
+    let resuming = prepare(&partial, &key, &recipe, &run.config)?;
+    ui::line(
+        stage.name(),
+        &format!("{reason}{}", if resuming { "; going on where an unfinished run stopped" } else { "" }),
+    );
+    let started = Instant::now();
+    stage.make(run, &partial).with_context(|| format!("stage `{}`", stage.name()))?;
+    std::fs::remove_file(partial.join(RECIPE))?;
+    let (outputs, digest) = manifest::outputs(&partial)?;
+    let manifest = Manifest {
+        key,
+        recipe,
+        outputs,
+        digest,
+        machine: Machine::read(&device(&run.config)),
+        dtype: Opened::of(run)
+            .and_then(|model| model.dtype(&run.config.dtype))
+            .unwrap_or_else(|_| run.config.dtype.clone()),
+        seed: run.config.seed,
+        finished: manifest::to_the_second(Timestamp::now()),
+        wall_seconds: started.elapsed().as_secs_f64(),
+        peak_memory_bytes: peak_memory(),
+    };
+    atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
+    if dir.exists() {
+        let old = run.paths.run.join(format!("{folder}.old"));
+        remove_dir(&old)?;
+        std::fs::rename(&dir, &old)?;
+        std::fs::rename(&partial, &dir)?;
+        remove_dir(&old)?;
+    } else {
+        std::fs::rename(&partial, &dir)?;
+    }
+    stage.finish(run, &dir)?;
+    for text in stage.summary(run, &dir)? {
+        ui::line(stage.name(), &text);
+    }
+    ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
+    Ok(())
+}
+
+/// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
+fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
+    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.folder(run))) else { return Ok(false) };
+    if !Manifest::read(&dir).is_some_and(|made| made.key == key && made.damage(&dir).is_none()) {
+        return Ok(false);
+    }
+    ui::line(stage.name(), &format!("the same as in profile `{}`, used from there", run.profile));
+    for text in stage.summary(run, &dir)? {
+        ui::line(stage.name(), &text);
+    }
+    Ok(true)
+}
+
+/// What training runs on, as libtorch names it: `cpu` or `cuda(0)`.
+fn device(config: &Config) -> String {
+    match kvcsr_neuraldict::resolve_device(&config.device) {
+        Ok(device) => format!("{device:?}").to_lowercase(),
+        Err(_) => config.device.clone(),
+    }
+}
+
+const RECIPE: &str = "recipe.json";
+
+/// Makes `partial` ready; true if it holds an unfinished run of the same recipe.
+fn prepare(partial: &Path, key: &str, recipe: &Recipe, config: &Config) -> Result<bool> {
+    let stamp = serde_json::json!({ "key": key, "recipe": recipe, "config": config });
+    if let Ok(text) = std::fs::read_to_string(partial.join(RECIPE))
+        && let Ok(old) = serde_json::from_str::<Value>(&text)
+        && old["key"] == *key
+    {
+        // What a killed run was in the midst of writing would be taken for an output.
+        atomic::remove_leftovers(partial)?;
+        return Ok(true);
+    }
+    remove_dir(partial)?;
+    std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
+    atomic::write_json(&partial.join(RECIPE), &stamp)?;
+    Ok(false)
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| dir.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+    use serde_json::Map;
+
+    use super::*;
+    use crate::paths::Paths;
+    use crate::stage::Declaration;
+
+    /// Writes a file in two halves; can be told to fail between them.
+    struct Halves {
+        level: AtomicU64,
+        fail: AtomicBool,
+        made: AtomicUsize,
+    }
+
+    impl Stage for Halves {
+        fn declaration(&self) -> &'static Declaration {
+            &Declaration { name: "halves", about: "Halves", ..Declaration::EMPTY }
+        }
+        fn parameters(&self, _run: &Run) -> Result<Map<String, Value>> {
+            Ok(Map::from_iter([("level".to_owned(), self.level.load(Relaxed).into())]))
+        }
+        fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
+            Ok(Map::new())
+        }
+        fn make(&self, _run: &Run, dir: &Path) -> Result<()> {
+            if !dir.join("first").is_file() {
+                self.made.fetch_add(1, Relaxed);
+                std::fs::write(dir.join("first"), self.level.load(Relaxed).to_string())?;
+            }
+            if self.fail.load(Relaxed) {
+                anyhow::bail!("killed");
+            }
+            std::fs::write(dir.join("second"), "x")?;
+            Ok(())
+        }
+    }
+
+    fn halves() -> (tempfile::TempDir, Run, Halves) {
+        let dir = tempfile::tempdir().unwrap();
+        let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
+        let run = Run {
+            profile: "smoke".into(),
+            config: Config::load(&profiles, "smoke", &[]).unwrap(),
+            paths: Paths {
+                root: dir.path().into(),
+                run: dir.path().join("runs/smoke"),
+                base: None,
+                results: dir.path().join("results"),
+                cache: dir.path().join("cache"),
+                longbench: None,
+            },
+            force: false,
+        };
+        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into() })
+    }
+
+    #[test]
+    fn a_stage_runs_once_and_again_when_a_parameter_or_an_output_changed() {
+        let (_dir, settings, stage) = halves();
+        run(&stage, &settings).unwrap();
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 1);
+        stage.level.store(8, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 2);
+        let out = settings.stage_dir("halves").join("first");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
+        std::fs::write(&out, "tampered").unwrap();
+        run(&stage, &settings).unwrap();
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
+        assert_eq!(settings.finished("halves").unwrap().outputs.len(), 2);
+    }
+
+    #[test]
+    fn two_processes_do_not_make_the_same_outputs() {
+        let (_dir, settings, stage) = halves();
+        let held = lock(&settings.paths.run, "halves").unwrap();
+        let message = format!("{:#}", run(&stage, &settings).unwrap_err());
+        assert!(message.contains("another process is making") && message.contains("halves"), "{message}");
+        assert_eq!(stage.made.load(Relaxed), 0);
+        lock(&settings.paths.run, "other").unwrap();
+        drop(held);
+        run(&stage, &settings).unwrap();
+    }
+
+    #[test]
+    fn a_named_run_uses_what_its_base_made_and_keeps_its_own_apart() {
+        let (dir, base, stage) = halves();
+        run(&stage, &base).unwrap();
+        let named = Run {
+            profile: base.profile.clone(),
+            config: base.config.clone(),
+            paths: Paths {
+                run: dir.path().join("runs/smoke+eight"),
+                base: Some(base.paths.run.clone()),
+                ..base.paths.clone()
+            },
+            force: false,
+        };
+        run(&stage, &named).unwrap();
+        assert_eq!((stage.made.load(Relaxed), named.stage_dir("halves")), (1, base.stage_dir("halves")));
+        stage.level.store(8, Relaxed);
+        run(&stage, &named).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 2);
+        let level = |run: &Run| std::fs::read_to_string(run.stage_dir("halves").join("first")).unwrap();
+        assert_eq!((level(&base), level(&named)), ("4".to_owned(), "8".to_owned()));
+        assert_eq!(named.command("halves"), "just halves profile=smoke run=eight");
+    }
+
+    #[test]
+    fn an_unfinished_run_is_built_upon_by_the_same_recipe_only() {
+        let (_dir, settings, stage) = halves();
+        stage.fail.store(true, Relaxed);
+        assert!(run(&stage, &settings).is_err());
+        assert!(!settings.stage_dir("halves").exists());
+        assert!(settings.finished("halves").unwrap_err().to_string().contains("just halves profile=smoke"));
+        stage.fail.store(false, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 1, "the first half was kept");
+
+        stage.level.store(5, Relaxed);
+        stage.fail.store(true, Relaxed);
+        assert!(run(&stage, &settings).is_err());
+        stage.level.store(6, Relaxed);
+        stage.fail.store(false, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(std::fs::read_to_string(settings.stage_dir("halves").join("first")).unwrap(), "6");
+    }
+}

@@ -1,0 +1,79 @@
+//! The page of LongBench scores, in the paper's layout too, and the README's part.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use kvcsr_eval::longbench::evaluate::Summary;
+use kvcsr_eval::longbench::tasks::TaskTable;
+use kvcsr_report::longbench::{paper_markdown, published, run_markdown, schemes_markdown};
+use kvcsr_report::records::TaskRow;
+
+use super::{PAGE, Settings, tasks};
+use crate::stage::Run;
+use crate::stages::scores;
+
+/// How many records, in words.
+fn size(settings: &Settings) -> String {
+    let e = if settings.e { " of LongBench-E" } else { "" };
+    match settings.limit {
+        0 => format!("all records{e} at hand"),
+        limit => format!("the first {limit} records{e} of each task at hand"),
+    }
+}
+
+/// The section of the README: one line per scheme.
+pub fn readme(run: &Run, summary: &Summary) -> Result<String> {
+    let settings = &run.config.longbench;
+    let link = format!("data/results/{}/{PAGE}", run.profile);
+    Ok(format!(
+        "`{}` on {} tasks of LongBench v1, {}: n = {} of {} records, at most {} prompt tokens. With so few records a score says little and \
+         is not comparable with published ones: read the intervals of the difference. Made by `just longbench profile={}`.\n\n{}\n\
+         Every task, and the paper's Tables 1 and 2: [`{link}`]({link}).\n",
+        run.config.model,
+        scores::tasks(&summary.tasks).len(),
+        size(settings),
+        summary.overall.first().map_or(0, |o| o.n),
+        tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
+        settings.max_prompt_tokens,
+        run.profile,
+        schemes_markdown(&scores::overall_rows(&summary.overall)),
+    ))
+}
+
+/// Every scheme and task.
+pub fn page(run: &Run, summary: &Summary) -> Result<String> {
+    let settings = &run.config.longbench;
+    let cells = scores::task_rows(&summary.tasks);
+    let means = scores::overall_rows(&summary.overall);
+    let tasks = scores::tasks(&summary.tasks);
+    let size = size(settings);
+    let mut page = String::new();
+    writeln!(page, "# LongBench v1 with `{}`, profile `{}`\n", run.config.model, run.profile)?;
+    writeln!(
+        page,
+        "Made by `just longbench profile={}` on {size}: at most {} prompt tokens (the middle is cut out), chat wrap `{}`, greedy decoding, f32, code similarity by `{}`. \
+         Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
+         version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
+         count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
+         and its score is not comparable with published ones. A scheme's rank is one more than the number \
+         of schemes that are better by an interval above zero. Decoding \
+         times are those of schemes that decode beside each other, one to a core.\n",
+        run.profile,
+        settings.max_prompt_tokens,
+        serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
+        serde_json::to_value(settings.code_sim)?.as_str().unwrap_or_default(),
+        TaskTable::embedded().version(),
+        settings.resamples,
+    )?;
+    writeln!(page, "{}", schemes_markdown(&means))?;
+    writeln!(page, "{}", run_markdown(&tasks, &cells, &means))?;
+    let published = published();
+    writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
+    for table in &published.tables {
+        let same = table.model == settings.paper_model;
+        let ours: &[TaskRow] = if same { &cells } else { &[] };
+        writeln!(page, "### Table {}, {}\n", table.table, table.model)?;
+        writeln!(page, "{}", paper_markdown(&published.tasks, table, ours))?;
+    }
+    Ok(page)
+}
