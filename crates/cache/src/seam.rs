@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
-use crate::{CacheError, Padding, Pattern, Rotary};
+use crate::{CacheError, LastQueries, Padding, Pattern, Rotary};
 
 /// What the cache needs to know about a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,27 +130,19 @@ pub trait Scheme: Send + Sync {
         Ok(cache)
     }
 
-    /// Queries of a prompt's last tokens that the scheme wants to see: whoever makes a prefill keeps as many. 0 for schemes
-    /// that look at keys and values alone.
-    fn prompt_queries(&self) -> usize {
-        0
-    }
-
-    /// As [`Scheme::after_prefill`] for rows padded at the front, with the prompt's last queries: keys, values `(B, Hkv, T,
-    /// D)` and queries `(B, H, W, D)`, all before position embedding.
+    /// As [`Scheme::after_prefill`], for schemes that choose what to keep by the prompt's last queries.
     ///
     /// # Errors
-    /// As [`LayerCache::absorb_padded`].
-    fn after_prompt(
+    /// As [`LayerCache::absorb`].
+    fn after_observed_prefill(
         &self,
         layer: usize,
-        [k, v, _queries]: [&Tensor; 3],
+        k: &Tensor,
+        v: &Tensor,
+        _queries: &LastQueries,
         rotary: &Rotary,
-        padding: Padding<'_>,
     ) -> Result<Box<dyn LayerCache>, CacheError> {
-        let mut cache = self.empty(layer)?;
-        cache.absorb_padded(k, v, rotary, padding)?;
-        Ok(cache)
+        self.after_prefill(layer, k, v, rotary)
     }
 
     /// Bits per channel as the method's paper counts them, keys and values averaged.

@@ -4,6 +4,18 @@ use candle_core::Tensor;
 
 use crate::{CacheError, LayerCache, Padding, Rotary, Scheme};
 
+/// Queries of a prompt's last tokens that a snapshot keeps at most, for schemes that choose tokens by them.
+pub const OBSERVED: usize = 64;
+
+/// What one layer's last queries of a prompt were.
+#[derive(Debug, Clone)]
+pub struct LastQueries {
+    /// `(B, H, W, D)` before position embedding, of the last `W` tokens, at most [`OBSERVED`].
+    pub queries: Tensor,
+    /// Factor on their scores.
+    pub scale: f64,
+}
+
 /// Keys and values of an exact prefill, before position embedding, with the last logits.
 ///
 /// Tensors are reference-counted: cloning or forking copies none of them.
@@ -13,9 +25,8 @@ pub struct PrefillSnapshot {
     pub keys: Vec<Tensor>,
     /// Per layer `(B, Hkv, T, D)`.
     pub values: Vec<Tensor>,
-    /// Per layer the queries of the last tokens, `(B, H, W, D)` before position embedding, for schemes that [ask for
-    /// them](Scheme::prompt_queries); empty if none were kept.
-    pub queries: Vec<Tensor>,
+    /// Per layer the last queries; empty where they were not recorded.
+    pub queries: Vec<LastQueries>,
     /// Logits of the last prefilled token, `(B, V)`.
     pub last_logits: Tensor,
 }
@@ -37,7 +48,15 @@ impl PrefillSnapshot {
     /// # Errors
     /// If the scheme cannot take a layer.
     pub fn fork(&self, scheme: &dyn Scheme, rotary: &Rotary) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
-        self.fork_padded(scheme, rotary, Padding::None)
+        self.keys
+            .iter()
+            .zip(&self.values)
+            .enumerate()
+            .map(|(layer, (k, v))| match self.queries.get(layer) {
+                Some(queries) => scheme.after_observed_prefill(layer, k, v, queries, rotary),
+                None => scheme.after_prefill(layer, k, v, rotary),
+            })
+            .collect()
     }
 
     /// As [`PrefillSnapshot::fork`] for a batch of texts of different lengths, padded at the front.
@@ -50,14 +69,10 @@ impl PrefillSnapshot {
         rotary: &Rotary,
         padding: Padding<'_>,
     ) -> Result<Vec<Box<dyn LayerCache>>, CacheError> {
-        let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| match (self.queries.get(layer), padding) {
-            (Some(q), _) if scheme.prompt_queries() > 0 => scheme.after_prompt(layer, [k, v, q], rotary, padding),
-            (_, Padding::None) => scheme.after_prefill(layer, k, v, rotary),
-            _ => {
-                let mut cache = scheme.empty(layer)?;
-                cache.absorb_padded(k, v, rotary, padding)?;
-                Ok(cache)
-            }
+        let taken = |(layer, (k, v)): (usize, (&Tensor, &Tensor))| {
+            let mut cache = scheme.empty(layer)?;
+            cache.absorb_padded(k, v, rotary, padding)?;
+            Ok(cache)
         };
         self.keys.iter().zip(&self.values).enumerate().map(taken).collect()
     }

@@ -8,7 +8,7 @@ use crate::error::{ModelError, Result};
 
 impl Decoder {
     /// Runs a prompt through uncompressed f32 caches and returns what any scheme can start from: keys before position
-    /// embedding and values of every layer, `(1, Hkv, T, D)`, and the logits after the last token, `(1, V)`.
+    /// embedding and values of every layer, `(1, Hkv, T, D)`, the last queries, and the logits after the last token, `(1, V)`.
     ///
     /// `chunk` tokens are fed at a time, which bounds the memory of activations and scores; the result does not depend
     /// on it beyond rounding. A few hundred is enough for full speed.
@@ -16,15 +16,6 @@ impl Decoder {
     /// # Errors
     /// [`ModelError::Input`] for a zero `chunk`; as [`Decoder::check_prompt`], before anything is computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
-        self.prefill_with_queries(ids, chunk, 0)
-    }
-
-    /// As [`Decoder::prefill`], keeping the queries of the last `last_queries` tokens too, for schemes that
-    /// [ask for them](kvcsr_cache::Scheme::prompt_queries).
-    ///
-    /// # Errors
-    /// As [`Decoder::prefill`].
-    pub fn prefill_with_queries(&self, ids: &[u32], chunk: usize, last_queries: usize) -> Result<PrefillSnapshot> {
         if chunk == 0 {
             return Err(ModelError::Input {
                 what: "chunk",
@@ -33,8 +24,7 @@ impl Decoder {
             });
         }
         self.check_prompt(ids)?;
-        let recording = |_| Recording::new(DenseCache::new(DType::F32)).with_queries(last_queries);
-        let mut caches: Vec<_> = (0..self.arch().layers).map(recording).collect();
+        let mut caches: Vec<_> = (0..self.arch().layers).map(|_| Recording::new(DenseCache::new(DType::F32))).collect();
         let mut borrowed: Vec<&mut dyn LayerCache> =
             caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
         let split = ids.len().saturating_sub(1) / chunk * chunk;
@@ -45,12 +35,13 @@ impl Decoder {
 
         let mut keys = Vec::with_capacity(caches.len());
         let mut values = Vec::with_capacity(caches.len());
-        let queries = caches.iter_mut().filter_map(Recording::take_queries).collect();
+        let mut queries = Vec::with_capacity(caches.len());
         for (layer, cache) in caches.iter_mut().enumerate() {
             let recorded = cache.take().map_err(ModelError::cache(layer))?;
             let (k, v) = recorded.expect("every layer attended at least once");
             keys.push(k);
             values.push(v);
+            queries.extend(cache.last_queries().cloned());
         }
         Ok(PrefillSnapshot { keys, values, queries, last_logits })
     }

@@ -81,12 +81,12 @@ struct OnCodes<'a> {
 
 /// Query tokens of a pass, and their rows: `(G, n)`.
 #[derive(Clone)]
-struct Rows {
+struct QueryRows {
     tokens: Range<usize>,
     count: usize,
 }
 
-impl Rows {
+impl QueryRows {
     /// Query token of a row.
     fn token(&self, row: usize) -> usize {
         self.tokens.start + row % self.tokens.len()
@@ -101,7 +101,7 @@ impl Seen<'_> {
     }
 
     /// The forms in which `rows` need tokens of `tile`, with the tokens, counted from the tile's first.
-    fn forms(&self, rows: &Rows, tile: &Range<usize>) -> impl Iterator<Item = (Form, Range<usize>)> {
+    fn forms(&self, rows: &QueryRows, tile: &Range<usize>) -> impl Iterator<Item = (Form, Range<usize>)> {
         let until = &self.until[rows.tokens.clone()];
         let needed = Form::ALL.map(|form| (form, self.stream.needed(form, until, tile)));
         let start = tile.start;
@@ -121,7 +121,7 @@ impl HeadCall<'_> {
             for queries in queries.chunks_exact(tokens * d) {
                 scratch.queries.extend_from_slice(&queries[first * d..(first + n) * d]);
             }
-            self.pass(&Rows { tokens: first..first + n, count: group * n }, scratch);
+            self.pass(&QueryRows { tokens: first..first + n, count: group * n }, scratch);
             for (out, attended) in out.chunks_exact_mut(tokens * d).zip(scratch.attended.chunks_exact(n * d)) {
                 out[first * d..(first + n) * d].copy_from_slice(attended);
             }
@@ -136,7 +136,7 @@ impl HeadCall<'_> {
         }
     }
 
-    fn pass(&self, rows: &Rows, scratch: &mut Scratch) {
+    fn pass(&self, rows: &QueryRows, scratch: &mut Scratch) {
         let d = self.head_dim;
         reset(&mut scratch.attended, rows.count * d, 0.0);
         scratch.softmax.clear();
@@ -169,7 +169,7 @@ impl HeadCall<'_> {
     }
 
     /// What this pass takes on codes.
-    fn on_codes(&self, rows: &Rows, scratch: &mut Scratch) -> OnCodes<'_> {
+    fn on_codes(&self, rows: &QueryRows, scratch: &mut Scratch) -> OnCodes<'_> {
         let coded = |seen: &Seen<'_>| {
             let until = seen.until[rows.tokens.end - 1].coded;
             until.saturating_sub(seen.stream.sinks())
@@ -196,7 +196,7 @@ impl HeadCall<'_> {
     }
 
     /// Finds out which tokens of the tile were not forgotten. False if no query has anything to see there.
-    fn remembers(&self, tile: &Range<usize>, rows: &Rows, scratch: &mut Scratch) -> bool {
+    fn remembers(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) -> bool {
         scratch.kept.clear();
         let coded = self.keys.stream.needed(Form::Coded, &self.keys.until[rows.tokens.clone()], tile);
         if coded.is_empty() || !self.keys.stream.coded().forgets() {
@@ -210,7 +210,7 @@ impl HeadCall<'_> {
     }
 
     /// Scores of a tile, `(rows, tile)`, each query with the form of the keys that it sees.
-    fn score(&self, tile: &Range<usize>, rows: &Rows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
+    fn score(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
         let (d, width, keys) = (self.head_dim, tile.len(), self.keys);
         let Scratch { queries, scores, part, turned, vectors, table, .. } = scratch;
         let one = keys.forms(rows, tile).count() == 1;
@@ -252,7 +252,7 @@ impl HeadCall<'_> {
     }
 
     /// Turns scores into weights relative to a reference, and rescales what was gathered before where that changes.
-    fn softmax(&self, tile: &Range<usize>, rows: &Rows, scratch: &mut Scratch) {
+    fn softmax(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
         let Scratch { scores, kept, attended, sums, softmax, .. } = scratch;
         let isa = Isa::detect();
@@ -293,7 +293,7 @@ impl HeadCall<'_> {
     }
 
     /// Adds the weighted values of a tile, each query those in the form that it sees.
-    fn gather(&self, tile: &Range<usize>, rows: &Rows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
+    fn gather(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
         let (d, width, values) = (self.head_dim, tile.len(), self.values);
         let Scratch { scores, part, turned, vectors, attended, sums, .. } = scratch;
         let one = values.forms(rows, tile).count() == 1;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::attend::{HeadCall, Scratch, Seen};
 use super::scheme::Settings;
 use super::stream::{Stream, Until};
-use super::{LastQueries, LayerCodecs, Prompt};
+use super::{LayerCodecs, Prompt, PromptQueries};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary};
 
@@ -167,7 +167,7 @@ impl CodedCache {
                     }
                     (rows, tokens)
                 });
-                let queries = rotated.as_ref().map(|(rows, tokens)| LastQueries { tokens: *tokens, rows });
+                let queries = rotated.as_ref().map(|(rows, tokens)| PromptQueries { tokens: *tokens, rows });
                 let prompt = Prompt { tokens: n, keys, values, queries };
                 let streams = [&mut *of_keys, &mut *of_values].into_iter().zip(shown);
                 streams.filter(|(_, shown)| *shown).for_each(|(stream, _)| stream.see_prompt(&prompt));
@@ -250,7 +250,7 @@ impl CodedCache {
     }
 
     /// As [`LayerCache::absorb_padded`], with the last queries of the prompt, `(B, H, W, D)` before position embedding, for
-    /// methods that [ask for them](super::Codec::prompt_queries).
+    /// methods that [want to see them](super::Codec::sees_queries).
     ///
     /// # Errors
     /// As [`LayerCache::absorb`].

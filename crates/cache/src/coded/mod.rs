@@ -83,9 +83,9 @@ pub trait Codec: Send + Sync {
         false
     }
 
-    /// Queries at the end of a prompt that [`CodedTokens::see_prompt`] wants to see.
-    fn prompt_queries(&self) -> usize {
-        0
+    /// Whether [`CodedTokens::see_prompt`] wants to see the last queries of a prompt.
+    fn sees_queries(&self) -> bool {
+        false
     }
 }
 
@@ -112,13 +112,13 @@ pub struct Prompt<'a> {
     pub keys: &'a [f32],
     /// `(Hkv, tokens, D)`.
     pub values: &'a [f32],
-    /// Its last queries, if the method asked for them and whoever made the prefill kept them.
-    pub queries: Option<LastQueries<'a>>,
+    /// Its last queries, if the method wants to see them and whoever made the prefill kept them.
+    pub queries: Option<PromptQueries<'a>>,
 }
 
 /// Queries of the last tokens of a prompt.
 #[derive(Debug, Clone, Copy)]
-pub struct LastQueries<'a> {
+pub struct PromptQueries<'a> {
     /// How many tokens' queries these are.
     pub tokens: usize,
     /// `(H, tokens, D)`, not scaled; before or after position embedding, as the keys.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use kvcsr_codec::BitsPerChannel;
 
 use super::{Codec, CodedCache, LayerCodecs};
-use crate::{Binding, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary, Scheme, Window};
+use crate::{Binding, CacheError, Geometry, KeysCoded, LastQueries, LayerCache, Padding, Rotary, Scheme, Window};
 
 /// A method bound to a model.
 pub struct CodedScheme {
@@ -93,19 +93,17 @@ impl Scheme for CodedScheme {
         Ok(Box::new(self.cache(layer)?))
     }
 
-    fn prompt_queries(&self) -> usize {
-        self.codecs().map(|codec| codec.prompt_queries()).max().unwrap_or(0)
-    }
-
-    fn after_prompt(
+    fn after_observed_prefill(
         &self,
         layer: usize,
-        [k, v, queries]: [&Tensor; 3],
+        k: &Tensor,
+        v: &Tensor,
+        queries: &LastQueries,
         rotary: &Rotary,
-        padding: Padding<'_>,
     ) -> Result<Box<dyn LayerCache>, CacheError> {
         let mut cache = self.cache(layer)?;
-        cache.absorb_prompt(k, v, Some(queries), rotary, padding)?;
+        let wanted = self.codecs().any(|codec| codec.sees_queries());
+        cache.absorb_prompt(k, v, wanted.then_some(&queries.queries), rotary, Padding::None)?;
         Ok(Box::new(cache))
     }
 

@@ -11,12 +11,12 @@ use kvcsr_codec::{Dictionary, Encoder, Footprint, Kind, from_e4m3, to_e4m3};
 use super::blocks::BlockFormat;
 use super::stages::{Mean, Residual, Stage, Staged};
 use super::testing::{relative_error, variates};
-use super::{Block, Codec, CodedScheme, CodedTokens, HeadTokens, LastQueries, PerHead, Prompt};
+use super::{Block, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, Prompt, PromptQueries};
 use crate::conformance::{self, Inputs, Promises, Setting, noise};
 use crate::schemes::{csr, ggml};
 use crate::{
-    Binding, CacheError, DenseCache, Geometry, KeysCoded, LayerCache, Needs, Pattern, PrefillSnapshot, Rotary, Scheme,
-    SchemeContext, Window, registry,
+    Binding, CacheError, DenseCache, Geometry, KeysCoded, LastQueries, LayerCache, Needs, Pattern, PrefillSnapshot,
+    Rotary, Scheme, SchemeContext, Window, registry,
 };
 
 const KEYS: KeysCoded = KeysCoded::AfterRope;
@@ -218,12 +218,12 @@ impl Codec for Chooser {
         16.0
     }
 
-    fn prompt_queries(&self) -> usize {
-        2
+    fn sees_queries(&self) -> bool {
+        true
     }
 }
 
-fn points_to(queries: &LastQueries<'_>, d: usize, group: usize, head: usize, key: &[f32]) -> bool {
+fn points_to(queries: &PromptQueries<'_>, d: usize, group: usize, head: usize, key: &[f32]) -> bool {
     let own = queries.rows.chunks_exact(queries.tokens * d).skip(head * group).take(group);
     let dot = |q: &[f32]| q.iter().zip(key).map(|(a, b)| a * b).sum::<f32>();
     own.flat_map(|head| head.chunks_exact(d)).any(|q| dot(q) > 3.0)
@@ -274,7 +274,7 @@ fn a_method_can_choose_tokens_by_the_last_queries_of_a_prompt() {
     let mut snapshot = PrefillSnapshot {
         keys: vec![prompt.k.clone()],
         values: vec![prompt.v.clone()],
-        queries: vec![prompt.q.narrow(2, 138, 2).unwrap()],
+        queries: vec![LastQueries { queries: prompt.q.narrow(2, 138, 2).unwrap(), scale: 0.125 }],
         last_logits: prompt.q.clone(),
     };
     let row = |x: &Tensor, head: usize, t: usize| -> Vec<f32> {

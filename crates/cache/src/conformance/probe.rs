@@ -172,8 +172,8 @@ impl<'s> Probe<'s> {
         let x = Inputs::random(self.setting, prompt + 3)?;
         let Inputs { k, v, .. } = x.tokens(0..prompt)?;
         let last_logits = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
-        let (keys, values) = (vec![k.clone(), v.clone()], vec![v, k]);
-        let snapshot = PrefillSnapshot { keys, values, queries: Vec::new(), last_logits };
+        let snapshot =
+            PrefillSnapshot { keys: vec![k.clone(), v.clone()], values: vec![v, k], queries: Vec::new(), last_logits };
         let fork = || snapshot.fork(self.scheme, &self.rotary);
         let (mut idle, mut busy, mut alone) = (fork()?, fork()?, fork()?);
         ensure(idle.len() == 2, || format!("{} caches for 2 layers", idle.len()))?;

@@ -1,4 +1,4 @@
-//! One file per scheme. [`crate::registry`] lists them.
+//! One file or folder per method; most are codecs of the [common base](crate::coded). [`crate::registry`] lists them.
 
 pub mod asymkv;
 pub mod commvq;
