@@ -1,7 +1,7 @@
 //! Eight-bit floating point, e4m3, for keys and values: what servers offer as an "fp8 cache", with a scale of 1.
 
 use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
