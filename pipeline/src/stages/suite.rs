@@ -220,8 +220,8 @@ impl Section {
         Ok(page)
     }
 
-    /// For the README: one line per scheme.
-    pub fn readme(&self) -> String {
+    /// For docs/RESULTS.md: one line per scheme.
+    pub fn shown(&self) -> String {
         if self.summary.overall.is_empty() {
             return String::new();
         }
