@@ -215,6 +215,7 @@ impl Section {
             let tasks = scores::tasks(&self.summary.tasks);
             let cells = scores::task_rows(&self.summary.tasks);
             writeln!(page, "\n{}", schemes_markdown(&averages))?;
+            page.push_str(&scores::cut_sentence(&self.summary));
             writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
         }
         Ok(page)

@@ -66,6 +66,7 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
         settings.resamples,
     )?;
     writeln!(page, "{}", schemes_markdown(&means))?;
+    page.push_str(&scores::cut_sentence(summary));
     writeln!(page, "{}", run_markdown(&tasks, &cells, &means))?;
     let published = published();
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
