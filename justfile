@@ -97,7 +97,7 @@ suite *args: setup
 longbench *args: setup
     @{{ stage }}
 
-# Draw figures and tables; publish them to data/results and the README if the profile says so
+# Draw figures and tables; publish them to data/results and the docs if the profile says so
 [group('stages')]
 report *args: setup
     @{{ stage }}

@@ -67,7 +67,7 @@ fn prepare(args: RunArgs) -> Result<Run> {
         Some(name) => anyhow::bail!("run `{name}`: a name of letters, digits, dots and dashes is expected"),
     };
     let mut config = Config::load(&paths.root.join("pipeline/profiles"), &args.profile, &args.overrides)?;
-    // The README shows the profile itself, not an experiment beside it.
+    // README and docs show the profile itself, not an experiment beside it.
     config.report.publish &= args.run.is_none();
     rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global().context("thread pool")?;
     Ok(Run { profile: args.profile, config, paths, force: args.force })

@@ -30,7 +30,13 @@ pub struct Recipe {
 impl Recipe {
     /// blake3 of the canonical JSON (object keys are sorted).
     pub fn key(&self) -> String {
-        let json = serde_json::to_string(self).expect("maps of strings and numbers serialise");
+        let mut sorted = self.clone();
+        // Maps keep the order in which they were filled, since the reader of chat templates needs that of serde_json.
+        for map in [&mut sorted.parameters, &mut sorted.inputs] {
+            map.sort_keys();
+            map.values_mut().for_each(Value::sort_all_objects);
+        }
+        let json = serde_json::to_string(&sorted).expect("maps of strings and numbers serialise");
         blake3::hash(json.as_bytes()).to_hex().to_string()
     }
 
@@ -193,6 +199,17 @@ mod tests {
         assert_ne!(old.key(), recipe(4, "b").key());
         let changes = recipe(8, "b").changes_since(&old);
         assert_eq!(changes, ["train.sparsity 4 -> 8", "input calibrate changed"]);
+    }
+
+    /// Parameters in another order must not make a stage run again.
+    #[test]
+    fn published_keys_are_those_of_their_recipes() {
+        let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/results/smol");
+        for stage in ["calibrate", "merge", "train", "evaluate", "compare"] {
+            let text = std::fs::read_to_string(results.join(format!("{stage}.manifest.json"))).unwrap();
+            let manifest: Manifest = serde_json::from_str(&text).unwrap();
+            assert_eq!(manifest.key, manifest.recipe.key(), "{stage}");
+        }
     }
 
     #[test]

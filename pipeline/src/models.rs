@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_model::{ChatTemplate, Checkpoint, Decoder, Gguf, HfCheckpoint, Precision, Tokenizer, find_device};
+use kvcsr_model::{Arch, ChatTemplate, Checkpoint, Decoder, Gguf, HfCheckpoint, Precision, Tokenizer, find_device};
 
 use crate::atomic;
 use crate::config::Config;
@@ -229,6 +229,14 @@ impl Opened {
             Files::Folder(folder) => folder.dtype(),
         };
         Ok(format!("{:?}", precision.resolve(stored)).to_lowercase())
+    }
+
+    /// What its metadata or configuration says it is, without its weights.
+    pub fn arch(&self) -> Result<Arch> {
+        match &self.files {
+            Files::Gguf(file) => file.arch().with_context(|| self.context()),
+            Files::Folder(folder) => Ok(folder.arch().clone()),
+        }
     }
 
     pub fn tokenizer(&self) -> Result<Tokenizer> {

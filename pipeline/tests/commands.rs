@@ -157,7 +157,7 @@ fn footprint_needs_no_weights_and_no_project() {
     let csv = fs::read_to_string(folder.path().join("memory/footprint-length.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 2 * 4 * 2);
     // 30 layers x 3 heads x 64 channels x 2 kinds x 1000 tokens x 2 bytes.
-    assert!(csv.contains("smollm2-135m-instruct,dense-f16,1000,1,16,16,23040000,"), "{csv}");
+    assert!(csv.contains("smollm2-135m-instruct,dense-f16,1000,1,16.0,16.0,23040000,"), "{csv}");
     assert!(fs::read_to_string(folder.path().join("memory/footprint-length.svg")).unwrap().contains("kivi-2"));
 
     let refused = |args: &[&str]| refused(folder.path(), &[&["footprint"], args].concat());

@@ -1,66 +1,76 @@
-//! What the README shows is what `data/results` holds: a test of files, which runs no stage.
+//! What README.md and docs/RESULTS.md show is what `data/results` holds: a test of files, which runs no stage.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kvcsr_report::compare::{self, CompareRow};
-use kvcsr_report::{AblationRow, HeldoutRow, ablation, aggregate, csv, splice, tables};
+use kvcsr_report::figures::{
+    Frontier, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
+    TimeLength, TrainingLoss,
+};
+use kvcsr_report::save::{self, Figure};
+use kvcsr_report::{AblationRow, CompareRow, HeldoutRow, ablation, aggregate, compare, csv, tables};
+use sha2::{Digest, Sha256};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Published profiles, each with the parts that it put into the README: marker and text.
-fn published() -> Vec<(PathBuf, Vec<(String, String)>)> {
-    let folders = fs::read_dir(root().join("data/results")).unwrap().map(|entry| entry.unwrap().path());
-    let parts = |folder: &Path| {
-        fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter_map(|path| {
-                let name = path.file_name()?.to_str()?;
-                let marker = name.strip_prefix("readme-")?.strip_suffix(".md")?.to_owned();
-                Some((marker, fs::read_to_string(&path).unwrap()))
-            })
-            .collect()
+/// Folders of published profiles.
+fn published() -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join("data/results")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The text between the markers of each part of a document.
+fn parts(document: &str) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    let of_part = |rest: &str| {
+        let (name, rest) = rest.split_once(" -->").unwrap();
+        let (text, _) = rest.split_once(&format!("<!-- END {name} -->")).unwrap_or_else(|| panic!("{name} has no end"));
+        (name.to_owned(), text.to_owned())
     };
-    folders.filter(|folder| folder.is_dir()).map(|folder| (folder.clone(), parts(&folder))).collect()
+    text.split("<!-- BEGIN ").skip(1).map(of_part).collect()
+}
+
+/// The runs of lines that are tables.
+fn markdown_tables(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let runs = lines.chunk_by(|a, b| a.starts_with('|') == b.starts_with('|'));
+    runs.filter(|run| run[0].starts_with('|')).map(|run| run.join("\n")).collect()
 }
 
 #[test]
-fn the_readme_shows_the_committed_parts_and_no_others() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut markers = Vec::new();
-    for (folder, parts) in published() {
-        for (marker, text) in parts {
-            let spliced = splice::splice(&readme, &marker, &text).unwrap();
-            assert!(
-                spliced == readme,
-                "README.md, part `{marker}`, differs from {}/readme-{marker}.md: run `just report`, do not edit either by hand",
-                folder.display()
-            );
-            markers.push(marker);
+fn every_table_of_the_documents_stands_in_a_published_page() {
+    let mut pages = String::new();
+    for folder in published() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages += &fs::read_to_string(path).unwrap();
+            }
         }
     }
-    markers.sort();
-    // The table of methods is the registry's, and compared with it there. A part between whose markers nothing stands
-    // has not been published yet.
-    let mut shown: Vec<&str> = readme
-        .split("<!-- BEGIN ")
-        .skip(1)
-        .filter(|rest| !rest.split_once("-->").unwrap().1.trim_start().starts_with("<!-- END"))
-        .map(|rest| rest.split(" -->").next().unwrap())
-        .filter(|marker| *marker != "methods")
-        .collect();
-    shown.sort_unstable();
-    assert_eq!(markers, shown, "parts that are published, and parts that the README shows");
+    let parts = parts("docs/RESULTS.md");
+    let names: Vec<&str> = parts.keys().map(String::as_str).collect();
+    assert_eq!(names, ["ablation", "compare", "longbench", "results", "suite"]);
+    for (name, text) in &parts {
+        let tables = markdown_tables(text);
+        assert!(!tables.is_empty(), "docs/RESULTS.md, part `{name}`, has no table");
+        for table in tables {
+            assert!(
+                pages.contains(&table),
+                "docs/RESULTS.md, part `{name}`, differs from data/results: run `just report`, edit neither by hand\n{table}"
+            );
+        }
+    }
 }
 
 #[test]
 fn the_tables_are_those_of_the_committed_rows() {
     let mut compared = 0;
-    for (folder, parts) in published() {
+    for folder in published() {
         let rows = folder.join("documents.csv");
         if !rows.is_file() {
             continue;
@@ -69,9 +79,7 @@ fn the_tables_are_those_of_the_committed_rows() {
         let table = tables::results_markdown(&aggregate::overall(&rows).unwrap(), false).unwrap();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
         assert!(report.contains(table.trim()), "{}: report.md and documents.csv differ", folder.display());
-        for (_, text) in parts.iter().filter(|(marker, _)| marker == "results") {
-            assert!(text.contains(table.trim()), "{}: readme-results.md and documents.csv differ", folder.display());
-        }
+        assert!(parts("docs/RESULTS.md")["results"].contains(table.trim()), "docs/RESULTS.md and documents.csv differ");
         compared += 1;
     }
     assert!(compared > 0, "no published profile has rows");
@@ -79,7 +87,8 @@ fn the_tables_are_those_of_the_committed_rows() {
 
 #[test]
 fn the_ablation_is_that_of_the_committed_rows() {
-    for (folder, parts) in published() {
+    let shown = &parts("docs/RESULTS.md")["ablation"];
+    for folder in published() {
         let rows = folder.join("ablation.csv");
         if !rows.is_file() {
             eprintln!("{}: no ablation is published", folder.display());
@@ -87,9 +96,7 @@ fn the_ablation_is_that_of_the_committed_rows() {
         }
         let rows: Vec<AblationRow> = csv::read(&rows).unwrap();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
-        let (_, readme) =
-            parts.iter().find(|(marker, _)| marker == "ablation").expect("rows without their README part");
-        for (what, text, in_readme) in [
+        for (what, text, in_results) in [
             ("Table 3", ablation::table3_markdown(&rows), false),
             ("its coverage", ablation::coverage(&rows), false),
             ("trainers", ablation::options_markdown(&rows), true),
@@ -98,46 +105,73 @@ fn the_ablation_is_that_of_the_committed_rows() {
             ("the verdict on merging", ablation::merged_verdict(&rows), true),
         ] {
             assert!(report.contains(text.trim()), "{}: report.md and ablation.csv differ in {what}", folder.display());
-            assert!(
-                !in_readme || readme.contains(text.trim()),
-                "{}: readme-ablation.md and ablation.csv differ in {what}",
-                folder.display()
-            );
-        }
-        for figure in ["prompt-scatter", "rotary-scatter"] {
-            for extension in ["svg", "png", "csv"] {
-                assert!(folder.join(format!("{figure}.{extension}")).is_file(), "{figure}.{extension} is missing");
-            }
+            assert!(!in_results || shown.contains(text.trim()), "docs/RESULTS.md and ablation.csv differ in {what}");
         }
     }
 }
 
 #[test]
 fn the_comparison_is_that_of_the_committed_rows() {
-    let shared = root().join("data/results/compare.csv");
-    let folders: Vec<_> = published().into_iter().filter(|(folder, _)| folder.join("compare.csv").is_file()).collect();
-    assert_eq!(shared.is_file(), !folders.is_empty(), "data/results/compare.csv and a profile's come together");
-    for (folder, parts) in &folders {
-        let path = folder.join("compare.csv");
-        assert_eq!(
-            fs::read(&path).unwrap(),
-            fs::read(&shared).unwrap(),
-            "{} and the shared one differ",
-            path.display()
-        );
-        let rows: Vec<CompareRow> = csv::read(&path).unwrap();
+    let folders: Vec<PathBuf> = published().into_iter().filter(|folder| folder.join("compare.csv").is_file()).collect();
+    assert!(!folders.is_empty(), "no comparison is published");
+    for folder in folders {
+        let rows: Vec<CompareRow> = csv::read(&folder.join("compare.csv")).unwrap();
         let mut contexts: Vec<usize> = rows.iter().map(|row| row.context).collect();
         contexts.dedup();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
-        let tables = contexts.iter().map(|&context| {
-            let of_context = |row: &&CompareRow| row.context == context && row.domain == "all";
-            compare::markdown(&rows.iter().filter(of_context).cloned().collect::<Vec<_>>())
-        });
-        let tables: Vec<String> = tables.collect();
-        for (table, context) in tables.iter().zip(&contexts) {
+        let at = |context: usize| -> Vec<CompareRow> {
+            rows.iter().filter(|row| row.context == context && row.domain == "all").cloned().collect()
+        };
+        for &context in &contexts {
+            let table = compare::markdown(&at(context));
             assert!(report.contains(table.trim()), "{}: report.md differs at {context} tokens", folder.display());
         }
-        let (_, part) = parts.iter().find(|(marker, _)| marker == "compare").unwrap();
-        assert!(part.contains(tables[tables.len() / 2].trim()), "{}: readme-compare.md differs", folder.display());
+        let shown = at(contexts[contexts.len() / 2]);
+        let results = &parts("docs/RESULTS.md")["compare"];
+        assert!(results.contains(compare::markdown(&shown).trim()), "docs/RESULTS.md and compare.csv differ");
+        let headline = &parts("README.md")["headline"];
+        let table = compare::headline_markdown(&shown);
+        assert!(headline.contains(table.trim()), "README.md and compare.csv differ\n{table}");
+    }
+}
+
+/// The figure of rows that a published CSV holds, beside the SVG that was published.
+fn check<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) {
+    let drawn = save::svg::<F>(rows).unwrap();
+    let committed = fs::read_to_string(folder.join(format!("{stem}.svg"))).unwrap();
+    assert!(drawn == committed, "{stem}.svg is not what its rows give");
+}
+
+#[test]
+fn the_figures_are_those_of_the_committed_rows() {
+    let folder = root().join("data/results/smol");
+    let read = |name: &str| folder.join(format!("{name}.csv"));
+    check::<LayerDivergence>(&folder, LayerDivergence::NAME, &csv::read(&read("divergence")).unwrap());
+    check::<LayerError>(&folder, LayerError::NAME, &csv::read(&read("reconstruction")).unwrap());
+    check::<MemoryLength>(&folder, MemoryLength::NAME, &csv::read(&read("memory")).unwrap());
+    check::<QualityBits>(&folder, QualityBits::NAME, &csv::read(&read("documents")).unwrap());
+    check::<TrainingLoss>(&folder, TrainingLoss::NAME, &csv::read(&read("training")).unwrap());
+    check::<PromptScatter>(&folder, PromptScatter::NAME, &csv::read(&read(PromptScatter::NAME)).unwrap());
+    check::<RotaryScatter>(&folder, RotaryScatter::NAME, &csv::read(&read(RotaryScatter::NAME)).unwrap());
+    check::<RetrievalGrid>(&folder, RetrievalGrid::NAME, &csv::read(&read(RetrievalGrid::NAME)).unwrap());
+    let rows: Vec<CompareRow> = csv::read(&read("compare")).unwrap();
+    let all: Vec<CompareRow> = rows.into_iter().filter(|row| row.domain == "all").collect();
+    check::<TimeLength>(&folder, TimeLength::NAME, &all);
+    for of_context in all.chunk_by(|a, b| a.context == b.context) {
+        check::<Frontier>(&folder, &format!("{}-{}", Frontier::NAME, of_context[0].context), of_context);
+    }
+}
+
+#[test]
+fn each_thing_is_published_once() {
+    let mut seen: BTreeMap<Vec<u8>, PathBuf> = BTreeMap::new();
+    for folder in published() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let hash = Sha256::digest(fs::read(&path).unwrap()).to_vec();
+            if let Some(other) = seen.insert(hash, path.clone()) {
+                panic!("{} and {} are equal", other.display(), path.display());
+            }
+        }
     }
 }

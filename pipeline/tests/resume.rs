@@ -165,7 +165,7 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     run(data, "calibrate", COMPARE);
     run(data, "report", COMPARE);
     let report = data.join("runs/smoke/report");
-    let rows: Vec<kvcsr_report::compare::CompareRow> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
+    let rows: Vec<kvcsr_report::CompareRow> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
     // Over all texts and over the only one, at two contexts.
     assert_eq!(rows.len(), 2 * 2 * 3);
     let all: Vec<_> = rows.iter().filter(|row| row.domain == "all").collect();
@@ -177,7 +177,7 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     assert_eq!((interval("dense"), interval("q4_0")), ((false, false), (true, true)));
     let html = std::fs::read_to_string(report.join("report.html")).unwrap();
     assert!(html.contains("Every scheme on the same prompts") && html.contains("record_lookup (3)"));
-    let readme = std::fs::read_to_string(report.join("readme-compare.md")).unwrap();
+    let readme = std::fs::read_to_string(report.join("results-compare.md")).unwrap();
     assert!(readme.contains("96 tokens prefilled exactly") && readme.contains("q4_0"), "{readme}");
     assert!(report.join("frontier-64.svg").is_file() && report.join("frontier-96.png").is_file());
 }

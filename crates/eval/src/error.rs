@@ -90,6 +90,19 @@ pub enum EvalError {
     #[error("a prompt limit of {0} tokens leaves no room for a head and a tail; give at least 2")]
     PromptLimit(usize),
 
+    /// A prompt that is longer than the model's context.
+    #[error("{task}, record {id}: the prompt has {tokens} tokens, but the model has {positions} positions")]
+    PromptTooLong {
+        /// The task.
+        task: String,
+        /// The record.
+        id: String,
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The model's positions.
+        positions: usize,
+    },
+
     /// The caller's tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokens(#[source] TokensError),

@@ -3,6 +3,7 @@
 use candle_core::{DType, Tensor};
 use kvcsr_cache::{DenseCache, LayerCache, Padding, PrefillSnapshot, Recording};
 
+use crate::arch::Arch;
 use crate::decoder::{Decoder, Logits};
 use crate::error::{ModelError, Result};
 
@@ -14,7 +15,7 @@ impl Decoder {
     /// on it beyond rounding. A few hundred is enough for full speed.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for a zero `chunk`; as [`Decoder::check_prompt`], before anything is computed.
+    /// [`ModelError::Input`] for a zero `chunk`; as [`Arch::check_prompt`], before anything is computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
         if chunk == 0 {
             return Err(ModelError::Input {
@@ -23,7 +24,7 @@ impl Decoder {
                 found: "0".to_owned(),
             });
         }
-        self.check_prompt(ids)?;
+        self.arch().check_prompt(ids)?;
         let mut caches: Vec<_> = (0..self.arch().layers).map(|_| Recording::new(DenseCache::new(DType::F32))).collect();
         let mut borrowed: Vec<&mut dyn LayerCache> =
             caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
@@ -46,13 +47,23 @@ impl Decoder {
         Ok(PrefillSnapshot { keys, values, queries, last_logits })
     }
 
+    /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.
+    ///
+    /// # Errors
+    /// If the tensor cannot be made on the decoder's device.
+    pub fn row(&self, ids: &[u32]) -> Result<Tensor> {
+        Ok(Tensor::new(ids, self.device())?.unsqueeze(0)?)
+    }
+}
+
+impl Arch {
     /// Whether a prompt can be prefilled: it is not longer than the model's context, and the vocabulary has its ids.
     ///
     /// # Errors
     /// [`ModelError::Input`] with the length and the limit, or the id that is too large and where it stands.
     pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
         let input = |expected: String, found: String| Err(ModelError::Input { what: "prompt", expected, found });
-        let (positions, vocab) = (self.arch().max_positions, self.arch().vocab);
+        let (positions, vocab) = (self.max_positions, self.vocab);
         if ids.is_empty() {
             return input("at least one token".to_owned(), "none".to_owned());
         }
@@ -65,13 +76,5 @@ impl Decoder {
             }
             None => Ok(()),
         }
-    }
-
-    /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.
-    ///
-    /// # Errors
-    /// If the tensor cannot be made on the decoder's device.
-    pub fn row(&self, ids: &[u32]) -> Result<Tensor> {
-        Ok(Tensor::new(ids, self.device())?.unsqueeze(0)?)
     }
 }

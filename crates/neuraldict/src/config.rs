@@ -114,7 +114,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The recipe of Lexico's public trainer (Kim et al., ICML 2025) at this configuration's size,
+    /// The settings of Lexico's public trainer (Kim et al., ICML 2025) at this configuration's size,
     /// data and seed: random start, batches of 64, atoms picked by OMP, gradient of the mean error
     /// to the atoms only and tangent to them, Adam at 1e-4 falling along a cosine for 20 epochs.
     ///
@@ -141,7 +141,7 @@ impl TrainConfig {
         }
     }
 
-    /// The configuration that is trained with: where the trainer is a whole recipe, that recipe.
+    /// The configuration that is trained with: where the trainer stands for settings of its own, these.
     #[must_use]
     pub fn resolved(self) -> Self {
         match self.trainer {
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_recipe_keeps_size_data_and_seed() {
+    fn the_peers_settings_keep_size_data_and_seed() {
         let config =
             TrainConfig { atoms: 300, sparsity: 5, seed: 9, chunks: 2, vectors: 900, ..TrainConfig::default() };
         let peer = config.lexico();

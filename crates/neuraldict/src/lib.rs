@@ -20,7 +20,7 @@
 //! Beyond the paper, each a field of [`TrainConfig`] and off by default: closed-form updates
 //! ([`closed`]), orthogonal matching pursuit ([`pursuit::orthogonal_codes`]), other starts, dead
 //! atoms that move, a curriculum over `s`, early stopping, and weights ([`Inputs::weights`]).
-//! [`TrainConfig::lexico`] is the recipe of a public trainer, to compare with. [`train_group_from`]
+//! [`TrainConfig::lexico`] gives the settings of a public trainer, to compare with. [`train_group_from`]
 //! keeps checkpoints.
 //!
 //! Symbols: `N` atoms, `D` channels of a (chunk of a) head vector, `S` sparsity (the paper's `s`,

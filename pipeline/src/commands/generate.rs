@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
-use kvcsr_model::{Choice, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
+use kvcsr_model::{Arch, Choice, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
 
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
@@ -19,8 +19,7 @@ use crate::stages::{PREFILL_CHUNK, artefacts};
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = args.model.open()?;
-    let (tokenizer, decoder) = (model.tokenizer()?, model.decoder(&args.model.device, &args.model.dtype)?);
-    let scheme = registry::build(&args.scheme, &context(args, &model, decoder.geometry())?)?;
+    let tokenizer = model.tokenizer()?;
     let (from, text) = prompt(args)?;
     let prompt = if args.chat {
         let turn = Message { role: "user", content: &text };
@@ -28,7 +27,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     } else {
         tokenizer.encode(&text, true)?
     };
-    fits(&decoder, &tokenizer, &prompt, args.max_new).context(from)?;
+    fits(&model.arch()?, &tokenizer, &prompt, args.max_new).context(from)?;
+    let decoder = model.decoder(&args.model.device, &args.model.dtype)?;
+    let scheme = registry::build(&args.scheme, &context(args, &model, decoder.geometry())?)?;
     let started = Instant::now();
     let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
     let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
@@ -98,27 +99,23 @@ fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
 }
 
 /// Refuses a prompt that the model cannot hold, before anything is computed, and warns where it leaves too few positions.
-fn fits(decoder: &Decoder, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> Result<()> {
-    let (positions, vocab) = (decoder.arch().max_positions, decoder.arch().vocab);
-    if prompt.is_empty() {
-        bail!("the text has no tokens");
-    }
-    if prompt.len() > positions {
-        bail!("{} tokens, but the model has {positions} positions: shorten the text", prompt.len());
-    }
-    if let Some((at, id)) = prompt.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
-        let token = tokenizer.token(*id).unwrap_or_default();
+fn fits(arch: &Arch, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> Result<()> {
+    if let Some((at, id)) = prompt.iter().enumerate().find(|(_, id)| **id as usize >= arch.vocab) {
         bail!(
-            "token `{token}` at index {at} has the id {id}, but the model's vocabulary has {vocab} ids: the tokenizer's \
-             files do not belong to these weights"
+            "token `{}` at index {at} has the id {id}, but the model's vocabulary has {} ids: the tokenizer's files do not \
+             belong to these weights",
+            tokenizer.token(*id).unwrap_or_default(),
+            arch.vocab
         );
     }
+    arch.check_prompt(prompt)?;
     // The last token needs no position: nothing follows it.
-    if prompt.len() + max_new > positions + 1 {
+    if prompt.len() + max_new > arch.max_positions + 1 {
         eprintln!(
-            "warning: {} prompt tokens and --max-new {max_new} are more than the model's {positions} positions: the text \
-             may end early",
-            prompt.len()
+            "warning: {} prompt tokens and --max-new {max_new} are more than the model's {} positions: the text may end \
+             early",
+            prompt.len(),
+            arch.max_positions
         );
     }
     Ok(())

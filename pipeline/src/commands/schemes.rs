@@ -15,7 +15,7 @@ pub struct SchemesArgs {
     /// One JSON array instead of a table: patterns, examples, parameters, sources, bits
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
-    /// The README's table of methods; with a file, put it there between the markers `methods`
+    /// The table of docs/SCHEMES.md; with a file, put it there between the markers `methods`
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     markdown: Option<Option<PathBuf>>,
 }
@@ -63,7 +63,7 @@ fn table() -> Result<()> {
     Ok(())
 }
 
-/// The README's table of methods.
+/// The table of docs/SCHEMES.md.
 fn markdown() -> Result<String> {
     let mut table = String::from(
         "| scheme | what | keys coded | nominal bits | stored bits | source |\n|---|---|---|--:|--:|---|\n",
@@ -93,14 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_lists_every_scheme() {
-        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-        let (_, rest) = readme.split_once("<!-- BEGIN methods -->\n").unwrap();
+    fn the_page_of_schemes_lists_every_one() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/SCHEMES.md")).unwrap();
+        let (_, rest) = page.split_once("<!-- BEGIN methods -->\n").unwrap();
         let (table, _) = rest.split_once("<!-- END methods -->").unwrap();
         let expected = markdown().unwrap();
         assert!(
             table.trim() == expected.trim(),
-            "README.md differs from the registry; `just kvcsr schemes --markdown README.md` writes:\n{expected}"
+            "docs/SCHEMES.md differs from the registry; `just kvcsr schemes --markdown docs/SCHEMES.md` writes:\n{expected}"
         );
     }
 }

@@ -12,6 +12,7 @@ use kvcsr_eval::longbench::predictions::label;
 use kvcsr_report::figures::SweepQuality;
 use kvcsr_report::page::{Block, Page, Section};
 use kvcsr_report::save::{self, Figure};
+use kvcsr_report::table::Table;
 use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
 use toml::Value;
 
@@ -115,20 +116,25 @@ fn plain(base: &Run) -> Run {
 }
 
 fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
-    let saved = save::figure::<SweepQuality>(dir, rows)?;
+    let drawn = save::drawing::<SweepQuality>(dir, SweepQuality::NAME, rows)?;
     kvcsr_report::csv::write(&dir.join("sweep.csv"), rows)?;
-    let mut table = "| point | scheme | nominal bits | measured bits | shared bytes | perplexity | KL (nats) | top-1 agreement (%) |\n\
-                     |---|---|--:|--:|--:|--:|--:|--:|\n"
-        .to_owned();
+    let numbers = ["nominal bits", "measured bits", "shared bytes", "perplexity", "KL (nats)", "top-1 agreement (%)"];
+    let mut table = Table::of(["point", "scheme"], numbers);
     for r in rows {
-        table += &format!(
-            "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.4} | {:.1} |\n",
-            r.point, r.scheme, r.nominal_bits, r.measured_bits, r.shared_bytes, r.perplexity, r.kl, r.top1_percent
-        );
+        table.row([
+            r.point.clone(),
+            r.scheme.clone(),
+            format!("{:.2}", r.nominal_bits),
+            format!("{:.2}", r.measured_bits),
+            r.shared_bytes.to_string(),
+            format!("{:.2}", r.perplexity),
+            format!("{:.4}", r.kl),
+            format!("{:.1}", r.top1_percent),
+        ]);
     }
     let figure = Block::Figure {
         name: SweepQuality::NAME.to_owned(),
-        svg: std::fs::read_to_string(saved.svg)?,
+        svg: std::fs::read_to_string(drawn.svg)?,
         caption: SweepQuality::caption(rows),
     };
     let page = Page {
@@ -137,7 +143,7 @@ fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
         sections: vec![Section {
             title: "Scores at every point".to_owned(),
             command: base.command("sweep"),
-            blocks: vec![figure, Block::Markdown(table), Block::Files(vec!["sweep.csv".to_owned()])],
+            blocks: vec![figure, Block::Markdown(table.into_text()), Block::Files(vec!["sweep.csv".to_owned()])],
         }],
     };
     atomic::write(&dir.join("sweep.md"), page.markdown().as_bytes())?;

@@ -67,7 +67,8 @@ impl Config {
             apply(&mut merged, item)?;
         }
         let config: Self = Value::Table(merged).try_into().with_context(|| {
-            format!("configuration of profile `{profile}` (explained in pipeline/profiles/defaults.toml)")
+            let with = if overrides.is_empty() { String::new() } else { format!(" with {}", overrides.join(" ")) };
+            format!("configuration of profile `{profile}`{with} (explained in pipeline/profiles/defaults.toml)")
         })?;
         config.check()?;
         Ok(config)
@@ -210,6 +211,8 @@ pub mod tests {
         assert!(message("trian.atoms=4").contains("no section `trian`"));
         assert!(message("train.atoms").contains("path=value"));
         assert!(message("train.atoms=many").contains("invalid type"));
+        let gradient = message("train.gradient=x");
+        assert!(gradient.contains("train.gradient=x") && gradient.contains("`coefficients` or `atoms`"), "{gradient}");
         assert!(message("train.sparsity=7").contains("value_chunks"));
         assert!(message("dtype=fp16").contains("auto, f32, bf16 or f16"));
         assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));

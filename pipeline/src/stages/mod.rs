@@ -200,6 +200,14 @@ mod tests {
         );
     }
 
+    #[test]
+    fn sections_of_the_report_show_stages_that_there_are() {
+        let known: Vec<&str> = ALL.iter().map(|stage| stage.name()).collect();
+        for shown in report::sections::stages() {
+            assert!(known.contains(&shown), "a section shows the stage {shown}; there are {}", known.join(", "));
+        }
+    }
+
     /// Sentence and body of every recipe in the justfile's group of stages, by name.
     fn recipes() -> Vec<(String, String, String)> {
         let mut found = Vec::new();

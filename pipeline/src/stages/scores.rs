@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
 use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::results::{LengthResult, OverallResult, TaskResult};
-use kvcsr_eval::longbench::runner::Runner;
+use kvcsr_eval::longbench::runner::{Room, Runner};
 use kvcsr_eval::longbench::score::BucketScore;
 use kvcsr_report::files;
 use kvcsr_report::records::{Bucket, LengthRow, OverallRow, TaskRow};
@@ -31,6 +31,7 @@ pub fn answer(
     schemes: &[Box<dyn Scheme>],
     dir: &Path,
 ) -> Result<Predictions> {
+    check_room(stage, runner, work)?;
     let mut predictions = Predictions::open(&dir.join(PREDICTIONS))?;
     let total: usize = work.iter().map(|work| work.records.len() * schemes.len()).sum();
     let bar = ui::bar(stage, total as u64, "records x schemes");
@@ -43,6 +44,27 @@ pub fn answer(
     })?;
     bar.finish();
     Ok(predictions)
+}
+
+/// Refuses prompts that the model cannot hold and says which answers may be cut, before anything is run.
+fn check_room(stage: &str, runner: &Runner<'_>, work: &[Work<'_>]) -> Result<()> {
+    let setting = match stage {
+        "compare" => "compare.task_prompt_tokens".to_owned(),
+        stage => format!("{stage}.max_prompt_tokens"),
+    };
+    let room = runner.room(work).with_context(|| format!("lower {setting}"))?;
+    if let Some(Room { positions, prompts, short, longest, answer }) = room.filter(|room| room.short > 0) {
+        let leaves = (positions + 1).saturating_sub(answer);
+        ui::line(
+            stage,
+            &format!(
+                "warning: {short} of {prompts} prompts leave too few positions for their answers: up to {longest} prompt \
+                 tokens and {answer} of an answer are more than the model's {positions} positions. {setting} = {leaves} \
+                 leaves enough"
+            ),
+        );
+    }
+    Ok(())
 }
 
 /// Writes the scores and averages into `dir`.
@@ -58,6 +80,29 @@ pub fn read(dir: &Path) -> Result<Summary> {
     Ok(Summary { tasks: files::read_jsonl(&dir.join(RESULTS))?, overall: files::read_jsonl(&dir.join(OVERALL))? })
 }
 
+/// How many of a scheme's answers the end of the model's context cut, if any, to be put behind its numbers.
+fn cut(result: &OverallResult) -> Option<String> {
+    match result.cut {
+        0 => None,
+        1 => Some(", 1 answer cut by the end of the context".to_owned()),
+        cut => Some(format!(", {cut} answers cut by the end of the context")),
+    }
+}
+
+/// A sentence for pages about answers that the end of the model's context cut; empty where there are none.
+pub fn cut_sentence(summary: &Summary) -> String {
+    let schemes: Vec<String> = summary
+        .overall
+        .iter()
+        .filter(|result| result.cut > 0)
+        .map(|result| format!("`{}` {} of {}", result.scheme, result.cut, result.n))
+        .collect();
+    if schemes.is_empty() {
+        return String::new();
+    }
+    format!("Answers that the end of the model's context cut, which lowers scores: {}.\n\n", schemes.join(", "))
+}
+
 /// One line per scheme, for the terminal.
 pub fn lines(dir: &Path) -> Result<Vec<String>> {
     let line = |o: OverallResult| {
@@ -65,8 +110,14 @@ pub fn lines(dir: &Path) -> Result<Vec<String>> {
             .difference
             .map_or_else(String::new, |d| format!(", less dense {:+.2} [{:+.2}, {:+.2}]", d.difference, d.low, d.high));
         format!(
-            "{:<16} {:.2} over {} tasks, n = {}{less}, {:.2} measured bits at {:.0} tokens",
-            o.scheme, o.task_mean, o.tasks, o.n, o.measured_bits, o.tokens
+            "{:<16} {:.2} over {} tasks, n = {}{less}, {:.2} measured bits at {:.0} tokens{}",
+            o.scheme,
+            o.task_mean,
+            o.tasks,
+            o.n,
+            o.measured_bits,
+            o.tokens,
+            cut(&o).unwrap_or_default()
         )
     };
     Ok(read(dir)?.overall.into_iter().map(line).collect())

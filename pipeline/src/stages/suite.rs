@@ -215,13 +215,14 @@ impl Section {
             let tasks = scores::tasks(&self.summary.tasks);
             let cells = scores::task_rows(&self.summary.tasks);
             writeln!(page, "\n{}", schemes_markdown(&averages))?;
+            page.push_str(&scores::cut_sentence(&self.summary));
             writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
         }
         Ok(page)
     }
 
-    /// For the README: one line per scheme.
-    pub fn readme(&self) -> String {
+    /// For docs/RESULTS.md: one line per scheme.
+    pub fn shown(&self) -> String {
         if self.summary.overall.is_empty() {
             return String::new();
         }

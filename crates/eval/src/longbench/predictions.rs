@@ -52,6 +52,9 @@ pub struct PredictionRow {
     pub decode_ms: f64,
     /// Tokens generated, a stop token included.
     pub generated: usize,
+    /// Whether the answer ended because the model had no position left. Written where it did.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 impl PredictionRow {
@@ -187,6 +190,7 @@ pub(crate) mod tests {
             encode_ms: 10.0,
             decode_ms: 20.0,
             generated: 4,
+            cut: false,
         }
     }
 

@@ -69,6 +69,13 @@ pub struct OverallResult {
     pub encode_ms_per_1k: f64,
     /// Mean time per generated token.
     pub decode_ms_per_token: f64,
+    /// Answers that ended because the model had no position left. Written where there are any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A scheme's place: one more than the schemes that are better beyond doubt, which is that the interval of the difference
@@ -188,6 +195,12 @@ pub fn overall(
             tokens: mean(|r| r.tokens),
             encode_ms_per_1k: 1e3 * mean(|r| r.encode_ms) / mean(|r| r.tokens),
             decode_ms_per_token: mean(|r| r.decode_ms_per_token),
+            cut: own
+                .iter()
+                .filter_map(|r| grouped.get(&(r.task.as_str(), scheme.clone())))
+                .flatten()
+                .filter(|row| row.cut)
+                .count(),
         });
     }
     for (result, place) in overall.iter_mut().zip(&places) {

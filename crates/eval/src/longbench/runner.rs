@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use crate::error::{EvalError, Result, TokensError};
 use crate::longbench::config::Config;
+use crate::longbench::evaluate::Work;
 use crate::longbench::metrics::MetricOptions;
 use crate::longbench::predictions::{PredictionRow, label};
 use crate::longbench::prompt::{Chat, Prompt, Tokens, prepare};
@@ -53,6 +54,24 @@ impl Tokens for Tokenizer {
     fn decode(&self, ids: &[u32]) -> Result<String, TokensError> {
         Ok(Tokenizer::decode(self, ids, true)?)
     }
+}
+
+/// Most tokens that a chat wrap and a BOS add to a prompt.
+const WRAP_TOKENS: usize = 64;
+
+/// How prompts and answers fit the model's positions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// The model's positions.
+    pub positions: usize,
+    /// Prompts looked at.
+    pub prompts: usize,
+    /// Those that leave fewer positions than their answer may take.
+    pub short: usize,
+    /// Tokens of the longest prompt.
+    pub longest: usize,
+    /// Tokens that an answer may take, at most over the tasks.
+    pub answer: usize,
 }
 
 /// One scheme's caches of a prompt.
@@ -106,6 +125,38 @@ impl<'a> Runner<'a> {
         let wrap = self.options.chat.wrap();
         let chat = wrap.as_ref().map(|wrap| wrap as &dyn Fn(&str) -> String);
         prepare(task, template, record, self.tokenizer, self.options.max_prompt_tokens, chat)
+    }
+
+    /// Whether the prompts of `work` and their answers fit the model's positions, before anything is run. `None` where the
+    /// limits alone say that they do.
+    ///
+    /// # Errors
+    /// [`EvalError::PromptTooLong`] for a prompt that the model cannot hold; as [`Runner::prompt`].
+    pub fn room(&self, work: &[Work<'_>]) -> Result<Option<Room>> {
+        let positions = self.decoder.arch().max_positions;
+        let mut room = Room { positions, ..Room::default() };
+        let mut checked = false;
+        for Work { task, records } in work {
+            let answer = self.config.max_new_tokens(&task.name)?;
+            // The last token of an answer needs no position: nothing follows it.
+            let fits = |tokens: usize| tokens + answer <= positions + 1;
+            if fits(self.options.max_prompt_tokens.saturating_add(WRAP_TOKENS)) {
+                continue;
+            }
+            checked = true;
+            room.answer = room.answer.max(answer);
+            for record in records {
+                let tokens = self.prompt(task, record)?.ids.len();
+                if tokens > positions {
+                    let (task, id) = (task.name.clone(), record.id.clone());
+                    return Err(EvalError::PromptTooLong { task, id, tokens, positions });
+                }
+                room.prompts += 1;
+                room.short += usize::from(!fits(tokens));
+                room.longest = room.longest.max(tokens);
+            }
+        }
+        Ok(checked.then_some(room))
     }
 
     /// Prefills the prompt of `record` once and lets every scheme answer it. Each row is handed to `sink` as it is made.
@@ -196,6 +247,7 @@ impl<'a> Runner<'a> {
             // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token
             // is skipped as every special token is.
             let mut ids = generated.ids;
+            let cut = generated.finish == Finish::Context;
             if let Finish::Stop(token) = generated.finish {
                 ids.push(token);
             }
@@ -218,6 +270,7 @@ impl<'a> Runner<'a> {
                 encode_ms,
                 decode_ms,
                 generated: ids.len(),
+                cut,
             })?;
         }
         Ok(())

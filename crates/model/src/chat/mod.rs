@@ -55,6 +55,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(python::method);
         minijinja_contrib::add_to_environment(&mut environment);
+        environment.add_filter("wordcount", python::wordcount);
         environment.add_filter("tojson", python::tojson);
         environment.add_filter(syntax::PERCENT, python::percent);
         environment.add_function("strftime_now", clock::strftime_now);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use minijinja::formatting::{FormatStyle, format};
+use minijinja::formatting::{self, FormatStyle};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State, context};
 
@@ -17,8 +17,49 @@ pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value
     let Some(text) = left.as_str() else {
         return state.env().compile_expression("left % right")?.eval(context! { left, right });
     };
-    let values = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
-    format(FormatStyle::Printf, text, &values).map(Value::from)
+    let mapping = right.kind() == ValueKind::Map;
+    let mut values: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
+    let (format, used) = printf(text, &mut values);
+    if used < values.len() && !mapping {
+        return Err(invalid("not all arguments were used in formatting the string"));
+    }
+    formatting::format(FormatStyle::Printf, &format, &values).map(Value::from)
+}
+
+/// A format with the conversions that minijinja lacks (`%i`, `%u`, `%r`, `%a`) written as ones that it has, and how many
+/// values it takes; a value shown by `%r` is replaced by its text.
+fn printf(format: &str, values: &mut [Value]) -> (String, usize) {
+    let (mut out, mut used) = (String::with_capacity(format.len()), 0);
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..=at]);
+        rest = &rest[at + 1..];
+        let keyed = rest.starts_with('(');
+        let key = if keyed { rest.find(')').map_or(rest.len(), |end| end + 1) } else { 0 };
+        let flags = rest[key..].find(|c: char| !"#0- +.*123456789hlL".contains(c)).map_or(rest.len(), |end| key + end);
+        let conversion = rest[flags..].chars().next();
+        if conversion == Some('%') || conversion.is_none() {
+            out.push_str(&rest[..flags + conversion.map_or(0, char::len_utf8)]);
+            rest = &rest[flags + conversion.map_or(0, char::len_utf8)..];
+            continue;
+        }
+        used += rest[key..flags].matches('*').count();
+        out.push_str(&rest[..flags]);
+        out.push(match conversion {
+            Some('i' | 'u') => 'd',
+            Some('r' | 'a') => {
+                if let Some(value) = values.get_mut(used).filter(|_| !keyed) {
+                    *value = format!("{value:?}").into();
+                }
+                's'
+            }
+            other => other.unwrap_or_default(),
+        });
+        used += usize::from(!keyed);
+        rest = &rest[flags + conversion.map_or(0, char::len_utf8)..];
+    }
+    out.push_str(rest);
+    (out, used)
 }
 
 /// How `json.dumps` writes.
@@ -206,6 +247,19 @@ fn number(value: &Value) -> String {
     }
 }
 
+/// Jinja2's filter `wordcount`: runs of letters, digits and underscores.
+pub(super) fn wordcount(text: &str) -> usize {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
+}
+
+/// The first argument of a method that pads text, at most a page.
+fn width(args: &[Value]) -> Result<usize> {
+    const MOST: usize = 10_000;
+    let width = args.first().cloned().and_then(|width| i64::try_from(width).ok());
+    let width = width.ok_or_else(|| invalid("a width is a number"))?;
+    Ok(usize::try_from(width).unwrap_or(0).min(MOST))
+}
+
 /// Methods of Python's strings that minijinja's own set lacks.
 pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
     if let Some(text) = value.as_str() {
@@ -234,6 +288,26 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
                 let mut pieces: Vec<&str> = text.rsplitn(most.saturating_add(1), by).collect();
                 pieces.reverse();
                 return Ok(Value::from_iter(pieces));
+            }
+            ("zfill", None) => {
+                let (sign, digits) = match text.strip_prefix(['-', '+']) {
+                    Some(digits) => text.split_at(text.len() - digits.len()),
+                    None => ("", text),
+                };
+                let zeros = width(args)?.saturating_sub(text.chars().count());
+                return Ok(format!("{sign}{}{digits}", "0".repeat(zeros)).into());
+            }
+            ("ljust" | "rjust" | "center", None) => {
+                let fill = argument(1).unwrap_or(" ");
+                let (width, length) = (width(args)?, text.chars().count());
+                let missing = width.saturating_sub(length);
+                let before = match name {
+                    "ljust" => 0,
+                    "rjust" => missing,
+                    // Python's own rounding.
+                    _ => missing / 2 + (missing & width & 1),
+                };
+                return Ok(format!("{}{text}{}", fill.repeat(before), fill.repeat(missing - before)).into());
             }
             _ => {}
         }

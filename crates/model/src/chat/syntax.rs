@@ -102,8 +102,11 @@ fn string_length(text: &str, quote: u8) -> usize {
 fn percent_as_filter(code: &str) -> String {
     let inside = code.len().saturating_sub(2);
     let mut out = String::with_capacity(code.len());
-    out.push_str(&code[..2]);
-    let mut at = 2;
+    // A sign right after the delimiter says what happens to the white space before it.
+    let mut at = if matches!(code.as_bytes().get(2), Some(b'-' | b'+')) { 3.min(inside) } else { 2.min(inside) };
+    out.push_str(&code[..at]);
+    // The last byte of code that is no white space.
+    let mut before = b'(';
     // Whether the operand before `%` may take a filter, by the depth of brackets.
     let mut multiplied = vec![false];
     while at < inside {
@@ -115,6 +118,8 @@ fn percent_as_filter(code: &str) -> String {
             b'(' | b'[' | b'{' => multiplied.push(false),
             b')' | b']' | b'}' if multiplied.len() > 1 => drop(multiplied.pop()),
             b'*' | b'/' => set(&mut multiplied, true),
+            // A sign binds less than a filter and more than `%`.
+            b'-' | b'+' if b"([{,=<>!:~+-*/%".contains(&before) => set(&mut multiplied, true),
             b'+' | b'-' | b'~' | b',' | b'=' | b'<' | b'>' | b'!' | b':' => set(&mut multiplied, false),
             b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
                 length = here.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(here.len());
@@ -132,6 +137,7 @@ fn percent_as_filter(code: &str) -> String {
                     // White space before the operator stays, so that lines do.
                     out.push_str(&format!("|{PERCENT}({})", &right[2..right.len() - 2]));
                     at = begins + operand;
+                    before = b')';
                     continue;
                 }
             }
@@ -139,6 +145,9 @@ fn percent_as_filter(code: &str) -> String {
         }
         out.push_str(&here[..length]);
         at += length;
+        if !byte.is_ascii_whitespace() {
+            before = byte;
+        }
     }
     out.push_str(&code[at.min(code.len())..]);
     out
@@ -237,6 +246,8 @@ mod tests {
             ("{%- set x = '%d' % 7 -%}", "{%- set x = '%d' |percent_operator(7) -%}"),
             ("100 % {{ x }} %", "100 % {{ x }} %"),
             ("{{ 'it\\'s' % é }}", "{{ 'it\\'s' |percent_operator(é) }}"),
+            ("{{ -7 % 3 - 8 % 3 }}", "{{ -7 % 3 - 8 |percent_operator(3) }}"),
+            ("{{- a % b -}}", "{{- a |percent_operator(b) -}}"),
             ("{{ unfinished % ", "{{ unfinished % "),
         ] {
             assert_eq!(rewritten(from), to);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, PostProcessorWrapper};
+use tokenizers::AddedToken;
 
 use super::sentencepiece::{self, PieceType, Prefix};
 use super::{Tokenizer, failed};
@@ -27,8 +27,8 @@ impl Tokenizer {
     /// - Truncation and padding saved in `tokenizer.json` are switched off: a prompt is never cut or filled up.
     /// - Tokens of `added_tokens_decoder` (`tokenizer_config.json`), else of `added_tokens.json`, and every special token
     ///   the files name are matched whole, with their `lstrip`, `rstrip`, `single_word` and `normalized`.
-    /// - `add_bos_token` or `add_eos_token` in `tokenizer_config.json` say what is put around a text; without both, it is
-    ///   the post-processor of `tokenizer.json`, or a BOS for `tokenizer.model`.
+    /// - What is put around a text is said by the post-processor of `tokenizer.json` alone; with `tokenizer.model`, by
+    ///   `add_bos_token` (absent: true) and `add_eos_token` (absent: false) of `tokenizer_config.json`.
     /// - `legacy` and `add_prefix_space` say where `tokenizer.model` puts spaces; a `LlamaTokenizer` without `legacy` has
     ///   it false.
     ///
@@ -43,7 +43,7 @@ impl Tokenizer {
         if folder.join("tokenizer.json").is_file() || !pieces.is_file() {
             from_json(folder, &settings)
         } else {
-            from_pieces(folder, &pieces, &settings)
+            from_pieces(folder, &pieces, settings)
         }
     }
 
@@ -135,11 +135,6 @@ impl Settings {
         self.config.get(key)?.as_bool()
     }
 
-    /// Whether the configuration itself says what is put around a text.
-    fn says_around(&self) -> bool {
-        ["add_bos_token", "add_eos_token"].iter().any(|key| self.config.contains_key(*key))
-    }
-
     /// Whether the configuration names the class that puts spaces by `legacy` and `add_prefix_space`.
     fn is_llama(&self) -> bool {
         self.named("tokenizer_class").is_some_and(|class| class.trim_end_matches("Fast") == "LlamaTokenizer")
@@ -158,8 +153,11 @@ impl Settings {
             Value::Object(items) => items.values().collect(),
             _ => Vec::new(),
         });
-        let own = self.config.iter().filter(|(key, _)| key.ends_with("_token")).map(|(_, value)| value);
-        own.chain(extra).filter_map(known).collect()
+        // New tokens get ids in this order.
+        let named = NAMED.iter().filter_map(|key| self.config.get(*key));
+        let is_other = |key: &str| key.ends_with("_token") && !NAMED.contains(&key);
+        let other = self.config.iter().filter(|(key, _)| is_other(key)).map(|(_, value)| value);
+        named.chain(other).chain(extra).filter_map(known).collect()
     }
 }
 
@@ -190,19 +188,15 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     inner.with_truncation(None).map_err(named)?;
     inner.with_padding(None);
     add(&mut inner, settings)?;
-    let mut tokenizer = Tokenizer { inner, before: None, after: None, stop: StopTokens::default() };
-    if settings.says_around() {
-        tokenizer.inner.with_post_processor(None::<PostProcessorWrapper>);
-        tokenizer.before = around(&tokenizer.inner, settings, "add_bos_token", "bos_token", false);
-        tokenizer.after = around(&tokenizer.inner, settings, "add_eos_token", "eos_token", false);
-    }
-    let eos = settings.named("eos_token").and_then(|token| tokenizer.id(token));
-    tokenizer.stop = ends(folder, &tokenizer.inner, eos)?;
-    Ok(tokenizer)
+    let eos = settings.named("eos_token").and_then(|token| inner.token_to_id(token));
+    let stop = ends(folder, &inner, eos)?;
+    Ok(Tokenizer { inner, before: None, after: None, stop })
 }
 
-fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokenizer> {
+fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tokenizer> {
     let mut model = read_pieces(path)?;
+    // What stands between added tokens gets a space of its own, so they are matched before spaces are put in.
+    settings.added.values_mut().for_each(|token| token.normalized = false);
     model.prefix = match (settings.is_llama(), settings.flag("legacy")) {
         (true, _) if settings.flag("add_prefix_space") == Some(false) => Prefix::Never,
         (true, Some(true)) => Prefix::EveryTextUnlessSpaced,
@@ -235,7 +229,7 @@ fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokeni
         model.pieces.push((token.content.clone(), 0.0, PieceType::UserDefined));
     }
     let mut inner = model.build().map_err(|detail| malformed(path, detail))?;
-    add(&mut inner, settings)?;
+    add(&mut inner, &settings)?;
     let named = |key: &str, own: Option<u32>| settings.named(key).and_then(|token| inner.token_to_id(token)).or(own);
     let (bos, eos) = (named("bos_token", model.bos), named("eos_token", model.eos));
     let add_bos = settings.flag("add_bos_token").unwrap_or(true);
@@ -246,12 +240,6 @@ fn from_pieces(folder: &Path, path: &Path, settings: &Settings) -> Result<Tokeni
 
 /// Ids that may lie unused between the pieces of a `tokenizer.model` and an added token.
 const MOST_BETWEEN: usize = 1 << 16;
-
-/// The token that `flag` says is put around texts, if it does and there is one.
-fn around(inner: &tokenizers::Tokenizer, settings: &Settings, flag: &str, token: &str, absent: bool) -> Option<u32> {
-    let adds = settings.flag(flag).unwrap_or(absent);
-    settings.named(token).filter(|_| adds).and_then(|token| inner.token_to_id(token))
-}
 
 /// Adds the tokens of the configuration to a vocabulary, and checks that each has the id it is to have.
 fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {

@@ -65,7 +65,7 @@ pub enum Trainer {
     /// answer to the codes of the vectors seen so far, older ones counting less. See
     /// [`closed`](crate::closed).
     Mod,
-    /// The recipe of Lexico's public trainer, which replaces the other choices: see
+    /// The settings of Lexico's public trainer, which replace the other choices: see
     /// [`TrainConfig::lexico`](super::TrainConfig::lexico).
     Lexico,
 }

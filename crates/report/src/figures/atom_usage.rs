@@ -15,83 +15,69 @@ use crate::{
     ticks::number,
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (900, 420);
-
-/// See [`draw`].
+/// Share of all picks (log) against the rank of the atom (log), one line per layer, keys and values in panels of their own.
+///
+/// Drawing fails with [`ReportError::Empty`] without an atom that was used.
 pub struct AtomUsage;
 
 impl Figure for AtomUsage {
     type Row = UsageRow;
     const NAME: &'static str = "atom-usage";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (900, 420);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[UsageRow]) -> Result<(), ReportError> {
-        draw(root, rows)
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[UsageRow]) -> Result<(), ReportError> {
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        if data.iter().all(|row| row.uses == 0) {
+            return Err(ReportError::Empty { what: "usage of atoms", expected: "rows of atoms that were used" });
+        }
+        let kinds = grouping::kinds(data, |row| row.kind);
+        let layers = distinct(data.iter().map(|row| row.layer));
+        let names: Vec<String> = layers.iter().map(|layer| format!("layer {layer}")).collect();
+        axes::title(&canvas, "How often each atom is used")?;
+        canvas.text("if all were used alike: dashed", axes::KEY_AT, TICK, GREY, Align::Left)?;
+        let room = labels::end_room(&canvas, names.iter().map(String::as_str))?;
+        let plots = axes::columns(Self::SIZE, kinds.len(), axes::TITLE_AND_KEY_ROOM, room, true);
+        for (kind, plot) in kinds.into_iter().zip(plots) {
+            let lines: Vec<Vec<(f64, f64)>> = layers.iter().map(|&layer| shares(data, kind, layer)).collect();
+            let all = || lines.iter().flatten();
+            let panel = Panel {
+                plot,
+                x: Axis::log("rank of the atom, most used first (log)", all().map(|p| p.0)),
+                y: Axis::log("share of all picks (log)", all().map(|p| p.1)),
+            };
+            panel.frame(&canvas, style::heading(kind))?;
+            let atoms = data.iter().filter(|row| row.kind == kind).map(|row| row.atom + 1).max().unwrap_or(1) as f64;
+            canvas.line(&panel.path(&[(1.0, 1.0 / atoms), (atoms, 1.0 / atoms)]), Stroke::dashed(GREY))?;
+            let mut ends = Vec::new();
+            for (index, (line, name)) in lines.iter().zip(&names).enumerate() {
+                let path = panel.path(line);
+                canvas.line(&path, Stroke::solid(style::colour(index)))?;
+                if let Some(&end) = path.last() {
+                    ends.push(EndLabel { text: name.clone(), end, colour: style::colour(index) });
+                }
+            }
+            labels::at_line_ends(&canvas, &panel, &ends)?;
+        }
+        Ok(())
     }
 
-    fn caption(rows: &[UsageRow]) -> String {
-        caption(rows)
-    }
-}
-
-/// Share of all picks (log) against the rank of the atom (log), one line per layer, keys and values in panels of their own.
-///
-/// # Errors
-/// [`ReportError::Empty`] without an atom that was used.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[UsageRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    if data.iter().all(|row| row.uses == 0) {
-        return Err(ReportError::Empty { what: "usage of atoms", expected: "rows of atoms that were used" });
-    }
-    let kinds = grouping::kinds(data, |row| row.kind);
-    let layers = distinct(data.iter().map(|row| row.layer));
-    let names: Vec<String> = layers.iter().map(|layer| format!("layer {layer}")).collect();
-    axes::title(&canvas, "How often each atom is used")?;
-    canvas.text("if all were used alike: dashed", axes::KEY_AT, TICK, GREY, Align::Left)?;
-    let room = labels::end_room(&canvas, names.iter().map(String::as_str))?;
-    let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_AND_KEY_ROOM, room, true);
-    for (kind, plot) in kinds.into_iter().zip(plots) {
-        let lines: Vec<Vec<(f64, f64)>> = layers.iter().map(|&layer| shares(data, kind, layer)).collect();
-        let all = || lines.iter().flatten();
-        let panel = Panel {
-            plot,
-            x: Axis::log("rank of the atom, most used first (log)", all().map(|p| p.0)),
-            y: Axis::log("share of all picks (log)", all().map(|p| p.1)),
-        };
-        panel.frame(&canvas, style::heading(kind))?;
-        let atoms = data.iter().filter(|row| row.kind == kind).map(|row| row.atom + 1).max().unwrap_or(1) as f64;
-        canvas.line(&panel.path(&[(1.0, 1.0 / atoms), (atoms, 1.0 / atoms)]), Stroke::dashed(GREY))?;
-        let mut ends = Vec::new();
-        for (index, (line, name)) in lines.iter().zip(&names).enumerate() {
-            let path = panel.path(line);
-            canvas.line(&path, Stroke::solid(style::colour(index)))?;
-            if let Some(&end) = path.last() {
-                ends.push(EndLabel { text: name.clone(), end, colour: style::colour(index) });
+    fn caption(data: &[UsageRow]) -> String {
+        let mut parts = Vec::new();
+        for kind in grouping::kinds(data, |row| row.kind) {
+            for layer in distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.layer)) {
+                let rows: Vec<&UsageRow> = data.iter().filter(|row| row.kind == kind && row.layer == layer).collect();
+                let unused = rows.iter().filter(|row| row.uses == 0).count();
+                let counts: Vec<usize> = rows.iter().map(|row| row.uses).collect();
+                parts.push(format!(
+                    "{kind}s of layer {layer}: entropy {} of {} nats, {unused} of {} atoms unused",
+                    number(entropy(&counts)),
+                    number((rows.len() as f64).ln()),
+                    rows.len()
+                ));
             }
         }
-        labels::at_line_ends(&canvas, &panel, &ends)?;
+        format!("Share of all picks that fall on an atom, by rank, both axes logarithmic: {}.", parts.join("; "))
     }
-    Ok(())
-}
-
-/// The caption of [`draw`].
-pub fn caption(data: &[UsageRow]) -> String {
-    let mut parts = Vec::new();
-    for kind in grouping::kinds(data, |row| row.kind) {
-        for layer in distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.layer)) {
-            let rows: Vec<&UsageRow> = data.iter().filter(|row| row.kind == kind && row.layer == layer).collect();
-            let unused = rows.iter().filter(|row| row.uses == 0).count();
-            let counts: Vec<usize> = rows.iter().map(|row| row.uses).collect();
-            parts.push(format!(
-                "{kind}s of layer {layer}: entropy {} of {} nats, {unused} of {} atoms unused",
-                number(entropy(&counts)),
-                number((rows.len() as f64).ln()),
-                rows.len()
-            ));
-        }
-    }
-    format!("Share of all picks that fall on an atom, by rank, both axes logarithmic: {}.", parts.join("; "))
 }
 
 /// Entropy of the picks in nats: `ln N` when all `N` atoms are used alike, 0 when one is used alone.

@@ -14,26 +14,68 @@ use crate::{
     style::{self, Stroke},
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (900, 420);
-
 /// Steps drawn at most: first, last, and those between at doubled distances.
 const LINES: usize = 4;
 
-/// See [`draw`].
+/// Share of coefficients against their size as a share of the vector's length, a line for steps 1, 2, 4 and 8 of pursuit, keys and values in
+/// panels of their own.
+///
+/// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct CoefficientHistogram;
 
 impl Figure for CoefficientHistogram {
     type Row = CoefficientRow;
     const NAME: &'static str = "coefficient-histogram";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (900, 420);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CoefficientRow]) -> Result<(), ReportError> {
-        draw(root, rows)
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[CoefficientRow]) -> Result<(), ReportError> {
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let kinds = grouping::kinds(data, |row| row.kind);
+        if kinds.is_empty() {
+            return Err(ReportError::Empty { what: "sizes of coefficients", expected: "rows of coefficients" });
+        }
+        axes::title(&canvas, "How large coefficients are, by step of pursuit")?;
+        let room = labels::end_room(&canvas, ["step 8"])?;
+        for (&kind, plot) in kinds.iter().zip(axes::columns(Self::SIZE, kinds.len(), axes::TITLE_ROOM, room, true)) {
+            let steps = steps(data, kind);
+            let most = data.iter().filter(|row| row.kind == kind && steps.contains(&row.step)).map(|row| row.share);
+            let panel = Panel {
+                plot,
+                x: Axis::linear("coefficient over length of the vector", -1.0, 1.0),
+                y: Axis::linear("share of coefficients", 0.0, 1.05 * most.fold(0.0, f64::max)),
+            };
+            panel.frame(&canvas, style::heading(kind))?;
+            let mut ends = Vec::new();
+            for (index, &step) in steps.iter().enumerate() {
+                let bins = data.iter().filter(|row| row.kind == kind && row.step == step);
+                let line: Vec<(f64, f64)> =
+                    bins.flat_map(|row| [(row.low, row.share), (row.high, row.share)]).collect();
+                // In the order of the bins: both corners of a step lie at one place.
+                let path: Vec<(f64, f64)> = line.iter().map(|&(x, y)| panel.at(x, y)).collect();
+                canvas.line(&path, Stroke::solid(style::colour(index)))?;
+                if let Some(&end) = path.last() {
+                    ends.push(EndLabel { text: format!("step {step}"), end, colour: style::colour(index) });
+                }
+            }
+            labels::at_line_ends(&canvas, &panel, &ends)?;
+        }
+        Ok(())
     }
 
-    fn caption(rows: &[CoefficientRow]) -> String {
-        caption(rows)
+    fn caption(data: &[CoefficientRow]) -> String {
+        let mut parts = Vec::new();
+        for kind in grouping::kinds(data, |row| row.kind) {
+            for step in steps(data, kind) {
+                let rows = data.iter().filter(|row| row.kind == kind && row.step == step);
+                let mean: f64 = rows.map(|row| row.share * ((row.low + row.high) / 2.0).abs()).sum();
+                parts.push(format!("{mean:.2} ({kind}s, step {step})"));
+            }
+        }
+        format!(
+            "Share of coefficients by their size, as a share of the length of the vector (of the chunk, for values) that they code, after each step \
+         of pursuit. Mean size: {}.",
+            listed(&parts)
+        )
     }
 }
 
@@ -41,59 +83,4 @@ impl Figure for CoefficientHistogram {
 fn steps(data: &[CoefficientRow], kind: crate::Kind) -> Vec<usize> {
     let all = distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.step));
     all.into_iter().filter(|step| step.is_power_of_two()).take(LINES).collect()
-}
-
-/// Share of coefficients against their size as a share of the vector's length, a line for steps 1, 2, 4 and 8 of pursuit, keys and values in
-/// panels of their own.
-///
-/// # Errors
-/// [`ReportError::Empty`] without rows.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[CoefficientRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    let kinds = grouping::kinds(data, |row| row.kind);
-    if kinds.is_empty() {
-        return Err(ReportError::Empty { what: "sizes of coefficients", expected: "rows of coefficients" });
-    }
-    axes::title(&canvas, "How large coefficients are, by step of pursuit")?;
-    let room = labels::end_room(&canvas, ["step 8"])?;
-    for (&kind, plot) in kinds.iter().zip(axes::columns(SIZE, kinds.len(), axes::TITLE_ROOM, room, true)) {
-        let steps = steps(data, kind);
-        let most = data.iter().filter(|row| row.kind == kind && steps.contains(&row.step)).map(|row| row.share);
-        let panel = Panel {
-            plot,
-            x: Axis::linear("coefficient over length of the vector", -1.0, 1.0),
-            y: Axis::linear("share of coefficients", 0.0, 1.05 * most.fold(0.0, f64::max)),
-        };
-        panel.frame(&canvas, style::heading(kind))?;
-        let mut ends = Vec::new();
-        for (index, &step) in steps.iter().enumerate() {
-            let bins = data.iter().filter(|row| row.kind == kind && row.step == step);
-            let line: Vec<(f64, f64)> = bins.flat_map(|row| [(row.low, row.share), (row.high, row.share)]).collect();
-            // In the order of the bins: both corners of a step lie at one place.
-            let path: Vec<(f64, f64)> = line.iter().map(|&(x, y)| panel.at(x, y)).collect();
-            canvas.line(&path, Stroke::solid(style::colour(index)))?;
-            if let Some(&end) = path.last() {
-                ends.push(EndLabel { text: format!("step {step}"), end, colour: style::colour(index) });
-            }
-        }
-        labels::at_line_ends(&canvas, &panel, &ends)?;
-    }
-    Ok(())
-}
-
-/// The caption of [`draw`].
-pub fn caption(data: &[CoefficientRow]) -> String {
-    let mut parts = Vec::new();
-    for kind in grouping::kinds(data, |row| row.kind) {
-        for step in steps(data, kind) {
-            let rows = data.iter().filter(|row| row.kind == kind && row.step == step);
-            let mean: f64 = rows.map(|row| row.share * ((row.low + row.high) / 2.0).abs()).sum();
-            parts.push(format!("{mean:.2} ({kind}s, step {step})"));
-        }
-    }
-    format!(
-        "Share of coefficients by their size, as a share of the length of the vector (of the chunk, for values) that they code, after each step \
-         of pursuit. Mean size: {}.",
-        listed(&parts)
-    )
 }

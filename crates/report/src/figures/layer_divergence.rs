@@ -13,90 +13,77 @@ use crate::{
     ticks,
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (960, 520);
 /// Divergence of disjoint histograms, in nats.
 const LARGEST: f64 = std::f64::consts::LN_2;
 /// Colours of divergence 0, of half, and of [`LARGEST`]: dark is alike, as in the paper.
 const SCALE: [RGBColor; 3] = [RGBColor(8, 48, 107), RGBColor(107, 174, 214), RGBColor(247, 251, 255)];
 
-/// See [`draw`].
+/// The matrices of keys and values side by side, layer 0 in the upper left corner, groups of more than one layer boxed.
+///
+/// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct LayerDivergence;
 
 impl Figure for LayerDivergence {
     type Row = DivergenceRow;
     const NAME: &'static str = "layer-divergence";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (960, 520);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[DivergenceRow]) -> Result<(), ReportError> {
-        draw(root, rows)
-    }
-
-    fn caption(rows: &[DivergenceRow]) -> String {
-        caption(rows)
-    }
-}
-
-/// The matrices of keys and values side by side, layer 0 in the upper left corner, groups of more than one layer boxed.
-///
-/// # Errors
-/// [`ReportError::Empty`] without rows.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[DivergenceRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    let kinds = grouping::kinds(data, |row| row.kind);
-    let Some(layers) = data.iter().map(|row| row.layer + 1).max() else {
-        return Err(ReportError::Empty { what: "divergence between layers", expected: "divergence rows" });
-    };
-    axes::title(&canvas, "How alike the spaces of two layers are")?;
-    scale(&canvas)?;
-    let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_AND_KEY_ROOM, 30.0, true);
-    for (kind, plot) in kinds.into_iter().zip(plots) {
-        let side = (plot.right - plot.left).min(plot.bottom - plot.top);
-        let plot = Rect { right: plot.left + side, bottom: plot.top + side, ..plot };
-        let cell = side / layers as f64;
-        let square = |from: usize, to: usize, down: usize, up: usize| Rect {
-            left: plot.left + from as f64 * cell,
-            top: plot.top + down as f64 * cell,
-            right: plot.left + to as f64 * cell,
-            bottom: plot.top + up as f64 * cell,
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[DivergenceRow]) -> Result<(), ReportError> {
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let kinds = grouping::kinds(data, |row| row.kind);
+        let Some(layers) = data.iter().map(|row| row.layer + 1).max() else {
+            return Err(ReportError::Empty { what: "divergence between layers", expected: "divergence rows" });
         };
-        for row in data.iter().filter(|row| row.kind == kind) {
-            canvas.fill(square(row.other, row.other + 1, row.layer, row.layer + 1), colour(row.divergence))?;
+        axes::title(&canvas, "How alike the spaces of two layers are")?;
+        scale(&canvas)?;
+        let plots = axes::columns(Self::SIZE, kinds.len(), axes::TITLE_AND_KEY_ROOM, 30.0, true);
+        for (kind, plot) in kinds.into_iter().zip(plots) {
+            let side = (plot.right - plot.left).min(plot.bottom - plot.top);
+            let plot = Rect { right: plot.left + side, bottom: plot.top + side, ..plot };
+            let cell = side / layers as f64;
+            let square = |from: usize, to: usize, down: usize, up: usize| Rect {
+                left: plot.left + from as f64 * cell,
+                top: plot.top + down as f64 * cell,
+                right: plot.left + to as f64 * cell,
+                bottom: plot.top + up as f64 * cell,
+            };
+            for row in data.iter().filter(|row| row.kind == kind) {
+                canvas.fill(square(row.other, row.other + 1, row.layer, row.layer + 1), colour(row.divergence))?;
+            }
+            for (from, to) in groups(data, kind).into_iter().filter(|(from, to)| to - from > 1) {
+                outline(&canvas, square(from, to, from, to))?;
+            }
+            for (value, text) in ticks::linear_ticks(0.0, (layers - 1) as f64, 7.0) {
+                let centre = (value + 0.5) * cell;
+                canvas.text(&text, (plot.left + centre, plot.bottom + 13.0), TICK, GREY, Align::Centre)?;
+                canvas.text(&text, (plot.left - 7.0, plot.top + centre), TICK, GREY, Align::Right)?;
+            }
+            canvas.text("layer", ((plot.left + plot.right) / 2.0, plot.bottom + 32.0), TICK, GREY, Align::Centre)?;
+            let heading = format!("{}: {} groups", style::heading(kind), groups(data, kind).len());
+            canvas.text(&heading, (plot.left, plot.top - 16.0), style::LABEL, INK, Align::Left)?;
         }
-        for (from, to) in groups(data, kind).into_iter().filter(|(from, to)| to - from > 1) {
-            outline(&canvas, square(from, to, from, to))?;
-        }
-        for (value, text) in ticks::linear_ticks(0.0, (layers - 1) as f64, 7.0) {
-            let centre = (value + 0.5) * cell;
-            canvas.text(&text, (plot.left + centre, plot.bottom + 13.0), TICK, GREY, Align::Centre)?;
-            canvas.text(&text, (plot.left - 7.0, plot.top + centre), TICK, GREY, Align::Right)?;
-        }
-        canvas.text("layer", ((plot.left + plot.right) / 2.0, plot.bottom + 32.0), TICK, GREY, Align::Centre)?;
-        let heading = format!("{}: {} groups", style::heading(kind), groups(data, kind).len());
-        canvas.text(&heading, (plot.left, plot.top - 16.0), style::LABEL, INK, Align::Left)?;
+        Ok(())
     }
-    Ok(())
-}
 
-/// The caption of [`draw`].
-pub fn caption(data: &[DivergenceRow]) -> String {
-    let mean = |kind: Kind| {
-        let near: Vec<f64> = data
-            .iter()
-            .filter(|row| row.kind == kind && row.other == row.layer + 1)
-            .map(|row| row.divergence)
-            .collect();
-        ticks::number(near.iter().sum::<f64>() / near.len().max(1) as f64)
-    };
-    format!(
-        "Jensen-Shannon divergence (nats, 0 to ln 2) between the 2-D histograms of two layers' unit vectors in the plane of their common principal \
+    fn caption(data: &[DivergenceRow]) -> String {
+        let mean = |kind: Kind| {
+            let near: Vec<f64> = data
+                .iter()
+                .filter(|row| row.kind == kind && row.other == row.layer + 1)
+                .map(|row| row.divergence)
+                .collect();
+            ticks::number(near.iter().sum::<f64>() / near.len().max(1) as f64)
+        };
+        format!(
+            "Jensen-Shannon divergence (nats, 0 to ln 2) between the 2-D histograms of two layers' unit vectors in the plane of their common principal \
          components; the paper's Figure 3. Boxes: layers that share a dictionary ({} groups of keys, {} of values). Neighbouring layers differ by {} \
          for keys and {} for values on average.",
-        groups(data, Kind::Key).len(),
-        groups(data, Kind::Value).len(),
-        mean(Kind::Key),
-        mean(Kind::Value),
-    )
+            groups(data, Kind::Key).len(),
+            groups(data, Kind::Value).len(),
+            mean(Kind::Key),
+            mean(Kind::Value),
+        )
+    }
 }
 
 /// The groups as ranges of layers, end exclusive.

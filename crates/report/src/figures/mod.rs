@@ -1,4 +1,4 @@
-//! The figures, one per file. Each module has `draw`, generic over the backend, and `caption`; the unit struct ties them to [`crate::save`].
+//! The figures, one per file: each a unit struct that is a [`Figure`](crate::save::Figure).
 
 pub mod atom_usage;
 pub mod coefficient_histogram;

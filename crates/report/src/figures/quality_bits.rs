@@ -15,23 +15,124 @@ use crate::{
     ticks::number,
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (760, 470);
-
-/// See [`draw`].
+/// Mean KL per token (log) against measured bits per channel (log): one line per family of schemes, a large dot per scheme over all documents with
+/// its name, a small dot per domain. The uncompressed cache, whose KL is 0, stands as a vertical line at its bits.
+///
+/// Drawing fails with [`ReportError::Empty`] unless at least one scheme has a positive KL.
 pub struct QualityBits;
 
 impl Figure for QualityBits {
     type Row = HeldoutRow;
     const NAME: &'static str = "quality-bits";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (760, 470);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[HeldoutRow]) -> Result<(), ReportError> {
-        draw(root, rows)
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRow]) -> Result<(), ReportError> {
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let (references, lossy): (Vec<_>, Vec<_>) = aggregate::overall(data)?.into_iter().partition(is_reference);
+        let domains: Vec<SchemeSummary> =
+            aggregate::by_domain(data)?.into_iter().filter(|s| !is_reference(s)).collect();
+        if lossy.is_empty() {
+            return Err(ReportError::Empty {
+                what: "quality against bits",
+                expected: "rows of a scheme whose KL is above 0",
+            });
+        }
+        let shown = || lossy.iter().chain(&domains);
+        // Room for labels left of the smallest and right of the largest.
+        let bits = shown().chain(&references).flat_map(|s| [0.8 * s.measured_bits, 1.1 * s.measured_bits]);
+        let x = Axis::log("measured bits per channel of the KV cache, every byte counted (log)", bits)
+            .with_ticks([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0]);
+        let y = Axis::log("KL to the uncompressed model, nats per token (log)", shown().map(|s| s.kl));
+        let [plot] = axes::columns(Self::SIZE, 1, axes::TITLE_AND_KEY_ROOM, 20.0, false)[..] else {
+            unreachable!("one column was asked for");
+        };
+        let panel = Panel { plot, x, y };
+        axes::title(&canvas, "Quality against memory")?;
+        panel.frame(&canvas, "")?;
+
+        let mut placer = Placer::new(plot);
+        for (index, reference) in references.iter().enumerate() {
+            let (x, _) = panel.at(reference.measured_bits, 1.0);
+            canvas.line(&[(x, plot.top), (x, plot.bottom)], Stroke::dashed(GREY))?;
+            let label = format!("{}: KL {}", reference.scheme, number(reference.kl));
+            let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
+            canvas.text(&label, at, LABEL, GREY, Align::Right)?;
+            placer.avoid(Rect::of_text(at, canvas.width_of(&label, LABEL)?, LABEL, Align::Right), Cost::LABEL);
+            placer.avoid_line(&[(x, plot.top), (x, plot.bottom)], Cost::DATA);
+        }
+        let families = families(&lossy);
+        let mut points: Vec<PointLabel> = Vec::new();
+        // k-means first, so that NeuralDict's line lies on top where the two meet.
+        let (below, above): (Vec<&Family>, Vec<&Family>) =
+            families.iter().partition(|f| f.dictionary == DictionarySource::KMeans);
+        let drawn: Vec<&Family> = below.into_iter().chain(above).collect();
+        for family in &drawn {
+            for small in domains.iter().filter(|small| family.members.iter().any(|member| same_scheme(small, member))) {
+                let at = panel.at(small.measured_bits, small.kl);
+                canvas.dot(at, 2.5, family.stroke.colour, 0.35)?;
+                placer.avoid(Rect::around(at, 3.0), Cost::FAINT);
+            }
+        }
+        for family in drawn {
+            let colour = family.stroke.colour;
+            let values: Vec<(f64, f64)> = family.members.iter().map(|s| (s.measured_bits, s.kl)).collect();
+            let path = panel.path(&values);
+            canvas.line(&path, family.stroke)?;
+            placer.avoid_line(&path, Cost::DATA);
+            for member in &family.members {
+                let at = panel.at(member.measured_bits, member.kl);
+                canvas.dot(at, 5.0, colour, 1.0)?;
+                placer.avoid(Rect::around(at, 7.0), Cost::POINT);
+                points.push(PointLabel { text: member.scheme.clone(), at, colour, size: LABEL });
+            }
+        }
+        labels::at_points(&canvas, &placer, &points)?;
+        // Dots are named by their scheme: only schemes measured with two dictionaries need the key.
+        let twins = |family: &Family| {
+            let scheme = |f: &Family| f.members.first().map(|m| stem(&m.scheme));
+            families.iter().filter(|f| scheme(f) == scheme(family)).count() > 1
+        };
+        let key: Vec<(Stroke, &str)> =
+            families.iter().filter(|f| twins(f)).map(|f| (f.stroke, f.label.as_str())).collect();
+        canvas.key(axes::KEY_AT, &key)
     }
 
-    fn caption(rows: &[HeldoutRow]) -> String {
-        caption(rows)
+    fn caption(data: &[HeldoutRow]) -> String {
+        let documents = distinct(data.iter().map(|row| (&row.domain, &row.id))).len();
+        let contexts = distinct(data.iter().map(|row| row.context));
+        let context = match (contexts.iter().min(), contexts.iter().max()) {
+            (Some(low), Some(high)) if low == high => format!("{low}"),
+            (Some(low), Some(high)) => format!("{low} to {high}"),
+            _ => "no".to_owned(),
+        };
+        let mut text = format!(
+            "Mean KL divergence of the next-token distribution from the uncompressed model's, against measured bits per channel of the KV cache, both \
+         axes logarithmic: {documents} held-out documents, {context} tokens compressed. Large dots: all documents; small dots: single domains. \
+         Bits count every byte allocated for a sequence; the offline dictionaries, shared by all sequences, are reported apart."
+        );
+        if let Ok(summaries) = aggregate::overall(data) {
+            let comparisons = compare_heldout(&summaries);
+            if !comparisons.is_empty() {
+                let lost: Vec<String> = not_better(&comparisons).iter().map(|c| c.scheme.clone()).collect();
+                text += &match lost.len() {
+                    0 => format!(" NeuralDict's KL is below that of k-means in all {} schemes.", comparisons.len()),
+                    _ => format!(
+                        " NeuralDict's KL is not below that of k-means in {} of {}: {}.",
+                        lost.len(),
+                        comparisons.len(),
+                        listed(&lost)
+                    ),
+                };
+            }
+        }
+        if let Some(dense) = aggregate::overall(data).ok().and_then(|all| all.into_iter().find(is_reference)) {
+            text += &format!(
+                " The dashed line is the uncompressed cache ({}), at {} bits.",
+                dense.scheme,
+                number(dense.measured_bits)
+            );
+        }
+        text
     }
 }
 
@@ -41,119 +142,6 @@ struct Family {
     label: String,
     stroke: Stroke,
     members: Vec<SchemeSummary>,
-}
-
-/// Mean KL per token (log) against measured bits per channel (log): one line per family of schemes, a large dot per scheme over all documents with
-/// its name, a small dot per domain. The uncompressed cache, whose KL is 0, stands as a vertical line at its bits.
-///
-/// # Errors
-/// [`ReportError::Empty`] unless at least one scheme has a positive KL.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    let (references, lossy): (Vec<_>, Vec<_>) = aggregate::overall(data)?.into_iter().partition(is_reference);
-    let domains: Vec<SchemeSummary> = aggregate::by_domain(data)?.into_iter().filter(|s| !is_reference(s)).collect();
-    if lossy.is_empty() {
-        return Err(ReportError::Empty {
-            what: "quality against bits",
-            expected: "rows of a scheme whose KL is above 0",
-        });
-    }
-    let shown = || lossy.iter().chain(&domains);
-    // Room for labels left of the smallest and right of the largest.
-    let bits = shown().chain(&references).flat_map(|s| [0.8 * s.measured_bits, 1.1 * s.measured_bits]);
-    let x = Axis::log("measured bits per channel of the KV cache, every byte counted (log)", bits)
-        .with_ticks([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0]);
-    let y = Axis::log("KL to the uncompressed model, nats per token (log)", shown().map(|s| s.kl));
-    let [plot] = axes::columns(SIZE, 1, axes::TITLE_AND_KEY_ROOM, 20.0, false)[..] else {
-        unreachable!("one column was asked for");
-    };
-    let panel = Panel { plot, x, y };
-    axes::title(&canvas, "Quality against memory")?;
-    panel.frame(&canvas, "")?;
-
-    let mut placer = Placer::new(plot);
-    for (index, reference) in references.iter().enumerate() {
-        let (x, _) = panel.at(reference.measured_bits, 1.0);
-        canvas.line(&[(x, plot.top), (x, plot.bottom)], Stroke::dashed(GREY))?;
-        let label = format!("{}: KL {}", reference.scheme, number(reference.kl));
-        let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
-        canvas.text(&label, at, LABEL, GREY, Align::Right)?;
-        placer.avoid(Rect::of_text(at, canvas.width_of(&label, LABEL)?, LABEL, Align::Right), Cost::LABEL);
-        placer.avoid_line(&[(x, plot.top), (x, plot.bottom)], Cost::DATA);
-    }
-    let families = families(&lossy);
-    let mut points: Vec<PointLabel> = Vec::new();
-    // k-means first, so that NeuralDict's line lies on top where the two meet.
-    let (below, above): (Vec<&Family>, Vec<&Family>) =
-        families.iter().partition(|f| f.dictionary == DictionarySource::KMeans);
-    let drawn: Vec<&Family> = below.into_iter().chain(above).collect();
-    for family in &drawn {
-        for small in domains.iter().filter(|small| family.members.iter().any(|member| same_scheme(small, member))) {
-            let at = panel.at(small.measured_bits, small.kl);
-            canvas.dot(at, 2.5, family.stroke.colour, 0.35)?;
-            placer.avoid(Rect::around(at, 3.0), Cost::FAINT);
-        }
-    }
-    for family in drawn {
-        let colour = family.stroke.colour;
-        let values: Vec<(f64, f64)> = family.members.iter().map(|s| (s.measured_bits, s.kl)).collect();
-        let path = panel.path(&values);
-        canvas.line(&path, family.stroke)?;
-        placer.avoid_line(&path, Cost::DATA);
-        for member in &family.members {
-            let at = panel.at(member.measured_bits, member.kl);
-            canvas.dot(at, 5.0, colour, 1.0)?;
-            placer.avoid(Rect::around(at, 7.0), Cost::POINT);
-            points.push(PointLabel { text: member.scheme.clone(), at, colour, size: LABEL });
-        }
-    }
-    labels::at_points(&canvas, &placer, &points)?;
-    // Dots are named by their scheme: only schemes measured with two dictionaries need the key.
-    let twins = |family: &Family| {
-        let scheme = |f: &Family| f.members.first().map(|m| stem(&m.scheme));
-        families.iter().filter(|f| scheme(f) == scheme(family)).count() > 1
-    };
-    let key: Vec<(Stroke, &str)> = families.iter().filter(|f| twins(f)).map(|f| (f.stroke, f.label.as_str())).collect();
-    canvas.key(axes::KEY_AT, &key)
-}
-
-/// The caption of [`draw`].
-pub fn caption(data: &[HeldoutRow]) -> String {
-    let documents = distinct(data.iter().map(|row| (&row.domain, &row.id))).len();
-    let contexts = distinct(data.iter().map(|row| row.context));
-    let context = match (contexts.iter().min(), contexts.iter().max()) {
-        (Some(low), Some(high)) if low == high => format!("{low}"),
-        (Some(low), Some(high)) => format!("{low} to {high}"),
-        _ => "no".to_owned(),
-    };
-    let mut text = format!(
-        "Mean KL divergence of the next-token distribution from the uncompressed model's, against measured bits per channel of the KV cache, both \
-         axes logarithmic: {documents} held-out documents, {context} tokens compressed. Large dots: all documents; small dots: single domains. \
-         Bits count every byte allocated for a sequence; the offline dictionaries, shared by all sequences, are reported apart."
-    );
-    if let Ok(summaries) = aggregate::overall(data) {
-        let comparisons = compare_heldout(&summaries);
-        if !comparisons.is_empty() {
-            let lost: Vec<String> = not_better(&comparisons).iter().map(|c| c.scheme.clone()).collect();
-            text += &match lost.len() {
-                0 => format!(" NeuralDict's KL is below that of k-means in all {} schemes.", comparisons.len()),
-                _ => format!(
-                    " NeuralDict's KL is not below that of k-means in {} of {}: {}.",
-                    lost.len(),
-                    comparisons.len(),
-                    listed(&lost)
-                ),
-            };
-        }
-    }
-    if let Some(dense) = aggregate::overall(data).ok().and_then(|all| all.into_iter().find(is_reference)) {
-        text += &format!(
-            " The dashed line is the uncompressed cache ({}), at {} bits.",
-            dense.scheme,
-            number(dense.measured_bits)
-        );
-    }
-    text
 }
 
 /// The uncompressed cache: by name, since rounding may leave it a KL just above 0, or by a KL that has no place on a logarithmic axis.

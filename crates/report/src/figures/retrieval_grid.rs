@@ -13,71 +13,77 @@ use crate::{
     ticks,
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (960, 560);
 /// Colours of nothing retrieved and of everything: readable in grey and by the colour-blind.
 const SCALE: [RGBColor; 2] = [RGBColor(253, 231, 218), RGBColor(33, 102, 172)];
 /// Schemes beside each other; more of them take another line.
 const PER_LINE: usize = 6;
 
-/// See [`draw`].
+/// Tasks below each other, schemes beside each other; in each panel lengths to the right and depths downwards, with the score in
+/// percent in every cell. Cells that were not run stay white.
+///
+/// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct RetrievalGrid;
 
 impl Figure for RetrievalGrid {
     type Row = RetrievalRow;
     const NAME: &'static str = "retrieval-grid";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (960, 560);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[RetrievalRow]) -> Result<(), ReportError> {
-        draw(root, rows)
-    }
-
-    fn caption(rows: &[RetrievalRow]) -> String {
-        caption(rows)
-    }
-}
-
-/// Tasks below each other, schemes beside each other; in each panel lengths to the right and depths downwards, with the score in
-/// percent in every cell. Cells that were not run stay white.
-///
-/// # Errors
-/// [`ReportError::Empty`] without rows.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[RetrievalRow]) -> Result<(), ReportError> {
-    if data.is_empty() {
-        return Err(ReportError::Empty { what: "retrieval over depth and length", expected: "retrieval rows" });
-    }
-    let canvas = Canvas::new(root, SIZE)?;
-    axes::title(&canvas, "Retrieval over depth and length, percent of answers right")?;
-    let (tasks, schemes) = (distinct(data.iter().map(|row| &row.task)), distinct(data.iter().map(|row| &row.scheme)));
-    let lines: Vec<(&String, &[&String])> =
-        tasks.iter().flat_map(|&task| schemes.chunks(PER_LINE).map(move |part| (task, part))).collect();
-    let columns = schemes.len().min(PER_LINE);
-    let (left, top, foot) = (72.0, 48.0, 18.0);
-    let height = (f64::from(SIZE.1) - top - foot) / lines.len() as f64;
-    let width = (f64::from(SIZE.0) - left - 16.0) / columns as f64;
-    for (at, (task, part)) in lines.iter().enumerate() {
-        let top = top + at as f64 * height;
-        for (column, &scheme) in part.iter().enumerate() {
-            let x = left + column as f64 * width;
-            let plot = Rect { left: x, top: top + 44.0, right: x + width - 14.0, bottom: top + height - 44.0 };
-            let own: Vec<&RetrievalRow> =
-                data.iter().filter(|row| row.task == **task && row.scheme == *scheme).collect();
-            panel(&canvas, plot, &own, data)?;
-            canvas.text(scheme, (plot.left, plot.top - 10.0), TICK, INK, Align::Left)?;
-            if column == 0 {
-                canvas.text(task, (4.0, plot.top - 32.0), style::LABEL, INK, Align::Left)?;
-                canvas.text("depth", (4.0, plot.top - 10.0), TICK, GREY, Align::Left)?;
-                for (depth, y) in places(sorted(data, |row| row.depth), plot.top, plot.bottom) {
-                    let label = format!("{} %", ticks::number(100.0 * depth));
-                    canvas.text(&label, (plot.left - 6.0, y), TICK, GREY, Align::Right)?;
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[RetrievalRow]) -> Result<(), ReportError> {
+        if data.is_empty() {
+            return Err(ReportError::Empty { what: "retrieval over depth and length", expected: "retrieval rows" });
+        }
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        axes::title(&canvas, "Retrieval over depth and length, percent of answers right")?;
+        let (tasks, schemes) =
+            (distinct(data.iter().map(|row| &row.task)), distinct(data.iter().map(|row| &row.scheme)));
+        let lines: Vec<(&String, &[&String])> =
+            tasks.iter().flat_map(|&task| schemes.chunks(PER_LINE).map(move |part| (task, part))).collect();
+        let columns = schemes.len().min(PER_LINE);
+        let (left, top, foot) = (72.0, 48.0, 18.0);
+        let height = (f64::from(Self::SIZE.1) - top - foot) / lines.len() as f64;
+        let width = (f64::from(Self::SIZE.0) - left - 16.0) / columns as f64;
+        for (at, (task, part)) in lines.iter().enumerate() {
+            let top = top + at as f64 * height;
+            for (column, &scheme) in part.iter().enumerate() {
+                let x = left + column as f64 * width;
+                let plot = Rect { left: x, top: top + 44.0, right: x + width - 14.0, bottom: top + height - 44.0 };
+                let own: Vec<&RetrievalRow> =
+                    data.iter().filter(|row| row.task == **task && row.scheme == *scheme).collect();
+                panel(&canvas, plot, &own, data)?;
+                canvas.text(scheme, (plot.left, plot.top - 10.0), TICK, INK, Align::Left)?;
+                if column == 0 {
+                    canvas.text(task, (4.0, plot.top - 32.0), style::LABEL, INK, Align::Left)?;
+                    canvas.text("depth", (4.0, plot.top - 10.0), TICK, GREY, Align::Left)?;
+                    for (depth, y) in places(sorted(data, |row| row.depth), plot.top, plot.bottom) {
+                        let label = format!("{} %", ticks::number(100.0 * depth));
+                        canvas.text(&label, (plot.left - 6.0, y), TICK, GREY, Align::Right)?;
+                    }
                 }
             }
+            if at + 1 == lines.len() {
+                canvas.text("tokens", (4.0, top + height - 30.0), TICK, GREY, Align::Left)?;
+            }
         }
-        if at + 1 == lines.len() {
-            canvas.text("tokens", (4.0, top + height - 30.0), TICK, GREY, Align::Left)?;
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn caption(data: &[RetrievalRow]) -> String {
+        let per_cell = data.iter().map(|row| row.n).min().unwrap_or(0);
+        let means: Vec<String> = distinct(data.iter().map(|row| row.scheme.clone()))
+            .into_iter()
+            .map(|scheme| {
+                let own: Vec<f64> = data.iter().filter(|row| row.scheme == scheme).map(|row| row.score).collect();
+                format!("{scheme} {:.0} %", 100.0 * own.iter().sum::<f64>() / own.len() as f64)
+            })
+            .collect();
+        format!(
+            "A code of five digits at a depth of a text of a length, asked for at the end: `passkey` in repeated filler, `needle` in the plots of \
+         stories. n = {per_cell} {} per cell, so a cell tells little alone. Over all cells: {}.",
+            if per_cell == 1 { "prompt" } else { "prompts" },
+            listed(&means)
+        )
+    }
 }
 
 /// One heat map.
@@ -122,22 +128,4 @@ fn colour(score: f64) -> RGBColor {
     let mix = |a: u8, b: u8| (f64::from(a) + (f64::from(b) - f64::from(a)) * share).round() as u8;
     let [low, high] = SCALE;
     RGBColor(mix(low.0, high.0), mix(low.1, high.1), mix(low.2, high.2))
-}
-
-/// The caption of [`draw`].
-pub fn caption(data: &[RetrievalRow]) -> String {
-    let per_cell = data.iter().map(|row| row.n).min().unwrap_or(0);
-    let means: Vec<String> = distinct(data.iter().map(|row| row.scheme.clone()))
-        .into_iter()
-        .map(|scheme| {
-            let own: Vec<f64> = data.iter().filter(|row| row.scheme == scheme).map(|row| row.score).collect();
-            format!("{scheme} {:.0} %", 100.0 * own.iter().sum::<f64>() / own.len() as f64)
-        })
-        .collect();
-    format!(
-        "A code of five digits at a depth of a text of a length, asked for at the end: `passkey` in repeated filler, `needle` in the plots of \
-         stories. n = {per_cell} {} per cell, so a cell tells little alone. Over all cells: {}.",
-        if per_cell == 1 { "prompt" } else { "prompts" },
-        listed(&means)
-    )
 }

@@ -5,8 +5,6 @@ use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, styl
 use super::scatter;
 use crate::{error::ReportError, records::ScatterRow, save::Figure};
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (900, 440);
 /// Colours of early and of late positions.
 const ENDS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(230, 159, 0)];
 /// Groups of positions, as in the paper.
@@ -18,10 +16,10 @@ pub struct RotaryScatter;
 impl Figure for RotaryScatter {
     type Row = ScatterRow;
     const NAME: &'static str = "rotary-scatter";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (900, 440);
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[ScatterRow]) -> Result<(), ReportError> {
-        scatter::draw(root, rows, SIZE, "Keys by position, before and after position embedding", colour)
+        scatter::draw(root, rows, Self::SIZE, "Keys by position, before and after position embedding", colour)
     }
 
     fn caption(rows: &[ScatterRow]) -> String {

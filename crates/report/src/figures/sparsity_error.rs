@@ -14,97 +14,83 @@ use crate::{
     style::{self, BLUE, Stroke, VERMILLION},
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (880, 400);
-
-/// See [`draw`].
+/// Relative squared error (log) of one layer's vectors against sparsity (log), keys and values in panels where both are there, NeuralDict against k-means.
+///
+/// Drawing fails with [`ReportError::Empty`] without rows, [`ReportError::Mixed`] with rows of several layers.
 pub struct SparsityError;
 
 impl Figure for SparsityError {
     type Row = ReconstructionRow;
     const NAME: &'static str = "sparsity-error";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (880, 400);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[ReconstructionRow]) -> Result<(), ReportError> {
-        draw(root, rows)
-    }
-
-    fn caption(rows: &[ReconstructionRow]) -> String {
-        caption(rows)
-    }
-}
-
-/// Relative squared error (log) of one layer's vectors against sparsity (log), keys and values in panels where both are there, NeuralDict against k-means.
-///
-/// # Errors
-/// [`ReportError::Empty`] without rows, [`ReportError::Mixed`] with rows of several layers.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[ReconstructionRow]) -> Result<(), ReportError> {
-    const WHAT: &str = "error by sparsity";
-    let canvas = Canvas::new(root, SIZE)?;
-    let Some(first) = data.first() else {
-        return Err(ReportError::Empty { what: WHAT, expected: "reconstruction rows of one layer" });
-    };
-    if let Some(other) = data.iter().find(|row| row.layer != first.layer) {
-        return Err(ReportError::Mixed {
-            what: WHAT,
-            field: "layer",
-            first: first.layer.to_string(),
-            second: other.layer.to_string(),
-        });
-    }
-    axes::title(&canvas, &format!("Reconstruction error of layer {}'s held-out vectors", first.layer))?;
-    let lines = [
-        (DictionarySource::KMeans, Stroke { width: 2.0, ..Stroke::dashed(VERMILLION) }),
-        (DictionarySource::NeuralDict, Stroke::solid(BLUE)),
-    ];
-    let room = labels::end_room(&canvas, lines.iter().map(|(dictionary, _)| dictionary.label()))?;
-    let kinds = grouping::kinds(data, |row| row.kind);
-    let plots = axes::columns(SIZE, kinds.len(), axes::TITLE_ROOM, room, true);
-    for (kind, plot) in kinds.into_iter().zip(plots) {
-        let rows: Vec<&ReconstructionRow> = data.iter().filter(|row| row.kind == kind).collect();
-        let chunks = distinct(rows.iter().map(|row| row.chunks));
-        let per = if chunks == [1] { "non-zeros per head vector (log)" } else { "non-zeros per chunk (log)" };
-        let sparsities = || rows.iter().map(|row| row.sparsity as f64);
-        let panel = Panel {
-            plot,
-            x: Axis::log(per, sparsities()).with_ticks(distinct(sorted(sparsities()))),
-            y: Axis::log(&format!("{RELATIVE_ERROR} (log)"), data.iter().map(|row| row.relative)),
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[ReconstructionRow]) -> Result<(), ReportError> {
+        const WHAT: &str = "error by sparsity";
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let Some(first) = data.first() else {
+            return Err(ReportError::Empty { what: WHAT, expected: "reconstruction rows of one layer" });
         };
-        let heading = match chunks[..] {
-            [1] => style::heading(kind).to_owned(),
-            [several] => format!("{}, {several} chunks per head vector", style::heading(kind)),
-            _ => style::heading(kind).to_owned(),
-        };
-        panel.frame(&canvas, &heading)?;
-        let mut ends = Vec::new();
-        for (dictionary, stroke) in lines {
-            let line: Vec<(f64, f64)> = rows
-                .iter()
-                .filter(|row| row.dictionary == dictionary)
-                .map(|row| (row.sparsity as f64, row.relative))
-                .collect();
-            let path = panel.path(&line);
-            canvas.line(&path, stroke)?;
-            for at in &path {
-                canvas.dot(*at, 3.5, stroke.colour, 1.0)?;
-            }
-            if let Some(&end) = path.last() {
-                ends.push(EndLabel { text: dictionary.label().to_owned(), end, colour: stroke.colour });
-            }
+        if let Some(other) = data.iter().find(|row| row.layer != first.layer) {
+            return Err(ReportError::Mixed {
+                what: WHAT,
+                field: "layer",
+                first: first.layer.to_string(),
+                second: other.layer.to_string(),
+            });
         }
-        labels::at_line_ends(&canvas, &panel, &ends)?;
+        axes::title(&canvas, &format!("Reconstruction error of layer {}'s held-out vectors", first.layer))?;
+        let lines = [
+            (DictionarySource::KMeans, Stroke { width: 2.0, ..Stroke::dashed(VERMILLION) }),
+            (DictionarySource::NeuralDict, Stroke::solid(BLUE)),
+        ];
+        let room = labels::end_room(&canvas, lines.iter().map(|(dictionary, _)| dictionary.label()))?;
+        let kinds = grouping::kinds(data, |row| row.kind);
+        let plots = axes::columns(Self::SIZE, kinds.len(), axes::TITLE_ROOM, room, true);
+        for (kind, plot) in kinds.into_iter().zip(plots) {
+            let rows: Vec<&ReconstructionRow> = data.iter().filter(|row| row.kind == kind).collect();
+            let chunks = distinct(rows.iter().map(|row| row.chunks));
+            let per = if chunks == [1] { "non-zeros per head vector (log)" } else { "non-zeros per chunk (log)" };
+            let sparsities = || rows.iter().map(|row| row.sparsity as f64);
+            let panel = Panel {
+                plot,
+                x: Axis::log(per, sparsities()).with_ticks(distinct(sorted(sparsities()))),
+                y: Axis::log(&format!("{RELATIVE_ERROR} (log)"), data.iter().map(|row| row.relative)),
+            };
+            let heading = match chunks[..] {
+                [1] => style::heading(kind).to_owned(),
+                [several] => format!("{}, {several} chunks per head vector", style::heading(kind)),
+                _ => style::heading(kind).to_owned(),
+            };
+            panel.frame(&canvas, &heading)?;
+            let mut ends = Vec::new();
+            for (dictionary, stroke) in lines {
+                let line: Vec<(f64, f64)> = rows
+                    .iter()
+                    .filter(|row| row.dictionary == dictionary)
+                    .map(|row| (row.sparsity as f64, row.relative))
+                    .collect();
+                let path = panel.path(&line);
+                canvas.line(&path, stroke)?;
+                for at in &path {
+                    canvas.dot(*at, 3.5, stroke.colour, 1.0)?;
+                }
+                if let Some(&end) = path.last() {
+                    ends.push(EndLabel { text: dictionary.label().to_owned(), end, colour: stroke.colour });
+                }
+            }
+            labels::at_line_ends(&canvas, &panel, &ends)?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// The caption of [`draw`].
-pub fn caption(data: &[ReconstructionRow]) -> String {
-    let layer = data.first().map_or(0, |row| row.layer);
-    let vectors = data.iter().map(|row| row.vectors).min().unwrap_or(0);
-    format!(
-        "Relative squared error of layer {layer}'s held-out vectors after matching pursuit, by the number of non-zero coefficients (both axes \
+    fn caption(data: &[ReconstructionRow]) -> String {
+        let layer = data.first().map_or(0, |row| row.layer);
+        let vectors = data.iter().map(|row| row.vectors).min().unwrap_or(0);
+        format!(
+            "Relative squared error of layer {layer}'s held-out vectors after matching pursuit, by the number of non-zero coefficients (both axes \
          logarithmic; at least {vectors} vectors per point). NeuralDict is trained through matching pursuit; k-means is the clustering that training starts from."
-    )
+        )
+    }
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -14,85 +14,71 @@ use crate::{
     ticks::number,
 };
 
-/// Nominal width and height.
-pub const SIZE: (u32, u32) = (820, 440);
-
-/// See [`draw`].
+/// Mean KL per token (log) at every point of a sweep, evenly spaced in their order; one line per scheme. Schemes without loss are left out.
+///
+/// Drawing fails with [`ReportError::Empty`] unless at least one scheme has a positive KL.
 pub struct SweepQuality;
 
 impl Figure for SweepQuality {
     type Row = SweepRow;
     const NAME: &'static str = "sweep-quality";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (820, 440);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[SweepRow]) -> Result<(), ReportError> {
-        draw(root, rows)
-    }
-
-    fn caption(rows: &[SweepRow]) -> String {
-        caption(rows)
-    }
-}
-
-/// Mean KL per token (log) at every point of a sweep, evenly spaced in their order; one line per scheme. Schemes without loss are left out.
-///
-/// # Errors
-/// [`ReportError::Empty`] unless at least one scheme has a positive KL.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[SweepRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    let lossy: Vec<&SweepRow> = data.iter().filter(|row| !lossless(row)).collect();
-    if lossy.is_empty() {
-        return Err(ReportError::Empty { what: "sweep", expected: "rows of a scheme whose KL is above 0" });
-    }
-    let points = points(data);
-    let schemes = distinct(lossy.iter().map(|row| row.scheme.as_str()));
-    let room = labels::end_room(&canvas, schemes.iter().copied())?;
-    axes::title(&canvas, "Quality at every point of the sweep")?;
-    let [plot] = axes::columns(SIZE, 1, axes::TITLE_ROOM, room, false)[..] else {
-        unreachable!("one column was asked for");
-    };
-    let last = points.len().max(2) - 1;
-    let (shared, short) = shortened(&points);
-    let x = Axis::linear(&shared, -0.25, last as f64 + 0.25).with_ticks([]);
-    let y = Axis::log("KL to the uncompressed model, nats per token (log)", lossy.iter().map(|row| row.kl));
-    let panel = Panel { plot, x, y };
-    panel.frame(&canvas, "")?;
-    for (index, text) in short.iter().enumerate() {
-        let (x, _) = panel.at(index as f64, 1.0);
-        canvas.text(text, (x, plot.bottom + 15.0), TICK, GREY, Align::Centre)?;
-    }
-    let mut ends = Vec::new();
-    for (index, scheme) in schemes.iter().enumerate() {
-        let colour = style::colour(index);
-        let values: Vec<(f64, f64)> = lossy
-            .iter()
-            .filter(|row| row.scheme == *scheme)
-            .filter_map(|row| Some((points.iter().position(|p| *p == row.point)? as f64, row.kl)))
-            .collect();
-        let path = panel.path(&values);
-        canvas.line(&path, Stroke::solid(colour))?;
-        for &at in &path {
-            canvas.dot(at, 4.5, colour, 1.0)?;
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[SweepRow]) -> Result<(), ReportError> {
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let lossy: Vec<&SweepRow> = data.iter().filter(|row| !lossless(row)).collect();
+        if lossy.is_empty() {
+            return Err(ReportError::Empty { what: "sweep", expected: "rows of a scheme whose KL is above 0" });
         }
-        if let Some(&end) = path.last() {
-            ends.push(EndLabel { text: (*scheme).to_owned(), end, colour });
+        let points = points(data);
+        let schemes = distinct(lossy.iter().map(|row| row.scheme.as_str()));
+        let room = labels::end_room(&canvas, schemes.iter().copied())?;
+        axes::title(&canvas, "Quality at every point of the sweep")?;
+        let [plot] = axes::columns(Self::SIZE, 1, axes::TITLE_ROOM, room, false)[..] else {
+            unreachable!("one column was asked for");
+        };
+        let last = points.len().max(2) - 1;
+        let (shared, short) = shortened(&points);
+        let x = Axis::linear(&shared, -0.25, last as f64 + 0.25).with_ticks([]);
+        let y = Axis::log("KL to the uncompressed model, nats per token (log)", lossy.iter().map(|row| row.kl));
+        let panel = Panel { plot, x, y };
+        panel.frame(&canvas, "")?;
+        for (index, text) in short.iter().enumerate() {
+            let (x, _) = panel.at(index as f64, 1.0);
+            canvas.text(text, (x, plot.bottom + 15.0), TICK, GREY, Align::Centre)?;
         }
+        let mut ends = Vec::new();
+        for (index, scheme) in schemes.iter().enumerate() {
+            let colour = style::colour(index);
+            let values: Vec<(f64, f64)> = lossy
+                .iter()
+                .filter(|row| row.scheme == *scheme)
+                .filter_map(|row| Some((points.iter().position(|p| *p == row.point)? as f64, row.kl)))
+                .collect();
+            let path = panel.path(&values);
+            canvas.line(&path, Stroke::solid(colour))?;
+            for &at in &path {
+                canvas.dot(at, 4.5, colour, 1.0)?;
+            }
+            if let Some(&end) = path.last() {
+                ends.push(EndLabel { text: (*scheme).to_owned(), end, colour });
+            }
+        }
+        labels::at_line_ends(&canvas, &panel, &ends)
     }
-    labels::at_line_ends(&canvas, &panel, &ends)
-}
 
-/// The caption of [`draw`].
-pub fn caption(data: &[SweepRow]) -> String {
-    let points = points(data);
-    let mut text = format!(
-        "Mean KL divergence of the next-token distribution from the uncompressed model's over held-out text, at {} points of a sweep; one line per scheme.",
-        points.len()
-    );
-    let best = data.iter().filter(|row| !lossless(row)).min_by(|a, b| a.kl.total_cmp(&b.kl));
-    if let Some(best) = best {
-        text += &format!(" The lowest is {} nats, of {} at {}.", number(best.kl), best.scheme, best.point);
+    fn caption(data: &[SweepRow]) -> String {
+        let points = points(data);
+        let mut text = format!(
+            "Mean KL divergence of the next-token distribution from the uncompressed model's over held-out text, at {} points of a sweep; one line per scheme.",
+            points.len()
+        );
+        let best = data.iter().filter(|row| !lossless(row)).min_by(|a, b| a.kl.total_cmp(&b.kl));
+        if let Some(best) = best {
+            text += &format!(" The lowest is {} nats, of {} at {}.", number(best.kl), best.scheme, best.point);
+        }
+        text
     }
-    text
 }
 
 fn lossless(row: &SweepRow) -> bool {

@@ -13,23 +13,70 @@ use crate::{
     style::{self, INK, Stroke},
 };
 
-/// Nominal width and height: room for a label to each of the three dozen schemes that are compared.
-pub const SIZE: (u32, u32) = (1240, 760);
-
-/// See [`draw`].
+/// Milliseconds against tokens of context, both logarithmic, a panel for compressing and one for decoding: a line for every scheme,
+/// coloured by method, dark for uncompressed caches, named at its right end. Only rows of all domains together are drawn, and only times
+/// above 0: an uncompressed cache takes its prefill over for nothing.
+///
+/// Drawing fails with [`ReportError::Empty`] without a time above 0.
 pub struct TimeLength;
 
 impl Figure for TimeLength {
     type Row = CompareRow;
     const NAME: &'static str = "time-length";
-    const SIZE: (u32, u32) = SIZE;
+    const SIZE: (u32, u32) = (1240, 760);
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRow]) -> Result<(), ReportError> {
-        draw(root, rows)
+        let canvas = Canvas::new(root, Self::SIZE)?;
+        let rows = whole(rows);
+        let timed = |of: fn(&CompareRow) -> f64| rows.iter().filter(move |row| of(row) > 0.0);
+        if MEASURES.iter().all(|measure| timed(measure.of).next().is_none()) {
+            return Err(ReportError::Empty { what: "times by context length", expected: "rows with a time above 0" });
+        }
+        let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
+        let methods = distinct(schemes.iter().copied().filter(|scheme| !uncompressed(scheme)).map(method));
+        let contexts = distinct(rows.iter().map(|row| row.context));
+        let room = labels::end_room(&canvas, schemes.iter().copied())?;
+        axes::title(&canvas, "Time against context length")?;
+        for (measure, plot) in
+            MEASURES.iter().zip(axes::columns(Self::SIZE, MEASURES.len(), axes::TITLE_ROOM, room, true))
+        {
+            let x = Axis::log("tokens of context (log)", contexts.iter().map(|&n| n as f64))
+                .with_ticks(contexts.iter().map(|&n| n as f64));
+            let panel = Panel { plot, x, y: Axis::log(measure.axis, timed(measure.of).map(|row| (measure.of)(row))) };
+            panel.frame(&canvas, measure.heading)?;
+            let mut ends = Vec::new();
+            for scheme in &schemes {
+                let place = methods.iter().position(|name| *name == method(scheme));
+                let colour = place.filter(|_| !uncompressed(scheme)).map_or(INK, style::colour);
+                let line: Vec<(f64, f64)> = timed(measure.of)
+                    .filter(|row| row.scheme == *scheme)
+                    .map(|row| (row.context as f64, (measure.of)(row)))
+                    .collect();
+                let path = panel.path(&line);
+                canvas.line(&path, Stroke { width: 1.5, ..Stroke::solid(colour) })?;
+                for &point in &path {
+                    canvas.dot(point, 3.0, colour, 1.0)?;
+                }
+                if let Some(&end) = path.last() {
+                    ends.push(EndLabel { text: (*scheme).to_owned(), end, colour });
+                }
+            }
+            labels::at_line_ends(&canvas, &panel, &ends)?;
+        }
+        Ok(())
     }
 
     fn caption(rows: &[CompareRow]) -> String {
-        caption(rows)
+        let rows = whole(rows);
+        let contexts: Vec<String> = distinct(rows.iter().map(|row| row.context)).iter().map(usize::to_string).collect();
+        let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
+        format!(
+            "Time of {} schemes at {} tokens of context, both axes logarithmic. Left: taking the exact prefill over and compressing it, all \
+         layers. Right: one token through the whole model, head included, with its attention over the compressed context. Means over \
+         documents, measured on the machine of this run: compare schemes, not machines.",
+            schemes.len(),
+            listed(&contexts)
+        )
     }
 }
 
@@ -50,65 +97,6 @@ fn whole(rows: &[CompareRow]) -> Vec<&CompareRow> {
     rows.iter().filter(|row| row.domain == "all").collect()
 }
 
-/// Milliseconds against tokens of context, both logarithmic, a panel for compressing and one for decoding: a line for every scheme,
-/// coloured by method, dark for uncompressed caches, named at its right end. Only rows of all domains together are drawn, and only times
-/// above 0: an uncompressed cache takes its prefill over for nothing.
-///
-/// # Errors
-/// [`ReportError::Empty`] without a time above 0.
-pub fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRow]) -> Result<(), ReportError> {
-    let canvas = Canvas::new(root, SIZE)?;
-    let rows = whole(rows);
-    let timed = |of: fn(&CompareRow) -> f64| rows.iter().filter(move |row| of(row) > 0.0);
-    if MEASURES.iter().all(|measure| timed(measure.of).next().is_none()) {
-        return Err(ReportError::Empty { what: "times by context length", expected: "rows with a time above 0" });
-    }
-    let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
-    let methods = distinct(schemes.iter().copied().filter(|scheme| !uncompressed(scheme)).map(method));
-    let contexts = distinct(rows.iter().map(|row| row.context));
-    let room = labels::end_room(&canvas, schemes.iter().copied())?;
-    axes::title(&canvas, "Time against context length")?;
-    for (measure, plot) in MEASURES.iter().zip(axes::columns(SIZE, MEASURES.len(), axes::TITLE_ROOM, room, true)) {
-        let x = Axis::log("tokens of context (log)", contexts.iter().map(|&n| n as f64))
-            .with_ticks(contexts.iter().map(|&n| n as f64));
-        let panel = Panel { plot, x, y: Axis::log(measure.axis, timed(measure.of).map(|row| (measure.of)(row))) };
-        panel.frame(&canvas, measure.heading)?;
-        let mut ends = Vec::new();
-        for scheme in &schemes {
-            let place = methods.iter().position(|name| *name == method(scheme));
-            let colour = place.filter(|_| !uncompressed(scheme)).map_or(INK, style::colour);
-            let line: Vec<(f64, f64)> = timed(measure.of)
-                .filter(|row| row.scheme == *scheme)
-                .map(|row| (row.context as f64, (measure.of)(row)))
-                .collect();
-            let path = panel.path(&line);
-            canvas.line(&path, Stroke { width: 1.5, ..Stroke::solid(colour) })?;
-            for &point in &path {
-                canvas.dot(point, 3.0, colour, 1.0)?;
-            }
-            if let Some(&end) = path.last() {
-                ends.push(EndLabel { text: (*scheme).to_owned(), end, colour });
-            }
-        }
-        labels::at_line_ends(&canvas, &panel, &ends)?;
-    }
-    Ok(())
-}
-
 fn uncompressed(scheme: &str) -> bool {
     scheme.starts_with("dense")
-}
-
-/// The caption of [`draw`].
-pub fn caption(rows: &[CompareRow]) -> String {
-    let rows = whole(rows);
-    let contexts: Vec<String> = distinct(rows.iter().map(|row| row.context)).iter().map(usize::to_string).collect();
-    let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
-    format!(
-        "Time of {} schemes at {} tokens of context, both axes logarithmic. Left: taking the exact prefill over and compressing it, all \
-         layers. Right: one token through the whole model, head included, with its attention over the compressed context. Means over \
-         documents, measured on the machine of this run: compare schemes, not machines.",
-        schemes.len(),
-        listed(&contexts)
-    )
 }

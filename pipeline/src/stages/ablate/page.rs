@@ -133,8 +133,8 @@ impl Section {
         Ok(page)
     }
 
-    /// What the README shows: trainers and merged layers.
-    pub fn readme(&self, run: &Run, link: &str) -> String {
+    /// What docs/RESULTS.md shows: trainers and merged layers.
+    pub fn shown(&self, run: &Run, link: &str) -> String {
         let merged = match self.merged() {
             Some(_) => format!(
                 "Half as many dictionaries as layers, against one per layer:\n\n{}\n\n",

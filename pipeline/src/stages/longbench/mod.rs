@@ -30,13 +30,14 @@ use self::settings::{SHARD, Slice};
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
 use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
+use crate::stages::report::sheet::RESULTS;
 use crate::stages::{PREFILL_CHUNK, artefacts, open_model, scores};
 use crate::{atomic, ui};
 
 /// The page with the tables.
 const PAGE: &str = "longbench.md";
-/// What is spliced into the README.
-const README_PART: &str = "readme-longbench.md";
+/// Where docs/RESULTS.md shows the scores.
+const MARKER: &str = "longbench";
 /// LongBench-E's scores by length.
 const LENGTHS: &str = "lengths.jsonl";
 /// The files of LongBench's config folder.
@@ -164,12 +165,7 @@ impl Stage for LongBench {
         }
         let target = &run.paths.results;
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let copies = [
-            (PAGE, PAGE),
-            (README_PART, README_PART),
-            (scores::TABLE, "longbench.csv"),
-            (manifest::FILE, "longbench.manifest.json"),
-        ];
+        let copies = [(PAGE, PAGE), (scores::TABLE, "longbench.csv"), (manifest::FILE, "longbench.manifest.json")];
         for (from, to) in copies {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
@@ -177,9 +173,9 @@ impl Stage for LongBench {
                 atomic::write(&to, &bytes)?;
             }
         }
-        let text = std::fs::read_to_string(dir.join(README_PART))?;
-        splice::splice_file(&run.paths.root.join("README.md"), "longbench", &text)?;
-        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
+        let text = std::fs::read_to_string(dir.join(RESULTS.file(MARKER)))?;
+        splice::splice_file(&run.paths.root.join(RESULTS.path), MARKER, &text)?;
+        ui::line(self.name(), &format!("published in {} and {}", run.paths.show(target), RESULTS.path));
         Ok(())
     }
 
@@ -242,5 +238,5 @@ fn write_results(
         write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_rows(&lengths)))?;
     }
     atomic::write(&dir.join(PAGE), page.as_bytes())?;
-    atomic::write(&dir.join(README_PART), page::readme(run, &summary)?.as_bytes())
+    atomic::write(&dir.join(RESULTS.file(MARKER)), page::shown(run, &summary)?.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! The page of LongBench scores, in the paper's layout too, and the README's part.
+//! The page of LongBench scores, in the paper's layout too, and what docs/RESULTS.md shows of it.
 
 use std::fmt::Write as _;
 
@@ -21,14 +21,14 @@ fn size(settings: &Settings) -> String {
     }
 }
 
-/// The section of the README: one line per scheme.
-pub fn readme(run: &Run, summary: &Summary) -> Result<String> {
+/// What docs/RESULTS.md shows: one line per scheme.
+pub fn shown(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let link = format!("data/results/{}/{PAGE}", run.profile);
+    let page = format!("data/results/{}/{PAGE}", run.profile);
     Ok(format!(
         "`{}` on {} tasks of LongBench v1, {}: n = {} of {} records, at most {} prompt tokens. With so few records a score says little and \
          is not comparable with published ones: read the intervals of the difference. Made by `just longbench profile={}`.\n\n{}\n\
-         Every task, and the paper's Tables 1 and 2: [`{link}`]({link}).\n",
+         Every task, and the paper's Tables 1 and 2: [`{page}`](../{page}).\n",
         run.config.model,
         scores::tasks(&summary.tasks).len(),
         size(settings),
@@ -66,6 +66,7 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
         settings.resamples,
     )?;
     writeln!(page, "{}", schemes_markdown(&means))?;
+    page.push_str(&scores::cut_sentence(summary));
     writeln!(page, "{}", run_markdown(&tasks, &cells, &means))?;
     let published = published();
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;

@@ -53,25 +53,35 @@ pub fn data_file(settings: &Settings, task: &Task) -> String {
     format!("data/{}{}.jsonl", task.name, if settings.e { "_e" } else { "" })
 }
 
-/// The records to run, read before anything is computed. Malformed ones stop everything, or are named and left out.
+/// The records to run, read before anything is computed. Malformed ones stop everything, or are named and left out; a
+/// task of which none is left is an error.
 pub fn records(folder: &Path, settings: &Settings) -> Result<Vec<Work<'static>>> {
     let limit = if settings.limit == 0 { usize::MAX } else { settings.limit };
     let of_task = |task: &'static Task| {
         let mut records = Vec::new();
-        for record in read_each_record(task, &folder.join(data_file(settings, task)))? {
+        let mut left_out = 0usize;
+        let path = folder.join(data_file(settings, task));
+        for record in read_each_record(task, &path)? {
             if records.len() == limit {
                 break;
             }
             match record {
                 Ok(record) => records.push(record),
-                Err(error) if settings.keep_going => ui::line("longbench", &format!("left out: {error}")),
+                Err(error) if settings.keep_going => {
+                    left_out += 1;
+                    ui::line("longbench", &format!("left out: {error}"));
+                }
                 Err(error) => {
                     return Err(error)
                         .context("a malformed record; --keep-going (longbench.keep_going=true) leaves it out");
                 }
             }
         }
-        Ok(Work { task, records })
+        match (records.is_empty(), left_out) {
+            (false, _) => Ok(Work { task, records }),
+            (true, 0) => bail!("{} has no record: {} is empty", task.name, path.display()),
+            (true, n) => bail!("{} has no sound record ({n} of {n} left out): {}", task.name, path.display()),
+        }
     };
     tasks(settings)?.into_iter().map(of_task).collect()
 }

@@ -1,9 +1,10 @@
-//! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG, CSV).
+//! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG).
 //!
-//! Each section is one file of [`parts`]. A section whose stage has not been run says so, with the command. With `report.publish`,
-//! everything is copied to `data/results/<profile>` and the README's parts are generated between their markers.
+//! Each section is one file of [`sections`]. A section whose stage has not been run says so, with the command. With `report.publish`,
+//! what a repository needs is copied to `data/results/<profile>`, each thing once: the page in Markdown, its figures as SVG and its
+//! tables as CSV. What README.md and docs/RESULTS.md show is generated between their markers.
 
-pub mod parts;
+pub mod sections;
 pub mod sheet;
 
 use std::path::Path;
@@ -16,16 +17,15 @@ use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
-use crate::stages::report::sheet::{README_PREFIX, Sheet};
+use crate::stages::report::sheet::{README, RESULTS, Sheet};
 use crate::{atomic, manifest, ui};
-
-/// Tables that also lie beside the profiles' folders, as `data/results/<name>`.
-const SHARED: [&str; 2] = ["compare.csv", "compare.parquet"];
 
 /// The page with tables, captions and circumstances.
 pub const PAGE: &str = "report.md";
 /// The same for browsers.
 pub const HTML: &str = "report.html";
+/// Endings of the files that are published.
+const PUBLISHED: [&str; 3] = ["md", "svg", "csv"];
 
 /// The section `[report]`; `profiles/defaults.toml` explains every parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Report;
 
 static DECLARATION: Declaration = Declaration {
     name: "report",
-    about: "Draw figures and tables; publish them to data/results and the README if the profile says so",
+    about: "Draw figures and tables; publish them to data/results and the docs if the profile says so",
     version: 3,
     makes: &[Output::rows(PAGE), Output::rows(HTML)],
     reproduced: true,
@@ -64,7 +64,7 @@ impl Stage for Report {
         run.finished("calibrate")?;
         let digest = |stage: &&str| run.finished(stage).map_or(Value::Null, |record| record.digest.into());
         let mut inputs: Map<String, Value> =
-            parts::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
+            sections::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
         if let Some(peers) = ablate::page::peers(&run.stage_dir("ablate")) {
             inputs.insert("peers".into(), manifest::hash(&peers)?.into());
         }
@@ -73,13 +73,13 @@ impl Stage for Report {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let mut page = Page { title: format!("Results of profile `{}`", run.label()), ..Page::default() };
-        page.lead = parts::provenance::lead(run);
-        for part in parts::ALL {
-            let mut sheet = Sheet::new(run, dir, part.title(), &part.command(run));
+        page.lead = sections::provenance::lead(run);
+        for section in sections::ALL {
+            let mut sheet = Sheet::new(run, dir, section.title(), &section.command(run));
             let missing: Vec<&str> =
-                part.stages().iter().copied().filter(|stage| run.finished(stage).is_err()).collect();
+                section.stages().iter().copied().filter(|stage| run.finished(stage).is_err()).collect();
             if missing.is_empty() {
-                part.write(run, &mut sheet).with_context(|| format!("section \"{}\"", part.title()))?;
+                section.write(run, &mut sheet).with_context(|| format!("section \"{}\"", section.title()))?;
             } else {
                 sheet.absent(&format!("Not run: {}.", missing.join(", ")));
             }
@@ -95,28 +95,26 @@ impl Stage for Report {
         }
         let target = &run.paths.results;
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let readme = run.paths.root.join("README.md");
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            if name != manifest::FILE {
+            let shown =
+                [README, RESULTS].into_iter().find_map(|document| Some((document.marker(name)?, document.path)));
+            if let Some((marker, document)) = shown {
+                let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+                splice::splice_file(&run.paths.root.join(document), marker, &text)?;
+            } else if path.extension().is_some_and(|extension| PUBLISHED.iter().any(|kept| extension == *kept)) {
                 copy_if_changed(&path, &target.join(name))?;
             }
-            if let Some(results) = target.parent().filter(|_| SHARED.contains(&name)) {
-                copy_if_changed(&path, &results.join(name))?;
-            }
-            if let Some(marker) = name.strip_prefix(README_PREFIX).and_then(|rest| rest.strip_suffix(".md")) {
-                let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                splice::splice_file(&readme, marker, &text)?;
-            }
         }
-        for stage in parts::stages() {
+        for stage in sections::stages() {
             let path = run.stage_dir(stage).join(manifest::FILE);
             if path.is_file() {
                 copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
             }
         }
-        ui::line(self.name(), &format!("published in {} and README.md", run.paths.show(target)));
+        let documents = format!("{} and {}", README.path, RESULTS.path);
+        ui::line(self.name(), &format!("published in {}, {documents}", run.paths.show(target)));
         Ok(())
     }
 
@@ -129,7 +127,7 @@ impl Stage for Report {
         figures.sort();
         Ok(vec![
             format!("page     {} (and {PAGE})", run.paths.show(&dir.join(HTML))),
-            format!("figures  {} (SVG, PNG, CSV each): {}", run.paths.show(dir), figures.join(", ")),
+            format!("figures  {} (SVG and PNG each): {}", run.paths.show(dir), figures.join(", ")),
         ])
     }
 }

@@ -10,13 +10,35 @@ use kvcsr_report::{csv, records::Row, tables};
 use crate::atomic;
 use crate::stage::Run;
 
-/// Files of this prefix, `readme-<marker>.md`, hold what is spliced into the README between the markers of that name.
-pub const README_PREFIX: &str = "readme-";
+/// A document that shows parts of the report between its markers.
+pub struct Document {
+    /// Its path from the root of the repository.
+    pub path: &'static str,
+    /// What stands between the markers `name` is the file `<prefix><name>.md` of the report.
+    prefix: &'static str,
+}
+
+/// The first page: the headline alone.
+pub const README: Document = Document { path: "README.md", prefix: "readme-" };
+/// Every table that is published.
+pub const RESULTS: Document = Document { path: "docs/RESULTS.md", prefix: "results-" };
+
+impl Document {
+    /// The marker that a file of the report belongs to, if it is one of this document's.
+    pub fn marker<'n>(&self, file: &'n str) -> Option<&'n str> {
+        file.strip_prefix(self.prefix)?.strip_suffix(".md")
+    }
+
+    /// The file of the report that holds what is shown at `marker`.
+    pub fn file(&self, marker: &str) -> String {
+        format!("{}{marker}.md", self.prefix)
+    }
+}
 
 /// One section in the making.
 pub struct Sheet<'a> {
     dir: &'a Path,
-    /// Where the page will be published, relative to the README.
+    /// Where the page will be published, as [`RESULTS`] links to it.
     link: String,
     section: Section,
 }
@@ -25,7 +47,7 @@ impl<'a> Sheet<'a> {
     /// An empty section whose files go to `dir`.
     pub fn new(run: &Run, dir: &'a Path, title: &str, command: &str) -> Self {
         let section = Section { title: title.to_owned(), command: command.to_owned(), blocks: Vec::new() };
-        Self { dir, link: format!("data/results/{}", run.label()), section }
+        Self { dir, link: format!("../data/results/{}", run.label()), section }
     }
 
     /// Paragraphs and tables in Markdown.
@@ -43,7 +65,7 @@ impl<'a> Sheet<'a> {
         self.section.blocks.push(Block::Absent(reason.to_owned()));
     }
 
-    /// Draws `rows`: SVG, PNG and CSV, and the drawing in the page with its caption.
+    /// Draws `rows`: SVG and PNG, and the drawing in the page with its caption. The rows themselves are some [`Sheet::table`]'s.
     pub fn figure<F: Figure>(&mut self, rows: &[F::Row]) -> Result<()> {
         self.figure_as::<F>(F::NAME, rows)
     }
@@ -51,30 +73,29 @@ impl<'a> Sheet<'a> {
     /// [`Sheet::figure`] whose files are called `stem`: for a figure that is drawn more than once.
     pub fn figure_as<F: Figure>(&mut self, stem: &str, rows: &[F::Row]) -> Result<()> {
         let drawn = save::drawing::<F>(self.dir, stem, rows)?;
-        csv::write(&drawn.svg.with_extension("csv"), rows)?;
         let svg = std::fs::read_to_string(drawn.svg)?;
         self.section.blocks.push(Block::Figure { name: stem.to_owned(), svg, caption: F::caption(rows) });
         Ok(())
     }
 
-    /// Writes `rows` as CSV and Parquet, and links them in the page.
+    /// Writes `rows` as CSV and Parquet, and links the CSV in the page: it is the one that is published.
     pub fn table<R: Row>(&mut self, name: &str, rows: &[R]) -> Result<()> {
-        let files = [format!("{name}.csv"), format!("{name}.parquet")];
-        csv::write(&self.dir.join(&files[0]), rows)?;
-        tables::write_parquet(&self.dir.join(&files[1]), rows)?;
+        let file = format!("{name}.csv");
+        csv::write(&self.dir.join(&file), rows)?;
+        tables::write_parquet(&self.dir.join(format!("{name}.parquet")), rows)?;
         match self.section.blocks.last_mut() {
-            Some(Block::Files(linked)) => linked.extend(files),
-            _ => self.section.blocks.push(Block::Files(files.into())),
+            Some(Block::Files(linked)) => linked.push(file),
+            _ => self.section.blocks.push(Block::Files(vec![file])),
         }
         Ok(())
     }
 
-    /// What stands in the README between `<!-- BEGIN marker -->` and its END once the report is published.
-    pub fn readme(&self, marker: &str, text: &str) -> Result<()> {
-        atomic::write(&self.dir.join(format!("{README_PREFIX}{marker}.md")), text.as_bytes())
+    /// What stands in `document` between `<!-- BEGIN marker -->` and its END once the report is published.
+    pub fn show_in(&self, document: &Document, marker: &str, text: &str) -> Result<()> {
+        atomic::write(&self.dir.join(document.file(marker)), text.as_bytes())
     }
 
-    /// The folder where the report is published, as the README names it.
+    /// The folder where the report is published, as [`RESULTS`] links to it.
     pub fn link(&self) -> &str {
         &self.link
     }

@@ -1,0 +1,111 @@
+//! What made the results: every stage's parameters, inputs, machine, time and memory, as its manifest records them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kvcsr_report::HeldoutRow;
+use serde_json::Value;
+
+use super::Section;
+use crate::manifest::Manifest;
+use crate::stage::Run;
+use crate::stages::report::sheet::Sheet;
+use crate::ui;
+
+/// Stages that every result goes through.
+const STAGES: [&str; 4] = ["calibrate", "merge", "train", "evaluate"];
+
+/// See the module.
+pub struct Provenance;
+
+impl Section for Provenance {
+    fn title(&self) -> &'static str {
+        "How this was made"
+    }
+
+    fn stages(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn command(&self, run: &Run) -> String {
+        run.command("reproduce")
+    }
+
+    fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
+        let records: Vec<Manifest> = super::stages().into_iter().filter_map(|stage| run.finished(stage).ok()).collect();
+        let mut text = "| stage | commit | finished | time | memory | threads | device | outputs | digest |\n\
+                        |---|---|---|--:|--:|--:|---|--:|---|\n"
+            .to_owned();
+        for m in &records {
+            let bytes: u64 = m.outputs.iter().map(|output| output.bytes).sum();
+            writeln!(
+                text,
+                "| {} | `{}` | {} | {} | {} | {} | {} | {} files, {:.1} MB | `{}` |",
+                m.recipe.stage,
+                m.machine.git,
+                m.finished,
+                ui::duration(Duration::from_secs_f64(m.wall_seconds)),
+                m.peak_memory_bytes.map_or_else(String::new, |b| format!("{:.2} GB", b as f64 / 1e9)),
+                m.machine.threads,
+                m.machine.device,
+                m.outputs.len(),
+                bytes as f64 / 1e6,
+                &m.digest[..m.digest.len().min(12)],
+            )?;
+        }
+        sheet.markdown(&text);
+        let machines: BTreeSet<String> = records
+            .iter()
+            .map(|m| {
+                format!("{}, {} cores, {} GB, {}", m.machine.cpu, m.machine.cores, m.machine.memory_gb, m.machine.rustc)
+            })
+            .collect();
+        sheet.markdown(&format!("Machine: {}.", machines.into_iter().collect::<Vec<_>>().join("; ")));
+        for m in &records {
+            let recipe = serde_json::to_string_pretty(&m.recipe)?;
+            sheet.folded(&format!("{}: parameters and inputs", m.recipe.stage), &format!("```json\n{recipe}\n```\n"));
+        }
+        Ok(())
+    }
+}
+
+/// The page's first lines.
+pub fn lead(run: &Run) -> String {
+    format!("`{}` on {}. Made by `{}`.", run.config.model, run.config.corpora.join(", "), run.command("report"))
+}
+
+/// Model, sizes, machine, commit and time of the run, in one paragraph.
+pub fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
+    let manifests = STAGES.into_iter().map(|s| run.finished(s)).collect::<Result<Vec<Manifest>>>()?;
+    let evaluate = &manifests[STAGES.len() - 1];
+    let trained = manifests.iter().find(|m| m.recipe.stage == "train").context("the train stage has a record")?;
+    let documents = heldout.iter().map(|r| &r.id).collect::<BTreeSet<_>>().len();
+    let scored: usize = heldout.iter().filter(|r| r.scheme == "dense").map(|r| r.scored).sum();
+    let times: Vec<String> = manifests
+        .iter()
+        .map(|m| format!("{} {}", m.recipe.stage, ui::duration(Duration::from_secs_f64(m.wall_seconds))))
+        .collect();
+    let machine = &evaluate.machine;
+    Ok(format!(
+        "`{}`, f32, {} calibration tokens, {} atoms per dictionary; n = {documents} held-out documents of {}: {} tokens prefilled exactly and \
+         compressed, {scored} following tokens scored in all. Made by `just reproduce` at commit {} on {} ({} cores, {} GB), {}: {}.",
+        run.config.model,
+        parameter(&manifests[0], "tokens"),
+        parameter(trained, "atoms"),
+        run.config.corpora.join(", "),
+        parameter(evaluate, "context"),
+        machine.git,
+        machine.cpu,
+        machine.cores,
+        machine.memory_gb,
+        evaluate.date(),
+        times.join(", "),
+    ))
+}
+
+/// A parameter as the stage was really run with, which the command line of this run may not repeat.
+pub fn parameter(manifest: &Manifest, name: &str) -> String {
+    manifest.recipe.parameters.get(name).map_or_else(|| "?".to_owned(), Value::to_string)
+}
