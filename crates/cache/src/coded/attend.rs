@@ -273,7 +273,8 @@ impl HeadCall<'_> {
             }
             if !kept.is_empty() {
                 let coded = self.keys.of(Form::Coded, rows.token(row), tile).end;
-                let forgotten = kept.iter().enumerate().take(coded).filter(|(_, kept)| !**kept);
+                let forgotten =
+                    kept.iter().enumerate().take(coded.min(seen.end)).skip(seen.start).filter(|(_, kept)| !**kept);
                 forgotten.for_each(|(token, _)| scores[token] = f32::NEG_INFINITY);
             }
             let scores = &mut scores[seen];
