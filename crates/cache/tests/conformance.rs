@@ -75,7 +75,8 @@ fn cases() -> Vec<Case> {
         for example in entry.examples {
             let case = |name: String| Case { name, prefill_as_decoded: entry.prefill_as_decoded };
             cases.push(case((*example).to_owned()));
-            if !example.contains("window") && !example.starts_with("dense") {
+            let exact = ["dense", "evict", "snapkv"].iter().any(|method| example.starts_with(method));
+            if !example.contains("window") && !exact {
                 let (base, artefacts) = example.split_once('@').map_or((*example, None), |(b, a)| (b, Some(a)));
                 let artefacts = artefacts.map_or(String::new(), |a| format!("@{a}"));
                 cases.push(case(format!("{base}+window(sinks=3,recent=7){artefacts}")));

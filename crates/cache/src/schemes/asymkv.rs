@@ -26,7 +26,7 @@ const LAYERS: [Parameter; 2] = [
 const ENTRIES: &[Entry] = &[
     Entry {
         pattern: "asymkv-LK-LV",
-        examples: &["asymkv-16-0", "asymkv-1-0", "asymkv-0-0(window=32)"],
+        examples: &["asymkv-16-0", "asymkv-1-0", "asymkv-0-0(window=32)", "asymkv-32-0(window=512)"],
         summary: "KIVI with 2 bits in the first layers and 1 bit (smallest and largest value) in the others",
         citation: "Tao, Yu and Zhou, AsymKV: Enabling 1-Bit Quantization of KV Cache with Layer-Wise Asymmetric Quantization Configurations, COLING 2025",
         keys_coded: KeysCoded::AfterRope,

@@ -5,6 +5,7 @@ pub mod commvq;
 pub mod cq;
 pub mod csr;
 pub mod dense;
+pub mod evict;
 pub mod fp8;
 pub mod gear;
 pub mod ggml;
