@@ -39,8 +39,8 @@ impl<T: Copy> Rows<T> {
 
     /// Drops the tokens before `position`, and memory beyond `slack` tokens more than are left.
     pub(super) fn trim(&mut self, position: usize, slack: usize) {
-        let leaving = position.saturating_sub(self.first).min(self.data.len() / self.each);
-        if leaving > 0 {
+        if !self.data.is_empty() {
+            let leaving = position.saturating_sub(self.first).min(self.data.len() / self.each);
             self.data.drain(..leaving * self.each);
             self.first += leaving;
         }

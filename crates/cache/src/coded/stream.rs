@@ -118,7 +118,9 @@ impl Stream {
         let (mut exact_from, mut graded_from) = (coded, self.graded_from(self.held));
         if let (false, Some(first)) = (prompt, seen.first()) {
             exact_from = if self.codes_at_once() { coded } else { first.graded };
-            graded_from = first.coded;
+            if self.window.graded > 0 {
+                graded_from = first.coded;
+            }
         }
         for block in blocks {
             self.code(block, new, graded_from, prompt);
