@@ -272,7 +272,7 @@ impl<'s> Probe<'s> {
         }
         if self.promises.refuses_changed_padding {
             let changed = cache.attend(&q, &k, &v, &cx(tokens, &self.rotary, Padding::Left(&shifted)));
-            refused("padding that changed", changed, |e| e.to_string().contains("as before"))?;
+            refused("padding that changed", changed, |e| matches!(e, CacheError::Padding { .. }))?;
         }
         ensure(cache.len() == tokens, || format!("len() is {} after errors, {tokens} before", cache.len()))?;
         ensure(cache.footprint() == bytes, || {

@@ -2,8 +2,8 @@
 
 use kvcsr_codec::{Atoms, CodecError, OnlineAtoms, relative_residuals};
 
+use super::codec::Coder;
 use super::options::{OnlinePart, Sampler};
-use super::streams::Coder;
 
 /// Vectors of one sequence, `(Hkv, T, chunks, width)`, by number in token order
 /// `(T, Hkv, chunks)`.
@@ -111,12 +111,14 @@ mod tests {
         let atoms: Vec<f32> = (0..2 * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
         Coder {
             kind: Kind::Key,
+            heads: 2,
             encoder: Arc::new(Encoder::new(Arc::new(Dictionary::new(WIDTH, atoms).unwrap()))),
             sparsity: 1,
             chunks: 1,
             layout: CodeLayout::Paper,
             refit: false,
             stop: None,
+            online: None,
             atoms: 64,
         }
     }

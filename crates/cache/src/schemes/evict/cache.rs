@@ -59,9 +59,10 @@ impl EvictingCache {
         let (b, h, t, d) = k.dims4()?;
         let new = |row| Row { pad: padding.of(row), heads: vec![KeptHead::default(); h] };
         let mut rows = if self.rows.is_empty() { (0..b).map(new).collect() } else { self.rows.clone() };
-        if let Some((i, row)) = rows.iter().enumerate().find(|(i, row)| row.pad != padding.of(*i)) {
-            let expected = format!("padding of {} tokens in row {i}, as before", row.pad);
-            return Err(CacheError::Shape { tensor: "padding", expected, found: vec![padding.of(i)] });
+        let found: Vec<usize> = (0..rows.len()).map(|row| padding.of(row)).collect();
+        if rows.iter().zip(&found).any(|(row, found)| row.pad != *found) {
+            let expected = rows.iter().map(|row| row.pad).collect();
+            return Err(CacheError::Padding { layer: self.layer, expected, found });
         }
         for (i, row) in rows.iter_mut().enumerate() {
             let (skip, position) = self.begins(row.pad, t);

@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use half::f16;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::saturating_f16;
+use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 
-use super::bits::{CODES, pack, unpack};
 use super::{HeadTokens, reserve};
 
 /// Channels worked on at a time.
@@ -45,7 +46,7 @@ impl Affine {
 
     /// Zero point and scale to code the group with, from its range.
     pub fn scale(self, min: f32, max: f32) -> Scale {
-        let step = f16::from_f32(((max - min) / self.levels()).min(f16::MAX.to_f32()));
+        let step = saturating_f16((max - min) / self.levels());
         Scale { zero: f16::from_f32(min), step }
     }
 
@@ -130,7 +131,7 @@ impl HeadTokens for ChannelGroups {
     fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
         let (d, affine) = (self.head_dim, self.affine);
         assert!(tokens.is_multiple_of(self.group), "blocks of keys are whole groups");
-        reserve(&mut self.codes, tokens, d * affine.bits / CODES);
+        reserve(&mut self.codes, tokens, d * affine.bits / EIGHT);
         reserve(&mut self.scales, tokens / self.group, d);
         let (mut min, mut max, mut codes) = (vec![0.0; d], vec![0.0; d], vec![0; d]);
         for group in rows.chunks_exact(self.group * d) {
@@ -144,7 +145,7 @@ impl HeadTokens for ChannelGroups {
                 for (((out, &x), &zero), &divisor) in codes.iter_mut().zip(row).zip(&min).zip(&max) {
                     *out = code(x, zero, divisor, affine.levels());
                 }
-                pack(&codes, affine.bits, &mut self.codes);
+                pack_small(&codes, affine.bits, &mut self.codes);
             }
             for scale in &mut self.scales[at..] {
                 *scale = affine.stored(*scale);
@@ -154,7 +155,7 @@ impl HeadTokens for ChannelGroups {
 
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
         let (d, bits) = (self.head_dim, self.affine.bits);
-        let row_bytes = d * bits / CODES;
+        let row_bytes = d * bits / EIGHT;
         let (mut zeros, mut steps) = ([0f32; LANES], [0f32; LANES]);
         let mut at = tokens.start;
         while at < tokens.end {
@@ -166,9 +167,9 @@ impl HeadTokens for ChannelGroups {
                     (zeros[i], steps[i]) = (scale.zero.to_f32(), scale.step.to_f32());
                 }
                 for token in at..end {
-                    let bytes = &self.codes[token * row_bytes + channel * bits / CODES..][..n * bits / CODES];
+                    let bytes = &self.codes[token * row_bytes + channel * bits / EIGHT..][..n * bits / EIGHT];
                     let out = &mut out[(token - tokens.start) * d + channel..][..n];
-                    unpack(bytes, bits, |i, code| out[i] = f32::from(code));
+                    unpack_small(bytes, bits, |i, code| out[i] = f32::from(code));
                     for ((x, zero), step) in out.iter_mut().zip(&zeros).zip(&steps) {
                         *x = *x * step + zero;
                     }
@@ -208,25 +209,25 @@ impl TokenGroups {
 impl HeadTokens for TokenGroups {
     fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
         let (d, affine) = (self.head_dim, self.affine);
-        reserve(&mut self.codes, tokens, d * affine.bits / CODES);
+        reserve(&mut self.codes, tokens, d * affine.bits / EIGHT);
         reserve(&mut self.scales, tokens, d / self.group);
         let mut codes = vec![0; self.group];
         for group in rows.chunks_exact(self.group) {
             let (min, max) = range(group);
             let scale = affine.scale(min, max);
             affine.code_row(scale, group, &mut codes);
-            pack(&codes, affine.bits, &mut self.codes);
+            pack_small(&codes, affine.bits, &mut self.codes);
             self.scales.push(affine.stored(scale));
         }
     }
 
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
-        let (groups, group_bytes) = (self.head_dim / self.group, self.group * self.affine.bits / CODES);
+        let (groups, group_bytes) = (self.head_dim / self.group, self.group * self.affine.bits / EIGHT);
         let from = tokens.start * groups;
         let stored = self.scales[from..].iter().zip(self.codes[from * group_bytes..].chunks_exact(group_bytes));
         for (out, (scale, bytes)) in out.chunks_exact_mut(self.group).take(tokens.len() * groups).zip(stored) {
             let (zero, step) = (scale.zero.to_f32(), scale.step.to_f32());
-            unpack(bytes, self.affine.bits, |i, code| out[i] = f32::from(code));
+            unpack_small(bytes, self.affine.bits, |i, code| out[i] = f32::from(code));
             out.iter_mut().for_each(|x| *x = *x * step + zero);
         }
     }
@@ -244,7 +245,7 @@ impl HeadTokens for TokenGroups {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+    use crate::coded::testing::{published, ramp, relative_error, variates};
 
     /// Codes of the reference, one hexadecimal digit each.
     fn codes(digits: &serde_json::Value) -> impl Iterator<Item = f32> {

@@ -35,5 +35,5 @@ pub(crate) fn ramp(seed: u32, n: usize) -> Vec<f32> {
 
 /// What `tests/data/quantisers.py` wrote.
 pub(crate) fn published() -> serde_json::Value {
-    serde_json::from_str(include_str!("../../../tests/data/quantisers.json")).unwrap()
+    serde_json::from_str(include_str!("../../tests/data/quantisers.json")).unwrap()
 }
