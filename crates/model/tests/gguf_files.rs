@@ -10,7 +10,7 @@ use std::fs;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use common::gguf::{Folder, metadata, renamed, same_logits, strings, write};
-use common::{dense, random_weights, smollm2, tiny_arch, worst};
+use common::{dense, random_weights, tiny_arch, worst};
 use kvcsr_model::{Arch, Decoder, Gguf, Logits, Message, Position, QkNorm, Qkv, RopeScaling, SlidingLayers, TensorMap};
 
 fn ones(length: usize) -> Tensor {
@@ -244,7 +244,7 @@ fn tensors_that_do_not_fit_are_named() {
 
 #[test]
 fn the_embedded_chat_template_renders() {
-    let Some(path) = smollm2("the_embedded_chat_template_renders") else {
+    let Some(path) = kvcsr_fixtures::smollm2("the_embedded_chat_template_renders") else {
         return;
     };
     let file = Gguf::open(path).unwrap();
@@ -262,7 +262,7 @@ fn the_embedded_chat_template_renders() {
 
 #[test]
 fn a_truncated_download_is_an_error() {
-    let Some(path) = smollm2("a_truncated_download_is_an_error") else {
+    let Some(path) = kvcsr_fixtures::smollm2("a_truncated_download_is_an_error") else {
         return;
     };
     let whole = fs::read(path).unwrap();

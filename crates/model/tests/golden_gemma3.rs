@@ -2,13 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use candle_core::Device;
-use common::found;
 use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_model::{Choice, Decoder, Gguf, Limits, StopTokens};
 use serde_json::Value;
@@ -16,10 +13,13 @@ use serde_json::Value;
 /// Between the logits given.
 const STEP: usize = 1024;
 
-/// The file, or `None` after saying loudly that a test is skipped.
+/// The file that `KVCSR_GEMMA3` names, or `None`, where the test is skipped.
 fn gemma3(test: &str) -> Option<Gguf> {
-    let path = std::env::var_os("KVCSR_GEMMA3").unwrap_or_else(|| "gemma-3-270m-q4_k_m.gguf".into());
-    Some(Gguf::open(found(path.into(), test, "set KVCSR_GEMMA3 to gemma-3-270m-q4_k_m.gguf")?).unwrap())
+    let Some(path) = std::env::var_os("KVCSR_GEMMA3") else {
+        kvcsr_fixtures::skip(test, "set KVCSR_GEMMA3 to gemma-3-270m-q4_k_m.gguf");
+        return None;
+    };
+    Some(Gguf::open(path).unwrap())
 }
 
 fn expected() -> Value {
