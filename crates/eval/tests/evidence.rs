@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_eval::heldout::far::threshold;
 use kvcsr_eval::heldout::{Cut, Prepared, Reference, Repeat, Window};
-use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling, TensorMap};
+use kvcsr_model::{Activation, Arch, Decoder, Norms, Position, QkNorm, Qkv, RopeScaling, TensorMap};
 
 const HIDDEN: &str = "evict(sinks=2,recent=24)";
 const CUT: Cut = Cut { context: 300, skip: 30, scored: 90, windows: 1, seed: 4 };
@@ -27,7 +27,13 @@ fn decoder() -> Decoder {
         sliding: None,
         max_positions: 1024,
         qkv: Qkv::Separate,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
+        norms: Norms::Before,
+        norms_less_one: false,
+        activation: Activation::Silu,
+        packed_mlp: false,
+        embedding_scale: 1.0,
+        score_scale: None,
         tied_head: false,
         normalised_head: false,
     };
