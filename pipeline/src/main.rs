@@ -105,7 +105,8 @@ fn fetch(run: &Run) -> Result<()> {
 fn data_verify() -> Result<()> {
     let paths = Paths::find("smol")?;
     let mut wrong = 0;
-    for source in Sources::load(&paths.root)?.all() {
+    let sources = Sources::load(&paths.root)?;
+    for source in sources.all().chain(&sources.documents()) {
         let path = source.path(&paths);
         let state = if path.is_file() {
             match source.verify(&path) {

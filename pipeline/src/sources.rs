@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use kvcsr_codec::atomic::AtomicFile;
+use kvcsr_lab::documents::{Collection, Member};
 use kvcsr_lab::places;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -22,6 +23,8 @@ pub enum SourceKind {
     Text,
     /// What the suite's records are made of.
     Tasks,
+    /// One long document of a collection.
+    Document,
 }
 
 /// How a text file falls into documents.
@@ -61,6 +64,8 @@ pub struct Source {
 pub struct Sources {
     #[serde(rename = "source")]
     sources: Vec<Source>,
+    #[serde(rename = "collection", default)]
+    collections: Vec<Collection>,
 }
 
 impl Sources {
@@ -69,7 +74,7 @@ impl Sources {
         let path = root.join("data/sources.toml");
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let sources: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
-        for source in &sources.sources {
+        for source in sources.sources.iter().chain(&sources.documents()) {
             let clean = |s: &str| !s.is_empty() && !s.starts_with(['/', '-']) && !s.split('/').any(|p| p == "..");
             if !clean(&source.file) || !clean(&source.package) || !clean(&source.version) {
                 bail!(
@@ -90,13 +95,35 @@ impl Sources {
         })
     }
 
-    /// All inputs.
+    /// All inputs but the long documents.
     pub fn all(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter()
+    }
+
+    /// The long documents, one input each.
+    pub fn documents(&self) -> Vec<Source> {
+        let of = |collection| move |member| Source::of_document(collection, member);
+        self.collections.iter().flat_map(|collection| collection.files.iter().map(of(collection))).collect()
     }
 }
 
 impl Source {
+    fn of_document(collection: &Collection, member: &Member) -> Self {
+        Self {
+            id: collection.name_of(member),
+            kind: SourceKind::Document,
+            registry: collection.registry.clone(),
+            package: collection.package.clone(),
+            version: collection.version.clone(),
+            file: member.file.clone(),
+            bytes: member.bytes,
+            sha256: member.sha256.clone(),
+            licence: collection.licence.clone(),
+            purpose: collection.purpose.clone(),
+            documents: None,
+        }
+    }
+
     /// Where the file is kept once fetched.
     pub fn path(&self, paths: &Paths) -> PathBuf {
         places::in_package(&paths.cache, &self.package, &self.version, &self.file)
@@ -269,7 +296,8 @@ mod tests {
     fn the_committed_list_is_well_formed() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let sources = Sources::load(&root).unwrap();
-        for source in sources.all() {
+        assert!(sources.documents().len() >= 64, "{} long documents", sources.documents().len());
+        for source in sources.all().chain(&sources.documents()) {
             assert_eq!(source.sha256.len(), 64, "{}", source.id);
             assert!(!source.licence.is_empty() && !source.purpose.is_empty(), "{}", source.id);
             assert_eq!(source.documents.is_some(), source.kind == SourceKind::Text, "{}", source.id);

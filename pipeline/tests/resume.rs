@@ -75,7 +75,10 @@ fn lines(path: &Path) -> usize {
 #[test]
 fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again() {
     if !is_fetched() {
-        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        kvcsr_fixtures::skip(
+            "a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again",
+            "the model and text are not fetched; run `just fetch`",
+        );
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +151,10 @@ fn answers(folder: &Path) -> BTreeSet<String> {
 #[test]
 fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     if !is_fetched() {
-        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        kvcsr_fixtures::skip(
+            "a_killed_comparison_goes_on_and_the_report_shows_it",
+            "the model and text are not fetched; run `just fetch`",
+        );
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -208,7 +214,10 @@ fn under_way(parts: &Path) -> usize {
 #[test]
 fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     if !is_fetched() {
-        eprintln!("SKIPPED: the model and text are not fetched; run `just fetch`");
+        kvcsr_fixtures::skip(
+            "training_killed_at_random_moments_ends_with_the_same_dictionaries",
+            "the model and text are not fetched; run `just fetch`",
+        );
         return;
     }
     let folder = tempfile::tempdir().unwrap();

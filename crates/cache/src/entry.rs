@@ -41,8 +41,13 @@ pub struct Entry {
     pub prefill_as_decoded: bool,
 }
 
-/// The exact tokens that every compressed scheme can have around its codes.
-pub const WINDOW: [Parameter; 2] = [
+/// The tokens that every compressed scheme can keep better around its codes.
+pub const WINDOW: [Parameter; 3] = [
     Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
     Parameter { name: "+window(recent)", default: "128", meaning: "last tokens kept in f16" },
+    Parameter {
+        name: "+window(graded)",
+        default: "0",
+        meaning: "tokens before those kept in 4 bits beside their codes",
+    },
 ];

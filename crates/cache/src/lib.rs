@@ -19,6 +19,18 @@
 //! All schemes attend exactly during prefill, so one prefill serves every scheme: see
 //! [`PrefillSnapshot`] and [`Scheme::after_prefill`].
 //!
+//! # Where things are
+//!
+//! | | |
+//! |---|---|
+//! | the seam | [`LayerCache`], [`Scheme`], [`AttendCx`] |
+//! | one method each | [`schemes`] |
+//! | the cache that all methods that code tokens share: padding, sinks, windows, buffers, attention | [`coded`] |
+//! | how a method is put together from stages | [`coded::stages`] |
+//! | names: grammar, entries, what a scheme needs | [`name`], [`Entry`], [`Needs`] |
+//! | all of them, by name | [`registry`] |
+//! | what every cache must do | [`conformance`] |
+//!
 //! ```
 //! use candle_core::{Device, Tensor};
 //! use kvcsr_cache::{AttendCx, Geometry, LayerCache, Pattern, Rotary, Scheme, SchemeContext, registry};
@@ -37,6 +49,7 @@
 
 pub mod attention;
 mod budget;
+pub mod coded;
 pub mod conformance;
 mod context;
 mod entry;
@@ -66,11 +79,9 @@ pub use needs::{Binding, Needs};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
 pub use recording::Recording;
 pub use rotary::Rotary;
-pub use schemes::csr::{
-    AttentionPath, CsrCache, CsrOptions, CsrScheme, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share,
-};
+pub use schemes::csr::{AttentionPath, CsrOptions, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share};
 pub use schemes::dense::{DenseCache, DenseScheme};
 pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
 pub use shadow::Shadow;
-pub use snapshot::PrefillSnapshot;
+pub use snapshot::{LastQueries, PrefillSnapshot};
 pub use window::Window;

@@ -82,14 +82,15 @@ impl<'a> SchemeName<'a> {
         }
     }
 
-    /// The exact tokens of `+window(sinks=4,recent=128)`, none without it.
+    /// The tokens of `+window(sinks=4,recent=128,graded=0)`, none without it.
     ///
     /// # Errors
     /// On arguments that it has not.
     pub fn window(&self) -> Result<Window, String> {
         let Some(part) = self.part("window") else { return Ok(Window::default()) };
-        part.arguments.only(&["sinks", "recent"])?;
-        Ok(Window { sinks: part.arguments.tokens("sinks", 4)?, recent: part.arguments.tokens("recent", 128)? })
+        part.arguments.only(&["sinks", "recent", "graded"])?;
+        let tokens = |name, default| part.arguments.tokens(name, default);
+        Ok(Window { sinks: tokens("sinks", 4)?, recent: tokens("recent", 128)?, graded: tokens("graded", 0)? })
     }
 
     /// Refuses parts other than `window` and those named.
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(name.base, "kivi-2(group=64)+window(recent=32)+x");
         assert_eq!(name.arguments.tokens("group", 32), Ok(64));
         assert_eq!(name.arguments.tokens("window", 128), Ok(128));
-        assert_eq!(name.window(), Ok(Window { sinks: 4, recent: 32 }));
+        assert_eq!(name.window(), Ok(Window { sinks: 4, recent: 32, graded: 0 }));
         assert_eq!(name.flag("x"), Ok(true));
         assert_eq!(name.level("kiv"), None);
         assert!(name.only_parts(&["x"]).is_ok());

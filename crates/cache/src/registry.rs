@@ -9,12 +9,15 @@ use crate::family::{Family, Plan};
 use crate::name::SchemeName;
 use crate::needs::Needs;
 pub use crate::schemes::csr::{BEST_DICTIONARIES, DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
+use crate::schemes::evict::{snapkv, streaming};
 use crate::schemes::{asymkv, commvq, cq, csr, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv};
 use crate::{CacheError, Geometry, Scheme, SchemeContext};
 
 /// All families, in the order of the table of methods.
 const FAMILIES: &[Family] = &[
     dense::FAMILY,
+    streaming::FAMILY,
+    snapkv::FAMILY,
     fp8::FAMILY,
     ggml::FAMILY,
     kivi::FAMILY,

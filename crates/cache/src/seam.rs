@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
-use crate::{CacheError, Padding, Pattern, Rotary};
+use crate::{CacheError, LastQueries, Padding, Pattern, Rotary};
 
 /// What the cache needs to know about a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +128,21 @@ pub trait Scheme: Send + Sync {
         let mut cache = self.empty(layer)?;
         cache.absorb(k, v, rotary)?;
         Ok(cache)
+    }
+
+    /// As [`Scheme::after_prefill`], for schemes that choose what to keep by the prompt's last queries.
+    ///
+    /// # Errors
+    /// As [`LayerCache::absorb`].
+    fn after_observed_prefill(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        _queries: &LastQueries,
+        rotary: &Rotary,
+    ) -> Result<Box<dyn LayerCache>, CacheError> {
+        self.after_prefill(layer, k, v, rotary)
     }
 
     /// Bits per channel as the method's paper counts them, keys and values averaged.

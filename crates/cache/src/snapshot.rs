@@ -4,6 +4,18 @@ use candle_core::Tensor;
 
 use crate::{CacheError, LayerCache, Padding, Rotary, Scheme};
 
+/// Queries of a prompt's last tokens that a snapshot keeps at most, for schemes that choose tokens by them.
+pub const OBSERVED: usize = 64;
+
+/// What one layer's last queries of a prompt were.
+#[derive(Debug, Clone)]
+pub struct LastQueries {
+    /// `(B, H, W, D)` before position embedding, of the last `W` tokens, at most [`OBSERVED`].
+    pub queries: Tensor,
+    /// Factor on their scores.
+    pub scale: f64,
+}
+
 /// Keys and values of an exact prefill, before position embedding, with the last logits.
 ///
 /// Tensors are reference-counted: cloning or forking copies none of them.
@@ -13,6 +25,8 @@ pub struct PrefillSnapshot {
     pub keys: Vec<Tensor>,
     /// Per layer `(B, Hkv, T, D)`.
     pub values: Vec<Tensor>,
+    /// Per layer the last queries; empty where they were not recorded.
+    pub queries: Vec<LastQueries>,
     /// Logits of the last prefilled token, `(B, V)`.
     pub last_logits: Tensor,
 }
@@ -38,7 +52,10 @@ impl PrefillSnapshot {
             .iter()
             .zip(&self.values)
             .enumerate()
-            .map(|(layer, (k, v))| scheme.after_prefill(layer, k, v, rotary))
+            .map(|(layer, (k, v))| match self.queries.get(layer) {
+                Some(queries) => scheme.after_observed_prefill(layer, k, v, queries, rotary),
+                None => scheme.after_prefill(layer, k, v, rotary),
+            })
             .collect()
     }
 

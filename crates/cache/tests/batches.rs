@@ -100,6 +100,7 @@ fn a_padded_prefill_goes_on_as_each_text_alone() {
         let snapshot = PrefillSnapshot {
             keys: vec![Tensor::from_vec(keys, (3, heads.1, prompt, d), x.1.device()).unwrap()],
             values: vec![part(&x.2, (0, 3), 0, prompt)],
+            queries: Vec::new(),
             last_logits: x.0.clone(),
         };
         let cx = |start, padding| AttendCx {

@@ -86,7 +86,7 @@ fn stopping_early_saves_atoms_and_keeps_the_error_bounded() {
     let cx = context(geometry, dictionaries(geometry, 256));
     let x = (tensor(1, (1, 1, 300, 16)), tensor(2, (1, 1, 300, 16)), tensor(3, (1, 1, 300, 16)));
     let mut last = usize::MAX;
-    for (tolerance, least) in [("0.0001", 0.9), ("0.05", 0.4), ("0.3", 0.1)] {
+    for (tolerance, least, most) in [("0.0001", 0.9, 1.0), ("0.05", 0.4, 0.9), ("0.3", 0.1, 0.6)] {
         let held = |name: &str| {
             let scheme = registry::build(name, &cx).unwrap();
             let cache = scheme.after_prefill(0, &x.1, &x.2, &rotary(16)).unwrap();
@@ -94,7 +94,8 @@ fn stopping_early_saves_atoms_and_keeps_the_error_bounded() {
         };
         let (full, short) = (held("csr-8"), held(&format!("csr-8+stop(error={tolerance})")));
         let share = short as f64 / full as f64;
-        assert!(share <= 1.0 && share > least - 0.35 && short < last, "{tolerance}: {share}");
+        println!("{tolerance}: {share}");
+        assert!((least..=most).contains(&share) && short < last, "{tolerance}: {share}");
         last = short;
     }
     let dictionary = dictionaries(geometry, 256).group(0, Kind::Key).unwrap().dictionary.clone();

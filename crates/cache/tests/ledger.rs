@@ -105,7 +105,8 @@ fn forks() {
     let (rotary, cx) = (rotary(64), context(geometry, dictionaries(geometry, 512)));
     let scheme = registry::build("csr-4", &cx).unwrap();
     let both = |seed: u64| vec![tensor(seed, (1, 3, 500, 64)), tensor(seed + 1, (1, 3, 500, 64))];
-    let snapshot = PrefillSnapshot { keys: both(1), values: both(3), last_logits: tensor(5, (1, 1, 1, 9)) };
+    let snapshot =
+        PrefillSnapshot { keys: both(1), values: both(3), queries: Vec::new(), last_logits: tensor(5, (1, 1, 1, 9)) };
     drop(snapshot.fork(scheme.as_ref(), &rotary).unwrap());
     let before = LIVE.load(Ordering::SeqCst);
     let second = snapshot.clone();

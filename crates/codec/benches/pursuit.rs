@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use gemm::{Parallelism, gemm};
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use kvcsr_codec::{Dictionary, Encoder, PursuitPath};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,30 +32,9 @@ impl Textbook<'_> {
         let n = rows.len() / width;
         self.residuals.copy_from_slice(rows);
         for step in 0..SPARSITY {
-            // SAFETY: (n, atoms) = (n, width) x (width, atoms), each slice of exactly that size.
-            unsafe {
-                gemm(
-                    n,
-                    atoms,
-                    width,
-                    self.correlations.as_mut_ptr(),
-                    1,
-                    atoms as isize,
-                    false,
-                    self.residuals.as_ptr(),
-                    1,
-                    width as isize,
-                    self.dictionary.atoms().as_ptr(),
-                    width as isize,
-                    1,
-                    0.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    Parallelism::None,
-                );
-            }
+            let atoms_by_column = Matrix::new(self.dictionary.atoms(), atoms, width).transposed();
+            let correlations = MatrixMut::new(&mut self.correlations, n, atoms);
+            multiply(correlations, Matrix::new(&self.residuals, n, width), atoms_by_column);
             let residuals = self.residuals.chunks_exact_mut(width);
             for (r, (p, residual)) in self.correlations.chunks_exact(atoms).zip(residuals).enumerate() {
                 let best = argmax(p);

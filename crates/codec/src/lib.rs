@@ -63,8 +63,10 @@ pub mod kernels;
 mod pursuit;
 mod quantisers;
 
-pub use codes::{CodeLayout, Codes, CoefficientFormat, PackedCodes, RaggedCodes, SparseCodes};
-pub use codes::{atom_products, attend, from_e4m3, index_bits, score_codes, stop_early, to_e4m3};
+pub use codes::{BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
+pub use codes::{CodeBuffers, CodeLayout, Codes, CoefficientFormat, SparseCodes, index_bits, stop_early};
+pub use codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
+pub use codes::{from_e4m3, to_e4m3};
 pub use dictionary::{Atoms, Dictionary, MAX_ATOMS, OnlineAtoms, refit};
 pub use error::CodecError;
 pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter, atomic, set, shard};

@@ -41,7 +41,7 @@ struct Golden {
 static GOLDEN: LazyLock<Option<Golden>> = LazyLock::new(|| {
     let folder = common::longbench_folder("golden_answers")?;
     let text = std::fs::read_to_string(common::golden_answers("golden_answers")?).unwrap();
-    let file = Gguf::open(common::smollm2("golden_answers")?).unwrap();
+    let file = Gguf::open(kvcsr_fixtures::smollm2("golden_answers")?).unwrap();
     let answers: Vec<Answer> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(answers.len(), 30);
     let with_record = |answer: Answer| {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::collections::BTreeSet;
 
 use kvcsr_eval::longbench::prompt::prepare;
@@ -27,16 +25,16 @@ fn records_are_as_many_and_as_long_as_promised() {
     let test = "records_are_as_many_and_as_long_as_promised";
     let mut texts = Texts::new();
     for (id, file) in FILES {
-        let Some(path) = common::fetched(test, file) else { return };
+        let Some(path) = kvcsr_fixtures::fetched(test, file) else { return };
         texts.insert(id.to_owned(), std::fs::read_to_string(path).unwrap());
     }
-    let Some(model) = common::smollm2(test) else { return };
+    let Some(model) = kvcsr_fixtures::smollm2(test) else { return };
     let tokenizer = Gguf::open(model).unwrap().tokenizer().unwrap();
     let suite = Suite::embedded();
     let tasks = ["all".to_owned()];
     let grid = Grid { lengths: &[512, 2048], depths: &[0.0, 0.5, 1.0], repeats: 1 };
     let work = suite.work(&Selection { tasks: &tasks, limit: 0, grid }, &texts, &tokenizer).unwrap();
-    assert_eq!(work.len(), 11);
+    assert_eq!(work.len(), 13);
     for work in &work {
         let task = work.task;
         let ids: BTreeSet<&str> = work.records.iter().map(|record| record.id.as_str()).collect();

@@ -27,6 +27,14 @@ pub enum LabError {
         /// What is wrong.
         reason: String,
     },
+    /// A long document does not have the form that `data/sources.toml` says.
+    #[error("{path}: {reason}")]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Nothing says where downloads are.
     #[error("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads")]
     NoCache,

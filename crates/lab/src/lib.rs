@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`places`] | where downloads lie |
+//! | [`documents`] | the long documents that evidence is taken on |
 //! | [`model`] | the embedded model, opened from there |
 //! | [`prompt`] | a text with its exact prefill: its vectors, codes of them, and what follows |
 //! | [`trial`] | a scheme, registered or your own, on a prompt: quality, bits, bytes, error of each layer |
@@ -25,6 +26,7 @@
 
 #![deny(missing_docs)]
 
+pub mod documents;
 pub mod error;
 pub mod model;
 pub mod places;

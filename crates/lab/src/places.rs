@@ -26,6 +26,18 @@ pub fn in_package(cache: &Path, package: &str, version: &str, file: &str) -> Pat
     cache.join("sources").join(format!("{package}-{version}")).join(file)
 }
 
+/// `data/sources.toml` of the project around `here`: its path and text.
+///
+/// # Errors
+/// If there is no project, or the file cannot be read.
+pub fn sources(here: &Path) -> Result<(PathBuf, String)> {
+    let listed = |root: &Path| root.join("data/sources.toml");
+    let root = here.ancestors().find(|root| listed(root).is_file());
+    let path = listed(root.ok_or_else(|| LabError::NoProject(here.to_owned()))?);
+    let text = std::fs::read_to_string(&path).map_err(|source| LabError::Io { path: path.clone(), source })?;
+    Ok((path, text))
+}
+
 /// The model of `data/sources.toml` called `id` in `cache`; the project is looked for from `here` upwards.
 ///
 /// # Errors
@@ -43,13 +55,10 @@ pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
         version: String,
         file: String,
     }
-    let listed = |root: &Path| root.join("data/sources.toml");
-    let root = here.ancestors().find(|root| listed(root).is_file());
-    let path = listed(root.ok_or_else(|| LabError::NoProject(here.to_owned()))?);
-    let text = std::fs::read_to_string(&path).map_err(|source| LabError::Io { path: path.clone(), source })?;
+    let (path, text) = sources(here)?;
     let wrong = |reason| LabError::Sources { path: path.clone(), reason };
-    let sources: Sources = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    let found = sources.source.iter().find(|source| source.id == id && source.kind == "model");
+    let listed: Sources = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let found = listed.source.iter().find(|source| source.id == id && source.kind == "model");
     let source = found.ok_or_else(|| wrong(format!("no model called `{id}`")))?;
     let file = in_package(cache, &source.package, &source.version, &source.file);
     if file.is_file() { Ok(file) } else { Err(LabError::NotFetched(file)) }

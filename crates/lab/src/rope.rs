@@ -78,16 +78,42 @@ impl Shown for RopeErrors {
 /// Turns keys, `(T, Hkv, D)` of texts of `length` tokens one after another, as attention does: each by its position in its text.
 ///
 /// # Errors
-/// If `keys` are not whole tokens, or texts are longer than the rotary tables.
+/// As [`rotated_from`].
 pub fn rotated(keys: &[f32], heads: usize, head_dim: usize, length: usize, rotary: &Rotary) -> Result<Vec<f32>> {
+    rotated_from(keys, heads, head_dim, length, rotary, |_| 0)
+}
+
+/// As [`rotated`], but the first token of text number `i` stands at position `first(i)`.
+///
+/// # Errors
+/// If `keys` are not whole tokens, or a position is beyond the rotary tables.
+pub fn rotated_from(
+    keys: &[f32],
+    heads: usize,
+    head_dim: usize,
+    length: usize,
+    rotary: &Rotary,
+    first: impl Fn(usize) -> usize,
+) -> Result<Vec<f32>> {
     let mut turned = Vec::with_capacity(keys.len());
-    for text in keys.chunks(length.max(1) * heads * head_dim) {
+    for (number, text) in keys.chunks(length.max(1) * heads * head_dim).enumerate() {
         let tokens = text.len() / (heads * head_dim);
         // (T, Hkv, D) -> (1, Hkv, T, D) and back
         let x = Tensor::from_slice(text, (1, tokens, heads, head_dim), &Device::Cpu)?.transpose(1, 2)?;
-        turned.extend(rotary.apply(&x, 0)?.transpose(1, 2)?.flatten_all()?.to_vec1::<f32>()?);
+        turned.extend(rotary.apply(&x, first(number))?.transpose(1, 2)?.flatten_all()?.to_vec1::<f32>()?);
     }
     Ok(turned)
+}
+
+/// Where text number `i` of `length` tokens begins when texts are to cover the positions below `positions` evenly: multiples
+/// of the golden ratio, which are spread evenly however many there are and do not follow the order of the texts. 0 where the
+/// text alone is as long.
+///
+/// A dictionary of rotated keys fits the positions that it has seen: trained below 1024 only, its error beyond is four times
+/// as large.
+pub fn spread(i: usize, length: usize, positions: usize) -> usize {
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    ((i as f64 * GOLDEN).fract() * (positions.saturating_sub(length) + 1) as f64) as usize
 }
 
 #[cfg(test)]
@@ -106,5 +132,31 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "{turned:?}");
         }
         assert!(rotated(&keys, 2, 2, 9, &rotary).unwrap().len() == 16);
+    }
+
+    #[test]
+    fn texts_start_where_they_are_told_to() {
+        let rotary = Rotary::new(2, 1e4, 16, &Device::Cpu).unwrap();
+        let keys = [1.0, 0.0].repeat(4);
+        let turned = rotated_from(&keys, 1, 2, 2, &rotary, |i| 3 * i).unwrap();
+        let expected: Vec<f32> = [0f32, 1.0, 3.0, 4.0].iter().flat_map(|p| [p.cos(), p.sin()]).collect();
+        for (found, expected) in turned.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{turned:?}");
+        }
+        assert!(rotated_from(&keys, 1, 2, 2, &rotary, |i| 15 * i).is_err(), "beyond the tables");
+    }
+
+    #[test]
+    fn starts_cover_all_positions_evenly_in_no_order() {
+        let starts: Vec<usize> = (0..64).map(|i| spread(i, 1024, 8192)).collect();
+        assert!(starts.iter().all(|&start| start + 1024 <= 8192));
+        for part in 0..8 {
+            let inside = starts.iter().filter(|&&start| start / 896 == part).count();
+            assert!((6..=10).contains(&inside), "{inside} of 64 start in eighth {part}: {starts:?}");
+        }
+        // The first and the second half of the texts, which are of other corpora, lie alike.
+        let mean = |half: &[usize]| half.iter().sum::<usize>() as f64 / half.len() as f64;
+        assert!((mean(&starts[..32]) - mean(&starts[32..])).abs() < 400.0, "{starts:?}");
+        assert_eq!((spread(5, 1024, 1024), spread(5, 1024, 100)), (0, 0));
     }
 }

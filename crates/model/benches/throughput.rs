@@ -25,7 +25,7 @@ const DECODED: usize = 16;
 const ROUNDS: usize = 2;
 
 fn main() {
-    let Some(path) = common::smollm2("throughput") else { return };
+    let Some(path) = kvcsr_fixtures::smollm2("throughput") else { return };
     let file = Gguf::open(path).unwrap();
     for dtype in [DType::F32, DType::BF16] {
         let decoder = file.decoder_in(&Device::Cpu, dtype).unwrap();

@@ -9,7 +9,7 @@ use crate::error::{ModelError, Result};
 
 impl Decoder {
     /// Runs a prompt through uncompressed f32 caches and returns what any scheme can start from: keys before position
-    /// embedding and values of every layer, `(1, Hkv, T, D)`, and the logits after the last token, `(1, V)`.
+    /// embedding and values of every layer, `(1, Hkv, T, D)`, the last queries, and the logits after the last token, `(1, V)`.
     ///
     /// `chunk` tokens are fed at a time, which bounds the memory of activations and scores; the result does not depend
     /// on it beyond rounding. A few hundred is enough for full speed.
@@ -36,13 +36,15 @@ impl Decoder {
 
         let mut keys = Vec::with_capacity(caches.len());
         let mut values = Vec::with_capacity(caches.len());
+        let mut queries = Vec::with_capacity(caches.len());
         for (layer, cache) in caches.iter_mut().enumerate() {
             let recorded = cache.take().map_err(ModelError::cache(layer))?;
             let (k, v) = recorded.expect("every layer attended at least once");
             keys.push(k);
             values.push(v);
+            queries.extend(cache.last_queries().cloned());
         }
-        Ok(PrefillSnapshot { keys, values, last_logits })
+        Ok(PrefillSnapshot { keys, values, queries, last_logits })
     }
 
     /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.

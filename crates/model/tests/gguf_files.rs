@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use common::{dense, random_weights, rope, smollm2, tiny_arch, worst};
+use common::{dense, random_weights, rope, tiny_arch, worst};
 use kvcsr_model::{Arch, Decoder, Gguf, Logits, Message, Position, Qkv, RopeScaling, SlidingLayers, TensorMap};
 
 fn strings<'a>(items: impl IntoIterator<Item = &'a str>) -> Value {
@@ -373,7 +373,7 @@ fn tensors_that_do_not_fit_are_named() {
 
 #[test]
 fn the_embedded_chat_template_renders() {
-    let Some(path) = smollm2("the_embedded_chat_template_renders") else {
+    let Some(path) = kvcsr_fixtures::smollm2("the_embedded_chat_template_renders") else {
         return;
     };
     let file = Gguf::open(path).unwrap();
@@ -391,7 +391,7 @@ fn the_embedded_chat_template_renders() {
 
 #[test]
 fn a_truncated_download_is_an_error() {
-    let Some(path) = smollm2("a_truncated_download_is_an_error") else {
+    let Some(path) = kvcsr_fixtures::smollm2("a_truncated_download_is_an_error") else {
         return;
     };
     let whole = fs::read(path).unwrap();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
-use common::{dense, golden, smollm2, worst};
+use common::{dense, golden, worst};
 use kvcsr_model::{Choice, Decoder, Gguf, Limits, Logits, Tokenizer};
 
 struct Golden {
@@ -25,7 +25,7 @@ struct Golden {
 
 static GOLDEN: LazyLock<Option<Golden>> = LazyLock::new(|| {
     let folder = golden("golden_smollm2")?;
-    let file = Gguf::open(smollm2("golden_smollm2")?).unwrap();
+    let file = Gguf::open(kvcsr_fixtures::smollm2("golden_smollm2")?).unwrap();
     let path = folder.join("smollm2-135m-shared.safetensors");
     let bytes = fs::read(&path).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -155,7 +155,7 @@ fn one_prefill_equals_token_by_token_and_uneven_pieces() {
 #[test]
 fn half_precision_stays_near_in_likelihoods_and_top_tokens() {
     let Some(g) = &*GOLDEN else { return };
-    let file = Gguf::open(smollm2("golden_smollm2").unwrap()).unwrap();
+    let file = Gguf::open(kvcsr_fixtures::smollm2("golden_smollm2").unwrap()).unwrap();
     let tokens = g.ids.len();
     let top = |logits: &Tensor| logits.argmax(1).unwrap().to_vec1::<u32>().unwrap();
     let expected = g.tensors["top5_index"].to_dtype(DType::U32).unwrap().narrow(1, 0, 1).unwrap().squeeze(1).unwrap();

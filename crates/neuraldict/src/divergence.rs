@@ -76,6 +76,15 @@ impl LayerSample {
         self.unit.is_empty()
     }
 
+    /// Every other vector, and the rest: what two layers with one and the same space would look like.
+    #[must_use]
+    pub fn halves(&self) -> [Self; 2] {
+        [0, 1].map(|first| {
+            let rows = self.unit.chunks_exact(self.width).skip(first).step_by(2);
+            Self::of(&rows.flatten().copied().collect::<Vec<_>>(), self.width)
+        })
+    }
+
     /// Coordinates of every vector in a plane, `(x, y)`.
     fn projected(&self, plane: &Plane) -> Vec<(f64, f64)> {
         let dot = |row: &[f32], axis: &[f64]| row.iter().zip(axis).map(|(&x, a)| f64::from(x) * a).sum::<f64>();
@@ -146,6 +155,18 @@ fn divergence(p: &[f64], q: &[f64]) -> f64 {
     p.iter().zip(q).map(|(&p, &q)| half(p, 0.5 * (p + q)) + half(q, 0.5 * (p + q))).sum::<f64>().max(0.0)
 }
 
+/// The divergence in nats that a layer has from itself: between the histograms of two halves of its vectors.
+///
+/// Few vectors in many bins differ by chance alone. No divergence at or below this says that two layers differ; with twice as
+/// many vectors, as whole samples have, it is about half as large while most bins hold few.
+///
+/// # Errors
+/// As [`jensen_shannon`].
+pub fn noise_floor(sample: &LayerSample, bins: usize) -> Result<f64> {
+    let [first, second] = sample.halves();
+    jensen_shannon(&first, &second, bins)
+}
+
 /// The divergence of every pair of layers, `(layers, layers)` row-major, symmetric with a zero
 /// diagonal.
 ///
@@ -197,6 +218,22 @@ mod tests {
         assert!(far > 0.6 && far <= std::f64::consts::LN_2 + 1e-12, "{far}");
         let matrix = divergence_matrix(&[a, same, other], 20).unwrap();
         assert_eq!((matrix[0], matrix[1], matrix[2], matrix[6]), (0.0, near, far, far));
+    }
+
+    #[test]
+    fn a_layer_differs_from_itself_by_chance_the_less_the_more_vectors_it_has() {
+        let whole = cloud(4, [1.0, 0.5, 0.0, 0.0], 0.8);
+        let [half, other] = whole.halves();
+        assert_eq!((half.len(), other.len()), (10_000, 10_000));
+        let quarter = &half.halves()[0];
+        let floor = noise_floor(&whole, 100).unwrap();
+        assert!(floor > 0.03, "{floor}");
+        let fewer = noise_floor(quarter, 100).unwrap();
+        assert!(fewer > 1.5 * floor, "{fewer} of a quarter, {floor}");
+        // The floor is what another sample of the same space shows.
+        let again = jensen_shannon(&half, &cloud(5, [1.0, 0.5, 0.0, 0.0], 0.8).halves()[0], 100).unwrap();
+        assert!((again / floor - 1.0).abs() < 0.1, "{again} and {floor}");
+        assert_eq!(noise_floor(&LayerSample::of(&[0.0; 40], 4), 10).unwrap(), 0.0);
     }
 
     #[test]

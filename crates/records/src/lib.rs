@@ -12,6 +12,7 @@
 //! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
 //! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
+//! | [`units`] | long documents under a scheme, and where far tokens begin |
 //! | [`memory`] | bytes by length, and sweeps |
 //!
 //! ```
@@ -34,6 +35,7 @@ pub mod journal;
 pub mod memory;
 pub mod tasks;
 pub mod training;
+pub mod units;
 pub mod vectors;
 
 pub use columns::Row;
@@ -45,4 +47,5 @@ pub use kvcsr_codec::Kind;
 pub use memory::{FootprintRow, MemoryPoint, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
 pub use training::{AblationRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
+pub use units::{ThresholdRow, UnitRow};
 pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};

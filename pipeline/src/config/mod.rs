@@ -15,7 +15,8 @@ use toml::{Table, Value};
 
 use self::layers::{apply, list, merge};
 use crate::stages::{
-    self, ablate, allocate, calibrate, calibrate_peers, compare, evaluate, longbench, report, suite, train, train_best,
+    self, ablate, allocate, calibrate, calibrate_peers, compare, evaluate, evidence, longbench, report, suite, train,
+    train_best,
 };
 
 const DEFAULTS: &str = include_str!("../../profiles/defaults.toml");
@@ -38,6 +39,7 @@ pub struct Config {
     pub evaluate: evaluate::Settings,
     pub calibrate_peers: calibrate_peers::Settings,
     pub compare: compare::Settings,
+    pub evidence: evidence::Settings,
     pub longbench: longbench::Settings,
     pub suite: suite::Settings,
     pub report: report::Settings,

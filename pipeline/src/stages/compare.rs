@@ -5,7 +5,7 @@
 //! Every scheme then answers a few records of the suite's tasks, which gives it one score whatever the context; answers stream
 //! to `tasks/predictions/<scheme>/<task>.jsonl`.
 //!
-//! What it costs on 2 cores with the 33 schemes of the defaults: a document about 50 s at 1024 tokens and 2 minutes at 4096,
+//! What it costs on 2 cores with 33 schemes: a document about 50 s at 1024 tokens and 2 minutes at 4096,
 //! estimated 4 minutes at 7936, and 5 to 10 for the tasks: their prompts are prefilled once, and answers are short.
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use kvcsr_codec::Kind;
 use kvcsr_neuraldict::LayerGroups;
-use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix};
+use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix, noise_floor};
 use kvcsr_report::{DivergenceRow, files};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -92,6 +92,14 @@ impl Stage for Merge {
                 bar.inc(1);
             }
             let matrix = divergence_matrix(&samples, settings.bins)?;
+            let floors = samples.iter().map(|s| noise_floor(s, settings.bins)).collect::<Result<Vec<f64>, _>>()?;
+            let (least, most) = floors.iter().fold((f64::MAX, 0f64), |(least, most), &f| (least.min(f), most.max(f)));
+            ui::line(
+                "merge",
+                &format!(
+                    "{kind}s: two halves of one layer differ by {least:.3} to {most:.3} nats; a threshold below tells nothing"
+                ),
+            );
             let found = grouped(settings, kind, &matrix, layers);
             for a in 0..layers {
                 let group = found.iter().position(|g| g.contains(&a)).unwrap_or(a);

@@ -10,6 +10,7 @@ pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
 pub mod evaluate;
+pub mod evidence;
 mod heldout;
 mod importance;
 pub mod longbench;
@@ -47,6 +48,7 @@ pub static ALL: &[&dyn Stage] = &[
     &ablate::Ablate,
     &evaluate::Evaluate,
     &compare::Compare,
+    &evidence::Evidence,
     &suite::Suite,
     &longbench::LongBench,
     &report::Report,

@@ -146,7 +146,7 @@ pub fn answer(
 }
 
 fn is_grid(task: &str) -> bool {
-    ["passkey", "needle"].contains(&task)
+    grid::TASKS.contains(&task)
 }
 
 fn retrieval_row(cell: grid::Cell) -> RetrievalRow {

@@ -1,13 +1,14 @@
 //! train-rope: dictionaries of keys after position embedding, for schemes that code them so.
 //!
-//! The recorded keys are rotated by the positions that they were recorded at and trained on as the train stage trains
-//! on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
+//! The recorded keys are rotated by positions spread evenly below `calibrate_peers.rope_positions`, the ones that they are
+//! evaluated at, and trained on as the train stage trains on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::{Rotary, registry};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
+use kvcsr_lab::rope;
 use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
@@ -23,6 +24,7 @@ static DECLARATION: Declaration = Declaration {
     name: "train-rope",
     about: "Learn dictionaries of keys after position embedding, for csr-S+rope",
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
+    version: 2,
     makes: &[Output::dictionaries(registry::ROPE_DICTIONARIES, DICTIONARIES)],
     ..Declaration::EMPTY
 };
@@ -40,6 +42,7 @@ impl Stage for TrainRope {
         let mut parameters = parameters_of(&run.config.train)?;
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("device".into(), run.config.device.clone().into());
+        parameters.insert("rope_positions".into(), run.config.calibrate_peers.rope_positions.into());
         Ok(parameters)
     }
 
@@ -85,7 +88,8 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
         for &layer in layers {
             let path =
                 dir.join(format!("rotated-{layer:02}-{}", if side == Side::Heldout { "heldout" } else { "train" }));
-            rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, sequence)?;
+            let positions = run.config.calibrate_peers.rope_positions.min(rotary.max_positions());
+            rotated(&open_shard(run, side, layer, Kind::Key)?, &path, rotary, (sequence, positions))?;
             shards.push(Shard::open(&path)?);
             files.push(path);
         }
@@ -116,16 +120,18 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
     })
 }
 
-/// Writes `shard`, whose tokens come in sequences that start at position 0, with every key rotated by its position.
-fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, sequence: usize) -> Result<()> {
+/// Writes `shard`, whose tokens come in sequences, with every key rotated by its position. The sequences begin at places spread
+/// evenly over `positions`; all at position 0 where `positions` is not above their length.
+fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, (sequence, positions): (usize, usize)) -> Result<()> {
     let (heads, d) = (shard.heads(), shard.head_dim());
     let header = ShardHeader { extra: Default::default(), ..shard.header().clone() };
     let mut out = ShardWriter::create(path, header)?;
-    for first in (0..shard.tokens()).step_by(sequence.max(1)) {
+    for (number, first) in (0..shard.tokens()).step_by(sequence.max(1)).enumerate() {
         let tokens = sequence.min(shard.tokens() - first);
         let mut rows = vec![0f32; tokens * heads * d];
         shard.read(d, first * heads..(first + tokens) * heads, &mut rows)?;
-        out.append(&kvcsr_lab::rope::rotated(&rows, heads, d, sequence, rotary)?)?;
+        let start = rope::spread(number, sequence, positions);
+        out.append(&rope::rotated_from(&rows, heads, d, sequence, rotary, |_| start)?)?;
     }
     Ok(out.finish()?)
 }
@@ -147,12 +153,17 @@ mod tests {
         writer.append(&rows).unwrap();
         writer.finish().unwrap();
         let rotary = Rotary::new(d, 100.0, 8, &Device::Cpu).unwrap();
-        rotated(&Shard::open(dir.path().join("in")).unwrap(), &dir.path().join("out"), &rotary, sequence).unwrap();
+        let positions = 8;
+        let starts: Vec<usize> = (0..3).map(|number| rope::spread(number, sequence, positions)).collect();
+        assert!(starts[0] == 0 && starts[1] > 0 && starts[1] != starts[2], "{starts:?}");
+        let input = Shard::open(dir.path().join("in")).unwrap();
+        rotated(&input, &dir.path().join("out"), &rotary, (sequence, positions)).unwrap();
         let out = Shard::open(dir.path().join("out")).unwrap();
         let mut found = vec![0f32; rows.len()];
         out.read(d, 0..tokens * heads, &mut found).unwrap();
         for (row, (x, y)) in rows.chunks(d).zip(found.chunks(d)).enumerate() {
-            let position = (row / heads % sequence) as f32;
+            let token = row / heads;
+            let position = (starts[token / sequence] + token % sequence) as f32;
             for j in 0..2 {
                 let angle = position * 100f32.powf(-(j as f32) / 2.0);
                 let expected = x[j] * angle.cos() - x[j + 2] * angle.sin();

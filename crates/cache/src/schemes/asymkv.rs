@@ -4,9 +4,9 @@
 //! codes stand for a group's smallest and largest value, which on bell-shaped data is worse than storing zeros.
 //! `+calibrated` is not of the paper: it pulls both levels in, as XQuant does.
 
-use super::coded::CodedScheme;
-use super::coded::affine::Affine;
 use super::kivi::{EXACT, GROUP, Groups};
+use crate::coded::CodedScheme;
+use crate::coded::affine::Affine;
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -26,11 +26,11 @@ const LAYERS: [Parameter; 2] = [
 const ENTRIES: &[Entry] = &[
     Entry {
         pattern: "asymkv-LK-LV",
-        examples: &["asymkv-16-0", "asymkv-1-0", "asymkv-0-0(window=32)"],
+        examples: &["asymkv-16-0", "asymkv-1-0", "asymkv-0-0(window=32)", "asymkv-32-0(window=512)"],
         summary: "KIVI with 2 bits in the first layers and 1 bit (smallest and largest value) in the others",
         citation: "Tao, Yu and Zhou, AsymKV: Enabling 1-Bit Quantization of KV Cache with Layer-Wise Asymmetric Quantization Configurations, COLING 2025",
         keys_coded: KeysCoded::AfterRope,
-        parameters: &[LAYERS[0], LAYERS[1], GROUP, EXACT, WINDOW[0], WINDOW[1]],
+        parameters: &[LAYERS[0], LAYERS[1], GROUP, EXACT, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
     Entry {
@@ -52,6 +52,7 @@ const ENTRIES: &[Entry] = &[
             Parameter { name: "+calibrated(two)", default: "0.07", meaning: "pull of 2-bit levels" },
             WINDOW[0],
             WINDOW[1],
+            WINDOW[2],
         ],
         prefill_as_decoded: true,
     },

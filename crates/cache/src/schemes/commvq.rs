@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use half::f16;
 use kvcsr_codec::{CodebookSet, Footprint, Kind, Table, TiedCodebook};
+use kvcsr_codec::{pack_bits, packed_bytes, unpack_bits};
 use rayon::prelude::*;
 
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
-use super::codes::{Halves, push_row, read_row, row_bytes};
+use super::halves::Halves;
+use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -50,6 +51,7 @@ const ENTRIES: &[Entry] = &[Entry {
         },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: true,
 }];
@@ -163,7 +165,7 @@ impl Codec for Keys {
 
     fn stored_bits(&self) -> f64 {
         let Geometry { kv_heads, head_dim, .. } = self.geometry;
-        let codes = 8 * row_bytes(2 * self.books.steps, INDEX_BITS);
+        let codes = 8 * packed_bytes(2 * self.books.steps, INDEX_BITS);
         codes as f64 / head_dim as f64 + 16.0 / (kv_heads * head_dim) as f64
     }
 }
@@ -190,7 +192,7 @@ impl CodedTokens for KeyTokens {
         let (books, norms, steps) = (&self.books, &self.norms[from..], self.books.steps);
         self.heads.par_iter_mut().zip(block.rows.par_chunks_exact(n * d)).enumerate().for_each(
             |(head, (bytes, rows))| {
-                reserve(bytes, n, row_bytes(2 * steps, INDEX_BITS));
+                reserve(bytes, n, packed_bytes(2 * steps, INDEX_BITS));
                 let (mut parts, mut scores) = (Vec::new(), Vec::new());
                 let (mut rest, mut codes) = (vec![0.0; d], vec![0u16; 2 * steps]);
                 for (row, norm) in rows.chunks_exact(d).zip(norms) {
@@ -202,7 +204,7 @@ impl CodedTokens for KeyTokens {
                         book.add((a, b), -1.0, &mut rest);
                         (code[0], code[1]) = (a as u16, b as u16);
                     }
-                    push_row(&codes, INDEX_BITS, bytes);
+                    pack_bits(&codes, INDEX_BITS, bytes);
                 }
             },
         );
@@ -210,11 +212,11 @@ impl CodedTokens for KeyTokens {
 
     fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
         let (d, steps) = (self.head_dim, self.books.steps);
-        let each = row_bytes(2 * steps, INDEX_BITS);
+        let each = packed_bytes(2 * steps, INDEX_BITS);
         let mut codes = vec![0u16; 2 * steps];
         let bytes = self.heads[head][tokens.start * each..tokens.end * each].chunks_exact(each);
         for ((bytes, norm), out) in bytes.zip(&self.norms[tokens]).zip(out.chunks_exact_mut(d)) {
-            read_row(bytes, INDEX_BITS, &mut codes);
+            unpack_bits(bytes, INDEX_BITS, &mut codes);
             out.fill(0.0);
             for (book, code) in self.books.of(head).iter().zip(codes.chunks_exact(2)) {
                 book.add((code[0].into(), code[1].into()), norm.to_f32(), out);

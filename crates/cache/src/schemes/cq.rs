@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use half::f16;
 use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
+use kvcsr_codec::{pack_bits, packed_bytes, unpack_bits};
 
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
-use super::codes::{push_row, read_row, row_bytes};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -39,6 +39,7 @@ const ENTRIES: &[Entry] = &[Entry {
         Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 12" },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: true,
 }];
@@ -123,17 +124,13 @@ impl Codec for Coupled {
         Box::new(PerHead::new(self.heads, |head| CoupledHead { books: self.books.clone(), head, bytes: Vec::new() }))
     }
 
-    fn buffering(&self) -> Buffering {
-        Buffering::None
-    }
-
     fn nominal_bits(&self) -> f64 {
         self.books.bits as f64 / self.books.channels as f64
     }
 
     fn stored_bits(&self) -> f64 {
         let Books { groups, channels, bits, .. } = *self.books;
-        (8 * row_bytes(groups, bits)) as f64 / (groups * channels) as f64
+        (8 * packed_bytes(groups, bits)) as f64 / (groups * channels) as f64
     }
 }
 
@@ -155,23 +152,23 @@ impl HeadTokens for CoupledHead {
     fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
         let books = self.books.clone();
         let (mut scores, mut codes) = (Vec::new(), vec![0; books.groups]);
-        reserve(&mut self.bytes, tokens, row_bytes(books.groups, books.bits));
+        reserve(&mut self.bytes, tokens, packed_bytes(books.groups, books.bits));
         for row in rows.chunks_exact(books.groups * books.channels) {
             for ((code, x), nearest) in codes.iter_mut().zip(row.chunks_exact(books.channels)).zip(self.nearest()) {
                 *code = nearest.find(x, &mut scores) as u16;
             }
-            push_row(&codes, books.bits, &mut self.bytes);
+            pack_bits(&codes, books.bits, &mut self.bytes);
         }
     }
 
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
         let Books { groups, channels, bits, .. } = *self.books;
-        let each = row_bytes(groups, bits);
+        let each = packed_bytes(groups, bits);
         let mut codes = [0u16; 256];
         let codes = &mut codes[..groups];
         let bytes = self.bytes[tokens.start * each..tokens.end * each].chunks_exact(each);
         for (bytes, out) in bytes.zip(out.chunks_exact_mut(groups * channels)) {
-            read_row(bytes, bits, codes);
+            unpack_bits(bytes, bits, codes);
             for ((&code, nearest), out) in codes.iter().zip(self.nearest()).zip(out.chunks_exact_mut(channels)) {
                 out.copy_from_slice(nearest.centroid(usize::from(code)));
             }

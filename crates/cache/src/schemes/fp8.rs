@@ -1,12 +1,12 @@
 //! Eight-bit floating point, e4m3, for keys and values: what servers offer as an "fp8 cache", with a scale of 1.
 
 use std::ops::Range;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::Geometry;
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
 use crate::entry::{Entry, KeysCoded, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -46,15 +46,7 @@ impl Codec for Fp8 {
         Box::new(PerHead::new(self.0.kv_heads, |_| Bytes { head_dim: self.0.head_dim, bytes: Vec::new() }))
     }
 
-    fn buffering(&self) -> Buffering {
-        Buffering::None
-    }
-
     fn nominal_bits(&self) -> f64 {
-        8.0
-    }
-
-    fn stored_bits(&self) -> f64 {
         8.0
     }
 }
@@ -72,10 +64,9 @@ impl HeadTokens for Bytes {
     }
 
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
-        static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
-        let (d, values) = (self.head_dim, &*VALUES);
+        let d = self.head_dim;
         for (out, &byte) in out.iter_mut().zip(&self.bytes[tokens.start * d..tokens.end * d]) {
-            *out = values[usize::from(byte)];
+            *out = from_e4m3(byte);
         }
     }
 

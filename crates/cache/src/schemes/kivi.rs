@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::coded::affine::{Affine, ChannelGroups, TokenGroups};
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead};
 use crate::CacheError;
+use crate::coded::affine::{Affine, ChannelGroups, TokenGroups};
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::{Arguments, SchemeName};
@@ -43,6 +43,7 @@ const ENTRIES: &[Entry] = &[Entry {
         EXACT,
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: true,
 }];

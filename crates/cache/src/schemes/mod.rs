@@ -1,17 +1,18 @@
-//! One file per scheme. [`crate::registry`] lists them.
+//! One file or folder per method; most are codecs of the [common base](crate::coded). [`crate::registry`] lists them.
 
 pub mod asymkv;
-pub mod coded;
-mod codes;
 pub mod commvq;
 pub mod cq;
 pub mod csr;
 pub mod dense;
+pub mod evict;
 pub mod fp8;
 pub mod gear;
 pub mod ggml;
+mod halves;
 pub mod kivi;
 pub mod lexico;
+mod sparse;
 pub mod svdq;
 pub mod turboquant;
 pub mod vidkv;

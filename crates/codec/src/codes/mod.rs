@@ -1,28 +1,39 @@
-//! Sparse codes in either layout, behind one type.
+//! The store of sparse codes: rows of one layout, all of one length or each of its own.
 
-pub mod attend;
-mod fixed;
-mod packed;
-mod ragged;
-mod scores;
+mod bits;
+mod decode;
+mod e4m3;
+mod early;
+mod format;
+mod on_codes;
+mod paper;
+mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use self::ragged::used;
+use self::early::used;
+use self::format::RowFormat;
+use self::rows::Rows;
 use crate::kernels::Isa;
 use crate::{Atoms, BitsPerChannel, CodecError, Footprint};
 
-pub use self::fixed::SparseCodes;
-pub use self::packed::{CoefficientFormat, PackedCodes, from_e4m3, index_bits, to_e4m3};
-pub use self::ragged::{RaggedCodes, stop_early};
-pub use self::scores::{atom_products, score_codes};
+pub use self::bits::{BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
+pub use self::e4m3::{from_e4m3, to_e4m3};
+pub use self::early::stop_early;
+pub use self::format::{CoefficientFormat, index_bits};
+pub use self::on_codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
+pub use self::paper::SparseCodes;
 
-/// Rows expanded as one unit of parallel work.
-const BLOCK: usize = 64;
+/// Rows by which vectors grow: doubling would leave up to half of a cache allocated and empty, and the ledger counts
+/// capacity.
+const PAGE_ROWS: usize = 256;
+
+/// Rows between two stored starts: finding a row adds up the lengths of fewer than these.
+const START_ROWS: usize = 64;
 
 /// How codes are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +42,8 @@ pub enum CodeLayout {
     /// f16 coefficients and u16 indices (paper section 4).
     #[default]
     Paper,
+    /// e4m3 coefficients and u16 indices (Lexico).
+    Bytes,
     /// Indices of `ceil(log2 N)` bits and coefficients of the format given.
     Packed(CoefficientFormat),
 }
@@ -40,97 +53,138 @@ impl CodeLayout {
     /// of `head_dim` channels: `32 s s_n / d_h` in the paper's layout.
     #[must_use]
     pub fn bits(self, sparsity: usize, chunks: usize, head_dim: usize, atoms: usize) -> BitsPerChannel {
-        match self {
-            Self::Paper => crate::nominal_bits(sparsity, chunks, head_dim),
-            Self::Packed(format) => {
-                let row = PackedCodes::new(sparsity, atoms, format).row_bytes() * 8 + format.scale_bits();
-                BitsPerChannel((row * chunks) as f64 / head_dim as f64)
-            }
-        }
+        let row = match self {
+            Self::Paper => return crate::nominal_bits(sparsity, chunks, head_dim),
+            Self::Bytes => 24 * sparsity,
+            Self::Packed(format) => RowFormat::new(atoms, format).bytes(sparsity) * 8 + format.scale_bits(),
+        };
+        BitsPerChannel((row * chunks) as f64 / head_dim as f64)
     }
 }
 
-/// Codes in one of the layouts.
+/// Sparse codes: per row up to `s` atoms and their coefficients, in a [`CodeLayout`].
+///
+/// Rows directly follow each other. All have `s` entries ([`Codes::new`]), or each as many as it uses
+/// ([`Codes::ragged`]): a row's length then takes a byte, and the start of every 64th row four.
 #[derive(Clone, Debug)]
-pub enum Codes {
-    /// See [`SparseCodes`].
-    Paper(SparseCodes),
-    /// See [`PackedCodes`].
-    Packed(PackedCodes),
-    /// Rows of different lengths, see [`RaggedCodes`].
-    Ragged(RaggedCodes),
+pub struct Codes {
+    sparsity: usize,
+    held: usize,
+    rows: Rows,
+    lengths: Option<Lengths>,
+}
+
+/// Lengths of rows, and where some of them start.
+#[derive(Clone, Debug, Default)]
+struct Lengths {
+    of_rows: Vec<u8>,
+    /// Where every 64th row starts, in the unit of [`Rows::size`].
+    starts: Vec<u32>,
 }
 
 impl Codes {
-    /// No rows yet, and nothing allocated; rows will name `atoms` atoms at most.
+    /// No rows yet, and nothing allocated; rows will name `atoms` atoms at most and have `sparsity` entries each.
     ///
     /// # Panics
     /// If `sparsity` is 0 or `atoms` is not in `1..=65536`.
     #[must_use]
     pub fn new(layout: CodeLayout, sparsity: usize, atoms: usize) -> Self {
-        match layout {
-            CodeLayout::Paper => {
-                debug_assert!(index_bits(atoms) <= 16);
-                Self::Paper(SparseCodes::new(sparsity))
-            }
-            CodeLayout::Packed(format) => Self::Packed(PackedCodes::new(sparsity, atoms, format)),
-        }
-    }
-
-    /// Rows held.
-    #[must_use]
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Paper(codes) => codes.rows(),
-            Self::Packed(codes) => codes.rows(),
-            Self::Ragged(codes) => codes.rows(),
-        }
-    }
-
-    /// Atoms per row, the paper's `s`, or the most there are.
-    #[must_use]
-    pub fn sparsity(&self) -> usize {
-        match self {
-            Self::Paper(codes) => codes.sparsity(),
-            Self::Packed(codes) => codes.sparsity(),
-            Self::Ragged(codes) => codes.sparsity(),
-        }
+        assert!(sparsity > 0, "a code keeps at least one atom per row");
+        Self { sparsity, held: 0, rows: Rows::new(layout, atoms), lengths: None }
     }
 
     /// As [`Codes::new`] for rows that leave out the zero coefficients at their end.
     ///
     /// # Panics
-    /// As [`RaggedCodes::new`].
+    /// If `sparsity` is not in `1..=255` or `atoms` not in `1..=65536`.
     #[must_use]
     pub fn ragged(layout: CodeLayout, sparsity: usize, atoms: usize) -> Self {
-        Self::Ragged(RaggedCodes::new(layout, sparsity, atoms))
+        assert!((1..=255).contains(&sparsity), "a row's length is stored in a byte");
+        Self { lengths: Some(Lengths::default()), ..Self::new(layout, sparsity, atoms) }
     }
 
-    /// Appends rows `(n, sparsity)`, rounding the coefficients to what the layout stores.
-    ///
-    /// # Panics
-    /// As [`SparseCodes::append`], [`PackedCodes::append`] and [`RaggedCodes::append`].
-    pub fn append(&mut self, indices: &[u16], coefficients: &[f32]) {
-        match self {
-            Self::Paper(codes) => codes.append(indices, coefficients),
-            Self::Packed(codes) => codes.append(indices, coefficients),
-            Self::Ragged(codes) => codes.append(indices, coefficients),
+    /// Rows held.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.held
+    }
+
+    /// Atoms per row, the paper's `s`, or the most there are.
+    #[must_use]
+    pub fn sparsity(&self) -> usize {
+        self.sparsity
+    }
+
+    /// Atoms kept, over all rows.
+    #[must_use]
+    pub fn atoms_kept(&self) -> usize {
+        match &self.lengths {
+            None => self.held * self.sparsity,
+            Some(lengths) => lengths.of_rows.iter().map(|&n| usize::from(n)).sum(),
         }
     }
 
-    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each.
+    /// Appends rows `(n, sparsity)`, rounding the coefficients to the nearest value that the layout stores; they
+    /// saturate at the largest, since an infinite coefficient would decode to NaN. Ragged rows leave out the zeros at
+    /// their end.
+    ///
+    /// # Panics
+    /// If the slices differ in length or are not a whole number of rows; of packed codes, if an index needs more bits
+    /// than the dictionary; of ragged ones, if they outgrow 4 GiB.
+    pub fn append(&mut self, indices: &[u16], coefficients: &[f32]) {
+        assert_eq!(indices.len(), coefficients.len(), "one coefficient per index");
+        assert_eq!(indices.len() % self.sparsity, 0, "whole rows");
+        let (s, n) = (self.sparsity, indices.len() / self.sparsity);
+        let size = match &self.lengths {
+            None => n * self.rows.size(s),
+            Some(_) => coefficients.chunks_exact(s).map(|row| self.rows.size(used(row))).sum(),
+        };
+        self.rows.reserve(n, size, s);
+        if let Some(lengths) = &mut self.lengths {
+            lengths.reserve(n);
+        }
+        for (indices, coefficients) in indices.chunks_exact(s).zip(coefficients.chunks_exact(s)) {
+            let length = match &mut self.lengths {
+                None => s,
+                Some(lengths) => lengths.push(used(coefficients), self.rows.end()),
+            };
+            self.rows.push(&indices[..length], &coefficients[..length]);
+        }
+        self.held += n;
+    }
+
+    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each; what a row does not use
+    /// is index 0 with coefficient 0.
     ///
     /// # Panics
     /// If the rows are not held or a slice has another size.
     pub fn unpack(&self, rows: Range<usize>, indices: &mut [u16], coefficients: &mut [f32]) {
-        match self {
-            Self::Paper(codes) => {
-                let at = rows.start * codes.sparsity()..rows.end * codes.sparsity();
-                indices.copy_from_slice(&codes.indices()[at.clone()]);
-                codes.coefficients()[at].convert_to_f32_slice(coefficients);
+        assert_eq!(indices.len(), rows.len() * self.sparsity);
+        assert_eq!(coefficients.len(), indices.len());
+        assert!(rows.end <= self.held, "rows {rows:?} of {}", self.held);
+        let (s, first) = (self.sparsity, rows.start);
+        let Some(lengths) = &self.lengths else {
+            let row_size = self.rows.size(s);
+            if self.rows.in_columns() {
+                return self.rows.read(first, first * row_size, indices, coefficients);
             }
-            Self::Packed(codes) => codes.unpack(rows, indices, coefficients),
-            Self::Ragged(codes) => codes.unpack(rows, indices, coefficients),
+            let codes = indices.chunks_exact_mut(s).zip(coefficients.chunks_exact_mut(s));
+            for (row, (indices, coefficients)) in rows.zip(codes) {
+                self.rows.read(row, row * row_size, indices, coefficients);
+            }
+            return;
+        };
+        if rows.is_empty() {
+            return;
+        }
+        indices.fill(0);
+        coefficients.fill(0.0);
+        let mut at = lengths.start(first, &self.rows);
+        let codes = indices.chunks_exact_mut(s).zip(coefficients.chunks_exact_mut(s));
+        for ((row, &length), (indices, coefficients)) in rows.clone().zip(&lengths.of_rows[rows]).zip(codes) {
+            let length = usize::from(length);
+            self.rows.read(row, at, &mut indices[..length], &mut coefficients[..length]);
+            at += self.rows.size(length);
         }
     }
 
@@ -140,52 +194,98 @@ impl Codes {
     /// # Errors
     /// As [`SparseCodes::decode_into`].
     pub fn decode_into(&self, atoms: Atoms<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<(), CodecError> {
-        if let (Self::Paper(codes), None) = (self, atoms.online()) {
-            return codes.decode_into(atoms.offline(), rows, out);
+        decode::decode(atoms, [self.rows(), self.sparsity], rows, out, |rows, indices, coefficients| {
+            self.unpack(rows, indices, coefficients);
+        })
+    }
+
+    /// As [`Codes::decode_into`] on the calling thread alone, with buffers that are reused from call to call.
+    ///
+    /// # Panics
+    /// If the rows are not held, a code names an atom that is not there, or `out` has another size.
+    pub fn restore(&self, atoms: Atoms<'_>, rows: Range<usize>, buffers: &mut CodeBuffers, out: &mut [f32]) {
+        let (s, isa) = (self.sparsity(), Isa::detect());
+        let (indices, coefficients) = buffers.unpacked(self, rows);
+        let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
+        for (out, (indices, coefficients)) in out.chunks_exact_mut(atoms.width()).zip(codes) {
+            let used = used(coefficients);
+            atoms.combine(isa, &indices[..used], &coefficients[..used], out);
         }
-        if rows.start > rows.end || rows.end > self.rows() {
-            return Err(CodecError::RowRange { start: rows.start, end: rows.end, rows: self.rows() });
-        }
-        let (s, width) = (self.sparsity(), atoms.width());
-        CodecError::length("decoded rows", rows.len() * width, out.len())?;
-        let isa = Isa::detect();
-        out.par_chunks_mut(BLOCK * width).enumerate().try_for_each_init(
-            || (vec![0; BLOCK * s], vec![0.0; BLOCK * s]),
-            |(indices, coefficients), (block, out)| {
-                let first = rows.start + block * BLOCK;
-                let n = out.len() / width;
-                let (indices, coefficients) = (&mut indices[..n * s], &mut coefficients[..n * s]);
-                self.unpack(first..first + n, indices, coefficients);
-                if let Some(at) = indices.iter().position(|&i| usize::from(i) >= atoms.len()) {
-                    let (row, index) = (first + at / s, indices[at].into());
-                    return Err(CodecError::UnknownAtom { row, index, atoms: atoms.len() });
-                }
-                let codes = indices.chunks_exact(s).zip(coefficients.chunks_exact(s));
-                for (out, (indices, coefficients)) in out.chunks_exact_mut(width).zip(codes) {
-                    let used = used(coefficients);
-                    atoms.combine(isa, &indices[..used], &coefficients[..used], out);
-                }
-                Ok(())
-            },
-        )
     }
 
     /// Forgets all rows and gives the memory back.
     pub fn clear(&mut self) {
-        match self {
-            Self::Paper(codes) => codes.clear(),
-            Self::Packed(codes) => codes.clear(),
-            Self::Ragged(codes) => codes.clear(),
-        }
+        self.held = 0;
+        self.rows.clear();
+        self.lengths = self.lengths.take().map(|_| Lengths::default());
     }
 
     /// Bytes allocated, by part.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
-        match self {
-            Self::Paper(codes) => codes.footprint(),
-            Self::Packed(codes) => codes.footprint(),
-            Self::Ragged(codes) => codes.footprint(),
+        let mut all = self.rows.footprint();
+        if let Some(lengths) = &self.lengths {
+            all.row_lengths = lengths.of_rows.capacity() + lengths.starts.capacity() * size_of::<u32>();
         }
+        all
+    }
+
+    /// What [`Codes::footprint`] of empty codes becomes with `rows` rows in one call; for ragged ones, the most.
+    #[must_use]
+    pub fn footprint_of(&self, rows: usize) -> Footprint {
+        let room = if rows == 0 { 0 } else { rows.max(PAGE_ROWS) };
+        let mut all = self.rows.footprint_of(room, self.sparsity);
+        if self.lengths.is_some() {
+            all.row_lengths = room + room.div_ceil(START_ROWS) * size_of::<u32>();
+        }
+        all
+    }
+}
+
+impl Lengths {
+    fn reserve(&mut self, rows: usize) {
+        if self.of_rows.capacity() - self.of_rows.len() < rows {
+            let grow = rows.max(PAGE_ROWS);
+            self.of_rows.reserve_exact(grow);
+            self.starts.reserve_exact((self.of_rows.len() + grow).div_ceil(START_ROWS) - self.starts.len());
+        }
+    }
+
+    /// Keeps the length of a row that will start at `at`.
+    fn push(&mut self, length: usize, at: usize) -> usize {
+        if self.of_rows.len().is_multiple_of(START_ROWS) {
+            self.starts.push(u32::try_from(at).expect("less than 4 GiB of codes per head"));
+        }
+        self.of_rows.push(length as u8);
+        length
+    }
+
+    fn start(&self, row: usize, rows: &Rows) -> usize {
+        let block = row / START_ROWS;
+        let before = &self.of_rows[block * START_ROWS..row];
+        self.starts[block] as usize + before.iter().map(|&n| rows.size(n.into())).sum::<usize>()
+    }
+}
+
+/// Room for unpacked codes.
+#[derive(Debug, Default)]
+pub struct CodeBuffers {
+    indices: Vec<u16>,
+    coefficients: Vec<f32>,
+}
+
+impl CodeBuffers {
+    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each.
+    ///
+    /// # Panics
+    /// If the rows are not held.
+    pub fn unpacked(&mut self, codes: &Codes, rows: Range<usize>) -> (&[u16], &[f32]) {
+        let n = rows.len() * codes.sparsity();
+        if self.indices.len() < n {
+            self.indices.resize(n, 0);
+            self.coefficients.resize(n, 0.0);
+        }
+        codes.unpack(rows, &mut self.indices[..n], &mut self.coefficients[..n]);
+        (&self.indices[..n], &self.coefficients[..n])
     }
 }

@@ -188,7 +188,7 @@ impl Isa {
     ///
     /// # Panics
     /// If the slices do not fit each other.
-    pub(crate) fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+    pub fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
         assert_eq!(out.len(), keys.len() / width * (queries.len() / width));
         self.run(sums::Scores { keys, queries, width, out });
     }

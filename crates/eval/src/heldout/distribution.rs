@@ -1,7 +1,8 @@
 //! Next-token distributions, and how far two of them are apart.
 
 /// Two next-token distributions at one position.
-pub(super) struct Comparison {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Position {
     /// `-ln q(next token)`.
     pub nll: f64,
     /// `KL(p || q)` in nats.
@@ -22,9 +23,9 @@ pub(super) fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
 }
 
 /// `q` against `p`, both `ln` probabilities `(V)`, where token `next` follows.
-pub(super) fn compare(p: &[f32], q: &[f32], next: usize) -> Comparison {
+pub(super) fn compare(p: &[f32], q: &[f32], next: usize) -> Position {
     let kl = p.iter().zip(q).map(|(&p, &q)| f64::from(p).exp() * (f64::from(p) - f64::from(q))).sum::<f64>();
-    Comparison { nll: -f64::from(q[next]), kl: kl.max(0.0), agree: argmax(p) == argmax(q) }
+    Position { nll: -f64::from(q[next]), kl: kl.max(0.0), agree: argmax(p) == argmax(q) }
 }
 
 fn argmax(x: &[f32]) -> usize {

@@ -20,12 +20,25 @@
 //! # Ok(()) }
 //! ```
 //!
+//! The mean over all positions cannot tell compression from deletion: what most next tokens need stands in the last few
+//! hundred. [`Prepared`] scores single long documents ([`windows`]) and keeps the far tokens apart ([`far`]), over which
+//! deletion recovers nothing.
+//!
 //! The distribution after the context's last token is left out: it comes from the exact prefill
 //! and is the same for every scheme.
 
 mod distribution;
+mod document;
+pub mod far;
 mod reference;
 mod text;
+pub mod unit;
+pub mod windows;
 
-pub use reference::{ContinuationScore, Reference};
+pub use distribution::Position;
+pub use document::TextForm;
+pub use far::{FarScore, FarTokens};
+pub use reference::{ContinuationScore, Measurement, Reference};
 pub use text::HeldoutText;
+pub use unit::{Prepared, UnitScore, all_in_bits};
+pub use windows::{Cut, Repeat, Window};

@@ -9,7 +9,7 @@ use kvcsr_model::Decoder;
 use rayon::prelude::*;
 
 use super::HeldoutText;
-use super::distribution::{Comparison, compare, log_softmax};
+use super::distribution::{Position, compare, log_softmax};
 use crate::error::{EvalError, Result};
 
 /// Rows of logits taken at a time, so that memory stays bounded for large vocabularies.
@@ -44,6 +44,27 @@ pub struct ContinuationScore {
     pub score_ms: f64,
     /// Time per token of decoding token by token after it, where that was asked for.
     pub decode_ms_per_token: Option<f64>,
+}
+
+/// What one scheme did at every position of one text.
+#[derive(Debug, Clone)]
+pub struct Measurement {
+    /// One per scored distribution, in order.
+    pub positions: Vec<Position>,
+    /// Bytes allocated per token held, all layers, averaged over the continuation.
+    pub bytes_per_token: f64,
+}
+
+impl Measurement {
+    /// Bits per channel of every byte allocated, averaged over the continuation.
+    pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
+        BitsPerChannel(8.0 * self.bytes_per_token / geometry.channels_per_token() as f64)
+    }
+
+    /// `KL(p || q)` at every position, in nats.
+    pub fn kl(&self) -> Vec<f64> {
+        self.positions.iter().map(|position| position.kl).collect()
+    }
 }
 
 impl ContinuationScore {
@@ -82,7 +103,7 @@ impl Reference {
         let snapshot = decoder.prefill(context, chunk)?;
         let mut caches = snapshot.fork(dense, decoder.rotary())?;
         let mut log_probs = Vec::with_capacity(continuation.len() - 1);
-        for_each_distribution(decoder, continuation, &mut caches, |rows| {
+        for_each_distribution(decoder, &continuation[..continuation.len() - 1], &mut caches, |rows| {
             log_probs.extend(rows.into_par_iter().map(log_softmax).collect::<Vec<_>>());
         })?;
         Ok(Self { snapshot, continuation: continuation.to_vec(), log_probs })
@@ -119,19 +140,7 @@ impl Reference {
         let footprint = caches.iter().map(|c| c.footprint()).sum();
         check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
         let started = Instant::now();
-        let mut compared = Vec::with_capacity(self.log_probs.len());
-        for_each_distribution(decoder, &self.continuation, &mut caches, |rows| {
-            let done = compared.len();
-            let reference = &self.log_probs[done..done + rows.len()];
-            let next = &self.continuation[done + 1..done + 1 + rows.len()];
-            let part: Vec<Comparison> = rows
-                .into_par_iter()
-                .zip(reference)
-                .zip(next)
-                .map(|((row, p), &token)| compare(p, &log_softmax(row), token as usize))
-                .collect();
-            compared.extend(part);
-        })?;
+        let compared = self.read(decoder, &mut caches, self.continuation.len(), |_, _| ())?;
         let score_ms = started.elapsed().as_secs_f64() * 1e3;
         let started = Instant::now();
         for &id in self.continuation.iter().cycle().take(decode) {
@@ -151,6 +160,61 @@ impl Reference {
             decode_ms_per_token,
         })
     }
+
+    /// Lets `scheme` take over the prefill and read the continuation, `piece` tokens a call, and keeps what it did at every
+    /// position. What is allocated is read after every piece, so that the bits are those of a cache in use: a scheme whose
+    /// buffer happens to be empty after the context does not look smaller than it is. A `piece` that divides no method's
+    /// block, such as 61, sees every filling of the buffers.
+    ///
+    /// # Errors
+    /// As [`Reference::score`].
+    pub fn measure(&self, decoder: &Decoder, scheme: &dyn Scheme, piece: usize) -> Result<Measurement> {
+        let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
+        let footprint = caches.iter().map(|c| c.footprint()).sum();
+        check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
+        let mut readings = Vec::new();
+        let context = self.snapshot.len();
+        let positions = self.read(decoder, &mut caches, piece.max(1), |done, caches| {
+            let bytes: usize = caches.iter().map(|c| c.footprint().total()).sum();
+            readings.push((done, bytes as f64 / (context + done) as f64));
+        })?;
+        // Each reading stands for the tokens of its piece.
+        let mut before = 0;
+        let mut weighted = 0.0;
+        for (done, bytes_per_token) in readings {
+            weighted += bytes_per_token * (done - before) as f64;
+            before = done;
+        }
+        Ok(Measurement { positions, bytes_per_token: weighted / before as f64 })
+    }
+
+    /// Reads all but the last token of the continuation, `piece` tokens a call, and compares what comes out with the
+    /// uncompressed model. `after` sees the caches after every call, and how many tokens they have read by then.
+    fn read(
+        &self,
+        decoder: &Decoder,
+        caches: &mut [Box<dyn LayerCache>],
+        piece: usize,
+        mut after: impl FnMut(usize, &[Box<dyn LayerCache>]),
+    ) -> Result<Vec<Position>> {
+        let mut compared = Vec::with_capacity(self.log_probs.len());
+        for ids in self.continuation[..self.log_probs.len()].chunks(piece) {
+            for_each_distribution(decoder, ids, caches, |rows| {
+                let done = compared.len();
+                let reference = &self.log_probs[done..done + rows.len()];
+                let next = &self.continuation[done + 1..done + 1 + rows.len()];
+                let part: Vec<Position> = rows
+                    .into_par_iter()
+                    .zip(reference)
+                    .zip(next)
+                    .map(|((row, p), &token)| compare(p, &log_softmax(row), token as usize))
+                    .collect();
+                compared.extend(part);
+            })?;
+            after(compared.len(), caches);
+        }
+        Ok(compared)
+    }
 }
 
 /// Refuses to score a compressing scheme before it has compressed anything.
@@ -162,14 +226,13 @@ fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Resul
     Ok(())
 }
 
-/// Runs all but the last token of the continuation and hands out rows of logits, in order.
+/// Runs tokens and hands out the logits after each, in order.
 fn for_each_distribution(
     decoder: &Decoder,
-    continuation: &[u32],
+    ids: &[u32],
     caches: &mut [Box<dyn LayerCache>],
     mut visit: impl FnMut(Vec<Vec<f32>>),
 ) -> Result<()> {
-    let ids = &continuation[..continuation.len() - 1];
     let ids = Tensor::new(ids, &Device::Cpu)?.unsqueeze(0)?;
     let hidden = decoder.forward_hidden(&ids, caches)?;
     let rows = hidden.dim(1)?;

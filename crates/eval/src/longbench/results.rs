@@ -9,7 +9,7 @@ use crate::longbench::average::averages;
 use crate::longbench::predictions::PredictionRow;
 use crate::longbench::score::{BucketScore, TaskScore, bucket_scores, dataset_score};
 use crate::longbench::tasks::TaskTable;
-use crate::stats::{Bootstrap, Interval};
+use crate::stats::{Bootstrap, Interval, RANKED_FROM};
 
 /// The scheme that all others are compared with.
 pub const REFERENCE: &str = "dense";
@@ -57,7 +57,7 @@ pub struct OverallResult {
     pub category_mean: f64,
     /// Difference of the task means to the uncompressed run, in points, over the tasks and records that both answered.
     pub difference: Option<Interval>,
-    /// Place among the schemes, from 1; none where records are too few to tell.
+    /// Place among the schemes, from 1; none where a task has fewer than [`RANKED_FROM`] records.
     pub rank: Option<Rank>,
     /// Bits per channel as the scheme's paper counts them.
     pub nominal_bits: f64,
@@ -178,7 +178,9 @@ pub fn overall(
         };
         let others: Vec<&String> =
             schemes.iter().filter(|&s| s != scheme && results.iter().any(|r| r.scheme == *s)).collect();
-        let intervals: Option<Vec<Interval>> = others.iter().map(|other| against(other)).collect();
+        let ranked = own.iter().all(|result| result.n >= RANKED_FROM);
+        let intervals: Option<Vec<Interval>> =
+            if ranked { others.iter().map(|other| against(other)).collect() } else { None };
         let n: usize = own.iter().map(|r| r.n).sum();
         let mean = |of: fn(&TaskResult) -> f64| own.iter().map(|r| of(r) * r.n as f64).sum::<f64>() / n as f64;
         places.push(intervals.map(|all| 1 + all.iter().filter(|interval| interval.high < 0.0).count()));
@@ -243,9 +245,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_apart_shares_a_place() {
-        let rows: Vec<PredictionRow> = (0..8)
+        let rows: Vec<PredictionRow> = (0..RANKED_FROM)
             .flat_map(|i| {
-                let even = f64::from(i % 2);
+                let even = (i % 2) as f64;
                 [("dense", 1.0), ("csr-8", even), ("csr-4", 1.0 - even), ("csr-16", 1.0)]
                     .map(|(scheme, score)| row("qasper", &i.to_string(), scheme, score))
             })
@@ -256,6 +258,24 @@ mod tests {
         let overall = overall(table, &rows, &results, &schemes, BOOTSTRAP).unwrap();
         let places: Vec<(usize, bool)> = overall.iter().map(|o| o.rank.map(|r| (r.place, r.tied)).unwrap()).collect();
         assert_eq!(places, [(1, true), (3, true), (3, true), (1, true)]);
+    }
+
+    #[test]
+    fn a_difference_beyond_doubt_ranks_and_one_record_less_ranks_nothing() {
+        let rows = |count: usize| -> Vec<PredictionRow> {
+            let of =
+                |i: usize| [("dense", 0.5), ("csr-8", 0.75)].map(|(s, score)| row("qasper", &i.to_string(), s, score));
+            (0..count).flat_map(of).collect()
+        };
+        let schemes = ["dense", "csr-8"].map(str::to_owned);
+        let places = |rows: &[PredictionRow]| -> Vec<Option<Rank>> {
+            let table = TaskTable::embedded();
+            let results = by_task(table, rows, &["qasper"], &schemes, BOOTSTRAP);
+            overall(table, rows, &results, &schemes, BOOTSTRAP).unwrap().iter().map(|o| o.rank).collect()
+        };
+        let of = |place| Some(Rank { place, tied: false });
+        assert_eq!(places(&rows(RANKED_FROM)), [of(2), of(1)]);
+        assert_eq!(places(&rows(RANKED_FROM - 1)), [None, None]);
     }
 
     #[test]
@@ -312,9 +332,7 @@ mod tests {
         assert_eq!((overall[0].task_mean, overall[0].difference), (37.5, None));
         assert_eq!((overall[1].tasks, overall[1].n, overall[1].task_mean), (2, 5, 58.335));
         assert_eq!(overall[1].difference.unwrap().difference, 37.5);
-        // trec gains 100 and qasper loses 25 on every record: better beyond doubt.
-        let places: Vec<Rank> = overall.iter().map(|o| o.rank.unwrap()).collect();
-        assert_eq!(places, [Rank { place: 2, tied: false }, Rank { place: 1, tied: false }]);
+        assert!(overall.iter().all(|o| o.rank.is_none()), "two and three records a task are too few to rank");
         assert_eq!((overall[1].tokens, overall[1].decode_ms_per_token), (30.0, 5.0));
         assert!((overall[1].encode_ms_per_1k - 1e4 / 30.0).abs() < 1e-9);
 

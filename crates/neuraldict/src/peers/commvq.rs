@@ -1,8 +1,8 @@
 //! CommVQ's key codebooks by expectation maximisation (Li et al., ICML 2025, section 4.3).
 //!
 //! A step's codebook has `n` rows `z` of complex numbers and stands for the `n²` codewords `z_a + i z_b`. Given soft
-//! assignments `w_{t,ab} ∝ exp(-||x_t - z_a - i z_b||² / temperature)`, the rows that minimise the expected squared error
-//! solve one Hermitian system, the same for all channel pairs: with `N_a`, `N_b` and `W_ab` the sums of the weights over
+//! assignments `w_{t,ab} ∝ exp(-||x_t - z_a - i z_b|| / temperature)`, of distances that are not squared, as in the released
+//! trainer, the rows that minimise the expected squared error solve one Hermitian system, the same for all channel pairs: with `N_a`, `N_b` and `W_ab` the sums of the weights over
 //! vectors and `S_a`, `S_b` those of the weighted vectors,
 //!
 //! ```text
@@ -29,26 +29,28 @@ pub struct Annealing {
     pub rows: usize,
     /// Most iterations.
     pub iterations: usize,
-    /// Temperature of the first iteration, in the unit of squared distances.
+    /// Temperature of the first iteration of the first residual step, in the unit of distances.
     pub start: f32,
-    /// The lowest temperature.
+    /// Temperature of its last iteration; between them it falls exponentially.
     pub end: f32,
-    /// Iterations in which the temperature falls to a tenth.
-    pub decade: f32,
+    /// Residual steps after which both are divided by ten. The first division comes after one step.
+    pub tenth: usize,
     /// A step ends when an iteration's error is no better than the best and within this of it.
     pub tolerance: f64,
 }
 
 impl Default for Annealing {
-    /// The published temperatures, 1e-3 to 1e-5, a tenth every 4 iterations; up to 100 iterations; 1e-5.
+    /// The released trainer's: 1e-3 to 1e-5 over 100 iterations, a tenth after the residual steps 0, 4, 8 and so on; 1e-5.
     fn default() -> Self {
-        Self { rows: 64, iterations: 100, start: 1e-3, end: 1e-5, decade: 4.0, tolerance: 1e-5 }
+        Self { rows: 64, iterations: 100, start: 1e-3, end: 1e-5, tenth: 4, tolerance: 1e-5 }
     }
 }
 
 impl Annealing {
-    fn temperature(&self, iteration: usize) -> f32 {
-        (self.start * 0.1f32.powf(iteration as f32 / self.decade)).max(self.end)
+    fn temperature(&self, step: usize, iteration: usize) -> f32 {
+        let progress = iteration as f32 / self.iterations.saturating_sub(1).max(1) as f32;
+        let decades = step.div_ceil(self.tenth.max(1));
+        self.start * (self.end / self.start).powf(progress) * 0.1f32.powi(decades as i32)
     }
 }
 
@@ -57,16 +59,20 @@ impl Annealing {
 pub struct Step {
     /// The codebook of the iteration with the least error.
     pub codebook: TiedCodebook,
-    /// Mean squared distance to the nearest codeword, at the start of each iteration and after the last.
+    /// Mean squared error of a channel with the nearest codewords, in the unit of the vectors before they were scaled, at
+    /// each iteration.
     pub errors: Vec<f64>,
 }
 
-/// Trains `steps` residual steps on `rows` `(n, width)`, which are replaced by what the last step leaves over.
+/// Trains `steps` residual steps on `rows` `(n, width)`, which are replaced by what the last step leaves over. `norms` `(n)`
+/// is what the rows were divided by: errors, which say when a step ends and which iteration is kept, are those of the rows
+/// times it.
 ///
 /// # Errors
-/// [`NeuralDictError::Codebooks`] without vectors, or if they do not fit an even `width`.
+/// [`NeuralDictError::Codebooks`] without vectors, or if they do not fit an even `width` and the norms.
 pub fn train(
     rows: &mut [f32],
+    norms: &[f32],
     width: usize,
     steps: usize,
     annealing: &Annealing,
@@ -76,10 +82,16 @@ pub fn train(
         let reason = format!("{} numbers are no vectors of an even width {width}", rows.len());
         return Err(NeuralDictError::Codebooks { reason });
     }
+    if norms.len() * width != rows.len() || annealing.iterations == 0 {
+        let (vectors, norms, rounds) = (rows.len() / width, norms.len(), annealing.iterations);
+        let reason =
+            format!("{vectors} vectors, {norms} norms, {rounds} iterations: one norm a vector, at least 1 iteration");
+        return Err(NeuralDictError::Codebooks { reason });
+    }
     let (mut parts, mut scores) = (Vec::new(), Vec::new());
     (0..steps)
-        .map(|_| {
-            let step = train_step(rows, width, annealing, rng)?;
+        .map(|number| {
+            let step = train_step(rows, norms, width, (number, annealing), rng)?;
             for row in rows.chunks_exact_mut(width) {
                 let code = step.codebook.find(row, &mut parts, &mut scores);
                 step.codebook.add(code, -1.0, row);
@@ -89,24 +101,27 @@ pub fn train(
         .collect()
 }
 
-fn train_step(rows: &[f32], width: usize, annealing: &Annealing, rng: &mut ChaCha8Rng) -> Result<Step> {
+fn train_step(
+    rows: &[f32],
+    norms: &[f32],
+    width: usize,
+    (number, annealing): (usize, &Annealing),
+    rng: &mut ChaCha8Rng,
+) -> Result<Step> {
     let mut book = initial(rows, width, annealing.rows, rng)?;
     let mut best: Option<(f64, TiedCodebook)> = None;
     let mut errors = Vec::new();
-    for iteration in 0..=annealing.iterations {
-        let sums = Sums::gather(&book, rows, annealing.temperature(iteration));
+    for iteration in 0..annealing.iterations {
+        let sums = Sums::gather(&book, rows, norms, annealing.temperature(number, iteration));
         errors.push(sums.error);
         let least = best.as_ref().map_or(f64::INFINITY, |(error, _)| *error);
-        if sums.error >= least && sums.error - least <= annealing.tolerance {
+        if sums.error >= least && sums.error - least < annealing.tolerance {
             break;
         }
-        let next = if iteration < annealing.iterations { Some(sums.solve(&book)?) } else { None };
+        let next = sums.solve(&book)?;
+        let done = std::mem::replace(&mut book, next);
         if sums.error < least {
-            best = Some((sums.error, book));
-        }
-        match next {
-            Some(next) => book = next,
-            None => break,
+            best = Some((sums.error, done));
         }
     }
     let (_, codebook) =
@@ -127,7 +142,7 @@ fn initial(rows: &[f32], width: usize, n: usize, rng: &mut ChaCha8Rng) -> Result
     Ok(TiedCodebook::new(width, drawn)?)
 }
 
-/// What an expectation step adds up, and what the objective is there.
+/// What an expectation step adds up.
 struct Sums {
     /// `N_a`, `N_b`: `(n)` each.
     mass: [Vec<f64>; 2],
@@ -135,43 +150,39 @@ struct Sums {
     joint: Vec<f64>,
     /// `S_a`, `S_b`: `(n, width)` each.
     vectors: [Vec<f64>; 2],
-    /// Mean squared distance to the nearest codeword.
+    /// Mean squared error of a channel with the nearest codewords, in the unit before scaling.
     error: f64,
-    /// `-temperature mean ln sum exp(-distance / temperature)`, which maximisation lessens at a fixed temperature.
-    free_energy: f64,
 }
 
 impl Sums {
-    fn gather(book: &TiedCodebook, rows: &[f32], temperature: f32) -> Self {
+    fn gather(book: &TiedCodebook, rows: &[f32], norms: &[f32], temperature: f32) -> Self {
         let (n, width) = (book.len(), book.width());
         let mut sums = Self {
             mass: [vec![0.0; n], vec![0.0; n]],
             joint: vec![0.0; n * n],
             vectors: [vec![0.0; n * width], vec![0.0; n * width]],
             error: 0.0,
-            free_energy: 0.0,
         };
         let (mut parts, mut scores) = (Vec::new(), Vec::new());
         let mut near: Vec<(usize, f32)> = Vec::new();
         let mut shares = vec![0f64; 2 * n];
-        for row in rows.chunks_exact(width) {
+        for (row, &norm) in rows.chunks_exact(width).zip(norms) {
             book.scores(row, &mut parts, &mut scores);
             let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            // A distance is ||x||² less twice the score.
-            let floor = top - 0.5 * NEGLIGIBLE * temperature;
+            // A squared distance is ||x||² less twice the score.
+            let square = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() as f32;
+            let least = (square - 2.0 * top).max(0.0);
+            let shortest = least.sqrt();
+            let reach = shortest + NEGLIGIBLE * temperature;
+            // The nearest is always in, whatever rounding does to the bound.
+            let floor = (0.5 * (square - reach * reach)).min(top);
             near.clear();
-            near.extend(
-                scores
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, s)| **s >= floor)
-                    .map(|(code, s)| (code, (2.0 * (s - top) / temperature).exp())),
-            );
+            near.extend(scores.iter().enumerate().filter(|(_, s)| **s >= floor).map(|(code, s)| {
+                let distance = (square - 2.0 * s).max(0.0).sqrt();
+                (code, ((shortest - distance) / temperature).exp())
+            }));
             let total: f32 = near.iter().map(|(_, w)| w).sum();
-            let square: f64 = row.iter().map(|&x| f64::from(x).powi(2)).sum();
-            let least = (square - 2.0 * f64::from(top)).max(0.0);
-            sums.error += least;
-            sums.free_energy += least - f64::from(temperature) * f64::from(total).ln();
+            sums.error += f64::from(least) * f64::from(norm).powi(2);
             // Many codewords share a row of the codebook: its weight is gathered before the vector is added.
             shares.fill(0.0);
             for &(code, weight) in &near {
@@ -187,9 +198,7 @@ impl Sums {
                 sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += w * f64::from(x));
             }
         }
-        let count = (rows.len() / width) as f64;
-        sums.error /= count;
-        sums.free_energy /= count;
+        sums.error /= rows.len() as f64;
         sums
     }
 
@@ -283,25 +292,90 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn maximisation_lessens_the_free_energy() {
-        let rows = vectors(600, 8);
-        let mut rng = ChaCha8Rng::seed_from_u64(2);
-        for temperature in [1e-1f32, 1e-2, 1e-5] {
-            let mut book = initial(&rows, 8, 8, &mut rng).unwrap();
-            let mut last = f64::INFINITY;
-            for iteration in 0..15 {
-                let sums = Sums::gather(&book, &rows, temperature);
-                assert!(
-                    sums.free_energy <= last + 1e-6,
-                    "{temperature} {iteration}: {} after {last}",
-                    sums.free_energy
-                );
-                assert!(sums.free_energy <= sums.error + 1e-9);
-                last = sums.free_energy;
-                book = sums.solve(&book).unwrap();
+    /// The expected squared error of a codebook under the weights of `sums`, less a constant.
+    fn expected_error(book: &TiedCodebook, sums: &Sums) -> f64 {
+        let (n, d) = (book.len(), book.width());
+        let mut error = 0.0;
+        let (mut first, mut second) = (vec![0f32; d], vec![0f32; d]);
+        for a in 0..n {
+            // z_a alone, and i z_a alone, as differences of codewords.
+            first.fill(0.0);
+            second.fill(0.0);
+            let row = &book.rows()[a * d..(a + 1) * d];
+            first.copy_from_slice(row);
+            let (real, imaginary) = row.split_at(d / 2);
+            second[..d / 2].iter_mut().zip(imaginary).for_each(|(x, y)| *x = -y);
+            second[d / 2..].copy_from_slice(real);
+            for (side, part) in [&first, &second].into_iter().enumerate() {
+                let inner: f64 = part.iter().zip(&sums.vectors[side][a * d..]).map(|(&z, s)| f64::from(z) * s).sum();
+                error -= 2.0 * inner;
+            }
+            for b in 0..n {
+                let mut word = vec![0f32; d];
+                book.add((a, b), 1.0, &mut word);
+                let square: f64 = word.iter().map(|&x| f64::from(x).powi(2)).sum();
+                error += sums.joint[a * n + b] * square;
             }
         }
+        error
+    }
+
+    #[test]
+    fn maximisation_finds_the_least_expected_error() {
+        let rows = vectors(600, 8);
+        let norms = vec![1.0; 600];
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for temperature in [1e-1f32, 1e-2, 1e-4] {
+            let book = initial(&rows, 8, 8, &mut rng).unwrap();
+            let sums = Sums::gather(&book, &rows, &norms, temperature);
+            let found = sums.solve(&book).unwrap();
+            let least = expected_error(&found, &sums);
+            assert!(least < expected_error(&book, &sums), "{temperature}");
+            // Rows are held a little to the old ones: a step on in any direction gains next to nothing.
+            for at in 0..found.rows().len() {
+                for by in [-0.02, 0.02] {
+                    let mut moved = found.rows().to_vec();
+                    moved[at] += by;
+                    let moved = expected_error(&TiedCodebook::new(8, moved).unwrap(), &sums);
+                    assert!(moved > least - 2e-2, "{temperature}, number {at}: {moved} after {least}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn temperatures_fall_over_iterations_and_by_a_tenth_over_residual_steps() {
+        let annealing = Annealing::default();
+        let near = |step, iteration, expected: f32| {
+            let found = annealing.temperature(step, iteration);
+            assert!((found / expected - 1.0).abs() < 1e-3, "step {step}, iteration {iteration}: {found}");
+        };
+        near(0, 0, 1e-3);
+        near(0, 99, 1e-5);
+        near(0, 33, 1e-3 * 0.01f32.powf(1.0 / 3.0));
+        // Divided by ten after the steps 0, 4 and 8.
+        near(1, 0, 1e-4);
+        near(4, 0, 1e-4);
+        near(5, 0, 1e-5);
+        near(9, 99, 1e-8);
+        assert!(Annealing { iterations: 1, ..annealing }.temperature(0, 0) == 1e-3);
+    }
+
+    #[test]
+    fn nearby_codewords_share_a_vector_by_their_distance() {
+        // Codewords are one real number a: z in {0, 1} with i z_b = i b, here with imaginary part 0 preferred.
+        let book = TiedCodebook::new(2, vec![0.0, 0.0, 1.0, 0.0]).unwrap();
+        let temperature = 0.5f32;
+        let sums = Sums::gather(&book, &[0.25, 0.0], &[2.0], temperature);
+        let weight = |distance: f32| (-distance / temperature).exp();
+        // (0, 0), (0, 1) = i, (1, 0) = 1, (1, 1) = 1 + i
+        let weights = [0.25, (0.0625f32 + 1.0).sqrt(), 0.75, (0.5625f32 + 1.0).sqrt()].map(weight);
+        let total: f32 = weights.iter().sum();
+        for (found, expected) in sums.joint.iter().zip(weights) {
+            assert!((*found as f32 - expected / total).abs() < 1e-6, "{:?}", sums.joint);
+        }
+        // Squared distance 1/16, times the norm's square, over two channels.
+        assert!((sums.error - 0.125).abs() < 1e-7, "{}", sums.error);
     }
 
     #[test]
@@ -318,8 +392,9 @@ mod tests {
         let run = |seed| {
             let mut rows = vectors(500, 8);
             let annealing = Annealing { rows: 16, iterations: 20, ..Annealing::default() };
-            let steps = train(&mut rows, 8, 3, &annealing, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
-            let left = rows.iter().map(|x| f64::from(x * x)).sum::<f64>() / 500.0;
+            let norms = vec![1.0; 500];
+            let steps = train(&mut rows, &norms, 8, 3, &annealing, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+            let left = rows.iter().map(|x| f64::from(x * x)).sum::<f64>() / 4000.0;
             (steps, left)
         };
         let (steps, left) = run(1);
@@ -329,6 +404,9 @@ mod tests {
         assert!(steps.iter().all(|s| s.errors[0] > *s.errors.iter().min_by(|a, b| a.total_cmp(b)).unwrap()));
         assert_eq!(run(1).1, left);
         assert_ne!(run(2).1, left);
-        assert!(train(&mut [1.0, 2.0, 3.0], 3, 1, &Annealing::default(), &mut ChaCha8Rng::seed_from_u64(0)).is_err());
+        for (mut rows, norms, width) in [(vec![1.0; 3], vec![1.0], 3), (vec![1.0; 4], vec![1.0], 2)] {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            assert!(train(&mut rows, &norms, width, 1, &Annealing::default(), &mut rng).is_err());
+        }
     }
 }

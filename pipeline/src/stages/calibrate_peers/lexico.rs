@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
+use kvcsr_lab::rope;
 use kvcsr_neuraldict::{GradientPath, TrainConfig};
 
 use super::Layer;
@@ -58,7 +58,8 @@ impl Drop for Temporary {
     }
 }
 
-/// The vectors that Lexico trains on: keys after position embedding, no position 0, at most `lexico_tokens` tokens.
+/// The vectors that Lexico trains on: keys after position embedding, spread over all positions below `rope_positions`, without
+/// the first of each text, at most `lexico_tokens` tokens.
 fn rotated(cx: &Layer<'_>, kind: Kind, side: Side) -> Result<Temporary> {
     let shard = open_shard(cx.run, side, cx.layer, kind)?;
     let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
@@ -78,8 +79,9 @@ fn rotated(cx: &Layer<'_>, kind: Kind, side: Side) -> Result<Temporary> {
         let first = i * all / used * length * heads;
         shard.read(d, first..first + length * heads, &mut rows)?;
         if kind == Kind::Key {
-            let x = Tensor::from_slice(&rows, (1, length, heads, d), &Device::Cpu)?.transpose(1, 2)?;
-            rows = cx.rotary.apply(&x, 0)?.transpose(1, 2)?.flatten_all()?.to_vec1()?;
+            let positions = cx.settings().rope_positions.min(cx.rotary.max_positions());
+            let first = rope::spread(i, length, positions);
+            rows = rope::rotated_from(&rows, heads, d, length, cx.rotary, |_| first)?;
         }
         writer.append(&rows[heads * d..])?;
     }

@@ -44,6 +44,7 @@ pub struct Settings {
     pub lexico_sparsity: usize,
     pub lexico_tokens: usize,
     pub lexico_epochs: usize,
+    pub rope_positions: usize,
 }
 
 /// See the module.
@@ -57,6 +58,7 @@ static DECLARATION: Declaration = Declaration {
         Output { file: LEXICO, artefact: Artefact::PeerDictionaries(schemes::lexico::DICTIONARIES) },
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
+    version: 2,
     ..Declaration::EMPTY
 };
 

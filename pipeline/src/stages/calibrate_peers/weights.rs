@@ -42,9 +42,8 @@ pub(super) fn read(run: &Run, sample: &Sample, path: &Path) -> Result<(CodebookS
                 let record = record.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
                 for (mass, part) in masses.iter_mut().zip([record.linear, record.squared]) {
                     for t in 0..ids.len() {
-                        // Position 0 is a sink: it gets most of the attention in many layers, and a window keeps it.
-                        let weight = |head: usize| if t == 0 { 0.0 } else { part[head * ids.len() + t] };
-                        mass.extend((0..geometry.kv_heads).map(weight));
+                        // Position 0, a sink in many layers, counts as well: without a window it is coded like any other.
+                        mass.extend((0..geometry.kv_heads).map(|head| part[head * ids.len() + t]));
                     }
                 }
             }

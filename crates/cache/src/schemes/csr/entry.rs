@@ -1,6 +1,6 @@
 //! What the registry knows of CSR.
 
-use super::{CsrOptions, CsrScheme, Share};
+use super::{CsrOptions, Share, bind};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -57,11 +57,16 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         pattern: "csr-S+window",
-        examples: &["csr-4+window", "csr-4+window(sinks=2,recent=9)", "csr-4+window(sinks=3,recent=5)+restore"],
-        summary: "CSR between exact tokens in f16",
+        examples: &[
+            "csr-4+window",
+            "csr-4+window(sinks=2,recent=9)",
+            "csr-4+window(sinks=3,recent=5)+restore",
+            "csr-4+window(sinks=2,recent=5,graded=11)",
+        ],
+        summary: "CSR between exact tokens in f16, and 4-bit ones if asked for",
         citation: "",
         keys_coded: KeysCoded::BeforeRope,
-        parameters: &[LEVEL, SET, WINDOW[0], WINDOW[1]],
+        parameters: &[LEVEL, SET, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
     Entry {
@@ -155,5 +160,5 @@ fn read(name: &SchemeName<'_>) -> Read {
     };
     let budget = (options.share == Share::Budget).then_some(options.sparsity);
     let needs = Needs { budget, ..Needs::dictionaries(keys_coded, name.artefacts.unwrap_or(default)) };
-    Ok(Some(Plan::new(needs, |bound| Ok(Box::new(CsrScheme::new(&bound, options)?)))))
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, &options)?)))))
 }

@@ -1,12 +1,12 @@
 //! The ledger by formula: what a cache will hold, for any shape, without building it.
 
 use half::f16;
-use kvcsr_codec::{CodeLayout, Codes, Encoder, Footprint, OnlineAtoms, PackedCodes, RaggedCodes, SparseCodes};
+use kvcsr_codec::{Codes, Encoder, Footprint};
 
-use super::cache::CsrCache;
-use super::exact::{ExactTokens, Pair};
+use super::codec::struct_bytes;
 use super::options::CsrOptions;
 use crate::Geometry;
+use crate::coded::{CodedCache, window_bytes};
 
 /// The dictionary of one kind of vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +43,10 @@ impl CsrShape {
         let coded = tokens - sinks - recent;
         let mut one = self.kind(options, self.keys, keys, tokens, coded);
         one += self.kind(options, self.values, values, tokens, coded);
-        if window != Default::default() {
-            let exact = sinks + ExactTokens::capacity(window, tokens);
-            one.window += 2 * kv_heads * exact * head_dim * size_of::<f16>();
-            one.tables += 2 * room(kv_heads) * size_of::<Pair>();
-        }
+        one.window += 2 * window_bytes(window, tokens, kv_heads * head_dim);
+        one.tables += 2 * struct_bytes(kv_heads);
         let mut all: Footprint = std::iter::repeat_n(one, batch * layers).sum();
-        let exact = if window == Default::default() { 0 } else { batch * size_of::<ExactTokens>() };
-        let online = if options.online.is_some() { 2 * batch * size_of::<OnlineAtoms>() } else { 0 };
-        let streams = 2 * room(batch * kv_heads) * size_of::<Codes>();
-        all.tables += layers * (size_of::<CsrCache>() + batch * size_of::<usize>() + exact + online + streams);
+        all.tables += layers * CodedCache::bytes(batch);
         all
     }
 
@@ -68,11 +62,8 @@ impl CsrShape {
             online = (part.sampled + part.guard) * kv_heads;
         }
         let (s, rows) = (level / shape.chunks, coded * shape.chunks);
-        let head = match (options.stop, options.layout) {
-            (None, CodeLayout::Paper) => SparseCodes::footprint_of(s, rows),
-            (None, CodeLayout::Packed(format)) => PackedCodes::new(s, shape.atoms + online, format).footprint_of(rows),
-            (Some(_), layout) => RaggedCodes::new(layout, s, shape.atoms + online).most_of(rows),
-        };
+        let codes = if options.stop.is_some() { Codes::ragged } else { Codes::new };
+        let head = codes(options.layout, s, shape.atoms + online).footprint_of(rows);
         let mut all: Footprint = std::iter::repeat_n(head, kv_heads).sum();
         all.online_atoms = sampled * width * size_of::<f16>();
         all.guard = guard * width * size_of::<f16>();
@@ -110,9 +101,4 @@ impl CsrShape {
         let of = |shape: KindShape| shape.atoms * (self.geometry.head_dim / shape.chunks) * size_of::<f16>();
         self.geometry.layers * (of(self.keys) + of(self.values))
     }
-}
-
-/// Elements that a vector has room for after `resize_with` from nothing: at least four of a small type.
-fn room(elements: usize) -> usize {
-    if elements == 0 { 0 } else { elements.max(4) }
 }

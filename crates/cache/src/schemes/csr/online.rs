@@ -2,8 +2,8 @@
 
 use kvcsr_codec::{Atoms, CodecError, OnlineAtoms, relative_residuals};
 
+use super::codec::Coder;
 use super::options::{OnlinePart, Sampler};
-use super::streams::Coder;
 
 /// Vectors of one sequence, `(Hkv, T, chunks, width)`, by number in token order
 /// `(T, Hkv, chunks)`.
@@ -92,4 +92,80 @@ fn scrambled(i: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use kvcsr_codec::{CodeLayout, Dictionary, Encoder, Kind};
+
+    use super::super::options::Prefill;
+    use super::*;
+
+    const WIDTH: usize = 16;
+
+    /// One atom a vector over a dictionary of two atoms, the first two channels.
+    fn coder() -> Coder {
+        let atoms: Vec<f32> = (0..2 * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        Coder {
+            kind: Kind::Key,
+            heads: 2,
+            encoder: Arc::new(Encoder::new(Arc::new(Dictionary::new(WIDTH, atoms).unwrap()))),
+            sparsity: 1,
+            chunks: 1,
+            layout: CodeLayout::Paper,
+            refit: false,
+            stop: None,
+            online: None,
+            atoms: 64,
+        }
+    }
+
+    fn part(sampled: usize, guard: usize) -> OnlinePart {
+        OnlinePart { sampled, guard, sampler: Sampler::Reverse, prefill: Prefill::Exact }
+    }
+
+    /// Token `t` of `heads` heads points along channel `channel(head, t)`; rows are `(Hkv, T, WIDTH)`.
+    fn rows(heads: usize, tokens: usize, vector: impl Fn(usize, usize, &mut [f32])) -> Vec<f32> {
+        let mut rows = vec![0f32; heads * tokens * WIDTH];
+        for (i, row) in rows.chunks_exact_mut(WIDTH).enumerate() {
+            vector(i / tokens, i % tokens, row);
+        }
+        rows
+    }
+
+    fn atom(online: &OnlineAtoms, i: usize) -> Vec<f32> {
+        online.atom(i).iter().map(|x| x.to_f32()).collect()
+    }
+
+    #[test]
+    fn the_reverse_sampler_takes_the_last_tokens_the_last_first() {
+        // Channel t + 2 of head 0 and t + 9 of head 1: every vector has a channel of its own.
+        let rows = rows(2, 7, |head, t, row| row[2 + 7 * head + t] = 3.0);
+        let online = fill(&coder(), &part(2, 0), &rows, 2).unwrap();
+        // Two tokens' worth of vectors: tokens 6 and 5, their heads in order.
+        let channels: Vec<usize> =
+            (0..online.len()).map(|i| atom(&online, i).iter().position(|&x| x == 1.0).unwrap()).collect();
+        assert_eq!(channels, [8, 15, 7, 14]);
+    }
+
+    #[test]
+    fn the_guard_takes_the_largest_relative_residuals() {
+        // What offline atoms leave of a vector grows with its part along channel 5 plus its number; its length does not count.
+        let shares = [0.1f32, 0.9, 0.3, 0.95, 0.2, 0.0];
+        let rows = rows(1, 6, |_, t, row| {
+            let length = [1.0, 1.0, 100.0, 1.0, 1.0, 1.0][t];
+            row[0] = length * (1.0 - shares[t] * shares[t]).sqrt();
+            row[5 + t] = length * shares[t];
+        });
+        // The last token, which has no residual, is sampled; of the others the two worst stay, the worst first.
+        let online = fill(&coder(), &part(1, 2), &rows, 1).unwrap();
+        assert_eq!(online.len(), 3);
+        assert_eq!(atom(&online, 0)[0], 1.0);
+        for (i, t) in [(1, 3), (2, 1)] {
+            assert!((atom(&online, i)[5 + t] - shares[t]).abs() < 1e-3, "guard atom {i} is not token {t}");
+        }
+    }
 }

@@ -245,7 +245,7 @@ mod tests {
         let expected = CsrOptions {
             layout: CodeLayout::Packed(CoefficientFormat::Int4),
             online: Some(online),
-            window: Window { sinks: 4, recent: 7 },
+            window: Window { sinks: 4, recent: 7, graded: 0 },
             refit: true,
             attention: AttentionPath::Restored,
             ..CsrOptions::new(6)

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use half::f16;
+use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
 use super::Setting;
 use super::low_rank::LowRank;
-use crate::schemes::coded::affine::{Affine, Scale, range};
-use crate::schemes::coded::bits::{CODES, pack, unpack};
+use crate::coded::affine::{Affine, Scale, range};
 
 /// One block, all heads.
 pub(super) struct Coded {
@@ -140,7 +140,7 @@ impl Coded {
                     for head in 0..heads {
                         let rows = (head * n + first) * d..(head * n + first + group) * d;
                         let (mut min, mut max) = (vec![0.0; d], vec![0.0; d]);
-                        crate::schemes::coded::affine::channel_ranges(&bulk[rows.clone()], &mut min, &mut max);
+                        crate::coded::affine::channel_ranges(&bulk[rows.clone()], &mut min, &mut max);
                         let at = self.scales.len();
                         self.scales.extend(min.iter().zip(&max).map(|(&min, &max)| affine.scale(min, max)));
                         let rows = bulk[rows.clone()].chunks_exact(d).zip(codes[rows].chunks_exact_mut(d));
@@ -174,8 +174,8 @@ impl Coded {
                 }
             }
         }
-        self.codes.reserve_exact(codes.len() * affine.bits / CODES);
-        pack(&codes, affine.bits, &mut self.codes);
+        self.codes.reserve_exact(codes.len() * affine.bits / EIGHT);
+        pack_small(&codes, affine.bits, &mut self.codes);
     }
 
     /// Restores `tokens` of `head` into `out`, `(n, D)`.
@@ -188,7 +188,7 @@ impl Coded {
     fn bulk(&self, setting: &Setting, head: usize, tokens: Range<usize>, out: &mut [f32]) {
         let Setting { kind, heads, head_dim: d, bits, .. } = *setting;
         let group = setting.group(self.tokens);
-        let row_bytes = d * bits / CODES;
+        let row_bytes = d * bits / EIGHT;
         let from = head * self.tokens + tokens.start;
         let bytes = self.codes[from * row_bytes..].chunks_exact(row_bytes);
         let (mut zeros, mut steps) = (vec![0f32; d], vec![0f32; d]);
@@ -216,7 +216,7 @@ impl Coded {
                     }
                 }
             }
-            unpack(bytes, bits, |i, code| row[i] = f32::from(code));
+            unpack_small(bytes, bits, |i, code| row[i] = f32::from(code));
             for ((x, zero), step) in row.iter_mut().zip(&zeros).zip(&steps) {
                 *x = *x * step + zero;
             }
@@ -265,7 +265,7 @@ fn pieces(joined: Range<usize>, d: usize) -> impl Iterator<Item = (usize, Range<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error};
+    use crate::coded::testing::{published, ramp, relative_error};
 
     const TOKENS: usize = 64;
 

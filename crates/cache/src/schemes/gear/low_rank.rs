@@ -2,10 +2,9 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, to_f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-use crate::schemes::coded::multiply;
 
 /// Iterations, as released.
 const ITERATIONS: usize = 3;
@@ -38,11 +37,11 @@ impl LowRank {
             if last {
                 orthonormalise(&mut b, rank);
             }
-            multiply([n, d, rank], residual, &b, &mut a, false);
+            multiply(MatrixMut::new(&mut a, n, rank), Matrix::new(residual, n, d), Matrix::new(&b, d, rank));
             if last {
                 orthonormalise(&mut a, rank);
             }
-            multiply([d, n, rank], &transposed, &a, &mut b, false);
+            multiply(MatrixMut::new(&mut b, d, rank), Matrix::new(&transposed, d, n), Matrix::new(&a, n, rank));
         }
         Self { rank, a: halves(&a), b: halves(&b) }
     }
@@ -69,7 +68,7 @@ impl LowRank {
 }
 
 fn halves(x: &[f32]) -> Vec<f16> {
-    x.iter().map(|x| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))).collect()
+    to_f16(x)
 }
 
 /// Gram-Schmidt, in f64, on the columns of `x` `(n, rank)`; columns that depend on those before become zero.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use kvcsr_codec::{Footprint, Kind};
 
 use self::block::Coded;
-use super::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens};
 use super::kivi::check_groups;
 use crate::Geometry;
+use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -41,6 +41,7 @@ const ENTRIES: &[Entry] = &[
             Parameter { name: "buffer", default: "20", meaning: "tokens coded together while decoding" },
             WINDOW[0],
             WINDOW[1],
+            WINDOW[2],
         ],
         prefill_as_decoded: false,
     },
@@ -57,6 +58,7 @@ const ENTRIES: &[Entry] = &[
             Parameter { name: "buffer", default: "64", meaning: "tokens coded together while decoding, whole groups" },
             WINDOW[0],
             WINDOW[1],
+            WINDOW[2],
         ],
         prefill_as_decoded: false,
     },

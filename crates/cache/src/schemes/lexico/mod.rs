@@ -12,7 +12,7 @@ use std::sync::Arc;
 use kvcsr_codec::{Encoder, Kind};
 
 use self::tokens::LexicoTokens;
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -55,6 +55,7 @@ const ENTRIES: &[Entry] = &[Entry {
         },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: false,
 }];

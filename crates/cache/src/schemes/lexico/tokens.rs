@@ -1,31 +1,18 @@
 //! One sequence's sparse codes, and its adaptive atoms.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
-use kvcsr_codec::{Atoms, Footprint, OnlineAtoms, OrthogonalCodes, atom_products, from_e4m3, score_codes, to_e4m3};
+use kvcsr_codec::{Atoms, CodeLayout, Codes, Footprint, OnlineAtoms, OrthogonalCodes, score_codes};
 
-use super::super::coded::{Block, CodedTokens, TILE, reserve};
 use super::Settings;
-
-/// The numbers that coefficients stand for.
-static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| from_e4m3(code as u8)));
-
-/// Codes of one head. Without a threshold all rows have `S` entries; with one, `lengths` says how many.
-#[derive(Default)]
-struct Head {
-    rows: usize,
-    indices: Vec<u16>,
-    coefficients: Vec<u8>,
-    lengths: Vec<u8>,
-    /// The first entry of every [`TILE`]th row.
-    starts: Vec<u32>,
-}
+use crate::coded::{Block, CodedTokens, ScoresCodes};
+use crate::schemes::sparse::{self, BUFFERS};
 
 /// Coded keys or values of one sequence.
 pub(super) struct LexicoTokens {
     settings: Settings,
-    heads: Vec<Head>,
+    /// One per head: rows of `S` entries, or, with a threshold, of as many as each needs.
+    heads: Vec<Codes>,
     adaptive: OnlineAtoms,
 }
 
@@ -40,8 +27,12 @@ struct Fresh {
 
 impl LexicoTokens {
     pub(super) fn new(settings: Settings) -> Self {
-        let heads = (0..settings.heads).map(|_| Head::default()).collect();
-        let adaptive = OnlineAtoms::new(settings.encoder.dictionary().width());
+        let dictionary = settings.encoder.dictionary();
+        let varying = settings.delta > 0.0 || settings.adaptive > 0;
+        let new = if varying { Codes::ragged } else { Codes::new };
+        let codes = new(CodeLayout::Bytes, settings.sparsity, dictionary.len() + settings.adaptive);
+        let heads = vec![codes; settings.heads];
+        let adaptive = OnlineAtoms::new(dictionary.width());
         Self { settings, heads, adaptive }
     }
 
@@ -82,49 +73,12 @@ impl LexicoTokens {
                 let kept = self.adaptive.len();
                 if fresh.residuals[0] > missed && kept < self.settings.adaptive && norm > 0.0 {
                     self.adaptive.sample(std::iter::once(row));
-                    fresh.lengths[0] = 1;
+                    fresh.coefficients.fill(0.0);
                     (fresh.indices[0], fresh.coefficients[0]) = ((offline + kept) as u16, norm);
                 }
-                self.heads[head].push(&fresh, self.settings.sparsity, true);
+                self.heads[head].append(&fresh.indices, &fresh.coefficients);
             }
         }
-    }
-}
-
-impl Head {
-    /// Keeps codes, only the entries used where lengths vary.
-    fn push(&mut self, fresh: &Fresh, sparsity: usize, varying: bool) {
-        let n = fresh.lengths.len();
-        let (rows, each) =
-            if varying { (fresh.lengths.iter().map(|&l| usize::from(l)).sum(), 1) } else { (n, sparsity) };
-        reserve(&mut self.indices, rows, each);
-        reserve(&mut self.coefficients, rows, each);
-        if varying {
-            reserve(&mut self.lengths, n, 1);
-        }
-        let rows = fresh.indices.chunks_exact(sparsity).zip(fresh.coefficients.chunks_exact(sparsity));
-        for ((indices, coefficients), &length) in rows.zip(&fresh.lengths) {
-            let used = if varying { usize::from(length) } else { sparsity };
-            if varying {
-                if self.rows.is_multiple_of(TILE) {
-                    reserve(&mut self.starts, 1, 1);
-                    self.starts.push(self.indices.len() as u32);
-                }
-                self.lengths.push(length);
-            }
-            self.indices.extend_from_slice(&indices[..used]);
-            self.coefficients.extend(coefficients[..used].iter().map(|&c| to_e4m3(c)));
-            self.rows += 1;
-        }
-    }
-
-    /// Where the entries of row `token` begin.
-    fn start(&self, token: usize, sparsity: usize) -> usize {
-        if self.starts.is_empty() {
-            return token * sparsity;
-        }
-        let first = token / TILE * TILE;
-        self.starts[token / TILE] as usize + self.lengths[first..token].iter().map(|&l| usize::from(l)).sum::<usize>()
     }
 }
 
@@ -134,74 +88,43 @@ impl CodedTokens for LexicoTokens {
             self.append_adaptive(block);
             return;
         }
-        let (sparsity, varying) = (self.settings.sparsity, self.settings.delta > 0.0);
         let each = block.rows.len() / self.heads.len();
         let mut fresh = Fresh::default();
         for (head, rows) in block.rows.chunks_exact(each).enumerate() {
             self.encode(rows, &mut fresh);
-            self.heads[head].push(&fresh, sparsity, varying);
+            self.heads[head].append(&fresh.indices, &fresh.coefficients);
         }
     }
 
     fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
-        let (held, atoms, values) = (&self.heads[head], self.atoms(), &*VALUES);
-        let sparsity = self.settings.sparsity;
-        let mut at = held.start(tokens.start, sparsity);
-        let mut coefficients = [0f32; 256];
-        for (token, out) in tokens.zip(out.chunks_exact_mut(atoms.width())) {
-            let length = held.lengths.get(token).map_or(sparsity, |&l| usize::from(l));
-            let entries = at..at + length;
-            for (c, &byte) in coefficients.iter_mut().zip(&held.coefficients[entries.clone()]) {
-                *c = values[usize::from(byte)];
-            }
-            atoms.restore(&held.indices[entries], &coefficients[..length], out);
-            at += length;
-        }
+        let mut buffers = BUFFERS.take();
+        self.heads[head].restore(self.atoms(), tokens, &mut buffers, out);
+        BUFFERS.set(buffers);
     }
 
-    /// The products of all atoms with the queries, once that is less work than restoring the tokens: with atoms of the
-    /// sequence's own never.
-    fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
-        let dictionary = self.settings.encoder.dictionary();
-        let (atoms, d, s) = (dictionary.len(), dictionary.width(), self.settings.sparsity);
-        let rows = queries.len() / d;
-        if !self.adaptive.is_empty() || rows * (atoms * d + tokens * s) >= tokens * (s * d + rows * d) {
-            return false;
-        }
-        atom_products(dictionary, queries, table);
-        true
-    }
-
-    fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
-        let (held, values, sparsity) = (&self.heads[head], &*VALUES, self.settings.sparsity);
-        let queries = out.len() / tokens.len();
-        let mut coefficients = [0f32; 512];
-        let mut at = held.start(tokens.start, sparsity);
-        // As many tokens at a time as have coefficients here; rows of different lengths one by one.
-        let step = if held.lengths.is_empty() { coefficients.len() / sparsity } else { 1 };
-        for (first, out) in tokens.step_by(step).zip(out.chunks_mut(step * queries)) {
-            let codes = match held.lengths.get(first) {
-                Some(&length) => usize::from(length),
-                None => out.len() / queries * sparsity,
-            };
-            let entries = at..at + codes;
-            for (c, &byte) in coefficients.iter_mut().zip(&held.coefficients[entries.clone()]) {
-                *c = values[usize::from(byte)];
-            }
-            score_codes(table, queries, &held.indices[entries], &coefficients[..codes], out);
-            at += codes;
-        }
+    fn scores_codes(&self) -> Option<&dyn ScoresCodes> {
+        Some(self)
     }
 
     fn footprint(&self) -> Footprint {
-        let own = size_of::<Self>() + self.heads.capacity() * size_of::<Head>();
-        let heads = self.heads.iter().map(|head| Footprint {
-            indices: head.indices.capacity() * size_of::<u16>(),
-            coefficients: head.coefficients.capacity(),
-            row_lengths: head.lengths.capacity() + head.starts.capacity() * size_of::<u32>(),
-            ..Footprint::default()
-        });
-        heads.sum::<Footprint>() + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
+        let own = size_of::<Self>() + self.heads.capacity() * size_of::<Codes>();
+        let codes: Footprint = self.heads.iter().map(Codes::footprint).sum();
+        codes + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
+    }
+}
+
+impl ScoresCodes for LexicoTokens {
+    /// With atoms of the sequence's own never: they grow from token to token.
+    fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
+        self.adaptive.is_empty() && sparse::prepare(self.atoms(), 1, self.settings.sparsity, queries, tokens, table)
+    }
+
+    fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
+        let queries = out.len() / tokens.len();
+        let mut buffers = BUFFERS.take();
+        let (indices, coefficients) = buffers.unpacked(&self.heads[head], tokens);
+        score_codes(table, 1, queries, indices, coefficients, out);
+        BUFFERS.set(buffers);
     }
 }
 
@@ -212,8 +135,8 @@ mod tests {
 
     use kvcsr_codec::{Dictionary, Encoder};
 
-    use super::super::super::coded::{Buffering, testing::variates};
     use super::*;
+    use crate::coded::{Buffering, TILE, testing::variates};
 
     #[test]
     fn scores_on_codes_are_those_of_restored_keys() {

@@ -2,10 +2,11 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use kvcsr_codec::{CodebookSet, CodecError, Kind};
 
-use super::super::coded::{Block, multiply_transposed};
 use super::{BASIS, DEVIATIONS, MEAN, Settings, symmetric_eigenvectors};
+use crate::coded::Block;
 
 /// Tokens of a block whose products are summed in f32 before they are added up in f64.
 const CHUNK: usize = 256;
@@ -39,7 +40,8 @@ impl Basis {
                     *x = block.rows[(head * n + first + t) * settings.head_dim + channel] - mean;
                 }
             }
-            multiply_transposed([d, tokens, d], &columns, &columns, &mut product);
+            let columns = Matrix::new(&columns, d, tokens);
+            multiply(MatrixMut::new(&mut product, d, d), columns, columns.transposed());
             gram.iter_mut().zip(&product).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         let (values, vectors) = symmetric_eigenvectors(&gram, d)?;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, multiply_add};
 use rayon::prelude::*;
 
-use super::super::coded::affine::{Affine, Scale, channel_ranges};
-use super::super::coded::{Block, CodedTokens, multiply, multiply_transposed, reserve};
 use super::{Basis, Settings};
+use crate::coded::affine::{Affine, Scale, channel_ranges};
+use crate::coded::{Block, CodedTokens, reserve};
 
 /// Latents are kept inside of f16's range.
 const LARGEST: f32 = 60_000.0;
@@ -80,7 +81,8 @@ impl KeyTokens {
         }
         let vectors = basis.vectors.to_f32_vec();
         let mut latents = vec![0f32; n * kept];
-        multiply_transposed([n, channels, kept], &rows, &vectors, &mut latents);
+        let vectors = Matrix::new(&vectors, kept, channels).transposed();
+        multiply(MatrixMut::new(&mut latents, n, kept), Matrix::new(&rows, n, channels), vectors);
         latents.iter_mut().for_each(|x| *x = x.clamp(-LARGEST, LARGEST));
         let (mut min, mut max) = (vec![0.0; kept], vec![0.0; kept]);
         channel_ranges(&latents, &mut min, &mut max);
@@ -196,7 +198,7 @@ impl CodedTokens for KeyTokens {
         for (to, from) in vectors.chunks_exact_mut(d).zip(basis.vectors.chunks_exact(channels)) {
             from[head * d..(head + 1) * d].convert_to_f32_slice(to);
         }
-        multiply([n, kept, d], &latents, &vectors, out, true);
+        multiply_add(MatrixMut::new(out, n, d), Matrix::new(&latents, n, kept), Matrix::new(&vectors, kept, d));
     }
 
     fn footprint(&self) -> Footprint {

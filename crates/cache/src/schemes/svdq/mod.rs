@@ -18,10 +18,10 @@ use kvcsr_codec::Kind;
 use self::allocation::Schedule;
 use self::basis::Basis;
 use self::keys::KeyTokens;
-use super::coded::affine::Affine;
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens};
-use super::codes::Halves;
+use super::halves::Halves;
 use super::kivi;
+use crate::coded::affine::Affine;
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::{Arguments, SchemeName};
@@ -72,6 +72,7 @@ const ENTRIES: &[Entry] = &[Entry {
         },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: false,
 }];

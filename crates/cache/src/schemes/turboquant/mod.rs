@@ -17,13 +17,14 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::saturating_f16;
+use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 
 pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
-use super::coded::bits::{CODES, pack, unpack};
-use super::coded::{Buffering, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::Geometry;
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -49,7 +50,7 @@ const ENTRIES: &[Entry] = &[
         summary: "Random rotation and a Lloyd-Max quantiser per channel, an f16 norm per head vector",
         citation: SOURCE,
         keys_coded: KeysCoded::AfterRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
     Entry {
@@ -58,7 +59,7 @@ const ENTRIES: &[Entry] = &[
         summary: "TurboQuant with a bit more for the quarter of channels that are largest over the prompt",
         citation: SOURCE,
         keys_coded: KeysCoded::AfterRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: false,
     },
     Entry {
@@ -72,13 +73,13 @@ const ENTRIES: &[Entry] = &[
         summary: "TurboQuant on keys before position embedding",
         citation: SOURCE,
         keys_coded: KeysCoded::BeforeRope,
-        parameters: &[BITS, WINDOW[0], WINDOW[1]],
+        parameters: &[BITS, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
 ];
 
 /// Channels that codes are packed by, in each of two parts of which the smaller has a quarter.
-const SPLIT: usize = 4 * CODES;
+const SPLIT: usize = 4 * EIGHT;
 
 fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("turboquant") else { return Ok(None) };
@@ -96,7 +97,7 @@ fn read(name: &SchemeName<'_>) -> Read {
     Ok(Some(Plan::new(Needs::nothing(keys_coded), move |bound| {
         let geometry = bound.geometry();
         let d = geometry.head_dim;
-        if d == 0 || !d.is_multiple_of(if whole { CODES } else { SPLIT }) {
+        if d == 0 || !d.is_multiple_of(if whole { EIGHT } else { SPLIT }) {
             return Err(bound.unsuitable(format!("heads of {d} channels cannot be packed")));
         }
         let low = bits as usize;
@@ -141,7 +142,7 @@ impl Part {
     }
 
     fn row_bytes(&self) -> usize {
-        self.size * self.bits / CODES
+        self.size * self.bits / EIGHT
     }
 
     /// Adds rows `(n, size)`.
@@ -160,8 +161,8 @@ impl Part {
                 for (code, &x) in codes.iter_mut().zip(row) {
                     *code = self.table.code(x * factor);
                 }
-                pack(&codes, self.bits, &mut coded.codes);
-                coded.norms.push(f16::from_f32(norm.min(f16::MAX.to_f32())));
+                pack_small(&codes, self.bits, &mut coded.codes);
+                coded.norms.push(saturating_f16(norm));
             }
         }
     }
@@ -180,7 +181,7 @@ impl Part {
             for (scaled, level) in levels.iter_mut().zip(&self.table.levels) {
                 *scaled = level * factor;
             }
-            unpack(bytes, self.bits, |i, code| row[i] = levels[usize::from(code) & ((1 << MAX_BITS) - 1)]);
+            unpack_small(bytes, self.bits, |i, code| row[i] = levels[usize::from(code) & ((1 << MAX_BITS) - 1)]);
         }
         self.rotation.undo(&turned, &mut out[..n * self.size]);
     }
@@ -206,10 +207,6 @@ impl Codec for Whole {
     fn empty(&self) -> Box<dyn CodedTokens> {
         let head = |_| Head { part: self.part.clone(), coded: Coded::default() };
         Box::new(PerHead::new(self.geometry.kv_heads, head))
-    }
-
-    fn buffering(&self) -> Buffering {
-        Buffering::None
     }
 
     fn nominal_bits(&self) -> f64 {
@@ -244,7 +241,7 @@ impl HeadTokens for Head {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::schemes::coded::testing::{published, ramp, relative_error, variates};
+    use crate::coded::testing::{published, ramp, relative_error, variates};
 
     /// `rows` coded and restored.
     fn restored(part: &Part, rows: &[f32]) -> Vec<f32> {

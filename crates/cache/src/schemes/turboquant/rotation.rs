@@ -1,9 +1,8 @@
 //! Random orthogonal matrices.
 
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-use crate::schemes::coded::multiply_transposed;
 
 /// A seeded random rotation of vectors of `size` channels.
 #[derive(Debug)]
@@ -50,7 +49,9 @@ impl Rotation {
 
     /// Turns rows `(n, size)` back into `out`.
     pub fn undo(&self, rows: &[f32], out: &mut [f32]) {
-        multiply_transposed([rows.len() / self.size, self.size, self.size], rows, &self.matrix, out);
+        let n = rows.len() / self.size;
+        let matrix = Matrix::new(&self.matrix, self.size, self.size).transposed();
+        multiply(MatrixMut::new(out, n, self.size), Matrix::new(rows, n, self.size), matrix);
     }
 
     /// Bytes of the matrix.

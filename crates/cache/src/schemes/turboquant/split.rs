@@ -7,7 +7,7 @@ use kvcsr_codec::Footprint;
 
 use super::{Coded, Part};
 use crate::Geometry;
-use crate::schemes::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead};
+use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead};
 
 /// Two quantisers, for the outlier channels and for the others.
 pub(super) struct Split {
@@ -21,10 +21,6 @@ impl Codec for Split {
     fn empty(&self) -> Box<dyn CodedTokens> {
         let head = |_| Head { parts: self.parts.clone(), channels: Vec::new(), coded: Default::default() };
         Box::new(PerHead::new(self.geometry.kv_heads, head))
-    }
-
-    fn buffering(&self) -> Buffering {
-        Buffering::None
     }
 
     /// At 128 channels, codes and two norms come to exactly what the paper states.

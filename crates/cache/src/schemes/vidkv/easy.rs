@@ -2,9 +2,8 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-
-use crate::schemes::coded::bits::{CODES, pack, unpack};
-use crate::schemes::coded::{multiply, multiply_transposed};
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, saturating_f16};
+use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 
 /// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`: a row for
 /// the mean, then cosine and sine of each frequency, and the alternating row where `size` is even.
@@ -37,15 +36,16 @@ impl Signs {
     pub(super) fn new(matrix: &[f32], rows: &[f32], size: usize) -> Self {
         let tokens = rows.len() / size;
         let mut turned = vec![0f32; rows.len()];
-        multiply_transposed([tokens, size, size], rows, matrix, &mut turned);
+        let matrix = Matrix::new(matrix, size, size).transposed();
+        multiply(MatrixMut::new(&mut turned, tokens, size), Matrix::new(rows, tokens, size), matrix);
         let mut sums = vec![0f32; size];
         for row in turned.chunks_exact(size) {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.abs());
         }
-        let scales = sums.iter().map(|sum| f16::from_f32((sum / tokens as f32).min(f16::MAX.to_f32()))).collect();
+        let scales = sums.iter().map(|sum| saturating_f16(sum / tokens as f32)).collect();
         let codes: Vec<u8> = turned.iter().map(|&x| u8::from(x >= 0.0)).collect();
-        let mut bits = Vec::with_capacity(codes.len() / CODES);
-        pack(&codes, 1, &mut bits);
+        let mut bits = Vec::with_capacity(codes.len() / EIGHT);
+        pack_small(&codes, 1, &mut bits);
         Self { bits, scales }
     }
 
@@ -54,11 +54,13 @@ impl Signs {
         let mut scales = vec![0f32; size];
         self.scales.convert_to_f32_slice(&mut scales);
         let mut turned = vec![0f32; tokens.len() * size];
-        let bytes = self.bits[tokens.start * size / CODES..].chunks_exact(size / CODES);
+        let bytes = self.bits[tokens.start * size / EIGHT..].chunks_exact(size / EIGHT);
         for (row, bytes) in turned.chunks_exact_mut(size).zip(bytes) {
-            unpack(bytes, 1, |i, code| row[i] = if code == 1 { scales[i] } else { -scales[i] });
+            unpack_small(bytes, 1, |i, code| row[i] = if code == 1 { scales[i] } else { -scales[i] });
         }
-        multiply([tokens.len(), size, size], &turned, matrix, out, false);
+        let n = tokens.len();
+        let (turned, matrix) = (Matrix::new(&turned, n, size), Matrix::new(matrix, size, size));
+        multiply(MatrixMut::new(out, n, size), turned, matrix);
     }
 
     pub(super) fn bytes(&self) -> (usize, usize) {
@@ -69,7 +71,7 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schemes::coded::testing::{relative_error, variates};
+    use crate::coded::testing::{relative_error, variates};
 
     #[test]
     fn the_transform_is_orthonormal_and_packs_a_fourier_transform() {
@@ -84,7 +86,8 @@ mod tests {
         }
         let wave: Vec<f32> = (0..8).map(|c| (std::f32::consts::TAU * 2.0 * c as f32 / 8.0).sin()).collect();
         let mut turned = [0.0; 8];
-        multiply_transposed([1, 8, 8], &wave, &fourier(8), &mut turned);
+        let fourier = fourier(8);
+        multiply(MatrixMut::new(&mut turned, 1, 8), Matrix::new(&wave, 1, 8), Matrix::new(&fourier, 8, 8).transposed());
         assert!((turned[4] - 2.0).abs() < 1e-5, "{turned:?}");
         assert!(turned.iter().enumerate().all(|(i, x)| i == 4 || x.abs() < 1e-5), "{turned:?}");
     }

@@ -7,8 +7,8 @@ use kvcsr_codec::Footprint;
 
 use super::easy::Signs;
 use super::{BLOCK, GROUP};
-use crate::schemes::coded::affine::{Affine, ChannelGroups, channel_ranges};
-use crate::schemes::coded::{Block, Buffering, Codec, CodedTokens, HeadTokens};
+use crate::coded::affine::{Affine, ChannelGroups, channel_ranges};
+use crate::coded::{Block, Buffering, Codec, CodedTokens, HeadTokens};
 
 /// Keys of one layer.
 pub(super) struct Keys {

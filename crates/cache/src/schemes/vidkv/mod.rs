@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use self::keys::Keys;
 use self::values::Values;
-use super::coded::{Codec, CodedScheme};
+use crate::coded::{Codec, CodedScheme};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -35,6 +35,7 @@ const ENTRIES: &[Entry] = &[Entry {
         Parameter { name: "B", default: "", meaning: "bits per key channel, from 1 to 2; published: 1.5" },
         WINDOW[0],
         WINDOW[1],
+        WINDOW[2],
     ],
     prefill_as_decoded: false,
 }];

@@ -6,8 +6,8 @@ use half::f16;
 use kvcsr_codec::Footprint;
 
 use super::{BLOCK, GROUP};
-use crate::schemes::coded::bits::{pack_trits, trit_bytes, unpack_trits};
-use crate::schemes::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::trits::{pack_trits, trit_bytes, unpack_trits};
+use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
 
 /// An entry is zero if it is below this share of the mean magnitude.
 const THRESHOLD: f32 = 0.5;
@@ -96,7 +96,7 @@ impl HeadTokens for Ternary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schemes::coded::testing::{relative_error, variates};
+    use crate::coded::testing::{relative_error, variates};
 
     #[test]
     fn errors_on_normal_variates_are_the_known_ones() {

@@ -1,0 +1,356 @@
+//! Exact attention over tokens in several forms, a tile at a time.
+//!
+//! Within one call of many tokens, a token may be exact for the first queries and coded for the later ones. Such a
+//! token is scored in both forms, and each query takes the one that it would have seen. Keys and values have separate
+//! schedules. The softmax is taken as the tiles come (Milakov and Gimelshein 2018). What is subtracted from scores trails
+//! their maximum by at most [`TRAIL`], so that sums are rescaled rarely.
+
+use std::ops::Range;
+
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, RotaryTables, Softmax, multiply, multiply_add};
+
+use super::stream::{Form, Stream, Until};
+use super::{ScoresCodes, SumsCodes, TILE};
+use crate::Reach;
+
+/// Query rows that share one pass over the tokens.
+const QUERY_ROWS: usize = 512;
+
+/// Query rows below which one dot product after the other is faster than a matrix product.
+const FEW_ROWS: usize = 4;
+
+/// How far a score may exceed what is subtracted from it before everything is rescaled: `e^16` times a sum is far from
+/// overflow.
+const TRAIL: f32 = 16.0;
+
+/// A stream and what each query token of the call sees of it.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) until: &'a [Until],
+}
+
+/// One key-value head of one sequence, in one call.
+pub(super) struct HeadCall<'a> {
+    pub(super) keys: Seen<'a>,
+    pub(super) values: Seen<'a>,
+    pub(super) head: usize,
+    pub(super) head_dim: usize,
+    /// To rotate keys after restoring them; none where they are coded after position embedding.
+    pub(super) tables: Option<RotaryTables<'a>>,
+    /// Whether codes are scored and summed where the method can.
+    pub(super) on_codes: bool,
+    /// Position of the first query token.
+    pub(super) start: usize,
+    pub(super) reach: Reach,
+    /// A slope per query head of the group, or none.
+    pub(super) slopes: Option<&'a [f32]>,
+}
+
+/// Buffers of one thread, reused from call to call: a decoded token allocates nothing here.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// `(rows, D)`
+    queries: Vec<f32>,
+    /// `(rows, tile)`: scores, then weights.
+    scores: Vec<f32>,
+    /// The same for the tokens of one form.
+    part: Vec<f32>,
+    /// Part of them as `(tile, rows)`, as codes take and give them.
+    turned: Vec<f32>,
+    /// Keys or values `(tile, D)`.
+    vectors: Vec<f32>,
+    /// What keys that are scored on codes need of the queries.
+    table: Vec<f32>,
+    /// Sums of values on codes.
+    sums: Vec<f32>,
+    /// Which tokens of a tile are still there.
+    kept: Vec<bool>,
+    /// `(rows, D)`
+    attended: Vec<f32>,
+    /// Per row.
+    softmax: Vec<Softmax>,
+}
+
+/// The part of a pass that is taken on codes.
+#[derive(Clone, Copy)]
+struct OnCodes<'a> {
+    scores: Option<&'a dyn ScoresCodes>,
+    sums: Option<&'a dyn SumsCodes>,
+}
+
+/// Query tokens of a pass, and their rows: `(G, n)`.
+#[derive(Clone)]
+struct QueryRows {
+    tokens: Range<usize>,
+    count: usize,
+}
+
+impl QueryRows {
+    /// Query token of a row.
+    fn token(&self, row: usize) -> usize {
+        self.tokens.start + row % self.tokens.len()
+    }
+}
+
+impl Seen<'_> {
+    /// What query token `token` sees of `tile` in `form`, counted from the tile's first token.
+    fn of(&self, form: Form, token: usize, tile: &Range<usize>) -> Range<usize> {
+        let range = self.stream.needed(form, &self.until[token..=token], tile);
+        range.start - tile.start..range.end - tile.start
+    }
+
+    /// The forms in which `rows` need tokens of `tile`, with the tokens, counted from the tile's first.
+    fn forms(&self, rows: &QueryRows, tile: &Range<usize>) -> impl Iterator<Item = (Form, Range<usize>)> {
+        let until = &self.until[rows.tokens.clone()];
+        let needed = Form::ALL.map(|form| (form, self.stream.needed(form, until, tile)));
+        let start = tile.start;
+        needed.into_iter().filter(|(_, range)| !range.is_empty()).map(move |(f, r)| (f, r.start - start..r.end - start))
+    }
+}
+
+impl HeadCall<'_> {
+    /// Attends with scaled and rotated queries `(G, T, D)` into `out` of the same shape.
+    pub(super) fn attend(&self, queries: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+        let (d, tokens) = (self.head_dim, self.keys.until.len());
+        let group = queries.len() / (tokens * d);
+        let block = (QUERY_ROWS / group).clamp(1, tokens);
+        for first in (0..tokens).step_by(block) {
+            let n = block.min(tokens - first);
+            scratch.queries.clear();
+            for queries in queries.chunks_exact(tokens * d) {
+                scratch.queries.extend_from_slice(&queries[first * d..(first + n) * d]);
+            }
+            self.pass(&QueryRows { tokens: first..first + n, count: group * n }, scratch);
+            for (out, attended) in out.chunks_exact_mut(tokens * d).zip(scratch.attended.chunks_exact(n * d)) {
+                out[first * d..(first + n) * d].copy_from_slice(attended);
+            }
+        }
+    }
+
+    /// The first position that the query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        match self.reach {
+            Reach::Full => 0,
+            Reach::Sliding(tokens) => (position + 1).saturating_sub(tokens.max(1)),
+        }
+    }
+
+    fn pass(&self, rows: &QueryRows, scratch: &mut Scratch) {
+        let d = self.head_dim;
+        reset(&mut scratch.attended, rows.count * d, 0.0);
+        scratch.softmax.clear();
+        scratch.softmax.resize(rows.count, Softmax::default());
+        for buffer in [&mut scratch.scores, &mut scratch.part, &mut scratch.turned] {
+            grow(buffer, rows.count * TILE);
+        }
+        grow(&mut scratch.vectors, TILE * d);
+        let on_codes = self.on_codes(rows, scratch);
+        let sinks = self.keys.stream.sinks();
+        let from = self.first_seen(self.start + rows.tokens.start);
+        let end = self.start + rows.tokens.end;
+        let mut at = if from < sinks { from } else { sinks + (from - sinks) / TILE * TILE };
+        while at < end {
+            let limit = if at < sinks { sinks.min(end) } else { end };
+            let tile = at..(at + TILE).min(limit);
+            at = tile.end;
+            if !self.remembers(&tile, rows, scratch) {
+                continue;
+            }
+            self.score(&tile, rows, on_codes, scratch);
+            self.softmax(&tile, rows, scratch);
+            self.gather(&tile, rows, on_codes, scratch);
+        }
+        if let Some(codes) = on_codes.sums {
+            codes.finish(&scratch.sums, rows.count, &mut scratch.attended);
+        }
+        let rows = scratch.attended.chunks_exact_mut(d).zip(&scratch.softmax);
+        rows.for_each(|(row, softmax)| softmax.normalise(row));
+    }
+
+    /// What this pass takes on codes.
+    fn on_codes(&self, rows: &QueryRows, scratch: &mut Scratch) -> OnCodes<'_> {
+        let coded = |seen: &Seen<'_>| {
+            let until = seen.until[rows.tokens.end - 1].coded;
+            until.saturating_sub(seen.stream.sinks())
+        };
+        let (of_keys, of_values) = (coded(&self.keys), coded(&self.values));
+        scratch.sums.clear();
+        let mut on_codes = OnCodes { scores: None, sums: None };
+        if self.on_codes && self.tables.is_none() && of_keys > 0 {
+            on_codes.scores = self
+                .keys
+                .stream
+                .coded()
+                .scores_codes()
+                .filter(|codes| codes.prepare(&scratch.queries, of_keys, &mut scratch.table));
+        }
+        if self.on_codes && of_values > 0 {
+            on_codes.sums = self.values.stream.coded().sums_codes().filter(|codes| {
+                let numbers = codes.sums(rows.count, of_values);
+                reset(&mut scratch.sums, numbers, 0.0);
+                numbers > 0
+            });
+        }
+        on_codes
+    }
+
+    /// Finds out which tokens of the tile were not forgotten. False if no query has anything to see there.
+    fn remembers(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) -> bool {
+        scratch.kept.clear();
+        let coded = self.keys.stream.needed(Form::Coded, &self.keys.until[rows.tokens.clone()], tile);
+        if coded.is_empty() || !self.keys.stream.coded().forgets() {
+            return true;
+        }
+        let sinks = self.keys.stream.sinks();
+        scratch.kept.resize(coded.len(), false);
+        self.keys.stream.coded().kept(self.head, coded.start - sinks..coded.end - sinks, &mut scratch.kept);
+        let others = self.keys.forms(rows, tile).any(|(form, _)| form != Form::Coded);
+        others || scratch.kept.contains(&true)
+    }
+
+    /// Scores of a tile, `(rows, tile)`, each query with the form of the keys that it sees.
+    fn score(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
+        let (d, width, keys) = (self.head_dim, tile.len(), self.keys);
+        let Scratch { queries, scores, part, turned, vectors, table, .. } = scratch;
+        let one = keys.forms(rows, tile).count() == 1;
+        for (form, tokens) in keys.forms(rows, tile) {
+            let (to, stride) = if one { (&mut scores[tokens.start..], width) } else { (&mut part[..], tokens.len()) };
+            let at = tile.start + tokens.start..tile.start + tokens.end;
+            match on_codes.scores {
+                Some(codes) if form == Form::Coded => {
+                    let (sinks, turned) = (keys.stream.sinks(), &mut turned[..tokens.len() * rows.count]);
+                    codes.score(self.head, at.start - sinks..at.end - sinks, table, turned);
+                    turn(turned, rows.count, to, stride);
+                }
+                _ => {
+                    let vectors = &mut vectors[..tokens.len() * d];
+                    keys.stream.fetch(form, self.head, at.clone(), vectors);
+                    if let Some(tables) = self.tables {
+                        tables.rotate(vectors, d, at.start);
+                    }
+                    if rows.count < FEW_ROWS {
+                        let turned = &mut turned[..tokens.len() * rows.count];
+                        Isa::detect().scores(vectors, queries, d, turned);
+                        turn(turned, rows.count, to, stride);
+                    } else {
+                        let (n, queries) = (tokens.len(), Matrix::new(queries, rows.count, d));
+                        let to = MatrixMut::spaced(to, rows.count, n, stride);
+                        multiply(to, queries, Matrix::new(vectors, n, d).transposed());
+                    }
+                }
+            }
+            if one {
+                continue;
+            }
+            for row in 0..rows.count {
+                let own = keys.of(form, rows.token(row), tile);
+                let scored = &part[row * stride + own.start - tokens.start..][..own.len()];
+                scores[row * width + own.start..][..own.len()].copy_from_slice(scored);
+            }
+        }
+    }
+
+    /// Turns scores into weights relative to a reference, and rescales what was gathered before where that changes.
+    fn softmax(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) {
+        let (d, width) = (self.head_dim, tile.len());
+        let Scratch { scores, kept, attended, sums, softmax, .. } = scratch;
+        let isa = Isa::detect();
+        for (row, scores) in scores.chunks_exact_mut(width).take(rows.count).enumerate() {
+            let position = self.start + rows.token(row);
+            let seen = self.first_seen(position).clamp(tile.start, tile.end) - tile.start
+                ..(position + 1).clamp(tile.start, tile.end) - tile.start;
+            scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
+            if seen.is_empty() {
+                continue;
+            }
+            if let Some(slopes) = self.slopes {
+                let slope = slopes[row / rows.tokens.len()];
+                for (offset, score) in scores[seen.clone()].iter_mut().enumerate() {
+                    *score += slope * ((tile.start + seen.start + offset) as f32 - position as f32);
+                }
+            }
+            if !kept.is_empty() {
+                let coded = self.keys.of(Form::Coded, rows.token(row), tile).end;
+                let forgotten =
+                    kept.iter().enumerate().take(coded.min(seen.end)).skip(seen.start).filter(|(_, kept)| !**kept);
+                forgotten.for_each(|(token, _)| scores[token] = f32::NEG_INFINITY);
+            }
+            let scores = &mut scores[seen];
+            let largest = isa.max(scores);
+            if largest == f32::NEG_INFINITY {
+                scores.fill(0.0);
+                continue;
+            }
+            let factor = softmax[row].raise(largest, TRAIL);
+            if factor != 1.0 {
+                attended[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= factor);
+                sums.iter_mut().skip(row).step_by(rows.count).for_each(|x| *x *= factor);
+            }
+            let weight = isa.exponentials(scores, softmax[row].reference());
+            softmax[row].add(weight);
+        }
+    }
+
+    /// Adds the weighted values of a tile, each query those in the form that it sees.
+    fn gather(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
+        let (d, width, values) = (self.head_dim, tile.len(), self.values);
+        let Scratch { scores, part, turned, vectors, attended, sums, .. } = scratch;
+        let one = values.forms(rows, tile).count() == 1;
+        for (form, tokens) in values.forms(rows, tile) {
+            let n = tokens.len();
+            if !one {
+                for (row, part) in part.chunks_exact_mut(n).take(rows.count).enumerate() {
+                    let own = values.of(form, rows.token(row), tile);
+                    part.fill(0.0);
+                    let weights = &scores[row * width + own.start..][..own.len()];
+                    part[own.start - tokens.start..][..own.len()].copy_from_slice(weights);
+                }
+            }
+            let (weights, stride) = if one { (&scores[tokens.start..], width) } else { (&part[..], n) };
+            let at = tile.start + tokens.start..tile.start + tokens.end;
+            match on_codes.sums {
+                Some(codes) if form == Form::Coded => {
+                    let turned = &mut turned[..n * rows.count];
+                    for (token, turned) in turned.chunks_exact_mut(rows.count).enumerate() {
+                        turned.iter_mut().enumerate().for_each(|(row, to)| *to = weights[row * stride + token]);
+                    }
+                    let sinks = values.stream.sinks();
+                    codes.add(self.head, at.start - sinks..at.end - sinks, turned, rows.count, sums);
+                }
+                _ => {
+                    let vectors = &mut vectors[..n * d];
+                    values.stream.fetch(form, self.head, at, vectors);
+                    if rows.count < FEW_ROWS {
+                        let isa = Isa::detect();
+                        let weights = weights.chunks(stride).zip(attended.chunks_exact_mut(d));
+                        weights.for_each(|(weights, out)| isa.add_weighted(&weights[..n], vectors, out));
+                    } else {
+                        let weights = Matrix::spaced(weights, rows.count, n, stride);
+                        let out = MatrixMut::new(attended, rows.count, d);
+                        multiply_add(out, weights, Matrix::new(vectors, n, d));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes scores `(tokens, rows)` as rows that are `stride` apart.
+fn turn(scores: &[f32], rows: usize, to: &mut [f32], stride: usize) {
+    for (token, scores) in scores.chunks_exact(rows).enumerate() {
+        scores.iter().enumerate().for_each(|(row, &score)| to[row * stride + token] = score);
+    }
+}
+
+fn reset(buffer: &mut Vec<f32>, n: usize, value: f32) {
+    buffer.clear();
+    buffer.resize(n, value);
+}
+
+fn grow(buffer: &mut Vec<f32>, n: usize) {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+}

@@ -1,0 +1,348 @@
+//! One layer's cache over any pair of codecs.
+
+use std::cell::RefCell;
+
+use candle_core::{DType, Tensor};
+use kvcsr_codec::kernels::RotaryTables;
+use kvcsr_codec::{Footprint, Kind};
+use rayon::prelude::*;
+
+use super::attend::{HeadCall, Scratch, Seen};
+use super::scheme::Settings;
+use super::stream::{Stream, Until};
+use super::{LayerCodecs, Prompt, PromptQueries};
+use crate::seam::{check_kv, check_start};
+use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary};
+
+/// Larger elements are stored as this.
+const LARGEST: f32 = 1e30;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// One layer's cache: per sequence, coded keys and values with exact tokens around them.
+///
+/// Left padding is not stored, and not looked at: what it holds may even be NaN.
+pub struct CodedCache {
+    layer: usize,
+    settings: Settings,
+    codecs: LayerCodecs,
+    len: usize,
+    sequences: Vec<Sequence>,
+}
+
+struct Sequence {
+    /// Tokens of padding in front of it.
+    padding: usize,
+    keys: Stream,
+    values: Stream,
+}
+
+/// New tokens of a call, without padding.
+struct New {
+    /// Per sequence `(Hkv, n, D)`, one after the other.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// Per sequence, its padding and its new tokens `n`.
+    rows: Vec<(usize, usize)>,
+    /// Tokens of the call, padding included.
+    tokens: usize,
+}
+
+/// A sequence, its new keys and values, how many tokens these are, and the last queries of a prompt, with their number.
+type Work<'a> = (&'a mut Sequence, &'a mut [f32], &'a mut [f32], usize, Option<(&'a [f32], usize)>);
+
+/// Per sequence, what its new tokens see of keys and of values.
+type AllSeen = Vec<(Vec<Until>, Vec<Until>)>;
+
+impl CodedCache {
+    pub(super) fn new(layer: usize, settings: Settings, codecs: LayerCodecs) -> Self {
+        Self { layer, settings, codecs, len: 0, sequences: Vec::new() }
+    }
+
+    /// Bytes of a layer's cache of `batch` sequences, streams' stores apart.
+    pub(crate) fn bytes(batch: usize) -> usize {
+        size_of::<Self>() + batch * size_of::<Sequence>()
+    }
+
+    /// Checks new tokens and hands out the elements that are no padding.
+    fn read(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<New, CacheError> {
+        let Geometry { kv_heads, head_dim, .. } = self.settings.geometry;
+        let held = (self.len > 0).then_some((self.sequences.len(), kv_heads));
+        let (batch, heads, tokens, d) = check_kv(k, v, held, Some(head_dim))?;
+        if batch * tokens == 0 || heads != kv_heads {
+            let expected = format!("(B, {kv_heads}, T, {d}) with at least one sequence and token");
+            return Err(CacheError::Shape { tensor: "keys", expected, found: k.dims().to_vec() });
+        }
+        if self.len + tokens > rotary.max_positions() {
+            return Err(CacheError::ContextLength { position: self.len + tokens, max: rotary.max_positions() });
+        }
+        let found: Vec<usize> = (0..batch).map(|row| padding.of(row)).collect();
+        let expected = || self.sequences.iter().map(|sequence| sequence.padding);
+        if self.len > 0 && !found.iter().copied().eq(expected()) {
+            return Err(CacheError::Padding { layer: self.layer, expected: expected().collect(), found });
+        }
+        let new = |padding: usize| tokens - padding.saturating_sub(self.len).min(tokens);
+        let mut all =
+            New { keys: Vec::new(), values: Vec::new(), rows: found.iter().map(|&p| (p, new(p))).collect(), tokens };
+        all.keys = self.own(k, Kind::Key, &all)?;
+        all.values = self.own(v, Kind::Value, &all)?;
+        Ok(all)
+    }
+
+    /// The elements of `(B, Hkv, T, D)` that are no padding, if all of them are finite.
+    fn own(&self, x: &Tensor, kind: Kind, new: &New) -> Result<Vec<f32>, CacheError> {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        let mut all = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let head = new.tokens * d;
+        if new.rows.iter().any(|&(_, n)| n < new.tokens) {
+            let padded = all;
+            all = Vec::with_capacity(padded.len());
+            for (heads, &(_, n)) in padded.chunks_exact(kv_heads * head).zip(&new.rows) {
+                heads.chunks_exact(head).for_each(|head| all.extend_from_slice(&head[(new.tokens - n) * d..]));
+            }
+        }
+        let mut from = 0;
+        for &(padding, n) in &new.rows {
+            let own = &all[from..from + kv_heads * n * d];
+            from += own.len();
+            if let Some(at) = own.iter().position(|x| !x.is_finite()) {
+                let token = self.len.max(padding) + at / d % n;
+                return Err(CacheError::NotFinite { layer: self.layer, kind, token });
+            }
+        }
+        // So that sums of products stay finite.
+        all.iter_mut().for_each(|x| *x = x.clamp(-LARGEST, LARGEST));
+        Ok(all)
+    }
+
+    /// Codes and keeps new tokens. Of a prompt, `queries` `(B, H, W, D)` are the last ones. Returns what the new tokens
+    /// see. Nothing can fail any more.
+    fn take(
+        &mut self,
+        mut new: New,
+        prompt: bool,
+        tables: Option<RotaryTables<'_>>,
+        queries: Option<(Vec<f32>, usize)>,
+    ) -> AllSeen {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        let window = self.settings.window;
+        if self.sequences.is_empty() {
+            let stream = |codec: &std::sync::Arc<dyn super::Codec>| Stream::new(codec.clone(), window, kv_heads, d);
+            self.sequences.reserve_exact(new.rows.len());
+            for &(padding, _) in &new.rows {
+                let (keys, values) = (stream(&self.codecs.0), stream(&self.codecs.1));
+                self.sequences.push(Sequence { padding, keys, values });
+            }
+        }
+        let first = self.len == 0;
+        let rotate = tables.filter(|_| self.settings.keys_coded == KeysCoded::AfterRope);
+        let shown = [&self.codecs.0, &self.codecs.1].map(|codec| prompt || (first && codec.first_call_is_prompt()));
+        let (mut all_keys, mut all_values) = (&mut new.keys[..], &mut new.values[..]);
+        let mut work = Vec::with_capacity(new.rows.len());
+        for (row, (sequence, &(_, n))) in self.sequences.iter_mut().zip(&new.rows).enumerate() {
+            let (keys, values);
+            (keys, all_keys) = all_keys.split_at_mut(kv_heads * n * d);
+            (values, all_values) = all_values.split_at_mut(kv_heads * n * d);
+            let own = queries.as_ref().map(|(all, tokens)| {
+                let each = all.len() / new.rows.len();
+                (&all[row * each..(row + 1) * each], *tokens)
+            });
+            work.push((sequence, keys, values, n, own));
+        }
+        let take = |(sequence, keys, values, n, queries): Work<'_>| {
+            let Sequence { keys: of_keys, values: of_values, .. } = sequence;
+            if n == 0 {
+                return (Vec::new(), Vec::new());
+            }
+            if let Some(tables) = rotate {
+                keys.chunks_exact_mut(n * d).for_each(|head| tables.rotate(head, d, of_keys.held()));
+            }
+            if shown.contains(&true) {
+                let queries = queries.map(|(rows, tokens)| last(rows, tokens.min(n), tokens, d));
+                let rotated = queries.map(|(mut rows, tokens)| {
+                    if let Some(tables) = rotate {
+                        rows.chunks_exact_mut(tokens * d).for_each(|head| tables.rotate(head, d, n - tokens));
+                    }
+                    (rows, tokens)
+                });
+                let queries = rotated.as_ref().map(|(rows, tokens)| PromptQueries { tokens: *tokens, rows });
+                let prompt = Prompt { tokens: n, keys, values, queries };
+                let streams = [&mut *of_keys, &mut *of_values].into_iter().zip(shown);
+                streams.filter(|(_, shown)| *shown).for_each(|(stream, _)| stream.see_prompt(&prompt));
+            }
+            rayon::join(|| of_keys.take(keys, prompt), || of_values.take(values, prompt))
+        };
+        let seen = work.into_par_iter().map(take).collect();
+        self.len += new.tokens;
+        seen
+    }
+
+    fn trim(&mut self) {
+        for sequence in &mut self.sequences {
+            sequence.keys.trim();
+            sequence.values.trim();
+        }
+    }
+
+    /// Attention of unrotated queries `(B, H, T, D)`, the new tokens being stored.
+    fn attend_stored(
+        &self,
+        queries: &mut [f32],
+        group: usize,
+        seen: &AllSeen,
+        cx: &AttendCx<'_>,
+        tables: Option<RotaryTables<'_>>,
+    ) -> Vec<f32> {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        let tokens = self.len - cx.start;
+        let each = group * tokens * d;
+        let mut out = vec![0f32; queries.len()];
+        let scale = cx.scale as f32;
+        let calls = queries.par_chunks_exact_mut(each).zip(out.par_chunks_exact_mut(each)).enumerate();
+        calls.for_each(|(stream, (queries, out))| {
+            let (row, head) = (stream / kv_heads, stream % kv_heads);
+            let (sequence, (keys_until, values_until)) = (&self.sequences[row], &seen[row]);
+            let new = keys_until.len();
+            let start = sequence.keys.held() - new;
+            if new == 0 {
+                return;
+            }
+            let from = tokens - new;
+            for queries in queries.chunks_exact_mut(tokens * d) {
+                let queries = &mut queries[from * d..];
+                queries.iter_mut().for_each(|x| *x *= scale);
+                if let Some(tables) = tables {
+                    tables.rotate(queries, d, start);
+                }
+            }
+            let slopes = match cx.pattern.bias {
+                Bias::None => None,
+                Bias::Alibi(alibi) => Some(&alibi.slopes()[head * group..(head + 1) * group]),
+            };
+            let call = HeadCall {
+                keys: Seen { stream: &sequence.keys, until: keys_until },
+                values: Seen { stream: &sequence.values, until: values_until },
+                head,
+                head_dim: d,
+                tables: tables.filter(|_| self.settings.keys_coded == KeysCoded::BeforeRope),
+                on_codes: self.settings.on_codes,
+                start,
+                reach: cx.pattern.reach,
+                slopes,
+            };
+            // Taken out, so that a codec may use threads of its own.
+            let mut scratch = SCRATCH.take();
+            if from == 0 {
+                call.attend(queries, out, &mut scratch);
+            } else {
+                let (text, _) = last(queries, new, tokens, d);
+                let mut attended = vec![0f32; group * new * d];
+                call.attend(&text, &mut attended, &mut scratch);
+                for (out, attended) in out.chunks_exact_mut(tokens * d).zip(attended.chunks_exact(new * d)) {
+                    out[from * d..].copy_from_slice(attended);
+                }
+            }
+            SCRATCH.set(scratch);
+        });
+        out
+    }
+
+    /// As [`LayerCache::absorb_padded`], with the last queries of the prompt, `(B, H, W, D)` before position embedding, for
+    /// methods that [want to see them](super::Codec::sees_queries).
+    ///
+    /// # Errors
+    /// As [`LayerCache::absorb`].
+    pub fn absorb_prompt(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        queries: Option<&Tensor>,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        check_start(0, self.len)?;
+        let new = self.read(k, v, rotary, padding)?;
+        let queries = match queries {
+            None => None,
+            Some(q) => {
+                let (b, h, tokens, d) = q.dims4()?;
+                let Geometry { kv_heads, head_dim, .. } = self.settings.geometry;
+                if (b, d) != (new.rows.len(), head_dim) || !h.is_multiple_of(kv_heads) || tokens > new.tokens {
+                    let expected = format!("heads in groups, the last queries of keys {:?}", k.dims());
+                    return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
+                }
+                let rows = q.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                (tokens > 0).then_some((rows, tokens))
+            }
+        };
+        with_tables(rotary, |tables| {
+            self.take(new, true, tables, queries);
+            self.trim();
+        })
+    }
+}
+
+/// Of rows `(heads, tokens, D)` the last `wanted` of each head, and how many these are.
+fn last(rows: &[f32], wanted: usize, tokens: usize, d: usize) -> (Vec<f32>, usize) {
+    let heads = rows.chunks_exact(tokens * d);
+    (heads.flat_map(|head| &head[(tokens - wanted) * d..]).copied().collect(), wanted)
+}
+
+/// Hands the rotary tables to `f`, or nothing for a model without rotation.
+fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<RotaryTables<'_>>) -> R) -> Result<R, CacheError> {
+    if rotary.rotates() { rotary.with_tables(|cos, sin| f(Some(RotaryTables { cos, sin }))) } else { Ok(f(None)) }
+}
+
+impl LayerCache for CodedCache {
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
+        check_start(cx.start, self.len)?;
+        let (b, h, t, d) = q.dims4()?;
+        let kv_heads = self.settings.geometry.kv_heads;
+        if k.dims() != [b, kv_heads, t, d] || h == 0 || !h.is_multiple_of(kv_heads) {
+            check_kv(k, v, None, None)?;
+            let expected = format!("heads in groups over keys {:?} of at least one token", k.dims());
+            return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
+        }
+        cx.pattern.check(b, h)?;
+        let new = self.read(k, v, cx.rotary, cx.pattern.padding)?;
+        let mut queries = q.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let out = with_tables(cx.rotary, |tables| {
+            let seen = self.take(new, false, tables, None);
+            let out = self.attend_stored(&mut queries, h / kv_heads, &seen, cx, tables);
+            self.trim();
+            out
+        })?;
+        Ok(Tensor::from_vec(out, (b, h, t, d), q.device())?.to_dtype(q.dtype())?)
+    }
+
+    fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {
+        self.absorb_prompt(k, v, None, rotary, Padding::None)
+    }
+
+    fn absorb_padded(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        self.absorb_prompt(k, v, None, rotary, padding)
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn footprint(&self) -> Footprint {
+        let tables = size_of::<Self>() + self.sequences.capacity() * size_of::<Sequence>();
+        self.sequences.iter().flat_map(|s| [&s.keys, &s.values]).map(Stream::footprint).sum::<Footprint>()
+            + Footprint { tables, ..Footprint::default() }
+    }
+
+    fn clear(&mut self) {
+        self.sequences = Vec::new();
+        self.len = 0;
+    }
+}

@@ -1,0 +1,121 @@
+//! A method bound to a model.
+
+use candle_core::Tensor;
+use kvcsr_codec::BitsPerChannel;
+
+use super::{Codec, CodedCache, LayerCodecs};
+use crate::{Binding, CacheError, Geometry, KeysCoded, LastQueries, LayerCache, Padding, Rotary, Scheme, Window};
+
+/// A method bound to a model.
+pub struct CodedScheme {
+    name: String,
+    artefacts: String,
+    shared_bytes: usize,
+    settings: Settings,
+    layers: Vec<LayerCodecs>,
+}
+
+/// What all layers of a scheme have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) geometry: Geometry,
+    pub(super) keys_coded: KeysCoded,
+    pub(super) window: Window,
+    /// Whether codes are scored and summed where the method can, instead of restored.
+    pub(super) on_codes: bool,
+}
+
+impl CodedScheme {
+    /// The scheme that `bound` describes: `codecs` makes those of each layer. Keys are shown to codecs as the scheme's needs
+    /// say.
+    ///
+    /// # Errors
+    /// [`CacheError::Unsuitable`] for a model without channels, or whose heads a graded window cannot store; or what `codecs`
+    /// says.
+    pub fn new(
+        bound: &Binding<'_>,
+        window: Window,
+        codecs: impl FnMut(usize) -> Result<LayerCodecs, CacheError>,
+    ) -> Result<Self, CacheError> {
+        let geometry = bound.geometry();
+        if geometry.kv_heads == 0 || geometry.head_dim == 0 || !geometry.head_dim.is_multiple_of(2) {
+            return Err(bound.unsuitable(format!("heads of an even number of channels are needed, found {geometry:?}")));
+        }
+        if window.graded > 0 && !geometry.head_dim.is_multiple_of(super::blocks::BLOCK) {
+            let reason = format!("a graded window codes 32 channels together, heads have {}", geometry.head_dim);
+            return Err(bound.unsuitable(reason));
+        }
+        let layers = (0..geometry.layers).map(codecs).collect::<Result<_, _>>()?;
+        let settings = Settings { geometry, keys_coded: bound.keys_coded(), window, on_codes: true };
+        Ok(Self { name: bound.scheme.to_owned(), artefacts: String::new(), shared_bytes: 0, settings, layers })
+    }
+
+    /// Names the trained artefacts in use, and counts their bytes.
+    pub fn with_artefacts(mut self, name: &str, bytes: usize) -> Self {
+        self.artefacts = name.to_owned();
+        self.shared_bytes = bytes;
+        self
+    }
+
+    /// Restores all keys and values to attend: slower, and what attention on codes is tested against.
+    pub fn restoring(mut self) -> Self {
+        self.settings.on_codes = false;
+        self
+    }
+
+    fn cache(&self, layer: usize) -> Result<CodedCache, CacheError> {
+        let codecs = self.layers.get(layer).ok_or_else(|| {
+            let reason = format!("layer {layer} of a model built for {} layers", self.layers.len());
+            CacheError::Unsuitable { scheme: self.name.clone(), reason }
+        })?;
+        Ok(CodedCache::new(layer, self.settings, codecs.clone()))
+    }
+
+    fn codecs(&self) -> impl Iterator<Item = &dyn Codec> {
+        self.layers.iter().flat_map(|(keys, values)| [keys.as_ref(), values.as_ref()])
+    }
+
+    fn mean(&self, bits: impl Fn(&dyn Codec) -> f64) -> BitsPerChannel {
+        BitsPerChannel(self.codecs().map(bits).sum::<f64>() / (2 * self.layers.len()) as f64)
+    }
+}
+
+impl Scheme for CodedScheme {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn dictionaries(&self) -> &str {
+        &self.artefacts
+    }
+
+    fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
+        Ok(Box::new(self.cache(layer)?))
+    }
+
+    fn after_observed_prefill(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        queries: &LastQueries,
+        rotary: &Rotary,
+    ) -> Result<Box<dyn LayerCache>, CacheError> {
+        let mut cache = self.cache(layer)?;
+        let wanted = self.codecs().any(|codec| codec.sees_queries());
+        cache.absorb_prompt(k, v, wanted.then_some(&queries.queries), rotary, Padding::None)?;
+        Ok(Box::new(cache))
+    }
+
+    fn nominal_bits(&self) -> BitsPerChannel {
+        self.mean(|codec| codec.nominal_bits())
+    }
+
+    fn stored_bits(&self) -> BitsPerChannel {
+        self.mean(|codec| codec.stored_bits())
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+}

@@ -1,0 +1,309 @@
+//! The keys, or the values, of one sequence: exact sinks, coded middle, graded and exact recent tokens.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use kvcsr_codec::Footprint;
+
+use super::blocks::{BLOCK, BlockFormat};
+use super::rows::Rows;
+use super::{Block, Buffering, Codec, CodedTokens, Prompt};
+use crate::Window;
+
+/// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
+const SLACK: usize = 4;
+
+/// How tokens of the graded window are stored.
+const GRADED: BlockFormat = BlockFormat::Q4;
+
+/// Up to which position a query sees tokens in which form: coded, then graded, then exact. Sinks are always exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Until {
+    pub(super) coded: usize,
+    pub(super) graded: usize,
+}
+
+/// A form in which a token is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Coded,
+    Graded,
+    Exact,
+}
+
+impl Form {
+    pub(super) const ALL: [Self; 3] = [Self::Coded, Self::Graded, Self::Exact];
+}
+
+/// One sequence's keys or values in all heads.
+///
+/// A window around a buffered method works like a cache within a cache: the method sees only the tokens between the
+/// sinks and the window, and buffers those as published.
+pub(super) struct Stream {
+    codec: Arc<dyn Codec>,
+    window: Window,
+    heads: usize,
+    head_dim: usize,
+    held: usize,
+    /// Tokens coded; the first of them is at position `window.sinks`.
+    count: usize,
+    coded: Box<dyn CodedTokens>,
+    /// `(n, Hkv, D)`
+    sinks: Vec<f16>,
+    /// `(n, Hkv, D)`
+    recent: Rows<f16>,
+    /// `(n, Hkv)` heads of blocks.
+    graded: Rows<u8>,
+}
+
+/// New tokens of a sequence, `(Hkv, n, D)`, and the position of the first.
+#[derive(Clone, Copy)]
+struct New<'a> {
+    rows: &'a [f32],
+    tokens: usize,
+    start: usize,
+}
+
+impl Stream {
+    pub(super) fn new(codec: Arc<dyn Codec>, window: Window, heads: usize, head_dim: usize) -> Self {
+        let coded = codec.empty();
+        let graded = Rows::new(heads * head_dim / BLOCK * GRADED.block_bytes());
+        let recent = Rows::new(heads * head_dim);
+        Self { codec, window, heads, head_dim, held: 0, count: 0, coded, sinks: Vec::new(), recent, graded }
+    }
+
+    /// Tokens held.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Where coded tokens begin.
+    pub(super) fn sinks(&self) -> usize {
+        self.window.sinks
+    }
+
+    /// The store of coded tokens, which count from the first that is no sink.
+    pub(super) fn coded(&self) -> &dyn CodedTokens {
+        self.coded.as_ref()
+    }
+
+    fn token(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Whether every token but a sink is coded before it attends.
+    fn codes_at_once(&self) -> bool {
+        self.window.recent == 0 && self.codec.buffering() == Buffering::None
+    }
+
+    /// Shows a whole prompt to the store, before its tokens are taken.
+    pub(super) fn see_prompt(&mut self, prompt: &Prompt<'_>) {
+        self.coded.see_prompt(prompt);
+    }
+
+    /// Takes new tokens, `(Hkv, T, D)`, and codes those whose turn it is. What the tokens of this call still see in another
+    /// form stays until [`Stream::trim`]. Returns what each new token sees.
+    pub(super) fn take(&mut self, rows: &mut [f32], prompt: bool) -> Vec<Until> {
+        let tokens = rows.len() / self.token();
+        let bare = self.window == Window::default() && self.codes_at_once();
+        if !(bare && self.codec.full_precision()) {
+            round(rows);
+        }
+        let new = New { rows, tokens, start: self.held };
+        self.held += tokens;
+        let (blocks, seen) = self.schedule(new.start, prompt);
+        let coded = blocks.last().map_or(self.count, |block| block.end) + self.window.sinks;
+        let (mut exact_from, mut graded_from) = (coded, self.graded_from(self.held));
+        if let (false, Some(first)) = (prompt, seen.first()) {
+            exact_from = if self.codes_at_once() { coded } else { first.graded };
+            if self.window.graded > 0 {
+                graded_from = first.coded;
+            }
+        }
+        for block in blocks {
+            self.code(block, new, graded_from, prompt);
+        }
+        self.keep(new, exact_from);
+        seen
+    }
+
+    /// The blocks of tokens to code now, counted from the first coded one, and what each new token sees.
+    fn schedule(&self, before: usize, prompt: bool) -> (Vec<Range<usize>>, Vec<Until>) {
+        let buffering = self.codec.buffering();
+        let sinks = self.window.sinks;
+        let around = sinks + self.window.recent;
+        let joins = !self.coded.keeps_blocks();
+        let (mut coded, mut blocks, mut seen) = (self.count, Vec::<Range<usize>>::new(), Vec::new());
+        let mut code = |from: usize, to: usize| match blocks.last_mut() {
+            _ if to == from => {}
+            Some(last) if joins => last.end = to,
+            _ => blocks.push(from..to),
+        };
+        let until = |coded: usize, held: usize| {
+            let graded = sinks + coded;
+            Until { coded: graded.min(self.graded_from(held)), graded }
+        };
+        if prompt {
+            let whole = buffering.of_prompt(self.held.saturating_sub(around));
+            code(coded, whole);
+            coded = whole;
+        }
+        for held in if prompt { self.held..self.held + 1 } else { before + 1..self.held + 1 } {
+            if !buffering.codes_the_newest() {
+                seen.push(until(coded, held));
+            }
+            loop {
+                let next = buffering.next(coded, held.saturating_sub(around));
+                if next == coded {
+                    break;
+                }
+                code(coded, next);
+                coded = next;
+            }
+            if buffering.codes_the_newest() {
+                seen.push(until(coded, held));
+            }
+        }
+        (blocks, seen)
+    }
+
+    /// Where the graded window begins once `held` tokens are held; nowhere without one.
+    fn graded_from(&self, held: usize) -> usize {
+        let Window { sinks, recent, graded } = self.window;
+        if graded == 0 { usize::MAX } else { held.saturating_sub(recent + graded).max(sinks) }
+    }
+
+    /// Codes the tokens `block`, counted from the first coded one, and grades those from position `graded_from` on.
+    fn code(&mut self, block: Range<usize>, new: New<'_>, graded_from: usize, prompt: bool) {
+        debug_assert_eq!(block.start, self.count);
+        let (d, n) = (self.head_dim, block.len());
+        let at = self.window.sinks + block.start;
+        let gathered;
+        let rows = if at == new.start && n == new.tokens {
+            new.rows
+        } else {
+            gathered = self.gathered(at..at + n, new);
+            &gathered[..]
+        };
+        self.coded.append(&Block { rows, tokens: n, prompt });
+        self.count = block.end;
+        let graded = graded_from.clamp(at, at + n)..at + n;
+        self.graded.reserve(graded.len(), SLACK);
+        for position in graded {
+            let out = self.graded.begin(position);
+            for head in rows.chunks_exact(n * d) {
+                for block in head[(position - at) * d..][..d].chunks_exact(BLOCK) {
+                    GRADED.encode(block, out);
+                }
+            }
+        }
+    }
+
+    /// The exact form of the tokens at `positions`, `(Hkv, n, D)`, some of which may be new.
+    fn gathered(&self, positions: Range<usize>, new: New<'_>) -> Vec<f32> {
+        let (d, n) = (self.head_dim, positions.len());
+        let held = new.start.clamp(positions.start, positions.end) - positions.start;
+        let first = positions.start.max(new.start) - new.start;
+        let mut rows = vec![0f32; self.heads * n * d];
+        let heads = rows.chunks_exact_mut(n * d).zip(new.rows.chunks_exact(new.tokens * d)).enumerate();
+        for (head, (rows, new)) in heads {
+            let (old, fresh) = rows.split_at_mut(held * d);
+            self.exact(head, positions.start..positions.start + held, old);
+            fresh.copy_from_slice(&new[first * d..][..fresh.len()]);
+        }
+        rows
+    }
+
+    /// Stores the new sinks, and the new tokens from position `from` on.
+    fn keep(&mut self, new: New<'_>, from: usize) {
+        let (d, end) = (self.head_dim, new.start + new.tokens);
+        let sinks = new.start..self.window.sinks.clamp(new.start, end);
+        let recent = from.max(sinks.end).min(end)..end;
+        self.sinks.reserve_exact(sinks.len() * self.heads * d);
+        self.recent.reserve(recent.len(), SLACK);
+        for position in sinks.clone().chain(recent) {
+            let out = if sinks.contains(&position) { &mut self.sinks } else { self.recent.begin(position) };
+            for head in new.rows.chunks_exact(new.tokens * d) {
+                let at = out.len();
+                out.resize(at + d, f16::ZERO);
+                out[at..].convert_from_f32_slice(&head[(position - new.start) * d..][..d]);
+            }
+        }
+    }
+
+    /// Forgets what no later token sees: the exact form of coded tokens, and graded tokens that are not among the newest.
+    pub(super) fn trim(&mut self) {
+        self.recent.trim(self.window.sinks + self.count, SLACK);
+        self.graded.trim(self.graded_from(self.held), SLACK);
+    }
+
+    /// The tokens at `positions` in a form that they have, as `(n, D)`.
+    pub(super) fn fetch(&self, form: Form, head: usize, positions: Range<usize>, out: &mut [f32]) {
+        match form {
+            Form::Coded => {
+                let sinks = self.window.sinks;
+                self.coded.restore(head, positions.start - sinks..positions.end - sinks, out);
+            }
+            Form::Graded => {
+                let each = self.head_dim / BLOCK * GRADED.block_bytes();
+                for (position, out) in positions.zip(out.chunks_exact_mut(self.head_dim)) {
+                    let blocks = self.graded.at(position)[head * each..][..each].chunks_exact(GRADED.block_bytes());
+                    blocks.zip(out.chunks_exact_mut(BLOCK)).for_each(|(bytes, out)| GRADED.decode(bytes, out));
+                }
+            }
+            Form::Exact => self.exact(head, positions, out),
+        }
+    }
+
+    /// The exact form of the tokens at `positions`, all of them sinks or none.
+    fn exact(&self, head: usize, positions: Range<usize>, out: &mut [f32]) {
+        let (d, token) = (self.head_dim, self.token());
+        let sink = positions.start < self.window.sinks;
+        for (position, out) in positions.zip(out.chunks_exact_mut(d)) {
+            let row = if sink { &self.sinks[position * token..] } else { self.recent.at(position) };
+            row[head * d..(head + 1) * d].convert_to_f32_slice(out);
+        }
+    }
+
+    /// What the query tokens `rows`, which see `until`, need of `tile` in `form`. A tile is all sinks or no sinks.
+    pub(super) fn needed(&self, form: Form, until: &[Until], tile: &Range<usize>) -> Range<usize> {
+        let (Some(first), Some(last)) = (until.first(), until.last()) else { return tile.start..tile.start };
+        let clamp = |at: usize| at.clamp(tile.start, tile.end);
+        match form {
+            Form::Exact if tile.start < self.window.sinks => tile.clone(),
+            _ if tile.start < self.window.sinks => tile.start..tile.start,
+            Form::Coded => tile.start..clamp(last.coded),
+            Form::Graded => clamp(first.coded)..clamp(last.graded),
+            Form::Exact if self.codes_at_once() => tile.end..tile.end,
+            Form::Exact => clamp(first.graded)..tile.end,
+        }
+    }
+
+    pub(super) fn footprint(&self) -> Footprint {
+        let window = self.sinks.capacity() * size_of::<f16>() + self.recent.bytes() + self.graded.bytes();
+        self.coded.footprint() + Footprint { window, ..Footprint::default() }
+    }
+}
+
+/// Rounds to the nearest f16, saturating.
+fn round(rows: &mut [f32]) {
+    let (most, mut halves) = (f16::MAX.to_f32(), [f16::ZERO; 64]);
+    for rows in rows.chunks_mut(64) {
+        rows.iter_mut().for_each(|x| *x = x.clamp(-most, most));
+        let halves = &mut halves[..rows.len()];
+        halves.convert_from_f32_slice(rows);
+        halves.convert_to_f32_slice(rows);
+    }
+}
+
+/// Bytes that the windows of one stream take after a prefill of `tokens` tokens, for a method without a buffer of its own:
+/// a token has `channels` in all heads together.
+pub(crate) fn window_bytes(window: Window, tokens: usize, channels: usize) -> usize {
+    let room = |tokens: usize| if tokens == 0 { 0 } else { tokens.max(SLACK) };
+    let sinks = window.sinks.min(tokens);
+    let recent = window.recent.min(tokens - sinks);
+    let graded = window.graded.min(tokens - sinks - recent);
+    (sinks + room(recent)) * channels * size_of::<f16>() + room(graded) * channels / BLOCK * GRADED.block_bytes()
+}

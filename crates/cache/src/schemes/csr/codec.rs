@@ -1,0 +1,200 @@
+//! How one kind of vector of one layer is coded, and its codes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use kvcsr_codec::{Atoms, CodeLayout, CodecError, Codes, Encoder, Footprint, Kind, OnlineAtoms};
+
+use super::online;
+use super::options::{OnlinePart, Prefill};
+use crate::coded::{Block, Codec, CodedTokens, Prompt, ScoresCodes, SumsCodes};
+use crate::schemes::sparse::{self, BUFFERS};
+
+/// Query rows of one head whose values are summed on codes. Beyond it, restoring each value once is faster.
+const SUMMED_ROWS: usize = 32;
+
+/// How one kind of vector of one layer is coded.
+pub(super) struct Coder {
+    pub(super) kind: Kind,
+    pub(super) heads: usize,
+    pub(super) encoder: Arc<Encoder>,
+    pub(super) sparsity: usize,
+    pub(super) chunks: usize,
+    pub(super) layout: CodeLayout,
+    pub(super) refit: bool,
+    /// Relative squared error at which pursuit stops.
+    pub(super) stop: Option<f32>,
+    pub(super) online: Option<OnlinePart>,
+    /// Offline atoms and room for the online part.
+    pub(super) atoms: usize,
+}
+
+impl Coder {
+    /// Codes `rows` `(n, width)` over `atoms`.
+    pub(super) fn encode(
+        &self,
+        atoms: Atoms<'_>,
+        rows: &[f32],
+        indices: &mut [u16],
+        coefficients: &mut [f32],
+    ) -> Result<(), CodecError> {
+        self.encoder.encode_over(atoms, rows, self.sparsity, indices, coefficients)?;
+        if let Some(tolerance) = self.stop {
+            kvcsr_codec::stop_early(rows, atoms.width(), tolerance, indices, coefficients);
+        }
+        if self.refit {
+            kvcsr_codec::refit(atoms, rows, indices, coefficients)?;
+        }
+        Ok(())
+    }
+
+    fn codes(&self) -> Codes {
+        match self.stop {
+            None => Codes::new(self.layout, self.sparsity, self.atoms),
+            Some(_) => Codes::ragged(self.layout, self.sparsity, self.atoms),
+        }
+    }
+}
+
+/// A layer's keys or values under CSR.
+pub(crate) struct CsrCodec(pub(super) Arc<Coder>);
+
+#[cfg(test)]
+impl CsrCodec {
+    /// `sparsity` atoms of one dictionary for whole head vectors, and nothing added.
+    pub(crate) fn plain(kind: Kind, heads: usize, encoder: Arc<Encoder>, sparsity: usize) -> Self {
+        let (layout, atoms) = (CodeLayout::Paper, encoder.dictionary().len());
+        let (chunks, refit, stop, online) = (1, false, None, None);
+        Self(Arc::new(Coder { kind, heads, encoder, sparsity, chunks, layout, refit, stop, online, atoms }))
+    }
+}
+
+impl Codec for CsrCodec {
+    fn empty(&self) -> Box<dyn CodedTokens> {
+        let coder = self.0.clone();
+        let codes = (0..coder.heads).map(|_| coder.codes()).collect();
+        let online = OnlineAtoms::new(coder.encoder.dictionary().width());
+        Box::new(CsrTokens { coder, codes, online })
+    }
+
+    /// Of rows of full length, whose length takes 8 bits and a share in the starts, where rows differ.
+    fn nominal_bits(&self) -> f64 {
+        let Coder { sparsity, chunks, layout, atoms, .. } = *self.0;
+        let head_dim = chunks * self.0.encoder.dictionary().width();
+        let length = if self.0.stop.is_some() { 8.5 } else { 0.0 };
+        layout.bits(sparsity, chunks, head_dim, atoms).0 + length * chunks as f64 / head_dim as f64
+    }
+
+    fn full_precision(&self) -> bool {
+        true
+    }
+
+    fn first_call_is_prompt(&self) -> bool {
+        self.0.online.is_some_and(|part| part.prefill == Prefill::Restored)
+    }
+}
+
+/// Codes of one sequence, with atoms of its own.
+struct CsrTokens {
+    coder: Arc<Coder>,
+    /// Per head, rows `(tokens, chunks)`.
+    codes: Vec<Codes>,
+    online: OnlineAtoms,
+}
+
+impl CsrTokens {
+    /// Bytes of the struct and of what it holds per head, codes apart.
+    fn bytes(heads: usize) -> usize {
+        size_of::<Self>() + heads * size_of::<Codes>()
+    }
+
+    fn atoms(&self) -> Atoms<'_> {
+        Atoms::new(self.coder.encoder.dictionary(), &self.online).expect("the scheme leaves room for online atoms")
+    }
+
+    /// Rows of codes of some tokens.
+    fn rows(&self, tokens: Range<usize>) -> Range<usize> {
+        tokens.start * self.coder.chunks..tokens.end * self.coder.chunks
+    }
+}
+
+/// See [`CsrTokens::bytes`].
+pub(super) fn struct_bytes(heads: usize) -> usize {
+    CsrTokens::bytes(heads)
+}
+
+impl CodedTokens for CsrTokens {
+    fn see_prompt(&mut self, prompt: &Prompt<'_>) {
+        if let Some(part) = &self.coder.online {
+            let rows = prompt.of(self.coder.kind);
+            self.online = online::fill(&self.coder, part, rows, self.coder.heads).expect("prompts can be coded");
+        }
+    }
+
+    fn append(&mut self, block: &Block<'_>) {
+        let (s, width) = (self.coder.sparsity, self.coder.encoder.dictionary().width());
+        let n = block.rows.len() / width * s;
+        let (mut indices, mut coefficients) = (vec![0; n], vec![0.0; n]);
+        self.coder
+            .encode(self.atoms(), block.rows, &mut indices, &mut coefficients)
+            .expect("blocks are finite rows of the dictionary's width");
+        let each = n / self.coder.heads;
+        let fresh = indices.chunks_exact(each).zip(coefficients.chunks_exact(each));
+        for (codes, (indices, coefficients)) in self.codes.iter_mut().zip(fresh) {
+            codes.append(indices, coefficients);
+        }
+    }
+
+    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        let mut buffers = BUFFERS.take();
+        self.codes[head].restore(self.atoms(), self.rows(tokens), &mut buffers, out);
+        BUFFERS.set(buffers);
+    }
+
+    fn scores_codes(&self) -> Option<&dyn ScoresCodes> {
+        Some(self)
+    }
+
+    fn sums_codes(&self) -> Option<&dyn SumsCodes> {
+        Some(self)
+    }
+
+    fn footprint(&self) -> Footprint {
+        let tables = Self::bytes(self.codes.capacity());
+        self.codes.iter().map(Codes::footprint).sum::<Footprint>()
+            + self.online.footprint()
+            + Footprint { tables, ..Footprint::default() }
+    }
+}
+
+impl ScoresCodes for CsrTokens {
+    fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
+        let Coder { sparsity, chunks, .. } = *self.coder;
+        sparse::prepare(self.atoms(), chunks, sparsity, queries, tokens, table)
+    }
+
+    fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
+        let (chunks, queries) = (self.coder.chunks, out.len() / tokens.len());
+        let mut buffers = BUFFERS.take();
+        let (indices, coefficients) = buffers.unpacked(&self.codes[head], self.rows(tokens));
+        kvcsr_codec::score_codes(table, chunks, queries, indices, coefficients, out);
+        BUFFERS.set(buffers);
+    }
+}
+
+impl SumsCodes for CsrTokens {
+    fn sums(&self, rows: usize, _tokens: usize) -> usize {
+        if rows > SUMMED_ROWS { 0 } else { self.coder.chunks * self.atoms().len() * rows }
+    }
+
+    fn add(&self, head: usize, tokens: Range<usize>, weights: &[f32], rows: usize, sums: &mut [f32]) {
+        let mut buffers = BUFFERS.take();
+        let (indices, coefficients) = buffers.unpacked(&self.codes[head], self.rows(tokens));
+        kvcsr_codec::add_weighted_codes(sums, self.coder.chunks, rows, indices, coefficients, weights);
+        BUFFERS.set(buffers);
+    }
+
+    fn finish(&self, sums: &[f32], rows: usize, out: &mut [f32]) {
+        kvcsr_codec::add_atom_sums(self.atoms(), self.coder.chunks, rows, sums, out);
+    }
+}

@@ -1,0 +1,202 @@
+//! The cache of one layer that keeps a part of its tokens.
+
+use candle_core::{DType, Tensor};
+use half::f16;
+use kvcsr_codec::{Footprint, Kind};
+
+use super::kept::{self, KeptHead};
+use crate::seam::{check_kv, check_start};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary};
+
+/// Which tokens a text keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// All.
+    All,
+    /// The first `sinks` of the text, and the last `recent`, the one that attends among them.
+    Ends { sinks: usize, recent: usize },
+}
+
+impl Keep {
+    /// Whether the query at one position of a text still has the key at another.
+    fn has(self, query: usize, key: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ends { sinks, recent } => key < sinks || key + recent > query,
+        }
+    }
+}
+
+/// One text of a batch. Positions are counted from its first token.
+#[derive(Debug, Clone)]
+struct Row {
+    /// Tokens of padding in front of it, which are not kept.
+    pad: usize,
+    heads: Vec<KeptHead>,
+}
+
+/// Exact keys after position embedding, and values, in f16, of the tokens that were not deleted.
+pub(super) struct EvictingCache {
+    layer: usize,
+    keep: Keep,
+    head_dim: usize,
+    len: usize,
+    rows: Vec<Row>,
+}
+
+impl EvictingCache {
+    pub(super) fn new(layer: usize, keep: Keep, head_dim: usize) -> Self {
+        Self { layer, keep, head_dim, len: 0, rows: Vec::new() }
+    }
+
+    /// Where the text of a row begins among new tokens, and at which of its positions: all of them may be padding.
+    fn begins(&self, pad: usize, tokens: usize) -> (usize, usize) {
+        (pad.saturating_sub(self.len).min(tokens), self.len.saturating_sub(pad))
+    }
+
+    /// What is held and the new tokens, `(B, Hkv, T, D)` with keys before position embedding.
+    fn with(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<Vec<Row>, CacheError> {
+        let (b, h, t, d) = k.dims4()?;
+        let new = |row| Row { pad: padding.of(row), heads: vec![KeptHead::default(); h] };
+        let mut rows = if self.rows.is_empty() { (0..b).map(new).collect() } else { self.rows.clone() };
+        let found: Vec<usize> = (0..rows.len()).map(|row| padding.of(row)).collect();
+        if rows.iter().zip(&found).any(|(row, found)| row.pad != *found) {
+            let expected = rows.iter().map(|row| row.pad).collect();
+            return Err(CacheError::Padding { layer: self.layer, expected, found });
+        }
+        for (i, row) in rows.iter_mut().enumerate() {
+            let (skip, position) = self.begins(row.pad, t);
+            let n = t - skip;
+            if n == 0 {
+                continue;
+            }
+            let text = |x: &Tensor| x.get(i)?.narrow(1, skip, n)?.unsqueeze(0);
+            let keys = self.halves(&text(k)?, Some((rotary, position)), Kind::Key, skip)?;
+            let values = self.halves(&text(v)?, None, Kind::Value, skip)?;
+            for (head, (keys, values)) in row.heads.iter_mut().zip(keys.chunks(n * d).zip(values.chunks(n * d))) {
+                head.push(position..position + n, keys, values);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// `(1, Hkv, n, D)` as f16, rotated where asked for; what f16 cannot hold becomes its largest number.
+    fn halves(
+        &self,
+        x: &Tensor,
+        rotate: Option<(&Rotary, usize)>,
+        kind: Kind,
+        skip: usize,
+    ) -> Result<Vec<f16>, CacheError> {
+        let (n, d) = (x.dim(2)?, x.dim(3)?);
+        let numbers = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        if let Some(at) = numbers(x)?.iter().position(|x| !x.is_finite()) {
+            return Err(CacheError::NotFinite { layer: self.layer, kind, token: self.len + skip + at / d % n });
+        }
+        let turned = match rotate {
+            Some((rotary, position)) => rotary.apply(&x.contiguous()?, position)?,
+            None => x.clone(),
+        };
+        let most = f16::MAX.to_f32();
+        Ok(numbers(&turned)?.into_iter().map(|x| f16::from_f32(x.clamp(-most, most))).collect())
+    }
+
+    /// Deletes what no later query has.
+    fn evict(&mut self) {
+        let (keep, d) = (self.keep, self.head_dim);
+        for Row { pad, heads } in &mut self.rows {
+            let Some(last) = self.len.saturating_sub(*pad).checked_sub(1) else { continue };
+            for head in heads {
+                head.retain(d, |_, position| keep.has(last, position as usize));
+            }
+        }
+    }
+
+    /// Keeps, of each head of each row, the tokens whose place in the list is in `places`: `(B · Hkv)` sorted lists.
+    pub(super) fn select(&mut self, places: &[Vec<usize>]) {
+        let d = self.head_dim;
+        let heads = self.rows.iter_mut().flat_map(|row| &mut row.heads);
+        for (head, places) in heads.zip(places) {
+            head.retain(d, |at, _| places.binary_search(&at).is_ok());
+        }
+    }
+
+    /// Attention of row `i`'s queries, `(H, T, D)` before position embedding, over what `row` keeps. Queries of padding get
+    /// zeros.
+    fn row_out(&self, queries: &Tensor, row: &Row, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
+        let (heads, tokens, d) = queries.dims3()?;
+        let (skip, position) = self.begins(row.pad, tokens);
+        let nothing = Tensor::zeros((heads, skip, d), queries.dtype(), queries.device())?;
+        if skip == tokens {
+            return Ok(nothing);
+        }
+        let text = queries.narrow(1, skip, tokens - skip)?.unsqueeze(0)?.contiguous()?;
+        let text = cx.rotary.apply(&text, position)?.squeeze(0)?.to_dtype(DType::F32)?;
+        let keep = self.keep;
+        let out = kept::attend(&text, &row.heads, (position, cx), |query, key| keep.has(query, key))?;
+        let out = out.to_dtype(queries.dtype())?;
+        Ok(if skip == 0 { out } else { Tensor::cat(&[nothing, out], 1)? })
+    }
+
+    fn held_shape(&self) -> Option<(usize, usize)> {
+        self.rows.first().map(|row| (self.rows.len(), row.heads.len()))
+    }
+}
+
+impl LayerCache for EvictingCache {
+    fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
+        check_kv(k, v, self.held_shape(), Some(self.head_dim))?;
+        check_start(cx.start, self.len)?;
+        let (b, heads, tokens, _) = q.dims4()?;
+        cx.pattern.check(b, heads)?;
+        if b != k.dim(0)? || !heads.is_multiple_of(k.dim(1)?) || tokens != k.dim(2)? {
+            let expected = format!("({}, H, {}, D) with H a multiple of {}", k.dim(0)?, k.dim(2)?, k.dim(1)?);
+            return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
+        }
+        if self.len + tokens > cx.rotary.max_positions() {
+            return Err(CacheError::ContextLength { position: self.len + tokens, max: cx.rotary.max_positions() });
+        }
+        let rows = self.with(k, v, cx.rotary, cx.pattern.padding)?;
+        let outs = rows.iter().enumerate().map(|(i, row)| self.row_out(&q.get(i)?, row, cx));
+        let out = Tensor::stack(&outs.collect::<Result<Vec<_>, _>>()?, 0)?;
+        self.rows = rows;
+        self.len += tokens;
+        self.evict();
+        Ok(out)
+    }
+
+    fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {
+        self.absorb_padded(k, v, rotary, Padding::None)
+    }
+
+    fn absorb_padded(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        let (_, _, tokens, _) = check_kv(k, v, None, Some(self.head_dim))?;
+        check_start(0, self.len)?;
+        self.rows = self.with(k, v, rotary, padding)?;
+        self.len = tokens;
+        self.evict();
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn footprint(&self) -> Footprint {
+        let tables = size_of::<Self>() + self.rows.capacity() * size_of::<Row>();
+        let heads = |row: &Row| row.heads.capacity() * size_of::<KeptHead>();
+        let kept: Footprint = self.rows.iter().flat_map(|row| &row.heads).map(KeptHead::footprint).sum();
+        kept + Footprint { tables: tables + self.rows.iter().map(heads).sum::<usize>(), ..Footprint::default() }
+    }
+
+    fn clear(&mut self) {
+        self.rows = Vec::new();
+        self.len = 0;
+    }
+}

@@ -1,0 +1,184 @@
+//! One document's windows under one scheme, as one unit of the statistics.
+
+use kvcsr_cache::{Geometry, Scheme};
+use kvcsr_codec::BitsPerChannel;
+use kvcsr_model::Decoder;
+
+use super::far::{FarScore, FarTokens, tail};
+use super::{HeldoutText, Measurement, Reference, Window};
+use crate::error::{EvalError, Result};
+
+/// Tokens per call while a continuation is read: it divides no method's block, so that bits are seen at every filling.
+pub const PIECE: usize = 61;
+
+/// A window prefilled once, with what the uncompressed model makes of it, and of its near part alone.
+pub struct Prepared {
+    window: Window,
+    reference: Reference,
+    far: FarTokens,
+}
+
+impl Prepared {
+    /// Prefills a window `chunk` tokens at a time, and reads it with everything hidden that `hidden` hides (see
+    /// [`super::far`]). Positions whose distribution changes by more than `threshold` nats are far.
+    ///
+    /// # Errors
+    /// As [`Reference::new`] and [`Reference::measure`]; [`EvalError::TooShort`] if the window has no scored position.
+    pub fn new(
+        decoder: &Decoder,
+        window: Window,
+        chunk: usize,
+        dense: &dyn Scheme,
+        hidden: &dyn Scheme,
+        threshold: f64,
+    ) -> Result<Self> {
+        let HeldoutText { ids, context } = &window.text;
+        if ids.len() < context + window.skip + 2 {
+            return Err(EvalError::TooShort { found: ids.len(), needed: context + window.skip + 2 });
+        }
+        let reference = Reference::new(decoder, &window.text, chunk, dense)?;
+        let hidden = reference.measure(decoder, hidden, PIECE)?;
+        let far = FarTokens::new(hidden.kl().split_off(window.skip), threshold);
+        Ok(Self { window, reference, far })
+    }
+
+    /// The window.
+    #[must_use]
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// The exact prefill.
+    #[must_use]
+    pub fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
+    /// What `scheme` makes of the window.
+    ///
+    /// # Errors
+    /// As [`Reference::measure`].
+    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<UnitScore> {
+        let measured = self.reference.measure(decoder, scheme, PIECE)?;
+        Ok(UnitScore::of(&self.window, &self.far, &measured))
+    }
+}
+
+/// One scheme on one unit. Windows of one document are added up with [`UnitScore::add`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct UnitScore {
+    /// The unit: the document's name.
+    pub document: String,
+    /// Windows of the document.
+    pub windows: usize,
+    /// Sum over positions of `-ln q(next token)`.
+    pub nll_sum: f64,
+    /// KL to the uncompressed model at every scored position, in nats.
+    pub kl: Vec<f64>,
+    /// Positions where both prefer the same next token.
+    pub top1_agree: usize,
+    /// Far tokens, which lead every table.
+    pub far: FarScore,
+    /// Sum over windows of the bytes allocated per token.
+    bytes_per_token: f64,
+}
+
+impl UnitScore {
+    fn of(window: &Window, far: &FarTokens, measured: &Measurement) -> Self {
+        let scored = &measured.positions[window.skip..];
+        let kl: Vec<f64> = scored.iter().map(|position| position.kl).collect();
+        Self {
+            document: window.document.clone(),
+            windows: 1,
+            nll_sum: scored.iter().map(|position| position.nll).sum(),
+            top1_agree: scored.iter().filter(|position| position.agree).count(),
+            far: far.score(&kl),
+            kl,
+            bytes_per_token: measured.bytes_per_token,
+        }
+    }
+
+    /// Adds another window of the same document.
+    pub fn add(&mut self, other: Self) {
+        self.windows += other.windows;
+        self.nll_sum += other.nll_sum;
+        self.kl.extend(other.kl);
+        self.top1_agree += other.top1_agree;
+        self.far += other.far;
+        self.bytes_per_token += other.bytes_per_token;
+    }
+
+    /// Distributions compared.
+    #[must_use]
+    pub fn scored(&self) -> usize {
+        self.kl.len()
+    }
+
+    /// Mean KL over all scored positions, in nats per token.
+    #[must_use]
+    pub fn mean_kl(&self) -> f64 {
+        self.kl.iter().sum::<f64>() / self.kl.len() as f64
+    }
+
+    /// The 99.9th percentile of KL over the scored positions.
+    #[must_use]
+    pub fn tail_kl(&self) -> f64 {
+        tail(&self.kl)
+    }
+
+    /// Bits per channel of every byte allocated, averaged over the continuations.
+    #[must_use]
+    pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
+        let bytes = self.bytes_per_token / self.windows as f64;
+        BitsPerChannel(8.0 * bytes / geometry.channels_per_token() as f64)
+    }
+}
+
+/// Bits per channel with the bytes that sequences share spread over `sequences` of `tokens` tokens each.
+#[must_use]
+pub fn all_in_bits(
+    measured: BitsPerChannel,
+    shared_bytes: usize,
+    geometry: Geometry,
+    tokens: usize,
+    sequences: usize,
+) -> BitsPerChannel {
+    let channels = (geometry.channels_per_token() * tokens * sequences) as f64;
+    BitsPerChannel(measured.0 + 8.0 * shared_bytes as f64 / channels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heldout::Position;
+
+    fn window(skip: usize) -> Window {
+        let text = HeldoutText { ids: vec![0; 20], context: 10 };
+        Window { document: "a".to_owned(), index: 0, text, skip }
+    }
+
+    fn measured(kl: &[f64], bytes_per_token: f64) -> Measurement {
+        let position = |&kl: &f64| Position { nll: 1.0, kl, agree: kl < 1.0 };
+        Measurement { positions: kl.iter().map(position).collect(), bytes_per_token }
+    }
+
+    #[test]
+    fn skipped_positions_do_not_count_and_windows_add_up() {
+        let far = FarTokens::new(vec![2.0, 0.0], 0.5);
+        let mut unit = UnitScore::of(&window(2), &far, &measured(&[9.0, 9.0, 0.5, 0.25], 100.0));
+        assert_eq!((unit.scored(), unit.nll_sum, unit.top1_agree), (2, 2.0, 2));
+        assert_eq!((unit.mean_kl(), unit.far.recovery()), (0.375, 0.75));
+        unit.add(UnitScore::of(&window(2), &far, &measured(&[9.0, 9.0, 1.5, 0.0], 300.0)));
+        assert_eq!((unit.windows, unit.scored(), unit.far.far), (2, 4, 2));
+        assert_eq!((unit.far.recovery(), unit.top1_agree), (0.5, 3));
+        let geometry = Geometry { layers: 2, kv_heads: 1, head_dim: 100 };
+        assert_eq!(unit.measured_bits(geometry).0, 8.0 * 200.0 / 400.0);
+    }
+
+    #[test]
+    fn shared_bytes_are_spread_over_sequences() {
+        let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 50 };
+        let bits = |sequences| all_in_bits(BitsPerChannel(2.0), 1000, geometry, 10, sequences).0;
+        assert_eq!((bits(1), bits(8)), (10.0, 3.0));
+    }
+}

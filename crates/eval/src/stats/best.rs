@@ -1,0 +1,96 @@
+//! Who is best, as far as the records can tell.
+
+use super::{Bootstrap, Interval};
+
+/// One scheme's records, per stratum, in the same order for every scheme.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// The scheme's label.
+    pub scheme: String,
+    /// Per stratum, the value of every record; smaller is better.
+    pub strata: Vec<Vec<f64>>,
+}
+
+/// A scheme against the one with the smallest mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Best {
+    /// The scheme's label.
+    pub scheme: String,
+    /// Mean over the strata's means.
+    pub mean: f64,
+    /// Its difference to the scheme with the smallest mean; none for that one, and where no interval can be taken.
+    pub difference: Option<Interval>,
+    /// Whether no other scheme is better beyond doubt: it has the smallest mean, or the interval of the difference does not
+    /// exclude the floor of noise.
+    pub best: bool,
+}
+
+impl Bootstrap {
+    /// Every scheme of `columns` against the one with the smallest mean, in the order given. A difference below `floor`,
+    /// for example what training with another seed changes, does not count as one.
+    ///
+    /// Where no interval can be taken, nothing is beyond doubt and every scheme is called best.
+    ///
+    /// # Panics
+    /// If two columns do not have the same records.
+    #[must_use]
+    pub fn best(&self, columns: &[Column], floor: f64) -> Vec<Best> {
+        let mean = |column: &Column| {
+            let of = |stratum: &Vec<f64>| stratum.iter().sum::<f64>() / stratum.len() as f64;
+            column.strata.iter().map(of).sum::<f64>() / column.strata.len() as f64
+        };
+        let Some(leader) = columns.iter().min_by(|a, b| mean(a).total_cmp(&mean(b))) else { return Vec::new() };
+        let against_leader = |column: &Column| {
+            let difference = if column.scheme == leader.scheme { None } else { self.paired(column, leader) };
+            let best = difference.is_none_or(|interval| interval.low <= floor);
+            Best { scheme: column.scheme.clone(), mean: mean(column), difference, best }
+        };
+        columns.iter().map(against_leader).collect()
+    }
+
+    /// The interval of `a` less `b`, record by record.
+    ///
+    /// # Panics
+    /// If the two do not have the same records.
+    #[must_use]
+    pub fn paired(&self, a: &Column, b: &Column) -> Option<Interval> {
+        let shape = |column: &Column| column.strata.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(shape(a), shape(b), "{} and {} have the same records", a.scheme, b.scheme);
+        let differences = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a - b).collect();
+        self.interval(&a.strata.iter().zip(&b.strata).map(differences).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(scheme: &str, of: impl Fn(f64) -> f64) -> Column {
+        let strata = [0, 1].map(|s| (0..12).map(|i| of(f64::from(1 + (i * 5 + s * 3) % 7))).collect()).to_vec();
+        Column { scheme: scheme.to_owned(), strata }
+    }
+
+    #[test]
+    fn only_what_the_paired_interval_tells_apart_is_called_worse() {
+        // Records differ by a factor of seven, so that means alone would tell nothing: pairing does.
+        let columns =
+            [column("low", |x| x), column("ten percent more", |x| 1.1 * x), column("other order", |x| 8.4 - x)];
+        let bootstrap = Bootstrap { resamples: 2000, level: 0.95, seed: 3 };
+        let found = bootstrap.best(&columns, 0.0);
+        assert_eq!(found.iter().map(|b| b.best).collect::<Vec<_>>(), [true, false, true], "{found:?}");
+        assert!(found[0].difference.is_none() && found[1].difference.is_some_and(|i| i.low > 0.0));
+        // A floor above the difference takes it back.
+        let floored = bootstrap.best(&columns, 0.5);
+        assert!(floored.iter().all(|b| b.best), "{floored:?}");
+    }
+
+    #[test]
+    fn one_record_a_stratum_tells_nothing() {
+        let columns = [
+            Column { scheme: "a".into(), strata: vec![vec![1.0]] },
+            Column { scheme: "b".into(), strata: vec![vec![9.0]] },
+        ];
+        let found = Bootstrap { resamples: 100, level: 0.95, seed: 1 }.best(&columns, 0.0);
+        assert!(found.iter().all(|b| b.best && b.difference.is_none()));
+    }
+}

@@ -1,0 +1,42 @@
+//! What may be said of two schemes from few records: paired intervals, who is best, and how many records it takes.
+//!
+//! Two schemes read the same texts and answer the same prompts, so what matters is the difference per record. A mean over
+//! several strata (tasks, or domains of text) is the mean of the strata's means, and records are drawn within each stratum,
+//! each with both of its scores.
+//!
+//! - [`Bootstrap::interval`]: the interval of a mean difference, by the studentised bootstrap.
+//! - [`Bootstrap::best`]: which of several schemes no other beats beyond doubt.
+//! - [`needed`]: how many records tell a given difference from none.
+//!
+//! The plain percentile interval, which draws means and takes their quantiles, is too narrow for few records: an interval
+//! called 95 % holds the truth in 80 % of the cases at 4 normal records, and in 71 % at 4 skewed ones. The studentised one
+//! holds it in 90 to 96 %; a test of this module draws both.
+
+mod best;
+mod bootstrap;
+mod needed;
+mod normal;
+
+pub use best::{Best, Column};
+pub use bootstrap::{Bootstrap, Interval};
+pub use needed::{Power, needed};
+
+/// Records per task below which schemes are not ranked.
+pub const RANKED_FROM: usize = 20;
+
+/// The `share` quantile of sorted values, linear between neighbours; NaN of nothing.
+#[must_use]
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = share.clamp(0.0, 1.0) * last as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    if low == high { low } else { low + (high - low) * at.fract() }
+}
+
+/// Mean and unbiased variance; the variance of one value is 0.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (mean, if values.len() > 1 { squares / (n - 1.0) } else { 0.0 })
+}

@@ -1,0 +1,130 @@
+//! Far tokens, bits and pieces on a small random model: deletion scores 0, the exact cache 1.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_eval::heldout::far::threshold;
+use kvcsr_eval::heldout::{Cut, Prepared, Reference, Repeat, Window};
+use kvcsr_model::{Arch, Decoder, Position, Qkv, RopeScaling, TensorMap};
+
+const HIDDEN: &str = "evict(sinks=2,recent=24)";
+const CUT: Cut = Cut { context: 300, skip: 30, scored: 90, windows: 1, seed: 4 };
+
+fn decoder() -> Decoder {
+    let arch = Arch {
+        hidden: 32,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        intermediate: 48,
+        vocab: 40,
+        rms_eps: 1e-5,
+        position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
+        sliding: None,
+        max_positions: 1024,
+        qkv: Qkv::Separate,
+        qk_norm: false,
+        tied_head: false,
+        normalised_head: false,
+    };
+    let mut state = 0x9E37_79B9_u32;
+    let mut draw = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        0.4 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    let tensors: HashMap<String, Tensor> = arch
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| {
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw()).collect();
+            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
+        })
+        .collect();
+    Decoder::new(arch, &TensorMap(tensors), &Device::Cpu).unwrap()
+}
+
+fn ids(seed: u32, tokens: usize) -> Vec<u32> {
+    (0..tokens as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 7) % 40).collect()
+}
+
+fn scheme(decoder: &Decoder, name: &str) -> Box<dyn Scheme> {
+    registry::build(name, &SchemeContext::new(decoder.geometry())).unwrap()
+}
+
+fn prepared(decoder: &Decoder, window: Window, threshold: f64) -> Prepared {
+    let (dense, hidden) = (scheme(decoder, "dense"), scheme(decoder, HIDDEN));
+    Prepared::new(decoder, window, 64, dense.as_ref(), hidden.as_ref(), threshold).unwrap()
+}
+
+#[test]
+fn deletion_recovers_nothing_the_exact_cache_everything_and_more_context_more() {
+    let decoder = decoder();
+    let window = CUT.windows("a", &ids(3, 600)).remove(0);
+    let hidden = {
+        let reference = Reference::new(&decoder, &window.text, 64, scheme(&decoder, "dense").as_ref()).unwrap();
+        reference.measure(&decoder, scheme(&decoder, HIDDEN).as_ref(), 61).unwrap().kl()
+    };
+    let threshold = threshold(&hidden[CUT.skip..], 0.9);
+    let prepared = prepared(&decoder, window, threshold);
+    let of = |name: &str| prepared.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+    let deletion = of(HIDDEN);
+    assert_eq!((deletion.scored(), deletion.far.recovery()), (CUT.scored, 0.0));
+    assert!(deletion.far.far > 0 && deletion.far.far < CUT.scored, "{:?}", deletion.far);
+    assert!(of("dense").far.recovery() > 0.9999);
+    let more = of("evict(sinks=2,recent=200)").far.recovery();
+    assert!(more > 0.0 && more < 0.9999, "{more}");
+    let coded = of("kivi-8(group=16,window=16)").far.recovery();
+    assert!(coded > more, "{coded} of 8-bit codes, {more} of 200 tokens");
+}
+
+#[test]
+fn bits_are_those_of_a_cache_in_use() {
+    let decoder = decoder();
+    let window = CUT.windows("a", &ids(3, 600)).remove(0);
+    let (context, last) = (window.text.context as f64, (window.text.ids.len() - 1) as f64);
+    let prepared = prepared(&decoder, window, 0.0);
+    let bits = |name: &str| {
+        let unit = prepared.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+        unit.measured_bits(decoder.geometry()).0
+    };
+    // 26 of so many tokens in f16, and 4 bytes for a position: between what it is at the ends of the continuation.
+    let evicted = bits(HIDDEN);
+    let at = |tokens: f64| 16.0 * 26.0 / tokens;
+    assert!(evicted > at(last) && evicted < 1.5 * at(context), "{evicted}");
+    // KIVI's buffer of keys fills and empties; one reading after the context would see one filling.
+    let reading =
+        prepared.reference().score(&decoder, scheme(&decoder, "kivi-2(group=16,window=64)").as_ref()).unwrap();
+    let (once, over) = (reading.measured_bits(decoder.geometry()).0, bits("kivi-2(group=16,window=64)"));
+    assert!((once / over - 1.0).abs() > 0.01, "{once} after the context, {over} over the continuation");
+}
+
+#[test]
+fn pieces_change_nothing_but_rounding() {
+    let decoder = decoder();
+    let window = CUT.windows("a", &ids(9, 600)).remove(0);
+    let reference = Reference::new(&decoder, &window.text, 64, scheme(&decoder, "dense").as_ref()).unwrap();
+    for name in ["kivi-2(group=16,window=32)", HIDDEN] {
+        let kl = |piece| reference.measure(&decoder, scheme(&decoder, name).as_ref(), piece).unwrap().kl();
+        let (whole, pieces) = (kl(1000), kl(7));
+        assert_eq!(whole.len(), pieces.len());
+        let score = reference.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+        assert!((score.kl_sum - whole.iter().sum::<f64>()).abs() < 1e-9);
+        let worst = whole.iter().zip(&pieces).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-3 * whole.iter().copied().fold(0.0, f64::max), "{name}: {worst}");
+    }
+}
+
+#[test]
+fn every_position_of_a_passage_that_comes_back_counts() {
+    let decoder = decoder();
+    let repeat = Repeat { passage: 80, between: 250, cue: 8, seed: 1 };
+    let window = repeat.window("a", &ids(1, 100), &ids(77, 400)).unwrap();
+    let prepared = prepared(&decoder, window, f64::NEG_INFINITY);
+    let unit = prepared.score(&decoder, scheme(&decoder, "dense-f16").as_ref()).unwrap();
+    assert_eq!((unit.far.far, unit.far.share()), (80 - 8 - 1, 1.0));
+    assert!(unit.far.recovery() > 0.99, "{}", unit.far.recovery());
+}
