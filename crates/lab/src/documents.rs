@@ -69,10 +69,9 @@ pub struct Document {
 }
 
 impl Collection {
-    /// The name of one of its documents: `collection/file`, the file without folders and ending.
+    /// The name of one of its documents: `collection/file`, the file with its folders but without its ending.
     pub fn name_of(&self, member: &Member) -> String {
-        let file = member.file.rsplit('/').next().unwrap_or_default();
-        format!("{}/{}", self.id, file.rsplit_once('.').map_or(file, |(stem, _)| stem))
+        format!("{}/{}", self.id, Path::new(&member.file).with_extension("").display())
     }
 
     /// Its documents from a folder of downloads.

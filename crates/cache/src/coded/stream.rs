@@ -275,6 +275,7 @@ impl Stream {
             Form::Exact if tile.start < self.window.sinks => tile.clone(),
             _ if tile.start < self.window.sinks => tile.start..tile.start,
             Form::Coded => tile.start..clamp(last.coded),
+            Form::Graded if self.window.graded == 0 => tile.end..tile.end,
             Form::Graded => clamp(first.coded)..clamp(last.graded),
             Form::Exact if self.codes_at_once() => tile.end..tile.end,
             Form::Exact => clamp(first.graded)..tile.end,
