@@ -39,7 +39,7 @@ impl<C: LayerCache> Recording<C> {
 }
 
 impl<C> Recording<C> {
-    /// The queries of the last tokens that attended, at most [`OBSERVED`]; none if no token did.
+    /// The queries of the last tokens that attended, at most 64; none if no token did.
     pub fn last_queries(&self) -> Option<&LastQueries> {
         self.queries.as_ref()
     }

@@ -10,7 +10,7 @@ pub const OBSERVED: usize = 64;
 /// What one layer's last queries of a prompt were.
 #[derive(Debug, Clone)]
 pub struct LastQueries {
-    /// `(B, H, W, D)` before position embedding, of the last `W` tokens, at most [`OBSERVED`].
+    /// `(B, H, W, D)` before position embedding, of the last `W` tokens, at most 64.
     pub queries: Tensor,
     /// Factor on their scores.
     pub scale: f64,

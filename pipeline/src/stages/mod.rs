@@ -1,7 +1,7 @@
 //! The stages, one file or folder each, and the one list of them.
 //!
 //! A new stage is its file with a [`Declaration`](crate::stage::Declaration), its line in [`ALL`], its section of
-//! [`Config`](crate::config::Config) if it has parameters, and its recipe in the justfile, which a test asks for.
+//! [`Config`] if it has parameters, and its recipe in the justfile, which a test asks for.
 
 pub mod ablate;
 pub mod allocate;

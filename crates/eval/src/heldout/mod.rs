@@ -5,7 +5,7 @@
 //! [`kvcsr_cache::LayerCache::attend`] is the same), compressing each token as it arrives. Its next-token distributions
 //! are compared with those of the uncompressed cache at the same positions.
 //!
-//! Any [`Scheme`] can be scored, registered or your own:
+//! Any [`Scheme`](kvcsr_cache::Scheme) can be scored, registered or your own:
 //!
 //! ```no_run
 //! use kvcsr_cache::{Scheme, SchemeContext, registry};

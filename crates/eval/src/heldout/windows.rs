@@ -27,7 +27,7 @@ pub struct Window {
 /// How documents are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Most tokens of a context. Contexts are drawn from the [`BLOCK`] of lengths up to it and are never a multiple of it.
+    /// Most tokens of a context. Contexts are drawn from the 128 lengths up to it and are never a multiple of it.
     pub context: usize,
     /// Positions after the context that are not scored: more than any recent window, so that no exact prefill is scored.
     pub skip: usize,
