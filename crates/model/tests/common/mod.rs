@@ -1,6 +1,6 @@
 //! Helpers shared by the test files.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod gguf;
 
