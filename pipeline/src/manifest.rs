@@ -146,7 +146,33 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
-/// Every file below `dir` but the record itself, in name order, and their digest.
+/// blake3 of what a file says, without its times: rows in JSON lines (`*.jsonl`) lose the fields that [`is_time`] names, so that the
+/// digest of the same results is the same whenever they are measured.
+fn hash_of_content(path: &Path) -> Result<String> {
+    if path.extension().is_none_or(|extension| extension != "jsonl") {
+        return hash(path);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut hasher = blake3::Hasher::new();
+    for line in text.lines() {
+        match serde_json::from_str::<Map<String, Value>>(line) {
+            Ok(mut row) => {
+                row.retain(|name, _| !is_time(name));
+                hasher.update(serde_json::to_string(&row)?.as_bytes());
+            }
+            Err(_) => drop(hasher.update(line.as_bytes())),
+        }
+        hasher.update(b"\n");
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether a row's field is a time that was measured: `encode_ms`, `decode_ms_per_token`, `seconds`.
+fn is_time(field: &str) -> bool {
+    field.split('_').any(|word| word == "ms" || word == "seconds")
+}
+
+/// Every file below `dir` but the record itself, in name order, and the digest of what they say, without times.
 pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
     let mut files = Vec::new();
     collect(dir, dir, &mut files)?;
@@ -157,7 +183,7 @@ pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
         let path = dir.join(&file);
         let (bytes, modified_ns) = describe(&path)?;
         let blake3 = hash(&path)?;
-        digest.update(file.as_bytes()).update(b"\0").update(blake3.as_bytes()).update(b"\n");
+        digest.update(file.as_bytes()).update(b"\0").update(hash_of_content(&path)?.as_bytes()).update(b"\n");
         outputs.push(Output { file, bytes, modified_ns, blake3 });
     }
     Ok((outputs, digest.finalize().to_hex().to_string()))
@@ -210,6 +236,21 @@ mod tests {
             let manifest: Manifest = serde_json::from_str(&text).unwrap();
             assert_eq!(manifest.key, manifest.recipe.key(), "{stage}");
         }
+    }
+
+    #[test]
+    fn times_are_no_part_of_a_digest_and_results_are() {
+        let digest = |rows: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+            outputs(dir.path()).unwrap().1
+        };
+        let row =
+            |kl: f64, ms: f64| json!({"kl": kl, "encode_ms": ms, "decode_ms_per_token": ms, "terms": 3}).to_string();
+        assert_eq!(digest(&row(0.5, 1.0)), digest(&row(0.5, 2.0)));
+        assert_ne!(digest(&row(0.5, 1.0)), digest(&row(0.6, 1.0)));
+        assert_ne!(digest("no row"), digest("another"));
+        assert!(is_time("seconds") && is_time("encode_ms_per_1k") && !is_time("terms") && !is_time("mse"));
     }
 
     #[test]
