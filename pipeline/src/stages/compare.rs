@@ -54,6 +54,7 @@ static DECLARATION: Declaration = Declaration {
     version: 3,
     needs: &[Need::Model, Need::Documents, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
     makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS)],
+    grows: heldout::GROWS,
     ..Declaration::EMPTY
 };
 

@@ -45,6 +45,7 @@ static DECLARATION: Declaration = Declaration {
     needs: &[Need::Model, Need::Documents, Need::Stage("calibrate"), Need::Stage("train"), Need::Schemes(names)],
     makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS), Output::rows(RECONSTRUCTION)],
     reproduced: true,
+    grows: heldout::GROWS,
     ..Declaration::EMPTY
 };
 

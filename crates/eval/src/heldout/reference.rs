@@ -150,7 +150,7 @@ impl Reference {
     /// Lets `scheme` take over the prefill and read the continuation, `piece` tokens a call, and keeps what it did at every
     /// position. What is allocated is read after every piece, so that the bits are those of a cache in use: a scheme whose
     /// buffer happens to be empty after the context does not look smaller than it is. A `piece` that divides no method's
-    /// block, such as 61, sees every filling of the buffers.
+    /// block, such as 193, sees several fillings of the buffers.
     ///
     /// # Errors
     /// As [`Reference::score`].

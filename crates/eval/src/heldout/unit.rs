@@ -8,8 +8,8 @@ use super::far::{FarScore, FarTokens, tail};
 use super::{HeldoutText, Measurement, Reference, Window};
 use crate::error::{EvalError, Result};
 
-/// Tokens per call while a continuation is read: it divides no method's block, so that bits are seen at every filling.
-pub const PIECE: usize = 61;
+/// Tokens per call while a continuation is read: no multiple or divisor of a block, so that bits are seen at several fillings of the buffers.
+pub const PIECE: usize = 193;
 
 /// A window prefilled once, with what the uncompressed model makes of it, and of its near part alone.
 pub struct Prepared {

@@ -9,6 +9,7 @@
 
 mod documents;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -19,15 +20,14 @@ use kvcsr_eval::heldout::{Prepared, Reference, UnitScore, Window};
 use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_records::heldout::REPEAT;
-use kvcsr_records::{DictionarySource, HeldoutRow, Journal, SchemeSummary, ThresholdRow};
+use kvcsr_records::{DictionarySource, HeldoutRow, Journal, SchemeSummary, ThresholdRow, files};
 use kvcsr_report::aggregate::Statistics;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::documents::{Texts, Unit};
 pub use self::documents::{digests, sources};
-use crate::config::Config;
-use crate::config::check;
+use crate::config::{Config, check};
 use crate::stage::{Run, parameters_of};
 use crate::stages::PREFILL_CHUNK;
 use crate::ui;
@@ -36,6 +36,9 @@ use crate::ui;
 pub const ROWS: &str = "heldout.jsonl";
 /// File of the thresholds of far tokens.
 pub const THRESHOLDS: &str = "thresholds.jsonl";
+
+/// What may grow: the rows of documents and schemes that are there stay right.
+pub const GROWS: &[&str] = &["schemes", "contexts", "documents", "heldout.repeats"];
 
 /// The section `[heldout]`; `profiles/defaults.toml` explains every parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,6 +144,8 @@ impl Scoring<'_> {
         let (mut thresholds, known) = Journal::open(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context)?;
         let (mut journal, _) = Journal::open(&dir.join(ROWS), key)?;
         let texts = Texts::read(run, tokenizer)?;
+        let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
+        let mut order: Vec<Key> = Vec::new();
         for &context in self.contexts {
             self.check_room(run, &texts, context, decoder.rotary().max_positions())?;
             let threshold = match known.iter().find(|row| row.context == context) {
@@ -152,10 +157,10 @@ impl Scoring<'_> {
                 }
             };
             let units = texts.units(run, context, self.documents)?;
+            let ids: Vec<String> = units.iter().map(|unit| unit.windows[0].document.clone()).collect();
             let bar = ui::bar(self.stage, (units.len() * schemes.len()) as u64, "documents x schemes");
             for Unit { domain, windows, timed } in units {
                 let id = windows[0].document.clone();
-                let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
                 let lacks = |s: &&dyn Scheme| !journal.contains(&(id.clone(), context, named(*s)));
                 let todo: Vec<&dyn Scheme> = schemes.iter().map(|s| s.as_ref()).filter(lacks).collect();
                 bar.inc((schemes.len() - todo.len()) as u64);
@@ -175,9 +180,14 @@ impl Scoring<'_> {
                     bar.inc(1);
                 }
             }
+            order.extend(ids.iter().flat_map(|id| schemes.iter().map(|s| (id.clone(), context, named(s.as_ref())))));
             bar.finish();
         }
-        Ok(())
+        // A run that grew has appended what it lacked: the rows stand in the order of one that made all at once.
+        let place: HashMap<&Key, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
+        let mut rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(ROWS))?;
+        rows.sort_by_key(|row| place.get(&key(row)).copied());
+        Ok(files::write_jsonl(&dir.join(ROWS), &rows)?)
     }
 
     fn check_room(&self, run: &Run, texts: &Texts, context: usize, positions: usize) -> Result<()> {
