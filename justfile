@@ -75,22 +75,17 @@ calibrate-peers *args: setup
 ablate *args: setup
     @{{ stage }}
 
-# Measure perplexity, KL and top-1 agreement after compression, and reconstruction error
+# Score CSR on single long documents by what deletion fails, and measure reconstruction error
 [group('stages')]
 evaluate *args: setup
     @{{ stage }}
 
-# Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure
+# Compare every scheme on the same long documents: recovery, divergence, measured bits and time
 [group('stages')]
 compare *args: setup
     @{{ kvcsr }} calibrate-peers "$@"
     @{{ stage }}
     @{{ kvcsr }} report "$@"
-
-# Score schemes on single long documents, by what deletion fails: far tokens and their recovery
-[group('stages')]
-evidence *args: setup
-    @{{ stage }}
 
 # Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
 [group('stages')]

@@ -96,6 +96,8 @@ fn fetch(run: &Run) -> Result<()> {
     for (id, kind) in stage::downloads(run)? {
         wanted.push(sources.get(&id, kind)?);
     }
+    let documents = stages::heldout::sources(run)?;
+    wanted.extend(&documents);
     let files = wanted.len();
     sources::fetch(wanted, &run.paths)?;
     ui::line("fetch", &format!("{files} files present, sha256 verified"));

@@ -40,6 +40,21 @@ impl Recipe {
         blake3::hash(json.as_bytes()).to_hex().to_string()
     }
 
+    /// Whether this recipe makes all that an earlier one made, and more: only parameters of `grows` differ, and they have grown;
+    /// what both are made from is the same.
+    pub fn extends(&self, old: &Self, grows: &[&str]) -> bool {
+        if grows.is_empty() || self.stage != old.stage || self.version != old.version {
+            return false;
+        }
+        let (before, after) = (flat(&old.parameters), flat(&self.parameters));
+        let grown = |(name, value): (&String, &Value)| match after.get(name) {
+            Some(now) if grows.contains(&name.as_str()) => is_grown(value, now),
+            now => now == Some(value),
+        };
+        let same = |(name, input): (&String, &Value)| self.inputs.get(name).is_none_or(|now| now == input);
+        before.len() == after.len() && before.iter().all(grown) && old.inputs.iter().all(same)
+    }
+
     /// What differs from an earlier recipe, in words.
     pub fn changes_since(&self, old: &Self) -> Vec<String> {
         let mut changes = Vec::new();
@@ -53,6 +68,32 @@ impl Recipe {
         differences(&old.inputs, &self.inputs, &mut |name, _, _| changes.push(format!("input {name} changed")));
         changes
     }
+}
+
+/// Whether a value is another with more members, or a larger number than one above 0: 0 stands for all in some lists.
+fn is_grown(old: &Value, new: &Value) -> bool {
+    match (old, new) {
+        (Value::Array(old), Value::Array(new)) => old.iter().all(|member| new.contains(member)),
+        (Value::Number(old), Value::Number(new)) => match (old.as_u64(), new.as_u64()) {
+            (Some(old), Some(new)) => new == old || (old > 0 && new > old),
+            _ => old == new,
+        },
+        _ => old == new,
+    }
+}
+
+/// The members of sections beside plain parameters, under their paths: `heldout.repeats`.
+fn flat(parameters: &Map<String, Value>) -> Map<String, Value> {
+    let mut flat = Map::new();
+    for (name, value) in parameters {
+        match value {
+            Value::Object(section) => {
+                flat.extend(section.iter().map(|(member, value)| (format!("{name}.{member}"), value.clone())));
+            }
+            value => drop(flat.insert(name.clone(), value.clone())),
+        }
+    }
+    flat
 }
 
 fn differences(old: &Map<String, Value>, new: &Map<String, Value>, report: &mut dyn FnMut(&str, &Value, &Value)) {
@@ -146,7 +187,33 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
-/// Every file below `dir` but the record itself, in name order, and their digest.
+/// blake3 of what a file says, without its times: rows in JSON lines (`*.jsonl`) lose the fields that [`is_time`] names, so that the
+/// digest of the same results is the same whenever they are measured.
+fn hash_of_content(path: &Path) -> Result<String> {
+    if path.extension().is_none_or(|extension| extension != "jsonl") {
+        return hash(path);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut hasher = blake3::Hasher::new();
+    for line in text.lines() {
+        match serde_json::from_str::<Map<String, Value>>(line) {
+            Ok(mut row) => {
+                row.retain(|name, _| !is_time(name));
+                hasher.update(serde_json::to_string(&row)?.as_bytes());
+            }
+            Err(_) => drop(hasher.update(line.as_bytes())),
+        }
+        hasher.update(b"\n");
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether a row's field is a time that was measured: `encode_ms`, `decode_ms_per_token`, `seconds`.
+fn is_time(field: &str) -> bool {
+    field.split('_').any(|word| word == "ms" || word == "seconds")
+}
+
+/// Every file below `dir` but the record itself, in name order, and the digest of what they say, without times.
 pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
     let mut files = Vec::new();
     collect(dir, dir, &mut files)?;
@@ -157,7 +224,7 @@ pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
         let path = dir.join(&file);
         let (bytes, modified_ns) = describe(&path)?;
         let blake3 = hash(&path)?;
-        digest.update(file.as_bytes()).update(b"\0").update(blake3.as_bytes()).update(b"\n");
+        digest.update(file.as_bytes()).update(b"\0").update(hash_of_content(&path)?.as_bytes()).update(b"\n");
         outputs.push(Output { file, bytes, modified_ns, blake3 });
     }
     Ok((outputs, digest.finalize().to_hex().to_string()))
@@ -201,6 +268,31 @@ mod tests {
         assert_eq!(changes, ["train.sparsity 4 -> 8", "input calibrate changed"]);
     }
 
+    #[test]
+    fn a_recipe_extends_one_that_made_a_part_of_it() {
+        let recipe = |schemes: Value, documents: u64, repeats: u64, scored: u64, train: &str| Recipe {
+            parameters:
+                json!({"schemes": schemes, "documents": documents, "heldout": {"repeats": repeats, "scored": scored}})
+                    .as_object()
+                    .unwrap()
+                    .clone(),
+            ..self::recipe(1, train)
+        };
+        let grows = ["schemes", "documents", "heldout.repeats"];
+        let old = recipe(json!(["a", "b"]), 4, 2, 512, "x");
+        let extends = |new: &Recipe| new.extends(&old, &grows);
+        assert!(extends(&recipe(json!(["b", "c", "a"]), 16, 16, 512, "x")));
+        assert!(!extends(&recipe(json!(["a", "c"]), 4, 2, 512, "x")), "a scheme is gone");
+        assert!(!extends(&recipe(json!(["a", "b"]), 2, 2, 512, "x")), "fewer documents");
+        assert!(!extends(&recipe(json!(["a", "b"]), 4, 2, 600, "x")), "another measure");
+        assert!(!extends(&recipe(json!(["a", "b"]), 4, 2, 512, "y")), "other dictionaries");
+        assert!(!recipe(json!(["a", "b"]), 8, 2, 512, "x").extends(&old, &[]));
+        let mut peers = recipe(json!(["a", "b", "p"]), 4, 2, 512, "x");
+        peers.inputs.insert("calibrate-peers".into(), "z".into());
+        assert!(extends(&peers), "an added scheme is built from something else");
+        assert!(is_grown(&json!(0), &json!(0)) && !is_grown(&json!(0), &json!(3)), "0 stands for all");
+    }
+
     /// Parameters in another order must not make a stage run again.
     #[test]
     fn published_keys_are_those_of_their_recipes() {
@@ -210,6 +302,21 @@ mod tests {
             let manifest: Manifest = serde_json::from_str(&text).unwrap();
             assert_eq!(manifest.key, manifest.recipe.key(), "{stage}");
         }
+    }
+
+    #[test]
+    fn times_are_no_part_of_a_digest_and_results_are() {
+        let digest = |rows: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+            outputs(dir.path()).unwrap().1
+        };
+        let row =
+            |kl: f64, ms: f64| json!({"kl": kl, "encode_ms": ms, "decode_ms_per_token": ms, "terms": 3}).to_string();
+        assert_eq!(digest(&row(0.5, 1.0)), digest(&row(0.5, 2.0)));
+        assert_ne!(digest(&row(0.5, 1.0)), digest(&row(0.6, 1.0)));
+        assert_ne!(digest("no row"), digest("another"));
+        assert!(is_time("seconds") && is_time("encode_ms_per_1k") && !is_time("terms") && !is_time("mse"));
     }
 
     #[test]

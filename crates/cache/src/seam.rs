@@ -156,6 +156,11 @@ pub trait Scheme: Send + Sync {
 
     /// Bytes held once for all layers and sequences: dictionaries and their tables.
     fn shared_bytes(&self) -> usize;
+
+    /// Bytes of the same as a deployment would store them: what was learned, in f16, without tables made from it.
+    fn stored_bytes(&self) -> usize {
+        self.shared_bytes()
+    }
 }
 
 /// Checks `(B, Hkv, T, D)` inputs against what a cache holds. Returns `(B, Hkv, T, D)`.

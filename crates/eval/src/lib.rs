@@ -6,7 +6,7 @@
 //! - [`heldout`]: perplexity, divergence and agreement with the uncompressed cache on the continuation of a text.
 //! - [`longbench`]: LongBench v1 as its authors prompt and score it, detail by detail.
 //! - [`suite`]: tasks of our own for machines without LongBench; LongBench's runner and metrics serve them too.
-//! - [`stats`]: paired intervals, for all three.
+//! - [`stats`]: paired intervals, for all three, from `kvcsr-stats`.
 //! - [`jsonl`]: the files that they read.
 //!
 //! ```
@@ -34,7 +34,8 @@ pub mod error;
 pub mod heldout;
 pub mod jsonl;
 pub mod longbench;
-pub mod stats;
 pub mod suite;
+
+pub use kvcsr_stats as stats;
 
 pub use error::{EvalError, Result, TokensError};

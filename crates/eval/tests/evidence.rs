@@ -41,7 +41,7 @@ fn deletion_recovers_nothing_the_exact_cache_everything_and_more_context_more() 
     };
     let threshold = threshold(&hidden[CUT.skip..], 0.9);
     let prepared = prepared(&decoder, window, threshold);
-    let of = |name: &str| prepared.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+    let of = |name: &str| prepared.score(&decoder, scheme(&decoder, name).as_ref(), 0).unwrap();
     let deletion = of(HIDDEN);
     assert_eq!((deletion.scored(), deletion.far.recovery()), (CUT.scored, 0.0));
     assert!(deletion.far.far > 0 && deletion.far.far < CUT.scored, "{:?}", deletion.far);
@@ -59,7 +59,7 @@ fn bits_are_those_of_a_cache_in_use() {
     let (context, last) = (window.text.context as f64, (window.text.ids.len() - 1) as f64);
     let prepared = prepared(&decoder, window, 0.0);
     let bits = |name: &str| {
-        let unit = prepared.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+        let unit = prepared.score(&decoder, scheme(&decoder, name).as_ref(), 0).unwrap();
         unit.measured_bits(decoder.geometry()).0
     };
     // 26 of so many tokens in f16, and 4 bytes for a position: between what it is at the ends of the continuation.
@@ -95,7 +95,8 @@ fn every_position_of_a_passage_that_comes_back_counts() {
     let repeat = Repeat { passage: 80, between: 250, cue: 8, seed: 1 };
     let window = repeat.window("a", &ids(1, 100), &ids(77, 400)).unwrap();
     let prepared = prepared(&decoder, window, f64::NEG_INFINITY);
-    let unit = prepared.score(&decoder, scheme(&decoder, "dense-f16").as_ref()).unwrap();
+    let unit = prepared.score(&decoder, scheme(&decoder, "dense-f16").as_ref(), 2).unwrap();
     assert_eq!((unit.far.far, unit.far.share()), (80 - 8 - 1, 1.0));
+    assert!(unit.decode_ms_per_token.is_some_and(|ms| ms > 0.0) && unit.encode_ms > 0.0);
     assert!(unit.far.recovery() > 0.99, "{}", unit.far.recovery());
 }

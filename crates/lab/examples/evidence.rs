@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for window in windows(&model, Side::Scored, count, cut)? {
         let prepared = Prepared::new(&model.decoder, window, CHUNK, dense.as_ref(), hidden.as_ref(), threshold)?;
         for (at, scheme) in schemes.iter().enumerate() {
-            totals.entry(at).or_default().push(prepared.score(&model.decoder, scheme.as_ref())?);
+            totals.entry(at).or_default().push(prepared.score(&model.decoder, scheme.as_ref(), 0)?);
         }
         let (window, share) = (prepared.window(), totals[&0].last().map_or(f64::NAN, |unit| unit.far.share()));
         println!("{}: {} tokens of context, {:.1} % far", window.document, window.text.context, 100.0 * share);

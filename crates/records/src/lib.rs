@@ -7,12 +7,10 @@
 //! | module | rows |
 //! |---|---|
 //! | [`journal`] | the file to which a running stage appends rows |
-//! | [`heldout`] | a held-out document under a scheme, and a scheme over documents |
-//! | [`compare`] | every scheme on the same prompts |
+//! | [`heldout`] | a held-out document under a scheme, a scheme over documents, and where far tokens begin |
 //! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
 //! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
-//! | [`units`] | long documents under a scheme, and where far tokens begin |
 //! | [`memory`] | bytes by length, and sweeps |
 //!
 //! ```
@@ -26,7 +24,6 @@
 #![deny(missing_docs)]
 
 pub mod columns;
-pub mod compare;
 pub mod csv;
 mod error;
 pub mod files;
@@ -35,17 +32,14 @@ pub mod journal;
 pub mod memory;
 pub mod tasks;
 pub mod training;
-pub mod units;
 pub mod vectors;
 
 pub use columns::Row;
-pub use compare::{CompareDocument, CompareRow};
 pub use error::RecordsError;
-pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, UnknownName};
+pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, ThresholdRow, UnknownName};
 pub use journal::Journal;
 pub use kvcsr_codec::Kind;
 pub use memory::{FootprintRow, MemoryPoint, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
 pub use training::{AblationRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
-pub use units::{ThresholdRow, UnitRow};
 pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};

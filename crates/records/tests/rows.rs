@@ -6,7 +6,7 @@ use std::fs;
 
 use kvcsr_records::{DictionarySource, EpochRow, HeldoutRow, Kind, ReconstructionRow, RecordsError, csv, files};
 
-const HELDOUT: &str = r#"{"id":"w1","domain":"wiki","scheme":"csr-4","dictionary":"kmeans","context":1024,"scored":512,"nll_sum":1300.5,"kl_sum":20.25,"top1_agree":470,"nominal_bits":2.0,"measured_bits":2.6,"shared_bytes":1048576,"encode_ms":12.5,"score_ms":80.0}"#;
+const HELDOUT: &str = r#"{"id":"w1","domain":"wiki","scheme":"csr-4","dictionary":"kmeans","context":1024,"windows":1,"scored":512,"nll_sum":1300.5,"kl_sum":20.25,"kl_tail":1.5,"top1_agree":470,"far":40,"far_kl_sum":9.5,"hidden_kl_sum":30.0,"nominal_bits":2.0,"measured_bits":2.6,"shared_bytes":1048576,"stored_bytes":65536,"channels":11520,"encode_ms":12.5,"decode_ms_per_token":null}"#;
 
 #[test]
 fn heldout_rows_keep_their_json() {

@@ -2,53 +2,164 @@
 
 use std::collections::{HashMap, HashSet};
 
-use kvcsr_records::{Comparison, DictionarySource, HeldoutRow, ReconstructionRow, SchemeSummary, heldout::ALL};
+use kvcsr_records::heldout::{ALL, REPEAT};
+use kvcsr_records::{Comparison, DictionarySource, HeldoutRow, ReconstructionRow, SchemeSummary};
+use kvcsr_stats::{Bootstrap, Interval};
 
-use crate::{error::ReportError, grouping::grouped};
+use crate::error::ReportError;
+use crate::evidence;
+use crate::grouping::{distinct, grouped};
 
-/// Summaries over all documents, one per (scheme, dictionary) in order of appearance.
+/// How summaries tell schemes apart.
+#[derive(Debug, Clone, Copy)]
+pub struct Statistics {
+    /// Draws, level and seed of all intervals.
+    pub bootstrap: Bootstrap,
+    /// Share of a scheme's loss that training with another seed may change: a smaller difference does not count as one.
+    pub noise: f64,
+}
+
+impl Statistics {
+    /// No intervals: for means alone.
+    pub const MEANS: Self = Self { bootstrap: Bootstrap { resamples: 0, level: 0.95, seed: 0 }, noise: 0.0 };
+}
+
+/// One scheme's documents at one context, in strata: a domain each.
+pub(crate) struct Group<'r> {
+    /// Any of its rows: they agree in everything that names the scheme.
+    pub first: &'r HeldoutRow,
+    /// The domain, or [`ALL`].
+    pub domain: &'r str,
+    /// Its documents, by domain.
+    pub strata: Vec<Vec<&'r HeldoutRow>>,
+}
+
+impl<'r> Group<'r> {
+    fn new(domain: &'r str, rows: &[&'r HeldoutRow]) -> Self {
+        let strata = grouped(rows.iter().copied(), |row| row.domain.as_str());
+        Self { first: rows[0], domain, strata: strata.into_iter().map(|(_, rows)| rows).collect() }
+    }
+
+    /// A number per document, by domain.
+    pub fn values(&self, of: impl Fn(&HeldoutRow) -> f64) -> Vec<Vec<f64>> {
+        self.strata.iter().map(|rows| rows.iter().map(|row| of(row)).collect()).collect()
+    }
+
+    /// The mean over domains of the mean over documents.
+    pub fn mean(&self, of: impl Fn(&HeldoutRow) -> f64) -> f64 {
+        let means = self.strata.iter().map(|rows| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64);
+        means.sum::<f64>() / self.strata.len() as f64
+    }
+
+    /// The same document's row among another scheme's, for every document; `None` if one is missing there.
+    pub fn paired<'o>(&self, other: &Group<'o>) -> Option<Vec<Vec<(&'r HeldoutRow, &'o HeldoutRow)>>> {
+        let rows: HashMap<(&str, &str), &'o HeldoutRow> =
+            other.strata.iter().flatten().map(|row| ((row.domain.as_str(), row.id.as_str()), *row)).collect();
+        let pair = |row: &&'r HeldoutRow| Some((*row, *rows.get(&(row.domain.as_str(), row.id.as_str()))?));
+        self.strata.iter().map(|stratum| stratum.iter().map(pair).collect()).collect()
+    }
+
+    /// Mean KL over far tokens with the rest hidden, per document: what recovery is measured by. 0 where no token is far.
+    pub fn hidden(&self) -> f64 {
+        self.mean(|row| row.hidden_kl_sum)
+    }
+}
+
+/// Summaries over all documents without intervals, one per (scheme, dictionary) and context.
+///
+/// # Errors
+/// [`ReportError::Duplicate`] for a document that is counted twice.
 pub fn overall(rows: &[HeldoutRow]) -> Result<Vec<SchemeSummary>, ReportError> {
-    summarise(rows, |_| ALL)
+    let all = summarise(rows, Statistics::MEANS)?;
+    Ok(all.into_iter().filter(|summary| summary.domain == ALL).collect())
 }
 
-/// Summaries per domain, one per (domain, scheme, dictionary) in order of appearance.
-pub fn by_domain(rows: &[HeldoutRow]) -> Result<Vec<SchemeSummary>, ReportError> {
-    summarise(rows, |row| row.domain.as_str())
-}
-
-fn summarise<'r>(
-    rows: &'r [HeldoutRow],
-    domain: impl Fn(&'r HeldoutRow) -> &'r str,
-) -> Result<Vec<SchemeSummary>, ReportError> {
+/// Summaries of every scheme: by context, the shortest first; within it [`ALL`] first, then every domain, in order of appearance.
+///
+/// # Errors
+/// [`ReportError::Duplicate`] for a document that is counted twice.
+pub fn summarise(rows: &[HeldoutRow], statistics: Statistics) -> Result<Vec<SchemeSummary>, ReportError> {
     let mut seen = HashSet::new();
     for row in rows {
         if !seen.insert((&row.domain, &row.id, &row.scheme, row.dictionary, row.context)) {
             return Err(ReportError::Duplicate { id: row.id.clone(), scheme: row.scheme.clone() });
         }
     }
-    let groups = grouped(rows, |row| (domain(row), row.scheme.as_str(), row.dictionary));
-    Ok(groups.iter().map(|(key, rows)| summary(*key, rows)).collect())
+    let mut contexts = distinct(rows.iter().map(|row| row.context));
+    contexts.sort_unstable();
+    let mut summaries = Vec::new();
+    for context in contexts {
+        let of_context = || rows.iter().filter(move |row| row.context == context);
+        let domains = distinct(of_context().map(|row| row.domain.as_str()));
+        for domain in [ALL].into_iter().chain(domains) {
+            let within = |row: &&HeldoutRow| if domain == ALL { row.domain != REPEAT } else { row.domain == domain };
+            let schemes = grouped(of_context().filter(within), |row| (row.scheme.as_str(), row.dictionary));
+            let groups: Vec<Group<'_>> = schemes.iter().map(|(_, rows)| Group::new(domain, rows)).collect();
+            summaries.extend(groups.iter().map(|group| summary(group, &groups, statistics)));
+        }
+    }
+    Ok(summaries)
 }
 
-fn summary((domain, scheme, dictionary): (&str, &str, DictionarySource), rows: &[&HeldoutRow]) -> SchemeSummary {
-    let total = |of: fn(&HeldoutRow) -> f64| rows.iter().map(|row| of(row)).sum::<f64>();
-    let context = total(|row| row.context as f64);
-    let scored = total(|row| row.scored as f64);
+fn summary(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> SchemeSummary {
+    let interval = |values: &[Vec<f64>]| statistics.bootstrap.interval(values);
+    let low = |interval: &Option<Interval>| interval.map(|i| i.low);
+    let high = |interval: &Option<Interval>| interval.map(|i| i.high);
+    let per_token = |of: fn(&HeldoutRow) -> f64| move |row: &HeldoutRow| of(row) / row.scored as f64;
+    let kl = per_token(|row| row.kl_sum);
+    let nll = per_token(|row| row.nll_sum);
+    let rows = || group.strata.iter().flatten();
+    let HeldoutRow { context, shared_bytes, stored_bytes, channels, .. } = *group.first;
+    let measured_bits = group.mean(|row| row.measured_bits);
+    let all_in = |sequences: usize| measured_bits + 8.0 * stored_bytes as f64 / (channels * context * sequences) as f64;
+    let kl_ends = interval(&group.values(kl));
+    let recovery = evidence::recovery(group, statistics);
+    let over = evidence::over_deletion(group, all, statistics);
+    let dense = all.iter().find(|other| other.first.scheme == "dense");
+    let worse: Option<Vec<Vec<f64>>> = dense.and_then(|dense| group.paired(dense)).map(|pairs| {
+        pairs.iter().map(|stratum| stratum.iter().map(|(own, exact)| nll(own) - nll(exact)).collect()).collect()
+    });
+    let ratio = dense.filter(|_| worse.is_some()).map(|dense| group.mean(nll) - dense.mean(nll));
+    let ratio_ends = worse.as_deref().and_then(interval);
+    let decode: Vec<f64> = rows().filter_map(|row| row.decode_ms_per_token).collect();
     SchemeSummary {
-        domain: domain.to_owned(),
-        scheme: scheme.to_owned(),
-        dictionary,
-        documents: rows.len(),
-        context: rows.iter().map(|row| row.context).sum(),
-        scored: rows.iter().map(|row| row.scored).sum(),
-        nominal_bits: total(|row| row.nominal_bits * row.context as f64) / context,
-        measured_bits: total(|row| row.measured_bits * row.context as f64) / context,
-        shared_bytes: rows.iter().map(|row| row.shared_bytes).max().unwrap_or(0),
-        perplexity: (total(|row| row.nll_sum) / scored).exp(),
-        kl: total(|row| row.kl_sum) / scored,
-        top1_percent: 100.0 * total(|row| row.top1_agree as f64) / scored,
-        encode_ms_per_1k: 1000.0 * total(|row| row.encode_ms) / context,
-        score_ms_per_token: total(|row| row.score_ms) / scored,
+        scheme: group.first.scheme.clone(),
+        dictionary: group.first.dictionary,
+        domain: group.domain.to_owned(),
+        context,
+        n: rows().count(),
+        scored: rows().map(|row| row.scored).sum(),
+        nominal_bits: group.mean(|row| row.nominal_bits),
+        measured_bits,
+        recovery: recovery.value,
+        recovery_low: low(&recovery.ends),
+        recovery_high: high(&recovery.ends),
+        far_share: group.mean(|row| row.far as f64 / row.scored as f64),
+        over_deletion: over.value,
+        over_deletion_low: low(&over.ends),
+        over_deletion_high: high(&over.ends),
+        frontier: group.domain == ALL && evidence::on_frontier(group, all, statistics),
+        kl: group.mean(kl),
+        kl_low: low(&kl_ends),
+        kl_high: high(&kl_ends),
+        kl_tail: group.mean(|row| row.kl_tail),
+        top1: group.mean(|row| row.top1_agree as f64 / row.scored as f64),
+        ppl: group.mean(nll).exp(),
+        ppl_ratio: ratio.map(f64::exp),
+        ppl_ratio_low: low(&ratio_ends).map(f64::exp),
+        ppl_ratio_high: high(&ratio_ends).map(f64::exp),
+        task_score: None,
+        task_n: None,
+        task_difference: None,
+        task_difference_low: None,
+        task_difference_high: None,
+        shared_bytes,
+        stored_bytes,
+        all_in_bits_1: all_in(1),
+        all_in_bits_8: all_in(8),
+        all_in_bits_64: all_in(64),
+        encode_ms: group.mean(|row| row.encode_ms),
+        decode_ms_per_token: (!decode.is_empty()).then(|| decode.iter().sum::<f64>() / decode.len() as f64),
     }
 }
 
@@ -96,90 +207,120 @@ mod tests {
 
     use super::*;
 
-    fn row(id: &str, domain: &str, dictionary: DictionarySource, context: usize, scored: usize) -> HeldoutRow {
+    fn row(id: &str, domain: &str, dictionary: DictionarySource) -> HeldoutRow {
         HeldoutRow {
             id: id.to_owned(),
             domain: domain.to_owned(),
             scheme: "csr-4".to_owned(),
             dictionary,
-            context,
-            scored,
+            context: 100,
+            windows: 1,
+            scored: 10,
             nll_sum: 0.0,
             kl_sum: 0.0,
+            kl_tail: 0.0,
             top1_agree: 0,
+            far: 2,
+            far_kl_sum: 0.0,
+            hidden_kl_sum: 4.0,
             nominal_bits: 1.0,
             measured_bits: 0.0,
-            shared_bytes: 0,
+            shared_bytes: 70,
+            stored_bytes: 50,
+            channels: 8,
             encode_ms: 0.0,
-            score_ms: 0.0,
+            decode_ms_per_token: None,
         }
     }
 
-    fn two_documents() -> Vec<HeldoutRow> {
-        use DictionarySource::NeuralDict;
-        vec![
-            HeldoutRow {
-                nll_sum: 10.0,
-                kl_sum: 1.0,
-                top1_agree: 8,
-                measured_bits: 2.0,
-                shared_bytes: 7,
-                encode_ms: 30.0,
-                score_ms: 5.0,
-                ..row("a", "wiki", NeuralDict, 100, 10)
-            },
-            HeldoutRow {
-                nll_sum: 50.0,
-                kl_sum: 6.0,
-                top1_agree: 15,
-                measured_bits: 1.0,
-                shared_bytes: 7,
-                encode_ms: 70.0,
-                score_ms: 25.0,
-                ..row("b", "code", NeuralDict, 300, 30)
-            },
-        ]
+    fn three_documents() -> Vec<HeldoutRow> {
+        let wiki = HeldoutRow {
+            nll_sum: 10.0,
+            kl_sum: 1.0,
+            top1_agree: 8,
+            far_kl_sum: 1.0,
+            measured_bits: 2.0,
+            encode_ms: 30.0,
+            ..row("a", "wiki", DictionarySource::NeuralDict)
+        };
+        let code = HeldoutRow {
+            nll_sum: 60.0,
+            kl_sum: 6.0,
+            scored: 20,
+            top1_agree: 15,
+            far_kl_sum: 3.0,
+            measured_bits: 1.0,
+            encode_ms: 70.0,
+            decode_ms_per_token: Some(4.0),
+            ..row("b", "code", DictionarySource::NeuralDict)
+        };
+        vec![wiki, code.clone(), HeldoutRow { id: "c".into(), kl_sum: 12.0, ..code }]
     }
 
     #[test]
-    fn sums_are_taken_before_ratios() {
-        let summaries = overall(&two_documents()).unwrap();
+    fn every_domain_counts_equally() {
+        let summaries = overall(&three_documents()).unwrap();
         let [all] = summaries.as_slice() else { panic!("one scheme, got {summaries:?}") };
-        assert_eq!((all.documents, all.context, all.scored, all.shared_bytes), (2, 400, 40, 7));
-        assert!((all.perplexity - (60.0_f64 / 40.0).exp()).abs() < 1e-12);
-        assert!((all.kl - 7.0 / 40.0).abs() < 1e-15);
-        assert!((all.top1_percent - 57.5).abs() < 1e-12);
-        // (2 x 100 + 1 x 300) / 400, not the plain mean 1.5.
-        assert!((all.measured_bits - 1.25).abs() < 1e-15);
-        assert!((all.encode_ms_per_1k - 250.0).abs() < 1e-12);
-        assert!((all.score_ms_per_token - 0.75).abs() < 1e-15);
+        assert_eq!((all.n, all.scored, all.shared_bytes), (3, 50, 70));
+        // Wiki 0.1; code (0.3 + 0.6) / 2.
+        assert!((all.kl - (0.1 + 0.45) / 2.0).abs() < 1e-12, "{}", all.kl);
+        assert!((all.ppl - ((1.0 + 3.0) / 2.0_f64).exp()).abs() < 1e-12);
+        assert!((all.measured_bits - 1.5).abs() < 1e-15 && (all.encode_ms - 50.0).abs() < 1e-12);
+        // Sums over far tokens, not means of ratios: 1 - ((1 + 3) / 2) / 4.
+        assert!((all.recovery.unwrap() - 0.5).abs() < 1e-12);
+        assert_eq!((all.decode_ms_per_token, all.ppl_ratio, all.recovery_low), (Some(4.0), None, None));
+        // 50 bytes over 8 channels and 100 tokens.
+        assert!((all.all_in_bits_1 - 2.0).abs() < 1e-12 && (all.all_in_bits_8 - 1.5625).abs() < 1e-12);
     }
 
     #[test]
-    fn domains_are_kept_apart() {
-        let summaries = by_domain(&two_documents()).unwrap();
-        let kl: Vec<_> = summaries.iter().map(|s| (s.domain.as_str(), s.kl)).collect();
-        assert_eq!(kl, [("wiki", 0.1), ("code", 0.2)]);
+    fn domains_are_kept_apart_and_passages_that_come_back_are_no_part_of_all() {
+        let mut rows = three_documents();
+        rows.push(HeldoutRow { id: "d".into(), domain: REPEAT.into(), kl_sum: 1e6, ..rows[0].clone() });
+        let summaries = summarise(&rows, Statistics::MEANS).unwrap();
+        let kl: Vec<_> = summaries.iter().map(|s| (s.domain.as_str(), s.n, s.kl)).collect();
+        assert_eq!(kl[1..3], [("wiki", 1, 0.1), ("code", 2, 0.45)]);
+        assert_eq!((kl[0].0, kl[0].1, kl[3].0, kl[3].2), (ALL, 3, REPEAT, 1e5));
     }
 
     #[test]
     fn a_document_counted_twice_is_an_error() {
-        let mut rows = two_documents();
+        let mut rows = three_documents();
         rows.push(rows[0].clone());
         assert!(matches!(overall(&rows), Err(ReportError::Duplicate { id, .. }) if id == "a"));
-        rows[2].context = 50;
+        rows[3].context = 50;
         assert!(overall(&rows).is_ok(), "another context length is another measurement");
     }
 
     #[test]
+    fn perplexity_is_paired_with_the_exact_cache() {
+        let mut rows = three_documents();
+        let exact = |row: &HeldoutRow| HeldoutRow {
+            scheme: "dense".into(),
+            dictionary: DictionarySource::None,
+            nll_sum: row.nll_sum - row.scored as f64,
+            ..row.clone()
+        };
+        rows.extend(three_documents().iter().map(exact));
+        let statistics = Statistics { bootstrap: Bootstrap { resamples: 200, level: 0.95, seed: 1 }, noise: 0.0 };
+        let summaries = summarise(&rows, statistics).unwrap();
+        let own = |domain: &str| summaries.iter().find(|s| s.domain == domain && s.scheme == "csr-4").unwrap();
+        assert!((own(ALL).ppl_ratio.unwrap() - 1f64.exp()).abs() < 1e-9);
+        // One nat a token in both documents: no spread. A single document shows none, and with it no mean over domains does.
+        assert!((own("code").ppl_ratio_high.unwrap() - 1f64.exp()).abs() < 1e-9);
+        assert_eq!((own("wiki").ppl_ratio_high, own(ALL).ppl_ratio_high), (None, None));
+    }
+
+    #[test]
     fn losses_to_kmeans_are_listed_ties_included() {
-        let mut rows = two_documents();
-        // k-means ties on wiki (0.1) and is worse on code (0.3).
+        let mut rows = three_documents();
+        rows.truncate(2);
+        // k-means ties on wiki (0.1) and is worse on code (0.45).
         for (index, kl_sum) in [(0, 1.0), (1, 9.0)] {
             rows.push(HeldoutRow { dictionary: DictionarySource::KMeans, kl_sum, ..rows[index].clone() });
         }
-        let comparisons = compare_heldout(&by_domain(&rows).unwrap());
-        assert_eq!(comparisons.len(), 2);
+        let comparisons = compare_heldout(&summarise(&rows, Statistics::MEANS).unwrap());
+        assert_eq!(comparisons.len(), 3, "over all, and in each domain");
         let lost = not_better(&comparisons);
         assert_eq!(lost.len(), 1);
         assert_eq!((lost[0].place.as_str(), lost[0].neuraldict, lost[0].kmeans), ("wiki", 0.1, 0.1));

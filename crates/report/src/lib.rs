@@ -37,6 +37,7 @@ pub mod axes;
 pub mod canvas;
 pub mod compare;
 mod error;
+pub mod evidence;
 pub mod figures;
 mod grouping;
 pub mod html;
@@ -57,7 +58,7 @@ pub mod ticks;
 pub use error::ReportError;
 pub use kvcsr_records as records;
 pub use kvcsr_records::{
-    AblationRow, CoefficientRow, CompareDocument, CompareRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow,
-    HeldoutRow, Kind, MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, ScatterRow, SweepRow, UsageRow, csv,
+    AblationRow, CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
+    MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, ScatterRow, SchemeSummary, SweepRow, UsageRow, csv,
     files,
 };

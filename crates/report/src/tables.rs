@@ -112,16 +112,23 @@ fn column<'a>(name: &'a str, heading: &'a str, decimals: Option<usize>) -> Markd
 }
 
 /// The results table: one line per summary. `domains` adds the domain's column.
+///
+/// # Errors
+/// Those of [`frame`] and [`markdown`].
 pub fn results_markdown(summaries: &[SchemeSummary], domains: bool) -> Result<String, ReportError> {
     let mut columns = vec![
         column("scheme", "scheme", None),
         column("dictionary", "dictionary", None),
         column("nominal_bits", "nominal bits", Some(2)),
         column("measured_bits", "measured bits", Some(2)),
-        column("perplexity", "perplexity", Some(2)),
+        column("recovery", "far-context recovery", Some(3)),
+        column("recovery_low", "from", Some(3)),
+        column("recovery_high", "to (95 %)", Some(3)),
         column("kl", "KL (nats)", Some(4)),
-        column("top1_percent", "top-1 agreement (%)", Some(1)),
-        column("documents", "documents", None),
+        column("kl_tail", "KL, 99.9th percentile", Some(3)),
+        column("top1", "top-1 agreement", Some(3)),
+        column("ppl", "perplexity", Some(2)),
+        column("n", "documents", None),
     ];
     if domains {
         columns.insert(0, column("domain", "domain", None));
@@ -168,15 +175,22 @@ mod tests {
             scheme: "csr-4".to_owned(),
             dictionary: DictionarySource::NeuralDict,
             context: 100,
+            windows: 1,
             scored: 10,
             nll_sum: 20.0,
             kl_sum: 0.125,
+            kl_tail: 0.5,
             top1_agree: 9,
+            far: 3,
+            far_kl_sum: 0.25,
+            hidden_kl_sum: 1.0,
             nominal_bits: 1.0,
             measured_bits: 2.25,
             shared_bytes: 5,
+            stored_bytes: 4,
+            channels: 8,
             encode_ms: 1.5,
-            score_ms: 2.5,
+            decode_ms_per_token: None,
         };
         vec![row.clone(), HeldoutRow { dictionary: DictionarySource::KMeans, kl_sum: 0.1, ..row }]
     }
@@ -186,10 +200,10 @@ mod tests {
         let table = results_markdown(&aggregate::overall(&rows()).unwrap(), false).unwrap();
         assert_eq!(
             table,
-            "| scheme | dictionary | nominal bits | measured bits | perplexity | KL (nats) | top-1 agreement (%) | documents |\n\
-             |---|---|--:|--:|--:|--:|--:|--:|\n\
-             | csr-4 | neuraldict | 1.00 | 2.25 | 7.39 | 0.0125 | 90.0 | 1 |\n\
-             | csr-4 | kmeans | 1.00 | 2.25 | 7.39 | 0.0100 | 90.0 | 1 |\n"
+            "| scheme | dictionary | nominal bits | measured bits | far-context recovery | from | to (95 %) | KL (nats) | KL, 99.9th percentile | top-1 agreement | perplexity | documents |\n\
+             |---|---|--:|--:|--:|---|---|--:|--:|--:|--:|--:|\n\
+             | csr-4 | neuraldict | 1.00 | 2.25 | 0.750 | null | null | 0.0125 | 0.500 | 0.900 | 7.39 | 1 |\n\
+             | csr-4 | kmeans | 1.00 | 2.25 | 0.750 | null | null | 0.0100 | 0.500 | 0.900 | 7.39 | 1 |\n"
         );
     }
 

@@ -13,7 +13,8 @@ use serde_json::Value;
 use super::keep::finished;
 use crate::manifest::Manifest;
 use crate::paths::Paths;
-use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
+use crate::stages::evaluate::RECONSTRUCTION;
+use crate::stages::heldout;
 use crate::stages::scores::OVERALL;
 
 /// Which runs to compare.
@@ -105,8 +106,9 @@ fn parameters(a: &Folders, b: &Folders) -> Vec<Line> {
 /// Held-out scores per scheme, mean reconstruction errors per kind, dictionary and level, and averages of the task suites.
 fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
-    let summary =
-        |run: &Folders| Ok::<_, anyhow::Error>(aggregate::overall(&run.rows::<HeldoutRow>("evaluate", HELDOUT)?)?);
+    let summary = |run: &Folders| {
+        Ok::<_, anyhow::Error>(aggregate::overall(&run.rows::<HeldoutRow>("evaluate", heldout::ROWS)?)?)
+    };
     let (left, right) = (summary(a)?, summary(b)?);
     for one in &left {
         let Some(other) = right.iter().find(|o| o.scheme == one.scheme && o.dictionary == one.dictionary) else {
@@ -114,9 +116,10 @@ fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
         };
         let name = label(&one.scheme, one.dictionary.as_str());
         for (metric, decimals, x, y) in [
-            ("perplexity", 2, one.perplexity, other.perplexity),
+            ("recovery", 3, one.recovery.unwrap_or(f64::NAN), other.recovery.unwrap_or(f64::NAN)),
+            ("perplexity", 2, one.ppl, other.ppl),
             ("KL (nats)", 4, one.kl, other.kl),
-            ("top-1 (%)", 1, one.top1_percent, other.top1_percent),
+            ("top-1 (%)", 1, 100.0 * one.top1, 100.0 * other.top1),
             ("measured bits", 2, one.measured_bits, other.measured_bits),
         ] {
             lines.push(line(format!("{name} {metric}"), decimals, x, y));

@@ -21,7 +21,8 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::stage::{self, Run};
 use crate::stages::calibrate::Calibrate;
-use crate::stages::evaluate::{Evaluate, HELDOUT};
+use crate::stages::evaluate::Evaluate;
+use crate::stages::heldout;
 use crate::{stages, ui};
 
 /// Folder of the table and figure, beside the stages of the profile's run.
@@ -52,16 +53,16 @@ pub fn run(base: &Run) -> Result<()> {
         for stage in stages::leading_to(&[&Evaluate], &run.config)? {
             stage::run(stage, run).with_context(|| shown.clone())?;
         }
-        let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(HELDOUT))?;
+        let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(heldout::ROWS))?;
         rows.extend(aggregate::overall(&heldout)?.into_iter().map(|s| SweepRow {
             point: shown.clone(),
             scheme: label(&s.scheme, s.dictionary.as_str()),
             nominal_bits: s.nominal_bits,
             measured_bits: s.measured_bits,
             shared_bytes: s.shared_bytes,
-            perplexity: s.perplexity,
+            perplexity: s.ppl,
             kl: s.kl,
-            top1_percent: s.top1_percent,
+            top1_percent: 100.0 * s.top1,
         }));
     }
     write(base, &base.paths.run.join(FOLDER), &rows)

@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use self::layers::{apply, list, merge};
 use crate::stages::{
-    self, ablate, allocate, calibrate, calibrate_peers, compare, evaluate, evidence, longbench, report, suite, train,
+    self, ablate, allocate, calibrate, calibrate_peers, compare, evaluate, heldout, longbench, report, suite, train,
     train_best,
 };
 
@@ -36,10 +36,10 @@ pub struct Config {
     pub train_best: train_best::Settings,
     pub allocate: allocate::Settings,
     pub ablate: ablate::Settings,
+    pub heldout: heldout::Settings,
     pub evaluate: evaluate::Settings,
     pub calibrate_peers: calibrate_peers::Settings,
     pub compare: compare::Settings,
-    pub evidence: evidence::Settings,
     pub longbench: longbench::Settings,
     pub suite: suite::Settings,
     pub report: report::Settings,

@@ -45,11 +45,9 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     };
     let _lock = lock(&run.paths.run, &folder)?;
     let partial = run.paths.run.join(format!("{folder}.partial"));
-    let resuming = prepare(&partial, &key, &recipe, &run.config)?;
-    ui::line(
-        stage.name(),
-        &format!("{reason}{}", if resuming { "; going on where an unfinished run stopped" } else { "" }),
-    );
+    let grows = if run.force { &[] } else { stage.declaration().grows };
+    let start = prepare(&partial, &dir, &recipe, &run.config, grows)?;
+    ui::line(stage.name(), &format!("{reason}{}", start.words()));
     let started = Instant::now();
     stage.make(run, &partial).with_context(|| format!("stage `{}`", stage.name()))?;
     std::fs::remove_file(partial.join(RECIPE))?;
@@ -109,21 +107,59 @@ fn device(config: &Config) -> String {
 
 const RECIPE: &str = "recipe.json";
 
-/// Makes `partial` ready; true if it holds an unfinished run of the same recipe.
-fn prepare(partial: &Path, key: &str, recipe: &Recipe, config: &Config) -> Result<bool> {
-    let stamp = serde_json::json!({ "key": key, "recipe": recipe, "config": config });
-    if let Ok(text) = std::fs::read_to_string(partial.join(RECIPE))
-        && let Ok(old) = serde_json::from_str::<Value>(&text)
-        && old["key"] == *key
-    {
-        // What a killed run was in the midst of writing would be taken for an output.
-        atomic::remove_leftovers(partial)?;
-        return Ok(true);
+/// What a stage starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Nothing,
+    /// An unfinished run of the same recipe, or of one that this one extends.
+    Unfinished,
+    /// The finished outputs of a recipe that this one extends.
+    Finished,
+}
+
+impl Start {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Unfinished => "; going on where an unfinished run stopped",
+            Self::Finished => "; what was made before is kept",
+        }
+    }
+}
+
+/// Makes `partial` ready, with as much of what was made before as `recipe` makes too.
+fn prepare(partial: &Path, finished: &Path, recipe: &Recipe, config: &Config, grows: &[&str]) -> Result<Start> {
+    let stamp = serde_json::json!({ "key": recipe.key(), "recipe": recipe, "config": config });
+    let old: Option<Value> =
+        std::fs::read_to_string(partial.join(RECIPE)).ok().and_then(|text| serde_json::from_str(&text).ok());
+    if let Some(old) = old {
+        let made: Option<Recipe> = serde_json::from_value(old["recipe"].clone()).ok();
+        if old["key"] == recipe.key() || made.is_some_and(|made| recipe.extends(&made, grows)) {
+            // What a killed run was in the midst of writing would be taken for an output.
+            atomic::remove_leftovers(partial)?;
+            atomic::write_json(&partial.join(RECIPE), &stamp)?;
+            return Ok(Start::Unfinished);
+        }
     }
     remove_dir(partial)?;
     std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
+    let mut start = Start::Nothing;
+    if let Some(made) = Manifest::read(finished)
+        && recipe.extends(&made.recipe, grows)
+        && made.damage(finished).is_none()
+    {
+        for output in &made.outputs {
+            let to = partial.join(&output.file);
+            if let Some(folder) = to.parent() {
+                std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            }
+            std::fs::copy(finished.join(&output.file), &to).with_context(|| to.display().to_string())?;
+        }
+        start = Start::Finished;
+    }
+    // Written last: a folder that a kill left without it is made anew.
     atomic::write_json(&partial.join(RECIPE), &stamp)?;
-    Ok(false)
+    Ok(start)
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {
@@ -149,14 +185,19 @@ mod tests {
         level: AtomicU64,
         fail: AtomicBool,
         made: AtomicUsize,
+        parts: AtomicUsize,
     }
 
     impl Stage for Halves {
         fn declaration(&self) -> &'static Declaration {
-            &Declaration { name: "halves", about: "Halves", ..Declaration::EMPTY }
+            &Declaration { name: "halves", about: "Halves", grows: &["parts"], ..Declaration::EMPTY }
         }
         fn parameters(&self, _run: &Run) -> Result<Map<String, Value>> {
-            Ok(Map::from_iter([("level".to_owned(), self.level.load(Relaxed).into())]))
+            let parts: Vec<usize> = (0..self.parts.load(Relaxed)).collect();
+            Ok(Map::from_iter([
+                ("level".to_owned(), self.level.load(Relaxed).into()),
+                ("parts".to_owned(), parts.into()),
+            ]))
         }
         fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
             Ok(Map::new())
@@ -190,7 +231,7 @@ mod tests {
             },
             force: false,
         };
-        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into() })
+        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into(), parts: 2.into() })
     }
 
     #[test]
@@ -264,5 +305,27 @@ mod tests {
         stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(settings.stage_dir("halves").join("first")).unwrap(), "6");
+    }
+
+    #[test]
+    fn a_stage_that_grew_keeps_what_it_has_made() {
+        let (_dir, settings, stage) = halves();
+        run(&stage, &settings).unwrap();
+        stage.parts.store(3, Relaxed);
+        stage.fail.store(true, Relaxed);
+        assert!(run(&stage, &settings).is_err());
+        assert_eq!(stage.made.load(Relaxed), 1, "the first half was taken over");
+        assert_eq!(settings.finished("halves").unwrap().recipe.parameters["parts"].as_array().unwrap().len(), 2);
+        // Growing once more while the run is unfinished keeps it too; shrinking starts over, and so does --force.
+        stage.parts.store(4, Relaxed);
+        stage.fail.store(false, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 1);
+        stage.parts.store(1, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 2);
+        stage.parts.store(5, Relaxed);
+        run(&stage, &Run { force: true, ..settings }).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 3);
     }
 }

@@ -35,12 +35,15 @@ pub struct Declaration {
     pub reproduced: bool,
     /// Options of its command that stand for parameters.
     pub options: &'static [CommandOption],
+    /// Parameters that may grow without making what is there wrong: lists that get members, numbers that rise. The stage then goes
+    /// on from what it has made; `heldout.repeats` names a member of a section.
+    pub grows: &'static [&'static str],
 }
 
 impl Declaration {
     /// Where a declaration starts from: nothing needed, nothing made.
     pub const EMPTY: Self =
-        Self { name: "", about: "", version: 1, needs: &[], makes: &[], reproduced: false, options: &[] };
+        Self { name: "", about: "", version: 1, needs: &[], makes: &[], reproduced: false, options: &[], grows: &[] };
 }
 
 /// A file that a stage makes.

@@ -8,7 +8,7 @@ use super::{Declaration, Run};
 use crate::config::Config;
 use crate::models;
 use crate::sources::{SourceKind, Sources};
-use crate::stages::{artefacts, suite};
+use crate::stages::{artefacts, heldout, suite};
 
 /// Something that a stage is made from.
 pub enum Need {
@@ -18,6 +18,8 @@ pub enum Need {
     Model,
     /// The profile's corpora.
     Corpora,
+    /// The long documents of the profile's domains.
+    Documents,
     /// The texts that tasks of the suite are built from; the tasks are named by the configuration.
     Tasks(fn(&Config) -> &[String]),
     /// Whatever the schemes are built from that the configuration names.
@@ -58,6 +60,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                     inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());
                 }
             }
+            Need::Documents => inputs.extend(heldout::digests(run)?),
             Need::Tasks(tasks) => {
                 for id in suite::sources(tasks(&run.config))? {
                     inputs.insert(id.to_owned(), sources.get(id, SourceKind::Tasks)?.sha256.clone().into());
@@ -85,7 +88,7 @@ pub fn downloads(run: &Run) -> Result<Vec<(String, SourceKind)>> {
                     .into_iter()
                     .map(|id| (id.to_owned(), SourceKind::Tasks))
                     .collect(),
-                Need::Stage(_) | Need::Model | Need::Schemes(_) => Vec::new(),
+                Need::Stage(_) | Need::Model | Need::Documents | Need::Schemes(_) => Vec::new(),
             };
             wanted.extend(found.into_iter().filter(|one| !wanted.contains(one)).collect::<Vec<_>>());
         }

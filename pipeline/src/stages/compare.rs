@@ -1,44 +1,37 @@
-//! compare: every scheme on the same prompts: quality after compression, measured bits, and time, at several contexts.
+//! compare: every scheme on the same documents: far-context recovery, divergence, measured bits, and time, at several contexts.
 //!
-//! Documents are scored as [`heldout`](super::heldout) says; the time of decoding is that of single tokens.
+//! Documents are scored as [`heldout`] says; the time of decoding is that of single tokens after the first document of each domain.
 //!
-//! Every scheme then answers a few records of the suite's tasks, which gives it one score whatever the context; answers stream
-//! to `tasks/predictions/<scheme>/<task>.jsonl`.
-//!
-//! What it costs on 2 cores with 33 schemes: a document about 50 s at 1024 tokens and 2 minutes at 4096,
-//! estimated 4 minutes at 7936, and 5 to 10 for the tasks: their prompts are prefilled once, and answers are short.
+//! Every scheme then answers records of the suite's tasks, which gives it one score whatever the context; answers stream to
+//! `tasks/predictions/<scheme>/<task>.jsonl`.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
-use kvcsr_report::compare::{self, CompareDocument, CompareRow};
-use kvcsr_report::files;
+use kvcsr_report::{HeldoutRow, SchemeSummary, aggregate, compare, files};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, check};
 use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
-use crate::stages::heldout::Scoring;
-use crate::stages::{artefacts, open_model, scores, suite, text_parameters};
+use crate::stages::heldout::{self, Scoring};
+use crate::stages::{artefacts, open_model, scores, suite};
 
 /// Folder of the tasks' answers and scores.
 const TASKS: &str = "tasks";
-/// File of the rows per document and scheme.
-const DOCUMENTS: &str = "documents.jsonl";
 
 /// The section `[compare]`; `profiles/defaults.toml` explains every parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub schemes: Vec<String>,
     pub contexts: Vec<usize>,
-    pub documents: Vec<usize>,
-    pub continuation: usize,
+    pub documents: usize,
     pub decode: usize,
     pub tasks: Vec<String>,
     pub task_limit: usize,
@@ -57,10 +50,11 @@ fn names(config: &Config) -> SchemeNames<'_> {
 
 static DECLARATION: Declaration = Declaration {
     name: "compare",
-    about: "Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure",
+    about: "Compare every scheme on the same long documents: recovery, divergence, measured bits and time",
     version: 3,
-    needs: &[Need::Model, Need::Corpora, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
-    makes: &[Output::rows(DOCUMENTS)],
+    needs: &[Need::Model, Need::Documents, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
+    makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS)],
+    grows: heldout::GROWS,
     ..Declaration::EMPTY
 };
 
@@ -70,19 +64,9 @@ impl Stage for Compare {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { schemes, contexts, documents, continuation, task_lengths, task_prompt_tokens, .. } =
-            &config.compare;
+        let Settings { schemes, contexts, documents, task_lengths, task_prompt_tokens, .. } = &config.compare;
         check::positive("compare", &[("task_prompt_tokens", *task_prompt_tokens)])?;
-        if contexts.is_empty() || contexts.len() != documents.len() {
-            bail!(
-                "compare.documents needs a number for each of the {} contexts, found {}",
-                contexts.len(),
-                documents.len()
-            );
-        }
-        if *continuation < 2 || contexts.iter().chain(documents).any(|&n| n == 0) {
-            bail!("compare: contexts and documents must be at least 1, continuation at least 2");
-        }
+        config.heldout.check("compare", contexts, *documents)?;
         if let Some(length) = task_lengths.iter().find(|length| *length > task_prompt_tokens) {
             bail!(
                 "compare.task_lengths holds {length}: prompts above compare.task_prompt_tokens = {task_prompt_tokens} lose their middle"
@@ -92,42 +76,29 @@ impl Stage for Compare {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = text_parameters(run, &run.config.compare)?;
+        let mut parameters = heldout::parameters(run, &run.config.compare)?;
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         parameters.insert("task_depths".into(), json!(run.config.suite.depths));
         Ok(parameters)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let path = dir.join(DOCUMENTS);
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        let settings = &run.config.compare;
-        let contexts: Vec<(usize, usize)> =
-            settings.contexts.iter().copied().zip(settings.documents.iter().copied()).collect();
-        let scoring = Scoring {
-            stage: self.name(),
-            contexts: &contexts,
-            continuation: settings.continuation,
-            decode: settings.decode,
-            row: |row, decode| CompareDocument { decode_ms_per_token: decode.unwrap_or(0.0), ..(&row).into() },
-            key: |row| (row.id.clone(), row.context, row.scheme.clone()),
-        };
-        scoring.measure(run, (&decoder, &tokenizer), &schemes, &path)?;
+        let Settings { contexts, documents, decode, .. } = &run.config.compare;
+        let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: *decode };
+        scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)?;
         answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
-        let rows: Vec<CompareDocument> = files::read_jsonl(&dir.join(DOCUMENTS))?;
-        let summaries = compare::summarise(&rows, |_| None);
+        let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(heldout::ROWS))?;
         let context = shown(&run.config.compare.contexts);
-        let rows: Vec<CompareRow> =
-            summaries.into_iter().filter(|r| r.context == context && r.domain == "all").collect();
-        let mut lines =
-            vec![format!("frontier at {context} tokens (tables and figures: `{}`):", run.command("report"))];
-        lines.extend(compare::frontier(&rows).iter().map(|r| {
-            format!("  {:<24} KL {:.5} nats/token at {:.2} measured bits per channel", r.scheme, r.kl, r.measured_bits)
-        }));
+        let mut rows: Vec<SchemeSummary> =
+            aggregate::overall(&rows)?.into_iter().filter(|row| row.context == context).collect();
+        rows.sort_by(|a, b| a.measured_bits.total_cmp(&b.measured_bits));
+        let mut lines = vec![format!("tables and figures: `{}`", run.command("report"))];
+        lines.extend(heldout::lines(&rows));
         Ok(lines)
     }
 }
@@ -139,8 +110,8 @@ pub fn shown(contexts: &[usize]) -> usize {
 
 /// What the finished stage of this profile measured.
 pub struct Measured {
-    /// Every scheme at every context, over all texts and over each domain, with its score on tasks.
-    pub rows: Vec<CompareRow>,
+    /// Every scheme at every context, over all documents and over each domain, with its score on tasks.
+    pub rows: Vec<SchemeSummary>,
     /// The scores on tasks; empty where none were run.
     pub tasks: Summary,
     /// What it was run with.
@@ -152,16 +123,12 @@ impl Measured {
     pub fn read(run: &Run) -> Result<Self> {
         let parameters = run.finished("compare")?.recipe.parameters;
         let dir = run.stage_dir("compare");
-        let documents: Vec<CompareDocument> = files::read_jsonl(&dir.join(DOCUMENTS))?;
+        let documents: Vec<HeldoutRow> = files::read_jsonl(&dir.join(heldout::ROWS))?;
         let tasks = match dir.join(TASKS) {
             tasks if tasks.is_dir() => scores::read(&tasks)?,
             _ => Summary { tasks: Vec::new(), overall: Vec::new() },
         };
-        let number = |name: &str| parameters.get(name).and_then(Value::as_u64);
-        let resamples = number("resamples").context("compare's record names its resamples")? as usize;
-        let bootstrap = Bootstrap { resamples, level: 0.95, seed: number("seed").unwrap_or_default() };
-        let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
-        let mut rows = compare::summarise(&documents, interval);
+        let mut rows = aggregate::summarise(&documents, heldout::statistics(&run.config))?;
         compare::add_tasks(&mut rows, &tasks.overall);
         Ok(Self { rows, tasks, parameters })
     }

@@ -5,22 +5,19 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvcsr_cache::registry;
 use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
-use kvcsr_eval::longbench::predictions::label;
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage};
-use crate::stages::heldout::Scoring;
+use crate::stages::heldout::{self, Scoring};
 use crate::stages::provenance::Owner;
 use crate::stages::train::Train;
-use crate::stages::{self, artefacts, open_model, open_shard, text_parameters};
+use crate::stages::{self, artefacts, open_model, open_shard};
 use crate::text::Side;
 use crate::ui;
 
-/// File of the rows per document and scheme.
-pub const HELDOUT: &str = "heldout.jsonl";
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 
@@ -28,8 +25,7 @@ pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub schemes: Vec<String>,
-    pub context: usize,
-    pub continuation: usize,
+    pub contexts: Vec<usize>,
     pub documents: usize,
     pub reconstruction: Vec<usize>,
 }
@@ -44,10 +40,12 @@ fn names(config: &Config) -> SchemeNames<'_> {
 
 static DECLARATION: Declaration = Declaration {
     name: "evaluate",
-    about: "Measure perplexity, KL and top-1 agreement after compression, and reconstruction error",
-    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("train"), Need::Schemes(names)],
-    makes: &[Output::rows(HELDOUT), Output::rows(RECONSTRUCTION)],
+    about: "Score CSR on single long documents by what deletion fails, and measure reconstruction error",
+    version: 2,
+    needs: &[Need::Model, Need::Documents, Need::Stage("calibrate"), Need::Stage("train"), Need::Schemes(names)],
+    makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS), Output::rows(RECONSTRUCTION)],
     reproduced: true,
+    grows: heldout::GROWS,
     ..Declaration::EMPTY
 };
 
@@ -57,46 +55,32 @@ impl Stage for Evaluate {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { schemes, context, continuation, documents, .. } = &config.evaluate;
-        check::positive("evaluate", &[("context", *context), ("documents", *documents)])?;
-        check::continuation("evaluate", *continuation)?;
+        let Settings { schemes, contexts, documents, .. } = &config.evaluate;
+        config.heldout.check("evaluate", contexts, *documents)?;
         check::with_dense("evaluate", schemes)
     }
 
     fn plan(&self, run: &Run) -> String {
         let Settings { schemes, documents, .. } = &run.config.evaluate;
-        format!("{} schemes on {documents} documents of each text", schemes.len())
+        format!("{} schemes on {documents} documents of each domain", schemes.len())
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        text_parameters(run, &run.config.evaluate)
+        heldout::parameters(run, &run.config.evaluate)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        let settings = &run.config.evaluate;
-        let scoring = Scoring {
-            stage: self.name(),
-            contexts: &[(settings.context, settings.documents)],
-            continuation: settings.continuation,
-            decode: 0,
-            row: |row, _| row,
-            key: |row| (row.id.clone(), row.context, label(&row.scheme, row.dictionary.as_str())),
-        };
-        scoring.measure(run, (&decoder, &tokenizer), &schemes, &dir.join(HELDOUT))
+        let Settings { contexts, documents, .. } = &run.config.evaluate;
+        let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: 0 };
+        scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
-        let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(HELDOUT))?;
-        Ok(aggregate::overall(&rows)?
-            .into_iter()
-            .map(|s| {
-                let name = label(&s.scheme, s.dictionary.as_str());
-                format!("{name:<16} KL {:.5} nats/token at {:.2} measured bits per channel", s.kl, s.measured_bits)
-            })
-            .collect())
+        let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(heldout::ROWS))?;
+        Ok(heldout::lines(&aggregate::overall(&rows)?))
     }
 }
 

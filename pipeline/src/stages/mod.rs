@@ -10,8 +10,7 @@ pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
 pub mod evaluate;
-pub mod evidence;
-mod heldout;
+pub mod heldout;
 mod importance;
 pub mod longbench;
 pub mod merge;
@@ -48,7 +47,6 @@ pub static ALL: &[&dyn Stage] = &[
     &ablate::Ablate,
     &evaluate::Evaluate,
     &compare::Compare,
-    &evidence::Evidence,
     &suite::Suite,
     &longbench::LongBench,
     &report::Report,
@@ -71,7 +69,7 @@ pub fn leading_to(goals: &[&'static dyn Stage], config: &Config) -> Result<Vec<&
                 Need::Schemes(schemes) => {
                     wanted.extend(artefacts::makers(schemes(config).names)?.iter().map(|maker| maker.name()));
                 }
-                Need::Model | Need::Corpora | Need::Tasks(_) => {}
+                Need::Model | Need::Corpora | Need::Documents | Need::Tasks(_) => {}
             }
         }
     }

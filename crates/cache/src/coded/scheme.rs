@@ -11,6 +11,7 @@ pub struct CodedScheme {
     name: String,
     artefacts: String,
     shared_bytes: usize,
+    stored_bytes: usize,
     settings: Settings,
     layers: Vec<LayerCodecs>,
 }
@@ -47,13 +48,26 @@ impl CodedScheme {
         }
         let layers = (0..geometry.layers).map(codecs).collect::<Result<_, _>>()?;
         let settings = Settings { geometry, keys_coded: bound.keys_coded(), window, on_codes: true };
-        Ok(Self { name: bound.scheme.to_owned(), artefacts: String::new(), shared_bytes: 0, settings, layers })
+        Ok(Self {
+            name: bound.scheme.to_owned(),
+            artefacts: String::new(),
+            shared_bytes: 0,
+            stored_bytes: 0,
+            settings,
+            layers,
+        })
     }
 
     /// Names the trained artefacts in use, and counts their bytes.
     pub fn with_artefacts(mut self, name: &str, bytes: usize) -> Self {
         self.artefacts = name.to_owned();
-        self.shared_bytes = bytes;
+        (self.shared_bytes, self.stored_bytes) = (bytes, bytes);
+        self
+    }
+
+    /// Counts the bytes of the artefacts as a deployment would store them, where that is not what is held.
+    pub fn stored_as(mut self, bytes: usize) -> Self {
+        self.stored_bytes = bytes;
         self
     }
 
@@ -117,5 +131,9 @@ impl Scheme for CodedScheme {
 
     fn shared_bytes(&self) -> usize {
         self.shared_bytes
+    }
+
+    fn stored_bytes(&self) -> usize {
+        self.stored_bytes
     }
 }

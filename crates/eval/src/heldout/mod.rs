@@ -40,5 +40,5 @@ pub use document::TextForm;
 pub use far::{FarScore, FarTokens};
 pub use reference::{ContinuationScore, Measurement, Reference};
 pub use text::HeldoutText;
-pub use unit::{Prepared, UnitScore, all_in_bits};
+pub use unit::{Prepared, UnitScore};
 pub use windows::{Cut, Repeat, Window};

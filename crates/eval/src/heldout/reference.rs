@@ -42,8 +42,6 @@ pub struct ContinuationScore {
     pub encode_ms: f64,
     /// Time to read the continuation, compression of its tokens included.
     pub score_ms: f64,
-    /// Time per token of decoding token by token after it, where that was asked for.
-    pub decode_ms_per_token: Option<f64>,
 }
 
 /// What one scheme did at every position of one text.
@@ -53,6 +51,10 @@ pub struct Measurement {
     pub positions: Vec<Position>,
     /// Bytes allocated per token held, all layers, averaged over the continuation.
     pub bytes_per_token: f64,
+    /// Time to take over and compress the prefill.
+    pub encode_ms: f64,
+    /// Time per token of decoding token by token after the continuation, where that was asked for.
+    pub decode_ms_per_token: Option<f64>,
 }
 
 impl Measurement {
@@ -125,15 +127,6 @@ impl Reference {
     /// # Errors
     /// If the scheme or the model fails.
     pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<ContinuationScore> {
-        self.score_and_decode(decoder, scheme, 0)
-    }
-
-    /// [`Reference::score`], and then the continuation's first `decode` tokens once more, one call each: the time that a
-    /// token takes after a context of this length, head included.
-    ///
-    /// # Errors
-    /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
-    pub fn score_and_decode(&self, decoder: &Decoder, scheme: &dyn Scheme, decode: usize) -> Result<ContinuationScore> {
         let started = Instant::now();
         let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -142,12 +135,6 @@ impl Reference {
         let started = Instant::now();
         let compared = self.read(decoder, &mut caches, self.continuation.len(), |_, _| ())?;
         let score_ms = started.elapsed().as_secs_f64() * 1e3;
-        let started = Instant::now();
-        for &id in self.continuation.iter().cycle().take(decode) {
-            let hidden = decoder.forward_hidden(&Tensor::new(&[[id]], &Device::Cpu)?, &mut caches)?;
-            decoder.head(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
-        }
-        let decode_ms_per_token = (decode > 0).then(|| started.elapsed().as_secs_f64() * 1e3 / decode as f64);
         Ok(ContinuationScore {
             scored: compared.len(),
             nll_sum: compared.iter().map(|c| c.nll).sum(),
@@ -157,19 +144,35 @@ impl Reference {
             tokens: self.snapshot.len(),
             encode_ms,
             score_ms,
-            decode_ms_per_token,
         })
     }
 
     /// Lets `scheme` take over the prefill and read the continuation, `piece` tokens a call, and keeps what it did at every
     /// position. What is allocated is read after every piece, so that the bits are those of a cache in use: a scheme whose
     /// buffer happens to be empty after the context does not look smaller than it is. A `piece` that divides no method's
-    /// block, such as 61, sees every filling of the buffers.
+    /// block, such as 193, sees several fillings of the buffers.
     ///
     /// # Errors
     /// As [`Reference::score`].
     pub fn measure(&self, decoder: &Decoder, scheme: &dyn Scheme, piece: usize) -> Result<Measurement> {
+        self.measure_and_decode(decoder, scheme, piece, 0)
+    }
+
+    /// [`Reference::measure`], and then the continuation's first `decode` tokens once more, one call each: the time that a token
+    /// takes after so many, head included.
+    ///
+    /// # Errors
+    /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
+    pub fn measure_and_decode(
+        &self,
+        decoder: &Decoder,
+        scheme: &dyn Scheme,
+        piece: usize,
+        decode: usize,
+    ) -> Result<Measurement> {
+        let started = Instant::now();
         let mut caches = self.snapshot.fork(scheme, decoder.rotary())?;
+        let encode_ms = started.elapsed().as_secs_f64() * 1e3;
         let footprint = caches.iter().map(|c| c.footprint()).sum();
         check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
         let mut readings = Vec::new();
@@ -185,7 +188,14 @@ impl Reference {
             weighted += bytes_per_token * (done - before) as f64;
             before = done;
         }
-        Ok(Measurement { positions, bytes_per_token: weighted / before as f64 })
+        let bytes_per_token = weighted / before as f64;
+        let started = Instant::now();
+        for &id in self.continuation.iter().cycle().take(decode) {
+            let hidden = decoder.forward_hidden(&Tensor::new(&[[id]], &Device::Cpu)?, &mut caches)?;
+            decoder.head(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
+        }
+        let decode_ms_per_token = (decode > 0).then(|| started.elapsed().as_secs_f64() * 1e3 / decode as f64);
+        Ok(Measurement { positions, bytes_per_token, encode_ms, decode_ms_per_token })
     }
 
     /// Reads all but the last token of the continuation, `piece` tokens a call, and compares what comes out with the

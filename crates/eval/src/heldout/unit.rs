@@ -8,8 +8,8 @@ use super::far::{FarScore, FarTokens, tail};
 use super::{HeldoutText, Measurement, Reference, Window};
 use crate::error::{EvalError, Result};
 
-/// Tokens per call while a continuation is read: it divides no method's block, so that bits are seen at every filling.
-pub const PIECE: usize = 61;
+/// Tokens per call while a continuation is read: no multiple or divisor of a block, so that bits are seen at several fillings of the buffers.
+pub const PIECE: usize = 193;
 
 /// A window prefilled once, with what the uncompressed model makes of it, and of its near part alone.
 pub struct Prepared {
@@ -54,12 +54,12 @@ impl Prepared {
         &self.reference
     }
 
-    /// What `scheme` makes of the window.
+    /// What `scheme` makes of the window; `decode` tokens more are decoded one by one, for their time.
     ///
     /// # Errors
-    /// As [`Reference::measure`].
-    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme) -> Result<UnitScore> {
-        let measured = self.reference.measure(decoder, scheme, PIECE)?;
+    /// As [`Reference::measure_and_decode`].
+    pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme, decode: usize) -> Result<UnitScore> {
+        let measured = self.reference.measure_and_decode(decoder, scheme, PIECE, decode)?;
         Ok(UnitScore::of(&self.window, &self.far, &measured))
     }
 }
@@ -81,6 +81,10 @@ pub struct UnitScore {
     pub far: FarScore,
     /// Sum over windows of the bytes allocated per token.
     bytes_per_token: f64,
+    /// Time to compress the contexts, summed over windows, in milliseconds.
+    pub encode_ms: f64,
+    /// Time per token of decoding one by one, in the first window, in milliseconds; none where it was not asked for.
+    pub decode_ms_per_token: Option<f64>,
 }
 
 impl UnitScore {
@@ -95,6 +99,8 @@ impl UnitScore {
             far: far.score(&kl),
             kl,
             bytes_per_token: measured.bytes_per_token,
+            encode_ms: measured.encode_ms,
+            decode_ms_per_token: measured.decode_ms_per_token,
         }
     }
 
@@ -106,6 +112,7 @@ impl UnitScore {
         self.top1_agree += other.top1_agree;
         self.far += other.far;
         self.bytes_per_token += other.bytes_per_token;
+        self.encode_ms += other.encode_ms;
     }
 
     /// Distributions compared.
@@ -134,19 +141,6 @@ impl UnitScore {
     }
 }
 
-/// Bits per channel with the bytes that sequences share spread over `sequences` of `tokens` tokens each.
-#[must_use]
-pub fn all_in_bits(
-    measured: BitsPerChannel,
-    shared_bytes: usize,
-    geometry: Geometry,
-    tokens: usize,
-    sequences: usize,
-) -> BitsPerChannel {
-    let channels = (geometry.channels_per_token() * tokens * sequences) as f64;
-    BitsPerChannel(measured.0 + 8.0 * shared_bytes as f64 / channels)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,7 +153,12 @@ mod tests {
 
     fn measured(kl: &[f64], bytes_per_token: f64) -> Measurement {
         let position = |&kl: &f64| Position { nll: 1.0, kl, agree: kl < 1.0 };
-        Measurement { positions: kl.iter().map(position).collect(), bytes_per_token }
+        Measurement {
+            positions: kl.iter().map(position).collect(),
+            bytes_per_token,
+            encode_ms: 1.0,
+            decode_ms_per_token: None,
+        }
     }
 
     #[test]
@@ -173,12 +172,5 @@ mod tests {
         assert_eq!((unit.far.recovery(), unit.top1_agree), (0.5, 3));
         let geometry = Geometry { layers: 2, kv_heads: 1, head_dim: 100 };
         assert_eq!(unit.measured_bits(geometry).0, 8.0 * 200.0 / 400.0);
-    }
-
-    #[test]
-    fn shared_bytes_are_spread_over_sequences() {
-        let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 50 };
-        let bits = |sequences| all_in_bits(BitsPerChannel(2.0), 1000, geometry, 10, sequences).0;
-        assert_eq!((bits(1), bits(8)), (10.0, 3.0));
     }
 }

@@ -1,24 +1,29 @@
-//! Quality against memory: KL to the uncompressed model over measured bits per channel.
+//! Quality against memory: what is lost of the far context over measured bits per channel.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
 use super::{distinct, listed};
 use crate::{
-    aggregate::{self, compare_heldout, not_better},
+    aggregate::{self, Statistics, compare_heldout, not_better},
     axes::{self, Axis, Panel},
     canvas::{Align, Canvas, Rect},
     error::ReportError,
+    evidence::is_reference,
     labels::{self, Cost, Placer, PointLabel},
-    records::{DictionarySource, HeldoutRow, SchemeSummary},
+    records::{
+        DictionarySource, HeldoutRow, SchemeSummary,
+        heldout::{ALL, REPEAT},
+    },
     save::Figure,
     style::{self, BLUE, GREY, LABEL, Stroke, VERMILLION},
     ticks::number,
 };
 
-/// Mean KL per token (log) against measured bits per channel (log): one line per family of schemes, a large dot per scheme over all documents with
-/// its name, a small dot per domain. The uncompressed cache, whose KL is 0, stands as a vertical line at its bits.
+/// Share of the far context that is lost (log) against measured bits per channel (log): one line per family of schemes, a large dot per
+/// scheme over all documents with its name, a small dot per domain. The uncompressed cache, which loses nothing, stands as a vertical line
+/// at its bits.
 ///
-/// Drawing fails with [`ReportError::Empty`] unless at least one scheme has a positive KL.
+/// Drawing fails with [`ReportError::Empty`] unless at least one scheme loses something.
 pub struct QualityBits;
 
 impl Figure for QualityBits {
@@ -28,13 +33,14 @@ impl Figure for QualityBits {
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[HeldoutRow]) -> Result<(), ReportError> {
         let canvas = Canvas::new(root, Self::SIZE)?;
-        let (references, lossy): (Vec<_>, Vec<_>) = aggregate::overall(data)?.into_iter().partition(is_reference);
-        let domains: Vec<SchemeSummary> =
-            aggregate::by_domain(data)?.into_iter().filter(|s| !is_reference(s)).collect();
+        let (all, domains): (Vec<SchemeSummary>, Vec<SchemeSummary>) =
+            aggregate::summarise(data, Statistics::MEANS)?.into_iter().partition(|s| s.domain == ALL);
+        let (references, lossy): (Vec<SchemeSummary>, Vec<SchemeSummary>) = all.into_iter().partition(keeps_all);
+        let domains: Vec<SchemeSummary> = domains.into_iter().filter(|s| s.domain != REPEAT && !keeps_all(s)).collect();
         if lossy.is_empty() {
             return Err(ReportError::Empty {
                 what: "quality against bits",
-                expected: "rows of a scheme whose KL is above 0",
+                expected: "rows of a scheme that loses something",
             });
         }
         let shown = || lossy.iter().chain(&domains);
@@ -42,7 +48,7 @@ impl Figure for QualityBits {
         let bits = shown().chain(&references).flat_map(|s| [0.8 * s.measured_bits, 1.1 * s.measured_bits]);
         let x = Axis::log("measured bits per channel of the KV cache, every byte counted (log)", bits)
             .with_ticks([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0]);
-        let y = Axis::log("KL to the uncompressed model, nats per token (log)", shown().map(|s| s.kl));
+        let y = Axis::log("far context lost: 0 as the exact cache, 1 as deletion (log)", shown().map(loss));
         let [plot] = axes::columns(Self::SIZE, 1, axes::TITLE_AND_KEY_ROOM, 20.0, false)[..] else {
             unreachable!("one column was asked for");
         };
@@ -54,7 +60,7 @@ impl Figure for QualityBits {
         for (index, reference) in references.iter().enumerate() {
             let (x, _) = panel.at(reference.measured_bits, 1.0);
             canvas.line(&[(x, plot.top), (x, plot.bottom)], Stroke::dashed(GREY))?;
-            let label = format!("{}: KL {}", reference.scheme, number(reference.kl));
+            let label = reference.label();
             let at = (x - 6.0, plot.top + 10.0 + LABEL * index as f64);
             canvas.text(&label, at, LABEL, GREY, Align::Right)?;
             placer.avoid(Rect::of_text(at, canvas.width_of(&label, LABEL)?, LABEL, Align::Right), Cost::LABEL);
@@ -68,19 +74,19 @@ impl Figure for QualityBits {
         let drawn: Vec<&Family> = below.into_iter().chain(above).collect();
         for family in &drawn {
             for small in domains.iter().filter(|small| family.members.iter().any(|member| same_scheme(small, member))) {
-                let at = panel.at(small.measured_bits, small.kl);
+                let at = panel.at(small.measured_bits, loss(small));
                 canvas.dot(at, 2.5, family.stroke.colour, 0.35)?;
                 placer.avoid(Rect::around(at, 3.0), Cost::FAINT);
             }
         }
         for family in drawn {
             let colour = family.stroke.colour;
-            let values: Vec<(f64, f64)> = family.members.iter().map(|s| (s.measured_bits, s.kl)).collect();
+            let values: Vec<(f64, f64)> = family.members.iter().map(|s| (s.measured_bits, loss(s))).collect();
             let path = panel.path(&values);
             canvas.line(&path, family.stroke)?;
             placer.avoid_line(&path, Cost::DATA);
             for member in &family.members {
-                let at = panel.at(member.measured_bits, member.kl);
+                let at = panel.at(member.measured_bits, loss(member));
                 canvas.dot(at, 5.0, colour, 1.0)?;
                 placer.avoid(Rect::around(at, 7.0), Cost::POINT);
                 points.push(PointLabel { text: member.scheme.clone(), at, colour, size: LABEL });
@@ -106,8 +112,8 @@ impl Figure for QualityBits {
             _ => "no".to_owned(),
         };
         let mut text = format!(
-            "Mean KL divergence of the next-token distribution from the uncompressed model's, against measured bits per channel of the KV cache, both \
-         axes logarithmic: {documents} held-out documents, {context} tokens compressed. Large dots: all documents; small dots: single domains. \
+            "Share of the far context that is lost, against measured bits per channel of the KV cache, both axes logarithmic: {documents} long \
+         documents, {context} tokens compressed. 1 is what deleting all but 4 sinks and the last 256 tokens loses, 0 the exact cache. Large dots: all documents; small dots: single domains. \
          Bits count every byte allocated for a sequence; the offline dictionaries, shared by all sequences, are reported apart."
         );
         if let Ok(summaries) = aggregate::overall(data) {
@@ -125,7 +131,7 @@ impl Figure for QualityBits {
                 };
             }
         }
-        if let Some(dense) = aggregate::overall(data).ok().and_then(|all| all.into_iter().find(is_reference)) {
+        if let Some(dense) = aggregate::overall(data).ok().and_then(|all| all.into_iter().find(keeps_all)) {
             text += &format!(
                 " The dashed line is the uncompressed cache ({}), at {} bits.",
                 dense.scheme,
@@ -144,9 +150,14 @@ struct Family {
     members: Vec<SchemeSummary>,
 }
 
-/// The uncompressed cache: by name, since rounding may leave it a KL just above 0, or by a KL that has no place on a logarithmic axis.
-fn is_reference(summary: &SchemeSummary) -> bool {
-    summary.scheme.starts_with("dense") || summary.kl <= 0.0
+/// Whether nothing is lost, or nothing can be told: no place on a logarithmic axis.
+fn keeps_all(summary: &SchemeSummary) -> bool {
+    is_reference(summary) || loss(summary) <= 0.0
+}
+
+/// What is lost of the far context; 0 where no token is far.
+fn loss(summary: &SchemeSummary) -> f64 {
+    summary.loss().unwrap_or(0.0)
 }
 
 fn same_scheme(a: &SchemeSummary, b: &SchemeSummary) -> bool {

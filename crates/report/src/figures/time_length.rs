@@ -6,9 +6,9 @@ use super::{distinct, frontier::method, listed};
 use crate::{
     axes::{self, Axis, Panel},
     canvas::Canvas,
-    compare::CompareRow,
     error::ReportError,
     labels::{self, EndLabel},
+    records::SchemeSummary,
     save::Figure,
     style::{self, INK, Stroke},
 };
@@ -21,36 +21,36 @@ use crate::{
 pub struct TimeLength;
 
 impl Figure for TimeLength {
-    type Row = CompareRow;
+    type Row = SchemeSummary;
     const NAME: &'static str = "time-length";
     const SIZE: (u32, u32) = (1240, 760);
 
-    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[CompareRow]) -> Result<(), ReportError> {
+    fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[SchemeSummary]) -> Result<(), ReportError> {
         let canvas = Canvas::new(root, Self::SIZE)?;
         let rows = whole(rows);
-        let timed = |of: fn(&CompareRow) -> f64| rows.iter().filter(move |row| of(row) > 0.0);
+        let timed = |of: Time| rows.iter().filter_map(move |row| Some((row, of(row).filter(|ms| *ms > 0.0)?)));
         if MEASURES.iter().all(|measure| timed(measure.of).next().is_none()) {
             return Err(ReportError::Empty { what: "times by context length", expected: "rows with a time above 0" });
         }
-        let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
-        let methods = distinct(schemes.iter().copied().filter(|scheme| !uncompressed(scheme)).map(method));
+        let schemes = distinct(rows.iter().map(|row| row.label()));
+        let methods = distinct(schemes.iter().map(String::as_str).filter(|scheme| !uncompressed(scheme)).map(method));
         let contexts = distinct(rows.iter().map(|row| row.context));
-        let room = labels::end_room(&canvas, schemes.iter().copied())?;
+        let room = labels::end_room(&canvas, schemes.iter().map(String::as_str))?;
         axes::title(&canvas, "Time against context length")?;
         for (measure, plot) in
             MEASURES.iter().zip(axes::columns(Self::SIZE, MEASURES.len(), axes::TITLE_ROOM, room, true))
         {
             let x = Axis::log("tokens of context (log)", contexts.iter().map(|&n| n as f64))
                 .with_ticks(contexts.iter().map(|&n| n as f64));
-            let panel = Panel { plot, x, y: Axis::log(measure.axis, timed(measure.of).map(|row| (measure.of)(row))) };
+            let panel = Panel { plot, x, y: Axis::log(measure.axis, timed(measure.of).map(|(_, ms)| ms)) };
             panel.frame(&canvas, measure.heading)?;
             let mut ends = Vec::new();
             for scheme in &schemes {
                 let place = methods.iter().position(|name| *name == method(scheme));
                 let colour = place.filter(|_| !uncompressed(scheme)).map_or(INK, style::colour);
                 let line: Vec<(f64, f64)> = timed(measure.of)
-                    .filter(|row| row.scheme == *scheme)
-                    .map(|row| (row.context as f64, (measure.of)(row)))
+                    .filter(|(row, _)| row.label() == *scheme)
+                    .map(|(row, ms)| (row.context as f64, ms))
                     .collect();
                 let path = panel.path(&line);
                 canvas.line(&path, Stroke { width: 1.5, ..Stroke::solid(colour) })?;
@@ -58,7 +58,7 @@ impl Figure for TimeLength {
                     canvas.dot(point, 3.0, colour, 1.0)?;
                 }
                 if let Some(&end) = path.last() {
-                    ends.push(EndLabel { text: (*scheme).to_owned(), end, colour });
+                    ends.push(EndLabel { text: scheme.clone(), end, colour });
                 }
             }
             labels::at_line_ends(&canvas, &panel, &ends)?;
@@ -66,10 +66,10 @@ impl Figure for TimeLength {
         Ok(())
     }
 
-    fn caption(rows: &[CompareRow]) -> String {
+    fn caption(rows: &[SchemeSummary]) -> String {
         let rows = whole(rows);
         let contexts: Vec<String> = distinct(rows.iter().map(|row| row.context)).iter().map(usize::to_string).collect();
-        let schemes = distinct(rows.iter().map(|row| row.scheme.as_str()));
+        let schemes = distinct(rows.iter().map(|row| row.label()));
         format!(
             "Time of {} schemes at {} tokens of context, both axes logarithmic. Left: taking the exact prefill over and compressing it, all \
          layers. Right: one token through the whole model, head included, with its attention over the compressed context. Means over \
@@ -80,20 +80,23 @@ impl Figure for TimeLength {
     }
 }
 
+/// A time of a row in milliseconds, where it was measured.
+type Time = fn(&SchemeSummary) -> Option<f64>;
+
 /// One panel: a time of a scheme at a context length.
 struct Measure {
     heading: &'static str,
     axis: &'static str,
-    of: fn(&CompareRow) -> f64,
+    of: Time,
 }
 
 const MEASURES: [Measure; 2] = [
-    Measure { heading: "Compressing the context", axis: "milliseconds (log)", of: |row| row.encode_ms },
+    Measure { heading: "Compressing the context", axis: "milliseconds (log)", of: |row| Some(row.encode_ms) },
     Measure { heading: "Decoding one token after it", axis: "milliseconds (log)", of: |row| row.decode_ms_per_token },
 ];
 
 /// Rows over all texts; a scheme of a single domain would be drawn twice.
-fn whole(rows: &[CompareRow]) -> Vec<&CompareRow> {
+fn whole(rows: &[SchemeSummary]) -> Vec<&SchemeSummary> {
     rows.iter().filter(|row| row.domain == "all").collect()
 }
 

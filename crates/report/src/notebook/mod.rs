@@ -17,8 +17,8 @@ pub use self::{
     shown::{Html, Markdown, Shown},
 };
 use crate::{
-    compare,
-    records::{CompareDocument, CompareRow, DivergenceRow, HeldoutRow, csv},
+    aggregate::{self, Statistics},
+    records::{DivergenceRow, HeldoutRow, SchemeSummary, csv},
 };
 
 /// The error of a notebook's cell: anything, shown as text.
@@ -88,7 +88,7 @@ pub fn heldout_vectors(run: &Path, layer: usize, kind: Kind, tokens: usize) -> R
 /// What is known of schemes beside each other.
 pub struct Compared {
     /// A row per scheme, context and domain, `all` among them.
-    pub rows: Vec<CompareRow>,
+    pub rows: Vec<SchemeSummary>,
     /// Where the rows come from, as a sentence.
     pub source: String,
 }
@@ -109,7 +109,7 @@ fn comparison(data: &Path) -> Outcome<Compared> {
         return Ok(Compared { rows: csv::read(&path)?, source });
     }
     let documents: Vec<HeldoutRow> = csv::read(&data.join("results/smol/documents.csv"))?;
-    let rows = compare::summarise(&documents.iter().map(CompareDocument::from).collect::<Vec<_>>(), |_| None);
+    let rows = aggregate::summarise(&documents, Statistics::MEANS)?;
     let source = "`just compare` has not been run: these are the results of `just evaluate`, CSR and exact caches only";
     Ok(Compared { rows, source: source.to_owned() })
 }
@@ -202,15 +202,22 @@ mod tests {
             scheme: "csr-8".to_owned(),
             dictionary: DictionarySource::KMeans,
             context: 100,
+            windows: 1,
             scored: 10,
             nll_sum: 20.0,
             kl_sum: 2.5,
+            kl_tail: 1.0,
             top1_agree: 9,
+            far: 3,
+            far_kl_sum: 0.5,
+            hidden_kl_sum: 2.0,
             nominal_bits: 4.0,
             measured_bits: 4.5,
             shared_bytes: 5,
+            stored_bytes: 4,
+            channels: 8,
             encode_ms: 1.5,
-            score_ms: 2.5,
+            decode_ms_per_token: None,
         };
         let exact = HeldoutRow {
             scheme: "dense".to_owned(),
@@ -223,7 +230,7 @@ mod tests {
         assert!(stand_in.source.contains("has not been run"), "{}", stand_in.source);
         let row = &stand_in.rows[0];
         assert_eq!(
-            (row.scheme.as_str(), row.domain.as_str(), row.kl, row.measured_bits),
+            (row.label().as_str(), row.domain.as_str(), row.kl, row.measured_bits),
             ("csr-8@kmeans", "all", 0.25, 4.5)
         );
         csv::write(&data.path().join("results/smol/compare.csv"), &stand_in.rows[..1]).unwrap();

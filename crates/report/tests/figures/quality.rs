@@ -1,12 +1,43 @@
 //! Figures of schemes: quality, bits, time.
 
 use kvcsr_report::{
-    CompareDocument, DictionarySource, HeldoutRow, ReportError, RetrievalRow, SweepRow, compare,
+    DictionarySource, HeldoutRow, ReportError, RetrievalRow, SchemeSummary, SweepRow,
+    aggregate::{self, Statistics},
     figures::{Frontier, QualityBits, RetrievalGrid, SweepQuality, TimeLength},
     save::{self, Figure},
 };
 
+use kvcsr_stats::Bootstrap;
+
 use crate::{check, wobble};
+
+/// A document of which a scheme with a mean KL of `kl` loses about as large a share.
+fn row(context: usize, kl: f64, spread: f64) -> HeldoutRow {
+    let scored = 512;
+    HeldoutRow {
+        id: String::new(),
+        domain: "play".to_owned(),
+        scheme: String::new(),
+        dictionary: DictionarySource::None,
+        context,
+        windows: 1,
+        scored,
+        nll_sum: scored as f64 * (2.5 + kl),
+        kl_sum: scored as f64 * kl * spread,
+        kl_tail: 10.0 * kl,
+        top1_agree: (scored as f64 / (1.0 + kl)) as usize,
+        far: 40,
+        far_kl_sum: 40.0 * kl * spread,
+        hidden_kl_sum: 40.0,
+        nominal_bits: 2.0,
+        measured_bits: 2.0,
+        shared_bytes: 0,
+        stored_bytes: 0,
+        channels: 11_520,
+        encode_ms: 120.0,
+        decode_ms_per_token: Some(30.0),
+    }
+}
 
 fn heldout() -> Vec<HeldoutRow> {
     let schemes = [
@@ -25,23 +56,16 @@ fn heldout() -> Vec<HeldoutRow> {
     let mut rows = Vec::new();
     for (index, (scheme, dictionary, nominal_bits, measured_bits, kl)) in schemes.into_iter().enumerate() {
         for document in 0..8 {
-            let (context, scored) = (1024, 512);
             let spread = 0.5 + wobble(index, document);
             rows.push(HeldoutRow {
                 id: format!("doc-{document}"),
-                domain: ["wiki", "code", "papers", "chat"][document % 4].to_owned(),
+                domain: ["paper", "source", "play", "manual"][document % 4].to_owned(),
                 scheme: scheme.to_owned(),
                 dictionary,
-                context,
-                scored,
-                nll_sum: scored as f64 * (2.5 + kl),
-                kl_sum: scored as f64 * kl * spread,
-                top1_agree: (scored as f64 * (1.0 - kl)) as usize,
                 nominal_bits,
                 measured_bits,
                 shared_bytes: 94_371_840,
-                encode_ms: 120.0,
-                score_ms: 900.0,
+                ..row(1024, kl, spread)
             });
         }
     }
@@ -53,11 +77,11 @@ fn quality_bits() {
     let rows = heldout();
     let svg = check::<QualityBits>(
         &rows,
-        &["csr, NeuralDict", "csr, k-means", "kivi-2", "dense: KL 0", "measured bits per channel", "nats per token"],
+        &["csr, NeuralDict", "csr, k-means", "kivi-2", "dense", "measured bits per channel", "far context lost"],
     );
     assert_eq!(svg.matches("csr-16\n").count(), 2, "one label per scheme and dictionary");
     let caption = QualityBits::caption(&rows);
-    assert!(caption.contains("8 held-out documents, 1024 tokens"), "{caption}");
+    assert!(caption.contains("8 long documents, 1024 tokens"), "{caption}");
     let dense_only: Vec<HeldoutRow> = rows.into_iter().filter(|row| row.scheme == "dense").collect();
     assert!(matches!(save::svg::<QualityBits>(&dense_only), Err(ReportError::Empty { .. })));
 }
@@ -105,33 +129,23 @@ fn frontier() {
     for (scheme, measured_bits, kl) in COMPARED {
         for document in 0..4 {
             let spread = 0.7 + 0.6 * wobble(document, scheme.len());
-            rows.push(CompareDocument {
+            rows.push(HeldoutRow {
                 id: format!("doc-{document}"),
-                domain: "wiki".to_owned(),
                 scheme: scheme.to_owned(),
-                context: 4096,
-                scored: 128,
-                nll_sum: 128.0 * (2.5 + kl),
-                kl_sum: 128.0 * kl * spread,
-                top1_agree: 100,
                 nominal_bits: measured_bits,
                 measured_bits,
-                shared_bytes: 0,
-                encode_ms: 100.0,
-                decode_ms_per_token: 30.0,
+                ..row(4096, kl, spread)
             });
         }
     }
-    let mut rows = compare::summarise(&rows, |x| {
-        let (low, high) = x.iter().fold((f64::MAX, f64::MIN), |(low, high), &x| (low.min(x), high.max(x)));
-        Some((low, high))
-    });
+    let bootstrap = Bootstrap { resamples: 200, level: 0.95, seed: 1 };
+    let mut rows = aggregate::summarise(&rows, Statistics { bootstrap, noise: 0.0 }).unwrap();
     rows.retain(|row| row.domain == "all");
     let names: Vec<&str> = COMPARED.iter().map(|(scheme, ..)| *scheme).collect();
     let svg = check::<Frontier>(&rows, &names);
     let lossy = COMPARED.iter().filter(|(scheme, ..)| !scheme.starts_with("dense")).count();
     assert_eq!(svg.matches("<circle").count(), lossy, "a dot for every scheme that loses anything");
-    assert!(Frontier::caption(&rows).contains("33 schemes on the same 4 documents, 4096 tokens compressed"));
+    assert!(Frontier::caption(&rows).contains("33 schemes on the same 4 long documents, 4096 tokens compressed"));
     assert!(matches!(save::svg::<Frontier>(&rows[..1]), Err(ReportError::Empty { .. })));
 }
 
@@ -179,21 +193,12 @@ fn sweep_quality() {
     assert!(caption.contains("3 points") && caption.contains("csr-8@neuraldict at train.atoms = 2048"), "{caption}");
 }
 
-fn timed(scheme: &str, context: usize, encode_ms: f64, decode_ms_per_token: f64) -> CompareDocument {
-    CompareDocument {
-        id: "wiki-0".to_owned(),
-        domain: "wiki".to_owned(),
+fn timed(scheme: &str, context: usize, encode_ms: f64, decode_ms_per_token: f64) -> HeldoutRow {
+    HeldoutRow {
         scheme: scheme.to_owned(),
-        context,
-        scored: 10,
-        nll_sum: 20.0,
-        kl_sum: 1.0,
-        top1_agree: 9,
-        nominal_bits: 2.0,
-        measured_bits: 2.0,
-        shared_bytes: 0,
         encode_ms,
-        decode_ms_per_token,
+        decode_ms_per_token: Some(decode_ms_per_token),
+        ..row(context, 0.1, 1.0)
     }
 }
 
@@ -241,7 +246,7 @@ fn time_length() {
             documents.push(timed(scheme, context, t * (0.01 + a * a), 15.0 + t * (0.002 + 0.02 * b)));
         }
     }
-    let rows = compare::summarise(&documents, |_| None);
+    let rows: Vec<SchemeSummary> = aggregate::summarise(&documents, Statistics::MEANS).unwrap();
     let svg = check::<TimeLength>(
         &rows,
         &["csr-8", "milliseconds (log)", "Compressing the context", "Decoding one token after it"],

@@ -17,6 +17,7 @@ mod options;
 
 use std::sync::Arc;
 
+use half::f16;
 use kvcsr_codec::{Kind, MAX_ATOMS};
 
 pub(crate) use self::codec::CsrCodec;
@@ -91,7 +92,8 @@ pub fn bind(bound: &Binding<'_>, options: &CsrOptions) -> Result<CodedScheme, Ca
     let scheme =
         CodedScheme::new(bound, options.window, |layer| Ok((codec(layer, Kind::Key)?, codec(layer, Kind::Value)?)))?;
     let bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
-    let scheme = scheme.with_artefacts(dictionaries, bytes);
+    let atoms: usize = encoders.iter().map(|e| e.dictionary().atoms().len()).sum();
+    let scheme = scheme.with_artefacts(dictionaries, bytes).stored_as(atoms * size_of::<f16>());
     Ok(match options.attention {
         AttentionPath::Codes => scheme,
         AttentionPath::Restored => scheme.restoring(),

@@ -9,6 +9,7 @@ mod tokens;
 
 use std::sync::Arc;
 
+use half::f16;
 use kvcsr_codec::{Encoder, Kind};
 
 use self::tokens::LexicoTokens;
@@ -135,7 +136,8 @@ fn bind(bound: &Binding<'_>, named: &Named) -> Result<CodedScheme, CacheError> {
     let scheme =
         CodedScheme::new(bound, named.window, |layer| Ok((codec(layer, Kind::Key)?, codec(layer, Kind::Value)?)))?;
     let bytes = encoders.iter().map(|e| e.bytes() + e.dictionary().bytes()).sum();
-    Ok(scheme.with_artefacts(&named.artefacts, bytes))
+    let atoms: usize = encoders.iter().map(|e| e.dictionary().atoms().len()).sum();
+    Ok(scheme.with_artefacts(&named.artefacts, bytes).stored_as(atoms * size_of::<f16>()))
 }
 
 /// How one layer's keys or values are coded.

@@ -1,14 +1,18 @@
-//! Every scheme on the same prompts: for each context a table and the frontier; times against the context; the README's table.
+//! Every scheme on the same long documents: for each context a table and the frontier; what sequences share; times; the README's
+//! table.
 
 use anyhow::Result;
-use kvcsr_report::compare::{self, CompareRow};
+use kvcsr_report::SchemeSummary;
+use kvcsr_report::compare::{self, LEGEND};
 use kvcsr_report::figures::{Frontier, TimeLength};
+use kvcsr_report::records::heldout::{ALL, REPEAT};
 use kvcsr_report::save::Figure;
 use serde_json::Value;
 
 use crate::stage::Run;
 use crate::stages::compare::{Measured, shown};
 use crate::stages::report::sections::Section;
+use crate::stages::report::sections::provenance::made_by;
 use crate::stages::report::sheet::{README, RESULTS, Sheet};
 
 /// The name of the table's files.
@@ -19,7 +23,7 @@ pub struct Compare;
 
 impl Section for Compare {
     fn title(&self) -> &'static str {
-        "Every scheme on the same prompts"
+        "Every scheme on the same documents"
     }
 
     fn stages(&self) -> &'static [&'static str] {
@@ -29,29 +33,32 @@ impl Section for Compare {
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
         let measured = Measured::read(run)?;
         let contexts = contexts(&measured.rows);
-        let about = format!("{} {}", BOLD, about_tasks(&measured));
+        let about = format!("{LEGEND} {}", about_tasks(&measured));
         sheet.markdown(&about);
         for &context in &contexts {
             let rows = at(&measured.rows, context);
+            let all: Vec<SchemeSummary> = rows.iter().filter(|row| row.domain == ALL).cloned().collect();
             let stem = format!("{}-{context}", Frontier::NAME);
-            let table = compare::markdown(&rows);
-            sheet.markdown(&format!("### {context} tokens\n\n{}.", circumstances(&measured.rows, context)));
-            sheet.figure_as::<Frontier>(&stem, &rows)?;
+            let (table, memory) = (compare::markdown(&rows), compare::memory_markdown(&rows));
+            let circumstances = circumstances(&rows, context);
+            sheet.markdown(&format!("### {context} tokens\n\n{circumstances}."));
+            sheet.figure_as::<Frontier>(&stem, &all)?;
             sheet.markdown(&table);
+            sheet.markdown(&format!("{MEMORY}\n\n{memory}"));
             if context == shown(&contexts) {
                 let link = sheet.link();
                 let text = format!(
-                    "`{}`, f32; {}. Made by `just compare`. {about}\n\n{table}\n\
-                     ![Every scheme's KL against its measured bits]({link}/{stem}.svg)\n\n\
-                     Other contexts, single texts and times: [`{folder}/report.md`]({link}/report.md), \
+                    "`{}`; {circumstances}. {}\n\n{about}\n\n{table}\n\
+                     ![What every scheme loses of the far context, against its measured bits]({link}/{stem}.svg)\n\n{MEMORY}\n\n\
+                     {memory}\nOther contexts, single domains and times: [`{folder}/report.md`]({link}/report.md), \
                      [`{folder}/{TABLE}.csv`]({link}/{TABLE}.csv).\n",
                     run.config.model,
-                    circumstances(&measured.rows, context),
+                    made_by(run, "compare")?,
                     folder = link.trim_start_matches("../"),
                 );
                 sheet.show_in(&RESULTS, "compare", &text)?;
                 let headline = format!(
-                    "`{}`, {context} tokens compressed, n = {}. Made by `just compare`.\n\n{}",
+                    "`{}`, {context} tokens compressed, n = {} long documents. Made by `just compare`.\n\n{}",
                     run.config.model,
                     documents(&rows),
                     compare::headline_markdown(&rows),
@@ -64,47 +71,53 @@ impl Section for Compare {
     }
 }
 
-const BOLD: &str = "Bold: on the Pareto frontier of bits and KL.";
+/// What stands above the table of shared bytes.
+const MEMORY: &str = "What all sequences share, dictionaries and codebooks, as this program holds it and as a deployment would store it \
+     (f16, without tables made from it); and measured bits with the stored bytes spread over 1, 8 and 64 sequences of this length:";
 
 /// How time grows with the context. Figures over all contexts belong here.
-fn times(rows: &[CompareRow], sheet: &mut Sheet<'_>) -> Result<()> {
-    let all: Vec<CompareRow> = rows.iter().filter(|row| row.domain == "all").cloned().collect();
+fn times(rows: &[SchemeSummary], sheet: &mut Sheet<'_>) -> Result<()> {
+    let all: Vec<SchemeSummary> = rows.iter().filter(|row| row.domain == ALL).cloned().collect();
     sheet.figure::<TimeLength>(&all)?;
     sheet.folded("Times against the context", &compare::times_markdown(&all));
     Ok(())
 }
 
 /// The contexts, in their order.
-fn contexts(rows: &[CompareRow]) -> Vec<usize> {
+fn contexts(rows: &[SchemeSummary]) -> Vec<usize> {
     let mut contexts: Vec<usize> = rows.iter().map(|row| row.context).collect();
     contexts.dedup();
     contexts
 }
 
-/// The rows of one context over all texts.
-fn at(rows: &[CompareRow], context: usize) -> Vec<CompareRow> {
-    rows.iter().filter(|row| row.context == context && row.domain == "all").cloned().collect()
+/// The rows of one context, of all domains.
+fn at(rows: &[SchemeSummary], context: usize) -> Vec<SchemeSummary> {
+    rows.iter().filter(|row| row.context == context).cloned().collect()
 }
 
 /// What the rows of one context come from.
-fn circumstances(rows: &[CompareRow], context: usize) -> String {
+fn circumstances(rows: &[SchemeSummary], context: usize) -> String {
     let mut domains: Vec<&str> = Vec::new();
-    for row in rows.iter().filter(|row| row.context == context && row.domain != "all") {
+    for row in rows.iter().filter(|row| row.domain != ALL && row.domain != REPEAT) {
         if !domains.contains(&row.domain.as_str()) {
             domains.push(&row.domain);
         }
     }
-    let all = at(rows, context);
+    let passages = rows.iter().filter(|row| row.domain == REPEAT).map(|row| row.n).max().unwrap_or(0);
+    let of_all = || rows.iter().filter(|row| row.domain == ALL);
+    let far = of_all().map(|row| row.far_share).fold(0.0, f64::max);
     format!(
-        "{context} tokens prefilled exactly and compressed, n = {} documents of {}, {} following tokens scored in all",
-        documents(&all),
+        "at most {context} tokens prefilled exactly and compressed; n = {} single long documents ({}), each a unit and every domain of \
+         equal weight, {} positions scored in all, {:.1} % of them far; and {passages} passages that come back",
+        documents(rows),
         domains.join(", "),
-        all.iter().map(|row| row.scored).max().unwrap_or(0),
+        of_all().map(|row| row.scored).max().unwrap_or(0),
+        100.0 * far,
     )
 }
 
-fn documents(rows: &[CompareRow]) -> usize {
-    rows.iter().map(|row| row.n).max().unwrap_or(0)
+fn documents(rows: &[SchemeSummary]) -> usize {
+    rows.iter().filter(|row| row.domain == ALL).map(|row| row.n).max().unwrap_or(0)
 }
 
 /// What prompts the column of tasks comes from.

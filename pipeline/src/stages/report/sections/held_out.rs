@@ -3,13 +3,15 @@
 use anyhow::Result;
 use kvcsr_report::figures::QualityBits;
 use kvcsr_report::records::Comparison;
+use kvcsr_report::records::heldout::ALL;
 use kvcsr_report::save::Figure;
-use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files, tables};
+use kvcsr_report::{HeldoutRow, ReconstructionRow, SchemeSummary, aggregate, files, tables};
 
 use super::Section;
 use super::provenance::circumstances;
 use crate::stage::Run;
-use crate::stages::evaluate::{HELDOUT, RECONSTRUCTION};
+use crate::stages::evaluate::RECONSTRUCTION;
+use crate::stages::heldout;
 use crate::stages::report::PAGE;
 use crate::stages::report::sheet::{RESULTS, Sheet};
 
@@ -18,7 +20,7 @@ pub struct HeldOut;
 
 impl Section for HeldOut {
     fn title(&self) -> &'static str {
-        "After compression, all texts"
+        "CSR by level, on single long documents"
     }
 
     fn stages(&self) -> &'static [&'static str] {
@@ -26,16 +28,18 @@ impl Section for HeldOut {
     }
 
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
-        let rows: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(HELDOUT))?;
+        let rows: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(heldout::ROWS))?;
         let restored: Vec<ReconstructionRow> = files::read_jsonl(&run.stage_dir("evaluate").join(RECONSTRUCTION))?;
-        let overall = aggregate::overall(&rows)?;
-        let domains = aggregate::by_domain(&rows)?;
+        let (overall, domains): (Vec<SchemeSummary>, Vec<SchemeSummary>) =
+            aggregate::summarise(&rows, heldout::statistics(&run.config))?
+                .into_iter()
+                .partition(|row| row.domain == ALL);
         let results = tables::results_markdown(&overall, false)?;
         let circumstances = circumstances(run, &rows)?;
         sheet.markdown(&circumstances);
         sheet.figure::<QualityBits>(&rows)?;
         sheet.markdown(&results);
-        sheet.folded("By text", &tables::results_markdown(&domains, true)?);
+        sheet.folded("By domain", &tables::results_markdown(&domains, true)?);
         let mut comparisons = aggregate::compare_heldout(&domains);
         let reconstruction = aggregate::compare_reconstruction(&restored);
         let verdict = format!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kvcsr_report::HeldoutRow;
+use kvcsr_report::records::heldout::REPEAT;
 use serde_json::Value;
 
 use super::Section;
@@ -81,27 +82,40 @@ pub fn circumstances(run: &Run, heldout: &[HeldoutRow]) -> Result<String> {
     let manifests = STAGES.into_iter().map(|s| run.finished(s)).collect::<Result<Vec<Manifest>>>()?;
     let evaluate = &manifests[STAGES.len() - 1];
     let trained = manifests.iter().find(|m| m.recipe.stage == "train").context("the train stage has a record")?;
-    let documents = heldout.iter().map(|r| &r.id).collect::<BTreeSet<_>>().len();
-    let scored: usize = heldout.iter().filter(|r| r.scheme == "dense").map(|r| r.scored).sum();
+    let single = || heldout.iter().filter(|row| row.scheme == "dense" && row.domain != REPEAT);
+    let domains = single().map(|row| row.domain.as_str()).collect::<BTreeSet<_>>();
+    let scored: usize = single().map(|row| row.scored).sum();
     let times: Vec<String> = manifests
         .iter()
         .map(|m| format!("{} {}", m.recipe.stage, ui::duration(Duration::from_secs_f64(m.wall_seconds))))
         .collect();
-    let machine = &evaluate.machine;
     Ok(format!(
-        "`{}`, f32, {} calibration tokens, {} atoms per dictionary; n = {documents} held-out documents of {}: {} tokens prefilled exactly and \
-         compressed, {scored} following tokens scored in all. Made by `just reproduce` at commit {} on {} ({} cores, {} GB), {}: {}.",
+        "`{}`, {}, {} calibration tokens, {} atoms per dictionary; n = {} single long documents ({}): at most {} tokens prefilled \
+         exactly and compressed, {scored} following positions scored in all. {} Stages: {}.",
         run.config.model,
+        evaluate.dtype,
         parameter(&manifests[0], "tokens"),
         parameter(trained, "atoms"),
-        run.config.corpora.join(", "),
-        parameter(evaluate, "context"),
+        single().count(),
+        domains.into_iter().collect::<Vec<_>>().join(", "),
+        parameter(evaluate, "contexts").trim_matches(['[', ']']),
+        made_by(run, "evaluate")?,
+        times.join(", "),
+    ))
+}
+
+/// Which command made a table, at which commit, on what machine and when.
+pub fn made_by(run: &Run, stage: &str) -> Result<String> {
+    let record = run.finished(stage)?;
+    let machine = &record.machine;
+    Ok(format!(
+        "Made by `just {stage}` at commit {} on {} ({} cores, {} GB), {}, in {}.",
         machine.git,
         machine.cpu,
         machine.cores,
         machine.memory_gb,
-        evaluate.date(),
-        times.join(", "),
+        record.date(),
+        ui::duration(Duration::from_secs_f64(record.wall_seconds)),
     ))
 }
 

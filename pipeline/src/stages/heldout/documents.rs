@@ -1,0 +1,147 @@
+//! The long documents: which are read, how they are cut, and in which order they are scored.
+
+use anyhow::{Result, bail};
+use kvcsr_eval::heldout::{Cut, Repeat, Window, far};
+use kvcsr_lab::documents::{self, Collection, Side};
+use kvcsr_model::Tokenizer;
+use kvcsr_records::heldout::REPEAT;
+use serde_json::{Map, Value};
+
+use super::Settings;
+use crate::sources::{self, Source, Sources};
+use crate::stage::Run;
+
+/// Tokens of a passage's beginning that stand before what is scored of its return.
+const CUE: usize = 32;
+
+/// The collections of the profile's domains.
+fn collections(run: &Run) -> Result<Vec<Collection>> {
+    let all = documents::collections(&run.paths.root)?;
+    let domains = &run.config.heldout.domains;
+    if let Some(unknown) = domains.iter().find(|domain| all.iter().all(|c| c.domain != **domain)) {
+        let known: std::collections::BTreeSet<&str> = all.iter().map(|c| c.domain.as_str()).collect();
+        bail!(
+            "heldout.domains: data/sources.toml has no documents of domain `{unknown}`; it has {}",
+            known.into_iter().collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(all.into_iter().filter(|collection| domains.contains(&collection.domain)).collect())
+}
+
+/// The files of the profile's documents.
+pub fn sources(run: &Run) -> Result<Vec<Source>> {
+    let wanted: Vec<String> =
+        collections(run)?.iter().flat_map(|c| c.files.iter().map(|member| c.name_of(member))).collect();
+    let all = Sources::load(&run.paths.root)?.documents();
+    Ok(all.into_iter().filter(|source| wanted.contains(&source.id)).collect())
+}
+
+/// A digest of each domain's documents, by name: inputs of the stages that score them.
+pub fn digests(run: &Run) -> Result<Map<String, Value>> {
+    let mut digests = Map::new();
+    for domain in &run.config.heldout.domains {
+        let mut hasher = blake3::Hasher::new();
+        for collection in collections(run)?.iter().filter(|collection| collection.domain == *domain) {
+            for member in &collection.files {
+                hasher.update(member.sha256.as_bytes());
+            }
+        }
+        digests.insert(format!("documents of {domain}"), hasher.finalize().to_hex().to_string().into());
+    }
+    Ok(digests)
+}
+
+/// A document and its tokens.
+struct Text {
+    name: String,
+    domain: String,
+    side: Side,
+    ids: Vec<u32>,
+}
+
+/// A document to score: its windows, all of which count as one.
+pub struct Unit {
+    /// Its domain, or [`REPEAT`].
+    pub domain: String,
+    /// At least one.
+    pub windows: Vec<Window>,
+    /// Whether decoding is timed on it: the first of its domain.
+    pub timed: bool,
+}
+
+/// The documents of the profile's domains.
+pub struct Texts(Vec<Text>);
+
+impl Texts {
+    /// Fetches them where they are not there, and reads them.
+    pub fn read(run: &Run, tokenizer: &Tokenizer) -> Result<Self> {
+        sources::fetch(&sources(run)?, &run.paths)?;
+        let mut texts = Vec::new();
+        for collection in collections(run)? {
+            for document in collection.documents(&run.paths.cache)? {
+                let ids = tokenizer.encode(&document.text, false)?;
+                texts.push(Text { name: document.name, domain: document.domain, side: collection.side, ids });
+            }
+        }
+        Ok(Self(texts))
+    }
+
+    /// How documents are cut for contexts of at most `context` tokens.
+    pub fn cut(&self, run: &Run, context: usize) -> Cut {
+        let Settings { windows, scored, .. } = run.config.heldout;
+        Cut { context, skip: far::RECENT, scored, windows, seed: run.config.seed }
+    }
+
+    fn of(&self, side: Side) -> impl Iterator<Item = &Text> {
+        self.0.iter().filter(move |text| text.side == side)
+    }
+
+    /// The windows that the threshold of far tokens is chosen on.
+    pub fn threshold_windows(&self, run: &Run, context: usize) -> Vec<Window> {
+        let cut = self.cut(run, context);
+        self.of(Side::Threshold).flat_map(|text| cut.windows(&text.name, &text.ids)).collect()
+    }
+
+    /// What is scored: at most `documents` of each domain that are long enough, then the passages that come back. One of each
+    /// domain after another, so that a run that was stopped has scored about as many of each.
+    pub fn units(&self, run: &Run, context: usize, documents: usize) -> Result<Vec<Unit>> {
+        let Settings { domains, scored, repeats, .. } = &run.config.heldout;
+        let cut = self.cut(run, context);
+        let mut by_domain: Vec<Vec<Unit>> = Vec::new();
+        for domain in domains {
+            let own = self.of(Side::Scored).filter(|text| text.domain == *domain);
+            let windows = own.map(|text| cut.windows(&text.name, &text.ids)).filter(|windows| !windows.is_empty());
+            let units = windows.take(documents).enumerate();
+            by_domain
+                .push(units.map(|(at, windows)| Unit { domain: domain.clone(), windows, timed: at == 0 }).collect());
+        }
+        if let Some(at) = by_domain.iter().position(Vec::is_empty) {
+            bail!("no document of domain `{}` is long enough for a context of {context} tokens", domains[at]);
+        }
+        by_domain.push(self.repeats(context, *scored, *repeats, run.config.seed));
+        let longest = by_domain.iter().map(Vec::len).max().unwrap_or(0);
+        let mut queues: Vec<_> = by_domain.into_iter().map(Vec::into_iter).collect();
+        Ok((0..longest).flat_map(|_| queues.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()).collect())
+    }
+
+    /// Passages that come back, each after the beginning of a document of any other domain.
+    fn repeats(&self, context: usize, scored: usize, count: usize, seed: u64) -> Vec<Unit> {
+        let passage = scored + CUE + 1;
+        let Some(between) = context.checked_sub(passage + CUE).filter(|between| *between > 0) else {
+            return Vec::new();
+        };
+        let repeat = Repeat { passage, between, cue: CUE, seed };
+        let texts: Vec<&Text> = self.of(Side::Scored).collect();
+        // One of each domain in turn, so that a few passages are of all of them.
+        let mut order: Vec<&Text> = texts.clone();
+        let rank = |text: &Text| texts.iter().filter(|t| t.domain == text.domain).position(|t| t.name == text.name);
+        order.sort_by_key(|text| rank(text));
+        let others = texts.iter().cycle().skip(texts.len() / 2);
+        let windows = order
+            .into_iter()
+            .zip(others)
+            .filter_map(|(text, other)| repeat.window(&format!("{REPEAT}/{}", text.name), &text.ids, &other.ids));
+        let unit = |window| Unit { domain: REPEAT.to_owned(), windows: vec![window], timed: false };
+        windows.take(count).map(unit).collect()
+    }
+}

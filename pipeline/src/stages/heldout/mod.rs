@@ -1,0 +1,276 @@
+//! Schemes on single long documents: what `evaluate` and `compare` do, each with settings of its own.
+//!
+//! The mean over all tokens cannot tell compression from deletion, so the model is run once more with all but 4 sinks and the last
+//! 256 tokens hidden. Positions where that changes it are far, and over them a scheme's recovery is 0 if it does no better than
+//! deleting and 1 if it loses nothing ([`kvcsr_eval::heldout::far`]). The threshold is chosen on documents that are not scored.
+//!
+//! One exact prefill per window serves every scheme. Rows stream to disk as they are made; an unfinished run goes on with the first
+//! document and scheme it lacks.
+
+mod documents;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
+use kvcsr_eval::heldout::far::{self, HIDDEN};
+use kvcsr_eval::heldout::unit::PIECE;
+use kvcsr_eval::heldout::{Prepared, Reference, UnitScore, Window};
+use kvcsr_eval::longbench::predictions::label;
+use kvcsr_model::{Decoder, Tokenizer};
+use kvcsr_records::heldout::REPEAT;
+use kvcsr_records::{DictionarySource, HeldoutRow, Journal, SchemeSummary, ThresholdRow, files};
+use kvcsr_report::aggregate::Statistics;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use self::documents::{Texts, Unit};
+pub use self::documents::{digests, sources};
+use crate::config::{Config, check};
+use crate::stage::{Run, parameters_of};
+use crate::stages::PREFILL_CHUNK;
+use crate::ui;
+
+/// File of the rows per document and scheme.
+pub const ROWS: &str = "heldout.jsonl";
+/// File of the thresholds of far tokens.
+pub const THRESHOLDS: &str = "thresholds.jsonl";
+
+/// What may grow: the rows of documents and schemes that are there stay right.
+pub const GROWS: &[&str] = &["schemes", "contexts", "documents", "heldout.repeats"];
+
+/// The section `[heldout]`; `profiles/defaults.toml` explains every parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub domains: Vec<String>,
+    pub windows: usize,
+    pub scored: usize,
+    pub repeats: usize,
+    pub far_share: f64,
+    pub resamples: usize,
+    pub training_noise: f64,
+}
+
+impl Settings {
+    /// Checks the section, and the contexts and documents of `stage` that are scored by it.
+    pub fn check(&self, stage: &str, contexts: &[usize], documents: usize) -> Result<()> {
+        let Self { domains, windows, scored, far_share, training_noise, .. } = self;
+        check::positive("heldout", &[("windows", *windows), ("scored", *scored), ("domains", domains.len())])?;
+        check::positive(stage, &[("documents", documents), ("contexts", contexts.len())])?;
+        if let Some(context) = contexts.iter().find(|&&tokens| tokens <= far::RECENT) {
+            bail!(
+                "{stage}.contexts holds {context}: the last {} tokens are never far, so a context must be longer",
+                far::RECENT
+            );
+        }
+        for (name, share) in [("far_share", far_share), ("training_noise", training_noise)] {
+            if !(0.0..=1.0).contains(share) {
+                bail!("heldout.{name} = {share}: a share between 0 and 1 is expected");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The parameters of a stage that scores documents: those that decide what is scored.
+pub fn parameters(run: &Run, section: &impl Serialize) -> Result<Map<String, Value>> {
+    let mut parameters = parameters_of(section)?;
+    let mut heldout = parameters_of(&run.config.heldout)?;
+    // What tables make of the rows is the report's.
+    for name in ["resamples", "training_noise"] {
+        heldout.remove(name);
+    }
+    parameters.insert("heldout".into(), heldout.into());
+    parameters.insert("seed".into(), run.config.seed.into());
+    Ok(parameters)
+}
+
+/// How tables tell schemes apart.
+pub fn statistics(config: &Config) -> Statistics {
+    let bootstrap = kvcsr_stats::Bootstrap { resamples: config.heldout.resamples, level: 0.95, seed: config.seed };
+    Statistics { bootstrap, noise: config.heldout.training_noise }
+}
+
+/// What a stage says when it is done: a line per scheme and context.
+pub fn lines(rows: &[SchemeSummary]) -> Vec<String> {
+    let line = |row: &SchemeSummary| {
+        let recovery = row.recovery.map_or_else(|| "no far tokens".to_owned(), |share| format!("{share:.3}"));
+        format!(
+            "{:<28} at {} tokens: recovery {recovery}, KL {:.4}, {:.2} measured bits per channel",
+            row.label(),
+            row.context,
+            row.kl,
+            row.measured_bits
+        )
+    };
+    rows.iter().map(line).collect()
+}
+
+/// What a stage scores.
+pub struct Scoring<'a> {
+    /// The stage, for people.
+    pub stage: &'static str,
+    /// Most tokens that are prefilled exactly and compressed.
+    pub contexts: &'a [usize],
+    /// Most documents of each domain.
+    pub documents: usize,
+    /// Tokens decoded one by one after the first document of each domain, for their time; 0: none.
+    pub decode: usize,
+}
+
+/// Document, most tokens of its context, and the scheme's label.
+type Key = (String, usize, String);
+
+fn key(row: &HeldoutRow) -> Key {
+    (row.id.clone(), row.context, row.label())
+}
+
+impl Scoring<'_> {
+    /// Scores every scheme on every document, appending to the files in `dir` what they lack.
+    ///
+    /// # Errors
+    /// If a context is too long for the model, a document is missing, or a scheme fails.
+    pub fn measure(
+        &self,
+        run: &Run,
+        (decoder, tokenizer): (&Decoder, &Tokenizer),
+        schemes: &[Box<dyn Scheme>],
+        dir: &Path,
+    ) -> Result<()> {
+        let cx = SchemeContext::new(decoder.geometry());
+        let (dense, hidden) = (registry::build("dense", &cx)?, registry::build(HIDDEN, &cx)?);
+        let model = Model { decoder, dense: dense.as_ref(), hidden: hidden.as_ref() };
+        let (mut thresholds, known) = Journal::open(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context)?;
+        let (mut journal, _) = Journal::open(&dir.join(ROWS), key)?;
+        let texts = Texts::read(run, tokenizer)?;
+        let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
+        let mut order: Vec<Key> = Vec::new();
+        for &context in self.contexts {
+            self.check_room(run, &texts, context, decoder.rotary().max_positions())?;
+            let threshold = match known.iter().find(|row| row.context == context) {
+                Some(row) => row.threshold,
+                None => {
+                    let row = model.threshold(run, &texts, context)?;
+                    thresholds.append(&row)?;
+                    row.threshold
+                }
+            };
+            let units = texts.units(run, context, self.documents)?;
+            let ids: Vec<String> = units.iter().map(|unit| unit.windows[0].document.clone()).collect();
+            let bar = ui::bar(self.stage, (units.len() * schemes.len()) as u64, "documents x schemes");
+            for Unit { domain, windows, timed } in units {
+                let id = windows[0].document.clone();
+                let lacks = |s: &&dyn Scheme| !journal.contains(&(id.clone(), context, named(*s)));
+                let todo: Vec<&dyn Scheme> = schemes.iter().map(|s| s.as_ref()).filter(lacks).collect();
+                bar.inc((schemes.len() - todo.len()) as u64);
+                if todo.is_empty() {
+                    continue;
+                }
+                let threshold = if domain == REPEAT { f64::NEG_INFINITY } else { threshold };
+                bar.set_message(format!("{id} at {context}: prefill"));
+                let prepared = windows.into_iter().map(|w| model.prepared(w, threshold)).collect::<Result<Vec<_>>>()?;
+                for scheme in todo {
+                    let name = named(scheme);
+                    bar.set_message(format!("{id} at {context}: {name}"));
+                    let score = model
+                        .score(&prepared, scheme, if timed { self.decode } else { 0 })
+                        .with_context(|| format!("document {id} at {context} tokens, scheme {name}"))?;
+                    journal.append(&row(&domain, context, scheme, &score, decoder))?;
+                    bar.inc(1);
+                }
+            }
+            order.extend(ids.iter().flat_map(|id| schemes.iter().map(|s| (id.clone(), context, named(s.as_ref())))));
+            bar.finish();
+        }
+        // A run that grew has appended what it lacked: the rows stand in the order of one that made all at once.
+        let place: HashMap<&Key, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
+        let mut rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(ROWS))?;
+        rows.sort_by_key(|row| place.get(&key(row)).copied());
+        Ok(files::write_jsonl(&dir.join(ROWS), &rows)?)
+    }
+
+    fn check_room(&self, run: &Run, texts: &Texts, context: usize, positions: usize) -> Result<()> {
+        let longest = texts.cut(run, context).most_tokens() + self.decode;
+        if longest > positions {
+            bail!(
+                "{}: a context of {context} tokens and what follows take {longest} positions, the model has {positions}: lower \
+                 {}.contexts or heldout.scored",
+                self.stage,
+                self.stage
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The model, exact and with all but its near tokens hidden.
+struct Model<'a> {
+    decoder: &'a Decoder,
+    dense: &'a dyn Scheme,
+    hidden: &'a dyn Scheme,
+}
+
+impl Model<'_> {
+    /// The threshold of far tokens, from the documents that are kept for it.
+    fn threshold(&self, run: &Run, texts: &Texts, context: usize) -> Result<ThresholdRow> {
+        let windows = texts.threshold_windows(run, context);
+        let bar = ui::bar("far tokens", windows.len() as u64, "documents that set the threshold");
+        let mut kl = Vec::new();
+        for window in windows {
+            let reference = Reference::new(self.decoder, &window.text, PREFILL_CHUNK, self.dense)?;
+            kl.extend(reference.measure(self.decoder, self.hidden, PIECE)?.kl().split_off(window.skip));
+            bar.inc(1);
+        }
+        bar.finish();
+        if kl.is_empty() {
+            bail!("no document that sets the threshold of far tokens is long enough for a context of {context} tokens");
+        }
+        Ok(ThresholdRow { context, threshold: far::threshold(&kl, run.config.heldout.far_share), positions: kl.len() })
+    }
+
+    fn prepared(&self, window: Window, threshold: f64) -> Result<Prepared> {
+        Ok(Prepared::new(self.decoder, window, PREFILL_CHUNK, self.dense, self.hidden, threshold)?)
+    }
+
+    /// A scheme over all windows of a document; tokens are decoded one by one after the first of them.
+    fn score(&self, prepared: &[Prepared], scheme: &dyn Scheme, decode: usize) -> Result<UnitScore> {
+        let [first, others @ ..] = prepared else { bail!("a document without a window") };
+        let mut unit = first.score(self.decoder, scheme, decode)?;
+        for window in others {
+            unit.add(window.score(self.decoder, scheme, 0)?);
+        }
+        Ok(unit)
+    }
+}
+
+fn row(domain: &str, context: usize, scheme: &dyn Scheme, score: &UnitScore, decoder: &Decoder) -> HeldoutRow {
+    // Artefacts that are no set of ours are part of the scheme's name in tables.
+    let (name, dictionary) = match scheme.dictionaries().parse() {
+        Ok(dictionary) => (scheme.name().to_owned(), dictionary),
+        Err(_) => (label(scheme.name(), scheme.dictionaries()), DictionarySource::None),
+    };
+    HeldoutRow {
+        id: score.document.clone(),
+        domain: domain.to_owned(),
+        scheme: name,
+        dictionary,
+        context,
+        windows: score.windows,
+        scored: score.scored(),
+        nll_sum: score.nll_sum,
+        kl_sum: score.kl.iter().sum(),
+        kl_tail: score.tail_kl(),
+        top1_agree: score.top1_agree,
+        far: score.far.far,
+        far_kl_sum: score.far.kl_sum,
+        hidden_kl_sum: score.far.hidden_kl_sum,
+        nominal_bits: scheme.nominal_bits().0,
+        measured_bits: score.measured_bits(decoder.geometry()).0,
+        shared_bytes: scheme.shared_bytes(),
+        stored_bytes: scheme.stored_bytes(),
+        channels: decoder.geometry().channels_per_token(),
+        encode_ms: score.encode_ms / score.windows as f64,
+        decode_ms_per_token: score.decode_ms_per_token,
+    }
+}
