@@ -4,6 +4,7 @@ mod atomic;
 mod cli;
 mod commands;
 mod config;
+mod documents;
 mod hub;
 mod longbench_hub;
 mod machine;
@@ -28,6 +29,7 @@ use crate::config::Config;
 use crate::paths::Paths;
 use crate::sources::Sources;
 use crate::stage::Run;
+use crate::stages::all;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -66,16 +68,17 @@ fn prepare(args: RunArgs) -> Result<Run> {
         Some(name) if config::plain(name) => Paths::find_run(&args.profile, name)?,
         Some(name) => anyhow::bail!("run `{name}`: a name of letters, digits, dots and dashes is expected"),
     };
-    let mut config = Config::load(&paths.root.join("pipeline/profiles"), &args.profile, &args.overrides)?;
+    let profiles = paths.root.join("pipeline/profiles");
+    let mut config = all::checked(Config::load(&profiles, &args.profile, &args.overrides)?)?;
     // README and docs show the profile itself, not an experiment beside it.
     config.report.publish &= args.run.is_none();
     rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global().context("thread pool")?;
-    Ok(Run { profile: args.profile, config, paths, force: args.force })
+    Ok(Run { profile: args.profile, config, paths, force: args.force, stages: all::ALL })
 }
 
 fn reproduce(run: &Run) -> Result<()> {
     let started = Instant::now();
-    let stages = stages::reproduced(&run.config)?;
+    let stages = all::reproduced(&run.config)?;
     println!("profile `{}`: {} on {}", run.profile, run.config.model, run.config.corpora.join(", "));
     println!("  {:<10} the model and the texts, once", "fetch");
     for stage in &stages {
@@ -91,12 +94,12 @@ fn reproduce(run: &Run) -> Result<()> {
 
 fn fetch(run: &Run) -> Result<()> {
     let sources = Sources::load(&run.paths.root)?;
-    let model = models::fetch(run)?;
+    let model = models::fetch(&run.config.model, &run.paths)?;
     let mut wanted: Vec<&sources::Source> = model.iter().collect();
     for (id, kind) in stage::downloads(run)? {
         wanted.push(sources.get(&id, kind)?);
     }
-    let documents = stages::heldout::sources(run)?;
+    let documents = documents::sources(&run.paths.root, &run.config.heldout.domains)?;
     wanted.extend(&documents);
     let files = wanted.len();
     sources::fetch(wanted, &run.paths)?;

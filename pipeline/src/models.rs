@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::hub::{self, HubName};
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
-use crate::stage::Run;
 
 /// The name that stands for the embedded model.
 const DEFAULT: &str = "default";
@@ -68,20 +67,20 @@ fn source(id: &str, paths: &Paths) -> Result<crate::sources::Source> {
 
 /// Downloads the profile's model where that is to be done. A source of the package registry is left to its own fetcher
 /// and returned.
-pub fn fetch(run: &Run) -> Result<Option<crate::sources::Source>> {
-    match Name::parse(&run.config.model)? {
-        Name::Source(id) => source(&id, &run.paths).map(Some),
+pub fn fetch(model: &str, paths: &Paths) -> Result<Option<crate::sources::Source>> {
+    match Name::parse(model)? {
+        Name::Source(id) => source(&id, paths).map(Some),
         Name::Hub(name) => name.fetch().map(|_| None),
-        name => name.locate(&run.paths).map(|_| None),
+        name => name.locate(paths).map(|_| None),
     }
 }
 
 /// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit.
-pub fn digest(run: &Run) -> Result<String> {
-    let name = Name::parse(&run.config.model)?;
+pub fn digest(model: &str, paths: &Paths) -> Result<String> {
+    let name = Name::parse(model)?;
     match &name {
-        Name::Source(id) => Ok(source(id, &run.paths)?.sha256),
-        Name::Path(_) => content_hash(&name.locate(&run.paths)?, &run.paths.cache.join("digests.json")),
+        Name::Source(id) => Ok(source(id, paths)?.sha256),
+        Name::Path(_) => content_hash(&name.locate(paths)?, &paths.cache.join("digests.json")),
         Name::Hub(hub) => Ok(hub.to_string()),
     }
 }
@@ -178,10 +177,10 @@ impl Opened {
     }
 
     /// Opens the profile's model, fetched before.
-    pub fn of(run: &Run) -> Result<Self> {
-        let name = Name::parse(&run.config.model)?;
+    pub fn of(model: &str, paths: &Paths) -> Result<Self> {
+        let name = Name::parse(model)?;
         let hub = if let Name::Hub(hub) = &name { Some(hub.to_string()) } else { None };
-        Self::at(&run.config.model, &name.locate(&run.paths)?, hub)
+        Self::at(model, &name.locate(paths)?, hub)
     }
 
     fn at(name: &str, path: &Path, hub: Option<String>) -> Result<Self> {

@@ -31,7 +31,7 @@ pub struct Cli {
 /// What the program is asked to do.
 #[derive(Debug)]
 pub enum Command {
-    /// To run one stage of [`crate::stages::ALL`].
+    /// To run one stage of [`crate::stages::all::ALL`].
     Stage(&'static dyn Stage, RunArgs),
     /// Anything about stages together, or beside them.
     Whole(Whole),

@@ -1,16 +1,16 @@
-//! A command for every stage of [`stages::ALL`], from its declaration.
+//! A command for every stage of [`ALL`], from its declaration.
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Error, FromArgMatches, Subcommand};
 
 use super::{Command, RunArgs, Tool, Whole};
 use crate::stage::{CommandOption, Stage};
-use crate::stages;
+use crate::stages::all::ALL;
 
 impl Subcommand for Command {
     fn augment_subcommands(command: clap::Command) -> clap::Command {
         let command = Whole::augment_subcommands(command);
-        Tool::augment_subcommands(command.subcommands(stages::ALL.iter().map(|stage| of(*stage))))
+        Tool::augment_subcommands(command.subcommands(ALL.iter().map(|stage| of(*stage))))
     }
 
     fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
@@ -45,7 +45,7 @@ impl FromArgMatches for Command {
 }
 
 fn stage(name: &str) -> Option<&'static dyn Stage> {
-    stages::ALL.iter().copied().find(|stage| stage.name() == name)
+    ALL.iter().copied().find(|stage| stage.name() == name)
 }
 
 /// The command of one stage.

@@ -12,9 +12,10 @@ use kvcsr_model::{Arch, Choice, Finish, Limits, Message, Sampler, TextStream, To
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
-use crate::stage::{Artefact, Output};
+use crate::stage::{Artefact, Output, makers};
+use crate::stages::inputs::PREFILL_CHUNK;
 use crate::stages::provenance::{Owner, covers};
-use crate::stages::{PREFILL_CHUNK, artefacts};
+use crate::stages::{all, artefacts};
 
 /// Streams the continuation to standard output, then prints the ledger.
 pub fn run(args: &GenerateArgs) -> Result<()> {
@@ -126,7 +127,7 @@ fn fits(arch: &Arch, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> R
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
     let names = std::slice::from_ref(&args.scheme);
     let context = SchemeContext::new(geometry);
-    let makers = artefacts::makers(names)?;
+    let makers = makers(all::ALL, names)?;
     let (paths, false) = (Paths::find(&args.profile).ok(), makers.is_empty()) else { return Ok(context) };
     let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
     // Whether it is a set of ours, which a file can stand for.
@@ -141,11 +142,10 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
             Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set))
         }
         _ => match (paths, owner) {
-            (Some(paths), Some(owner)) => {
-                artefacts::load(names, |stage| paths.run.join(stage), &owner).with_context(|| {
+            (Some(paths), Some(owner)) => artefacts::load(all::ALL, names, |stage| paths.run.join(stage), &owner)
+                .with_context(|| {
                     format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
-                })
-            }
+                }),
             _ => Ok(context),
         },
     }

@@ -8,7 +8,7 @@ use kvcsr_codec::atomic::AtomicFile;
 use kvcsr_model::Decoder;
 
 use crate::cli::LogitsArgs;
-use crate::stages::PREFILL_CHUNK;
+use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
 
 /// Writes `logits`, `(T, V)` f32, as safetensors, computed with the uncompressed f32 cache.

@@ -20,10 +20,11 @@ use crate::atomic;
 use crate::config::Config;
 use crate::paths::Paths;
 use crate::stage::{self, Run};
+use crate::stages::all;
 use crate::stages::calibrate::Calibrate;
 use crate::stages::evaluate::Evaluate;
 use crate::stages::heldout;
-use crate::{stages, ui};
+use crate::ui;
 
 /// Folder of the table and figure, beside the stages of the profile's run.
 const FOLDER: &str = "sweep";
@@ -50,7 +51,7 @@ pub fn run(base: &Run) -> Result<()> {
     for (point, run) in points.iter().zip(&runs) {
         let shown = describe(point);
         ui::line("sweep", &format!("{} of {}: {shown}, in {}", rows_done(&rows) + 1, runs.len(), run.label()));
-        for stage in stages::leading_to(&[&Evaluate], &run.config)? {
+        for stage in all::leading_to(&[&Evaluate], &run.config)? {
             stage::run(stage, run).with_context(|| shown.clone())?;
         }
         let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(heldout::ROWS))?;
@@ -103,17 +104,17 @@ fn name(point: &Point) -> String {
 
 fn named(base: &Run, point: &Point) -> Result<Run> {
     let overrides: Vec<String> = point.iter().map(|(path, value)| format!("{path}={value}")).collect();
-    let config = base.config.with(&overrides).with_context(|| describe(point))?;
+    let config = base.config.with(&overrides).and_then(all::checked).with_context(|| describe(point))?;
     let mut config = Config { sweep: BTreeMap::new(), ..config };
     config.report.publish = false;
     let found = Paths::find_run(&base.profile, &name(point))?;
-    Ok(Run { profile: base.profile.clone(), config, paths: found, force: base.force })
+    Ok(Run { profile: base.profile.clone(), config, paths: found, force: base.force, stages: base.stages })
 }
 
 /// The profile's run without its sweep.
 fn plain(base: &Run) -> Run {
     let config = Config { sweep: BTreeMap::new(), ..base.config.clone() };
-    Run { profile: base.profile.clone(), config, paths: base.paths.clone(), force: false }
+    Run { profile: base.profile.clone(), config, paths: base.paths.clone(), force: false, stages: base.stages }
 }
 
 fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {

@@ -2,7 +2,12 @@
 
 use anyhow::{Result, bail};
 
-use super::plain;
+/// Whether a name of a profile is one, and not a path.
+pub fn plain(profile: &str) -> bool {
+    profile.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !profile.starts_with('.')
+        && !profile.is_empty()
+}
 
 /// That numbers of a section are at least one.
 pub fn positive(section: &str, numbers: &[(&str, usize)]) -> Result<()> {

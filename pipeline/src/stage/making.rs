@@ -7,13 +7,24 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::declaration::Declaration;
 use super::lock::lock;
-use super::{Run, Stage};
+use super::needs::declared_inputs;
+use super::run::{Run, Stage};
 use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models::Opened;
 use crate::{atomic, ui};
+
+/// What determines the outputs of `stage` in this run.
+pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
+    let Declaration { name, version, .. } = *stage.declaration();
+    let parameters = stage.parameters(run)?;
+    let mut inputs = stage.inputs(run)?;
+    inputs.extend(declared_inputs(stage.declaration(), run)?);
+    Ok(Recipe { stage: name.to_owned(), version, parameters, inputs })
+}
 
 /// Runs `stage` unless its outputs are what this recipe makes.
 ///
@@ -22,7 +33,7 @@ use crate::{atomic, ui};
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
     let dir = run.paths.run.join(&folder);
-    let recipe = super::recipe(stage, run)?;
+    let recipe = recipe(stage, run)?;
     let key = recipe.key();
     if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
         return Ok(());
@@ -58,7 +69,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         outputs,
         digest,
         machine: Machine::read(&device(&run.config)),
-        dtype: Opened::of(run)
+        dtype: Opened::of(&run.config.model, &run.paths)
             .and_then(|model| model.dtype(&run.config.dtype))
             .unwrap_or_else(|_| run.config.dtype.clone()),
         seed: run.config.seed,
@@ -178,7 +189,6 @@ mod tests {
 
     use super::*;
     use crate::paths::Paths;
-    use crate::stage::Declaration;
 
     /// Writes a file in two halves; can be told to fail between them.
     struct Halves {
@@ -230,6 +240,7 @@ mod tests {
                 longbench: None,
             },
             force: false,
+            stages: &[],
         };
         (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into(), parts: 2.into() })
     }
@@ -276,6 +287,7 @@ mod tests {
                 ..base.paths.clone()
             },
             force: false,
+            stages: &[],
         };
         run(&stage, &named).unwrap();
         assert_eq!((stage.made.load(Relaxed), named.stage_dir("halves")), (1, base.stage_dir("halves")));

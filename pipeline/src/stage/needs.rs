@@ -1,39 +1,15 @@
-//! What a stage is made from, as data, and the digests by which that enters its recipe.
+//! The digests by which what a stage is made from enters its recipe, and what is downloaded for it.
 
 use anyhow::{Context, Result};
+use kvcsr_eval::suite::Suite;
 use kvcsr_model::Precision;
 use serde_json::{Map, Value};
 
-use super::{Declaration, Run};
-use crate::config::Config;
-use crate::models;
+use super::declaration::{Declaration, Need};
+use super::makers::digests;
+use super::run::Run;
 use crate::sources::{SourceKind, Sources};
-use crate::stages::{artefacts, heldout, suite};
-
-/// Something that a stage is made from.
-pub enum Need {
-    /// The outputs of an earlier stage.
-    Stage(&'static str),
-    /// The profile's model.
-    Model,
-    /// The profile's corpora.
-    Corpora,
-    /// The long documents of the profile's domains.
-    Documents,
-    /// The texts that tasks of the suite are built from; the tasks are named by the configuration.
-    Tasks(fn(&Config) -> &[String]),
-    /// Whatever the schemes are built from that the configuration names.
-    Schemes(fn(&Config) -> SchemeNames<'_>),
-}
-
-/// Schemes as a section of the configuration names them.
-#[derive(Debug, Clone, Copy)]
-pub struct SchemeNames<'c> {
-    /// Their names.
-    pub names: &'c [String],
-    /// The profile whose artefacts they are built from; the run's own where it is empty.
-    pub profile: &'c str,
-}
+use crate::{documents, models};
 
 /// The digests of what a stage is declared to need, by name.
 ///
@@ -48,7 +24,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 inputs.insert((*stage).to_owned(), run.finished(stage)?.digest.into());
             }
             Need::Model => {
-                inputs.insert("model".to_owned(), models::digest(run)?.into());
+                inputs.insert("model".to_owned(), models::digest(&run.config.model, &run.paths)?.into());
                 // The same weights in another dtype give other outputs, and are the same model.
                 match run.config.dtype.parse()? {
                     Precision::Auto => {}
@@ -60,14 +36,14 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                     inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());
                 }
             }
-            Need::Documents => inputs.extend(heldout::digests(run)?),
+            Need::Documents => inputs.extend(documents::digests(&run.paths.root, &run.config.heldout.domains)?),
             Need::Tasks(tasks) => {
-                for id in suite::sources(tasks(&run.config))? {
+                for id in task_texts(tasks(&run.config))? {
                     inputs.insert(id.to_owned(), sources.get(id, SourceKind::Tasks)?.sha256.clone().into());
                 }
             }
             Need::Schemes(schemes) => {
-                for (stage, digest) in artefacts::digests(run, schemes(&run.config))? {
+                for (stage, digest) in digests(run, schemes(&run.config))? {
                     inputs.insert(stage.to_owned(), digest.into());
                 }
             }
@@ -76,14 +52,19 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
     Ok(inputs)
 }
 
-/// The inputs of `data/sources.toml` that `stages` read: ids with their kinds, each once.
+/// Ids of the texts that `tasks` of the suite (tasks and groups) are built from.
+fn task_texts(tasks: &[String]) -> Result<Vec<&'static str>> {
+    Ok(Suite::embedded().sources(tasks)?)
+}
+
+/// The inputs of `data/sources.toml` that the run's stages read: ids with their kinds, each once.
 pub fn downloads(run: &Run) -> Result<Vec<(String, SourceKind)>> {
     let mut wanted = Vec::new();
-    for declaration in crate::stages::ALL.iter().map(|stage| stage.declaration()) {
+    for declaration in run.stages.iter().map(|stage| stage.declaration()) {
         for need in declaration.needs {
             let found: Vec<(String, SourceKind)> = match need {
                 Need::Corpora => run.config.corpora.iter().map(|id| (id.clone(), SourceKind::Text)).collect(),
-                Need::Tasks(tasks) => suite::sources(tasks(&run.config))
+                Need::Tasks(tasks) => task_texts(tasks(&run.config))
                     .with_context(|| format!("{}.tasks", declaration.name))?
                     .into_iter()
                     .map(|id| (id.to_owned(), SourceKind::Tasks))

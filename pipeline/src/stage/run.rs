@@ -1,12 +1,61 @@
-//! What every stage is given: the profile, its configuration, and where outputs lie.
+//! A stage, and what every stage is given: the profile, its configuration, and where outputs lie.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::{Map, Value};
 
+use super::declaration::Declaration;
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
 use crate::paths::Paths;
+
+/// One stage of the pipeline.
+pub trait Stage: Sync {
+    /// What it is called, what it needs and what it makes.
+    fn declaration(&self) -> &'static Declaration;
+    /// Checks its section of the configuration.
+    fn check(&self, _config: &Config) -> Result<()> {
+        Ok(())
+    }
+    /// What it will do in this run, in one line.
+    fn plan(&self, _run: &Run) -> String {
+        self.declaration().about.to_owned()
+    }
+    /// Its folder, where that is not its name: one shard of a stage that is run in shards.
+    fn folder(&self, _run: &Run) -> String {
+        self.name().to_owned()
+    }
+    /// Named parameters.
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>>;
+    /// Inputs beside those that are declared, by name: digests of files.
+    fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
+        Ok(Map::new())
+    }
+    /// Makes the outputs in `dir`. Anything already in `dir` was left by an unfinished run of the
+    /// very same recipe, and may be built upon.
+    fn make(&self, run: &Run, dir: &Path) -> Result<()>;
+    /// Follows [`Stage::make`], and an up-to-date check, on the finished outputs: puts copies where
+    /// others look for them. Does nothing where they are there already.
+    fn finish(&self, _run: &Run, _dir: &Path) -> Result<()> {
+        Ok(())
+    }
+    /// Shown after the stage, also when it was up to date.
+    fn summary(&self, _run: &Run, _dir: &Path) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+    /// Its declared name.
+    fn name(&self) -> &'static str {
+        self.declaration().name
+    }
+}
+
+impl fmt::Debug for dyn Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What every stage is given.
 pub struct Run {
@@ -15,6 +64,8 @@ pub struct Run {
     pub paths: Paths,
     /// Run stages even where they are up to date.
     pub force: bool,
+    /// All stages that there are, each after those it needs.
+    pub stages: &'static [&'static dyn Stage],
 }
 
 impl Run {

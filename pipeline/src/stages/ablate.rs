@@ -19,7 +19,6 @@ use kvcsr_records::Journal;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
 use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::cells::Cell;
@@ -27,33 +26,16 @@ use self::page::Section;
 use crate::atomic;
 use crate::config::{Config, check};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::inputs::{layers, open_shard};
+use crate::stages::merge;
 use crate::stages::train::GroupShards;
-use crate::stages::{layers, merge, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 
-/// File of the rows.
-pub const ROWS: &str = "ablation.jsonl";
 /// Folder of the vectors that the peers train on.
 const PEER_VECTORS: &str = "peer-vectors";
 /// The page with the tables and figures.
 const PAGE: &str = "ablation.md";
-
-/// The section `[ablate]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub layers: Vec<usize>,
-    pub vectors: usize,
-    pub epochs: usize,
-    pub table_atoms: Vec<usize>,
-    pub table_sparsity: Vec<usize>,
-    pub table_chunks: Vec<usize>,
-    pub options: Vec<String>,
-    pub options_atoms: usize,
-    pub option_layers: Vec<usize>,
-    pub merged_atoms: usize,
-    pub merged_vectors: usize,
-}
 
 /// See the module.
 pub struct Ablate;
@@ -209,13 +191,4 @@ fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
         }
     }
     Ok(files::write_jsonl(path, &ordered)?)
-}
-
-/// The divergences of one kind as a `(layers, layers)` matrix.
-fn matrix(rows: &[DivergenceRow], kind: Kind, layers: usize) -> Vec<f64> {
-    let mut matrix = vec![0.0; layers * layers];
-    for row in rows.iter().filter(|row| row.kind == kind && row.layer < layers && row.other < layers) {
-        matrix[row.layer * layers + row.other] = row.divergence;
-    }
-    matrix
 }

@@ -8,25 +8,14 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
 use kvcsr_model::{Decoder, Tokenizer};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, check};
+use crate::config::{Config, check, sections};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::importance::Observed;
-use crate::stages::{PREFILL_CHUNK, corpus, open_model, shard_name};
+use crate::stages::inputs::{PREFILL_CHUNK, corpus, open_model, shard_name};
 use crate::text::Side;
 use crate::ui;
-
-/// The section `[calibrate]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub tokens: usize,
-    pub heldout_tokens: usize,
-    pub heldout_fraction: f64,
-    pub sequence: usize,
-    pub importance: bool,
-}
 
 /// See the module.
 pub struct Calibrate;
@@ -46,7 +35,7 @@ impl Stage for Calibrate {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { tokens, heldout_tokens, heldout_fraction, sequence, .. } = config.calibrate;
+        let sections::Calibrate { tokens, heldout_tokens, heldout_fraction, sequence, .. } = config.calibrate;
         check::positive(
             "calibrate",
             &[("tokens", tokens), ("heldout_tokens", heldout_tokens), ("sequence", sequence)],
@@ -58,7 +47,7 @@ impl Stage for Calibrate {
     }
 
     fn plan(&self, run: &Run) -> String {
-        let Settings { tokens, heldout_tokens, .. } = run.config.calibrate;
+        let sections::Calibrate { tokens, heldout_tokens, .. } = run.config.calibrate;
         format!("keys and values of {tokens} tokens, and of {heldout_tokens} held-out ones")
     }
 

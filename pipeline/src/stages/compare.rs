@@ -15,30 +15,16 @@ use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::{HeldoutRow, SchemeSummary, aggregate, compare, files};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, check};
+use crate::config::{Config, check, sections};
 use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
 use crate::stages::heldout::{self, Scoring};
-use crate::stages::{artefacts, open_model, scores, suite};
+use crate::stages::inputs::open_model;
+use crate::stages::{artefacts, scores, suite};
 
 /// Folder of the tasks' answers and scores.
 const TASKS: &str = "tasks";
-
-/// The section `[compare]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub schemes: Vec<String>,
-    pub contexts: Vec<usize>,
-    pub documents: usize,
-    pub decode: usize,
-    pub tasks: Vec<String>,
-    pub task_limit: usize,
-    pub task_lengths: Vec<usize>,
-    pub task_prompt_tokens: usize,
-    pub resamples: usize,
-}
 
 /// See the module.
 pub struct Compare;
@@ -64,7 +50,7 @@ impl Stage for Compare {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { schemes, contexts, documents, task_lengths, task_prompt_tokens, .. } = &config.compare;
+        let sections::Compare { schemes, contexts, documents, task_lengths, task_prompt_tokens, .. } = &config.compare;
         check::positive("compare", &[("task_prompt_tokens", *task_prompt_tokens)])?;
         config.heldout.check("compare", contexts, *documents)?;
         if let Some(length) = task_lengths.iter().find(|length| *length > task_prompt_tokens) {
@@ -85,7 +71,7 @@ impl Stage for Compare {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        let Settings { contexts, documents, decode, .. } = &run.config.compare;
+        let sections::Compare { contexts, documents, decode, .. } = &run.config.compare;
         let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: *decode };
         scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)?;
         answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))

@@ -6,29 +6,20 @@ use anyhow::{Context, Result};
 use kvcsr_cache::registry;
 use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{Config, check};
-use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage};
+use crate::config::{Config, check, sections};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage, makers};
+use crate::stages::artefacts;
 use crate::stages::heldout::{self, Scoring};
+use crate::stages::inputs::{open_model, open_shard};
 use crate::stages::provenance::Owner;
 use crate::stages::train::Train;
-use crate::stages::{self, artefacts, open_model, open_shard};
 use crate::text::Side;
 use crate::ui;
 
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
-
-/// The section `[evaluate]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub schemes: Vec<String>,
-    pub contexts: Vec<usize>,
-    pub documents: usize,
-    pub reconstruction: Vec<usize>,
-}
 
 /// See the module.
 pub struct Evaluate;
@@ -55,13 +46,13 @@ impl Stage for Evaluate {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { schemes, contexts, documents, .. } = &config.evaluate;
+        let sections::Evaluate { schemes, contexts, documents, .. } = &config.evaluate;
         config.heldout.check("evaluate", contexts, *documents)?;
         check::with_dense("evaluate", schemes)
     }
 
     fn plan(&self, run: &Run) -> String {
-        let Settings { schemes, documents, .. } = &run.config.evaluate;
+        let sections::Evaluate { schemes, documents, .. } = &run.config.evaluate;
         format!("{} schemes on {documents} documents of each domain", schemes.len())
     }
 
@@ -73,7 +64,7 @@ impl Stage for Evaluate {
         let (decoder, tokenizer) = open_model(run)?;
         reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
         let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
-        let Settings { contexts, documents, .. } = &run.config.evaluate;
+        let sections::Evaluate { contexts, documents, .. } = &run.config.evaluate;
         let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: 0 };
         scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)
     }
@@ -127,9 +118,9 @@ fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
 
 /// The sets of [`Train`] and those that a named scheme uses, but for those of rotated keys, which are not recorded.
 fn sets(run: &Run, owner: &Owner) -> Result<Vec<(&'static str, DictionarySet)>> {
-    let makers = artefacts::makers(&run.config.evaluate.schemes)?;
+    let makers = makers(run.stages, &run.config.evaluate.schemes)?;
     let mut sets = Vec::new();
-    for stage in stages::ALL {
+    for stage in run.stages {
         let shown = stage.name() == Train.name() || makers.iter().any(|maker| maker.name() == stage.name());
         for output in stage.declaration().makes.iter().filter(|_| shown) {
             match output.artefact {

@@ -7,13 +7,12 @@ use kvcsr_codec::Kind;
 use kvcsr_neuraldict::LayerGroups;
 use kvcsr_neuraldict::divergence::{LayerSample, divergence_matrix, noise_floor};
 use kvcsr_report::{DivergenceRow, files};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::atomic;
-use crate::config::{Config, check};
+use crate::config::{Config, check, sections};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::{layers, open_shard};
+use crate::stages::inputs::{layers, open_shard};
 use crate::text::Side;
 use crate::ui;
 
@@ -21,30 +20,6 @@ use crate::ui;
 pub const GROUPS: &str = "groups.json";
 /// File of the divergences, one JSON object per kind and pair of layers.
 pub const DIVERGENCE: &str = "divergence.jsonl";
-
-/// The section `[merge]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub sample: usize,
-    pub bins: usize,
-    pub key_delta_1: f64,
-    pub key_delta_2: f64,
-    pub value_delta_1: f64,
-    pub value_delta_2: f64,
-    pub key_groups: usize,
-    pub value_groups: usize,
-    pub target: Target,
-}
-
-/// Which threshold a target number of groups is met by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// The largest divergence of any pair in a group.
-    Delta1,
-    /// The largest sum of the divergences of neighbours in a group: groups of more even length.
-    Delta2,
-}
 
 /// See the module.
 pub struct Merge;
@@ -133,7 +108,7 @@ impl Stage for Merge {
 }
 
 /// The partition of one kind: for a target number of groups where one is given, else by thresholds.
-fn grouped(settings: &Settings, kind: Kind, matrix: &[f64], layers: usize) -> Vec<Vec<usize>> {
+fn grouped(settings: &sections::Merge, kind: Kind, matrix: &[f64], layers: usize) -> Vec<Vec<usize>> {
     let (target, delta_1, delta_2) = match kind {
         Kind::Key => (settings.key_groups, settings.key_delta_1, settings.key_delta_2),
         Kind::Value => (settings.value_groups, settings.value_delta_1, settings.value_delta_2),

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use kvcsr_cache::Geometry;
 use kvcsr_codec::{DictionarySet, Kind};
+use kvcsr_neuraldict::TrainConfig;
 
 use crate::models::{self, Opened};
 use crate::paths::Paths;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::Run;
-use crate::stages::train::Plan;
 
 /// Entry that identifies the model.
 const MODEL_SHA256: &str = "model_sha256";
@@ -29,25 +29,34 @@ const REQUIRED: [&str; 10] = [
     "heldout_relative",
 ];
 
-/// The entries for a set of this run, trained by `plan`, whose groups ended with the held-out relative errors `losses`.
-pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
+/// How the vectors of one kind were trained.
+pub struct Trained<'c> {
+    pub kind: Kind,
+    pub config: &'c TrainConfig,
+    /// Whether vectors counted by the attention they get.
+    pub weighted: bool,
+}
+
+/// The entries for a set of this run, whose keys and values were trained so and whose groups ended with the held-out relative
+/// errors `losses`.
+pub fn of(run: &Run, trained: [Trained<'_>; 2], method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
     let sources = Sources::load(&run.paths.root)?;
     let hash = |id: &String| Ok(sources.get(id, SourceKind::Text)?.sha256.clone());
     let corpora = run.config.corpora.iter().map(hash).collect::<Result<Vec<String>>>()?;
-    let effective = Kind::ALL
-        .into_iter()
-        .map(|kind| Ok((kind.to_string(), serde_json::to_value(&plan.of(kind).config)?)))
+    let effective = trained
+        .iter()
+        .map(|Trained { kind, config, .. }| Ok((kind.to_string(), serde_json::to_value(config)?)))
         .collect::<Result<serde_json::Map<_, _>>>()?;
     let entries = [
         ("method", method.to_owned()),
         ("kvcsr", env!("CARGO_PKG_VERSION").to_owned()),
         ("model", run.config.model.clone()),
-        (MODEL_SHA256, models::digest(run)?),
+        (MODEL_SHA256, models::digest(&run.config.model, &run.paths)?),
         ("corpora", run.config.corpora.join(" ")),
         ("corpora_sha256", corpora.join(" ")),
         ("calibration", run.finished("calibrate")?.digest),
         ("seed", run.config.seed.to_string()),
-        ("weighting", weighting(plan)),
+        ("weighting", weighting(&trained)),
         ("train", serde_json::to_string(&effective)?),
         ("heldout_relative", serde_json::to_string(&losses)?),
     ];
@@ -55,8 +64,8 @@ pub fn of(run: &Run, plan: &Plan, method: &str, losses: Vec<f64>) -> Result<BTre
 }
 
 /// How vectors were weighted: the same for both kinds, or each named.
-fn weighting(plan: &Plan) -> String {
-    let [keys, values] = [&plan.keys, &plan.values].map(|recipe| if recipe.weighted { "attention" } else { "none" });
+fn weighting(trained: &[Trained<'_>; 2]) -> String {
+    let [keys, values] = trained.each_ref().map(|trained| if trained.weighted { "attention" } else { "none" });
     if keys == values { keys.to_owned() } else { format!("keys {keys}, values {values}") }
 }
 
@@ -69,7 +78,7 @@ pub struct Owner {
 impl Owner {
     /// The model of a run.
     pub fn of(run: &Run, geometry: Geometry) -> Result<Self> {
-        Ok(Self { content: models::digest(run)?, geometry })
+        Ok(Self { content: models::digest(&run.config.model, &run.paths)?, geometry })
     }
 
     /// A model opened by name.
@@ -128,8 +137,7 @@ fn check(set: &DictionarySet) -> Result<()> {
         losses.len(),
         set.groups.len()
     );
-    serde_json::from_str::<BTreeMap<Kind, kvcsr_neuraldict::TrainConfig>>(entry("train"))
-        .context("provenance `train`")?;
+    serde_json::from_str::<BTreeMap<Kind, TrainConfig>>(entry("train")).context("provenance `train`")?;
     Ok(())
 }
 
@@ -146,7 +154,7 @@ mod tests {
     fn what_is_missing_or_another_models_is_named() {
         let dictionary = Arc::new(Dictionary::new(1, vec![1.0]).unwrap());
         let group = DictionaryGroup { kind: Kind::Key, layers: vec![0], chunks: 1, sparsity: 1, dictionary };
-        let config = serde_json::to_string(&kvcsr_neuraldict::TrainConfig::default()).unwrap();
+        let config = serde_json::to_string(&TrainConfig::default()).unwrap();
         let mut provenance: BTreeMap<String, String> =
             REQUIRED.into_iter().map(|key| (key.to_owned(), "x".to_owned())).collect();
         provenance.insert("heldout_relative".into(), "[0.5]".into());
@@ -182,7 +190,7 @@ mod tests {
             sparsity: 1,
             dictionary: dictionary.clone(),
         };
-        let config = serde_json::to_string(&kvcsr_neuraldict::TrainConfig::default()).unwrap();
+        let config = serde_json::to_string(&TrainConfig::default()).unwrap();
         let mut provenance: BTreeMap<String, String> =
             REQUIRED.into_iter().map(|key| (key.to_owned(), "x".to_owned())).collect();
         provenance.insert("train".into(), format!("{{\"key\": {config}}}"));

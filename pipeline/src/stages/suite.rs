@@ -20,31 +20,17 @@ use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
 use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_report::longbench::{run_markdown, schemes_markdown};
 use kvcsr_report::{RetrievalRow, files};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::scores;
-use crate::config::{Config, check};
+use crate::config::{Config, check, sections};
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
-use crate::stages::{PREFILL_CHUNK, artefacts, open_model};
+use crate::stages::artefacts;
+use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 
 /// File of the retrieval grids' cells.
 pub const GRID: &str = "retrieval.jsonl";
-
-/// The section `[suite]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub tasks: Vec<String>,
-    pub limit: usize,
-    pub lengths: Vec<usize>,
-    pub depths: Vec<f64>,
-    pub repeats: usize,
-    pub max_prompt_tokens: usize,
-    pub schemes: Vec<String>,
-    pub dictionaries: String,
-    pub resamples: usize,
-}
 
 /// See the module.
 pub struct Suite;
@@ -70,7 +56,7 @@ impl Stage for Suite {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { tasks, max_prompt_tokens, repeats, depths, schemes, dictionaries, .. } = &config.suite;
+        let sections::Suite { tasks, max_prompt_tokens, repeats, depths, schemes, dictionaries, .. } = &config.suite;
         check::positive("suite", &[("max_prompt_tokens", *max_prompt_tokens), ("repeats", *repeats)])?;
         check::with_dense("suite", schemes)?;
         check::some_task("suite", tasks)?;
@@ -81,7 +67,7 @@ impl Stage for Suite {
     }
 
     fn plan(&self, run: &Run) -> String {
-        let Settings { schemes, limit, .. } = &run.config.suite;
+        let sections::Suite { schemes, limit, .. } = &run.config.suite;
         format!("{} schemes on {limit} records of each task", schemes.len())
     }
 
@@ -150,16 +136,11 @@ fn is_grid(task: &str) -> bool {
     grid::TASKS.contains(&task)
 }
 
-/// Ids of the texts that `tasks` (tasks and groups) need.
-pub fn sources(tasks: &[String]) -> Result<Vec<&'static str>> {
-    Ok(Tasks::embedded().sources(tasks)?)
-}
-
 /// Those texts.
 fn texts(run: &Run, tasks: &[String]) -> Result<Texts> {
     let known = Sources::load(&run.paths.root)?;
     let mut texts = Texts::new();
-    for id in sources(tasks)? {
+    for id in Tasks::embedded().sources(tasks)? {
         let path = known.get(id, SourceKind::Tasks)?.fetched(&run.paths)?;
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         texts.insert(id.to_owned(), text);

@@ -1,7 +1,6 @@
 //! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
 
 mod groups;
-mod settings;
 mod variant;
 
 use std::path::Path;
@@ -13,19 +12,11 @@ use kvcsr_neuraldict::TrainConfig;
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
-pub use self::groups::{GroupShards, Plan};
-
-pub use self::settings::{Settings, Weighting};
+pub use self::groups::{DICTIONARIES, EPOCHS, GroupShards, KMEANS, Plan};
 pub use self::variant::Variant;
 use crate::config::Config;
+use crate::config::sections::train::Weighting;
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
-
-/// File of the trained dictionaries.
-pub const DICTIONARIES: &str = "dictionaries.safetensors";
-/// File of the k-means centroids they started from: the ablation.
-pub const KMEANS: &str = "kmeans.safetensors";
-/// File of the loss curves, one JSON object per group and epoch.
-pub const EPOCHS: &str = "epochs.jsonl";
 
 /// See the module.
 pub struct Train;

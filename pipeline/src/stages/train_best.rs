@@ -6,22 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use kvcsr_cache::registry;
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::sections;
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
 /// What the provenance of the set calls the number of groups from either trainer.
 const CHOSEN: &str = "chosen";
-
-/// The section `[train_best]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub keys: String,
-    pub values: String,
-    pub epochs: usize,
-}
 
 /// See the module.
 pub struct TrainBest;
@@ -40,7 +32,7 @@ impl Stage for TrainBest {
     }
 
     fn plan(&self, run: &Run) -> String {
-        let Settings { keys, values, .. } = &run.config.train_best;
+        let sections::TrainBest { keys, values, .. } = &run.config.train_best;
         format!("the same with options beyond the paper: keys {keys}, values {values}")
     }
 

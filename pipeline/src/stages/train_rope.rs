@@ -12,8 +12,9 @@ use kvcsr_lab::rope;
 use serde_json::{Map, Value};
 
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::inputs::{open_model, open_shard};
+use crate::stages::merge;
 use crate::stages::train::{DICTIONARIES, Variant};
-use crate::stages::{merge, open_model, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 

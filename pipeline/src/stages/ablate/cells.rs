@@ -8,10 +8,10 @@ use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
 use kvcsr_neuraldict::{TrainConfig, training_vectors};
 use kvcsr_report::{AblationRow, DivergenceRow};
 
-use super::matrix;
+use crate::config::sections::Target;
 use crate::stage::Run;
-use crate::stages::merge::{self, Target};
-use crate::stages::open_shard;
+use crate::stages::inputs::open_shard;
+use crate::stages::merge;
 use crate::stages::train::{GroupShards, Variant};
 use crate::text::Side;
 
@@ -186,4 +186,13 @@ pub fn peer_vectors(run: &Run, dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The divergences of one kind as a `(layers, layers)` matrix.
+fn matrix(rows: &[DivergenceRow], kind: Kind, layers: usize) -> Vec<f64> {
+    let mut matrix = vec![0.0; layers * layers];
+    for row in rows.iter().filter(|row| row.kind == kind && row.layer < layers && row.other < layers) {
+        matrix[row.layer * layers + row.other] = row.divergence;
+    }
+    matrix
 }

@@ -10,11 +10,12 @@ use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::Figure;
 use kvcsr_report::{AblationRow, ScatterRow, ablation, csv, files};
 
-use super::ROWS;
 use crate::manifest::Manifest;
 use crate::stage::Run;
 use crate::ui;
 
+/// File of the rows.
+pub const ROWS: &str = "ablation.jsonl";
 /// Rows of the peers, beside the stage's folder.
 const PEERS: &str = "peers.jsonl";
 

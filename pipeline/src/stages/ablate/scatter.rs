@@ -5,7 +5,7 @@ use kvcsr_lab::planes;
 use kvcsr_report::ScatterRow;
 
 use crate::stage::Run;
-use crate::stages::open_model;
+use crate::stages::inputs::open_model;
 
 /// Figure 2a.
 pub fn prompts(run: &Run, layers: usize) -> Result<Vec<ScatterRow>> {

@@ -12,11 +12,16 @@ use kvcsr_model::Decoder;
 use kvcsr_records::Journal;
 use serde::{Deserialize, Serialize};
 
+use super::design;
 use super::restored::{self, Restored, Weighing};
-use super::{ERRORS, WEIGHINGS, design};
 use crate::stage::Run;
-use crate::stages::PREFILL_CHUNK;
+use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
+
+/// File of the design's weighings.
+pub const WEIGHINGS: &str = "weighings.jsonl";
+/// File of reconstruction errors by text, layer, kind and level.
+pub const ERRORS: &str = "errors.jsonl";
 
 /// One weighing of the design on one text.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -20,44 +20,26 @@ use kvcsr_codec::{DictionarySet, Kind};
 use kvcsr_eval::heldout::HeldoutText;
 use kvcsr_model::Tokenizer;
 use kvcsr_report::files;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::design::{Cost, Slot};
-use self::measure::{ErrorRow, WeighingRow, measure};
-use self::trial::{Candidate, CheckRow, UNIFORM};
+use self::measure::{ERRORS, ErrorRow, WEIGHINGS, WeighingRow, measure};
+use self::trial::{Candidate, CheckRow, PART, UNIFORM};
 use crate::atomic;
-use crate::config::{Config, check};
+use crate::config::{Config, check, sections};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
+use crate::stages::inputs::{corpus, open_model, text_parameters};
 use crate::stages::provenance::Owner;
 use crate::stages::train::DICTIONARIES;
-use crate::stages::{corpus, open_model, text_parameters};
 use crate::text::Side;
 
-/// What a scheme's name holds if it needs this stage.
-pub const PART: &str = "+budget";
 /// File of the budgets by level.
 pub const BUDGETS: &str = "budgets.json";
-/// File of the design's weighings.
-const WEIGHINGS: &str = "weighings.jsonl";
-/// File of reconstruction errors by text, layer, kind and level.
-const ERRORS: &str = "errors.jsonl";
 /// File of the costs by layer and kind.
 const COSTS: &str = "costs.jsonl";
 /// File of how the budgets did where they were tried.
 const CHECKS: &str = "checks.jsonl";
-
-/// The section `[allocate]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub documents: usize,
-    pub context: usize,
-    pub continuation: usize,
-    pub check_documents: usize,
-    pub design: [usize; 2],
-    pub levels: Vec<usize>,
-    pub budgets: Vec<usize>,
-}
 
 /// See the module.
 pub struct Allocate;
@@ -91,7 +73,8 @@ impl Stage for Allocate {
     }
 
     fn check(&self, config: &Config) -> Result<()> {
-        let Settings { context, documents, check_documents, continuation, design, levels, .. } = &config.allocate;
+        let sections::Allocate { context, documents, check_documents, continuation, design, levels, .. } =
+            &config.allocate;
         check::positive(
             "allocate",
             &[("context", *context), ("documents", *documents), ("check_documents", *check_documents)],

@@ -11,9 +11,11 @@ use kvcsr_model::Decoder;
 use kvcsr_records::Journal;
 use serde::{Deserialize, Serialize};
 
-use super::PART;
-use crate::stages::PREFILL_CHUNK;
+use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
+
+/// What a scheme's name holds if it needs this stage.
+pub const PART: &str = "+budget";
 
 /// CSR's own levels: what an allocation must beat.
 pub const UNIFORM: &str = "even";

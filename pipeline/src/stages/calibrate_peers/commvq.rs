@@ -5,7 +5,7 @@ use kvcsr_cache::schemes::commvq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::peers::commvq::{Annealing, train};
 
-use super::Layer;
+use super::layer::Layer;
 
 /// CommVQ: codebooks of every head, over tokens evenly spread over the sample, the first of each text among them, which must
 /// be coded like any other.

@@ -5,7 +5,7 @@ use kvcsr_cache::schemes::cq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::peers::cq::weighted_kmeans;
 
-use super::Layer;
+use super::layer::Layer;
 use super::weights::MASS;
 
 /// CQ: centroids of every head and group of channels.

@@ -8,8 +8,8 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, Shar
 use kvcsr_lab::rope;
 use kvcsr_neuraldict::{GradientPath, TrainConfig};
 
-use super::Layer;
-use crate::stages::open_shard;
+use super::layer::Layer;
+use crate::stages::inputs::open_shard;
 use crate::text::Side;
 
 /// Lexico: dictionaries of a layer's keys after position embedding and of its values, trained without position 0.

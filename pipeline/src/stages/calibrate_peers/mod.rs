@@ -6,6 +6,7 @@
 
 mod commvq;
 mod cq;
+mod layer;
 mod lexico;
 mod svdq;
 mod weights;
@@ -18,11 +19,12 @@ use kvcsr_cache::{Rotary, schemes};
 use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::layer::{Layer, Sample};
+use crate::config::sections;
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::{layers, open_shard};
+use crate::stages::inputs::{layers, open_shard};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -30,22 +32,6 @@ use crate::{ui, workers};
 pub const LEXICO: &str = "lexico.safetensors";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
-
-/// The section `[calibrate_peers]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub tokens: usize,
-    pub cq: Vec<String>,
-    pub cq_iterations: usize,
-    pub cq_tolerance: f64,
-    pub commvq_vectors: usize,
-    pub commvq_iterations: usize,
-    pub lexico_atoms: usize,
-    pub lexico_sparsity: usize,
-    pub lexico_tokens: usize,
-    pub lexico_epochs: usize,
-    pub rope_positions: usize,
-}
 
 /// See the module.
 pub struct CalibratePeers;
@@ -118,76 +104,6 @@ impl Stage for CalibratePeers {
     }
 }
 
-/// The calibration sequences that are used: the first of each corpus.
-struct Sample {
-    /// Tokens of a sequence.
-    length: usize,
-    /// Sequences recorded per corpus, and those of them used.
-    recorded: usize,
-    used: usize,
-    corpora: usize,
-}
-
-impl Sample {
-    fn read(run: &Run) -> Result<Self> {
-        let tokens = open_shard(run, Side::Calibration, 0, Kind::Key)?.tokens();
-        let (length, corpora) = (run.config.calibrate.sequence, run.config.corpora.len());
-        if !tokens.is_multiple_of(length * corpora) {
-            bail!(
-                "the calibration record of {tokens} tokens was not made with this profile: run `just calibrate` again"
-            );
-        }
-        let recorded = tokens / length / corpora;
-        let used = run.config.calibrate_peers.tokens.div_ceil(length * corpora).clamp(1, recorded);
-        Ok(Self { length, recorded, used, corpora })
-    }
-
-    fn tokens(&self) -> usize {
-        self.corpora * self.used * self.length
-    }
-
-    /// Number in the shard of the first token of every sequence used.
-    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.corpora).flat_map(move |c| (0..self.used).map(move |i| (c * self.recorded + i) * self.length))
-    }
-}
-
-/// One layer's turn.
-struct Layer<'a> {
-    run: &'a Run,
-    sample: &'a Sample,
-    weights: &'a CodebookSet,
-    rotary: &'a Rotary,
-    layer: usize,
-    /// Files of layers, until all are there.
-    folder: &'a Path,
-}
-
-impl Layer<'_> {
-    fn settings(&self) -> &Settings {
-        &self.run.config.calibrate_peers
-    }
-
-    /// A generator for one purpose: by the seed, the layer and `stream`.
-    fn rng(&self, stream: u64) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.run.config.seed);
-        rng.set_stream(((self.layer as u64) << 32) + stream);
-        rng
-    }
-
-    /// The sample's vectors of one kind, `(tokens, Hkv, D)`, with the heads and channels.
-    fn vectors(&self, kind: Kind) -> Result<(Vec<f32>, usize, usize)> {
-        let shard = open_shard(self.run, Side::Calibration, self.layer, kind)?;
-        let (heads, d) = (shard.heads(), shard.head_dim());
-        let each = self.sample.length * heads;
-        let mut vectors = vec![0f32; self.sample.tokens() * heads * d];
-        for (start, out) in self.sample.starts().zip(vectors.chunks_exact_mut(each * d)) {
-            shard.read(d, start * heads..start * heads + each, out)?;
-        }
-        Ok((vectors, heads, d))
-    }
-}
-
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
 enum Task {
@@ -198,7 +114,7 @@ enum Task {
 }
 
 impl Task {
-    fn all(settings: &Settings) -> Result<Vec<Self>> {
+    fn all(settings: &sections::CalibratePeers) -> Result<Vec<Self>> {
         let mut all = vec![Self::Svdq];
         for level in &settings.cq {
             let (channels, bits) = schemes::cq::level(level)

@@ -5,7 +5,7 @@ use kvcsr_cache::schemes::svdq;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::peers::svdq::singular_basis;
 
-use super::Layer;
+use super::layer::Layer;
 
 /// SVDq: mean, basis and deviations of a layer's keys.
 pub(super) fn of_keys(cx: &Layer<'_>, set: &mut CodebookSet) -> Result<()> {

@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use kvcsr_cache::{AttentionMass, DenseCache, LayerCache, Rotary};
 use kvcsr_codec::{CodebookSet, Kind, Table};
 
-use super::Sample;
+use super::layer::Sample;
 use crate::stage::Run;
-use crate::stages::{corpus, open_model};
+use crate::stages::inputs::{corpus, open_model};
 use crate::text::Side;
 use crate::ui;
 

@@ -2,54 +2,16 @@
 
 use anyhow::{Result, bail};
 use kvcsr_eval::heldout::{Cut, Repeat, Window, far};
-use kvcsr_lab::documents::{self, Collection, Side};
+use kvcsr_lab::documents::Side;
 use kvcsr_model::Tokenizer;
 use kvcsr_records::heldout::REPEAT;
-use serde_json::{Map, Value};
 
-use super::Settings;
-use crate::sources::{self, Source, Sources};
+use crate::config::sections::heldout::Settings;
 use crate::stage::Run;
+use crate::{documents, sources};
 
 /// Tokens of a passage's beginning that stand before what is scored of its return.
 const CUE: usize = 32;
-
-/// The collections of the profile's domains.
-fn collections(run: &Run) -> Result<Vec<Collection>> {
-    let all = documents::collections(&run.paths.root)?;
-    let domains = &run.config.heldout.domains;
-    if let Some(unknown) = domains.iter().find(|domain| all.iter().all(|c| c.domain != **domain)) {
-        let known: std::collections::BTreeSet<&str> = all.iter().map(|c| c.domain.as_str()).collect();
-        bail!(
-            "heldout.domains: data/sources.toml has no documents of domain `{unknown}`; it has {}",
-            known.into_iter().collect::<Vec<_>>().join(", ")
-        );
-    }
-    Ok(all.into_iter().filter(|collection| domains.contains(&collection.domain)).collect())
-}
-
-/// The files of the profile's documents.
-pub fn sources(run: &Run) -> Result<Vec<Source>> {
-    let wanted: Vec<String> =
-        collections(run)?.iter().flat_map(|c| c.files.iter().map(|member| c.name_of(member))).collect();
-    let all = Sources::load(&run.paths.root)?.documents();
-    Ok(all.into_iter().filter(|source| wanted.contains(&source.id)).collect())
-}
-
-/// A digest of each domain's documents, by name: inputs of the stages that score them.
-pub fn digests(run: &Run) -> Result<Map<String, Value>> {
-    let mut digests = Map::new();
-    for domain in &run.config.heldout.domains {
-        let mut hasher = blake3::Hasher::new();
-        for collection in collections(run)?.iter().filter(|collection| collection.domain == *domain) {
-            for member in &collection.files {
-                hasher.update(member.sha256.as_bytes());
-            }
-        }
-        digests.insert(format!("documents of {domain}"), hasher.finalize().to_hex().to_string().into());
-    }
-    Ok(digests)
-}
 
 /// A document and its tokens.
 struct Text {
@@ -75,9 +37,10 @@ pub struct Texts(Vec<Text>);
 impl Texts {
     /// Fetches them where they are not there, and reads them.
     pub fn read(run: &Run, tokenizer: &Tokenizer) -> Result<Self> {
-        sources::fetch(&sources(run)?, &run.paths)?;
+        let domains = &run.config.heldout.domains;
+        sources::fetch(&documents::sources(&run.paths.root, domains)?, &run.paths)?;
         let mut texts = Vec::new();
-        for collection in collections(run)? {
+        for collection in documents::collections(&run.paths.root, domains)? {
             for document in collection.documents(&run.paths.cache)? {
                 let ids = tokenizer.encode(&document.text, false)?;
                 texts.push(Text { name: document.name, domain: document.domain, side: collection.side, ids });

@@ -22,14 +22,13 @@ use kvcsr_model::{Decoder, Tokenizer};
 use kvcsr_records::heldout::REPEAT;
 use kvcsr_records::{DictionarySource, HeldoutRow, Journal, SchemeSummary, ThresholdRow, files};
 use kvcsr_report::aggregate::Statistics;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::documents::{Texts, Unit};
-pub use self::documents::{digests, sources};
-use crate::config::{Config, check};
+use crate::config::Config;
 use crate::stage::{Run, parameters_of};
-use crate::stages::PREFILL_CHUNK;
+use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
 
 /// File of the rows per document and scheme.
@@ -39,39 +38,6 @@ pub const THRESHOLDS: &str = "thresholds.jsonl";
 
 /// What may grow: the rows of documents and schemes that are there stay right.
 pub const GROWS: &[&str] = &["schemes", "contexts", "documents", "heldout.repeats"];
-
-/// The section `[heldout]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub domains: Vec<String>,
-    pub windows: usize,
-    pub scored: usize,
-    pub repeats: usize,
-    pub far_share: f64,
-    pub resamples: usize,
-    pub training_noise: f64,
-}
-
-impl Settings {
-    /// Checks the section, and the contexts and documents of `stage` that are scored by it.
-    pub fn check(&self, stage: &str, contexts: &[usize], documents: usize) -> Result<()> {
-        let Self { domains, windows, scored, far_share, training_noise, .. } = self;
-        check::positive("heldout", &[("windows", *windows), ("scored", *scored), ("domains", domains.len())])?;
-        check::positive(stage, &[("documents", documents), ("contexts", contexts.len())])?;
-        if let Some(context) = contexts.iter().find(|&&tokens| tokens <= far::RECENT) {
-            bail!(
-                "{stage}.contexts holds {context}: the last {} tokens are never far, so a context must be longer",
-                far::RECENT
-            );
-        }
-        for (name, share) in [("far_share", far_share), ("training_noise", training_noise)] {
-            if !(0.0..=1.0).contains(share) {
-                bail!("heldout.{name} = {share}: a share between 0 and 1 is expected");
-            }
-        }
-        Ok(())
-    }
-}
 
 /// The parameters of a stage that scores documents: those that decide what is scored.
 pub fn parameters(run: &Run, section: &impl Serialize) -> Result<Map<String, Value>> {

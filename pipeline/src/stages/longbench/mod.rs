@@ -6,7 +6,6 @@
 
 mod page;
 mod records;
-mod settings;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,18 +24,17 @@ use kvcsr_report::longbench::lengths_markdown;
 use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
 
+use self::page::PAGE;
 use self::records::{WANTED, data_file, folder, records, tasks};
-pub use self::settings::Settings;
-use self::settings::{SHARD, Slice};
 use crate::config::Config;
+use crate::config::sections::longbench::{SHARD, Slice};
 use crate::manifest::{self, Manifest};
 use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
+use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 use crate::stages::report::sheet::RESULTS;
-use crate::stages::{PREFILL_CHUNK, artefacts, open_model, scores};
+use crate::stages::{artefacts, scores};
 use crate::{atomic, ui};
 
-/// The page with the tables.
-const PAGE: &str = "longbench.md";
 /// Where docs/RESULTS.md shows the scores.
 const MARKER: &str = "longbench";
 /// LongBench-E's scores by length.
@@ -126,7 +124,6 @@ impl Stage for LongBench {
             }
             inputs.insert(name, manifest::hash(&path)?.into());
         }
-        inputs.extend(stage::declared_inputs(&DECLARATION, run)?);
         Ok(inputs)
     }
 

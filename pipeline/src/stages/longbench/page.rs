@@ -8,9 +8,13 @@ use kvcsr_eval::longbench::tasks::TaskTable;
 use kvcsr_report::longbench::{paper_markdown, published, run_markdown, schemes_markdown};
 use kvcsr_report::records::TaskRow;
 
-use super::{PAGE, Settings, tasks};
+use super::records::tasks;
+use crate::config::sections::longbench::Settings;
 use crate::stage::Run;
 use crate::stages::scores;
+
+/// The page with the tables.
+pub const PAGE: &str = "longbench.md";
 
 /// How many records, in words.
 fn size(settings: &Settings) -> String {

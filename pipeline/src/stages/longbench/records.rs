@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use kvcsr_eval::longbench::record::{Work, read_each_record};
 use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 
-use super::Settings;
+use crate::config::sections::longbench::Settings;
 use crate::stage::Run;
 use crate::{longbench_hub, ui};
 

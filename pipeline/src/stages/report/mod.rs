@@ -4,6 +4,7 @@
 //! what a repository needs is copied to `data/results/<profile>`, each thing once: the page in Markdown, its figures as SVG and its
 //! tables as CSV. What README.md and docs/RESULTS.md show is generated between their markers.
 
+pub mod section;
 pub mod sections;
 pub mod sheet;
 
@@ -12,27 +13,19 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use kvcsr_report::page::Page;
 use kvcsr_report::{html, splice};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::section::Section;
+use self::sheet::{PAGE, README, RESULTS, Sheet};
+use crate::config::sections;
 use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
-use crate::stages::report::sheet::{README, RESULTS, Sheet};
 use crate::{atomic, manifest, ui};
 
-/// The page with tables, captions and circumstances.
-pub const PAGE: &str = "report.md";
 /// The same for browsers.
 pub const HTML: &str = "report.html";
 /// Endings of the files that are published.
 const PUBLISHED: [&str; 3] = ["md", "svg", "csv"];
-
-/// The section `[report]`; `profiles/defaults.toml` explains every parameter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    pub memory_tokens: usize,
-    pub publish: bool,
-}
 
 /// See the module.
 pub struct Report;
@@ -64,7 +57,7 @@ impl Stage for Report {
         run.finished("calibrate")?;
         let digest = |stage: &&str| run.finished(stage).map_or(Value::Null, |record| record.digest.into());
         let mut inputs: Map<String, Value> =
-            sections::stages().iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
+            shown(run).iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
         if let Some(peers) = ablate::page::peers(&run.stage_dir("ablate")) {
             inputs.insert("peers".into(), manifest::hash(&peers)?.into());
         }
@@ -74,7 +67,7 @@ impl Stage for Report {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let mut page = Page { title: format!("Results of profile `{}`", run.label()), ..Page::default() };
         page.lead = sections::provenance::lead(run);
-        for section in sections::ALL {
+        for section in in_order(run) {
             let mut sheet = Sheet::new(run, dir, section.title(), &section.command(run));
             let missing: Vec<&str> =
                 section.stages().iter().copied().filter(|stage| run.finished(stage).is_err()).collect();
@@ -85,6 +78,9 @@ impl Stage for Report {
             }
             page.sections.push(sheet.into_section());
         }
+        let mut sheet = Sheet::new(run, dir, sections::provenance::TITLE, &run.command("reproduce"));
+        sections::provenance::write(run, &shown(run), &mut sheet)?;
+        page.sections.push(sheet.into_section());
         atomic::write(&dir.join(PAGE), page.markdown().as_bytes())?;
         atomic::write(&dir.join(HTML), html::html(&page).as_bytes())
     }
@@ -107,7 +103,7 @@ impl Stage for Report {
                 copy_if_changed(&path, &target.join(name))?;
             }
         }
-        for stage in sections::stages() {
+        for stage in shown(run) {
             let path = run.stage_dir(stage).join(manifest::FILE);
             if path.is_file() {
                 copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
@@ -130,6 +126,23 @@ impl Stage for Report {
             format!("figures  {} (SVG and PNG each): {}", run.paths.show(dir), figures.join(", ")),
         ])
     }
+}
+
+/// The sections in the order of the page: those of the last stage first.
+fn in_order(run: &Run) -> Vec<&'static dyn Section> {
+    let place = |section: &&dyn Section| {
+        let of = |name: &&str| run.stages.iter().position(|stage| stage.name() == *name);
+        std::cmp::Reverse(section.stages().iter().filter_map(of).max())
+    };
+    let mut sections = sections::ALL.to_vec();
+    sections.sort_by_key(place);
+    sections
+}
+
+/// Every stage that a section shows, in the order in which stages are run.
+fn shown(run: &Run) -> Vec<&'static str> {
+    let shows = |name: &&str| sections::ALL.iter().any(|section| section.stages().contains(name));
+    run.stages.iter().map(|stage| stage.name()).filter(shows).collect()
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {

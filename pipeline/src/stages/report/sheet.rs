@@ -10,6 +10,9 @@ use kvcsr_report::{csv, records::Row, tables};
 use crate::atomic;
 use crate::stage::Run;
 
+/// The page with tables, captions and circumstances.
+pub const PAGE: &str = "report.md";
+
 /// A document that shows parts of the report between its markers.
 pub struct Document {
     /// Its path from the root of the repository.

@@ -11,13 +11,22 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard};
 use kvcsr_neuraldict::{Inputs, Progress, TrainConfig, Trained, train_group_from};
 use kvcsr_report::{EpochRow, files};
 
-use super::{DICTIONARIES, EPOCHS, KMEANS, Variant};
+use super::variant::Variant;
 use crate::atomic;
 use crate::machine::memory_bytes;
 use crate::stage::Run;
-use crate::stages::{merge, open_shard, open_weights, provenance};
+use crate::stages::inputs::{open_shard, open_weights};
+use crate::stages::merge;
+use crate::stages::provenance::{self, Trained};
 use crate::text::Side;
 use crate::{ui, workers};
+
+/// File of the trained dictionaries.
+pub const DICTIONARIES: &str = "dictionaries.safetensors";
+/// File of the k-means centroids they started from: the ablation.
+pub const KMEANS: &str = "kmeans.safetensors";
+/// File of the loss curves, one JSON object per group and epoch.
+pub const EPOCHS: &str = "epochs.jsonl";
 
 /// What one stage trains: the sets' method in words, and a variant of training for each kind.
 pub struct Plan {
@@ -30,6 +39,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What the provenance of the set says of it.
+    fn trained(&self) -> [Trained<'_>; 2] {
+        Kind::ALL.map(|kind| {
+            let Variant { config, weighted } = self.of(kind);
+            Trained { kind, config, weighted: *weighted }
+        })
+    }
+
     pub fn of(&self, kind: Kind) -> &Variant {
         match kind {
             Kind::Key => &self.keys,
@@ -153,7 +170,7 @@ impl Plan {
         let sets = [(DICTIONARIES, self.method.as_str())].into_iter().chain(self.keep_start.then_some(start));
         for (file, method) in sets {
             let losses = rows.iter().map(|&(first, last)| if file == KMEANS { first } else { last }).collect();
-            let provenance = provenance::of(run, self, method, losses)?;
+            let provenance = provenance::of(run, self.trained(), method, losses)?;
             let mut head_dim = 0;
             let mut groups = Vec::with_capacity(work.len());
             for (kind, layers) in work {

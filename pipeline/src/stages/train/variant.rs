@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use kvcsr_codec::Kind;
 use kvcsr_neuraldict::{DeadAtoms, GradientPath, Pursuit, Start, TrainConfig, Trainer};
 
-use super::Weighting;
+use crate::config::sections::train::Weighting;
 use crate::stage::Run;
 
 /// A variant of training: how one kind's dictionaries are trained.

@@ -4,9 +4,9 @@ use anyhow::Result;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::Figure;
 
-use super::Section;
 use crate::stage::Run;
 use crate::stages::ablate::page;
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::{RESULTS, Sheet};
 
 /// See the module.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::stage::Run;
 use crate::stages::compare::{Measured, shown};
-use crate::stages::report::sections::Section;
+use crate::stages::report::section::Section;
 use crate::stages::report::sections::provenance::made_by;
 use crate::stages::report::sheet::{README, RESULTS, Sheet};
 

@@ -7,13 +7,12 @@ use kvcsr_report::records::heldout::ALL;
 use kvcsr_report::save::Figure;
 use kvcsr_report::{HeldoutRow, ReconstructionRow, SchemeSummary, aggregate, files, tables};
 
-use super::Section;
 use super::provenance::circumstances;
 use crate::stage::Run;
 use crate::stages::evaluate::RECONSTRUCTION;
 use crate::stages::heldout;
-use crate::stages::report::PAGE;
-use crate::stages::report::sheet::{RESULTS, Sheet};
+use crate::stages::report::section::Section;
+use crate::stages::report::sheet::{PAGE, RESULTS, Sheet};
 
 /// See the module.
 pub struct HeldOut;

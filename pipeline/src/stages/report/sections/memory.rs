@@ -6,11 +6,11 @@ use kvcsr_report::MemoryPoint;
 use kvcsr_report::figures::MemoryLength;
 use kvcsr_report::memory::{self, CacheShape};
 
-use super::Section;
 use super::provenance::parameter;
 use crate::stage::Run;
+use crate::stages::inputs::{layers, open_shard};
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::Sheet;
-use crate::stages::{layers, open_shard};
 use crate::text::Side;
 
 /// CSR levels of the figure.

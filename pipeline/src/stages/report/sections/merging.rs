@@ -4,9 +4,9 @@ use anyhow::Result;
 use kvcsr_report::figures::LayerDivergence;
 use kvcsr_report::{DivergenceRow, files};
 
-use super::Section;
 use crate::stage::Run;
 use crate::stages::merge::DIVERGENCE;
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::Sheet;
 
 /// See the module.

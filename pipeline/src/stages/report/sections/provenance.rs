@@ -9,7 +9,6 @@ use kvcsr_report::HeldoutRow;
 use kvcsr_report::records::heldout::REPEAT;
 use serde_json::Value;
 
-use super::Section;
 use crate::manifest::Manifest;
 use crate::stage::Run;
 use crate::stages::report::sheet::Sheet;
@@ -18,58 +17,45 @@ use crate::ui;
 /// Stages that every result goes through.
 const STAGES: [&str; 4] = ["calibrate", "merge", "train", "evaluate"];
 
-/// See the module.
-pub struct Provenance;
+/// Its heading.
+pub const TITLE: &str = "How this was made";
 
-impl Section for Provenance {
-    fn title(&self) -> &'static str {
-        "How this was made"
+/// Writes the records of the stages that the page shows.
+pub fn write(run: &Run, shown: &[&str], sheet: &mut Sheet<'_>) -> Result<()> {
+    let records: Vec<Manifest> = shown.iter().filter_map(|stage| run.finished(stage).ok()).collect();
+    let mut text = "| stage | commit | finished | time | memory | threads | device | outputs | digest |\n\
+                    |---|---|---|--:|--:|--:|---|--:|---|\n"
+        .to_owned();
+    for m in &records {
+        let bytes: u64 = m.outputs.iter().map(|output| output.bytes).sum();
+        writeln!(
+            text,
+            "| {} | `{}` | {} | {} | {} | {} | {} | {} files, {:.1} MB | `{}` |",
+            m.recipe.stage,
+            m.machine.git,
+            m.finished,
+            ui::duration(Duration::from_secs_f64(m.wall_seconds)),
+            m.peak_memory_bytes.map_or_else(String::new, |b| format!("{:.2} GB", b as f64 / 1e9)),
+            m.machine.threads,
+            m.machine.device,
+            m.outputs.len(),
+            bytes as f64 / 1e6,
+            &m.digest[..m.digest.len().min(12)],
+        )?;
     }
-
-    fn stages(&self) -> &'static [&'static str] {
-        &[]
+    sheet.markdown(&text);
+    let machines: BTreeSet<String> = records
+        .iter()
+        .map(|m| {
+            format!("{}, {} cores, {} GB, {}", m.machine.cpu, m.machine.cores, m.machine.memory_gb, m.machine.rustc)
+        })
+        .collect();
+    sheet.markdown(&format!("Machine: {}.", machines.into_iter().collect::<Vec<_>>().join("; ")));
+    for m in &records {
+        let recipe = serde_json::to_string_pretty(&m.recipe)?;
+        sheet.folded(&format!("{}: parameters and inputs", m.recipe.stage), &format!("```json\n{recipe}\n```\n"));
     }
-
-    fn command(&self, run: &Run) -> String {
-        run.command("reproduce")
-    }
-
-    fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
-        let records: Vec<Manifest> = super::stages().into_iter().filter_map(|stage| run.finished(stage).ok()).collect();
-        let mut text = "| stage | commit | finished | time | memory | threads | device | outputs | digest |\n\
-                        |---|---|---|--:|--:|--:|---|--:|---|\n"
-            .to_owned();
-        for m in &records {
-            let bytes: u64 = m.outputs.iter().map(|output| output.bytes).sum();
-            writeln!(
-                text,
-                "| {} | `{}` | {} | {} | {} | {} | {} | {} files, {:.1} MB | `{}` |",
-                m.recipe.stage,
-                m.machine.git,
-                m.finished,
-                ui::duration(Duration::from_secs_f64(m.wall_seconds)),
-                m.peak_memory_bytes.map_or_else(String::new, |b| format!("{:.2} GB", b as f64 / 1e9)),
-                m.machine.threads,
-                m.machine.device,
-                m.outputs.len(),
-                bytes as f64 / 1e6,
-                &m.digest[..m.digest.len().min(12)],
-            )?;
-        }
-        sheet.markdown(&text);
-        let machines: BTreeSet<String> = records
-            .iter()
-            .map(|m| {
-                format!("{}, {} cores, {} GB, {}", m.machine.cpu, m.machine.cores, m.machine.memory_gb, m.machine.rustc)
-            })
-            .collect();
-        sheet.markdown(&format!("Machine: {}.", machines.into_iter().collect::<Vec<_>>().join("; ")));
-        for m in &records {
-            let recipe = serde_json::to_string_pretty(&m.recipe)?;
-            sheet.folded(&format!("{}: parameters and inputs", m.recipe.stage), &format!("```json\n{recipe}\n```\n"));
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// The page's first lines.

@@ -4,9 +4,9 @@ use anyhow::Result;
 use kvcsr_report::figures::LayerError;
 use kvcsr_report::{ReconstructionRow, files};
 
-use super::Section;
 use crate::stage::Run;
 use crate::stages::evaluate::RECONSTRUCTION;
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::Sheet;
 
 /// See the module.

@@ -5,7 +5,7 @@ use kvcsr_report::figures::RetrievalGrid;
 use kvcsr_report::save::Figure;
 
 use crate::stage::Run;
-use crate::stages::report::sections::Section;
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::{RESULTS, Sheet};
 use crate::stages::suite;
 

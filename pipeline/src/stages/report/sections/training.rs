@@ -4,8 +4,8 @@ use anyhow::Result;
 use kvcsr_report::figures::TrainingLoss;
 use kvcsr_report::{EpochRow, files};
 
-use super::Section;
 use crate::stage::Run;
+use crate::stages::report::section::Section;
 use crate::stages::report::sheet::Sheet;
 use crate::stages::train::EPOCHS;
 
