@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kvcsr_codec::{Encoder, Kind, reconstruction_error};
+use kvcsr_codec::{Encoder, reconstruction_error};
 use kvcsr_neuraldict::{Inputs, train_group_from};
 use kvcsr_records::Journal;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
@@ -22,7 +22,7 @@ use kvcsr_report::{AblationRow, DivergenceRow, ablation, csv, files};
 use serde_json::{Map, Value};
 
 use self::cells::Cell;
-use self::page::Section;
+use self::page::{ROWS, Section};
 use crate::atomic;
 use crate::config::{Config, check};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};

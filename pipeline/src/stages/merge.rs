@@ -10,7 +10,8 @@ use kvcsr_report::{DivergenceRow, files};
 use serde_json::{Map, Value};
 
 use crate::atomic;
-use crate::config::{Config, check, sections};
+use crate::config::sections::{self, Target};
+use crate::config::{Config, check};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::inputs::{layers, open_shard};
 use crate::text::Side;

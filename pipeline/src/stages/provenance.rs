@@ -30,7 +30,7 @@ const REQUIRED: [&str; 10] = [
 ];
 
 /// How the vectors of one kind were trained.
-pub struct Trained<'c> {
+pub struct Training<'c> {
     pub kind: Kind,
     pub config: &'c TrainConfig,
     /// Whether vectors counted by the attention they get.
@@ -39,13 +39,13 @@ pub struct Trained<'c> {
 
 /// The entries for a set of this run, whose keys and values were trained so and whose groups ended with the held-out relative
 /// errors `losses`.
-pub fn of(run: &Run, trained: [Trained<'_>; 2], method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
+pub fn of(run: &Run, trained: [Training<'_>; 2], method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
     let sources = Sources::load(&run.paths.root)?;
     let hash = |id: &String| Ok(sources.get(id, SourceKind::Text)?.sha256.clone());
     let corpora = run.config.corpora.iter().map(hash).collect::<Result<Vec<String>>>()?;
     let effective = trained
         .iter()
-        .map(|Trained { kind, config, .. }| Ok((kind.to_string(), serde_json::to_value(config)?)))
+        .map(|Training { kind, config, .. }| Ok((kind.to_string(), serde_json::to_value(config)?)))
         .collect::<Result<serde_json::Map<_, _>>>()?;
     let entries = [
         ("method", method.to_owned()),
@@ -64,7 +64,7 @@ pub fn of(run: &Run, trained: [Trained<'_>; 2], method: &str, losses: Vec<f64>) 
 }
 
 /// How vectors were weighted: the same for both kinds, or each named.
-fn weighting(trained: &[Trained<'_>; 2]) -> String {
+fn weighting(trained: &[Training<'_>; 2]) -> String {
     let [keys, values] = trained.each_ref().map(|trained| if trained.weighted { "attention" } else { "none" });
     if keys == values { keys.to_owned() } else { format!("keys {keys}, values {values}") }
 }

@@ -14,18 +14,15 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use kvcsr_cache::{Rotary, schemes};
-use kvcsr_codec::{CodebookSet, DictionarySet, Kind};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use anyhow::{Context, Result};
+use kvcsr_cache::schemes;
+use kvcsr_codec::{CodebookSet, DictionarySet};
 use serde_json::{Map, Value};
 
 use self::layer::{Layer, Sample};
 use crate::config::sections;
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::inputs::{layers, open_shard};
-use crate::text::Side;
+use crate::stages::inputs::layers;
 use crate::{ui, workers};
 
 /// File of Lexico's dictionaries.

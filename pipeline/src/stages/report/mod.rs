@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 
 use self::section::Section;
 use self::sheet::{PAGE, README, RESULTS, Sheet};
-use crate::config::sections;
 use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::{atomic, manifest, ui};

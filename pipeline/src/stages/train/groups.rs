@@ -17,7 +17,7 @@ use crate::machine::memory_bytes;
 use crate::stage::Run;
 use crate::stages::inputs::{open_shard, open_weights};
 use crate::stages::merge;
-use crate::stages::provenance::{self, Trained};
+use crate::stages::provenance::{self, Training};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -40,10 +40,10 @@ pub struct Plan {
 
 impl Plan {
     /// What the provenance of the set says of it.
-    fn trained(&self) -> [Trained<'_>; 2] {
+    fn training(&self) -> [Training<'_>; 2] {
         Kind::ALL.map(|kind| {
             let Variant { config, weighted } = self.of(kind);
-            Trained { kind, config, weighted: *weighted }
+            Training { kind, config, weighted: *weighted }
         })
     }
 
@@ -170,7 +170,7 @@ impl Plan {
         let sets = [(DICTIONARIES, self.method.as_str())].into_iter().chain(self.keep_start.then_some(start));
         for (file, method) in sets {
             let losses = rows.iter().map(|&(first, last)| if file == KMEANS { first } else { last }).collect();
-            let provenance = provenance::of(run, self.trained(), method, losses)?;
+            let provenance = provenance::of(run, self.training(), method, losses)?;
             let mut head_dim = 0;
             let mut groups = Vec::with_capacity(work.len());
             for (kind, layers) in work {
