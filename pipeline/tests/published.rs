@@ -134,7 +134,8 @@ fn the_comparison_is_that_of_the_committed_rows() {
             let memory = compare::memory_markdown(&at(context));
             assert!(report.contains(memory.trim()), "{}: shared bytes differ at {context} tokens", folder.display());
             // Deletion is in every comparison, at more than one size.
-            let controls = at(context).iter().filter(|row| row.domain == "all" && row.scheme.starts_with("evict(")).count();
+            let controls =
+                at(context).iter().filter(|row| row.domain == "all" && row.scheme.starts_with("evict(")).count();
             assert!(controls > 1, "{}: {controls} rows of deletion at {context} tokens", folder.display());
         }
         let shown = at(contexts[contexts.len() / 2]);

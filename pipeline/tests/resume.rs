@@ -189,7 +189,11 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     let rows: Vec<kvcsr_report::SchemeSummary> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
     // Over all documents, over the only domain's and over passages that come back, at two contexts.
     assert_eq!(rows.len(), 3 * 2 * 3);
-    assert!(rows.iter().filter(|row| row.scheme.starts_with("evict") && row.domain == "play").all(|row| row.recovery == Some(0.0)));
+    assert!(
+        rows.iter()
+            .filter(|row| row.scheme.starts_with("evict") && row.domain == "play")
+            .all(|row| row.recovery == Some(0.0))
+    );
     let all: Vec<_> = rows.iter().filter(|row| row.domain == "all").collect();
     assert!(all.iter().all(|row| row.task_n == Some(3) && row.task_score.is_some()), "{all:?}");
     let interval = |scheme: &str| {

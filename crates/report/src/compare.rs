@@ -247,6 +247,8 @@ mod tests {
             difference: Some(-2.5),
             low: Some(-4.0),
             high: Some(0.5),
+            cut: 0,
+            best: false,
         };
         add_tasks(&mut rows, &[scored]);
         assert!(markdown(&rows).contains("| 31.2 (-2.5, -4.0 to +0.5) |"));

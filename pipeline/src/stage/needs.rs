@@ -67,8 +67,8 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 }
             }
             Need::Schemes(schemes) => {
-                for (stage, digest) in artefacts::digests(run, schemes(&run.config))? {
-                    inputs.insert(stage.to_owned(), digest.into());
+                for (file, digest) in artefacts::digests(run, schemes(&run.config))? {
+                    inputs.insert(file, digest.into());
                 }
             }
         }

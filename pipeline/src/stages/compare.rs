@@ -129,7 +129,7 @@ impl Measured {
             _ => Summary { tasks: Vec::new(), overall: Vec::new() },
         };
         let mut rows = aggregate::summarise(&documents, heldout::statistics(&run.config))?;
-        compare::add_tasks(&mut rows, &scores::overall_rows(&tasks.overall));
+        compare::add_tasks(&mut rows, &tasks.overall);
         Ok(Self { rows, tasks, parameters })
     }
 }

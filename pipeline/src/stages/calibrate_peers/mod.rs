@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Config;
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::{layers, open_shard};
 use crate::text::Side;
@@ -34,6 +35,7 @@ const WEIGHTS: &str = "weights.safetensors";
 /// The section `[calibrate_peers]`; `profiles/defaults.toml` explains every parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    pub methods: Vec<String>,
     pub tokens: usize,
     pub cq: Vec<String>,
     pub cq_iterations: usize,
@@ -59,12 +61,17 @@ static DECLARATION: Declaration = Declaration {
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
     version: 2,
+    grows: &["methods", "cq"],
     ..Declaration::EMPTY
 };
 
 impl Stage for CalibratePeers {
     fn declaration(&self) -> &'static Declaration {
         &DECLARATION
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        Task::all(&config.calibrate_peers).map(drop)
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -74,14 +81,15 @@ impl Stage for CalibratePeers {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        // What a run with fewer methods has made is whole.
+        let all = Task::all(&run.config.calibrate_peers)?;
+        let todo: Vec<&Task> = all.iter().filter(|task| !dir.join(task.file()).is_file()).collect();
         let sample = Sample::read(run)?;
         let (weights, rotary) = weights::read(run, &sample, &dir.join(WEIGHTS))?;
         let layers = layers(run)?;
         kvcsr_neuraldict::set_threads(1);
-        let work: Vec<(usize, Task)> = Task::all(&run.config.calibrate_peers)?
-            .into_iter()
-            .flat_map(|t| (0..layers).map(move |l| (l, t.clone())))
-            .collect();
+        let work: Vec<(usize, &Task)> =
+            todo.iter().flat_map(|&task| (0..layers).map(move |layer| (layer, task))).collect();
         let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
         let folder = dir.join("layers");
         std::fs::create_dir_all(&folder)?;
@@ -102,7 +110,7 @@ impl Stage for CalibratePeers {
             Ok(())
         })?;
         bar.finish();
-        for task in Task::all(&run.config.calibrate_peers)? {
+        for task in todo {
             task.assemble(run, layers, &folder, dir)?;
         }
         std::fs::remove_dir_all(folder)?;
@@ -198,14 +206,27 @@ enum Task {
 }
 
 impl Task {
+    /// What the settings name, in the order in which it is made.
     fn all(settings: &Settings) -> Result<Vec<Self>> {
-        let mut all = vec![Self::Svdq];
-        for level in &settings.cq {
-            let (channels, bits) = schemes::cq::level(level)
-                .with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
-            all.push(Self::Cq { level: level.clone(), channels, bits });
+        const METHODS: [&str; 4] = ["svdq", "cq", "lexico", "commvq"];
+        if let Some(unknown) = settings.methods.iter().find(|name| !METHODS.contains(&name.as_str())) {
+            bail!("calibrate_peers.methods: `{unknown}` is none of {}", METHODS.join(", "));
         }
-        all.extend([Self::CommVq, Self::Lexico]);
+        let mut all = Vec::new();
+        for method in METHODS.iter().filter(|&&method| settings.methods.iter().any(|name| name == method)) {
+            match *method {
+                "svdq" => all.push(Self::Svdq),
+                "lexico" => all.push(Self::Lexico),
+                "commvq" => all.push(Self::CommVq),
+                _ => {
+                    for level in &settings.cq {
+                        let (channels, bits) = schemes::cq::level(level)
+                            .with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
+                        all.push(Self::Cq { level: level.clone(), channels, bits });
+                    }
+                }
+            }
+        }
         Ok(all)
     }
 
