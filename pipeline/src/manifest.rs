@@ -270,13 +270,15 @@ mod tests {
 
     #[test]
     fn a_recipe_extends_one_that_made_a_part_of_it() {
+        let made = recipe(1, "x");
         let recipe = |schemes: Value, documents: u64, repeats: u64, scored: u64, train: &str| Recipe {
             parameters:
                 json!({"schemes": schemes, "documents": documents, "heldout": {"repeats": repeats, "scored": scored}})
                     .as_object()
                     .unwrap()
                     .clone(),
-            ..self::recipe(1, train)
+            inputs: Map::from_iter([("calibrate".to_owned(), train.into())]),
+            ..made.clone()
         };
         let grows = ["schemes", "documents", "heldout.repeats"];
         let old = recipe(json!(["a", "b"]), 4, 2, 512, "x");

@@ -10,7 +10,7 @@ use kvcsr_report::figures::{
     TimeLength, TrainingLoss,
 };
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::{AblationRow, CompareRow, HeldoutRow, ablation, aggregate, compare, csv, tables};
+use kvcsr_report::{AblationRow, HeldoutRow, SchemeSummary, ablation, compare, csv, tables};
 use sha2::{Digest, Sha256};
 
 fn root() -> PathBuf {
@@ -75,11 +75,17 @@ fn the_tables_are_those_of_the_committed_rows() {
         if !rows.is_file() {
             continue;
         }
-        let rows: Vec<HeldoutRow> = csv::read(&rows).unwrap();
-        let table = tables::results_markdown(&aggregate::overall(&rows).unwrap(), false).unwrap();
+        let documents: Vec<HeldoutRow> = csv::read(&rows).unwrap();
+        let summaries: Vec<SchemeSummary> = csv::read(&folder.join("results.csv")).unwrap();
+        for summary in &summaries {
+            let own = |row: &&HeldoutRow| (&row.scheme, row.dictionary) == (&summary.scheme, summary.dictionary);
+            let n = documents.iter().filter(own).filter(|row| row.domain != "repeat").count();
+            assert_eq!(n, summary.n, "{}: results.csv and documents.csv differ", summary.label());
+        }
+        let table = tables::results_markdown(&summaries, false).unwrap();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
-        assert!(report.contains(table.trim()), "{}: report.md and documents.csv differ", folder.display());
-        assert!(parts("docs/RESULTS.md")["results"].contains(table.trim()), "docs/RESULTS.md and documents.csv differ");
+        assert!(report.contains(table.trim()), "{}: report.md and results.csv differ", folder.display());
+        assert!(parts("docs/RESULTS.md")["results"].contains(table.trim()), "docs/RESULTS.md and results.csv differ");
         compared += 1;
     }
     assert!(compared > 0, "no published profile has rows");
@@ -115,16 +121,22 @@ fn the_comparison_is_that_of_the_committed_rows() {
     let folders: Vec<PathBuf> = published().into_iter().filter(|folder| folder.join("compare.csv").is_file()).collect();
     assert!(!folders.is_empty(), "no comparison is published");
     for folder in folders {
-        let rows: Vec<CompareRow> = csv::read(&folder.join("compare.csv")).unwrap();
+        let rows: Vec<SchemeSummary> = csv::read(&folder.join("compare.csv")).unwrap();
         let mut contexts: Vec<usize> = rows.iter().map(|row| row.context).collect();
         contexts.dedup();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
-        let at = |context: usize| -> Vec<CompareRow> {
-            rows.iter().filter(|row| row.context == context && row.domain == "all").cloned().collect()
+        let at = |context: usize| -> Vec<SchemeSummary> {
+            rows.iter().filter(|row| row.context == context).cloned().collect()
         };
         for &context in &contexts {
             let table = compare::markdown(&at(context));
             assert!(report.contains(table.trim()), "{}: report.md differs at {context} tokens", folder.display());
+            let memory = compare::memory_markdown(&at(context));
+            assert!(report.contains(memory.trim()), "{}: shared bytes differ at {context} tokens", folder.display());
+            // Deletion is in every comparison, at more than one size.
+            let controls =
+                at(context).iter().filter(|row| row.domain == "all" && row.scheme.starts_with("evict(")).count();
+            assert!(controls > 1, "{}: {controls} rows of deletion at {context} tokens", folder.display());
         }
         let shown = at(contexts[contexts.len() / 2]);
         let results = &parts("docs/RESULTS.md")["compare"];
@@ -154,8 +166,8 @@ fn the_figures_are_those_of_the_committed_rows() {
     check::<PromptScatter>(&folder, PromptScatter::NAME, &csv::read(&read(PromptScatter::NAME)).unwrap());
     check::<RotaryScatter>(&folder, RotaryScatter::NAME, &csv::read(&read(RotaryScatter::NAME)).unwrap());
     check::<RetrievalGrid>(&folder, RetrievalGrid::NAME, &csv::read(&read(RetrievalGrid::NAME)).unwrap());
-    let rows: Vec<CompareRow> = csv::read(&read("compare")).unwrap();
-    let all: Vec<CompareRow> = rows.into_iter().filter(|row| row.domain == "all").collect();
+    let rows: Vec<SchemeSummary> = csv::read(&read("compare")).unwrap();
+    let all: Vec<SchemeSummary> = rows.into_iter().filter(|row| row.domain == "all").collect();
     check::<TimeLength>(&folder, TimeLength::NAME, &all);
     for of_context in all.chunk_by(|a, b| a.context == b.context) {
         check::<Frontier>(&folder, &format!("{}-{}", Frontier::NAME, of_context[0].context), of_context);

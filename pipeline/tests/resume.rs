@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Overrides that make every stage take seconds.
 const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 train.atoms=64 \
-     train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.context=96 \
-     evaluate.continuation=17 evaluate.documents=8";
+     train.epochs=1 train.kmeans_iterations=2 evaluate.schemes=[\"dense\",\"csr-4\",\"csr-8\",\"csr-4@kmeans\"] evaluate.contexts=[264] \
+     evaluate.documents=7 heldout.domains=[\"play\"] heldout.scored=16 heldout.repeats=1";
 
 /// An ablation of a few vectors.
 const ABLATE: &str = "ablate.layers=[3] ablate.option_layers=[3] ablate.table_atoms=[32] ablate.table_sparsity=[2] \
@@ -38,7 +38,9 @@ fn is_fetched() -> bool {
         .output()
         .unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    ["smollm2-135m-instruct", "wiki"].iter().all(|id| listed.lines().any(|l| l.starts_with(id) && l.ends_with(" ok")))
+    ["smollm2-135m-instruct", "wiki", "plays/"]
+        .iter()
+        .all(|id| listed.lines().any(|l| l.starts_with(id) && l.ends_with(" ok")))
 }
 
 /// Rows without their times, which differ from run to run.
@@ -48,7 +50,7 @@ fn rows(path: &PathBuf) -> Vec<String> {
         let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
         let row = row.as_object_mut().unwrap();
         row.remove("encode_ms");
-        row.remove("score_ms");
+        row.remove("decode_ms_per_token");
         serde_json::to_string(row).unwrap()
     };
     text.lines().map(timeless).collect()
@@ -131,7 +133,8 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
 
 /// A comparison of schemes that need no training.
 const COMPARE: &str = "corpora=[\"wiki\"] calibrate.tokens=256 calibrate.heldout_tokens=256 calibrate.sequence=256 \
-     compare.schemes=[\"dense\",\"q4_0\",\"fp8\"] compare.contexts=[64,96] compare.documents=[1,1] compare.continuation=9 compare.decode=1 \
+     compare.schemes=[\"dense\",\"q4_0\",\"evict(sinks=4,recent=256)\"] compare.contexts=[264,300] compare.documents=1 compare.decode=1 \
+     heldout.domains=[\"play\"] heldout.scored=9 heldout.repeats=1 heldout.resamples=50 \
      compare.tasks=[\"record_lookup\"] compare.task_limit=3 compare.task_prompt_tokens=192 compare.resamples=50";
 
 /// Answers without their times.
@@ -161,19 +164,36 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     let data = folder.path();
     let partial = data.join("runs/smoke/compare.partial");
     kill_with_some_made(data, "compare", COMPARE, || !answers(&partial.join("tasks/predictions")).is_empty());
-    let before = std::fs::read_to_string(partial.join("documents.jsonl")).unwrap();
+    let before = std::fs::read_to_string(partial.join("heldout.jsonl")).unwrap();
     assert!(run(data, "compare", COMPARE).contains("going on where an unfinished run stopped"));
     let stage = data.join("runs/smoke/compare");
-    assert_eq!(std::fs::read_to_string(stage.join("documents.jsonl")).unwrap(), before, "documents were scored again");
-    assert_eq!(before.lines().count(), 3 * 2);
+    assert_eq!(std::fs::read_to_string(stage.join("heldout.jsonl")).unwrap(), before, "documents were scored again");
+    // A document and a passage that comes back, at two contexts.
+    assert_eq!(before.lines().count(), 3 * 2 * 2);
     assert_eq!(answers(&stage.join("tasks/predictions")).len(), 3 * 3);
+
+    // A scheme more runs that scheme alone.
+    let more = COMPARE.replace("\"q4_0\",", "\"q4_0\",\"q8_0\",");
+    assert!(run(data, "compare", &more).contains("what was made before is kept"));
+    let grown = rows(&stage.join("heldout.jsonl"));
+    let without: Vec<String> = grown.iter().filter(|row| !row.contains("\"q8_0\"")).cloned().collect();
+    assert_eq!((grown.len(), without.len()), (4 * 4, 3 * 4));
+    let old = data.join("before.jsonl");
+    std::fs::write(&old, &before).unwrap();
+    assert_eq!(without, rows(&old), "the rows that were there are kept, in their order");
+    run(data, "compare", COMPARE);
 
     run(data, "calibrate", COMPARE);
     run(data, "report", COMPARE);
     let report = data.join("runs/smoke/report");
-    let rows: Vec<kvcsr_report::CompareRow> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
-    // Over all texts and over the only one, at two contexts.
-    assert_eq!(rows.len(), 2 * 2 * 3);
+    let rows: Vec<kvcsr_report::SchemeSummary> = kvcsr_report::csv::read(&report.join("compare.csv")).unwrap();
+    // Over all documents, over the only domain's and over passages that come back, at two contexts.
+    assert_eq!(rows.len(), 3 * 2 * 3);
+    assert!(
+        rows.iter()
+            .filter(|row| row.scheme.starts_with("evict") && row.domain == "play")
+            .all(|row| row.recovery == Some(0.0))
+    );
     let all: Vec<_> = rows.iter().filter(|row| row.domain == "all").collect();
     assert!(all.iter().all(|row| row.task_n == Some(3) && row.task_score.is_some()), "{all:?}");
     let interval = |scheme: &str| {
@@ -182,10 +202,10 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     };
     assert_eq!((interval("dense"), interval("q4_0")), ((false, false), (true, true)));
     let html = std::fs::read_to_string(report.join("report.html")).unwrap();
-    assert!(html.contains("Every scheme on the same prompts") && html.contains("record_lookup (3)"));
+    assert!(html.contains("Every scheme on the same documents") && html.contains("record_lookup (3)"));
     let readme = std::fs::read_to_string(report.join("results-compare.md")).unwrap();
-    assert!(readme.contains("96 tokens prefilled exactly") && readme.contains("q4_0"), "{readme}");
-    assert!(report.join("frontier-64.svg").is_file() && report.join("frontier-96.png").is_file());
+    assert!(readme.contains("300 tokens prefilled exactly") && readme.contains("q4_0"), "{readme}");
+    assert!(report.join("frontier-264.svg").is_file() && report.join("frontier-300.png").is_file());
 }
 
 /// A command without a profile's overrides.
@@ -293,7 +313,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
 
     // The better of two dictionaries for each group, and a scheme over them.
     let set = format!(
-        "{set} train_best.epochs=1 evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@best\"] evaluate.documents=1 evaluate.reconstruction=[8]"
+        "{set} train_best.epochs=1 evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@best\"] evaluate.documents=1 heldout.repeats=0 evaluate.reconstruction=[8]"
     );
     let refused = kvcsr(data, "evaluate", &set).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("just train-best"), "{refused:?}");

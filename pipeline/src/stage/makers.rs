@@ -1,5 +1,6 @@
 //! Which stages make what schemes are built from.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -42,20 +43,50 @@ pub fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
     }
 }
 
-/// Names and digests of the stages that schemes are built from.
+/// Names and digests of the files that schemes are built from, as `train/dictionaries.safetensors`: another file of the same stage
+/// changes nothing.
 ///
 /// # Errors
-/// If one of them has not been run.
-pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(&'static str, String)>> {
+/// If a stage that makes one has not been run.
+pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, String)>> {
     let SchemeNames { names, profile } = schemes;
-    let digest = |stage: &'static str| {
-        if profile.is_empty() || profile == run.profile {
-            return Ok((stage, run.finished(stage)?.digest));
+    let needs = needs(names)?;
+    let mut digests = Vec::new();
+    for maker in makers(run.stages, names)? {
+        let stage = maker.name();
+        let record = if profile.is_empty() || profile == run.profile {
+            run.finished(stage)?
+        } else {
+            Manifest::read(&folder(run, profile, stage)).with_context(|| {
+                format!(
+                    "stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`"
+                )
+            })?
+        };
+        let outputs = maker.declaration().makes.iter().filter(|output| wanted(&needs, output.artefact));
+        let files = outputs.flat_map(|output| match output.artefact {
+            Artefact::Codebooks => needs
+                .iter()
+                .filter_map(|needs| needs.codebooks.as_deref())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(codebook_file)
+                .collect(),
+            _ => vec![output.file.to_owned()],
+        });
+        for file in files {
+            let output = record.outputs.iter().find(|output| output.file == file).with_context(|| {
+                format!(
+                    "stage `{stage}` has made no {file}, which a scheme is built from: see its section of the profile"
+                )
+            })?;
+            digests.push((format!("{stage}/{file}"), output.blake3.clone()));
         }
-        let record = Manifest::read(&folder(run, profile, stage)).with_context(|| {
-            format!("stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`")
-        })?;
-        Ok((stage, record.digest))
-    };
-    makers(run.stages, names)?.into_iter().map(|stage| digest(stage.name())).collect()
+    }
+    Ok(digests)
+}
+
+/// The file of the codebooks of this name.
+pub fn codebook_file(name: &str) -> String {
+    format!("{name}.safetensors")
 }

@@ -16,7 +16,7 @@ use crate::{documents, models};
 /// # Errors
 /// The first one that is not there, with what makes it.
 pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<String, Value>> {
-    let sources = Sources::load(&run.paths.root)?;
+    let sources = || Sources::load(&run.paths.root);
     let mut inputs = Map::new();
     for need in declaration.needs {
         match need {
@@ -32,19 +32,21 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 }
             }
             Need::Corpora => {
+                let sources = sources()?;
                 for id in &run.config.corpora {
                     inputs.insert(id.clone(), sources.get(id, SourceKind::Text)?.sha256.clone().into());
                 }
             }
             Need::Documents => inputs.extend(documents::digests(&run.paths.root, &run.config.heldout.domains)?),
             Need::Tasks(tasks) => {
+                let sources = sources()?;
                 for id in task_texts(tasks(&run.config))? {
                     inputs.insert(id.to_owned(), sources.get(id, SourceKind::Tasks)?.sha256.clone().into());
                 }
             }
             Need::Schemes(schemes) => {
-                for (stage, digest) in digests(run, schemes(&run.config))? {
-                    inputs.insert(stage.to_owned(), digest.into());
+                for (file, digest) in digests(run, schemes(&run.config))? {
+                    inputs.insert(file, digest.into());
                 }
             }
         }

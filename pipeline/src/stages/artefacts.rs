@@ -8,7 +8,7 @@ use kvcsr_cache::{Geometry, Scheme, SchemeContext, registry};
 use kvcsr_codec::{CodebookSet, DictionarySet};
 
 use crate::manifest;
-use crate::stage::{Artefact, Run, SchemeNames, Stage, folder, needs, wanted};
+use crate::stage::{Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, wanted};
 use crate::stages::allocate;
 use crate::stages::provenance::Owner;
 
@@ -61,7 +61,7 @@ fn with_codebooks<'n>(
     dir: &Path,
 ) -> Result<SchemeContext> {
     for name in names.collect::<BTreeSet<_>>() {
-        let path = dir.join(format!("{name}.safetensors"));
+        let path = dir.join(codebook_file(name));
         if path.is_file() {
             cx = cx.with_codebooks(name, CodebookSet::load(path)?);
         }

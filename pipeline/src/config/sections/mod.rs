@@ -89,6 +89,7 @@ pub struct Evaluate {
 /// The section `[calibrate_peers]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CalibratePeers {
+    pub methods: Vec<String>,
     pub tokens: usize,
     pub cq: Vec<String>,
     pub cq_iterations: usize,

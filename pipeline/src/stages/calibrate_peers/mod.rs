@@ -14,13 +14,13 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvcsr_cache::schemes;
 use kvcsr_codec::{CodebookSet, DictionarySet};
 use serde_json::{Map, Value};
 
 use self::layer::{Layer, Sample};
-use crate::config::sections;
+use crate::config::{Config, sections};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::inputs::layers;
 use crate::{ui, workers};
@@ -42,12 +42,17 @@ static DECLARATION: Declaration = Declaration {
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
     version: 2,
+    grows: &["methods", "cq"],
     ..Declaration::EMPTY
 };
 
 impl Stage for CalibratePeers {
     fn declaration(&self) -> &'static Declaration {
         &DECLARATION
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        Task::all(&config.calibrate_peers).map(drop)
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
@@ -57,14 +62,15 @@ impl Stage for CalibratePeers {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        // What a run with fewer methods has made is whole.
+        let all = Task::all(&run.config.calibrate_peers)?;
+        let todo: Vec<&Task> = all.iter().filter(|task| !dir.join(task.file()).is_file()).collect();
         let sample = Sample::read(run)?;
         let (weights, rotary) = weights::read(run, &sample, &dir.join(WEIGHTS))?;
         let layers = layers(run)?;
         kvcsr_neuraldict::set_threads(1);
-        let work: Vec<(usize, Task)> = Task::all(&run.config.calibrate_peers)?
-            .into_iter()
-            .flat_map(|t| (0..layers).map(move |l| (l, t.clone())))
-            .collect();
+        let work: Vec<(usize, &Task)> =
+            todo.iter().flat_map(|&task| (0..layers).map(move |layer| (layer, task))).collect();
         let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
         let folder = dir.join("layers");
         std::fs::create_dir_all(&folder)?;
@@ -85,7 +91,7 @@ impl Stage for CalibratePeers {
             Ok(())
         })?;
         bar.finish();
-        for task in Task::all(&run.config.calibrate_peers)? {
+        for task in todo {
             task.assemble(run, layers, &folder, dir)?;
         }
         std::fs::remove_dir_all(folder)?;
@@ -111,14 +117,27 @@ enum Task {
 }
 
 impl Task {
+    /// What the settings name, in the order in which it is made.
     fn all(settings: &sections::CalibratePeers) -> Result<Vec<Self>> {
-        let mut all = vec![Self::Svdq];
-        for level in &settings.cq {
-            let (channels, bits) = schemes::cq::level(level)
-                .with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
-            all.push(Self::Cq { level: level.clone(), channels, bits });
+        const METHODS: [&str; 4] = ["svdq", "cq", "lexico", "commvq"];
+        if let Some(unknown) = settings.methods.iter().find(|name| !METHODS.contains(&name.as_str())) {
+            bail!("calibrate_peers.methods: `{unknown}` is none of {}", METHODS.join(", "));
         }
-        all.extend([Self::CommVq, Self::Lexico]);
+        let mut all = Vec::new();
+        for method in METHODS.iter().filter(|&&method| settings.methods.iter().any(|name| name == method)) {
+            match *method {
+                "svdq" => all.push(Self::Svdq),
+                "lexico" => all.push(Self::Lexico),
+                "commvq" => all.push(Self::CommVq),
+                _ => {
+                    for level in &settings.cq {
+                        let (channels, bits) = schemes::cq::level(level)
+                            .with_context(|| format!("calibrate_peers.cq: `{level}` is not CcBb, as in 8c8b"))?;
+                        all.push(Self::Cq { level: level.clone(), channels, bits });
+                    }
+                }
+            }
+        }
         Ok(all)
     }
 
