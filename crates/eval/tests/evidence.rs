@@ -2,55 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
-
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_eval::heldout::far::threshold;
 use kvcsr_eval::heldout::{Cut, Prepared, Reference, Repeat, Window};
-use kvcsr_model::{Activation, Arch, Decoder, Norms, Position, QkNorm, Qkv, RopeScaling, TensorMap};
+use kvcsr_fixtures::{tiny_arch, uniform_weights};
+use kvcsr_model::{Arch, Decoder, TensorMap};
 
 const HIDDEN: &str = "evict(sinks=2,recent=24)";
 const CUT: Cut = Cut { context: 300, skip: 30, scored: 90, windows: 1, seed: 4 };
 
 fn decoder() -> Decoder {
-    let arch = Arch {
-        hidden: 32,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 16,
-        intermediate: 48,
-        vocab: 40,
-        rms_eps: 1e-5,
-        position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
-        sliding: None,
-        max_positions: 1024,
-        qkv: Qkv::Separate,
-        qk_norm: QkNorm::None,
-        norms: Norms::Before,
-        norms_less_one: false,
-        activation: Activation::Silu,
-        packed_mlp: false,
-        embedding_scale: 1.0,
-        score_scale: None,
-        tied_head: false,
-        normalised_head: false,
-    };
-    let mut state = 0x9E37_79B9_u32;
-    let mut draw = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        0.4 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-    };
-    let tensors: HashMap<String, Tensor> = arch
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| {
-            let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw()).collect();
-            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
-        })
-        .collect();
-    Decoder::new(arch, &TensorMap(tensors), &Device::Cpu).unwrap()
+    let arch = Arch { layers: 2, head_dim: 16, intermediate: 48, vocab: 40, max_positions: 1024, ..tiny_arch() };
+    let weights = TensorMap(uniform_weights(&arch, 0.4));
+    Decoder::new(arch, &weights, &Device::Cpu).unwrap()
 }
 
 fn ids(seed: u32, tokens: usize) -> Vec<u32> {

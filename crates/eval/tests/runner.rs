@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +16,8 @@ use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Record;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::tasks::{Language, TaskTable};
-use kvcsr_model::{
-    Activation, Arch, Choice, Decoder, Limits, Norms, Position, QkNorm, Qkv, RopeScaling, StopTokens, TensorMap,
-    Tokenizer,
-};
+use kvcsr_fixtures::{tiny_arch, uniform_weights};
+use kvcsr_model::{Arch, Choice, Decoder, Limits, StopTokens, TensorMap, Tokenizer};
 
 const VOCAB: usize = 32;
 const OPTIONS: RunOptions = RunOptions {
@@ -41,45 +38,10 @@ fn fixture() -> Fixture {
 }
 
 fn arch() -> Arch {
-    Arch {
-        hidden: 16,
-        layers: 2,
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 4,
-        intermediate: 32,
-        vocab: VOCAB,
-        rms_eps: 1e-5,
-        position: Position::Rope { theta: 1e4, scaling: RopeScaling::None },
-        sliding: None,
-        max_positions: 64,
-        qkv: Qkv::Separate,
-        qk_norm: QkNorm::None,
-        norms: Norms::Before,
-        norms_less_one: false,
-        activation: Activation::Silu,
-        packed_mlp: false,
-        embedding_scale: 1.0,
-        score_scale: None,
-        tied_head: false,
-        normalised_head: false,
-    }
+    Arch { hidden: 16, layers: 2, head_dim: 4, intermediate: 32, vocab: VOCAB, ..tiny_arch() }
 }
 
 fn fixture_of(arch: Arch) -> Fixture {
-    let mut state = 0x9E37_79B9_u32;
-    let mut draw = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let tensors: HashMap<String, Tensor> = arch
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| {
-            let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw()).collect();
-            (name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap())
-        })
-        .collect();
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("dataset2prompt.json", r#"{"qasper": "{context} {input}"}"#);
@@ -99,7 +61,7 @@ fn fixture_of(arch: Arch) -> Fixture {
     write("tokenizer.json", &tokenizer.to_string());
     write("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
     Fixture {
-        decoder: Decoder::new(arch, &TensorMap(tensors), &Device::Cpu).unwrap(),
+        decoder: Decoder::new(arch.clone(), &TensorMap(uniform_weights(&arch, 1.0)), &Device::Cpu).unwrap(),
         tokenizer: Tokenizer::from_hf_folder(folder.path()).unwrap(),
         config: Config::load(folder.path()).unwrap(),
     }

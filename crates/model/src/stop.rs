@@ -80,7 +80,7 @@ impl StopTokens {
         const KEYS: [&str; 5] = ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
         let mut ids: Vec<u32> = eos.into_iter().collect();
         for key in KEYS {
-            ids.extend(crate::tokenizer::token_id(file, &format!("tokenizer.ggml.{key}_token_id"))?);
+            ids.extend(file.token_id(&format!("tokenizer.ggml.{key}_token_id"))?);
         }
         let mut ends = spelled(tokens.iter().copied().zip(0u32..));
         ends.extend(ids);

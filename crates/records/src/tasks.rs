@@ -32,6 +32,9 @@ pub struct TaskRow {
     pub encode_ms: f64,
     /// Mean time per generated token, in milliseconds.
     pub decode_ms_per_token: f64,
+    /// Whether the scheme compresses and no other compressing scheme is better on this task beyond doubt; false where records are too
+    /// few to tell.
+    pub best: bool,
 }
 
 /// One scheme over all tasks.
@@ -68,6 +71,10 @@ pub struct OverallRow {
     pub encode_ms_per_1k: f64,
     /// Mean time per generated token, in milliseconds.
     pub decode_ms_per_token: f64,
+    /// Answers that ended because the model had no position left.
+    pub cut: usize,
+    /// As [`TaskRow::best`], over all tasks.
+    pub best: bool,
 }
 
 /// One scheme on one task of LongBench-E, by sample length. JSON alone holds it: the buckets are a list.
@@ -81,7 +88,7 @@ pub struct LengthRow {
     pub buckets: [Bucket; 3],
 }
 
-/// The score of a task in one bucket of lengths.
+/// The score of a task in one bucket of LongBench-E's lengths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Samples in the bucket.

@@ -264,6 +264,8 @@ mod tests {
             difference: Some(-2.5),
             low: Some(-4.0),
             high: Some(0.5),
+            cut: 0,
+            best: false,
         };
         add_tasks(&mut rows, &[scored]);
         let all: Vec<CompareRow> = rows.iter().filter(|r| r.domain == "all").cloned().collect();

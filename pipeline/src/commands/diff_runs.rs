@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use kvcsr_eval::longbench::predictions::label;
-use kvcsr_eval::longbench::results::OverallResult;
+use kvcsr_report::records::OverallRow;
 use kvcsr_report::{HeldoutRow, Kind, ReconstructionRow, aggregate, files};
 use serde_json::Value;
 
@@ -138,15 +138,14 @@ fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
         lines.push(line(format!("restored {what}, level {level}@{dictionary}"), 4, x, y));
     }
     for (stage, tasks) in [("suite", "suite"), ("longbench", "LongBench")] {
-        let (left, right): (Vec<OverallResult>, Vec<OverallResult>) =
-            (a.rows(stage, OVERALL)?, b.rows(stage, OVERALL)?);
+        let (left, right): (Vec<OverallRow>, Vec<OverallRow>) = (a.rows(stage, OVERALL)?, b.rows(stage, OVERALL)?);
         for one in &left {
             let Some(other) = right.iter().find(|other| other.scheme == one.scheme) else { continue };
             let name = |what: &str| format!("{} {tasks} {what}", one.scheme);
             lines.push(line(name("task mean"), 2, one.task_mean, other.task_mean));
             // Means over other tasks or records say little beside each other: the counts must be seen.
             if (one.tasks, one.n) != (other.tasks, other.n) {
-                let counts = |o: &OverallResult| format!("{} of {} tasks", o.n, o.tasks);
+                let counts = |o: &OverallRow| format!("{} of {} tasks", o.n, o.tasks);
                 lines.push((name("records"), counts(one), counts(other)));
             }
         }
@@ -182,8 +181,8 @@ mod tests {
         let row = |scheme: &str, n: usize, task_mean: f64| {
             serde_json::json!({
                 "scheme": scheme, "tasks": 3, "n": n, "task_mean": task_mean, "category_mean": 0.0, "difference": null,
-                "rank": null, "nominal_bits": 4.0, "measured_bits": 4.1, "tokens": 900.0, "encode_ms_per_1k": 1.0,
-                "decode_ms_per_token": 1.0
+                "rank": null, "tied": false, "nominal_bits": 4.0, "measured_bits": 4.1, "tokens": 900.0, "encode_ms_per_1k": 1.0,
+                "decode_ms_per_token": 1.0, "cut": 0, "best": false
             })
             .to_string()
         };

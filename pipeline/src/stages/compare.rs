@@ -58,7 +58,7 @@ fn names(config: &Config) -> SchemeNames<'_> {
 static DECLARATION: Declaration = Declaration {
     name: "compare",
     about: "Compare every scheme on the same prompts: quality, measured bits and time, as a table and a figure",
-    version: 2,
+    version: 3,
     needs: &[Need::Model, Need::Corpora, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
     makes: &[Output::rows(DOCUMENTS)],
     ..Declaration::EMPTY
@@ -162,7 +162,7 @@ impl Measured {
         let bootstrap = Bootstrap { resamples, level: 0.95, seed: number("seed").unwrap_or_default() };
         let interval = |x: &[f64]| bootstrap.interval(&[x.to_vec()]).map(|i| (i.low, i.high));
         let mut rows = compare::summarise(&documents, interval);
-        compare::add_tasks(&mut rows, &scores::overall_rows(&tasks.overall));
+        compare::add_tasks(&mut rows, &tasks.overall);
         Ok(Self { rows, tasks, parameters })
     }
 }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kvcsr_cache::Scheme;
-use kvcsr_eval::longbench::evaluate::{Progress, Summary, Work, answer_all};
+use kvcsr_eval::longbench::evaluate::{Progress, Summary, answer_all};
 use kvcsr_eval::longbench::predictions::Predictions;
-use kvcsr_eval::longbench::results::{LengthResult, OverallResult, TaskResult};
+use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::runner::{Room, Runner};
-use kvcsr_eval::longbench::score::BucketScore;
-use kvcsr_report::files;
-use kvcsr_report::records::{Bucket, LengthRow, OverallRow, TaskRow};
+use kvcsr_eval::stats::RANKED_FROM;
+use kvcsr_report::records::{OverallRow, TaskRow};
+use kvcsr_report::{csv, files};
 
 use crate::ui;
 
@@ -71,8 +71,7 @@ fn check_room(stage: &str, runner: &Runner<'_>, work: &[Work<'_>]) -> Result<()>
 pub fn write(dir: &Path, summary: &Summary) -> Result<()> {
     files::write_jsonl(&dir.join(RESULTS), &summary.tasks)?;
     files::write_jsonl(&dir.join(OVERALL), &summary.overall)?;
-    kvcsr_report::csv::write(&dir.join(TABLE), &task_rows(&summary.tasks))?;
-    Ok(())
+    Ok(csv::write(&dir.join(TABLE), &summary.tasks)?)
 }
 
 /// The scores and averages that [`write()`] wrote.
@@ -81,7 +80,7 @@ pub fn read(dir: &Path) -> Result<Summary> {
 }
 
 /// How many of a scheme's answers the end of the model's context cut, if any, to be put behind its numbers.
-fn cut(result: &OverallResult) -> Option<String> {
+fn cut(result: &OverallRow) -> Option<String> {
     match result.cut {
         0 => None,
         1 => Some(", 1 answer cut by the end of the context".to_owned()),
@@ -103,14 +102,26 @@ pub fn cut_sentence(summary: &Summary) -> String {
     format!("Answers that the end of the model's context cut, which lowers scores: {}.\n\n", schemes.join(", "))
 }
 
+/// What bold scores and ranks mean, for pages.
+pub fn marks() -> String {
+    format!(
+        "Bold: a compressing scheme (less than 16 measured bits per channel) that no other one beats by a paired 95 % interval above \
+         zero; those that cannot be told apart share the mark. A scheme's rank is one more than the number of schemes that are better \
+         by such an interval. Tasks with fewer than {RANKED_FROM} records are neither marked nor ranked."
+    )
+}
+
 /// One line per scheme, for the terminal.
 pub fn lines(dir: &Path) -> Result<Vec<String>> {
-    let line = |o: OverallResult| {
-        let less = o
-            .difference
-            .map_or_else(String::new, |d| format!(", less dense {:+.2} [{:+.2}, {:+.2}]", d.difference, d.low, d.high));
+    let line = |o: OverallRow| {
+        let difference = match (o.difference, o.low, o.high) {
+            (Some(points), Some(low), Some(high)) => {
+                format!(", difference to dense {points:+.2} [{low:+.2}, {high:+.2}]")
+            }
+            _ => String::new(),
+        };
         format!(
-            "{:<16} {:.2} over {} tasks, n = {}{less}, {:.2} measured bits at {:.0} tokens{}",
+            "{:<16} {:.2} over {} tasks, n = {}{difference}, {:.2} measured bits at {:.0} tokens{}",
             o.scheme,
             o.task_mean,
             o.tasks,
@@ -123,61 +134,8 @@ pub fn lines(dir: &Path) -> Result<Vec<String>> {
     Ok(read(dir)?.overall.into_iter().map(line).collect())
 }
 
-/// Scores as rows of tables.
-pub fn task_rows(results: &[TaskResult]) -> Vec<TaskRow> {
-    let row = |result: &TaskResult| TaskRow {
-        task: result.task.clone(),
-        scheme: result.scheme.clone(),
-        n: result.n,
-        samples: result.samples,
-        score: result.score,
-        difference: result.difference.map(|d| d.difference),
-        low: result.difference.map(|d| d.low),
-        high: result.difference.map(|d| d.high),
-        nominal_bits: result.nominal_bits,
-        measured_bits: result.measured_bits,
-        tokens: result.tokens,
-        encode_ms: result.encode_ms,
-        decode_ms_per_token: result.decode_ms_per_token,
-    };
-    results.iter().map(row).collect()
-}
-
-/// Averages as rows of tables.
-pub fn overall_rows(results: &[OverallResult]) -> Vec<OverallRow> {
-    let row = |result: &OverallResult| OverallRow {
-        scheme: result.scheme.clone(),
-        tasks: result.tasks,
-        n: result.n,
-        task_mean: result.task_mean,
-        category_mean: result.category_mean,
-        difference: result.difference.map(|d| d.difference),
-        low: result.difference.map(|d| d.low),
-        high: result.difference.map(|d| d.high),
-        rank: result.rank.map(|rank| rank.place),
-        tied: result.rank.is_some_and(|rank| rank.tied),
-        nominal_bits: result.nominal_bits,
-        measured_bits: result.measured_bits,
-        tokens: result.tokens,
-        encode_ms_per_1k: result.encode_ms_per_1k,
-        decode_ms_per_token: result.decode_ms_per_token,
-    };
-    results.iter().map(row).collect()
-}
-
-/// LongBench-E's scores as rows of its table.
-pub fn length_rows(results: &[LengthResult]) -> Vec<LengthRow> {
-    let bucket = |bucket: BucketScore| Bucket { n: bucket.n, score: (bucket.n > 0).then_some(bucket.score) };
-    let row = |result: &LengthResult| LengthRow {
-        task: result.task.clone(),
-        scheme: result.scheme.clone(),
-        buckets: result.buckets.map(bucket),
-    };
-    results.iter().map(row).collect()
-}
-
 /// The distinct tasks of `results`, in their order.
-pub fn tasks(results: &[TaskResult]) -> Vec<String> {
+pub fn tasks(results: &[TaskRow]) -> Vec<String> {
     let mut tasks: Vec<String> = Vec::new();
     for result in results {
         if !tasks.contains(&result.task) {

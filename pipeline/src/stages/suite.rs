@@ -8,10 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::Scheme;
-use kvcsr_eval::longbench::evaluate::{Summary, Work, labels, summarise};
+use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
 use kvcsr_eval::longbench::metrics::MetricOptions;
 use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::prompt::Chat;
+use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::{self, Grid};
@@ -56,6 +57,7 @@ fn names(config: &Config) -> SchemeNames<'_> {
 static DECLARATION: Declaration = Declaration {
     name: "suite",
     about: "Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)",
+    version: 2,
     needs: &[Need::Model, Need::Tasks(|config| &config.suite.tasks), Need::Schemes(names)],
     makes: &[Output::rows(scores::RESULTS), Output::rows(scores::OVERALL), Output::rows(GRID)],
     reproduced: true,
@@ -106,8 +108,7 @@ impl Stage for Suite {
         let summary = summarise(Tasks::embedded().table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
         scores::write(dir, &summary)?;
         let cells = if grids.is_empty() { Vec::new() } else { grid::cells(predictions.rows()) };
-        let rows: Vec<RetrievalRow> = cells.into_iter().map(retrieval_row).collect();
-        Ok(files::write_jsonl(&dir.join(GRID), &rows)?)
+        Ok(files::write_jsonl(&dir.join(GRID), &cells)?)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -149,17 +150,6 @@ fn is_grid(task: &str) -> bool {
     grid::TASKS.contains(&task)
 }
 
-fn retrieval_row(cell: grid::Cell) -> RetrievalRow {
-    RetrievalRow {
-        task: cell.task,
-        scheme: cell.scheme,
-        tokens: cell.place.tokens,
-        depth: cell.place.depth,
-        n: cell.n,
-        score: cell.score,
-    }
-}
-
 /// Ids of the texts that `tasks` (tasks and groups) need.
 pub fn sources(tasks: &[String]) -> Result<Vec<&'static str>> {
     Ok(Tasks::embedded().sources(tasks)?)
@@ -199,11 +189,12 @@ impl Section {
         format!(
             "Our own tasks (`crates/eval/data/suite.toml`, version {}), **not LongBench**: texts from pinned packages, prompts of ours, LongBench's \
              metrics. The first {} records of each task; one exact prefill per prompt, compressed and answered by every scheme, greedily. Differences \
-             are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws); a scheme's rank is one more than the \
-             number of schemes that are better by an interval above zero. Decoding times are those of schemes that decode beside each other, one to a core.",
+             are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). {} Decoding times are those of schemes \
+             that decode beside each other, one to a core.",
             of("task_table"),
             of("limit"),
             of("resamples"),
+            scores::marks(),
         )
     }
 
@@ -211,12 +202,10 @@ impl Section {
     pub fn page(&self) -> Result<String> {
         let mut page = format!("{}\n", self.circumstances());
         if !self.summary.tasks.is_empty() {
-            let averages = scores::overall_rows(&self.summary.overall);
-            let tasks = scores::tasks(&self.summary.tasks);
-            let cells = scores::task_rows(&self.summary.tasks);
-            writeln!(page, "\n{}", schemes_markdown(&averages))?;
+            let Summary { tasks, overall } = &self.summary;
+            writeln!(page, "\n{}", schemes_markdown(overall))?;
             page.push_str(&scores::cut_sentence(&self.summary));
-            writeln!(page, "{}", run_markdown(&tasks, &cells, &averages))?;
+            writeln!(page, "{}", run_markdown(&scores::tasks(tasks), tasks, overall))?;
         }
         Ok(page)
     }
@@ -226,7 +215,6 @@ impl Section {
         if self.summary.overall.is_empty() {
             return String::new();
         }
-        let averages = scores::overall_rows(&self.summary.overall);
-        format!("{}\n\n{}", self.circumstances(), schemes_markdown(&averages))
+        format!("{}\n\n{}", self.circumstances(), schemes_markdown(&self.summary.overall))
     }
 }

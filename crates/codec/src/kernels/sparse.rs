@@ -5,6 +5,25 @@
 
 use super::simd::{Kernel, Simd};
 
+/// A body for a number of queries that the compiler knows, and one for any.
+trait ByQueries: Sized {
+    fn some<const Q: usize>(self);
+    fn any(self);
+}
+
+/// Runs the body for this many queries: 1 to 4 and 8, which groups of heads have, are unrolled.
+#[inline(always)]
+fn by_queries(queries: usize, body: impl ByQueries) {
+    match queries {
+        1 => body.some::<1>(),
+        2 => body.some::<2>(),
+        3 => body.some::<3>(),
+        4 => body.some::<4>(),
+        8 => body.some::<8>(),
+        _ => body.any(),
+    }
+}
+
 /// See [`super::Isa::scatter`].
 pub(super) struct Scatter<'a> {
     pub(super) sums: &'a mut [f32],
@@ -20,18 +39,11 @@ impl Kernel for Scatter<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        match self.queries {
-            1 => self.some::<1>(),
-            2 => self.some::<2>(),
-            3 => self.some::<3>(),
-            4 => self.some::<4>(),
-            8 => self.some::<8>(),
-            _ => self.any(),
-        }
+        by_queries(self.queries, self);
     }
 }
 
-impl Scatter<'_> {
+impl ByQueries for Scatter<'_> {
     #[inline(always)]
     fn any(self) {
         let (queries, chunks) = (self.queries, self.chunks);
@@ -91,18 +103,11 @@ impl Kernel for ScoreCodes<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        match self.queries {
-            1 => self.some::<1>(),
-            2 => self.some::<2>(),
-            3 => self.some::<3>(),
-            4 => self.some::<4>(),
-            8 => self.some::<8>(),
-            _ => self.any(),
-        }
+        by_queries(self.queries, self);
     }
 }
 
-impl ScoreCodes<'_> {
+impl ByQueries for ScoreCodes<'_> {
     #[inline(always)]
     fn any(self) {
         let (queries, chunks) = (self.queries, self.chunks);

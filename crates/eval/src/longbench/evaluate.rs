@@ -4,23 +4,15 @@
 //! whatever the schemes; [`summarise`] turns its answers into scores, differences and averages.
 
 use kvcsr_cache::Scheme;
+use kvcsr_records::{OverallRow, TaskRow};
 
 use crate::error::Result;
 use crate::longbench::predictions::{PredictionRow, Predictions, label};
-use crate::longbench::record::Record;
-use crate::longbench::results::{OverallResult, TaskResult, by_task, overall};
+use crate::longbench::record::Work;
+use crate::longbench::results::{by_task, overall};
 use crate::longbench::runner::Runner;
-use crate::longbench::tasks::{Task, TaskTable};
+use crate::longbench::tasks::TaskTable;
 use crate::stats::Bootstrap;
-
-/// The records of one task that are to be answered.
-#[derive(Debug, Clone)]
-pub struct Work<'t> {
-    /// The task.
-    pub task: &'t Task,
-    /// Its records.
-    pub records: Vec<Record>,
-}
 
 /// What [`answer_all`] tells while it runs.
 #[derive(Debug)]
@@ -72,9 +64,9 @@ pub fn answer_all(
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// One per task and scheme.
-    pub tasks: Vec<TaskResult>,
+    pub tasks: Vec<TaskRow>,
     /// One per scheme.
-    pub overall: Vec<OverallResult>,
+    pub overall: Vec<OverallRow>,
 }
 
 /// What `rows` say about the tasks of `work` under the schemes called `labels`.

@@ -34,6 +34,15 @@ pub struct Record {
     pub id: String,
 }
 
+/// The records of one task that are to be answered.
+#[derive(Debug, Clone)]
+pub struct Work<'t> {
+    /// The task.
+    pub task: &'t Task,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
 /// Reads a nullable key that must nevertheless be there.
 fn present<'de, D>(deserializer: D) -> Result<Option<Vec<String>>, D::Error>
 where

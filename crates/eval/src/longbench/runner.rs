@@ -17,11 +17,10 @@ use rayon::prelude::*;
 
 use crate::error::{EvalError, Result, TokensError};
 use crate::longbench::config::Config;
-use crate::longbench::evaluate::Work;
 use crate::longbench::metrics::MetricOptions;
 use crate::longbench::predictions::{PredictionRow, label};
 use crate::longbench::prompt::{Chat, Prompt, Tokens, prepare};
-use crate::longbench::record::Record;
+use crate::longbench::record::{Record, Work};
 use crate::longbench::score::sample_score;
 use crate::longbench::tasks::Task;
 

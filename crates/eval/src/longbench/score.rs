@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use kvcsr_records::Bucket;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, Result};
@@ -39,22 +40,8 @@ pub struct TaskScore {
     pub score: f64,
 }
 
-/// The score of a task in one bucket of LongBench-E.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct BucketScore {
-    /// Samples in the bucket.
-    pub n: usize,
-    /// Mean over them, 0 to 100, two decimals; NaN (null in files) for an empty bucket.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub score: f64,
-}
-
-fn null_is_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
 /// Length and score of samples, as LongBench-E's buckets below 4000, below 8000 and the rest.
-pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [BucketScore; 3] {
+pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [Bucket; 3] {
     let mut buckets = [Vec::new(), Vec::new(), Vec::new()];
     for (length, score) in samples {
         let bucket = match length {
@@ -64,20 +51,10 @@ pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [BucketScore;
         };
         buckets[bucket].push(score);
     }
-    buckets.map(|scores| BucketScore { n: scores.len(), score: numpy_round2(100.0 * numpy_mean(&scores)) })
-}
-
-/// The scores of a task by sample length, as LongBench-E prints them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LengthScores {
-    /// The task.
-    pub task: String,
-    /// `length` below 4000: "0-4k".
-    pub below_4k: BucketScore,
-    /// `length` from 4000 and below 8000: "4-8k".
-    pub below_8k: BucketScore,
-    /// `length` from 8000: "8k+".
-    pub from_8k: BucketScore,
+    buckets.map(|scores| {
+        let score = (!scores.is_empty()).then(|| numpy_round2(100.0 * numpy_mean(&scores)));
+        Bucket { n: scores.len(), score }
+    })
 }
 
 /// Scores a file of predictions for `task`, one JSON object per line.
@@ -91,11 +68,11 @@ pub fn score_file(task: &Task, path: &Path, code_sim: CodeSim) -> Result<TaskSco
     Ok(TaskScore { task: task.name.clone(), n: samples.len(), score: dataset_score(&samples) })
 }
 
-/// Scores a file of LongBench-E predictions for `task`, by sample length.
+/// Scores a file of LongBench-E predictions for `task`, by sample length: the buckets of [`bucket_scores`].
 ///
 /// # Errors
 /// As [`score_file`], and [`EvalError::Line`] for a line without `length`.
-pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Result<LengthScores> {
+pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Result<[Bucket; 3]> {
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let lines = read_predictions(path)?;
     let scores = score_lines(task, path, &lines, options)?;
@@ -104,8 +81,7 @@ pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Resu
         line.value.length.ok_or_else(|| jsonl::line_error(path, line.number, message()))
     };
     let lengths = lines.iter().map(length).collect::<Result<Vec<_>>>()?;
-    let [below_4k, below_8k, from_8k] = bucket_scores(lengths.into_iter().zip(scores));
-    Ok(LengthScores { task: task.name.clone(), below_4k, below_8k, from_8k })
+    Ok(bucket_scores(lengths.into_iter().zip(scores)))
 }
 
 /// The score of every sample in a file of predictions for `task`, in `[0, 1]`, in the file's order.
@@ -260,10 +236,8 @@ mod tests {
         let lines = [line("Rome", &["Rome"], 3999), line("x", &["Rome"], 4000), line("Rome", &["Rome"], 7999)];
         let scores =
             with_file("qasper", &lines, |task, path| score_file_by_length(task, path, CodeSim::Difflib).unwrap());
-        assert_eq!((scores.below_4k.n, scores.below_4k.score), (1, 100.0));
-        assert_eq!((scores.below_8k.n, scores.below_8k.score), (2, 50.0));
-        assert_eq!(scores.from_8k.n, 0);
-        assert!(scores.from_8k.score.is_nan());
+        let bucket = |n, score| Bucket { n, score };
+        assert_eq!(scores, [bucket(1, Some(100.0)), bucket(2, Some(50.0)), bucket(0, None)]);
 
         let lines = [json!({"pred": "", "answers": [], "all_classes": null})];
         let error = with_file("qasper", &lines, |task, path| {

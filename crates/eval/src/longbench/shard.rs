@@ -9,8 +9,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::error::{EvalError, Result};
-use crate::longbench::evaluate::Work;
 use crate::longbench::predictions::Predictions;
+use crate::longbench::record::Work;
 
 /// Part `index` of `count`, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! come before the answer in the needle, so that a model which can copy answers, however small it is. A share of right
 //! answers over n prompts has a standard error of up to `0.5 / sqrt(n)`: use [`PROMPTS`] or more a cell to tell schemes apart.
 
+use kvcsr_records::RetrievalRow;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -32,21 +33,6 @@ pub struct Place {
     pub tokens: usize,
     /// Share of the text before the needle, 0 to 1, to a thousandth.
     pub depth: f64,
-}
-
-/// One scheme in one cell.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cell {
-    /// One of [`TASKS`].
-    pub task: String,
-    /// The scheme's label.
-    pub scheme: String,
-    /// The cell.
-    pub place: Place,
-    /// Prompts answered.
-    pub n: usize,
-    /// Mean score, 0 to 1.
-    pub score: f64,
 }
 
 /// The tasks that are grids.
@@ -85,13 +71,11 @@ impl Grid<'_> {
 
     /// Facts in the plots of `text`, another order of plots for every repeat.
     pub(super) fn needles(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
-        let plots = stories::passages(text)?;
-        let sentences = |repeat| plot_sentences(text, &plots, repeat);
-        sentences(0)?;
+        let plots = plots(text)?;
         self.drafts(
             template,
             tokens,
-            |repeat| sentences(repeat).unwrap_or_default(),
+            |repeat| plot_sentences(&plots, repeat),
             |at, depth, rng| {
                 let key = code(rng);
                 let input = format!("The secret number of {} is", NAMES[at % NAMES.len()]);
@@ -102,17 +86,15 @@ impl Grid<'_> {
 
     /// Several codes in the plots of `text`: the one asked for at the depth of the cell, the others spread evenly.
     pub(super) fn keys(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
-        let plots = stories::passages(text)?;
-        let sentences = |repeat| plot_sentences(text, &plots, repeat);
-        sentences(0)?;
+        let plots = plots(text)?;
         self.drafts(
             template,
             tokens,
-            |repeat| sentences(repeat).unwrap_or_default(),
+            |repeat| plot_sentences(&plots, repeat),
             |_, depth, rng| {
                 let answer = code(rng);
                 let mut others = names(rng).into_iter();
-                let input = format!("The code of the {} is", others.next().unwrap_or_default());
+                let input = format!("The code of the {} is", others.next().expect("there are names"));
                 let mut needles = vec![(depth, format!("{input} {answer}."))];
                 needles.extend(others.take(KEYS - 1).enumerate().map(|(i, name)| {
                     let depth = (i as f64 + 0.5) / (KEYS - 1) as f64;
@@ -203,14 +185,20 @@ fn filler() -> Vec<String> {
     FILLER.split_inclusive(". ").map(|s| s.trim().to_owned()).collect()
 }
 
-/// The sentences of the plots, beginning with another plot for every repeat.
-fn plot_sentences(text: Text<'_>, plots: &[String], repeat: usize) -> Result<Vec<String>> {
+/// The plots of `text`, at least one.
+fn plots(text: Text<'_>) -> Result<Vec<String>> {
+    let plots = stories::passages(text)?;
     if plots.is_empty() {
         return Err(text.error("no passages".to_owned()));
     }
+    Ok(plots)
+}
+
+/// The sentences of the plots, of which there is one or more, beginning with another plot for every repeat.
+fn plot_sentences(plots: &[String], repeat: usize) -> Vec<String> {
     let from = repeat % plots.len();
     let rotated = plots[from..].iter().chain(&plots[..from]);
-    Ok(rotated.flat_map(|plot| plot.split_inclusive(". ")).map(|s| s.trim().to_owned()).collect())
+    rotated.flat_map(|plot| plot.split_inclusive(". ")).map(|s| s.trim().to_owned()).collect()
 }
 
 /// As many sentences, over and over, as have about `room` tokens.
@@ -241,16 +229,17 @@ impl Place {
 
 /// The cells of the grids in `rows`, in the order of first appearance; other tasks' rows are left out.
 #[must_use]
-pub fn cells(rows: &[PredictionRow]) -> Vec<Cell> {
-    let mut cells: Vec<Cell> = Vec::new();
+pub fn cells(rows: &[PredictionRow]) -> Vec<RetrievalRow> {
+    let mut cells: Vec<RetrievalRow> = Vec::new();
     for row in rows.iter().filter(|row| TASKS.contains(&row.task.as_str())) {
-        let Some(place) = Place::of(&row.id) else { continue };
+        let Some(Place { tokens, depth }) = Place::of(&row.id) else { continue };
         let label = row.label();
-        let at = cells.iter().position(|c| c.task == row.task && c.scheme == label && c.place == place);
+        let here = |c: &RetrievalRow| c.task == row.task && c.scheme == label && (c.tokens, c.depth) == (tokens, depth);
+        let at = cells.iter().position(here);
         let cell = match at {
             Some(at) => &mut cells[at],
             None => {
-                cells.push(Cell { task: row.task.clone(), scheme: label, place, n: 0, score: 0.0 });
+                cells.push(RetrievalRow { task: row.task.clone(), scheme: label, tokens, depth, n: 0, score: 0.0 });
                 cells.last_mut().expect("one was pushed")
             }
         };
@@ -299,7 +288,7 @@ mod tests {
 
     #[test]
     fn needles_lie_in_real_text() {
-        let text = plots();
+        let text = two_plots();
         let grid = Grid { lengths: &[60], depths: &[0.25], repeats: 2 };
         let template = Template::parse("{context} {input}").unwrap();
         let found = grid.needles(Text { id: "n", text: &text }, &template, &Words).unwrap();
@@ -307,7 +296,7 @@ mod tests {
         assert!(found[0].context.contains(&format!("{} {}.", found[0].input, found[0].answers[0])));
     }
 
-    fn plots() -> String {
+    fn two_plots() -> String {
         let row = |n: usize| {
             let passage = (0..40).map(|i| format!("Plot {n} goes on {i} times. ")).collect::<String>();
             serde_json::json!({"question": "q", "answer": ["a"], "passage": passage}).to_string()
@@ -319,7 +308,7 @@ mod tests {
     fn one_of_several_codes_is_asked_for_and_stands_at_its_depth() {
         let grid = Grid { lengths: &[300], depths: &[0.0, 0.5, 1.0], repeats: PROMPTS };
         let template = Template::parse("{context} {input}").unwrap();
-        let text = plots();
+        let text = two_plots();
         let make = || grid.keys(Text { id: "n", text: &text }, &template, &Words).unwrap();
         let found = make();
         assert_eq!(found, make(), "the seed decides");
@@ -370,7 +359,7 @@ mod tests {
         let found = cells(&rows);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].n, found[0].score), (2, 0.5));
-        assert_eq!(found[1].place, Place { tokens: 512, depth: 0.5 });
+        assert_eq!((found[1].task.as_str(), found[1].tokens, found[1].depth), ("needle", 512, 0.5));
         assert_eq!(Place::of("gsm8k"), None);
     }
 }

@@ -34,10 +34,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{EvalError, Result};
 use crate::longbench::config::Config;
-use crate::longbench::evaluate::Work;
 use crate::longbench::metrics::Metric;
 use crate::longbench::prompt::{Template, Tokens};
-use crate::longbench::record::Record;
+use crate::longbench::record::{Record, Work};
 use crate::longbench::tasks::{Category, Change, Language, Task, TaskTable};
 
 const FILE: &str = "suite.toml";

@@ -1,7 +1,6 @@
 //! What the GGUF files of all families share.
 
-use candle_core::quantized::gguf_file::Value;
-
+use super::sliding_metadata::sliding_with_period;
 use super::{Activation, Arch, Norms, QkNorm, Qkv, SlidingLayers, even_share, gemma3, olmo2, phi3, rope_metadata};
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
@@ -86,26 +85,6 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
         tied_head: !file.has_tensor("output.weight"),
         normalised_head: false,
     })
-}
-
-/// The sliding layers of a family in which all but every `period`th slide, unless the file says which do.
-pub(super) fn sliding_with_period(file: &Gguf, arch: &Arch, period: usize) -> Result<Option<SlidingLayers>> {
-    let Some(tokens) = arch.sliding.as_ref().map(|sliding| sliding.tokens) else { return Ok(None) };
-    let key = format!("{}.attention.sliding_window_pattern", file.str("general.architecture")?);
-    let layers = arch.layers;
-    let sliding = match file.optional(&key) {
-        None => SlidingLayers::but_every(period, layers, tokens),
-        Some(Value::Array(flags)) => {
-            let flags: Option<Vec<bool>> = flags.iter().map(|flag| flag.to_bool().ok()).collect();
-            let flags = flags.filter(|flags| flags.len() == layers).ok_or_else(|| {
-                let expected = format!("true or false for each of {layers} layers");
-                ModelError::bad_value(file.path(), &key, expected, "another array")
-            })?;
-            SlidingLayers { tokens, layers: flags, position: None }
-        }
-        Some(_) => SlidingLayers::but_every(file.size(&key)?.max(1), layers, tokens),
-    };
-    Ok(sliding.unless_none())
 }
 
 /// The number its author wrote: GGUF stores `1e-5` as the nearest f32, 9.99999974e-6.

@@ -15,6 +15,7 @@ mod qwen3;
 mod rope;
 mod rope_config;
 mod rope_metadata;
+mod sliding_metadata;
 mod tensors;
 mod validate;
 

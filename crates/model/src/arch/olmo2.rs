@@ -37,7 +37,7 @@ pub(super) fn third_from_config(config: &Config<'_>) -> Result<Arch> {
 
 /// A GGUF of OLMo 3 is one of OLMo 2 with a window.
 pub(super) fn from_metadata(file: &Gguf, arch: Arch) -> Result<Arch> {
-    let sliding = super::metadata::sliding_with_period(file, &arch, PERIOD)?;
+    let sliding = super::sliding_metadata::sliding_with_period(file, &arch, PERIOD)?;
     let theta = super::rope_metadata::base(file)?;
     let local = super::rope_metadata::local(file, theta)?;
     let position = Some(local).filter(|local| *local != arch.position);

@@ -1,25 +1,19 @@
-//! GGUF checkpoints, dequantised once to f32.
-//!
-//! llama.cpp's converter stores the q and k projections of Llama models (Mistral among them, but not Qwen) with their
-//! rows permuted, so that rotary pairs are neighbours (`2i`, `2i+1`). Reading undoes that: everywhere in this crate
-//! rotary pairs are `i` and `i + D/2`.
+//! GGUF files: metadata, and tensors that are dequantised once to f32.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::Value;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
-use super::gguf_names::Names;
+use super::ggml_types;
 use super::gguf_parts::{Part, Placed, parts};
-use super::{Checkpoint, ggml_types};
-use crate::arch::Arch;
-use crate::chat::ChatTemplate;
-use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
-use crate::tokenizer::Tokenizer;
 
-pub(crate) use super::gguf_names::ROPE_FREQS;
+/// The list of tokens, by id.
+pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
+/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled ones.
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file: its metadata in memory, its tensors mapped and read on demand.
 ///
@@ -70,57 +64,6 @@ impl Gguf {
     /// The files read: one, or all parts of a split model.
     pub fn files(&self) -> Vec<PathBuf> {
         self.parts.iter().map(|part| part.path().to_owned()).collect()
-    }
-
-    /// The architecture its metadata describes.
-    ///
-    /// # Errors
-    /// See [`Arch::from_gguf`].
-    pub fn arch(&self) -> Result<Arch> {
-        Arch::from_gguf(self)
-    }
-
-    /// The decoder, with every tensor dequantised to f32 on `device`.
-    ///
-    /// # Errors
-    /// See [`Arch::from_gguf`] and [`Decoder::new`].
-    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
-        self.decoder_in(device, DType::F32)
-    }
-
-    /// The decoder with its matrices dequantised to `dtype`.
-    ///
-    /// # Errors
-    /// See [`Arch::from_gguf`] and [`Decoder::with_dtype`].
-    pub fn decoder_in(&self, device: &Device, dtype: DType) -> Result<Decoder> {
-        let tensors = self.checkpoint()?;
-        Decoder::with_dtype(tensors.arch.clone(), &tensors, device, dtype)
-    }
-
-    /// The tensors under Hugging Face names, in half-split order.
-    ///
-    /// # Errors
-    /// See [`Arch::from_gguf`].
-    pub fn checkpoint(&self) -> Result<GgufTensors<'_>> {
-        let interleaved = self.str("general.architecture")? == "llama";
-        let arch = self.arch()?;
-        Ok(GgufTensors { file: self, names: Names::of(&arch), arch, interleaved })
-    }
-
-    /// The tokenizer in its metadata.
-    ///
-    /// # Errors
-    /// See [`Tokenizer::from_gguf`].
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::from_gguf(self)
-    }
-
-    /// The chat template in its metadata, if any.
-    ///
-    /// # Errors
-    /// See [`ChatTemplate::from_gguf`].
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        ChatTemplate::from_gguf(self)
     }
 
     /// Where the file lies.
@@ -244,6 +187,28 @@ impl Gguf {
             .collect()
     }
 
+    /// A token's id, if the key is there.
+    pub(crate) fn token_id(&self, key: &str) -> Result<Option<u32>> {
+        if self.optional(key).is_none() {
+            return Ok(None);
+        }
+        let (id, tokens) = (self.size(key)?, self.array_len(TOKENS)?);
+        match u32::try_from(id) {
+            Ok(small) if id < tokens => Ok(Some(small)),
+            _ => Err(ModelError::bad_value(&self.path, key, format!("an id below {tokens}"), id.to_string())),
+        }
+    }
+
+    /// GGUF names of all tensors.
+    pub(super) fn tensor_names(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys()
+    }
+
+    /// The dtype that a tensor is restored to, and its number of dimensions, for all of them.
+    pub(super) fn dtypes(&self) -> impl Iterator<Item = (DType, usize)> {
+        self.tensors.values().map(|placed| (ggml_types::dtype(placed.info.kind), placed.info.shape.len()))
+    }
+
     /// Shape of a tensor by its GGUF name, if present.
     pub(crate) fn tensor_shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|placed| placed.info.shape.clone())
@@ -266,77 +231,5 @@ fn shown(value: &Value) -> String {
         Value::Array(items) => format!("an array of {} elements", items.len()),
         Value::String(text) if text.len() > 60 => format!("a string of {} bytes", text.len()),
         other => format!("{other:?}"),
-    }
-}
-
-/// The tensors of a GGUF file under Hugging Face names, in half-split order.
-pub struct GgufTensors<'a> {
-    file: &'a Gguf,
-    arch: Arch,
-    names: Names,
-    /// Rotary pairs are neighbours in the file, as llama.cpp's converter makes them for `llama` and no other.
-    interleaved: bool,
-}
-
-impl Checkpoint for GgufTensors<'_> {
-    fn path(&self) -> &Path {
-        &self.file.path
-    }
-
-    fn names(&self) -> Vec<String> {
-        // The rotary factors are not a weight: the architecture has taken them.
-        let names = self.file.tensors.keys().filter(|name| *name != ROPE_FREQS);
-        names.map(|name| self.names.hugging_face(name).unwrap_or_else(|| name.clone())).collect()
-    }
-
-    fn name_in_file(&self, name: &str) -> String {
-        self.names.gguf(name).unwrap_or_else(|| name.to_owned())
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.file.tensor_shape(&self.names.gguf(name)?)
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        let tensor = self.file.dequantise(&self.name_in_file(name))?;
-        if !self.interleaved {
-            Ok(tensor)
-        } else if name.contains(".q_proj.") {
-            Ok(half_split(&tensor, self.arch.heads)?)
-        } else if name.contains(".k_proj.") {
-            Ok(half_split(&tensor, self.arch.kv_heads)?)
-        } else {
-            Ok(tensor)
-        }
-    }
-
-    fn matrix_dtypes(&self) -> Vec<DType> {
-        let infos = self.file.tensors.values().map(|placed| &placed.info);
-        super::of_matrices(infos.map(|info| (ggml_types::dtype(info.kind), info.shape.len())))
-    }
-}
-
-/// Rows `(h, i, pair member)` to `(h, pair member, i)`: from interleaved to half-split rotary order. `(out, ...)`.
-fn half_split(interleaved: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
-    let rows = interleaved.dim(0)?;
-    let width = interleaved.elem_count() / rows;
-    interleaved
-        .reshape((heads, rows / heads / 2, 2, width))?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape(interleaved.shape())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn half_split_gathers_even_rows_before_odd_rows_of_each_head() {
-        let rows = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((8, 2)).unwrap();
-        let firsts: Vec<f32> =
-            half_split(&rows, 2).unwrap().to_vec2::<f32>().unwrap().iter().map(|r| r[0] / 2.0).collect();
-        assert_eq!(firsts, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     }
 }

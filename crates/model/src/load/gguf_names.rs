@@ -2,9 +2,6 @@
 
 use crate::arch::{Arch, Norms};
 
-/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled ones.
-pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
-
 /// Hugging Face name, GGUF name.
 type Pairs = &'static [(&'static str, &'static str)];
 

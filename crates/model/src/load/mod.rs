@@ -5,6 +5,7 @@ mod folder;
 mod ggml_types;
 pub mod gguf;
 mod gguf_header;
+mod gguf_model;
 mod gguf_names;
 mod gguf_parts;
 pub mod hugging_face;

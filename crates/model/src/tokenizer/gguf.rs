@@ -8,10 +8,9 @@ use super::pre::PreTokenizer;
 use super::sentencepiece::{self, PieceType, Prefix};
 use super::{Tokenizer, failed};
 use crate::error::{ModelError, Result};
-use crate::load::gguf::Gguf;
+use crate::load::gguf::{Gguf, TOKENS};
 use crate::stop::{StopTokens, is_end};
 
-const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -157,7 +156,7 @@ fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     inner.with_pre_tokenizer(Some(pre.build()?));
     inner.with_decoder(Some(ByteLevel::default()));
     inner.add_tokens(vocabulary.added()).map_err(failed)?;
-    let ids = (token_id(file, "tokenizer.ggml.bos_token_id")?, token_id(file, "tokenizer.ggml.eos_token_id")?);
+    let ids = (file.token_id("tokenizer.ggml.bos_token_id")?, file.token_id("tokenizer.ggml.eos_token_id")?);
     finish(file, &vocabulary, inner, ids, pre.adds_bos())
 }
 
@@ -170,14 +169,14 @@ fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
         pieces.map(|((token, score), kind)| ((*token).to_owned(), score, *kind)).collect();
     if pieces.iter().all(|piece| piece.2 != PieceType::Unknown) {
         // Gemma's converter calls the unknown token a control token; the key says which it is.
-        let unknown = token_id(file, "tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
+        let unknown = file.token_id("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
         if let Some(piece) = pieces.get_mut(unknown as usize) {
             piece.2 = PieceType::Unknown;
         }
     }
     // Llama's own ids, where the file names none.
     let id = |key: &str, absent: u32| -> Result<Option<u32>> {
-        let named = token_id(file, key)?;
+        let named = file.token_id(key)?;
         Ok(named.or((vocabulary.tokens.len() > absent as usize).then_some(absent)))
     };
     let (bos, eos) = (id("tokenizer.ggml.bos_token_id", 1)?, id("tokenizer.ggml.eos_token_id", 2)?);
@@ -187,16 +186,4 @@ fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
         model.build().map_err(|detail| ModelError::bad_value(file.path(), TOKENS, "a vocabulary", detail))?;
     inner.add_tokens(vocabulary.added()).map_err(failed)?;
     finish(file, &vocabulary, inner, (bos, eos), true)
-}
-
-/// A token's id in GGUF metadata, if the key is there.
-pub(crate) fn token_id(file: &Gguf, key: &str) -> Result<Option<u32>> {
-    if file.optional(key).is_none() {
-        return Ok(None);
-    }
-    let (id, tokens) = (file.size(key)?, file.array_len(TOKENS)?);
-    match u32::try_from(id) {
-        Ok(small) if id < tokens => Ok(Some(small)),
-        _ => Err(ModelError::bad_value(file.path(), key, format!("an id below {tokens}"), id.to_string())),
-    }
 }

@@ -5,8 +5,6 @@ mod gguf;
 mod pre;
 mod sentencepiece;
 
-pub(crate) use gguf::token_id;
-
 use crate::error::{ModelError, Result};
 use crate::stop::StopTokens;
 

@@ -43,7 +43,8 @@ pub fn paper_markdown(tasks: &[String], table: &PublishedTable, rows: &[TaskRow]
     text.into_text()
 }
 
-/// A run of one's own: per scheme a line of scores and one of differences to the uncompressed run with their intervals.
+/// A run of one's own: per scheme a line of scores, the best in bold, and one of differences to the uncompressed run with their
+/// intervals.
 pub fn run_markdown(tasks: &[String], rows: &[TaskRow], overall: &[OverallRow]) -> String {
     let mut text = head(&["scheme", "", "measured bits"], tasks, &["task mean", "category mean"]);
     let blank = || [String::new(), String::new()];
@@ -52,8 +53,8 @@ pub fn run_markdown(tasks: &[String], rows: &[TaskRow], overall: &[OverallRow]) 
         let own: Vec<&TaskRow> = rows.iter().filter(|row| row.scheme == scheme.scheme).collect();
         let of_task = |task: &String| own.iter().find(|row| row.task == *task);
         let bits = own.iter().map(|row| row.measured_bits).sum::<f64>() / own.len().max(1) as f64;
-        let scores = tasks.iter().map(|task| of_task(task).map_or_else(String::new, |row| format!("{:.2}", row.score)));
-        let means = [scheme.task_mean, scheme.category_mean].map(|mean| format!("{mean:.2}"));
+        let scores = tasks.iter().map(|task| of_task(task).map_or_else(String::new, |row| marked(row.score, row.best)));
+        let means = [marked(scheme.task_mean, scheme.best), format!("{:.2}", scheme.category_mean)];
         let first = [scheme.scheme.clone(), "score".to_owned(), format!("{bits:.2}")];
         text.row(first.into_iter().chain(scores).chain(means));
         if scheme.difference.is_none() {
@@ -87,7 +88,7 @@ pub fn schemes_markdown(overall: &[OverallRow]) -> String {
         text.row([
             row.scheme.clone(),
             row.rank.map_or_else(String::new, |place| format!("{place}{tied}")),
-            format!("{:.2}", row.task_mean),
+            marked(row.task_mean, row.best),
             interval(row.difference, row.low, row.high),
             format!("{:.2}", row.nominal_bits),
             format!("{:.2}", row.measured_bits),
@@ -110,6 +111,11 @@ pub fn lengths_markdown(rows: &[LengthRow]) -> String {
         text.row([row.task.clone(), row.scheme.clone()].into_iter().chain(buckets));
     }
     text.into_text()
+}
+
+/// A score, bold where it is among the best.
+fn marked(score: f64, best: bool) -> String {
+    if best { format!("**{score:.2}**") } else { format!("{score:.2}") }
 }
 
 fn interval(difference: Option<f64>, low: Option<f64>, high: Option<f64>) -> String {
@@ -159,6 +165,7 @@ mod tests {
             tokens: 1500.0,
             encode_ms: 1.0,
             decode_ms_per_token: 1.0,
+            best: lossy && n > 3,
         }
     }
 
@@ -215,6 +222,8 @@ mod tests {
             difference: difference.map(|d| d[0]),
             low: difference.map(|d| d[1]),
             high: difference.map(|d| d[2]),
+            cut: 0,
+            best: difference.is_some(),
         };
         let cells = [cell("2wikimqa", "dense", 4, 27.0), cell("2wikimqa", "csr-8", 3, 26.0)];
         let difference = Some([-1.0, -2.0, 0.0]);
@@ -225,12 +234,15 @@ mod tests {
              |---|---|---|--:|--:|--:|--:|\n\
              |  | n |  | 3 of 200 |  |  |  |\n\
              | dense | score | 2.00 | 27.00 |  | 30.00 | 31.00 |\n\
-             | csr-8 | score | 2.00 | 26.00 |  | 30.00 | 31.00 |\n\
+             | csr-8 | score | 2.00 | 26.00 |  | **30.00** | 31.00 |\n\
              |  | difference to dense |  | -1.00 [-2.50, +0.25] |  | -1.00 [-2.00, +0.00] |  |\n"
         );
         let schemes = schemes_markdown(&averages);
         assert!(schemes.contains("| dense | 1 (tied) | 30.00 |  | 4.00 | 4.02 | 1500 | 250 | 41.3 | 7 |"), "{schemes}");
-        assert!(schemes.contains("| csr-8 | 1 | 30.00 | -1.00 [-2.00, +0.00] |"), "{schemes}");
+        assert!(schemes.contains("| csr-8 | 1 | **30.00** | -1.00 [-2.00, +0.00] |"), "{schemes}");
+        let cells = [cell("2wikimqa", "csr-8", 4, 26.0)];
+        let marked = run_markdown(&tasks(), &cells, &averages[1..]);
+        assert!(marked.contains("| csr-8 | score | 2.00 | **26.00** |  | **30.00** | 31.00 |"), "{marked}");
         let bucket = |n, score| Bucket { n, score };
         let cell = LengthRow {
             task: "trec".to_owned(),

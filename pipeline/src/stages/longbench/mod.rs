@@ -12,9 +12,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::longbench::evaluate::{Work, labels, summarise};
+use kvcsr_eval::longbench::evaluate::{labels, summarise};
 use kvcsr_eval::longbench::metrics::MetricOptions;
 use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::results::by_length;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::shard;
@@ -54,7 +55,7 @@ fn names(config: &Config) -> SchemeNames<'_> {
 static DECLARATION: Declaration = Declaration {
     name: "longbench",
     about: "Run LongBench under every scheme, one prefill per record (needs LongBench's own files: KVCSR_LONGBENCH)",
-    version: 2,
+    version: 3,
     needs: &[Need::Model, Need::Schemes(names)],
     makes: &[Output::rows(scores::RESULTS), Output::rows(scores::OVERALL), Output::rows(PAGE), Output::rows(LENGTHS)],
     options: &[
@@ -235,7 +236,7 @@ fn write_results(
         let tasks: Vec<&str> = work.iter().map(|work| work.task.name.as_str()).collect();
         let lengths = by_length(rows, &tasks, schemes);
         files::write_jsonl(&dir.join(LENGTHS), &lengths)?;
-        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&scores::length_rows(&lengths)))?;
+        write!(page, "## LongBench-E, by length\n\n{}", lengths_markdown(&lengths))?;
     }
     atomic::write(&dir.join(PAGE), page.as_bytes())?;
     atomic::write(&dir.join(RESULTS.file(MARKER)), page::shown(run, &summary)?.as_bytes())

@@ -27,7 +27,7 @@ pub fn shown(run: &Run, summary: &Summary) -> Result<String> {
     let page = format!("data/results/{}/{PAGE}", run.profile);
     Ok(format!(
         "`{}` on {} tasks of LongBench v1, {}: n = {} of {} records, at most {} prompt tokens. With so few records a score says little and \
-         is not comparable with published ones: read the intervals of the difference. Made by `just longbench profile={}`.\n\n{}\n\
+         is not comparable with published ones: read the intervals of the difference. {} Made by `just longbench profile={}`.\n\n{}\n\
          Every task, and the paper's Tables 1 and 2: [`{page}`](../{page}).\n",
         run.config.model,
         scores::tasks(&summary.tasks).len(),
@@ -35,16 +35,15 @@ pub fn shown(run: &Run, summary: &Summary) -> Result<String> {
         summary.overall.first().map_or(0, |o| o.n),
         tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
         settings.max_prompt_tokens,
+        scores::marks(),
         run.profile,
-        schemes_markdown(&scores::overall_rows(&summary.overall)),
+        schemes_markdown(&summary.overall),
     ))
 }
 
 /// Every scheme and task.
 pub fn page(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let cells = scores::task_rows(&summary.tasks);
-    let means = scores::overall_rows(&summary.overall);
     let tasks = scores::tasks(&summary.tasks);
     let size = size(settings);
     let mut page = String::new();
@@ -55,24 +54,23 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
          Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
          version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
          count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
-         and its score is not comparable with published ones. A scheme's rank is one more than the number \
-         of schemes that are better by an interval above zero. Decoding \
-         times are those of schemes that decode beside each other, one to a core.\n",
+         and its score is not comparable with published ones. {} Decoding times are those of schemes that decode beside each other, one to a core.\n",
         run.profile,
         settings.max_prompt_tokens,
         serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
         serde_json::to_value(settings.code_sim)?.as_str().unwrap_or_default(),
         TaskTable::embedded().version(),
         settings.resamples,
+        scores::marks(),
     )?;
-    writeln!(page, "{}", schemes_markdown(&means))?;
+    writeln!(page, "{}", schemes_markdown(&summary.overall))?;
     page.push_str(&scores::cut_sentence(summary));
-    writeln!(page, "{}", run_markdown(&tasks, &cells, &means))?;
+    writeln!(page, "{}", run_markdown(&tasks, &summary.tasks, &summary.overall))?;
     let published = published();
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
     for table in &published.tables {
         let same = table.model == settings.paper_model;
-        let ours: &[TaskRow] = if same { &cells } else { &[] };
+        let ours: &[TaskRow] = if same { &summary.tasks } else { &[] };
         writeln!(page, "### Table {}, {}\n", table.table, table.model)?;
         writeln!(page, "{}", paper_markdown(&published.tasks, table, ours))?;
     }

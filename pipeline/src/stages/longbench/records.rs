@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::longbench::evaluate::Work;
-use kvcsr_eval::longbench::record::read_each_record;
+use kvcsr_eval::longbench::record::{Work, read_each_record};
 use kvcsr_eval::longbench::tasks::{Task, TaskTable};
 
 use super::Settings;

@@ -1,60 +1,20 @@
-//! How one kind of vector of one layer is coded, and its codes.
+//! The codes of one kind of vector of one layer, over offline atoms and those of the sequence.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvcsr_codec::{Atoms, CodeLayout, CodecError, Codes, Encoder, Footprint, Kind, OnlineAtoms};
+use kvcsr_codec::{Atoms, Codes, Footprint, OnlineAtoms};
+#[cfg(test)]
+use kvcsr_codec::{CodeLayout, Encoder, Kind};
 
+use super::coder::Coder;
 use super::online;
-use super::options::{OnlinePart, Prefill};
+use super::options::Prefill;
 use crate::coded::{Block, Codec, CodedTokens, Prompt, ScoresCodes, SumsCodes};
 use crate::schemes::sparse::{self, BUFFERS};
 
 /// Query rows of one head whose values are summed on codes. Beyond it, restoring each value once is faster.
 const SUMMED_ROWS: usize = 32;
-
-/// How one kind of vector of one layer is coded.
-pub(super) struct Coder {
-    pub(super) kind: Kind,
-    pub(super) heads: usize,
-    pub(super) encoder: Arc<Encoder>,
-    pub(super) sparsity: usize,
-    pub(super) chunks: usize,
-    pub(super) layout: CodeLayout,
-    pub(super) refit: bool,
-    /// Relative squared error at which pursuit stops.
-    pub(super) stop: Option<f32>,
-    pub(super) online: Option<OnlinePart>,
-    /// Offline atoms and room for the online part.
-    pub(super) atoms: usize,
-}
-
-impl Coder {
-    /// Codes `rows` `(n, width)` over `atoms`.
-    pub(super) fn encode(
-        &self,
-        atoms: Atoms<'_>,
-        rows: &[f32],
-        indices: &mut [u16],
-        coefficients: &mut [f32],
-    ) -> Result<(), CodecError> {
-        self.encoder.encode_over(atoms, rows, self.sparsity, indices, coefficients)?;
-        if let Some(tolerance) = self.stop {
-            kvcsr_codec::stop_early(rows, atoms.width(), tolerance, indices, coefficients);
-        }
-        if self.refit {
-            kvcsr_codec::refit(atoms, rows, indices, coefficients)?;
-        }
-        Ok(())
-    }
-
-    fn codes(&self) -> Codes {
-        match self.stop {
-            None => Codes::new(self.layout, self.sparsity, self.atoms),
-            Some(_) => Codes::ragged(self.layout, self.sparsity, self.atoms),
-        }
-    }
-}
 
 /// A layer's keys or values under CSR.
 pub(crate) struct CsrCodec(pub(super) Arc<Coder>);

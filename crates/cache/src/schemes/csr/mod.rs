@@ -9,6 +9,7 @@
 //! refit, rows that stop early, levels by layer and kind, and keys coded after position embedding.
 
 mod codec;
+mod coder;
 mod entry;
 mod ledger;
 mod online;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 
 use kvcsr_codec::{Kind, MAX_ATOMS};
 
-use self::codec::Coder;
 pub(crate) use self::codec::CsrCodec;
+use self::coder::Coder;
 pub use self::entry::{BEST_DICTIONARIES, DEFAULT_DICTIONARIES, FAMILY, ROPE_DICTIONARIES};
 pub use self::ledger::{CsrShape, KindShape};
 pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler, Share};

@@ -2,7 +2,7 @@
 
 use kvcsr_codec::{Atoms, CodecError, OnlineAtoms, relative_residuals};
 
-use super::codec::Coder;
+use super::coder::Coder;
 use super::options::{OnlinePart, Sampler};
 
 /// Vectors of one sequence, `(Hkv, T, chunks, width)`, by number in token order

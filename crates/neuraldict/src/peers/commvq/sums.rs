@@ -1,149 +1,16 @@
-//! CommVQ's key codebooks by expectation maximisation (Li et al., ICML 2025, section 4.3).
-//!
-//! A step's codebook has `n` rows `z` of complex numbers and stands for the `n²` codewords `z_a + i z_b`. Given soft
-//! assignments `w_{t,ab} ∝ exp(-||x_t - z_a - i z_b|| / temperature)`, of distances that are not squared, as in the released
-//! trainer, the rows that minimise the expected squared error solve one Hermitian system, the same for all channel pairs: with `N_a`, `N_b` and `W_ab` the sums of the weights over
-//! vectors and `S_a`, `S_b` those of the weighted vectors,
-//!
-//! ```text
-//! (diag(N_a + N_b) + i (W - Wᵀ)) z = S_a - i S_b
-//! ```
-//!
-//! The next step is trained on what this one leaves over.
+//! One round of expectation maximisation: sums over soft assignments, and the rows of the codebook that they ask for.
 
 use kvcsr_codec::TiedCodebook;
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
 
-use crate::error::{NeuralDictError, Result};
+use crate::error::Result;
 
 /// Weights below `exp(-NEGLIGIBLE)` of the largest are left out.
 const NEGLIGIBLE: f32 = 16.0;
 /// How strongly rows are held where they are, as a share of the mean weight of a row: keeps the system regular.
 const PROXIMAL: f64 = 1e-3;
 
-/// How a step is trained.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Annealing {
-    /// Rows of a codebook, `n`.
-    pub rows: usize,
-    /// Most iterations.
-    pub iterations: usize,
-    /// Temperature of the first iteration of the first residual step, in the unit of distances.
-    pub start: f32,
-    /// Temperature of its last iteration; between them it falls exponentially.
-    pub end: f32,
-    /// Residual steps after which both are divided by ten. The first division comes after one step.
-    pub tenth: usize,
-    /// A step ends when an iteration's error is no better than the best and within this of it.
-    pub tolerance: f64,
-}
-
-impl Default for Annealing {
-    /// The released trainer's: 1e-3 to 1e-5 over 100 iterations, a tenth after the residual steps 0, 4, 8 and so on; 1e-5.
-    fn default() -> Self {
-        Self { rows: 64, iterations: 100, start: 1e-3, end: 1e-5, tenth: 4, tolerance: 1e-5 }
-    }
-}
-
-impl Annealing {
-    fn temperature(&self, step: usize, iteration: usize) -> f32 {
-        let progress = iteration as f32 / self.iterations.saturating_sub(1).max(1) as f32;
-        let decades = step.div_ceil(self.tenth.max(1));
-        self.start * (self.end / self.start).powf(progress) * 0.1f32.powi(decades as i32)
-    }
-}
-
-/// A trained step.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// The codebook of the iteration with the least error.
-    pub codebook: TiedCodebook,
-    /// Mean squared error of a channel with the nearest codewords, in the unit of the vectors before they were scaled, at
-    /// each iteration.
-    pub errors: Vec<f64>,
-}
-
-/// Trains `steps` residual steps on `rows` `(n, width)`, which are replaced by what the last step leaves over. `norms` `(n)`
-/// is what the rows were divided by: errors, which say when a step ends and which iteration is kept, are those of the rows
-/// times it.
-///
-/// # Errors
-/// [`NeuralDictError::Codebooks`] without vectors, or if they do not fit an even `width` and the norms.
-pub fn train(
-    rows: &mut [f32],
-    norms: &[f32],
-    width: usize,
-    steps: usize,
-    annealing: &Annealing,
-    rng: &mut ChaCha8Rng,
-) -> Result<Vec<Step>> {
-    if width == 0 || !width.is_multiple_of(2) || rows.is_empty() || !rows.len().is_multiple_of(width) {
-        let reason = format!("{} numbers are no vectors of an even width {width}", rows.len());
-        return Err(NeuralDictError::Codebooks { reason });
-    }
-    if norms.len() * width != rows.len() || annealing.iterations == 0 {
-        let (vectors, norms, rounds) = (rows.len() / width, norms.len(), annealing.iterations);
-        let reason =
-            format!("{vectors} vectors, {norms} norms, {rounds} iterations: one norm a vector, at least 1 iteration");
-        return Err(NeuralDictError::Codebooks { reason });
-    }
-    let (mut parts, mut scores) = (Vec::new(), Vec::new());
-    (0..steps)
-        .map(|number| {
-            let step = train_step(rows, norms, width, (number, annealing), rng)?;
-            for row in rows.chunks_exact_mut(width) {
-                let code = step.codebook.find(row, &mut parts, &mut scores);
-                step.codebook.add(code, -1.0, row);
-            }
-            Ok(step)
-        })
-        .collect()
-}
-
-fn train_step(
-    rows: &[f32],
-    norms: &[f32],
-    width: usize,
-    (number, annealing): (usize, &Annealing),
-    rng: &mut ChaCha8Rng,
-) -> Result<Step> {
-    let mut book = initial(rows, width, annealing.rows, rng)?;
-    let mut best: Option<(f64, TiedCodebook)> = None;
-    let mut errors = Vec::new();
-    for iteration in 0..annealing.iterations {
-        let sums = Sums::gather(&book, rows, norms, annealing.temperature(number, iteration));
-        errors.push(sums.error);
-        let least = best.as_ref().map_or(f64::INFINITY, |(error, _)| *error);
-        if sums.error >= least && sums.error - least < annealing.tolerance {
-            break;
-        }
-        let next = sums.solve(&book)?;
-        let done = std::mem::replace(&mut book, next);
-        if sums.error < least {
-            best = Some((sums.error, done));
-        }
-    }
-    let (_, codebook) =
-        best.ok_or_else(|| NeuralDictError::Codebooks { reason: "the error is not a number".to_owned() })?;
-    Ok(Step { codebook, errors })
-}
-
-/// Rows `(1 - i) / 2` times drawn vectors: the codeword of a row with itself is then the vector.
-fn initial(rows: &[f32], width: usize, n: usize, rng: &mut ChaCha8Rng) -> Result<TiedCodebook> {
-    let (count, half) = (rows.len() / width, width / 2);
-    let mut drawn = Vec::with_capacity(n * width);
-    for _ in 0..n {
-        let at = rng.random_range(0..count);
-        let (real, imaginary) = rows[at * width..(at + 1) * width].split_at(half);
-        drawn.extend(real.iter().zip(imaginary).map(|(r, i)| 0.5 * (r + i)));
-        drawn.extend(real.iter().zip(imaginary).map(|(r, i)| 0.5 * (i - r)));
-    }
-    Ok(TiedCodebook::new(width, drawn)?)
-}
-
 /// What an expectation step adds up.
-struct Sums {
+pub(super) struct Sums {
     /// `N_a`, `N_b`: `(n)` each.
     mass: [Vec<f64>; 2],
     /// `W`, `(n, n)`.
@@ -151,11 +18,12 @@ struct Sums {
     /// `S_a`, `S_b`: `(n, width)` each.
     vectors: [Vec<f64>; 2],
     /// Mean squared error of a channel with the nearest codewords, in the unit before scaling.
-    error: f64,
+    pub(super) error: f64,
 }
 
 impl Sums {
-    fn gather(book: &TiedCodebook, rows: &[f32], norms: &[f32], temperature: f32) -> Self {
+    /// Adds up `rows` `(n, width)`, whose norms were `norms`, over the codewords of `book`.
+    pub(super) fn gather(book: &TiedCodebook, rows: &[f32], norms: &[f32], temperature: f32) -> Self {
         let (n, width) = (book.len(), book.width());
         let mut sums = Self {
             mass: [vec![0.0; n], vec![0.0; n]],
@@ -203,7 +71,7 @@ impl Sums {
     }
 
     /// The rows that lessen the expected error most, held a little to those of `book`.
-    fn solve(&self, book: &TiedCodebook) -> Result<TiedCodebook> {
+    pub(super) fn solve(&self, book: &TiedCodebook) -> Result<TiedCodebook> {
         let (n, width) = (book.len(), book.width());
         let half = width / 2;
         let hold = PROXIMAL * self.mass[0].iter().sum::<f64>() / n as f64;
@@ -278,19 +146,11 @@ fn cholesky(system: &mut [f64], right: &mut [f64], m: usize, k: usize) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
+    use super::super::initial;
+    use super::super::tests::vectors;
     use super::*;
-
-    fn vectors(n: usize, width: usize) -> Vec<f32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(9);
-        let centres: Vec<f32> = (0..20 * width).map(|_| rng.random_range(-0.3f32..0.3)).collect();
-        (0..n)
-            .flat_map(|i| {
-                let centre = &centres[i % 20 * width..][..width];
-                centre.iter().map(|c| c + rng.random_range(-0.1f32..0.1)).collect::<Vec<_>>()
-            })
-            .collect()
-    }
 
     /// The expected squared error of a codebook under the weights of `sums`, less a constant.
     fn expected_error(book: &TiedCodebook, sums: &Sums) -> f64 {
@@ -344,24 +204,6 @@ mod tests {
     }
 
     #[test]
-    fn temperatures_fall_over_iterations_and_by_a_tenth_over_residual_steps() {
-        let annealing = Annealing::default();
-        let near = |step, iteration, expected: f32| {
-            let found = annealing.temperature(step, iteration);
-            assert!((found / expected - 1.0).abs() < 1e-3, "step {step}, iteration {iteration}: {found}");
-        };
-        near(0, 0, 1e-3);
-        near(0, 99, 1e-5);
-        near(0, 33, 1e-3 * 0.01f32.powf(1.0 / 3.0));
-        // Divided by ten after the steps 0, 4 and 8.
-        near(1, 0, 1e-4);
-        near(4, 0, 1e-4);
-        near(5, 0, 1e-5);
-        near(9, 99, 1e-8);
-        assert!(Annealing { iterations: 1, ..annealing }.temperature(0, 0) == 1e-3);
-    }
-
-    #[test]
     fn nearby_codewords_share_a_vector_by_their_distance() {
         // Codewords are one real number a: z in {0, 1} with i z_b = i b, here with imaginary part 0 preferred.
         let book = TiedCodebook::new(2, vec![0.0, 0.0, 1.0, 0.0]).unwrap();
@@ -376,37 +218,5 @@ mod tests {
         }
         // Squared distance 1/16, times the norm's square, over two channels.
         assert!((sums.error - 0.125).abs() < 1e-7, "{}", sums.error);
-    }
-
-    #[test]
-    fn a_row_with_itself_is_the_vector_it_was_made_of() {
-        let rows = vectors(1, 6);
-        let book = initial(&rows, 6, 1, &mut ChaCha8Rng::seed_from_u64(0)).unwrap();
-        let mut rest = rows.clone();
-        book.add((0, 0), -1.0, &mut rest);
-        assert!(rest.iter().all(|x| x.abs() < 1e-6), "{rest:?}");
-    }
-
-    #[test]
-    fn steps_lessen_the_error_and_the_seed_decides() {
-        let run = |seed| {
-            let mut rows = vectors(500, 8);
-            let annealing = Annealing { rows: 16, iterations: 20, ..Annealing::default() };
-            let norms = vec![1.0; 500];
-            let steps = train(&mut rows, &norms, 8, 3, &annealing, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
-            let left = rows.iter().map(|x| f64::from(x * x)).sum::<f64>() / 4000.0;
-            (steps, left)
-        };
-        let (steps, left) = run(1);
-        let least: Vec<f64> = steps.iter().map(|s| s.errors.iter().copied().fold(f64::MAX, f64::min)).collect();
-        assert!(least.windows(2).all(|w| w[1] < w[0]), "{least:?}");
-        assert!((left - least[2]).abs() < 1e-6, "{left} {least:?}");
-        assert!(steps.iter().all(|s| s.errors[0] > *s.errors.iter().min_by(|a, b| a.total_cmp(b)).unwrap()));
-        assert_eq!(run(1).1, left);
-        assert_ne!(run(2).1, left);
-        for (mut rows, norms, width) in [(vec![1.0; 3], vec![1.0], 3), (vec![1.0; 4], vec![1.0], 2)] {
-            let mut rng = ChaCha8Rng::seed_from_u64(0);
-            assert!(train(&mut rows, &norms, width, 1, &Annealing::default(), &mut rng).is_err());
-        }
     }
 }
