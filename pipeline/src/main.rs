@@ -122,10 +122,10 @@ fn data_verify() -> Result<()> {
                 }
             }
         } else {
-            "not fetched".to_owned()
+            source.missing(&path)
         };
         println!("{:<24} {state}", source.id);
-        println!("{:<24} {} {}, {}", "", source.package, source.version, source.licence);
+        println!("{:<24} {}, {}", "", source.packages(), source.licence);
         println!("{:<24} {}", "", source.purpose);
     }
     if wrong > 0 {

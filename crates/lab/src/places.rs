@@ -26,6 +26,12 @@ pub fn in_package(cache: &Path, package: &str, version: &str, file: &str) -> Pat
     cache.join("sources").join(format!("{package}-{version}")).join(file)
 }
 
+/// A file that was joined from parts of several packages, in a folder of downloads: `id` is its name in
+/// `data/sources.toml`.
+pub fn joined(cache: &Path, id: &str, file: &str) -> PathBuf {
+    cache.join("sources").join(id).join(file)
+}
+
 /// `data/sources.toml` of the project around `here`: its path and text.
 ///
 /// # Errors
@@ -51,8 +57,8 @@ pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
     struct Source {
         id: String,
         kind: String,
-        package: String,
-        version: String,
+        package: Option<String>,
+        version: Option<String>,
         file: String,
     }
     let (path, text) = sources(here)?;
@@ -60,7 +66,10 @@ pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
     let listed: Sources = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let found = listed.source.iter().find(|source| source.id == id && source.kind == "model");
     let source = found.ok_or_else(|| wrong(format!("no model called `{id}`")))?;
-    let file = in_package(cache, &source.package, &source.version, &source.file);
+    let file = match (&source.package, &source.version) {
+        (Some(package), Some(version)) => in_package(cache, package, version, &source.file),
+        _ => joined(cache, id, &source.file),
+    };
     if file.is_file() { Ok(file) } else { Err(LabError::NotFetched(file)) }
 }
 
@@ -79,6 +88,11 @@ mod tests {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, "").unwrap();
         assert_eq!(model(here, cache.path(), crate::model::EMBEDDED).unwrap(), file);
+        let joined = match model(here, cache.path(), "qwen2.5-coder-0.5b-instruct") {
+            Err(LabError::NotFetched(file)) => file,
+            other => panic!("nothing was fetched, but {other:?}"),
+        };
+        assert!(joined.ends_with("sources/qwen2.5-coder-0.5b-instruct/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"));
         assert!(matches!(model(here, cache.path(), "wiki"), Err(LabError::Sources { .. })), "wiki is a text");
         assert!(matches!(model(Path::new("/"), cache.path(), "wiki"), Err(LabError::NoProject(_))));
     }

@@ -75,6 +75,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.persist()
 }
 
+/// Makes the finished file `from` durable, then visible as `to`, which must lie in the same file system: for files that
+/// several runs of a program make together, under a temporary name that the next run finds.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    File::options().write(true).open(from)?.sync_all()?;
+    fs::rename(from, to)?;
+    sync(folder(to))
+}
+
 /// Removes the temporary files that killed programs left in `dir` and below. No program may be writing there.
 ///
 /// # Errors
@@ -123,6 +134,9 @@ mod tests {
         assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["a.json".to_owned()], b"old".to_vec()));
         write(&path, b"new").unwrap();
         assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["a.json".to_owned()], b"new".to_vec()));
+        fs::write(dir.path().join("begun"), b"newer").unwrap();
+        rename(&dir.path().join("begun"), &path).unwrap();
+        assert_eq!((names(dir.path()), fs::read(&path).unwrap()), (vec!["a.json".to_owned()], b"newer".to_vec()));
         assert!(write(&dir.path().join("none/a"), b"x").is_err());
     }
 
