@@ -35,7 +35,12 @@ impl Section for Provenance {
     }
 
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
-        let records: Vec<Manifest> = super::stages().into_iter().filter_map(|stage| run.finished(stage).ok()).collect();
+        let published = |stage: &str| {
+            let path = run.paths.results.join(format!("{stage}.manifest.json"));
+            run.config.report.publish.then(|| Manifest::read_file(&path)).flatten()
+        };
+        let record = |stage: &'static str| run.finished(stage).ok().or_else(|| published(stage));
+        let records: Vec<Manifest> = super::stages().into_iter().filter_map(record).collect();
         let mut text = "| stage | commit | finished | time | memory | threads | device | outputs | digest |\n\
                         |---|---|---|--:|--:|--:|---|--:|---|\n"
             .to_owned();
