@@ -134,8 +134,12 @@ pub struct Manifest {
 impl Manifest {
     /// Reads the record in `dir`, if there is a readable one.
     pub fn read(dir: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(dir.join(FILE)).ok()?;
-        serde_json::from_str(&text).ok()
+        Self::read_file(&dir.join(FILE))
+    }
+
+    /// Reads a record, if the file is a readable one.
+    pub fn read_file(path: &Path) -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
     }
 
     /// The day on which the stage was finished, in UTC: `2026-01-31`.

@@ -68,34 +68,58 @@ impl Section {
     }
 }
 
+impl Section {
+    /// Whether there is nothing to show: what makes it has not been run.
+    pub fn is_absent(&self) -> bool {
+        self.blocks.iter().all(|block| matches!(block, Block::Absent(_)))
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = format!("## {}\n", self.title);
+        if !self.command.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n`{}`\n", self.command);
+        }
+        for block in &self.blocks {
+            let _ = match block {
+                Block::Markdown(markdown) => write!(text, "\n{}\n", markdown.trim()),
+                Block::Figure { name, caption, .. } => write!(text, "\n![{name}]({name}.svg)\n\n{caption}\n"),
+                Block::Folded { summary, text: folded } => {
+                    write!(
+                        text,
+                        "\n<details><summary>{}</summary>\n\n{}\n\n</details>\n",
+                        escaped(summary),
+                        folded.trim()
+                    )
+                }
+                Block::Absent(reason) => write!(text, "\n*{reason}*\n"),
+                Block::Files(names) => {
+                    let links: Vec<String> = names.iter().map(|name| format!("[{name}]({name})")).collect();
+                    write!(text, "\nData: {}\n", links.join(", "))
+                }
+            };
+        }
+        text
+    }
+}
+
 impl Page {
     /// The page as Markdown. Figures are links to their SVG files beside it.
     pub fn markdown(&self) -> String {
+        self.markdown_over("")
+    }
+
+    /// The page as Markdown, with sections of a page that was published before where this one has nothing to show.
+    pub fn markdown_over(&self, published: &str) -> String {
+        let before: Vec<&str> = published.split("\n## ").skip(1).collect();
         let mut text = format!("# {}\n\n{}\n", self.title, self.lead.trim());
         for section in &self.sections {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "\n## {}\n", section.title);
-            if !section.command.is_empty() {
-                let _ = write!(text, "\n`{}`\n", section.command);
-            }
-            for block in &section.blocks {
-                let _ = match block {
-                    Block::Markdown(markdown) => write!(text, "\n{}\n", markdown.trim()),
-                    Block::Figure { name, caption, .. } => write!(text, "\n![{name}]({name}.svg)\n\n{caption}\n"),
-                    Block::Folded { summary, text: folded } => {
-                        write!(
-                            text,
-                            "\n<details><summary>{}</summary>\n\n{}\n\n</details>\n",
-                            escaped(summary),
-                            folded.trim()
-                        )
-                    }
-                    Block::Absent(reason) => write!(text, "\n*{reason}*\n"),
-                    Block::Files(names) => {
-                        let links: Vec<String> = names.iter().map(|name| format!("[{name}]({name})")).collect();
-                        write!(text, "\nData: {}\n", links.join(", "))
-                    }
-                };
+            let heading = format!("{}\n", section.title);
+            let kept = before.iter().find(|old| section.is_absent() && old.starts_with(&heading));
+            text += "\n";
+            match kept {
+                Some(old) => text += &format!("## {}\n", old.trim_end()),
+                None => text += &section.markdown(),
             }
         }
         text
@@ -142,5 +166,22 @@ mod tests {
         };
         let expected = "# Results\n\nLead.\n\n## Part\n\n`just part`\n\n*Not run.*\n\nData: [a.csv](a.csv)\n";
         assert_eq!(page.markdown(), expected);
+    }
+
+    #[test]
+    fn what_was_not_run_keeps_what_was_published() {
+        let section = |title: &str, block: Block| Section {
+            title: title.to_owned(),
+            command: String::new(),
+            blocks: vec![block],
+        };
+        let text = |text: &str| Block::Markdown(text.to_owned());
+        let page = |sections: Vec<Section>| Page { title: "R".to_owned(), lead: "L".to_owned(), sections };
+        let old = page(vec![section("One", text("old one")), section("Two", text("old two\n\n### Part\n\nmore"))]);
+        let absent = || Block::Absent("Not run.".to_owned());
+        let new = page(vec![section("One", text("new one")), section("Two", absent()), section("Three", absent())]);
+        let expected =
+            "# R\n\nL\n\n## One\n\nnew one\n\n## Two\n\nold two\n\n### Part\n\nmore\n\n## Three\n\n*Not run.*\n";
+        assert_eq!(new.markdown_over(&old.markdown()), expected);
     }
 }

@@ -80,7 +80,10 @@ impl Stage for Report {
         let mut sheet = Sheet::new(run, dir, sections::provenance::TITLE, &run.command("reproduce"));
         sections::provenance::write(run, &shown(run), &mut sheet)?;
         page.sections.push(sheet.into_section());
-        atomic::write(&dir.join(PAGE), page.markdown().as_bytes())?;
+        // What this run has not made keeps what was published, in the page as in its files.
+        let published = std::fs::read_to_string(run.paths.results.join(PAGE)).unwrap_or_default();
+        let published = if run.config.report.publish { published } else { String::new() };
+        atomic::write(&dir.join(PAGE), page.markdown_over(&published).as_bytes())?;
         atomic::write(&dir.join(HTML), html::html(&page).as_bytes())
     }
 

@@ -22,7 +22,12 @@ pub const TITLE: &str = "How this was made";
 
 /// Writes the records of the stages that the page shows.
 pub fn write(run: &Run, shown: &[&str], sheet: &mut Sheet<'_>) -> Result<()> {
-    let records: Vec<Manifest> = shown.iter().filter_map(|stage| run.finished(stage).ok()).collect();
+    let published = |stage: &str| {
+        let path = run.paths.results.join(format!("{stage}.manifest.json"));
+        run.config.report.publish.then(|| Manifest::read_file(&path)).flatten()
+    };
+    let record = |stage: &&str| run.finished(stage).ok().or_else(|| published(stage));
+    let records: Vec<Manifest> = shown.iter().filter_map(record).collect();
     let mut text = "| stage | commit | finished | time | memory | threads | device | outputs | digest |\n\
                     |---|---|---|--:|--:|--:|---|--:|---|\n"
         .to_owned();
