@@ -32,7 +32,7 @@ pub struct Report;
 static DECLARATION: Declaration = Declaration {
     name: "report",
     about: "Draw figures and tables; publish them to data/results and the docs if the profile says so",
-    version: 3,
+    version: 4,
     makes: &[Output::rows(PAGE), Output::rows(HTML)],
     reproduced: true,
     ..Declaration::EMPTY
