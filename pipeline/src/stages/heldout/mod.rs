@@ -26,6 +26,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::documents::{Texts, Unit};
+use crate::atomic;
 use crate::config::Config;
 use crate::stage::{Run, parameters_of};
 use crate::stages::inputs::PREFILL_CHUNK;
@@ -149,11 +150,7 @@ impl Scoring<'_> {
             order.extend(ids.iter().flat_map(|id| schemes.iter().map(|s| (id.clone(), context, named(s.as_ref())))));
             bar.finish();
         }
-        // A run that grew has appended what it lacked: the rows stand in the order of one that made all at once.
-        let place: HashMap<&Key, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
-        let mut rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(ROWS))?;
-        rows.sort_by_key(|row| place.get(&key(row)).copied());
-        Ok(files::write_jsonl(&dir.join(ROWS), &rows)?)
+        in_order(&dir.join(ROWS), &order)
     }
 
     fn check_room(&self, run: &Run, texts: &Texts, context: usize, positions: usize) -> Result<()> {
@@ -168,6 +165,22 @@ impl Scoring<'_> {
         }
         Ok(())
     }
+}
+
+/// Puts the rows of a run that grew, which has appended what it lacked, in the order of one that made all at once. The lines stay as
+/// they are.
+fn in_order(path: &Path, order: &[Key]) -> Result<()> {
+    let place: HashMap<&Key, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let rows: Vec<HeldoutRow> = files::read_jsonl(path)?;
+    let mut lines: Vec<(Option<usize>, &str)> =
+        rows.iter().map(|row| place.get(&key(row)).copied()).zip(text.lines()).collect();
+    if lines.is_sorted_by_key(|(at, _)| *at) {
+        return Ok(());
+    }
+    lines.sort_by_key(|(at, _)| *at);
+    let sorted: String = lines.iter().map(|(_, line)| format!("{line}\n")).collect();
+    atomic::write(path, sorted.as_bytes())
 }
 
 /// The model, exact and with all but its near tokens hidden.
