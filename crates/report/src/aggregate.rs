@@ -4,66 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use kvcsr_records::heldout::{ALL, REPEAT};
 use kvcsr_records::{Comparison, DictionarySource, HeldoutRow, ReconstructionRow, SchemeSummary};
-use kvcsr_stats::{Bootstrap, Interval};
+use kvcsr_stats::Interval;
 
 use crate::error::ReportError;
 use crate::evidence;
+use crate::group::Group;
+pub use crate::group::Statistics;
 use crate::grouping::{distinct, grouped};
-
-/// How summaries tell schemes apart.
-#[derive(Debug, Clone, Copy)]
-pub struct Statistics {
-    /// Draws, level and seed of all intervals.
-    pub bootstrap: Bootstrap,
-    /// Share of a scheme's loss that training with another seed may change: a smaller difference does not count as one.
-    pub noise: f64,
-}
-
-impl Statistics {
-    /// No intervals: for means alone.
-    pub const MEANS: Self = Self { bootstrap: Bootstrap { resamples: 0, level: 0.95, seed: 0 }, noise: 0.0 };
-}
-
-/// One scheme's documents at one context, in strata: a domain each.
-pub(crate) struct Group<'r> {
-    /// Any of its rows: they agree in everything that names the scheme.
-    pub first: &'r HeldoutRow,
-    /// The domain, or [`ALL`].
-    pub domain: &'r str,
-    /// Its documents, by domain.
-    pub strata: Vec<Vec<&'r HeldoutRow>>,
-}
-
-impl<'r> Group<'r> {
-    fn new(domain: &'r str, rows: &[&'r HeldoutRow]) -> Self {
-        let strata = grouped(rows.iter().copied(), |row| row.domain.as_str());
-        Self { first: rows[0], domain, strata: strata.into_iter().map(|(_, rows)| rows).collect() }
-    }
-
-    /// A number per document, by domain.
-    pub fn values(&self, of: impl Fn(&HeldoutRow) -> f64) -> Vec<Vec<f64>> {
-        self.strata.iter().map(|rows| rows.iter().map(|row| of(row)).collect()).collect()
-    }
-
-    /// The mean over domains of the mean over documents.
-    pub fn mean(&self, of: impl Fn(&HeldoutRow) -> f64) -> f64 {
-        let means = self.strata.iter().map(|rows| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64);
-        means.sum::<f64>() / self.strata.len() as f64
-    }
-
-    /// The same document's row among another scheme's, for every document; `None` if one is missing there.
-    pub fn paired<'o>(&self, other: &Group<'o>) -> Option<Vec<Vec<(&'r HeldoutRow, &'o HeldoutRow)>>> {
-        let rows: HashMap<(&str, &str), &'o HeldoutRow> =
-            other.strata.iter().flatten().map(|row| ((row.domain.as_str(), row.id.as_str()), *row)).collect();
-        let pair = |row: &&'r HeldoutRow| Some((*row, *rows.get(&(row.domain.as_str(), row.id.as_str()))?));
-        self.strata.iter().map(|stratum| stratum.iter().map(pair).collect()).collect()
-    }
-
-    /// Mean KL over far tokens with the rest hidden, per document: what recovery is measured by. 0 where no token is far.
-    pub fn hidden(&self) -> f64 {
-        self.mean(|row| row.hidden_kl_sum)
-    }
-}
 
 /// Summaries over all documents without intervals, one per (scheme, dictionary) and context.
 ///
@@ -204,6 +151,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use kvcsr_records::Kind;
+    use kvcsr_stats::Bootstrap;
 
     use super::*;
 

@@ -7,7 +7,7 @@
 use kvcsr_records::{HeldoutRow, SchemeSummary};
 use kvcsr_stats::Interval;
 
-use crate::aggregate::{Group, Statistics};
+use crate::group::{Group, Statistics};
 
 /// What the scheme that deletes is called; its options follow.
 const DELETION: &str = "evict(";

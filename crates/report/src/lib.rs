@@ -39,6 +39,7 @@ pub mod compare;
 mod error;
 pub mod evidence;
 pub mod figures;
+mod group;
 mod grouping;
 pub mod html;
 pub mod labels;
