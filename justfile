@@ -20,7 +20,7 @@ setup:
     @python3 pipeline/setup/libtorch.py
     @cargo build --release --locked --package kvcsr
 
-# Everything: fetch, calibrate, train, evaluate, report (profile smol; within 45 minutes on 2 cores after the build)
+# Everything: fetch, calibrate, train, evaluate, report (profile smol; within 45 minutes on 2 cores after the build, and about two hours for the retrieval grids)
 [group('start')]
 reproduce *args: setup
     @{{ kvcsr }} reproduce "$@"
