@@ -92,10 +92,7 @@ struct Tile {
 impl Tile {
     /// The first key that any query of the tile sees.
     fn first_key(&self, reach: Reach) -> usize {
-        match reach {
-            Reach::Full => 0,
-            Reach::Sliding(tokens) => (self.end - self.rows + 1).saturating_sub(tokens.max(1)),
-        }
+        reach.first_seen(self.end - self.rows)
     }
 
     /// What is added to the scores of keys `from .. end`, broadcasting to `(B, H, rows, keys)`, or nothing.

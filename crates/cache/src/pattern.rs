@@ -26,6 +26,16 @@ pub enum Reach {
     Sliding(usize),
 }
 
+impl Reach {
+    /// The first position that the query at `position` sees.
+    pub fn first_seen(self, position: usize) -> usize {
+        match self {
+            Self::Full => 0,
+            Self::Sliding(tokens) => (position + 1).saturating_sub(tokens.max(1)),
+        }
+    }
+}
+
 /// What is added to a score.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Bias<'a> {
@@ -110,6 +120,15 @@ mod tests {
         for (head, exponent) in [(0, -0.25), (31, -8.0), (32, -0.125), (33, -0.375), (39, -1.875)] {
             assert!((f64::from(forty.slopes()[head]).log2() - exponent).abs() < 1e-6, "head {head}");
         }
+    }
+
+    #[test]
+    fn a_window_counts_the_token_itself() {
+        let seen = |reach: Reach| [0, 3, 4, 9].map(|position| reach.first_seen(position));
+        assert_eq!(seen(Reach::Full), [0; 4]);
+        assert_eq!(seen(Reach::Sliding(4)), [0, 0, 1, 6]);
+        assert_eq!(seen(Reach::Sliding(1)), [0, 3, 4, 9]);
+        assert_eq!(seen(Reach::Sliding(0)), [0, 3, 4, 9]);
     }
 
     #[test]

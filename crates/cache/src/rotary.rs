@@ -4,23 +4,18 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Storage, Tensor};
 
-use crate::CacheError;
+use crate::{CacheError, Reach};
 
-/// Cosine and sine tables for every position of a model's context: those of all layers, or of one, see [`Rotary::of`].
+/// How a model tells positions: cosine and sine tables for every position of its context, and how far back tokens see.
+/// Of all layers, or of one, see [`Rotary::of`].
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// Cosines and sines, `(max_positions, D / 2)`; none where positions are not in the vectors.
     tables: Option<(Tensor, Tensor)>,
     max_positions: usize,
-    others: Option<Arc<Others>>,
-}
-
-/// Layers that rotate otherwise.
-#[derive(Debug)]
-struct Others {
-    rotary: Rotary,
-    /// Per layer, whether it does.
-    layers: Vec<bool>,
+    reach: Reach,
+    /// One per layer, where layers differ.
+    layers: Option<Arc<Vec<Rotary>>>,
 }
 
 impl Rotary {
@@ -49,25 +44,32 @@ impl Rotary {
             angles.extend(frequencies.iter().map(|f| position as f32 * f));
         }
         let angles = Tensor::from_vec(angles, (max_positions, half), device)?;
-        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions, others: None })
+        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions, reach: Reach::Full, layers: None })
     }
 
     /// No rotation: for models that tell positions in another way, as by [`crate::Alibi`].
     pub fn identity(max_positions: usize) -> Self {
-        Self { tables: None, max_positions, others: None }
+        Self { tables: None, max_positions, reach: Reach::Full, layers: None }
     }
 
-    /// These tables, but `rotary` for the layers where `layers` is true.
-    pub fn with_others(self, rotary: Self, layers: Vec<bool>) -> Self {
-        Self { others: Some(Arc::new(Others { rotary, layers })), ..self }
+    /// The same for tokens that see so far back: a cache that takes over a prefill keeps what they can still see.
+    pub fn with_reach(self, reach: Reach) -> Self {
+        Self { reach, ..self }
     }
 
-    /// The tables of one layer.
+    /// One per layer, for layers that rotate otherwise or see less far than others.
+    pub fn with_layers(self, layers: Vec<Self>) -> Self {
+        Self { layers: Some(Arc::new(layers)), ..self }
+    }
+
+    /// That of one layer.
     pub fn of(&self, layer: usize) -> &Self {
-        match &self.others {
-            Some(others) if others.layers.get(layer) == Some(&true) => &others.rotary,
-            _ => self,
-        }
+        self.layers.as_ref().and_then(|layers| layers.get(layer)).unwrap_or(self)
+    }
+
+    /// How far back tokens see.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Whether vectors are rotated at all.
@@ -146,9 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn layers_may_rotate_otherwise() {
+    fn layers_may_rotate_otherwise_and_see_less() {
         let rotary = |theta| Rotary::new(4, theta, 8, &Device::Cpu).unwrap();
-        let both = rotary(100.0).with_others(rotary(10.0), vec![false, true]);
+        let window = Reach::Sliding(3);
+        let both = rotary(100.0).with_layers(vec![rotary(100.0), rotary(10.0).with_reach(window)]);
+        assert_eq!([0, 1, 7].map(|layer| both.of(layer).reach()), [Reach::Full, window, Reach::Full]);
         let x = Tensor::new(&[[[[1f32, 2.0, 3.0, 4.0]]]], &Device::Cpu).unwrap();
         let turned = |rotary: &Rotary| rotary.apply(&x, 5).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(turned(both.of(0)), turned(&rotary(100.0)));

@@ -135,6 +135,42 @@ fn prefills_are_taken_over_for_all_heads_and_batches() {
     }
 }
 
+/// Runs a check as [`each`] does, in a layer with a sliding window.
+fn each_within(
+    reach: usize,
+    setting: Setting,
+    wanted: impl Fn(&Case) -> bool + Sync,
+    check: impl Fn(&Probe<'_>) -> Result<(), Violation> + Sync,
+) {
+    let cx = SchemeContext::untrained(setting.geometry(2), ATOMS);
+    cases().par_iter().filter(|case| wanted(case)).for_each(|case| {
+        let scheme = registry::build(&case.name, &cx).unwrap();
+        let probe = Probe::new(scheme.as_ref(), case.promises(), setting).unwrap().with_reach(Reach::Sliding(reach));
+        check(&probe).unwrap_or_else(|violation| panic!("window of {reach}: {violation}"));
+    });
+}
+
+#[test]
+fn within_a_sliding_window_pieces_give_what_the_whole_gives() {
+    for reach in [1, 130] {
+        let cuts = [0, 200, 201, 202, 203, 300, 301, 391, 392];
+        each_within(reach, setting(1, (2, 1), 64), all, |probe| probe.pieces(&cuts));
+    }
+    each_within(40, setting(2, (2, 1), 64), all, |probe| probe.pieces(&[0, 300, 301, 302]));
+    each_within(40, setting(1, (4, 2), 64), all, |probe| probe.takes_over(400));
+    let after: [&[usize]; 2] = [&[0, 1, 2, 3, 150, 155], &[0, 12, 155]];
+    each_within(40, setting(1, (2, 1), 64), all, |probe| probe.pieces_after_prefill(300, &after));
+    each_within(40, setting(1, (4, 2), 64), all, |probe| probe.errors(339));
+    each_within(40, setting(1, (2, 1), 64), all, |probe| probe.forks(300));
+}
+
+#[test]
+fn within_a_sliding_window_bytes_stop_growing() {
+    // Beside a sliding window, one of 512 exact tokens of the method's own.
+    let wanted = |case: &Case| !case.name.contains("window=512");
+    each_within(40, setting(1, (2, 1), 64), wanted, |probe| probe.keeps_its_window(1000));
+}
+
 #[test]
 fn forks_of_a_prefill_do_not_see_each_other() {
     each(setting(1, (6, 2), 64), all, |probe| probe.forks(150));

@@ -6,8 +6,11 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-use common::{context, dictionaries, feed, rotary, tensor};
-use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Padding, PrefillSnapshot, SchemeContext, registry};
+use common::{context, dictionaries, rotary, tensor};
+use kvcsr_cache::conformance::Inputs;
+use kvcsr_cache::{
+    CsrOptions, CsrShape, Geometry, KindShape, Padding, Pattern, PrefillSnapshot, Reach, SchemeContext, registry,
+};
 use kvcsr_codec::measured_bits;
 
 /// The system's allocator, with a count of the bytes that are live.
@@ -47,22 +50,21 @@ fn caches_report_the_bytes_they_allocate() {
 /// Of every registered scheme: after taking a prompt over, and after decoding on from there.
 fn every_example() {
     let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
-    let (rotary, cx) = (rotary(64), SchemeContext::untrained(geometry, 128));
+    let cx = SchemeContext::untrained(geometry, 128);
     let examples = registry::entries().flat_map(|entry| entry.examples).filter(|name| !name.starts_with("dense"));
-    for name in examples {
+    for (name, reach) in examples.flat_map(|name| [(name, Reach::Full), (name, Reach::Sliding(40))]) {
+        let rotary = rotary(64).with_reach(reach);
         let scheme = registry::build(name, &cx).unwrap();
         for tokens in [1, 300] {
-            let x = (
-                tensor(1, (1, 3, tokens + 25, 64)),
-                tensor(2, (1, 3, tokens + 25, 64)),
-                tensor(3, (1, 3, tokens + 25, 64)),
-            );
-            let (k, v) = (x.1.narrow(2, 0, tokens).unwrap(), x.2.narrow(2, 0, tokens).unwrap());
+            let [q, k, v] = [1, 2, 3].map(|seed| tensor(seed, (1, 3, tokens + 25, 64)));
+            let x = Inputs { q, k, v };
+            let Inputs { k, v, .. } = x.tokens(0..tokens).unwrap();
+            let pattern = Pattern { reach, ..Pattern::default() };
             let run = |decoded: usize| {
                 let before = LIVE.load(Ordering::SeqCst);
                 let mut cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
                 for at in tokens..tokens + decoded {
-                    feed(cache.as_mut(), &x, &rotary, at, at + 1);
+                    x.feed(cache.as_mut(), &rotary, pattern, at..at + 1).unwrap();
                 }
                 let allocated = LIVE.load(Ordering::SeqCst) - before;
                 (cache, allocated)
@@ -71,7 +73,11 @@ fn every_example() {
                 drop(run(decoded));
                 let (cache, allocated) = run(decoded);
                 let reported = cache.footprint();
-                assert_eq!(reported.total() as isize, allocated, "{name} at {tokens} + {decoded} tokens: {reported:?}");
+                assert_eq!(
+                    reported.total() as isize,
+                    allocated,
+                    "{name}, {reach:?}, at {tokens} + {decoded} tokens: {reported:?}"
+                );
             }
         }
     }

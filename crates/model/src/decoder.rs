@@ -222,7 +222,7 @@ impl Decoder {
     }
 }
 
-/// The rotary tables of a model, those of sliding layers apart where they differ.
+/// The rotary tables of a model, with those of each layer where some have a sliding window.
 fn rotary(arch: &Arch, device: &Device) -> Result<Rotary> {
     let tables = |position: &Position| match position {
         Position::Alibi => Ok(Rotary::identity(arch.max_positions)),
@@ -232,12 +232,14 @@ fn rotary(arch: &Arch, device: &Device) -> Result<Rotary> {
         }
     };
     let rotary = tables(&arch.position)?;
-    match &arch.sliding {
-        Some(SlidingLayers { layers, position: Some(position), .. }) => {
-            Ok(rotary.with_others(tables(position)?, layers.clone()))
-        }
-        _ => Ok(rotary),
-    }
+    let Some(SlidingLayers { layers, position, .. }) = &arch.sliding else { return Ok(rotary) };
+    let sliding = position.as_ref().map_or_else(|| Ok(rotary.clone()), tables)?;
+    let of = |layer: usize| {
+        let tables = if layers.get(layer) == Some(&true) { &sliding } else { &rotary };
+        tables.clone().with_reach(arch.reach(layer))
+    };
+    let all = (0..arch.layers).map(of).collect();
+    Ok(rotary.with_layers(all))
 }
 
 /// One over the length of each row of `(V, hidden)`: `(V)` in f32, a piece at a time.

@@ -13,13 +13,9 @@ use serde_json::Value;
 /// Between the logits given.
 const STEP: usize = 1024;
 
-/// The file that `KVCSR_GEMMA3` names, or `None`, where the test is skipped.
+/// The file that `just fetch` downloads, or `None`, where the test is skipped.
 fn gemma3(test: &str) -> Option<Gguf> {
-    let Some(path) = std::env::var_os("KVCSR_GEMMA3") else {
-        kvcsr_fixtures::skip(test, "set KVCSR_GEMMA3 to gemma-3-270m-q4_k_m.gguf");
-        return None;
-    };
-    Some(Gguf::open(path).unwrap())
+    kvcsr_fixtures::fetched(test, "gemma-3-270m/gemma-3-270m-q4_k_m.gguf").map(|path| Gguf::open(path).unwrap())
 }
 
 fn expected() -> Value {

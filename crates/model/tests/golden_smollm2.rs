@@ -4,45 +4,19 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::fs;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
+use common::real::Golden;
 use common::{dense, golden, worst};
-use kvcsr_model::{Choice, Decoder, Gguf, Limits, Logits, Tokenizer};
-
-struct Golden {
-    folder: PathBuf,
-    tokenizer: Tokenizer,
-    decoder: Decoder,
-    tensors: HashMap<String, Tensor>,
-    text: String,
-    ids: Vec<u32>,
-}
+use kvcsr_model::{Gguf, Logits};
 
 static GOLDEN: LazyLock<Option<Golden>> = LazyLock::new(|| {
     let folder = golden("golden_smollm2")?;
-    let file = Gguf::open(kvcsr_fixtures::smollm2("golden_smollm2")?).unwrap();
-    let path = folder.join("smollm2-135m-shared.safetensors");
-    let bytes = fs::read(&path).unwrap();
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().clone().unwrap();
-    Some(Golden {
-        folder,
-        tokenizer: file.tokenizer().unwrap(),
-        decoder: file.decoder(&Device::Cpu).unwrap(),
-        tensors: candle_core::safetensors::load(&path, &Device::Cpu).unwrap(),
-        text: metadata["text"].clone(),
-        ids: serde_json::from_str(&metadata["ids"]).unwrap(),
-    })
+    let file = kvcsr_fixtures::smollm2("golden_smollm2")?;
+    Some(Golden::load(&file, &folder.join("smollm2-135m-shared.safetensors")))
 });
-
-fn json(path: &Path) -> serde_json::Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
 
 fn ids_of(value: &serde_json::Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
@@ -51,9 +25,10 @@ fn ids_of(value: &serde_json::Value) -> Vec<u32> {
 #[test]
 fn token_ids_are_the_same_and_decode_to_the_text() {
     let Some(g) = &*GOLDEN else { return };
-    assert_eq!(g.tokenizer.encode(&g.text, true).unwrap(), g.ids);
-    assert_eq!(g.tokenizer.decode(&g.ids, false).unwrap(), g.text);
-    let cases = json(&g.folder.join("smollm2-tokenizer.json"));
+    g.check_ids();
+    let Some(folder) = golden("golden_smollm2") else { return };
+    let cases: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("smollm2-tokenizer.json")).unwrap()).unwrap();
     let cases = cases.as_array().unwrap();
     assert!(cases.len() >= 12);
     for case in cases {
@@ -73,37 +48,19 @@ fn token_ids_are_the_same_and_decode_to_the_text() {
 #[test]
 fn logits_and_likelihoods_agree() {
     let Some(g) = &*GOLDEN else { return };
-    let ids = g.decoder.row(&g.ids).unwrap();
-    let logits = g.decoder.forward(&ids, &mut dense(&g.decoder), Logits::All).unwrap().squeeze(0).unwrap();
-    let tokens = g.ids.len();
-
-    let last = worst(&logits.narrow(0, tokens - 1, 1).unwrap().squeeze(0).unwrap(), &g.tensors["logits_last"]);
-    let index = g.tensors["top5_index"].to_dtype(DType::U32).unwrap();
-    let top5 = worst(&logits.gather(&index, 1).unwrap(), &g.tensors["top5_logit"]);
-
-    let log_probabilities = candle_nn::ops::log_softmax(&logits, 1).unwrap();
-    let targets = ids.squeeze(0).unwrap().narrow(0, 1, tokens - 1).unwrap().unsqueeze(1).unwrap();
-    let predicted = log_probabilities.narrow(0, 0, tokens - 1).unwrap().contiguous().unwrap();
-    let nll = predicted.gather(&targets, 1).unwrap().neg().unwrap().squeeze(1).unwrap();
-    let nll = worst(&nll, &g.tensors["nll"]);
-    eprintln!("largest differences: last logits {last:.1e}, top-5 logits {top5:.1e}, nll {nll:.1e}");
-    assert!(last < 2e-3 && top5 < 2e-3 && nll < 2e-3);
+    let found = g.differences();
+    eprintln!("largest differences: {found:?}");
+    assert!(found.last_logits < 2e-3 && found.top5_logits < 2e-3 && found.nll < 2e-3);
 }
 
 #[test]
 fn keys_before_rotation_and_values_agree_in_half_split_order() {
     let Some(g) = &*GOLDEN else { return };
+    let found = g.keys_and_values();
+    eprintln!("relative differences: {found:?}");
+    assert_eq!(found.len(), 6, "layers 0, 14 and 29 are given");
+    assert!(found.iter().all(|(_, relative)| *relative < 1e-5), "{found:?}");
     let snapshot = g.decoder.prefill(&g.ids, 512).unwrap();
-    for layer in [0, 14, 29] {
-        for (name, found) in [("k_pre_rope", &snapshot.keys[layer]), ("v", &snapshot.values[layer])] {
-            let expected = &g.tensors[&format!("{name}.{layer}")];
-            let rows = found.squeeze(0).unwrap().transpose(0, 1).unwrap().flatten_from(1).unwrap();
-            let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
-            let relative = norm(&(&rows - expected).unwrap()) / norm(expected);
-            eprintln!("{name}.{layer}: relative difference {relative:.1e}");
-            assert!(relative < 1e-5, "{name}.{layer}: {relative}");
-        }
-    }
     let tokens = g.ids.len();
     let all = g.decoder.forward(&g.decoder.row(&g.ids).unwrap(), &mut dense(&g.decoder), Logits::All).unwrap();
     let last = all.narrow(1, tokens - 1, 1).unwrap().squeeze(1).unwrap();
@@ -113,24 +70,8 @@ fn keys_before_rotation_and_values_agree_in_half_split_order() {
 #[test]
 fn greedy_text_is_identical() {
     let Some(g) = &*GOLDEN else { return };
-    let case = json(&g.folder.join("smollm2-135m-shared-greedy.json"));
-    let (ids, prompt) = (ids_of(&case["ids"]), case["prompt"].as_str().unwrap());
-    let encoded = g.tokenizer.encode(prompt, true).unwrap();
-    assert_eq!(encoded, ids[..encoded.len()]);
-
-    let snapshot = g.decoder.prefill(&encoded, 512).unwrap();
-    let context = kvcsr_cache::SchemeContext::new(g.decoder.geometry());
-    let scheme = kvcsr_cache::registry::build("dense", &context).unwrap();
-    let mut caches = snapshot.fork(scheme.as_ref(), g.decoder.rotary()).unwrap();
-    let limits =
-        Limits { max_new_tokens: ids.len() - encoded.len(), min_new_tokens: 0, stop: g.tokenizer.stop_tokens() };
-    let generated = g
-        .decoder
-        .generate(&snapshot.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))
-        .unwrap();
-    assert_eq!(generated.ids, ids[encoded.len()..]);
-    let text = g.tokenizer.decode(&[encoded, generated.ids].concat(), true).unwrap();
-    assert_eq!(text, case["text"].as_str().unwrap());
+    let Some(folder) = golden("golden_smollm2") else { return };
+    g.check_greedy(&folder.join("smollm2-135m-shared-greedy.json"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use candle_core::{CpuStorage, Layout, Storage, Tensor, bail};
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Softmax, multiply, multiply_add};
 use rayon::prelude::*;
 
-use crate::{Bias, CacheError, Pattern, Reach};
+use crate::{Bias, CacheError, Pattern};
 
 /// Query rows of a tile, all heads of a group together.
 const TILE_ROWS: usize = 256;
@@ -256,11 +256,8 @@ impl Call<'_> {
     /// The keys a query sees, and its row of the batch. Every token sees itself, padding too.
     fn visible(&self, head: usize, query: usize) -> (Range<usize>, usize) {
         let row = head * self.group / self.query_heads;
-        let reach = match self.pattern.reach {
-            Reach::Full => 0,
-            Reach::Sliding(tokens) => (query + 1).saturating_sub(tokens.max(1)),
-        };
-        (self.pattern.padding.of(row).max(reach).min(query)..query + 1, row)
+        let first = self.pattern.reach.first_seen(query);
+        (self.pattern.padding.of(row).max(first).min(query)..query + 1, row)
     }
 }
 

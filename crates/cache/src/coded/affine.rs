@@ -10,7 +10,7 @@ use kvcsr_codec::Footprint;
 use kvcsr_codec::kernels::saturating_f16;
 use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 
-use super::{HeadTokens, reserve};
+use super::{HeadTokens, drop_front, reserve};
 
 /// Channels worked on at a time.
 const LANES: usize = 64;
@@ -186,6 +186,15 @@ impl HeadTokens for ChannelGroups {
             ..Footprint::default()
         }
     }
+
+    fn drop_step(&self) -> usize {
+        self.group
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.codes, tokens * self.head_dim * self.affine.bits / EIGHT);
+        drop_front(&mut self.scales, tokens / self.group * self.head_dim);
+    }
 }
 
 /// One head quantised per token: groups of consecutive channels.
@@ -238,6 +247,11 @@ impl HeadTokens for TokenGroups {
             scales: self.scales.capacity() * size_of::<Scale>(),
             ..Footprint::default()
         }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.codes, tokens * self.head_dim * self.affine.bits / EIGHT);
+        drop_front(&mut self.scales, tokens * self.head_dim / self.group);
     }
 }
 

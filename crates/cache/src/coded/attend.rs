@@ -128,14 +128,6 @@ impl HeadCall<'_> {
         }
     }
 
-    /// The first position that the query at `position` sees.
-    fn first_seen(&self, position: usize) -> usize {
-        match self.reach {
-            Reach::Full => 0,
-            Reach::Sliding(tokens) => (position + 1).saturating_sub(tokens.max(1)),
-        }
-    }
-
     fn pass(&self, rows: &QueryRows, scratch: &mut Scratch) {
         let d = self.head_dim;
         reset(&mut scratch.attended, rows.count * d, 0.0);
@@ -147,7 +139,7 @@ impl HeadCall<'_> {
         grow(&mut scratch.vectors, TILE * d);
         let on_codes = self.on_codes(rows, scratch);
         let sinks = self.keys.stream.sinks();
-        let from = self.first_seen(self.start + rows.tokens.start);
+        let from = self.reach.first_seen(self.start + rows.tokens.start);
         let end = self.start + rows.tokens.end;
         let mut at = if from < sinks { from } else { sinks + (from - sinks) / TILE * TILE };
         while at < end {
@@ -170,9 +162,10 @@ impl HeadCall<'_> {
 
     /// What this pass takes on codes.
     fn on_codes(&self, rows: &QueryRows, scratch: &mut Scratch) -> OnCodes<'_> {
+        let from = self.reach.first_seen(self.start + rows.tokens.start);
         let coded = |seen: &Seen<'_>| {
             let until = seen.until[rows.tokens.end - 1].coded;
-            until.saturating_sub(seen.stream.sinks())
+            until.saturating_sub(from.max(seen.stream.sinks()))
         };
         let (of_keys, of_values) = (coded(&self.keys), coded(&self.values));
         scratch.sums.clear();
@@ -202,9 +195,9 @@ impl HeadCall<'_> {
         if coded.is_empty() || !self.keys.stream.coded().forgets() {
             return true;
         }
-        let sinks = self.keys.stream.sinks();
+        let first = self.keys.stream.coded_from();
         scratch.kept.resize(coded.len(), false);
-        self.keys.stream.coded().kept(self.head, coded.start - sinks..coded.end - sinks, &mut scratch.kept);
+        self.keys.stream.coded().kept(self.head, coded.start - first..coded.end - first, &mut scratch.kept);
         let others = self.keys.forms(rows, tile).any(|(form, _)| form != Form::Coded);
         others || scratch.kept.contains(&true)
     }
@@ -219,8 +212,8 @@ impl HeadCall<'_> {
             let at = tile.start + tokens.start..tile.start + tokens.end;
             match on_codes.scores {
                 Some(codes) if form == Form::Coded => {
-                    let (sinks, turned) = (keys.stream.sinks(), &mut turned[..tokens.len() * rows.count]);
-                    codes.score(self.head, at.start - sinks..at.end - sinks, table, turned);
+                    let (first, turned) = (keys.stream.coded_from(), &mut turned[..tokens.len() * rows.count]);
+                    codes.score(self.head, at.start - first..at.end - first, table, turned);
                     turn(turned, rows.count, to, stride);
                 }
                 _ => {
@@ -258,7 +251,7 @@ impl HeadCall<'_> {
         let isa = Isa::detect();
         for (row, scores) in scores.chunks_exact_mut(width).take(rows.count).enumerate() {
             let position = self.start + rows.token(row);
-            let seen = self.first_seen(position).clamp(tile.start, tile.end) - tile.start
+            let seen = self.reach.first_seen(position).clamp(tile.start, tile.end) - tile.start
                 ..(position + 1).clamp(tile.start, tile.end) - tile.start;
             scores[..seen.start].fill(0.0);
             scores[seen.end..].fill(0.0);
@@ -316,8 +309,8 @@ impl HeadCall<'_> {
                     for (token, turned) in turned.chunks_exact_mut(rows.count).enumerate() {
                         turned.iter_mut().enumerate().for_each(|(row, to)| *to = weights[row * stride + token]);
                     }
-                    let sinks = values.stream.sinks();
-                    codes.add(self.head, at.start - sinks..at.end - sinks, turned, rows.count, sums);
+                    let first = values.stream.coded_from();
+                    codes.add(self.head, at.start - first..at.end - first, turned, rows.count, sums);
                 }
                 _ => {
                     let vectors = &mut vectors[..n * d];

@@ -12,7 +12,7 @@ use super::scheme::Settings;
 use super::stream::{Stream, Until};
 use super::{LayerCodecs, Prompt, PromptQueries};
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary};
+use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Reach, Rotary};
 
 /// Larger elements are stored as this.
 const LARGEST: f32 = 1e30;
@@ -179,10 +179,10 @@ impl CodedCache {
         seen
     }
 
-    fn trim(&mut self) {
+    fn trim(&mut self, reach: Reach) {
         for sequence in &mut self.sequences {
-            sequence.keys.trim();
-            sequence.values.trim();
+            sequence.keys.trim(reach);
+            sequence.values.trim(reach);
         }
     }
 
@@ -279,7 +279,7 @@ impl CodedCache {
         };
         with_tables(rotary, |tables| {
             self.take(new, true, tables, queries);
-            self.trim();
+            self.trim(rotary.reach());
         })
     }
 }
@@ -311,7 +311,7 @@ impl LayerCache for CodedCache {
         let out = with_tables(cx.rotary, |tables| {
             let seen = self.take(new, false, tables, None);
             let out = self.attend_stored(&mut queries, h / kv_heads, &seen, cx, tables);
-            self.trim();
+            self.trim(cx.pattern.reach);
             out
         })?;
         Ok(Tensor::from_vec(out, (b, h, t, d), q.device())?.to_dtype(q.dtype())?)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use kvcsr_codec::Footprint;
 use rayon::prelude::*;
 
-use super::{Block, CodedTokens};
+use super::{Block, CodedTokens, common_step};
 
 /// Elements of a block from which on its heads are coded in parallel.
 const PARALLEL: usize = 8192;
@@ -25,6 +25,14 @@ pub trait HeadTokens: Send + Sync {
     fn keeps_blocks(&self) -> bool {
         false
     }
+
+    /// See [`CodedTokens::drop_step`].
+    fn drop_step(&self) -> usize {
+        1
+    }
+
+    /// See [`CodedTokens::drop_first`].
+    fn drop_first(&mut self, tokens: usize);
 }
 
 /// One store per head.
@@ -59,5 +67,13 @@ impl<H: HeadTokens> CodedTokens for PerHead<H> {
 
     fn keeps_blocks(&self) -> bool {
         self.0.iter().any(H::keeps_blocks)
+    }
+
+    fn drop_step(&self) -> usize {
+        self.0.iter().map(H::drop_step).fold(1, common_step)
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.0.iter_mut().for_each(|head| head.drop_first(tokens));
     }
 }

@@ -16,6 +16,8 @@
 //! | graded: coded, but still among the newest | 4 bits, beside its code |
 //! | exact: not coded yet, or in the window | f16 |
 //!
+//! In a layer with a sliding window, tokens that no later one sees are dropped, sinks too: coded ones [`TILE`] at a time.
+//!
 //! A call of many tokens shows each of them what it would see if tokens came one by one. Exact tokens are stored in f16,
 //! and codecs see the f16 values whether or not a token waited in a buffer, unless they ask for [full
 //! precision](Codec::full_precision).
@@ -175,6 +177,16 @@ pub trait CodedTokens: Send + Sync {
     fn keeps_blocks(&self) -> bool {
         false
     }
+
+    /// Tokens are dropped in multiples of this.
+    fn drop_step(&self) -> usize {
+        1
+    }
+
+    /// Drops the first `tokens` tokens, a multiple of [`TILE`] and of [`CodedTokens::drop_step`], and gives their memory
+    /// back: in a layer with a sliding window no later token sees them. The tokens left are counted from 0 again, and
+    /// restored as before.
+    fn drop_first(&mut self, tokens: usize);
 }
 
 /// Scores of keys, taken from their codes.
@@ -202,6 +214,21 @@ pub trait SumsCodes {
 
 /// Tokens for which stores make room at a time while decoding.
 const PAGE: usize = 32;
+
+/// Drops the first `elements` of a store, and the memory they took.
+pub fn drop_front<T>(store: &mut Vec<T>, elements: usize) {
+    store.drain(..elements);
+    store.shrink_to_fit();
+}
+
+/// The smallest number that is a multiple of both, neither being 0.
+pub(crate) fn common_step(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    a / divisor * b
+}
 
 /// Makes room for `tokens` more of `each` elements, without the doubling of a growing vector: the ledger counts what is
 /// allocated.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kvcsr_codec::Footprint;
 
-use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, hadamard};
+use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step, hadamard};
 
 /// A step of a [`Staged`] codec, the same for all sequences.
 pub trait Stage: Send + Sync {
@@ -43,6 +43,14 @@ pub trait StageTokens: Send + Sync {
 
     /// Bytes allocated, by part, the stage's own struct (as `tables`) included.
     fn footprint(&self) -> Footprint;
+
+    /// See [`CodedTokens::drop_step`].
+    fn drop_step(&self) -> usize {
+        1
+    }
+
+    /// See [`CodedTokens::drop_first`]. A stage that keeps nothing of single tokens has nothing to do.
+    fn drop_first(&mut self, _tokens: usize) {}
 }
 
 /// Stages in their order, and the codec of what they leave. When tokens are coded is for the last codec to say.
@@ -107,6 +115,15 @@ impl CodedTokens for StagedTokens {
 
     fn keeps_blocks(&self) -> bool {
         self.last.keeps_blocks()
+    }
+
+    fn drop_step(&self) -> usize {
+        self.stages.iter().map(|stage| stage.drop_step()).fold(self.last.drop_step(), common_step)
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.stages.iter_mut().for_each(|stage| stage.drop_first(tokens));
+        self.last.drop_first(tokens);
     }
 }
 
@@ -252,5 +269,14 @@ impl StageTokens for ResidualTokens {
 
     fn footprint(&self) -> Footprint {
         self.coded.footprint() + Footprint { tables: size_of::<Self>(), ..Footprint::default() }
+    }
+
+    fn drop_step(&self) -> usize {
+        self.coded.drop_step()
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.coded.drop_first(tokens);
+        self.tokens -= tokens;
     }
 }

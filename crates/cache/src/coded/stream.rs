@@ -9,8 +9,8 @@ use kvcsr_codec::Footprint;
 
 use super::blocks::{BLOCK, BlockFormat};
 use super::rows::Rows;
-use super::{Block, Buffering, Codec, CodedTokens, Prompt};
-use crate::Window;
+use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step};
+use crate::{Reach, Window};
 
 /// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
 const SLACK: usize = 4;
@@ -50,6 +50,8 @@ pub(super) struct Stream {
     /// Tokens coded; the first of them is at position `window.sinks`.
     count: usize,
     coded: Box<dyn CodedTokens>,
+    /// Coded tokens that no token sees any more, and that are not in `coded`: a multiple of [`TILE`].
+    dropped: usize,
     /// `(n, Hkv, D)`
     sinks: Vec<f16>,
     /// `(n, Hkv, D)`
@@ -71,7 +73,7 @@ impl Stream {
         let coded = codec.empty();
         let graded = Rows::new(heads * head_dim / BLOCK * GRADED.block_bytes());
         let recent = Rows::new(heads * head_dim);
-        Self { codec, window, heads, head_dim, held: 0, count: 0, coded, sinks: Vec::new(), recent, graded }
+        Self { codec, window, heads, head_dim, held: 0, count: 0, coded, dropped: 0, sinks: Vec::new(), recent, graded }
     }
 
     /// Tokens held.
@@ -84,7 +86,12 @@ impl Stream {
         self.window.sinks
     }
 
-    /// The store of coded tokens, which count from the first that is no sink.
+    /// Position of the first token in the store of coded ones, if there is one.
+    pub(super) fn coded_from(&self) -> usize {
+        self.window.sinks + self.dropped
+    }
+
+    /// The store of coded tokens, which count from [`Stream::coded_from`].
     pub(super) fn coded(&self) -> &dyn CodedTokens {
         self.coded.as_ref()
     }
@@ -233,18 +240,30 @@ impl Stream {
         }
     }
 
-    /// Forgets what no later token sees: the exact form of coded tokens, and graded tokens that are not among the newest.
-    pub(super) fn trim(&mut self) {
+    /// Forgets what no later token sees: the exact form of coded tokens, graded tokens that are not among the newest, and
+    /// where tokens see `reach` only, sinks and coded tokens before that.
+    pub(super) fn trim(&mut self, reach: Reach) {
         self.recent.trim(self.window.sinks + self.count, SLACK);
         self.graded.trim(self.graded_from(self.held), SLACK);
+        let seen_from = reach.first_seen(self.held);
+        if seen_from >= self.window.sinks {
+            self.sinks = Vec::new();
+        }
+        let unseen = seen_from.saturating_sub(self.window.sinks).min(self.count) - self.dropped;
+        let step = common_step(TILE, self.coded.drop_step());
+        let dropping = unseen / step * step;
+        if dropping > 0 {
+            self.coded.drop_first(dropping);
+            self.dropped += dropping;
+        }
     }
 
     /// The tokens at `positions` in a form that they have, as `(n, D)`.
     pub(super) fn fetch(&self, form: Form, head: usize, positions: Range<usize>, out: &mut [f32]) {
         match form {
             Form::Coded => {
-                let sinks = self.window.sinks;
-                self.coded.restore(head, positions.start - sinks..positions.end - sinks, out);
+                let first = self.coded_from();
+                self.coded.restore(head, positions.start - first..positions.end - first, out);
             }
             Form::Graded => {
                 let each = self.head_dim / BLOCK * GRADED.block_bytes();

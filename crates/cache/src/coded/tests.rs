@@ -11,7 +11,7 @@ use kvcsr_codec::{Dictionary, Encoder, Footprint, Kind, from_e4m3, to_e4m3};
 use super::blocks::BlockFormat;
 use super::stages::{Mean, Residual, Stage, Staged};
 use super::testing::{relative_error, variates};
-use super::{Block, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, Prompt, PromptQueries};
+use super::{Block, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, Prompt, PromptQueries, drop_front};
 use crate::conformance::{self, Inputs, Promises, Setting, noise};
 use crate::schemes::{csr, ggml};
 use crate::{
@@ -176,6 +176,8 @@ impl CodedTokens for Nothing {
     fn footprint(&self) -> Footprint {
         Footprint { tables: size_of::<Self>(), ..Footprint::default() }
     }
+
+    fn drop_first(&mut self, _tokens: usize) {}
 }
 
 #[test]
@@ -262,6 +264,11 @@ impl CodedTokens for Chosen {
     fn footprint(&self) -> Footprint {
         Footprint::default()
     }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.rows.iter_mut().for_each(|rows| drop_front(rows, tokens * self.head_dim));
+        self.kept.iter_mut().for_each(|kept| drop_front(kept, tokens));
+    }
 }
 
 #[test]
@@ -317,6 +324,11 @@ impl HeadTokens for Plain {
     fn footprint(&self) -> Footprint {
         Footprint { dense: self.0.capacity() * size_of::<f32>(), ..Footprint::default() }
     }
+
+    /// Of two channels.
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.0, 2 * tokens);
+    }
 }
 
 #[test]
@@ -327,4 +339,7 @@ fn stores_get_heads_in_order() {
     let mut out = [0.0; 4];
     all.restore(1, 0..2, &mut out);
     assert_eq!(out, [3.0, 4.0, 7.0, 8.0]);
+    all.drop_first(1);
+    all.restore(1, 0..1, &mut out[..2]);
+    assert_eq!(out[..2], [7.0, 8.0]);
 }

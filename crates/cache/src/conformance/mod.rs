@@ -136,7 +136,7 @@ const SETTINGS: [Setting; 3] = [
 pub fn check(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, promises: Promises) -> Vec<Outcome> {
     type Check = fn(&Probe<'_>) -> Result<(), Violation>;
     const PADDING: [usize; 3] = [11, 0, 39];
-    let checks: [(&'static str, Check); 7] = [
+    let checks: [(&'static str, Check); 9] = [
         ("tokens in pieces attend as in one call, and clear() forgets them", |p| p.pieces(&[0, 1, 2, 33, 34, 35])),
         ("the same over many tokens", |p| p.pieces(&[0, 31, 32, 33, 127, 128, 129, 130, 200])),
         ("a prefill is taken over", |p| [1, 31, 32, 129].iter().try_for_each(|&n| p.takes_over(n))),
@@ -150,23 +150,29 @@ pub fn check(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, pr
                 .try_for_each(|reach| p.padded(&PADDING[..p.setting().batch], &[0, 3, 38, 39, 40], reach))
         }),
         ("after an error a cache is as it was", |p| p.errors(139)),
+        ("vectors of any size are kept", |p| p.any_size(130)),
+        ("tokens in pieces attend as in one call within a sliding window, which bounds the bytes", |p| {
+            p.pieces(&[0, 200, 201, 202, 333, 400, 401])?;
+            p.keeps_its_window(1000)
+        }),
     ];
-    let sizes: (&'static str, Check) = ("vectors of any size are kept", |p| p.any_size(130));
-    let at = |setting: Setting, check: Check| {
+    let at = |setting: Setting, reach: Reach, check: Check| {
         let violation = |error: CacheError| Violation {
             scheme: "the scheme".to_owned(),
             setting,
             reason: format!("it could not be built: {error}"),
         };
         let scheme = build(setting.geometry(2)).map_err(violation)?;
-        let probe = Probe::new(scheme.as_ref(), promises, setting).map_err(violation)?;
+        let probe = Probe::new(scheme.as_ref(), promises, setting).map_err(violation)?.with_reach(reach);
         check(&probe)
     };
+    let last = checks.len() - 1;
     checks
         .into_iter()
-        .chain([sizes])
-        .map(|(name, check)| {
-            let result = SETTINGS.into_iter().try_for_each(|setting| at(setting, check));
+        .enumerate()
+        .map(|(i, (name, check))| {
+            let reach = if i == last { Reach::Sliding(40) } else { Reach::Full };
+            let result = SETTINGS.into_iter().try_for_each(|setting| at(setting, reach, check));
             Outcome { check: name, result }
         })
         .collect()

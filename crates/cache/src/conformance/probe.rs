@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::inputs::{Inputs, MAX_POSITIONS, finite, largest_difference, noise, tensor};
 use super::{Promises, Setting, Violation};
+use crate::coded::TILE;
 use crate::{AttendCx, CacheError, LayerCache, Padding, Pattern, PrefillSnapshot, Reach, Rotary, Scheme};
 
 /// Why a check failed: the scheme returned an error where it must not, or did something else than it must.
@@ -28,11 +29,16 @@ fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { broken(reason()) }
 }
 
+/// Tokens that a layer with a sliding window may hold beside those in its window: coded ones that wait to be dropped together,
+/// a method's own buffer, and what memory is reserved ahead.
+const ROOM: usize = 4 * TILE;
+
 /// One scheme at one setting.
 pub struct Probe<'s> {
     scheme: &'s dyn Scheme,
     promises: Promises,
     setting: Setting,
+    reach: Reach,
     rotary: Rotary,
 }
 
@@ -43,7 +49,12 @@ impl<'s> Probe<'s> {
     /// If the rotary tables cannot be made.
     pub fn new(scheme: &'s dyn Scheme, promises: Promises, setting: Setting) -> Result<Self, CacheError> {
         let rotary = Rotary::new(setting.head_dim, 10_000.0, MAX_POSITIONS, &Device::Cpu)?;
-        Ok(Self { scheme, promises, setting, rotary })
+        Ok(Self { scheme, promises, setting, reach: Reach::Full, rotary })
+    }
+
+    /// The same in a layer whose tokens see so far back.
+    pub fn with_reach(self, reach: Reach) -> Self {
+        Self { reach, rotary: self.rotary.with_reach(reach), ..self }
     }
 
     /// The shapes it runs at.
@@ -61,7 +72,7 @@ impl<'s> Probe<'s> {
     }
 
     fn feed(&self, cache: &mut dyn LayerCache, x: &Inputs, range: Range<usize>) -> Result<Tensor, CacheError> {
-        x.feed(cache, &self.rotary, Pattern::default(), range)
+        x.feed(cache, &self.rotary, Pattern { reach: self.reach, ..Pattern::default() }, range)
     }
 
     /// Feeds the tokens between the cuts, a call each.
@@ -243,7 +254,7 @@ impl<'s> Probe<'s> {
         let other_heads = tensor(4, (batch, kv_heads + 1, 1, head_dim))?;
         let shifted = vec![3; batch];
         let cx = |start, rotary, padding| {
-            let pattern = Pattern { padding, ..Pattern::default() };
+            let pattern = Pattern { reach: self.reach, padding, ..Pattern::default() };
             AttendCx { start, rotary, scale: 0.125, pattern }
         };
         let plain = cx(tokens, &self.rotary, Padding::None);
@@ -281,6 +292,49 @@ impl<'s> Probe<'s> {
         let next = tokens..tokens + 1;
         let (after, fresh) = (self.feed(cache.as_mut(), &x, next.clone())?, self.feed(build()?.as_mut(), &x, next)?);
         self.near(&after, &fresh, 0.0, "after errors, and in a cache that saw none,")
+    }
+
+    /// In a layer with a sliding window, bytes stop growing: `tokens` tokens, in calls of 37 or as a prefill, never leave more than
+    /// the window and [`ROOM`] tokens take where all are seen. Atoms that a sequence learns from its prompt are not counted.
+    ///
+    /// # Errors
+    /// Where they leave more.
+    pub fn keeps_its_window(&self, tokens: usize) -> Result<(), Violation> {
+        self.judged(self.bounded(tokens))
+    }
+
+    fn bounded(&self, tokens: usize) -> Result<(), Failure> {
+        let Reach::Sliding(window) = self.reach else { return broken("a probe without a window") };
+        let (x, few) = (Inputs::random(self.setting, tokens + 1)?, window + ROOM);
+        // The most bytes after any call, and after a prefill and one token.
+        let bytes = |reach: Reach, tokens: usize| -> Result<(usize, usize), CacheError> {
+            let (pattern, rotary) = (Pattern { reach, ..Pattern::default() }, self.rotary.clone().with_reach(reach));
+            let held = |cache: &dyn LayerCache| {
+                let all = cache.footprint();
+                all.total() - all.online_atoms - all.guard
+            };
+            let (mut cache, mut most) = (self.scheme.empty(0)?, 0);
+            for from in (0..tokens).step_by(37) {
+                x.feed(cache.as_mut(), &rotary, pattern, from..(from + 37).min(tokens))?;
+                most = held(cache.as_ref()).max(most);
+            }
+            let Inputs { k, v, .. } = x.tokens(0..tokens)?;
+            let mut taken = self.scheme.after_prefill(0, &k, &v, &rotary)?;
+            x.feed(taken.as_mut(), &rotary, pattern, tokens..tokens + 1)?;
+            Ok((most, held(taken.as_ref())))
+        };
+        let (fed, taken) = bytes(self.reach, tokens)?;
+        let (most_fed, most_taken) = bytes(Reach::Full, few)?;
+        ensure(fed <= most_fed, || {
+            format!(
+                "{fed} bytes for {tokens} tokens of which {window} are seen, {most_fed} for {few} tokens that are all seen"
+            )
+        })?;
+        ensure(taken <= most_taken, || {
+            format!(
+                "{taken} bytes after a prefill of {tokens} tokens of which {window} are seen, {most_taken} after one of {few} that are all seen"
+            )
+        })
     }
 
     /// Vectors of any size, from 0 to 1e9, are kept after a prefill of `prompt` tokens and attended to: what comes out is finite.

@@ -16,7 +16,7 @@ use kvcsr_codec::{pack_bits, packed_bytes, unpack_bits};
 use rayon::prelude::*;
 
 use super::halves::Halves;
-use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, reserve};
+use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, drop_front, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -231,5 +231,11 @@ impl CodedTokens for KeyTokens {
             tables: size_of::<Self>() + self.heads.capacity() * size_of::<Vec<u8>>(),
             ..Footprint::default()
         }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        let each = packed_bytes(2 * self.books.steps, INDEX_BITS);
+        drop_front(&mut self.norms, tokens);
+        self.heads.iter_mut().for_each(|bytes| drop_front(bytes, tokens * each));
     }
 }

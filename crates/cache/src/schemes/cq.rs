@@ -14,7 +14,7 @@ use half::f16;
 use kvcsr_codec::{CodecError, Footprint, Kind, Nearest};
 use kvcsr_codec::{pack_bits, packed_bytes, unpack_bits};
 
-use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -177,5 +177,9 @@ impl HeadTokens for CoupledHead {
 
     fn footprint(&self) -> Footprint {
         Footprint { packed: self.bytes.capacity(), ..Footprint::default() }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.bytes, tokens * packed_bytes(self.books.groups, self.books.bits));
     }
 }

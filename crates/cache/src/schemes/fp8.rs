@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kvcsr_codec::{Footprint, from_e4m3, to_e4m3};
 
 use crate::Geometry;
-use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 use crate::entry::{Entry, KeysCoded, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -72,5 +72,9 @@ impl HeadTokens for Bytes {
 
     fn footprint(&self) -> Footprint {
         Footprint { packed: self.bytes.capacity(), ..Footprint::default() }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.bytes, tokens * self.head_dim);
     }
 }

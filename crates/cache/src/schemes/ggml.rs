@@ -15,7 +15,7 @@ use crate::Geometry;
 use crate::coded::blocks::{BLOCK, BlockFormat};
 use crate::coded::hadamard;
 use crate::coded::stages::{Hadamard, Staged};
-use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -126,5 +126,10 @@ impl HeadTokens for Head {
         // An f16 scale in every block.
         let scales = self.bytes.capacity() / self.format.block_bytes() * size_of::<f16>();
         Footprint { packed: self.bytes.capacity() - scales, scales, ..Footprint::default() }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        let row_bytes = self.row_bytes();
+        drop_front(&mut self.bytes, tokens * row_bytes);
     }
 }

@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 
-use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 
 /// Keys or values kept in f16, for the half of a method that codes only the other.
 pub(super) struct Halves {
@@ -45,5 +45,9 @@ impl HeadTokens for HalfTokens {
 
     fn footprint(&self) -> Footprint {
         Footprint { dense: self.rows.capacity() * size_of::<f16>(), ..Footprint::default() }
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.rows, tokens * self.head_dim);
     }
 }

@@ -213,6 +213,20 @@ impl Codes {
         }
     }
 
+    /// Drops the first rows, a multiple of 64, and gives their memory back. The rows left are counted from 0 again.
+    ///
+    /// # Panics
+    /// If so many are not held, or it is no multiple of 64.
+    pub fn drop_first(&mut self, rows: usize) {
+        assert!(rows <= self.held && rows.is_multiple_of(START_ROWS), "{rows} of {} rows", self.held);
+        let size = match &mut self.lengths {
+            None => rows * self.rows.size(self.sparsity),
+            Some(lengths) => lengths.drop_first(rows, &self.rows),
+        };
+        self.rows.drop_first(rows, size);
+        self.held -= rows;
+    }
+
     /// Forgets all rows and gives the memory back.
     pub fn clear(&mut self) {
         self.held = 0;
@@ -258,6 +272,17 @@ impl Lengths {
         }
         self.of_rows.push(length as u8);
         length
+    }
+
+    /// Drops the first rows, a multiple of [`START_ROWS`], and returns their size.
+    fn drop_first(&mut self, dropped: usize, rows: &Rows) -> usize {
+        let size = if dropped == self.of_rows.len() { rows.end() } else { self.start(dropped, rows) };
+        self.of_rows.drain(..dropped);
+        self.of_rows.shrink_to_fit();
+        self.starts.drain(..dropped / START_ROWS);
+        self.starts.shrink_to_fit();
+        self.starts.iter_mut().for_each(|start| *start -= size as u32);
+        size
     }
 
     fn start(&self, row: usize, rows: &Rows) -> usize {

@@ -70,6 +70,14 @@ impl<C: Coefficient> Columns<C> {
         C::widen(&self.coefficients[entries], coefficients);
     }
 
+    /// Drops the first entries, and the memory they took.
+    fn drop_first(&mut self, entries: usize) {
+        self.indices.drain(..entries);
+        self.coefficients.drain(..entries);
+        self.indices.shrink_to_fit();
+        self.coefficients.shrink_to_fit();
+    }
+
     pub(super) fn footprint(&self) -> Footprint {
         Self::footprint_of([self.indices.capacity(), self.coefficients.capacity()])
     }
@@ -165,6 +173,20 @@ impl Rows {
             Self::Packed { format, bytes, scales } => {
                 let scale = scales.get(row).copied().unwrap_or(f16::ZERO);
                 format.read(&bytes[at..at + format.bytes(indices.len())], scale, indices, coefficients);
+            }
+        }
+    }
+
+    /// Drops the first `rows` rows, of `size` in all, and the memory they took.
+    pub(super) fn drop_first(&mut self, rows: usize, size: usize) {
+        match self {
+            Self::Halves(columns) => columns.drop_first(size),
+            Self::Bytes(columns) => columns.drop_first(size),
+            Self::Packed { bytes, scales, .. } => {
+                bytes.drain(..size);
+                bytes.shrink_to_fit();
+                scales.drain(..rows.min(scales.len()));
+                scales.shrink_to_fit();
             }
         }
     }

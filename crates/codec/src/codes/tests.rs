@@ -140,3 +140,40 @@ fn clearing_gives_the_memory_back() {
         assert_eq!((codes.rows(), codes.footprint().total()), (0, 0));
     }
 }
+
+#[test]
+fn rows_left_after_the_first_were_dropped_read_as_before() {
+    let (s, n) = (5, 300);
+    let indices: Vec<u16> = (0..n * s).map(|i| (i * 7 % 100) as u16).collect();
+    // Rows of all lengths.
+    let coefficients: Vec<f32> =
+        (0..n * s).map(|i| if i % s < i / s % (s + 1) { 0.25 + (i % 13) as f32 } else { 0.0 }).collect();
+    let layouts = [
+        CodeLayout::Paper,
+        CodeLayout::Bytes,
+        CodeLayout::Packed(CoefficientFormat::F16),
+        CodeLayout::Packed(CoefficientFormat::Int8),
+    ];
+    for layout in layouts {
+        for new in [Codes::new, Codes::ragged] {
+            let (mut codes, mut rest) = (new(layout, s, 100), new(layout, s, 100));
+            codes.append(&indices, &coefficients);
+            rest.append(&indices[128 * s..], &coefficients[128 * s..]);
+            let before = codes.footprint().total();
+            codes.drop_first(64);
+            codes.drop_first(64);
+            assert_eq!((codes.rows(), codes.atoms_kept()), (rest.rows(), rest.atoms_kept()));
+            assert!(codes.footprint().total() < before);
+            codes.append(&indices[..s], &coefficients[..s]);
+            rest.append(&indices[..s], &coefficients[..s]);
+            let read = |codes: &Codes| {
+                let (mut indices, mut coefficients) = (vec![0; 173 * s], vec![0.0; 173 * s]);
+                codes.unpack(0..173, &mut indices, &mut coefficients);
+                (indices, coefficients)
+            };
+            assert_eq!(read(&codes), read(&rest), "{layout:?}");
+            codes.drop_first(0);
+            assert_eq!(codes.rows(), 173);
+        }
+    }
+}

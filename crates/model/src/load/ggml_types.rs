@@ -207,6 +207,36 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_every_type_are_restored_as_gguf_py_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/blocks.safetensors");
+        let written = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let mut compared: Vec<String> = Vec::new();
+        for (key, blocks) in written.iter().filter(|(key, _)| !key.ends_with(".values")) {
+            let (number, name) = key.split_once('.').unwrap();
+            let number: u32 = number.parse().unwrap();
+            assert_eq!(super::name(number), name);
+            let bytes = blocks.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+            let expected = written[&format!("{key}.values")].to_vec1::<f32>().unwrap();
+            let found = restore(number, &[expected.len()], &bytes, 0).unwrap().to_vec1::<f32>().unwrap();
+            let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+            for (at, (x, y)) in found.iter().zip(&expected).enumerate() {
+                // Products of two scales may be rounded in another order.
+                assert!((x - y).abs() <= 1e-6 * largest.min(1.0 + y.abs()), "{name}, weight {at}: {x}, not {y}");
+            }
+            compared.push(name.to_owned());
+        }
+        let blocky = KINDS.iter().filter(|kind| match kind.reader {
+            Reader::Candle(dtype) => dtype.block_size() > 1,
+            Reader::Table(..) => true,
+            Reader::Nobody => false,
+        });
+        let mut read: Vec<String> = blocky.map(|kind| kind.name.to_owned()).collect();
+        compared.sort_unstable();
+        read.sort_unstable();
+        assert_eq!(compared, read, "every block type that is read is compared");
+    }
+
+    #[test]
     fn blocks_that_do_not_fit_are_an_error() {
         let error = |shape: &[usize], file: &[u8], at| restore(20, shape, file, at).unwrap_err().to_string();
         assert!(error(&[33], &[0; 99], 0).contains("no whole number of IQ4_NL blocks of 32"));

@@ -28,7 +28,8 @@ impl Tokenizer {
     /// - Tokens of `added_tokens_decoder` (`tokenizer_config.json`), else of `added_tokens.json`, and every special token
     ///   the files name are matched whole, with their `lstrip`, `rstrip`, `single_word` and `normalized`.
     /// - What is put around a text is said by the post-processor of `tokenizer.json` alone; with `tokenizer.model`, by
-    ///   `add_bos_token` (absent: true) and `add_eos_token` (absent: false) of `tokenizer_config.json`.
+    ///   `add_bos_token` and `add_eos_token` of `tokenizer_config.json`, both false where they are absent, as in
+    ///   transformers 5.
     /// - `legacy` and `add_prefix_space` say where `tokenizer.model` puts spaces; a `LlamaTokenizer` without `legacy` has
     ///   it false.
     ///
@@ -232,7 +233,7 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
     add(&mut inner, &settings)?;
     let named = |key: &str, own: Option<u32>| settings.named(key).and_then(|token| inner.token_to_id(token)).or(own);
     let (bos, eos) = (named("bos_token", model.bos), named("eos_token", model.eos));
-    let add_bos = settings.flag("add_bos_token").unwrap_or(true);
+    let add_bos = settings.flag("add_bos_token").unwrap_or(false);
     let add_eos = settings.flag("add_eos_token").unwrap_or(false);
     let stop = ends(folder, &inner, eos)?;
     Ok(Tokenizer { inner, before: bos.filter(|_| add_bos), after: eos.filter(|_| add_eos), stop })

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod gguf;
+pub mod real;
 
 use std::path::PathBuf;
 

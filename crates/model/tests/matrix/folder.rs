@@ -46,7 +46,7 @@ pub const TOKENIZER: &[Row] = &[
     Row {
         file: "tokenizer_config.json",
         key: "`add_bos_token`, `add_eos_token`",
-        behaviour: "with `tokenizer.model`: whether `bos_token` and `eos_token` are put around a text; absent: a BOS, no EOS",
+        behaviour: "with `tokenizer.model`: whether `bos_token` and `eos_token` are put around a text; absent: neither, as in transformers 5",
         check: || {
             let around = r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true}"#;
             let plain = tokenizer(&[("tokenizer_config.json", around)]).unwrap().encode("ab", true).unwrap();
@@ -55,7 +55,8 @@ pub const TOKENIZER: &[Row] = &[
                 let ids = pieces(&[("tokenizer_config.json", config)]).unwrap().encode("the cat", true).unwrap();
                 (ids.first() == Some(&1), ids.last() == Some(&2))
             };
-            assert_eq!(of_model("{}"), (true, false));
+            assert_eq!(of_model("{}"), (false, false));
+            assert_eq!(of_model(r#"{"add_bos_token": true}"#), (true, false));
             assert_eq!(of_model(r#"{"add_bos_token": false, "add_eos_token": true}"#), (false, true));
         },
     },
@@ -116,7 +117,7 @@ pub const TOKENIZER: &[Row] = &[
         behaviour: "as in `tokenizer_config.json`, over its entries, where that has no `added_tokens_decoder`",
         check: || {
             let map = ("special_tokens_map.json", r#"{"bos_token": {"content": "<s>"}}"#);
-            let config = ("tokenizer_config.json", r#"{"bos_token": "</s>"}"#);
+            let config = ("tokenizer_config.json", r#"{"bos_token": "</s>", "add_bos_token": true}"#);
             let ids = |files: &[(&str, &str)]| pieces(files).unwrap().encode("the", true).unwrap();
             assert_eq!((ids(&[map, config])[0], ids(&[config])[0]), (1, 2));
         },

@@ -125,6 +125,11 @@ impl CodedTokens for CsrTokens {
             + self.online.footprint()
             + Footprint { tables, ..Footprint::default() }
     }
+
+    fn drop_first(&mut self, tokens: usize) {
+        let rows = tokens * self.coder.chunks;
+        self.codes.iter_mut().for_each(|codes| codes.drop_first(rows));
+    }
 }
 
 impl ScoresCodes for CsrTokens {

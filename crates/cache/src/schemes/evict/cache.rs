@@ -6,7 +6,7 @@ use kvcsr_codec::{Footprint, Kind};
 
 use super::kept::{self, KeptHead};
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary};
+use crate::{AttendCx, CacheError, LayerCache, Padding, Reach, Rotary};
 
 /// Which tokens a text keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +101,14 @@ impl EvictingCache {
         Ok(numbers(&turned)?.into_iter().map(|x| f16::from_f32(x.clamp(-most, most))).collect())
     }
 
-    /// Deletes what no later query has.
-    fn evict(&mut self) {
+    /// Deletes what no later query has, or sees.
+    fn evict(&mut self, reach: Reach) {
         let (keep, d) = (self.keep, self.head_dim);
         for Row { pad, heads } in &mut self.rows {
             let Some(last) = self.len.saturating_sub(*pad).checked_sub(1) else { continue };
             for head in heads {
-                head.retain(d, |_, position| keep.has(last, position as usize));
+                let seen_from = reach.first_seen(last + 1);
+                head.retain(d, |_, position| keep.has(last, position as usize) && position as usize >= seen_from);
             }
         }
     }
@@ -161,7 +162,7 @@ impl LayerCache for EvictingCache {
         let out = Tensor::stack(&outs.collect::<Result<Vec<_>, _>>()?, 0)?;
         self.rows = rows;
         self.len += tokens;
-        self.evict();
+        self.evict(cx.pattern.reach);
         Ok(out)
     }
 
@@ -180,7 +181,8 @@ impl LayerCache for EvictingCache {
         check_start(0, self.len)?;
         self.rows = self.with(k, v, rotary, padding)?;
         self.len = tokens;
-        self.evict();
+        // What a window hides goes with the first token after the prompt: a choice among all its tokens may come before.
+        self.evict(Reach::Full);
         Ok(())
     }
 

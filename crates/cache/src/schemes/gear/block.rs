@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::Setting;
 use super::low_rank::LowRank;
 use crate::coded::affine::{Affine, Scale, range};
+use crate::coded::drop_front;
 
 /// One block, all heads.
 pub(super) struct Coded {
@@ -92,6 +93,33 @@ impl Outliers {
             }
         }
         outliers
+    }
+
+    /// Drops what belongs to the first `dropped` tokens.
+    fn drop_first(&mut self, kind: Kind, dropped: usize) {
+        if self.each == 0 {
+            return;
+        }
+        if kind == Kind::Value {
+            drop_front(&mut self.at, dropped * self.each);
+            drop_front(&mut self.values, dropped * self.each);
+            return;
+        }
+        // Of each channel another number is left: all get the room of the largest, the rest filled with a place that no
+        // token has.
+        let left = |at: &[u16]| at.len() - at.partition_point(|&i| usize::from(i) < dropped);
+        let each = self.at.chunks_exact(self.each).map(left).max().unwrap_or(0);
+        let vectors = self.at.len() / self.each;
+        let (mut at, mut values) = (Vec::with_capacity(vectors * each), Vec::with_capacity(vectors * each));
+        for (old, x) in self.at.chunks_exact(self.each).zip(self.values.chunks_exact(self.each)) {
+            let skipped = old.len() - left(old);
+            let end = at.len() + each;
+            at.extend(old[skipped..].iter().map(|&i| if i == u16::MAX { i } else { i - dropped as u16 }));
+            values.extend_from_slice(&x[skipped..]);
+            at.resize(end, u16::MAX);
+            values.resize(end, f16::ZERO);
+        }
+        *self = Self { each, at, values };
     }
 
     /// The outliers of vector `v` whose place is in `within`.
@@ -239,6 +267,25 @@ impl Coded {
         }
     }
 
+    /// Drops the first `dropped` tokens, less than there are and whole groups.
+    pub(super) fn drop_first(&mut self, setting: &Setting, dropped: usize) {
+        let Setting { kind, heads, head_dim: d, bits, .. } = *setting;
+        let (n, row_bytes) = (self.tokens, d * bits / EIGHT);
+        let kept = self.codes.chunks_exact(n * row_bytes).flat_map(|head| &head[dropped * row_bytes..]);
+        let mut codes = Vec::with_capacity(heads * (n - dropped) * row_bytes);
+        codes.extend(kept);
+        self.codes = codes;
+        let scales = match (kind, setting.group) {
+            (Kind::Key, None) => 0,
+            (Kind::Key, Some(group)) => dropped / group * heads * d,
+            (Kind::Value, _) => dropped * (heads * d / setting.group(n)),
+        };
+        drop_front(&mut self.scales, scales);
+        self.outliers.drop_first(kind, dropped);
+        self.low_rank.iter_mut().for_each(|factor| factor.drop_first(dropped));
+        self.tokens -= dropped;
+    }
+
     /// Bytes on the heap.
     pub(super) fn footprint(&self) -> Footprint {
         let Outliers { at, values, .. } = &self.outliers;
@@ -304,6 +351,28 @@ mod tests {
                 let left = left / error;
                 assert!(left > 0.98 * bounds[0] && left < 1.02 * bounds[1], "{name}, {bits} bits: {left}, {bounds:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_left_after_the_first_tokens_restores_as_before() {
+        let rows = ramp(2, 2 * TOKENS * 32);
+        for (kind, bits) in [(Kind::Key, 2), (Kind::Key, 4), (Kind::Value, 2), (Kind::Value, 4)] {
+            let setting = setting(kind, bits);
+            let mut coded = Coded::new(&setting, &rows, TOKENS, 4);
+            let mut whole = vec![0.0; TOKENS * 32];
+            for head in 0..2 {
+                let mut coded = Coded::new(&setting, &rows, TOKENS, 4);
+                coded.restore(&setting, head, 0..TOKENS, &mut whole);
+                let before = coded.footprint().total();
+                coded.drop_first(&setting, 32);
+                let mut part = vec![0.0; (TOKENS - 32) * 32];
+                coded.restore(&setting, head, 0..TOKENS - 32, &mut part);
+                assert_eq!(whole[32 * 32..], part, "{kind:?}, {bits} bits");
+                assert!(coded.footprint().total() < before);
+            }
+            coded.drop_first(&setting, 32);
+            assert_eq!(coded.tokens, TOKENS - 32);
         }
     }
 

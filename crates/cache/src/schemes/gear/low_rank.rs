@@ -6,6 +6,8 @@ use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, to_f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::coded::drop_front;
+
 /// Iterations, as released.
 const ITERATIONS: usize = 3;
 
@@ -60,6 +62,11 @@ impl LowRank {
                 *x += a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             }
         }
+    }
+
+    /// Drops the first rows.
+    pub(super) fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.a, tokens * self.rank);
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -16,7 +16,7 @@ use kvcsr_codec::{Footprint, Kind};
 use self::block::Coded;
 use super::kivi::check_groups;
 use crate::Geometry;
-use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens};
+use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, drop_front};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -204,5 +204,23 @@ impl CodedTokens for Blocks {
 
     fn keeps_blocks(&self) -> bool {
         true
+    }
+
+    fn drop_step(&self) -> usize {
+        self.setting.group.unwrap_or(1)
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        let ends = self.starts.iter().zip(&self.blocks).map(|(start, block)| start + block.tokens);
+        let whole = ends.take_while(|&end| end <= tokens).count();
+        drop_front(&mut self.starts, whole);
+        drop_front(&mut self.blocks, whole);
+        if let (Some(&start), Some(block)) = (self.starts.first(), self.blocks.first_mut())
+            && start < tokens
+        {
+            block.drop_first(&self.setting, tokens - start);
+        }
+        self.starts.iter_mut().for_each(|start| *start = start.saturating_sub(tokens));
+        self.tokens -= tokens;
     }
 }

@@ -111,6 +111,10 @@ impl CodedTokens for LexicoTokens {
         let codes: Footprint = self.heads.iter().map(Codes::footprint).sum();
         codes + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
     }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.heads.iter_mut().for_each(|codes| codes.drop_first(tokens));
+    }
 }
 
 impl ScoresCodes for LexicoTokens {

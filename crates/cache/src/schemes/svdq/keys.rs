@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{Basis, Settings};
 use crate::coded::affine::{Affine, Scale, channel_ranges};
-use crate::coded::{Block, CodedTokens, reserve};
+use crate::coded::{Block, CodedTokens, drop_front, reserve};
 
 /// Latents are kept inside of f16's range.
 const LARGEST: f32 = 60_000.0;
@@ -216,5 +216,19 @@ impl CodedTokens for KeyTokens {
 
     fn keeps_blocks(&self) -> bool {
         true
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        match self.basis().map(|basis| (basis.row_bytes(), basis.bits.len())) {
+            None => drop_front(&mut self.exact, tokens * self.settings.channels()),
+            Some((row_bytes, kept)) => {
+                drop_front(&mut self.codes, tokens * row_bytes);
+                let groups = self.ends.partition_point(|&end| end as usize <= tokens);
+                drop_front(&mut self.scales, groups * kept);
+                drop_front(&mut self.ends, groups);
+                self.ends.iter_mut().for_each(|end| *end -= tokens as u32);
+            }
+        }
+        self.tokens -= tokens;
     }
 }

@@ -24,7 +24,7 @@ pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
 use crate::Geometry;
-use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, reserve};
+use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, drop_front, reserve};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -167,6 +167,12 @@ impl Part {
         }
     }
 
+    /// Drops the first rows.
+    fn drop_first(&self, coded: &mut Coded, tokens: usize) {
+        drop_front(&mut coded.codes, tokens * self.row_bytes());
+        drop_front(&mut coded.norms, tokens);
+    }
+
     /// Restores `tokens`, at most [`TILE`] at a time, into `out` `(tokens, size)`.
     fn decode(&self, coded: &Coded, tokens: Range<usize>, out: &mut [f32]) {
         let (n, row_bytes) = (tokens.len(), self.row_bytes());
@@ -234,6 +240,10 @@ impl HeadTokens for Head {
 
     fn footprint(&self) -> Footprint {
         self.coded.footprint()
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.part.drop_first(&mut self.coded, tokens);
     }
 }
 

@@ -101,4 +101,8 @@ impl HeadTokens for Head {
     fn keeps_blocks(&self) -> bool {
         self.channels.is_empty()
     }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.parts.iter().zip(&mut self.coded).for_each(|(part, coded)| part.drop_first(coded, tokens));
+    }
 }

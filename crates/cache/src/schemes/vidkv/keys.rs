@@ -8,7 +8,7 @@ use kvcsr_codec::Footprint;
 use super::easy::Signs;
 use super::{BLOCK, GROUP};
 use crate::coded::affine::{Affine, ChannelGroups, channel_ranges};
-use crate::coded::{Block, Buffering, Codec, CodedTokens, HeadTokens};
+use crate::coded::{Block, Buffering, Codec, CodedTokens, HeadTokens, drop_front};
 
 /// Keys of one layer.
 pub(super) struct Keys {
@@ -131,6 +131,16 @@ impl Ranked {
         }
     }
 
+    /// Drops the first tokens, whole groups.
+    fn drop_first(&mut self, tokens: usize) {
+        let groups = self.tokens / GROUP;
+        self.hard.iter_mut().for_each(|groups| groups.drop_first(tokens));
+        let mut at = 0..;
+        self.easy.retain(|_| at.next().is_some_and(|at| at % groups >= tokens / GROUP));
+        self.easy.shrink_to_fit();
+        self.tokens -= tokens;
+    }
+
     fn footprint(&self) -> Footprint {
         let signs = self.easy.iter().map(Signs::bytes).map(|(packed, scales)| Footprint {
             packed,
@@ -171,5 +181,21 @@ impl CodedTokens for Coded {
 
     fn keeps_blocks(&self) -> bool {
         true
+    }
+
+    fn drop_step(&self) -> usize {
+        GROUP
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        let whole = self.blocks.partition_point(|block| block.start + block.tokens <= tokens);
+        drop_front(&mut self.blocks, whole);
+        for block in &mut self.blocks {
+            let cut = tokens.saturating_sub(block.start);
+            block.start = block.start.saturating_sub(tokens);
+            if cut > 0 {
+                block.drop_first(cut);
+            }
+        }
     }
 }

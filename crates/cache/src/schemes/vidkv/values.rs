@@ -7,7 +7,7 @@ use kvcsr_codec::Footprint;
 
 use super::{BLOCK, GROUP};
 use crate::coded::trits::{pack_trits, trit_bytes, unpack_trits};
-use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, reserve};
+use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 
 /// An entry is zero if it is below this share of the mean magnitude.
 const THRESHOLD: f32 = 0.5;
@@ -90,6 +90,15 @@ impl HeadTokens for Ternary {
             scales: self.scales.capacity() * size_of::<f16>(),
             ..Footprint::default()
         }
+    }
+
+    fn drop_step(&self) -> usize {
+        GROUP
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        drop_front(&mut self.codes, tokens * trit_bytes(self.head_dim));
+        drop_front(&mut self.scales, tokens / GROUP * self.head_dim);
     }
 }
 

@@ -112,6 +112,9 @@ FOLDERS = [
      {"tokenizer_config.json": {**LLAMA, "legacy": False, "add_prefix_space": False}}),
     ("tokenizer.model, add_bos_token false", None,
      {"tokenizer_config.json": {**LLAMA, "legacy": False, "add_bos_token": False}}),
+    ("tokenizer.model alone", None, {}),
+    ("tokenizer.model, LlamaTokenizer without add_bos_token", None, {"tokenizer_config.json": {
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "legacy": False}}),
     ("tokenizer.model, add_eos_token true", None,
      {"tokenizer_config.json": {**LLAMA, "legacy": False, "add_eos_token": True}}),
     ("tokenizer.model, added_tokens.json", None, {
