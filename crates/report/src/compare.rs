@@ -120,7 +120,7 @@ const HEADLINE: [&str; 8] = [
     "evict(sinks=4,recent=508)",
     "csr-4",
     "csr-8",
-    "csr-8+budget+int6+refit",
+    "csr-8+budget+int6+refit+window",
     "kivi-2",
     "turboquant-4",
     "kivi-4",
