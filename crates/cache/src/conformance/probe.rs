@@ -295,7 +295,7 @@ impl<'s> Probe<'s> {
     }
 
     /// In a layer with a sliding window, bytes stop growing: `tokens` tokens, in calls of 37 or as a prefill, never leave more than
-    /// the window and [`ROOM`] tokens take where all are seen. Atoms that a sequence learns from its prompt are not counted.
+    /// the window and `ROOM` tokens take where all are seen. Atoms that a sequence learns from its prompt are not counted.
     ///
     /// # Errors
     /// Where they leave more.
