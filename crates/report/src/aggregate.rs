@@ -227,7 +227,8 @@ mod tests {
         rows.push(HeldoutRow { id: "d".into(), domain: REPEAT.into(), kl_sum: 1e6, ..rows[0].clone() });
         let summaries = summarise(&rows, Statistics::MEANS).unwrap();
         let kl: Vec<_> = summaries.iter().map(|s| (s.domain.as_str(), s.n, s.kl)).collect();
-        assert_eq!(kl[1..3], [("wiki", 1, 0.1), ("code", 2, 0.45)]);
+        assert_eq!(kl[1], ("wiki", 1, 0.1));
+        assert!((kl[2].0, kl[2].1) == ("code", 2) && (kl[2].2 - 0.45).abs() < 1e-12, "{:?}", kl[2]);
         assert_eq!((kl[0].0, kl[0].1, kl[3].0, kl[3].2), (ALL, 3, REPEAT, 1e5));
     }
 
