@@ -31,10 +31,11 @@ pub fn sources(root: &Path, domains: &[String]) -> Result<Vec<Source>> {
 
 /// A digest of each domain's documents, by name: inputs of the stages that score them.
 pub fn digests(root: &Path, domains: &[String]) -> Result<Map<String, Value>> {
+    let collections = collections(root, domains)?;
     let mut digests = Map::new();
     for domain in domains {
         let mut hasher = blake3::Hasher::new();
-        for collection in collections(root, domains)?.iter().filter(|collection| collection.domain == *domain) {
+        for collection in collections.iter().filter(|collection| collection.domain == *domain) {
             for member in &collection.files {
                 hasher.update(member.sha256.as_bytes());
             }

@@ -60,11 +60,21 @@ fn each(
     wanted: impl Fn(&Case) -> bool + Sync,
     check: impl Fn(&Probe<'_>) -> Result<(), Violation> + Sync,
 ) {
+    each_seeing(Reach::Full, setting, wanted, check);
+}
+
+/// [`each`] in a layer whose tokens see back as far as `reach`.
+fn each_seeing(
+    reach: Reach,
+    setting: Setting,
+    wanted: impl Fn(&Case) -> bool + Sync,
+    check: impl Fn(&Probe<'_>) -> Result<(), Violation> + Sync,
+) {
     let cx = SchemeContext::untrained(setting.geometry(2), ATOMS);
     cases().par_iter().filter(|case| wanted(case)).for_each(|case| {
         let scheme = registry::build(&case.name, &cx).unwrap();
-        let probe = Probe::new(scheme.as_ref(), case.promises(), setting).unwrap();
-        check(&probe).unwrap_or_else(|violation| panic!("{violation}"));
+        let probe = Probe::new(scheme.as_ref(), case.promises(), setting).unwrap().with_reach(reach);
+        check(&probe).unwrap_or_else(|violation| panic!("{reach:?}: {violation}"));
     });
 }
 
@@ -135,19 +145,14 @@ fn prefills_are_taken_over_for_all_heads_and_batches() {
     }
 }
 
-/// Runs a check as [`each`] does, in a layer with a sliding window.
+/// [`each`] in a layer with a sliding window.
 fn each_within(
-    reach: usize,
+    window: usize,
     setting: Setting,
     wanted: impl Fn(&Case) -> bool + Sync,
     check: impl Fn(&Probe<'_>) -> Result<(), Violation> + Sync,
 ) {
-    let cx = SchemeContext::untrained(setting.geometry(2), ATOMS);
-    cases().par_iter().filter(|case| wanted(case)).for_each(|case| {
-        let scheme = registry::build(&case.name, &cx).unwrap();
-        let probe = Probe::new(scheme.as_ref(), case.promises(), setting).unwrap().with_reach(Reach::Sliding(reach));
-        check(&probe).unwrap_or_else(|violation| panic!("window of {reach}: {violation}"));
-    });
+    each_seeing(Reach::Sliding(window), setting, wanted, check);
 }
 
 #[test]

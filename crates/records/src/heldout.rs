@@ -135,15 +135,17 @@ pub struct HeldoutRow {
 impl HeldoutRow {
     /// The scheme, with its dictionary where that is not the usual one: `csr-8@kmeans`.
     pub fn label(&self) -> String {
-        label(&self.scheme, self.dictionary)
+        label(&self.scheme, self.dictionary.as_str())
     }
 }
 
-/// The label of a scheme in tables.
-fn label(scheme: &str, dictionary: DictionarySource) -> String {
-    match dictionary {
-        DictionarySource::None | DictionarySource::NeuralDict => scheme.to_owned(),
-        other => format!("{scheme}@{other}"),
+/// The label of a scheme in tables: `csr-8`, or `csr-8@kmeans` where the dictionaries, by the name of their set, are not the usual
+/// ones. Schemes without dictionaries name none.
+pub fn label(scheme: &str, dictionaries: &str) -> String {
+    if dictionaries.is_empty() || dictionaries == DictionarySource::NeuralDict.as_str() {
+        scheme.to_owned()
+    } else {
+        format!("{scheme}@{dictionaries}")
     }
 }
 
@@ -232,7 +234,7 @@ pub struct SchemeSummary {
 impl SchemeSummary {
     /// The scheme, with its dictionary where that is not the usual one: `csr-8@kmeans`.
     pub fn label(&self) -> String {
-        label(&self.scheme, self.dictionary)
+        label(&self.scheme, self.dictionary.as_str())
     }
 
     /// Share of the far context that is lost, `1 - recovery`: 1 as deletion, 0 as the exact cache.

@@ -57,15 +57,13 @@ fn summary(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Sche
     let nll = per_token(|row| row.nll_sum);
     let rows = || group.strata.iter().flatten();
     let HeldoutRow { context, shared_bytes, stored_bytes, channels, .. } = *group.first;
-    let measured_bits = group.mean(|row| row.measured_bits);
+    let measured_bits = group.bits();
     let all_in = |sequences: usize| measured_bits + 8.0 * stored_bytes as f64 / (channels * context * sequences) as f64;
     let kl_ends = interval(&group.values(kl));
     let recovery = evidence::recovery(group, statistics);
     let over = evidence::over_deletion(group, all, statistics);
     let dense = all.iter().find(|other| other.first.scheme == "dense");
-    let worse: Option<Vec<Vec<f64>>> = dense.and_then(|dense| group.paired(dense)).map(|pairs| {
-        pairs.iter().map(|stratum| stratum.iter().map(|(own, exact)| nll(own) - nll(exact)).collect()).collect()
-    });
+    let worse = dense.and_then(|dense| group.differences(dense, |own, exact| nll(own) - nll(exact)));
     let ratio = dense.filter(|_| worse.is_some()).map(|dense| group.mean(nll) - dense.mean(nll));
     let ratio_ends = worse.as_deref().and_then(interval);
     let decode: Vec<f64> = rows().filter_map(|row| row.decode_ms_per_token).collect();

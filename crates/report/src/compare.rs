@@ -3,7 +3,7 @@
 use kvcsr_records::heldout::{ALL, REPEAT};
 pub use kvcsr_records::{OverallRow, SchemeSummary};
 
-use crate::evidence::{is_reference, no_better_than_deletion};
+use crate::evidence::{is_reference, not_shown_better_than_deletion};
 use crate::grouping::{distinct, grouped};
 use crate::table::{Cells, Table};
 
@@ -37,17 +37,18 @@ fn with_ends(value: Option<f64>, ends: (Option<f64>, Option<f64>), decimals: usi
     }
 }
 
-/// The mark of a scheme that deletion does as well as.
+/// The mark of a scheme that is not shown to be better than deletion at equal bits.
 pub const MARK: &str = "†";
 
 /// What the marks of [`markdown`] say.
 pub const LEGEND: &str = "Far-context recovery: 0 as deleting all but 4 sinks and the last 256 tokens, 1 as the exact cache, over the \
      positions where deletion changes the model. Bold: no scheme of at most as many measured bits recovers more, as far as the paired \
-     95 % interval can tell. †: no better than deletion (`evict`) at equal measured bits.";
+     95 % interval can tell. †: not shown to be better than deletion (`evict`) at equal \
+     measured bits: the paired interval of the difference reaches 0.";
 
-/// The scheme as a table names it: bold on the frontier, with [`MARK`] where deletion at equal bits does as well.
+/// The scheme as a table names it: bold on the frontier, with [`MARK`] where it is not shown to be better than deletion.
 fn name(row: &SchemeSummary) -> String {
-    let mark = if no_better_than_deletion(row) { MARK } else { "" };
+    let mark = if not_shown_better_than_deletion(row) { MARK } else { "" };
     let label = row.label();
     if row.frontier && !is_reference(row) { format!("**{label}**{mark}") } else { format!("{label}{mark}") }
 }
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_lead_with_recovery_and_mark_what_deletion_does_as_well() {
+    fn tables_lead_with_recovery_and_mark_what_is_not_shown_to_beat_deletion() {
         let mut rows = summaries();
         let table = markdown(&rows);
         let line =

@@ -5,7 +5,7 @@
 //! documents.
 
 use kvcsr_records::{HeldoutRow, SchemeSummary};
-use kvcsr_stats::Interval;
+use kvcsr_stats::{Interval, mean_of_means};
 
 use crate::group::{Group, Statistics};
 
@@ -27,7 +27,7 @@ pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
     if hidden <= 0.0 {
         return Estimate::default();
     }
-    let ratio = group.mean(|row| row.far_kl_sum) / hidden;
+    let ratio = group.lost() / hidden;
     let residuals = group.values(|row| (ratio * row.hidden_kl_sum - row.far_kl_sum) / hidden);
     let around =
         |i: Interval| Interval { difference: 1.0 - ratio, low: 1.0 - ratio + i.low, high: 1.0 - ratio + i.high };
@@ -37,19 +37,17 @@ pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
 /// Recovery less that of deletion at equal measured bits, between the two nearest rows of deletion. What has fewer bits than all of
 /// these is held against the smallest of them. Nothing for deletion itself, and above the most bits that deletion was run with.
 pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Estimate {
-    let bits = |group: &Group<'_>| group.mean(|row| row.measured_bits);
-    let own = bits(group);
+    let (own, hidden) = (group.bits(), group.hidden());
     let mut controls: Vec<&Group<'_>> = all.iter().filter(|other| other.first.scheme.starts_with(DELETION)).collect();
-    controls.sort_by(|a, b| bits(a).total_cmp(&bits(b)));
-    let above = controls.iter().position(|control| bits(control) >= own);
+    controls.sort_by(|a, b| a.bits().total_cmp(&b.bits()));
+    let above = controls.iter().position(|control| control.bits() >= own);
     let (Some(above), false) = (above, group.first.scheme.starts_with(DELETION)) else { return Estimate::default() };
     let (low, high) = (controls[above.saturating_sub(1)], controls[above]);
-    let share = match bits(high) - bits(low) {
-        apart if apart > 0.0 => (own - bits(low)) / apart,
+    let share = match high.bits() - low.bits() {
+        apart if apart > 0.0 => (own - low.bits()) / apart,
         _ => 1.0,
     };
     let (Some(below), Some(above)) = (group.paired(low), group.paired(high)) else { return Estimate::default() };
-    let hidden = group.hidden();
     if hidden <= 0.0 {
         return Estimate::default();
     }
@@ -63,30 +61,20 @@ pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: St
             below.iter().zip(above).map(deleted).collect()
         })
         .collect();
-    Estimate { value: Some(mean(&differences)), ends: statistics.bootstrap.interval(&differences) }
+    Estimate { value: Some(mean_of_means(&differences)), ends: statistics.bootstrap.interval(&differences) }
 }
 
 /// Whether no scheme of at most as many measured bits recovers more beyond doubt: by the paired interval, and by more than the noise
 /// of training.
 pub(crate) fn on_frontier(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> bool {
-    let bits = |group: &Group<'_>| group.mean(|row| row.measured_bits);
-    let lost = |group: &Group<'_>| group.mean(|row| row.far_kl_sum);
-    let (own_bits, own_loss) = (bits(group), lost(group));
-    let beats = |other: &&Group<'_>| {
-        let Some(pairs) = group.paired(other) else { return false };
-        let differences: Vec<Vec<f64>> = pairs
-            .iter()
-            .map(|stratum| stratum.iter().map(|(own, other)| own.far_kl_sum - other.far_kl_sum).collect())
-            .collect();
-        statistics.bootstrap.interval(&differences).is_some_and(|interval| interval.low > statistics.noise * own_loss)
+    let own_loss = group.lost();
+    let beats = |other: &Group<'_>| {
+        let differences = group.differences(other, |own, other| own.far_kl_sum - other.far_kl_sum);
+        let interval = differences.and_then(|differences| statistics.bootstrap.interval(&differences));
+        interval.is_some_and(|interval| interval.low > statistics.noise * own_loss)
     };
-    let could = |other: &&Group<'_>| bits(other) <= EQUAL_BITS * own_bits && lost(other) < own_loss;
-    !all.iter().filter(could).any(|other| beats(&other))
-}
-
-fn mean(strata: &[Vec<f64>]) -> f64 {
-    let of = |stratum: &Vec<f64>| stratum.iter().sum::<f64>() / stratum.len() as f64;
-    strata.iter().map(of).sum::<f64>() / strata.len() as f64
+    let could = |other: &Group<'_>| other.bits() <= EQUAL_BITS * group.bits() && other.lost() < own_loss;
+    !all.iter().any(|other| could(other) && beats(other))
 }
 
 /// Whether a scheme is a control: it deletes, and codes nothing.
@@ -94,8 +82,8 @@ pub fn is_control(row: &SchemeSummary) -> bool {
     row.scheme.starts_with(DELETION) || row.scheme.starts_with("snapkv")
 }
 
-/// Whether a scheme does not do better than deletion at equal measured bits, as far as the paired interval can tell.
-pub fn no_better_than_deletion(row: &SchemeSummary) -> bool {
+/// Whether a scheme is not shown to do better than deletion at equal measured bits: the paired interval reaches 0 or below.
+pub fn not_shown_better_than_deletion(row: &SchemeSummary) -> bool {
     row.over_deletion_low.is_some_and(|low| low <= 0.0)
 }
 
@@ -178,10 +166,10 @@ mod tests {
         let of = |name: &str| found.iter().find(|row| row.scheme == name).unwrap();
         // At 2 bits deletion loses about 0.8.
         assert!((of("better").over_deletion.unwrap() - 0.3).abs() < 0.02, "{:?}", of("better").over_deletion);
-        assert!(!no_better_than_deletion(of("better")) && no_better_than_deletion(of("worse")));
+        assert!(!not_shown_better_than_deletion(of("better")) && not_shown_better_than_deletion(of("worse")));
         assert!((of("tiny").over_deletion.unwrap() - 0.09).abs() < 0.02);
         assert_eq!(of("large").over_deletion, None);
-        assert!(!no_better_than_deletion(of("large")));
+        assert!(!not_shown_better_than_deletion(of("large")));
     }
 
     #[test]

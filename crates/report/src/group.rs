@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kvcsr_records::HeldoutRow;
-use kvcsr_stats::Bootstrap;
+use kvcsr_stats::{Bootstrap, mean_of_means};
 
 use crate::grouping::grouped;
 
@@ -45,8 +45,7 @@ impl<'r> Group<'r> {
 
     /// The mean over domains of the mean over documents.
     pub fn mean(&self, of: impl Fn(&HeldoutRow) -> f64) -> f64 {
-        let means = self.strata.iter().map(|rows| rows.iter().map(|row| of(row)).sum::<f64>() / rows.len() as f64);
-        means.sum::<f64>() / self.strata.len() as f64
+        mean_of_means(&self.values(of))
     }
 
     /// The same document's row among another scheme's, for every document; `None` if one is missing there.
@@ -57,7 +56,27 @@ impl<'r> Group<'r> {
         self.strata.iter().map(|stratum| stratum.iter().map(pair).collect()).collect()
     }
 
-    /// Mean KL over far tokens with the rest hidden, per document: what recovery is measured by. 0 where no token is far.
+    /// A number per document and its own row of another scheme, by domain; `None` if a document is missing there.
+    pub fn differences(
+        &self,
+        other: &Group<'_>,
+        of: impl Fn(&HeldoutRow, &HeldoutRow) -> f64,
+    ) -> Option<Vec<Vec<f64>>> {
+        let pairs = self.paired(other)?;
+        Some(pairs.iter().map(|stratum| stratum.iter().map(|(own, other)| of(own, other)).collect()).collect())
+    }
+
+    /// Measured bits per channel.
+    pub fn bits(&self) -> f64 {
+        self.mean(|row| row.measured_bits)
+    }
+
+    /// KL summed over a document's far tokens.
+    pub fn lost(&self) -> f64 {
+        self.mean(|row| row.far_kl_sum)
+    }
+
+    /// The same with the rest hidden: what recovery is measured by. 0 where no token is far.
     pub fn hidden(&self) -> f64 {
         self.mean(|row| row.hidden_kl_sum)
     }

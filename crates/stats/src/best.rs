@@ -1,6 +1,6 @@
 //! Who is best, as far as the records can tell.
 
-use super::{Bootstrap, Interval};
+use super::{Bootstrap, Interval, mean_of_means};
 
 /// One scheme's records, per stratum, in the same order for every scheme.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,10 +35,7 @@ impl Bootstrap {
     /// If two columns do not have the same records.
     #[must_use]
     pub fn best(&self, columns: &[Column], floor: f64) -> Vec<Best> {
-        let mean = |column: &Column| {
-            let of = |stratum: &Vec<f64>| stratum.iter().sum::<f64>() / stratum.len() as f64;
-            column.strata.iter().map(of).sum::<f64>() / column.strata.len() as f64
-        };
+        let mean = |column: &Column| mean_of_means(&column.strata);
         let Some(leader) = columns.iter().min_by(|a, b| mean(a).total_cmp(&mean(b))) else { return Vec::new() };
         let against_leader = |column: &Column| {
             let difference = if column.scheme == leader.scheme { None } else { self.paired(column, leader) };

@@ -33,6 +33,13 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     if low == high { low } else { low + (high - low) * at.fract() }
 }
 
+/// The mean over strata of the mean over records; NaN without strata.
+#[must_use]
+pub fn mean_of_means(strata: &[Vec<f64>]) -> f64 {
+    let mean = |stratum: &Vec<f64>| stratum.iter().sum::<f64>() / stratum.len() as f64;
+    strata.iter().map(mean).sum::<f64>() / strata.len() as f64
+}
+
 /// Mean and unbiased variance; the variance of one value is 0.
 fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use kvcsr_eval::longbench::predictions::label;
 use kvcsr_report::records::OverallRow;
 use kvcsr_report::{HeldoutRow, Kind, ReconstructionRow, aggregate, files};
 use serde_json::Value;
@@ -114,7 +113,7 @@ fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
         let Some(other) = right.iter().find(|o| o.scheme == one.scheme && o.dictionary == one.dictionary) else {
             continue;
         };
-        let name = label(&one.scheme, one.dictionary.as_str());
+        let name = one.label();
         for (metric, decimals, x, y) in [
             ("recovery", 3, one.recovery.unwrap_or(f64::NAN), other.recovery.unwrap_or(f64::NAN)),
             ("perplexity", 2, one.ppl, other.ppl),

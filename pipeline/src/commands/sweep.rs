@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_eval::longbench::predictions::label;
 use kvcsr_report::figures::SweepQuality;
 use kvcsr_report::page::{Block, Page, Section};
 use kvcsr_report::save::{self, Figure};
@@ -57,7 +56,7 @@ pub fn run(base: &Run) -> Result<()> {
         let heldout: Vec<HeldoutRow> = files::read_jsonl(&run.stage_dir("evaluate").join(heldout::ROWS))?;
         rows.extend(aggregate::overall(&heldout)?.into_iter().map(|s| SweepRow {
             point: shown.clone(),
-            scheme: label(&s.scheme, s.dictionary.as_str()),
+            scheme: s.label(),
             nominal_bits: s.nominal_bits,
             measured_bits: s.measured_bits,
             shared_bytes: s.shared_bytes,

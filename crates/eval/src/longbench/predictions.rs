@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
-use kvcsr_cache::registry::DEFAULT_DICTIONARIES;
 use kvcsr_records::Journal;
+pub use kvcsr_records::heldout::label;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, Result};
@@ -62,16 +62,6 @@ impl PredictionRow {
     #[must_use]
     pub fn label(&self) -> String {
         label(&self.scheme, &self.dictionaries)
-    }
-}
-
-/// `csr-8`, or `csr-8@kmeans` where the dictionaries are not the default ones.
-#[must_use]
-pub fn label(scheme: &str, dictionaries: &str) -> String {
-    if dictionaries.is_empty() || dictionaries == DEFAULT_DICTIONARIES {
-        scheme.to_owned()
-    } else {
-        format!("{scheme}@{dictionaries}")
     }
 }
 

@@ -31,6 +31,12 @@ pub struct Unit {
     pub timed: bool,
 }
 
+/// How documents are cut for contexts of at most `context` tokens.
+pub fn cut(run: &Run, context: usize) -> Cut {
+    let Settings { windows, scored, .. } = run.config.heldout;
+    Cut { context, skip: far::RECENT, scored, windows, seed: run.config.seed }
+}
+
 /// The documents of the profile's domains.
 pub struct Texts(Vec<Text>);
 
@@ -49,19 +55,13 @@ impl Texts {
         Ok(Self(texts))
     }
 
-    /// How documents are cut for contexts of at most `context` tokens.
-    pub fn cut(&self, run: &Run, context: usize) -> Cut {
-        let Settings { windows, scored, .. } = run.config.heldout;
-        Cut { context, skip: far::RECENT, scored, windows, seed: run.config.seed }
-    }
-
     fn of(&self, side: Side) -> impl Iterator<Item = &Text> {
         self.0.iter().filter(move |text| text.side == side)
     }
 
     /// The windows that the threshold of far tokens is chosen on.
     pub fn threshold_windows(&self, run: &Run, context: usize) -> Vec<Window> {
-        let cut = self.cut(run, context);
+        let cut = cut(run, context);
         self.of(Side::Threshold).flat_map(|text| cut.windows(&text.name, &text.ids)).collect()
     }
 
@@ -69,7 +69,7 @@ impl Texts {
     /// domain after another, so that a run that was stopped has scored about as many of each.
     pub fn units(&self, run: &Run, context: usize, documents: usize) -> Result<Vec<Unit>> {
         let Settings { domains, scored, repeats, .. } = &run.config.heldout;
-        let cut = self.cut(run, context);
+        let cut = cut(run, context);
         let mut by_domain: Vec<Vec<Unit>> = Vec::new();
         for domain in domains {
             let own = self.of(Side::Scored).filter(|text| text.domain == *domain);
@@ -87,7 +87,7 @@ impl Texts {
         Ok((0..longest).flat_map(|_| queues.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()).collect())
     }
 
-    /// Passages that come back, each after the beginning of a document of any other domain.
+    /// Passages that come back, each after the beginning of another document.
     fn repeats(&self, context: usize, scored: usize, count: usize, seed: u64) -> Vec<Unit> {
         let passage = scored + CUE + 1;
         let Some(between) = context.checked_sub(passage + CUE).filter(|between| *between > 0) else {
@@ -103,6 +103,7 @@ impl Texts {
         let windows = order
             .into_iter()
             .zip(others)
+            .filter(|(text, other)| text.name != other.name)
             .filter_map(|(text, other)| repeat.window(&format!("{REPEAT}/{}", text.name), &text.ids, &other.ids));
         let unit = |window| Unit { domain: REPEAT.to_owned(), windows: vec![window], timed: false };
         windows.take(count).map(unit).collect()

@@ -25,7 +25,7 @@ use kvcsr_report::aggregate::Statistics;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use self::documents::{Texts, Unit};
+use self::documents::{Texts, Unit, cut};
 use crate::atomic;
 use crate::config::Config;
 use crate::stage::{Run, parameters_of};
@@ -114,7 +114,7 @@ impl Scoring<'_> {
         let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
         let mut order: Vec<Key> = Vec::new();
         for &context in self.contexts {
-            self.check_room(run, &texts, context, decoder.rotary().max_positions())?;
+            self.check_room(run, context, decoder.rotary().max_positions())?;
             let threshold = match known.iter().find(|row| row.context == context) {
                 Some(row) => row.threshold,
                 None => {
@@ -124,10 +124,10 @@ impl Scoring<'_> {
                 }
             };
             let units = texts.units(run, context, self.documents)?;
-            let ids: Vec<String> = units.iter().map(|unit| unit.windows[0].document.clone()).collect();
             let bar = ui::bar(self.stage, (units.len() * schemes.len()) as u64, "documents x schemes");
             for Unit { domain, windows, timed } in units {
                 let id = windows[0].document.clone();
+                order.extend(schemes.iter().map(|s| (id.clone(), context, named(s.as_ref()))));
                 let lacks = |s: &&dyn Scheme| !journal.contains(&(id.clone(), context, named(*s)));
                 let todo: Vec<&dyn Scheme> = schemes.iter().map(|s| s.as_ref()).filter(lacks).collect();
                 bar.inc((schemes.len() - todo.len()) as u64);
@@ -147,14 +147,13 @@ impl Scoring<'_> {
                     bar.inc(1);
                 }
             }
-            order.extend(ids.iter().flat_map(|id| schemes.iter().map(|s| (id.clone(), context, named(s.as_ref())))));
             bar.finish();
         }
         in_order(&dir.join(ROWS), &order)
     }
 
-    fn check_room(&self, run: &Run, texts: &Texts, context: usize, positions: usize) -> Result<()> {
-        let longest = texts.cut(run, context).most_tokens() + self.decode;
+    fn check_room(&self, run: &Run, context: usize, positions: usize) -> Result<()> {
+        let longest = cut(run, context).most_tokens() + self.decode;
         if longest > positions {
             bail!(
                 "{}: a context of {context} tokens and what follows take {longest} positions, the model has {positions}: lower \
