@@ -75,12 +75,16 @@ impl Stage for Evaluate {
     }
 }
 
-/// Relative error of every layer's held-out vectors, for each set and level.
+/// Relative error of every layer's held-out vectors, for each set and level; made again where a set is not in it, as in a run that
+/// grew by a scheme of other dictionaries.
 fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
-    if path.is_file() {
-        return Ok(());
-    }
     let sets = sets(run, owner)?;
+    if path.is_file() {
+        let known: Vec<ReconstructionRow> = files::read_jsonl(path)?;
+        if sets.iter().all(|(name, _)| known.iter().any(|row| row.dictionary.as_str() == *name)) {
+            return Ok(());
+        }
+    }
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
     let bar = ui::bar("evaluate", total as u64, "layers restored");
     let mut rows = Vec::new();
