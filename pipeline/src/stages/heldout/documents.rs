@@ -87,7 +87,7 @@ impl Texts {
         Ok((0..longest).flat_map(|_| queues.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()).collect())
     }
 
-    /// Passages that come back, each after the beginning of another document.
+    /// Passages that come back, each after the beginning of a document of another domain.
     fn repeats(&self, context: usize, scored: usize, count: usize, seed: u64) -> Vec<Unit> {
         let passage = scored + CUE + 1;
         let Some(between) = context.checked_sub(passage + CUE).filter(|between| *between > 0) else {
@@ -99,12 +99,14 @@ impl Texts {
         let mut order: Vec<&Text> = texts.clone();
         let rank = |text: &Text| texts.iter().filter(|t| t.domain == text.domain).position(|t| t.name == text.name);
         order.sort_by_key(|text| rank(text));
-        let others = texts.iter().cycle().skip(texts.len() / 2);
-        let windows = order
-            .into_iter()
-            .zip(others)
-            .filter(|(text, other)| text.name != other.name)
-            .filter_map(|(text, other)| repeat.window(&format!("{REPEAT}/{}", text.name), &text.ids, &other.ids));
+        // What stands between is of another domain, each time another one.
+        let other = |at: usize, text: &Text| {
+            let all = texts.iter().cycle().skip(texts.len() / 2 + at).take(texts.len());
+            all.copied().find(|other| other.domain != text.domain)
+        };
+        let windows = order.iter().enumerate().filter_map(|(at, text)| {
+            repeat.window(&format!("{REPEAT}/{}", text.name), &text.ids, &other(at, text)?.ids)
+        });
         let unit = |window| Unit { domain: REPEAT.to_owned(), windows: vec![window], timed: false };
         windows.take(count).map(unit).collect()
     }
