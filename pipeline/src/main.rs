@@ -32,6 +32,8 @@ use crate::stage::Run;
 use crate::stages::all;
 
 fn main() -> ExitCode {
+    // A reader that has seen enough, such as `head`, ends the program as it ends others.
+    sigpipe::reset();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -247,12 +247,13 @@ impl Opened {
         tokenizer.with_context(|| self.context())
     }
 
-    pub fn chat_template(&self) -> Result<ChatTemplate> {
+    /// The checkpoint's chat template, if it has one.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
         let template = match &self.files {
-            Files::Gguf(file) => file.chat_template()?,
-            Files::Folder(folder) => folder.chat_template()?,
+            Files::Gguf(file) => file.chat_template(),
+            Files::Folder(folder) => folder.chat_template(),
         };
-        template.context("the model has no chat template: leave out --chat")
+        template.with_context(|| self.context())
     }
 }
 

@@ -8,8 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const SET: &str =
-    "longbench.tasks=[\"lcc\",\"trec\"] longbench.schemes=[\"dense\",\"dense-f16\"] longbench.resamples=50";
+const SET: &str = "longbench.tasks=[\"lcc\",\"trec\"] longbench.schemes=[\"dense\",\"dense-f16\"] resamples=50";
 const RECORDS: usize = 4;
 
 fn record(task: &str, at: usize) -> serde_json::Value {

@@ -9,8 +9,9 @@ use kvcsr_report::figures::{
     Frontier, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
     TimeLength, TrainingLoss,
 };
+use kvcsr_report::records::{OverallRow, TaskRow};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::{AblationRow, HeldoutRow, SchemeSummary, ablation, compare, csv, tables};
+use kvcsr_report::{AblationRow, HeldoutRow, SchemeSummary, ablation, compare, csv, longbench, tables};
 use sha2::{Digest, Sha256};
 
 fn root() -> PathBuf {
@@ -145,6 +146,40 @@ fn the_comparison_is_that_of_the_committed_rows() {
         let table = compare::headline_markdown(&shown);
         assert!(headline.contains(table.trim()), "README.md and compare.csv differ\n{table}");
     }
+}
+
+/// A page that stands in a published folder, its rows of tasks and of schemes, and the part of docs/RESULTS.md about it.
+fn scores_of(page: &Path, stem: &str, part: &str) -> bool {
+    let folder = page.parent().unwrap();
+    let (tasks, schemes) = (folder.join(format!("{stem}.csv")), folder.join(format!("{stem}-schemes.csv")));
+    if !schemes.is_file() {
+        return false;
+    }
+    let tasks: Vec<TaskRow> = csv::read(&tasks).unwrap();
+    let schemes: Vec<OverallRow> = csv::read(&schemes).unwrap();
+    let mut names: Vec<String> = tasks.iter().map(|row| row.task.clone()).collect();
+    names.dedup();
+    for scheme in &schemes {
+        let n: usize = tasks.iter().filter(|row| row.scheme == scheme.scheme).map(|row| row.n).sum();
+        assert_eq!(n, scheme.n, "{}: {stem}.csv and {stem}-schemes.csv differ in {}", folder.display(), scheme.scheme);
+    }
+    // Deletion is in every table of scores.
+    assert!(schemes.iter().any(|row| row.scheme.starts_with("evict(")), "{}: {stem} has no control", folder.display());
+    let text = fs::read_to_string(page).unwrap();
+    let all = longbench::run_markdown(&names, &tasks, &schemes);
+    assert!(text.contains(all.trim()), "{} and {stem}.csv differ", page.display());
+    let table = longbench::schemes_markdown(&schemes);
+    assert!(text.contains(table.trim()), "{} and {stem}-schemes.csv differ", page.display());
+    assert!(parts("docs/RESULTS.md")[part].contains(table.trim()), "docs/RESULTS.md and {stem}-schemes.csv differ");
+    true
+}
+
+#[test]
+fn scores_are_those_of_the_committed_rows() {
+    let all =
+        |page: &str, stem: &str| published().iter().filter(|folder| scores_of(&folder.join(page), stem, stem)).count();
+    assert_eq!(all("longbench.md", "longbench"), 1, "folders with LongBench's rows");
+    assert_eq!(all("report.md", "suite"), 1, "folders with the suite's rows");
 }
 
 /// The figure of rows that a published CSV holds, beside the SVG that was published.

@@ -134,8 +134,8 @@ fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again
 /// A comparison of schemes that need no training.
 const COMPARE: &str = "corpora=[\"wiki\"] calibrate.tokens=256 calibrate.heldout_tokens=256 calibrate.sequence=256 \
      compare.schemes=[\"dense\",\"q4_0\",\"evict(sinks=4,recent=256)\"] compare.contexts=[264,300] compare.documents=1 compare.decode=1 \
-     heldout.domains=[\"play\"] heldout.scored=9 heldout.repeats=1 heldout.resamples=50 \
-     compare.tasks=[\"record_lookup\"] compare.task_limit=3 compare.task_prompt_tokens=192 compare.resamples=50";
+     heldout.domains=[\"play\"] heldout.scored=9 heldout.repeats=1 resamples=50 \
+     compare.tasks=[\"record_lookup\"] compare.task_limit=3 compare.task_prompt_tokens=192";
 
 /// Answers without their times.
 fn answers(folder: &Path) -> BTreeSet<String> {

@@ -77,6 +77,10 @@ pub enum EvalError {
     #[error("prompt template: {0}")]
     Template(String),
 
+    /// The checkpoint's own chat template was asked for, and it has none.
+    #[error("the checkpoint has no chat template: set longbench.chat to none, llama2, chatml or baichuan2")]
+    NoTemplate,
+
     /// A prediction and answer that LongBench's own scorer would fail on.
     #[error("metric {metric}: {reason}")]
     Unscorable {

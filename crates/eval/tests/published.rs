@@ -6,7 +6,7 @@ mod common;
 
 use kvcsr_eval::TokensError;
 use kvcsr_eval::longbench::config::Config;
-use kvcsr_eval::longbench::prompt::{Tokens, llama2_chat, prepare};
+use kvcsr_eval::longbench::prompt::{Tokens, Wrap, llama2_chat, prepare};
 use kvcsr_eval::longbench::record::read_records;
 use kvcsr_eval::longbench::tasks::TaskTable;
 
@@ -55,7 +55,7 @@ fn every_record_makes_a_prompt() {
         let records = read_records(task, &path).unwrap();
         assert!(!records.is_empty(), "{}", task.name);
         for record in &records {
-            let prompt = prepare(task, template, record, &Characters, limit, Some(&llama2_chat)).unwrap();
+            let prompt = prepare(task, template, record, &Characters, limit, Some(Wrap::Around(llama2_chat))).unwrap();
             let wrap = if task.chat { "[INST][/INST]".len() } else { 0 };
             let kept = prompt.full_tokens.min(limit);
             assert_eq!(prompt.ids.len(), kept + wrap, "{} {}", task.name, record.id);

@@ -108,7 +108,7 @@ pub struct DivergenceRow {
     pub other: usize,
     /// Number of the group that `layer` was put in.
     pub group: usize,
-    /// Jensen-Shannon divergence in nats, 0 to ln 2.
+    /// Jensen-Shannon divergence in nats, 0 to ln 2. Of a layer with itself: that of two halves of its vectors, the noise floor.
     pub divergence: f64,
 }
 

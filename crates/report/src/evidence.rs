@@ -9,8 +9,16 @@ use kvcsr_stats::{Interval, mean_of_means};
 
 use crate::group::{Group, Statistics};
 
-/// What the scheme that deletes is called; its options follow.
-const DELETION: &str = "evict(";
+/// Whether this is the scheme that deletes, with whatever options.
+fn deletes(scheme: &str) -> bool {
+    is(scheme, "evict")
+}
+
+/// Whether a scheme's name is `method`, alone or with options.
+fn is(scheme: &str, method: &str) -> bool {
+    scheme.strip_prefix(method).is_some_and(|rest| rest.is_empty() || rest.starts_with('('))
+}
+
 /// Bits that count as equal, as a share.
 const EQUAL_BITS: f64 = 1.005;
 
@@ -38,10 +46,10 @@ pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
 /// these is held against the smallest of them. Nothing for deletion itself, and above the most bits that deletion was run with.
 pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Estimate {
     let (own, hidden) = (group.bits(), group.hidden());
-    let mut controls: Vec<&Group<'_>> = all.iter().filter(|other| other.first.scheme.starts_with(DELETION)).collect();
+    let mut controls: Vec<&Group<'_>> = all.iter().filter(|other| deletes(&other.first.scheme)).collect();
     controls.sort_by(|a, b| a.bits().total_cmp(&b.bits()));
     let above = controls.iter().position(|control| control.bits() >= own);
-    let (Some(above), false) = (above, group.first.scheme.starts_with(DELETION)) else { return Estimate::default() };
+    let (Some(above), false) = (above, deletes(&group.first.scheme)) else { return Estimate::default() };
     let (low, high) = (controls[above.saturating_sub(1)], controls[above]);
     let share = match high.bits() - low.bits() {
         apart if apart > 0.0 => (own - low.bits()) / apart,
@@ -79,7 +87,7 @@ pub(crate) fn on_frontier(group: &Group<'_>, all: &[Group<'_>], statistics: Stat
 
 /// Whether a scheme is a control: it deletes, and codes nothing.
 pub fn is_control(row: &SchemeSummary) -> bool {
-    row.scheme.starts_with(DELETION) || row.scheme.starts_with("snapkv")
+    deletes(&row.scheme) || is(&row.scheme, "snapkv")
 }
 
 /// Whether a scheme is not shown to do better than deletion at equal measured bits: the paired interval reaches 0 or below.
@@ -137,6 +145,18 @@ mod tests {
 
     fn all(rows: &[HeldoutRow], statistics: Statistics) -> Vec<SchemeSummary> {
         summarise(rows, statistics).unwrap().into_iter().filter(|row| row.domain == "all").collect()
+    }
+
+    #[test]
+    fn deletion_is_known_with_and_without_options() {
+        for (scheme, control) in
+            [("evict", true), ("evict(sinks=4,recent=8)", true), ("snapkv", true), ("snapkv(w=1)", true)]
+                .into_iter()
+                .chain([("evicted", false), ("csr-8", false), ("dense", false)])
+        {
+            let of = all(&[rows(scheme, 1.0, |_| 1.0)].concat(), STATISTICS);
+            assert_eq!(is_control(&of[0]), control, "{scheme}");
+        }
     }
 
     #[test]

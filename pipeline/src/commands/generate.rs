@@ -24,7 +24,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let (from, text) = prompt(args)?;
     let prompt = if args.chat {
         let turn = Message { role: "user", content: &text };
-        tokenizer.encode(&model.chat_template()?.render(&[turn], true)?, false)?
+        let template = model.chat_template()?.context("the model has no chat template: leave out --chat")?;
+        tokenizer.encode(&template.render(&[turn], true)?, false)?
     } else {
         tokenizer.encode(&text, true)?
     };

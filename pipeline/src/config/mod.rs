@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_stats::Bootstrap;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -25,6 +26,7 @@ pub struct Config {
     pub model: String,
     pub corpora: Vec<String>,
     pub seed: u64,
+    pub resamples: usize,
     pub threads: usize,
     pub device: String,
     pub dtype: String,
@@ -84,6 +86,11 @@ impl Config {
         let config: Self = Value::Table(table).try_into()?;
         config.check()?;
         Ok(config)
+    }
+
+    /// How differences between schemes are tested.
+    pub fn bootstrap(&self) -> Bootstrap {
+        Bootstrap { resamples: self.resamples, level: 0.95, seed: self.seed }
     }
 
     fn check(&self) -> Result<()> {

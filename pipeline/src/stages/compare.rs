@@ -10,7 +10,6 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use kvcsr_cache::Scheme;
 use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
-use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::Grid;
 use kvcsr_eval::suite::{Selection, Suite as Tasks};
 use kvcsr_model::{Decoder, Tokenizer};
@@ -63,6 +62,7 @@ impl Stage for Compare {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = heldout::parameters(run, &run.config.compare)?;
+        parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         parameters.insert("task_depths".into(), json!(run.config.suite.depths));
         Ok(parameters)
@@ -136,7 +136,7 @@ fn answer_tasks(
     let selection = Selection { tasks: &settings.tasks, limit: settings.task_limit, grid };
     let prompts = suite::Prompts { selection, max_tokens: settings.task_prompt_tokens };
     let (work, predictions) = suite::answer("compare", run, (decoder, tokenizer), &prompts, schemes, dir)?;
-    let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+    let bootstrap = run.config.bootstrap();
     let table = Tasks::embedded().table();
     scores::write(dir, &summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?)
 }

@@ -19,7 +19,7 @@ use crate::ui;
 
 /// File of the groups: for keys and for values a list of lists of layers.
 pub const GROUPS: &str = "groups.json";
-/// File of the divergences, one JSON object per kind and pair of layers.
+/// File of the divergences, one JSON object per kind and pair of layers; of a layer with itself, those of its two halves.
 pub const DIVERGENCE: &str = "divergence.jsonl";
 
 /// See the module.
@@ -28,6 +28,7 @@ pub struct Merge;
 static DECLARATION: Declaration = Declaration {
     name: "merge",
     about: "Measure how alike the layers are, and group those that share a dictionary",
+    version: 2,
     needs: &[Need::Stage("calibrate")],
     makes: &[Output::rows(GROUPS), Output::rows(DIVERGENCE)],
     ..Declaration::EMPTY
@@ -79,12 +80,9 @@ impl Stage for Merge {
             let found = grouped(settings, kind, &matrix, layers);
             for a in 0..layers {
                 let group = found.iter().position(|g| g.contains(&a)).unwrap_or(a);
-                rows.extend((0..layers).map(|b| DivergenceRow {
-                    kind,
-                    layer: a,
-                    other: b,
-                    group,
-                    divergence: matrix[a * layers + b],
+                rows.extend((0..layers).map(|b| {
+                    let divergence = if a == b { floors[a] } else { matrix[a * layers + b] };
+                    DivergenceRow { kind, layer: a, other: b, group, divergence }
                 }));
             }
             groups.push(found);

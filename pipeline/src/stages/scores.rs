@@ -22,6 +22,8 @@ pub const RESULTS: &str = "results.jsonl";
 pub const OVERALL: &str = "overall.jsonl";
 /// The scores per task and scheme again, for spreadsheets.
 pub const TABLE: &str = "results.csv";
+/// The averages per scheme again.
+pub const OVERALL_TABLE: &str = "overall.csv";
 
 /// Lets every scheme answer every record that `dir` lacks, under a bar.
 pub fn answer(
@@ -71,6 +73,7 @@ fn check_room(stage: &str, runner: &Runner<'_>, work: &[Work<'_>]) -> Result<()>
 pub fn write(dir: &Path, summary: &Summary) -> Result<()> {
     files::write_jsonl(&dir.join(RESULTS), &summary.tasks)?;
     files::write_jsonl(&dir.join(OVERALL), &summary.overall)?;
+    csv::write(&dir.join(OVERALL_TABLE), &summary.overall)?;
     Ok(csv::write(&dir.join(TABLE), &summary.tasks)?)
 }
 

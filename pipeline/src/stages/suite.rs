@@ -14,7 +14,6 @@ use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
-use kvcsr_eval::stats::Bootstrap;
 use kvcsr_eval::suite::grid::{self, Grid};
 use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
 use kvcsr_model::{Decoder, Tokenizer};
@@ -76,6 +75,7 @@ impl Stage for Suite {
         // Where dictionaries lie does not change what is made of them: they are inputs, by content.
         parameters.remove("dictionaries");
         parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         Ok(parameters)
     }
@@ -88,7 +88,7 @@ impl Stage for Suite {
         let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
         let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };
         let (work, predictions) = answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, dir)?;
-        let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+        let bootstrap = run.config.bootstrap();
         // The grids are scored for themselves: their cells are no sample of anything.
         let (grids, tasks): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| is_grid(&work.task.name));
         let summary = summarise(Tasks::embedded().table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
@@ -162,6 +162,11 @@ impl Section {
         let settings = run.finished("suite")?.recipe.parameters;
         let dir = run.stage_dir("suite");
         Ok(Self { grid: files::read_jsonl(&dir.join(GRID))?, summary: scores::read(&dir)?, settings })
+    }
+
+    /// The scores per task and scheme, and per scheme.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
     }
 
     /// How the numbers came about, in one paragraph.

@@ -4,6 +4,7 @@
 //! level and turned back into text, and only then wrapped for chat and tokenised again. The length may drift by a few tokens
 //! in the second tokenisation, and the wrap is not counted against the limit.
 
+use kvcsr_model::{ChatTemplate, Message};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, Result, TokensError};
@@ -17,6 +18,15 @@ pub trait Tokens {
     /// # Errors
     /// Whatever the tokenizer fails with.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokensError>;
+
+    /// Token ids of `text` as it stands: nothing is put before or after it. The same as [`Tokens::encode`] for a tokenizer that
+    /// puts nothing there.
+    ///
+    /// # Errors
+    /// Whatever the tokenizer fails with.
+    fn encode_as_is(&self, text: &str) -> Result<Vec<u32>, TokensError> {
+        self.encode(text)
+    }
 
     /// Text of `ids`, special tokens left out.
     ///
@@ -133,23 +143,33 @@ pub fn truncate_middle(tokens: &dyn Tokens, prompt: String, max_tokens: usize) -
 
 /// The prompt of `record`: `template` filled, cut to `max_tokens`, wrapped by `chat` unless the task goes without, tokenised.
 ///
-/// `chat` gets the truncated text and returns the text to tokenise; pass `None` for a base model.
+/// Pass `None` for a base model.
 ///
 /// # Errors
-/// As [`truncate_middle`].
+/// As [`truncate_middle`]; [`EvalError::Model`] if the checkpoint's template refuses the prompt.
 pub fn prepare(
     task: &Task,
     template: &Template,
     record: &Record,
     tokens: &dyn Tokens,
     max_tokens: usize,
-    chat: Option<&dyn Fn(&str) -> String>,
+    chat: Option<Wrap<'_>>,
 ) -> Result<Prompt> {
-    let (mut text, full_tokens) = truncate_middle(tokens, template.fill(record), max_tokens)?;
-    if let (true, Some(wrap)) = (task.chat, chat) {
-        text = wrap(&text);
-    }
-    let ids = tokens.encode(&text).map_err(EvalError::Tokens)?;
+    let (text, full_tokens) = truncate_middle(tokens, template.fill(record), max_tokens)?;
+    let (text, ids) = match chat.filter(|_| task.chat) {
+        None => (text.clone(), tokens.encode(&text)),
+        Some(Wrap::Around(wrap)) => {
+            let text = wrap(&text);
+            let ids = tokens.encode(&text);
+            (text, ids)
+        }
+        Some(Wrap::Template(own)) => {
+            let text = own.render(&[Message { role: "user", content: &text }], true)?;
+            let ids = tokens.encode_as_is(&text);
+            (text, ids)
+        }
+    };
+    let ids = ids.map_err(EvalError::Tokens)?;
     Ok(Prompt { text, ids, full_tokens, truncated: full_tokens > max_tokens })
 }
 
@@ -164,17 +184,34 @@ pub enum Chat {
     Llama2,
     /// [`chatml`].
     ChatMl,
+    /// [`baichuan2_chat`].
+    Baichuan2,
+    /// The template that the checkpoint brings: one turn of the user, the assistant's opened.
+    Checkpoint,
+}
+
+/// What is put around a prompt.
+#[derive(Clone, Copy)]
+pub enum Wrap<'a> {
+    /// Text, tokenised with the prompt as any text is.
+    Around(fn(&str) -> String),
+    /// A checkpoint's template, which writes its special tokens itself: nothing is put before them.
+    Template(&'a ChatTemplate),
 }
 
 impl Chat {
-    /// The function that wraps, if any.
-    #[must_use]
-    pub fn wrap(self) -> Option<fn(&str) -> String> {
-        match self {
+    /// What it puts around a prompt, if anything; `own` is the checkpoint's template.
+    ///
+    /// # Errors
+    /// [`EvalError::NoTemplate`] if that is asked for and there is none.
+    pub fn wrap(self, own: Option<&ChatTemplate>) -> Result<Option<Wrap<'_>>> {
+        Ok(match self {
             Self::None => None,
-            Self::Llama2 => Some(llama2_chat),
-            Self::ChatMl => Some(chatml),
-        }
+            Self::Llama2 => Some(Wrap::Around(llama2_chat)),
+            Self::ChatMl => Some(Wrap::Around(chatml)),
+            Self::Baichuan2 => Some(Wrap::Around(baichuan2_chat)),
+            Self::Checkpoint => Some(Wrap::Template(own.ok_or(EvalError::NoTemplate)?)),
+        })
     }
 }
 
@@ -183,6 +220,12 @@ impl Chat {
 #[must_use]
 pub fn chatml(prompt: &str) -> String {
     format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
+}
+
+/// A user turn as Baichuan 2's own `build_chat_input` writes it: its checkpoints bring no template. Not part of LongBench.
+#[must_use]
+pub fn baichuan2_chat(prompt: &str) -> String {
+    format!("<reserved_106>{prompt}<reserved_107>")
 }
 
 /// The chat wrap of `pred.py` for Llama-2 chat models: no system prompt, no spaces.
@@ -205,6 +248,10 @@ mod tests {
     impl Tokens for Characters {
         fn encode(&self, text: &str) -> Result<Vec<u32>, TokensError> {
             Ok(std::iter::once(BOS).chain(text.chars().map(u32::from)).collect())
+        }
+
+        fn encode_as_is(&self, text: &str) -> Result<Vec<u32>, TokensError> {
+            Ok(text.chars().map(u32::from).collect())
         }
 
         fn decode(&self, ids: &[u32]) -> Result<String, TokensError> {
@@ -232,7 +279,7 @@ mod tests {
         let task = TaskTable::embedded().get(task).unwrap();
         let template = Template::parse("{context}").unwrap();
         let record = record(context, "");
-        prepare(task, &template, &record, &Characters, max_tokens, Some(&llama2_chat)).unwrap()
+        prepare(task, &template, &record, &Characters, max_tokens, Some(Wrap::Around(llama2_chat))).unwrap()
     }
 
     #[test]
@@ -283,10 +330,34 @@ mod tests {
             ("none", None),
             ("llama2", Some("[INST]a[/INST]")),
             ("chatml", Some("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n")),
+            ("baichuan2", Some("<reserved_106>a<reserved_107>")),
         ] {
             let chat: Chat = serde_json::from_value(name.into()).unwrap();
-            assert_eq!(chat.wrap().map(|wrap| wrap("a")).as_deref(), wrapped, "{name}");
+            let found = chat.wrap(None).unwrap().map(|wrap| match wrap {
+                Wrap::Around(wrap) => wrap("a"),
+                Wrap::Template(_) => panic!("{name}: no template was given"),
+            });
+            assert_eq!(found.as_deref(), wrapped, "{name}");
         }
+    }
+
+    #[test]
+    fn the_checkpoints_template_writes_the_first_token_itself() {
+        let source = "{{ bos_token }}<u>{{ messages[0].content }}</u>{% if add_generation_prompt %}<a>{% endif %}";
+        let own = ChatTemplate::new(source, "t.json".as_ref(), &[("bos_token", "!")]).unwrap();
+        let of = |task: &str| {
+            let task = TaskTable::embedded().get(task).unwrap();
+            let chat = Chat::Checkpoint.wrap(Some(&own)).unwrap();
+            let template = Template::parse("{context}").unwrap();
+            prepare(task, &template, &record("abcdefghij", ""), &Characters, 6, chat).unwrap()
+        };
+        let wrapped = of("qasper");
+        assert_eq!(wrapped.text, "!<u>abhij</u><a>");
+        assert_eq!(wrapped.ids.len(), wrapped.text.len(), "no token is put before the template's own");
+        // What goes without a wrap is tokenised as any text.
+        let plain = of("lcc");
+        assert_eq!((plain.text.as_str(), plain.ids[0]), ("abhij", BOS));
+        assert!(matches!(Chat::Checkpoint.wrap(None), Err(EvalError::NoTemplate)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme};
 use kvcsr_codec::measured_bits;
-use kvcsr_model::{Choice, Decoder, Finish, Generated, Limits, StopTokens, Tokenizer};
+use kvcsr_model::{ChatTemplate, Choice, Decoder, Finish, Generated, Limits, StopTokens, Tokenizer};
 use rayon::prelude::*;
 
 use crate::error::{EvalError, Result, TokensError};
@@ -43,11 +43,16 @@ pub struct Runner<'a> {
     tokenizer: &'a Tokenizer,
     config: &'a Config,
     options: RunOptions,
+    template: Option<ChatTemplate>,
 }
 
 impl Tokens for Tokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokensError> {
         Ok(Tokenizer::encode(self, text, true)?)
+    }
+
+    fn encode_as_is(&self, text: &str) -> Result<Vec<u32>, TokensError> {
+        Ok(Tokenizer::encode(self, text, false)?)
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, TokensError> {
@@ -56,7 +61,7 @@ impl Tokens for Tokenizer {
 }
 
 /// Most tokens that a chat wrap and a BOS add to a prompt.
-const WRAP_TOKENS: usize = 64;
+const WRAP_TOKENS: usize = 256;
 
 /// How prompts and answers fit the model's positions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -112,7 +117,13 @@ impl<'a> Runner<'a> {
     /// A runner of `decoder`.
     #[must_use]
     pub fn new(decoder: &'a Decoder, tokenizer: &'a Tokenizer, config: &'a Config, options: RunOptions) -> Self {
-        Self { decoder, tokenizer, config, options }
+        Self { decoder, tokenizer, config, options, template: None }
+    }
+
+    /// With the checkpoint's own template, for [`Chat::Checkpoint`].
+    #[must_use]
+    pub fn with_template(self, template: Option<ChatTemplate>) -> Self {
+        Self { template, ..self }
     }
 
     /// The prompt of `record`.
@@ -121,8 +132,7 @@ impl<'a> Runner<'a> {
     /// [`EvalError::Config`] for a task without a template, and as [`prepare`].
     pub fn prompt(&self, task: &Task, record: &Record) -> Result<Prompt> {
         let template = self.config.template(&task.name)?;
-        let wrap = self.options.chat.wrap();
-        let chat = wrap.as_ref().map(|wrap| wrap as &dyn Fn(&str) -> String);
+        let chat = self.options.chat.wrap(self.template.as_ref())?;
         prepare(task, template, record, self.tokenizer, self.options.max_prompt_tokens, chat)
     }
 

@@ -74,14 +74,22 @@ impl Figure for LayerDivergence {
                 .collect();
             ticks::number(near.iter().sum::<f64>() / near.len().max(1) as f64)
         };
+        let floor = |kind: Kind| {
+            let own = data.iter().filter(|row| row.kind == kind && row.other == row.layer).map(|row| row.divergence);
+            let (least, most) = own.fold((f64::MAX, 0f64), |(least, most), d| (least.min(d), most.max(d)));
+            format!("{} to {}", ticks::number(least), ticks::number(most))
+        };
         format!(
             "Jensen-Shannon divergence (nats, 0 to ln 2) between the 2-D histograms of two layers' unit vectors in the plane of their common principal \
          components; the paper's Figure 3. Boxes: layers that share a dictionary ({} groups of keys, {} of values). Neighbouring layers differ by {} \
-         for keys and {} for values on average.",
+         for keys and {} for values on average. The diagonal is the noise floor: two halves of one layer's own vectors differ by {} for \
+         keys and {} for values, and no pair at or below that can be told apart.",
             groups(data, Kind::Key).len(),
             groups(data, Kind::Value).len(),
             mean(Kind::Key),
             mean(Kind::Value),
+            floor(Kind::Key),
+            floor(Kind::Value),
         )
     }
 }

@@ -14,7 +14,6 @@ pub struct Settings {
     pub scored: usize,
     pub repeats: usize,
     pub far_share: f64,
-    pub resamples: usize,
     pub training_noise: f64,
 }
 

@@ -23,7 +23,6 @@ pub struct Settings {
     pub shard: String,
     pub keep_going: bool,
     pub paper_model: String,
-    pub resamples: usize,
 }
 
 /// The parameter that names a slice.

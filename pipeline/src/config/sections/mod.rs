@@ -114,7 +114,6 @@ pub struct Compare {
     pub task_limit: usize,
     pub task_lengths: Vec<usize>,
     pub task_prompt_tokens: usize,
-    pub resamples: usize,
 }
 
 /// The section `[suite]`.
@@ -128,7 +127,6 @@ pub struct Suite {
     pub max_prompt_tokens: usize,
     pub schemes: Vec<String>,
     pub dictionaries: String,
-    pub resamples: usize,
 }
 
 /// The section `[report]`.

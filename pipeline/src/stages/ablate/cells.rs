@@ -192,7 +192,9 @@ pub fn peer_vectors(run: &Run, dir: &Path) -> Result<()> {
 fn matrix(rows: &[DivergenceRow], kind: Kind, layers: usize) -> Vec<f64> {
     let mut matrix = vec![0.0; layers * layers];
     for row in rows.iter().filter(|row| row.kind == kind && row.layer < layers && row.other < layers) {
-        matrix[row.layer * layers + row.other] = row.divergence;
+        if row.layer != row.other {
+            matrix[row.layer * layers + row.other] = row.divergence;
+        }
     }
     matrix
 }

@@ -45,9 +45,7 @@ pub fn parameters(run: &Run, section: &impl Serialize) -> Result<Map<String, Val
     let mut parameters = parameters_of(section)?;
     let mut heldout = parameters_of(&run.config.heldout)?;
     // What tables make of the rows is the report's.
-    for name in ["resamples", "training_noise"] {
-        heldout.remove(name);
-    }
+    heldout.remove("training_noise");
     parameters.insert("heldout".into(), heldout.into());
     parameters.insert("seed".into(), run.config.seed.into());
     Ok(parameters)
@@ -55,8 +53,7 @@ pub fn parameters(run: &Run, section: &impl Serialize) -> Result<Map<String, Val
 
 /// How tables tell schemes apart.
 pub fn statistics(config: &Config) -> Statistics {
-    let bootstrap = kvcsr_stats::Bootstrap { resamples: config.heldout.resamples, level: 0.95, seed: config.seed };
-    Statistics { bootstrap, noise: config.heldout.training_noise }
+    Statistics { bootstrap: config.bootstrap(), noise: config.heldout.training_noise }
 }
 
 /// What a stage says when it is done: a line per scheme and context.

@@ -14,12 +14,12 @@ use anyhow::{Context, Result, bail};
 use kvcsr_eval::longbench::evaluate::{labels, summarise};
 use kvcsr_eval::longbench::metrics::MetricOptions;
 use kvcsr_eval::longbench::predictions::Predictions;
+use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::results::by_length;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
 use kvcsr_eval::longbench::shard;
 use kvcsr_eval::longbench::tasks::TaskTable;
-use kvcsr_eval::stats::Bootstrap;
 use kvcsr_report::longbench::lengths_markdown;
 use kvcsr_report::{files, splice};
 use serde_json::{Map, Value};
@@ -29,6 +29,7 @@ use self::records::{WANTED, data_file, folder, records, tasks};
 use crate::config::Config;
 use crate::config::sections::longbench::{SHARD, Slice};
 use crate::manifest::{self, Manifest};
+use crate::models::Opened;
 use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
 use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 use crate::stages::report::sheet::RESULTS;
@@ -108,6 +109,7 @@ impl Stage for LongBench {
             parameters.remove(SHARD);
         }
         parameters.insert("seed".into(), run.config.seed.into());
+        parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("task_table".into(), TaskTable::embedded().version().into());
         Ok(parameters)
     }
@@ -152,7 +154,11 @@ impl Stage for LongBench {
             prefill_chunk: PREFILL_CHUNK,
             metric: MetricOptions { code_sim: settings.code_sim, ..MetricOptions::default() },
         };
-        let runner = Runner::new(&decoder, &tokenizer, &config, options);
+        let template = match settings.chat {
+            Chat::Checkpoint => Opened::of(&run.config.model, &run.paths)?.chat_template()?,
+            _ => None,
+        };
+        let runner = Runner::new(&decoder, &tokenizer, &config, options).with_template(template);
         let predictions = scores::answer(self.name(), &runner, &work, &schemes, dir)?;
         write_results(run, dir, &work, &labels(&schemes), &predictions)
     }
@@ -163,7 +169,12 @@ impl Stage for LongBench {
         }
         let target = &run.paths.results;
         std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
-        let copies = [(PAGE, PAGE), (scores::TABLE, "longbench.csv"), (manifest::FILE, "longbench.manifest.json")];
+        let copies = [
+            (PAGE, PAGE),
+            (scores::TABLE, "longbench.csv"),
+            (scores::OVERALL_TABLE, "longbench-schemes.csv"),
+            (manifest::FILE, "longbench.manifest.json"),
+        ];
         for (from, to) in copies {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
@@ -224,7 +235,7 @@ fn write_results(
     predictions: &Predictions,
 ) -> Result<()> {
     let settings = &run.config.longbench;
-    let bootstrap = Bootstrap { resamples: settings.resamples, level: 0.95, seed: run.config.seed };
+    let bootstrap = run.config.bootstrap();
     let rows = predictions.rows();
     let summary = summarise(TaskTable::embedded(), work, schemes, rows, bootstrap)?;
     scores::write(dir, &summary)?;

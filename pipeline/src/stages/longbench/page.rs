@@ -64,7 +64,7 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
         serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
         serde_json::to_value(settings.code_sim)?.as_str().unwrap_or_default(),
         TaskTable::embedded().version(),
-        settings.resamples,
+        run.config.resamples,
         scores::marks(),
     )?;
     writeln!(page, "{}", schemes_markdown(&summary.overall))?;

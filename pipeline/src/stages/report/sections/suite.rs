@@ -1,6 +1,7 @@
 //! Our own tasks under every scheme, and the retrieval grids.
 
 use anyhow::Result;
+use kvcsr_eval::longbench::evaluate::Summary;
 use kvcsr_report::figures::RetrievalGrid;
 use kvcsr_report::save::Figure;
 
@@ -24,6 +25,11 @@ impl Section for Suite {
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
         let suite = suite::Section::read(run)?;
         sheet.markdown(&suite.page()?);
+        let Summary { tasks, overall } = suite.summary();
+        if !tasks.is_empty() {
+            sheet.table("suite", tasks)?;
+            sheet.table("suite-schemes", overall)?;
+        }
         if !suite.grid.is_empty() {
             sheet.figure::<RetrievalGrid>(&suite.grid)?;
             sheet.table(RetrievalGrid::NAME, &suite.grid)?;
