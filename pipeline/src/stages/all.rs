@@ -179,7 +179,14 @@ mod tests {
         assert_eq!(needs(&["csr-8+rope"]).unwrap(), ["train", "train-rope"]);
         assert_eq!(needs(&["dense", "csr-8+refit@best"]).unwrap(), ["train", "train-best"]);
         assert_eq!(needs(&["csr-8+budget"]).unwrap(), ["train", "allocate"]);
-        for calibrated in ["lexico-8", "cq-8c8b", "cq-8c8b+window", "commvq-k-1", "svdq-2(basis=calibrated)"] {
+        for calibrated in [
+            "lexico-8",
+            "lexico-8+packed@lexico-4096",
+            "cq-8c8b",
+            "cq-8c8b+window",
+            "commvq-k-1",
+            "svdq-2(basis=calibrated)",
+        ] {
             assert_eq!(needs(&["dense", calibrated]).unwrap(), ["calibrate-peers"], "{calibrated}");
         }
         assert!(needs(&["densest"]).is_err());

@@ -12,23 +12,23 @@ use super::layer::Layer;
 use crate::stages::inputs::open_shard;
 use crate::text::Side;
 
-/// Lexico: dictionaries of a layer's keys after position embedding and of its values, trained without position 0.
-pub(super) fn train(cx: &Layer<'_>, path: &Path) -> Result<()> {
+/// Lexico: dictionaries of `atoms` atoms of a layer's keys after position embedding and of its values, trained without position 0.
+pub(super) fn train(cx: &Layer<'_>, set: &str, atoms: usize, path: &Path) -> Result<()> {
     let settings = cx.settings();
     let mut groups = Vec::new();
     let mut head_dim = 0;
     for kind in Kind::ALL {
-        let sides = [Side::Calibration, Side::Heldout].map(|side| rotated(cx, kind, side));
+        let sides = [Side::Calibration, Side::Heldout].map(|side| rotated(cx, set, kind, side));
         let [train, heldout] = sides;
         let (train, heldout) = (train?, heldout?);
         head_dim = train.shard.head_dim();
         let config = TrainConfig {
-            atoms: settings.lexico_atoms,
+            atoms,
             sparsity: settings.lexico_sparsity,
             chunks: 1,
             epochs: settings.lexico_epochs,
             gradient: GradientPath::Atoms,
-            kmeans_sample: settings.lexico_tokens.max(settings.lexico_atoms),
+            kmeans_sample: settings.lexico_tokens.max(atoms),
             seed: cx.run.config.seed,
             device: cx.run.config.device.clone(),
             ..TrainConfig::default()
@@ -60,13 +60,13 @@ impl Drop for Temporary {
 
 /// The vectors that Lexico trains on: keys after position embedding, spread over all positions below `rope_positions`, without
 /// the first of each text, at most `lexico_tokens` tokens.
-fn rotated(cx: &Layer<'_>, kind: Kind, side: Side) -> Result<Temporary> {
+fn rotated(cx: &Layer<'_>, set: &str, kind: Kind, side: Side) -> Result<Temporary> {
     let shard = open_shard(cx.run, side, cx.layer, kind)?;
     let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
     let all = shard.tokens() / length;
     let used = cx.settings().lexico_tokens.div_ceil(length).clamp(1, all.max(1));
     let name = format!(
-        "rotated-{}-{:02}-{kind}.safetensors",
+        "rotated-{set}-{}-{:02}-{kind}.safetensors",
         if side == Side::Heldout { "heldout" } else { "train" },
         cx.layer
     );

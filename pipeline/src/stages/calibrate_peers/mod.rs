@@ -25,8 +25,8 @@ use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_o
 use crate::stages::inputs::layers;
 use crate::{ui, workers};
 
-/// File of Lexico's dictionaries.
-pub const LEXICO: &str = "lexico.safetensors";
+/// The set of Lexico's dictionaries with as many atoms as its paper has.
+const LEXICO_4096: &str = "lexico-4096";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
 
@@ -38,7 +38,8 @@ static DECLARATION: Declaration = Declaration {
     about: "Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis",
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate")],
     makes: &[
-        Output { file: LEXICO, artefact: Artefact::PeerDictionaries(schemes::lexico::DICTIONARIES) },
+        Output { file: "lexico.safetensors", artefact: Artefact::PeerDictionaries(schemes::lexico::DICTIONARIES) },
+        Output { file: "lexico-4096.safetensors", artefact: Artefact::PeerDictionaries(LEXICO_4096) },
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
     version: 2,
@@ -113,13 +114,13 @@ enum Task {
     Cq { level: String, channels: usize, bits: usize },
     CommVq,
     Svdq,
-    Lexico,
+    Lexico { set: &'static str, atoms: usize },
 }
 
 impl Task {
     /// What the settings name, in the order in which it is made.
     fn all(settings: &sections::CalibratePeers) -> Result<Vec<Self>> {
-        const METHODS: [&str; 4] = ["svdq", "cq", "lexico", "commvq"];
+        const METHODS: [&str; 5] = ["svdq", "cq", "lexico", LEXICO_4096, "commvq"];
         if let Some(unknown) = settings.methods.iter().find(|name| !METHODS.contains(&name.as_str())) {
             bail!("calibrate_peers.methods: `{unknown}` is none of {}", METHODS.join(", "));
         }
@@ -127,7 +128,10 @@ impl Task {
         for method in METHODS.iter().filter(|&&method| settings.methods.iter().any(|name| name == method)) {
             match *method {
                 "svdq" => all.push(Self::Svdq),
-                "lexico" => all.push(Self::Lexico),
+                "lexico" => {
+                    all.push(Self::Lexico { set: schemes::lexico::DICTIONARIES, atoms: settings.lexico_atoms });
+                }
+                LEXICO_4096 => all.push(Self::Lexico { set: LEXICO_4096, atoms: 4096 }),
                 "commvq" => all.push(Self::CommVq),
                 _ => {
                     for level in &settings.cq {
@@ -146,7 +150,7 @@ impl Task {
             Self::Cq { level, .. } => format!("cq-{level}"),
             Self::CommVq => schemes::commvq::CODEBOOKS.to_owned(),
             Self::Svdq => schemes::svdq::CODEBOOKS.to_owned(),
-            Self::Lexico => schemes::lexico::DICTIONARIES.to_owned(),
+            Self::Lexico { set, .. } => (*set).to_owned(),
         }
     }
 
@@ -163,8 +167,8 @@ impl Task {
         if path.is_file() {
             return Ok(());
         }
-        if *self == Self::Lexico {
-            return lexico::train(cx, &path);
+        if let Self::Lexico { set, atoms } = self {
+            return lexico::train(cx, set, *atoms, &path);
         }
         let (layers, kv_heads, head_dim) = (cx.weights.layers, cx.weights.kv_heads, cx.weights.head_dim);
         let mut set = CodebookSet::new(&self.name(), layers, kv_heads, head_dim);
@@ -188,7 +192,7 @@ impl Task {
         ]
         .into();
         let files = (0..layers).map(|layer| folder.join(self.layer_file(layer)));
-        if *self == Self::Lexico {
+        if matches!(self, Self::Lexico { .. }) {
             let mut head_dim = 0;
             let mut groups = Vec::new();
             for file in files {
@@ -196,7 +200,7 @@ impl Task {
                 head_dim = set.head_dim;
                 groups.extend(set.groups);
             }
-            return Ok(DictionarySet { head_dim, groups, provenance }.save(dir.join(LEXICO))?);
+            return Ok(DictionarySet { head_dim, groups, provenance }.save(dir.join(self.file()))?);
         }
         let mut joined: Option<CodebookSet> = None;
         for file in files {

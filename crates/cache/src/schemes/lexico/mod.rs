@@ -10,7 +10,7 @@ mod tokens;
 use std::sync::Arc;
 
 use half::f16;
-use kvcsr_codec::{Encoder, Kind};
+use kvcsr_codec::{CodeLayout, CoefficientFormat, Encoder, Kind};
 
 use self::tokens::LexicoTokens;
 use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
@@ -32,6 +32,7 @@ const ENTRIES: &[Entry] = &[Entry {
         "lexico-8",
         "lexico-4(buffer=0)",
         "lexico-16(buffer=12)",
+        "lexico-8(buffer=12)+packed",
         "lexico-8(buffer=20,stride=7,delta=0.6)",
         "lexico-4(buffer=9,delta=0.4)+adaptive(atoms=5)",
         "lexico-8(buffer=0)+window(sinks=2,recent=9)",
@@ -54,6 +55,11 @@ const ENTRIES: &[Entry] = &[Entry {
             default: "1024",
             meaning: "most vectors of a sequence and layer kept as atoms because they miss delta",
         },
+        Parameter {
+            name: "+packed",
+            default: "",
+            meaning: "indices of ceil(log2 N) bits in place of 16; not in the paper",
+        },
         WINDOW[0],
         WINDOW[1],
         WINDOW[2],
@@ -66,6 +72,7 @@ struct Named {
     sparsity: usize,
     delta: f32,
     adaptive: usize,
+    layout: CodeLayout,
     buffering: Buffering,
     window: Window,
     artefacts: String,
@@ -79,7 +86,7 @@ fn read(name: &SchemeName<'_>) -> Read {
         .filter(|s| (1..=255).contains(s))
         .ok_or_else(|| format!("`{level}` is not a number of atoms from 1 to 255"))?;
     name.arguments.only(&["buffer", "stride", "delta"])?;
-    name.only_parts(&["adaptive"])?;
+    name.only_parts(&["adaptive", "packed"])?;
     let (buffer, stride) = (name.arguments.tokens("buffer", 128)?, name.arguments.tokens("stride", 1)?);
     if !(1..=buffer + 1).contains(&stride) {
         return Err(format!("stride: {stride} is not in 1 to {}", buffer + 1));
@@ -95,17 +102,24 @@ fn read(name: &SchemeName<'_>) -> Read {
             part.arguments.tokens("atoms", 1024)?
         }
     };
+    let layout = match name.part("packed") {
+        None => CodeLayout::Bytes,
+        Some(part) => {
+            part.arguments.only(&[])?;
+            CodeLayout::Packed(CoefficientFormat::Fp8)
+        }
+    };
     let buffering = if buffer == 0 { Buffering::None } else { Buffering::Sliding { exact: buffer, stride } };
     let (window, artefacts) = (name.window()?, name.artefacts.unwrap_or_default().to_owned());
     let needs = Needs::dictionaries(KeysCoded::AfterRope, name.artefacts.unwrap_or(DICTIONARIES));
-    let named = Named { sparsity, delta, adaptive, buffering, window, artefacts };
+    let named = Named { sparsity, delta, adaptive, layout, buffering, window, artefacts };
     Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, &named)?)))))
 }
 
 fn bind(bound: &Binding<'_>, named: &Named) -> Result<CodedScheme, CacheError> {
     let geometry = bound.geometry();
     let (set_name, set, encoders) = bound.dictionaries()?;
-    let Named { sparsity, delta, adaptive, buffering, .. } = *named;
+    let Named { sparsity, delta, adaptive, layout, buffering, .. } = *named;
     let codec = |layer: usize, kind: Kind| -> Result<Arc<dyn Codec>, CacheError> {
         let refuse = |reason: String| CacheError::Dictionary { scheme: bound.scheme.to_owned(), layer, kind, reason };
         let (group, encoder) = set
@@ -130,6 +144,7 @@ fn bind(bound: &Binding<'_>, named: &Named) -> Result<CodedScheme, CacheError> {
             sparsity,
             delta,
             adaptive,
+            layout,
             buffering,
         })))
     };
@@ -148,7 +163,15 @@ struct Settings {
     sparsity: usize,
     delta: f32,
     adaptive: usize,
+    layout: CodeLayout,
     buffering: Buffering,
+}
+
+impl Settings {
+    /// Atoms that indices can name: the dictionary's, and the sequence's own.
+    fn nameable(&self) -> usize {
+        self.encoder.dictionary().len() + self.adaptive
+    }
 }
 
 struct Coder(Settings);
@@ -164,7 +187,7 @@ impl Codec for Coder {
 
     fn nominal_bits(&self) -> f64 {
         let d = self.0.encoder.dictionary().width();
-        24.0 * self.0.sparsity as f64 / d as f64
+        self.0.layout.bits(self.0.sparsity, 1, d, self.0.nameable()).0
     }
 
     fn stored_bits(&self) -> f64 {

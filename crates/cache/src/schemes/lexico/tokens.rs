@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kvcsr_codec::{Atoms, CodeLayout, Codes, Footprint, OnlineAtoms, OrthogonalCodes, score_codes};
+use kvcsr_codec::{Atoms, Codes, Footprint, OnlineAtoms, OrthogonalCodes, score_codes};
 
 use super::Settings;
 use crate::coded::{Block, CodedTokens, ScoresCodes};
@@ -30,7 +30,7 @@ impl LexicoTokens {
         let dictionary = settings.encoder.dictionary();
         let varying = settings.delta > 0.0 || settings.adaptive > 0;
         let new = if varying { Codes::ragged } else { Codes::new };
-        let codes = new(CodeLayout::Bytes, settings.sparsity, dictionary.len() + settings.adaptive);
+        let codes = new(settings.layout, settings.sparsity, settings.nameable());
         let heads = vec![codes; settings.heads];
         let adaptive = OnlineAtoms::new(dictionary.width());
         Self { settings, heads, adaptive }
@@ -137,7 +137,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
-    use kvcsr_codec::{Dictionary, Encoder};
+    use kvcsr_codec::{CodeLayout, CoefficientFormat, Dictionary, Encoder};
 
     use super::*;
     use crate::coded::{Buffering, TILE, testing::variates};
@@ -147,13 +147,18 @@ mod tests {
         let (d, atoms, heads, tokens) = (16, 40, 2, 300);
         let dictionary = Arc::new(Dictionary::normalised(d, variates(3, atoms * d)).unwrap());
         let rows = variates(4, heads * tokens * d);
-        for (delta, queries) in [(0.0, 3), (0.0, 1), (0.6, 2), (0.0, 7)] {
+        let packed = CodeLayout::Packed(CoefficientFormat::Fp8);
+        let bytes = CodeLayout::Bytes;
+        for (delta, queries, layout) in
+            [(0.0, 3, bytes), (0.0, 1, packed), (0.6, 2, bytes), (0.0, 7, bytes), (0.6, 3, packed)]
+        {
             let settings = Settings {
                 encoder: Arc::new(Encoder::new(dictionary.clone())),
                 heads,
                 sparsity: 5,
                 delta,
                 adaptive: 0,
+                layout,
                 buffering: Buffering::None,
             };
             let mut held = LexicoTokens::new(settings);
