@@ -41,6 +41,13 @@ pub struct Entry {
     pub prefill_as_decoded: bool,
 }
 
+/// Whether keys are coded without what all keys of a head have in common.
+pub const CENTRE: Parameter = Parameter {
+    name: "+centre",
+    default: "",
+    meaning: "take each head's mean key of the prompt, before RoPE, from all keys and give it back to scores",
+};
+
 /// The tokens that every compressed scheme can keep better around its codes.
 pub const WINDOW: [Parameter; 3] = [
     Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },

@@ -93,6 +93,14 @@ impl<'a> SchemeName<'a> {
         Ok(Window { sinks: tokens("sinks", 4)?, recent: tokens("recent", 128)?, graded: tokens("graded", 0)? })
     }
 
+    /// Whether keys lose their mean before they are coded: `+centre`.
+    ///
+    /// # Errors
+    /// If it has arguments.
+    pub fn centred(&self) -> Result<bool, String> {
+        self.flag("centre")
+    }
+
     /// Refuses parts other than `window` and those named.
     ///
     /// # Errors

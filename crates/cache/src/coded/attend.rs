@@ -30,6 +30,13 @@ pub(super) struct Seen<'a> {
     pub(super) until: &'a [Until],
 }
 
+/// What was taken from all keys of a head before position embedding, `(D,)`, and how it is rotated to a position.
+#[derive(Clone, Copy)]
+pub(super) struct Centre<'a> {
+    pub(super) mean: &'a [f32],
+    pub(super) tables: Option<RotaryTables<'a>>,
+}
+
 /// One key-value head of one sequence, in one call.
 pub(super) struct HeadCall<'a> {
     pub(super) keys: Seen<'a>,
@@ -40,6 +47,8 @@ pub(super) struct HeadCall<'a> {
     pub(super) tables: Option<RotaryTables<'a>>,
     /// Whether codes are scored and summed where the method can.
     pub(super) on_codes: bool,
+    /// What was taken from all keys, if anything.
+    pub(super) centre: Option<Centre<'a>>,
     /// Position of the first query token.
     pub(super) start: usize,
     pub(super) reach: Reach,
@@ -150,6 +159,9 @@ impl HeadCall<'_> {
                 continue;
             }
             self.score(&tile, rows, on_codes, scratch);
+            if let Some(centre) = self.centre {
+                self.give_back(centre, &tile, rows, scratch);
+            }
             self.softmax(&tile, rows, scratch);
             self.gather(&tile, rows, on_codes, scratch);
         }
@@ -241,6 +253,28 @@ impl HeadCall<'_> {
                 let scored = &part[row * stride + own.start - tokens.start..][..own.len()];
                 scores[row * width + own.start..][..own.len()].copy_from_slice(scored);
             }
+        }
+    }
+
+    /// Adds to the scores of a tile what its keys' centre adds to them.
+    fn give_back(&self, centre: Centre<'_>, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) {
+        let (d, width) = (self.head_dim, tile.len());
+        let Scratch { queries, scores, turned, vectors, .. } = scratch;
+        let vectors = &mut vectors[..width * d];
+        vectors.chunks_exact_mut(d).for_each(|row| row.copy_from_slice(centre.mean));
+        if let Some(tables) = centre.tables {
+            tables.rotate(vectors, d, tile.start);
+        }
+        if rows.count < FEW_ROWS {
+            let turned = &mut turned[..width * rows.count];
+            Isa::detect().scores(vectors, queries, d, turned);
+            for (token, added) in turned.chunks_exact(rows.count).enumerate() {
+                added.iter().enumerate().for_each(|(row, x)| scores[row * width + token] += x);
+            }
+        } else {
+            let queries = Matrix::new(queries, rows.count, d);
+            let scores = MatrixMut::new(&mut scores[..rows.count * width], rows.count, width);
+            multiply_add(scores, queries, Matrix::new(vectors, width, d).transposed());
         }
     }
 

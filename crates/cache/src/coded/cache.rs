@@ -7,7 +7,7 @@ use kvcsr_codec::kernels::RotaryTables;
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
-use super::attend::{HeadCall, Scratch, Seen};
+use super::attend::{Centre, HeadCall, Scratch, Seen};
 use super::scheme::Settings;
 use super::stream::{Stream, Until};
 use super::{LayerCodecs, Prompt, PromptQueries};
@@ -37,6 +37,8 @@ struct Sequence {
     padding: usize,
     keys: Stream,
     values: Stream,
+    /// What was taken from all keys before position embedding, `(Hkv, D)`; empty if nothing was.
+    centre: Vec<f32>,
 }
 
 /// New tokens of a call, without padding.
@@ -127,13 +129,13 @@ impl CodedCache {
         queries: Option<(Vec<f32>, usize)>,
     ) -> AllSeen {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
-        let window = self.settings.window;
+        let (window, centred) = (self.settings.window, self.settings.centred);
         if self.sequences.is_empty() {
             let stream = |codec: &std::sync::Arc<dyn super::Codec>| Stream::new(codec.clone(), window, kv_heads, d);
             self.sequences.reserve_exact(new.rows.len());
             for &(padding, _) in &new.rows {
                 let (keys, values) = (stream(&self.codecs.0), stream(&self.codecs.1));
-                self.sequences.push(Sequence { padding, keys, values });
+                self.sequences.push(Sequence { padding, keys, values, centre: Vec::new() });
             }
         }
         let first = self.len == 0;
@@ -152,9 +154,17 @@ impl CodedCache {
             work.push((sequence, keys, values, n, own));
         }
         let take = |(sequence, keys, values, n, queries): Work<'_>| {
-            let Sequence { keys: of_keys, values: of_values, .. } = sequence;
+            let Sequence { keys: of_keys, values: of_values, centre, .. } = sequence;
             if n == 0 {
                 return (Vec::new(), Vec::new());
+            }
+            if centred {
+                if of_keys.held() == 0 {
+                    *centre = keys.chunks_exact(n * d).flat_map(|head| mean(head, d)).collect();
+                }
+                for (head, centre) in keys.chunks_exact_mut(n * d).zip(centre.chunks_exact(d)) {
+                    head.chunks_exact_mut(d).for_each(|key| key.iter_mut().zip(centre).for_each(|(x, c)| *x -= c));
+                }
             }
             if let Some(tables) = rotate {
                 keys.chunks_exact_mut(n * d).for_each(|head| tables.rotate(head, d, of_keys.held()));
@@ -228,6 +238,7 @@ impl CodedCache {
                 head_dim: d,
                 tables: tables.filter(|_| self.settings.keys_coded == KeysCoded::BeforeRope),
                 on_codes: self.settings.on_codes,
+                centre: sequence.centre.get(head * d..(head + 1) * d).map(|mean| Centre { mean, tables }),
                 start,
                 reach: cx.pattern.reach,
                 slopes,
@@ -290,6 +301,16 @@ fn last(rows: &[f32], wanted: usize, tokens: usize, d: usize) -> (Vec<f32>, usiz
     (heads.flat_map(|head| &head[(tokens - wanted) * d..]).copied().collect(), wanted)
 }
 
+/// The mean of rows `(n, D)`.
+fn mean(rows: &[f32], d: usize) -> Vec<f32> {
+    let mut sums = vec![0f64; d];
+    for row in rows.chunks_exact(d) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    let n = (rows.len() / d) as f64;
+    sums.into_iter().map(|sum| (sum / n) as f32).collect()
+}
+
 /// Hands the rotary tables to `f`, or nothing for a model without rotation.
 fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<RotaryTables<'_>>) -> R) -> Result<R, CacheError> {
     if rotary.rotates() { rotary.with_tables(|cos, sin| f(Some(RotaryTables { cos, sin }))) } else { Ok(f(None)) }
@@ -336,7 +357,8 @@ impl LayerCache for CodedCache {
     }
 
     fn footprint(&self) -> Footprint {
-        let tables = size_of::<Self>() + self.sequences.capacity() * size_of::<Sequence>();
+        let centres: usize = self.sequences.iter().map(|s| s.centre.capacity() * size_of::<f32>()).sum();
+        let tables = size_of::<Self>() + self.sequences.capacity() * size_of::<Sequence>() + centres;
         self.sequences.iter().flat_map(|s| [&s.keys, &s.values]).map(Stream::footprint).sum::<Footprint>()
             + Footprint { tables, ..Footprint::default() }
     }

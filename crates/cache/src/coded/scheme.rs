@@ -24,6 +24,8 @@ pub(super) struct Settings {
     pub(super) window: Window,
     /// Whether codes are scored and summed where the method can, instead of restored.
     pub(super) on_codes: bool,
+    /// Whether keys lose their mean before they are coded.
+    pub(super) centred: bool,
 }
 
 impl CodedScheme {
@@ -47,7 +49,7 @@ impl CodedScheme {
             return Err(bound.unsuitable(reason));
         }
         let layers = (0..geometry.layers).map(codecs).collect::<Result<_, _>>()?;
-        let settings = Settings { geometry, keys_coded: bound.keys_coded(), window, on_codes: true };
+        let settings = Settings { geometry, keys_coded: bound.keys_coded(), window, on_codes: true, centred: false };
         Ok(Self {
             name: bound.scheme.to_owned(),
             artefacts: String::new(),
@@ -74,6 +76,14 @@ impl CodedScheme {
     /// Restores all keys and values to attend: slower, and what attention on codes is tested against.
     pub fn restoring(mut self) -> Self {
         self.settings.on_codes = false;
+        self
+    }
+
+    /// Takes each head's mean over the keys of a sequence's first call, before position embedding, from all its keys, and gives it
+    /// back to scores: what is coded and what waits to be coded is centred, and a bias that all keys of a head share costs no
+    /// precision. Where `centred` is false, nothing changes.
+    pub fn centred(mut self, centred: bool) -> Self {
+        self.settings.centred = centred;
         self
     }
 

@@ -109,6 +109,31 @@ fn near(a: &Tensor, b: &Tensor, what: &str) {
 }
 
 #[test]
+fn a_bias_that_all_keys_share_costs_no_precision_once_it_is_taken_off() {
+    let setting = Setting { batch: 2, heads: 4, kv_heads: 2, head_dim: 64 };
+    let mut x = Inputs::random(setting, 200).unwrap();
+    // As large as the key bias of Qwen2.5's first layer beside what varies.
+    x.k = changed(&x.k, |_, row| row[5] += 80.0);
+    let rotary = Rotary::new(64, 1e4, 512, &Device::Cpu).unwrap();
+    let cx = SchemeContext::new(setting.geometry(1));
+    let attended = |name: &str, cuts: &[usize]| {
+        let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
+        let outputs: Vec<Tensor> =
+            cuts.windows(2).map(|w| x.feed(cache.as_mut(), &rotary, Pattern::default(), w[0]..w[1]).unwrap()).collect();
+        Tensor::cat(&outputs, 2).unwrap().narrow(2, 150, 50).unwrap()
+    };
+    let exact = attended("dense", &[0, 200]);
+    for cuts in [&[0, 200][..], &[0, 150, 151, 199, 200]] {
+        let error = |name: &str| conformance::largest_difference(&exact, &attended(name, cuts)).unwrap();
+        for name in ["q8_0", "q4_0+hadamard", "turboquant-4", "kivi-4(group=32,window=32)", "vidkv-1.5-1.58"] {
+            let (plain, centred) = (error(name), error(&format!("{name}+centre")));
+            println!("{name}: {plain}, centred {centred}");
+            assert!(centred < 0.7 * plain, "{name}: {plain}, centred {centred}");
+        }
+    }
+}
+
+#[test]
 fn a_graded_window_is_exact_then_four_bits_then_coded() {
     let setting = Setting { batch: 1, heads: 4, kv_heads: 2, head_dim: 64 };
     let (x, rotary) = (Inputs::random(setting, 60).unwrap(), Rotary::identity(512));

@@ -16,7 +16,7 @@ use crate::coded::blocks::{BLOCK, BlockFormat};
 use crate::coded::hadamard;
 use crate::coded::stages::{Hadamard, Staged};
 use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
-use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
@@ -47,6 +47,15 @@ const ENTRIES: &[Entry] = &[
         parameters: &[HADAMARD, WINDOW[0], WINDOW[1], WINDOW[2]],
         prefill_as_decoded: true,
     },
+    Entry {
+        pattern: "q4_0+centre",
+        examples: &["q4_0+centre", "q8_0+centre", "q4_0+hadamard+centre+window(sinks=2,recent=9)"],
+        summary: "q4_0 or q8_0 of keys without their heads' means; not in llama.cpp",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[CENTRE, HADAMARD, WINDOW[0], WINDOW[1], WINDOW[2]],
+        prefill_as_decoded: false,
+    },
 ];
 
 fn read(name: &SchemeName<'_>) -> Read {
@@ -57,8 +66,8 @@ fn read(name: &SchemeName<'_>) -> Read {
     };
     name.no_artefacts()?;
     name.arguments.only(&[])?;
-    name.only_parts(&["hadamard"])?;
-    let (transformed, window) = (name.flag("hadamard")?, name.window()?);
+    name.only_parts(&["hadamard", "centre"])?;
+    let (transformed, centred, window) = (name.flag("hadamard")?, name.centred()?, name.window()?);
     Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
         let geometry = bound.geometry();
         check_groups(&bound, BLOCK)?;
@@ -67,7 +76,8 @@ fn read(name: &SchemeName<'_>) -> Read {
             let size = hadamard::size(geometry.head_dim);
             codec = Arc::new(Staged::new(vec![Arc::new(Hadamard { size })], codec));
         }
-        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?))
+        let scheme = CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?;
+        Ok(Box::new(scheme.centred(centred)))
     })))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::CacheError;
 use crate::coded::affine::{Affine, ChannelGroups, TokenGroups};
 use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, PerHead};
-use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::{Arguments, SchemeName};
 use crate::needs::{Binding, Needs};
@@ -25,28 +25,34 @@ pub(super) const EXACT: Parameter = Parameter {
     meaning: "tokens of the method's own f16 buffer; 0: none, with keys in whole groups",
 };
 
-const ENTRIES: &[Entry] = &[Entry {
-    pattern: "kivi-B",
-    examples: &[
-        "kivi-2",
-        "kivi-4",
-        "kivi-2(group=64,window=64)",
-        "kivi-8(window=32)",
-        "kivi-2+window(sinks=2,recent=9)",
-    ],
-    summary: "Affine B-bit keys per channel and values per token, the latest tokens in f16",
-    citation: "Liu et al., KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache, ICML 2024",
-    keys_coded: KeysCoded::AfterRope,
-    parameters: &[
-        Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 8; published: 2 and 4" },
-        GROUP,
-        EXACT,
-        WINDOW[0],
-        WINDOW[1],
-        WINDOW[2],
-    ],
-    prefill_as_decoded: true,
-}];
+const BITS: Parameter = Parameter { name: "B", default: "", meaning: "bits of a code, 1 to 8; published: 2 and 4" };
+
+const ENTRIES: &[Entry] = &[
+    Entry {
+        pattern: "kivi-B",
+        examples: &[
+            "kivi-2",
+            "kivi-4",
+            "kivi-2(group=64,window=64)",
+            "kivi-8(window=32)",
+            "kivi-2+window(sinks=2,recent=9)",
+        ],
+        summary: "Affine B-bit keys per channel and values per token, the latest tokens in f16",
+        citation: "Liu et al., KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache, ICML 2024",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[BITS, GROUP, EXACT, WINDOW[0], WINDOW[1], WINDOW[2]],
+        prefill_as_decoded: true,
+    },
+    Entry {
+        pattern: "kivi-B+centre",
+        examples: &["kivi-2+centre", "kivi-4+centre", "kivi-2(group=32,window=32)+centre+window(sinks=2,recent=9)"],
+        summary: "KIVI of keys without their heads' means; not in the paper",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[BITS, CENTRE, GROUP, EXACT, WINDOW[0], WINDOW[1], WINDOW[2]],
+        prefill_as_decoded: false,
+    },
+];
 
 fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("kivi") else { return Ok(None) };
@@ -56,11 +62,13 @@ fn read(name: &SchemeName<'_>) -> Read {
         .filter(|bits| (1..=8).contains(bits))
         .ok_or_else(|| format!("`{level}` is not a number of bits from 1 to 8"))?;
     name.no_artefacts()?;
-    name.only_parts(&[])?;
+    name.only_parts(&["centre"])?;
     let (groups, window, affine) = (Groups::read(&name.arguments)?, name.window()?, Affine::plain(bits));
+    let centred = name.centred()?;
     Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
         let shape = groups.of(&bound)?;
-        Ok(Box::new(CodedScheme::new(&bound, window, |_| Ok((shape.keys(affine), shape.values(affine))))?))
+        let scheme = CodedScheme::new(&bound, window, |_| Ok((shape.keys(affine), shape.values(affine))))?;
+        Ok(Box::new(scheme.centred(centred)))
     })))
 }
 

@@ -25,7 +25,7 @@ pub use self::rotation::Rotation;
 use self::split::Split;
 use crate::Geometry;
 use crate::coded::{Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, TILE, drop_front, reserve};
-use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
@@ -63,6 +63,20 @@ const ENTRIES: &[Entry] = &[
         prefill_as_decoded: false,
     },
     Entry {
+        pattern: "turboquant-B+centre",
+        examples: &[
+            "turboquant-3+centre",
+            "turboquant-2+centre",
+            "turboquant-2.5+centre",
+            "turboquant-2+centre+window(sinks=2,recent=9)",
+        ],
+        summary: "TurboQuant of keys without their heads' means; not in the paper",
+        citation: "",
+        keys_coded: KeysCoded::AfterRope,
+        parameters: &[BITS, CENTRE, WINDOW[0], WINDOW[1], WINDOW[2]],
+        prefill_as_decoded: false,
+    },
+    Entry {
         pattern: "turboquant-B+pre-rope",
         examples: &[
             "turboquant-2+pre-rope",
@@ -91,9 +105,9 @@ fn read(name: &SchemeName<'_>) -> Read {
     }
     name.no_artefacts()?;
     name.arguments.only(&[])?;
-    name.only_parts(&["pre-rope"])?;
+    name.only_parts(&["pre-rope", "centre"])?;
     let keys_coded = if name.flag("pre-rope")? { KeysCoded::BeforeRope } else { KeysCoded::AfterRope };
-    let window = name.window()?;
+    let (window, centred) = (name.window()?, name.centred()?);
     Ok(Some(Plan::new(Needs::nothing(keys_coded), move |bound| {
         let geometry = bound.geometry();
         let d = geometry.head_dim;
@@ -111,7 +125,7 @@ fn read(name: &SchemeName<'_>) -> Read {
             (Arc::new(Split { parts: Arc::new(parts), geometry, bits }), shared)
         };
         let scheme = CodedScheme::new(&bound, window, |_| Ok((codec.clone(), codec.clone())))?;
-        Ok(Box::new(scheme.with_artefacts("", shared)))
+        Ok(Box::new(scheme.centred(centred).with_artefacts("", shared)))
     })))
 }
 

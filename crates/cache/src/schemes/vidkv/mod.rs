@@ -17,7 +17,7 @@ use std::sync::Arc;
 use self::keys::Keys;
 use self::values::Values;
 use crate::coded::{Codec, CodedScheme};
-use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
@@ -27,12 +27,13 @@ pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 const ENTRIES: &[Entry] = &[Entry {
     pattern: "vidkv-B-1.58",
-    examples: &["vidkv-1.5-1.58", "vidkv-1.75-1.58", "vidkv-2-1.58+window(sinks=2,recent=9)"],
+    examples: &["vidkv-1.5-1.58", "vidkv-1.75-1.58", "vidkv-2-1.58+window(sinks=2,recent=9)", "vidkv-1.5-1.58+centre"],
     summary: "Keys at 2 bits in the channels of largest range, transform and sign in the others; ternary values",
     citation: "Tao et al., Plug-and-Play 1.x-Bit KV Cache Quantization for Video Large Language Models, arXiv:2503.16257, 2025",
     keys_coded: KeysCoded::AfterRope,
     parameters: &[
         Parameter { name: "B", default: "", meaning: "bits per key channel, from 1 to 2; published: 1.5" },
+        CENTRE,
         WINDOW[0],
         WINDOW[1],
         WINDOW[2],
@@ -54,8 +55,8 @@ fn read(name: &SchemeName<'_>) -> Read {
     }
     name.no_artefacts()?;
     name.arguments.only(&[])?;
-    name.only_parts(&[])?;
-    let window = name.window()?;
+    name.only_parts(&["centre"])?;
+    let (window, centred) = (name.window()?, name.centred()?);
     Ok(Some(Plan::new(Needs::nothing(KeysCoded::AfterRope), move |bound| {
         let (heads, head_dim) = (bound.geometry().kv_heads, bound.geometry().head_dim);
         let hard = (head_dim as f64 * (bits - 1.0)).floor() as usize;
@@ -68,6 +69,6 @@ fn read(name: &SchemeName<'_>) -> Read {
         let keys: Arc<dyn Codec> = Arc::new(Keys { heads, head_dim, hard, matrix });
         let values: Arc<dyn Codec> = Arc::new(Values { heads, head_dim });
         let scheme = CodedScheme::new(&bound, window, |_| Ok((keys.clone(), values.clone())))?;
-        Ok(Box::new(scheme.with_artefacts("", bytes)))
+        Ok(Box::new(scheme.centred(centred).with_artefacts("", bytes)))
     })))
 }
