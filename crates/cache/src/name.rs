@@ -2,6 +2,9 @@
 
 use crate::Window;
 
+/// How the head of `csr+@B` begins: what follows is its level.
+pub const PLUS: &str = "csr+@";
+
 /// A scheme's name, taken apart. Nothing in it has been understood yet.
 ///
 /// `kivi-2(group=64)+window(recent=32)` has the head `kivi-2` with one argument and the part `window` with one.
@@ -38,11 +41,15 @@ impl<'a> SchemeName<'a> {
     /// # Errors
     /// A sentence about what is malformed.
     pub fn parse(name: &'a str) -> Result<Self, String> {
-        let (base, artefacts) = match name.split_once('@') {
-            Some((base, artefacts)) => (base, Some(artefacts)),
+        // In `csr+@2` both signs belong to the head.
+        let start = if name.starts_with(PLUS) { PLUS.len() } else { 0 };
+        let (base, artefacts) = match name[start..].find('@') {
+            Some(at) => (&name[..start + at], Some(&name[start + at + 1..])),
             None => (name, None),
         };
-        let mut pieces = base.split('+').map(|piece| {
+        let head = start + base[start..].find('+').unwrap_or(base.len() - start);
+        let rest = base.get(head + 1..).map(|rest| rest.split('+')).into_iter().flatten();
+        let mut pieces = std::iter::once(&base[..head]).chain(rest).map(|piece| {
             let (name, arguments) = match piece.split_once('(') {
                 None => (piece, ""),
                 Some((name, rest)) => {

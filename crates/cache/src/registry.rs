@@ -10,7 +10,9 @@ use crate::name::SchemeName;
 use crate::needs::Needs;
 pub use crate::schemes::csr::{BEST_DICTIONARIES, DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
 use crate::schemes::evict::{snapkv, streaming};
-use crate::schemes::{asymkv, commvq, cq, csr, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv};
+use crate::schemes::{
+    asymkv, commvq, cq, csr, csr_plus, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv,
+};
 use crate::{CacheError, Geometry, Scheme, SchemeContext};
 
 /// All families, in the order of the table of methods.
@@ -30,6 +32,7 @@ const FAMILIES: &[Family] = &[
     cq::FAMILY,
     commvq::FAMILY,
     csr::FAMILY,
+    csr_plus::FAMILY,
 ];
 
 /// All registered schemes.
@@ -133,7 +136,7 @@ mod tests {
         for entry in entries() {
             for example in entry.examples {
                 let scheme = build(example, &cx).unwrap();
-                let base = example.split('@').next().unwrap();
+                let base = SchemeName::parse(example).unwrap().base;
                 assert_eq!(scheme.name(), base);
                 assert!(
                     scheme.nominal_bits().0 > 0.0 && scheme.stored_bits().0 >= scheme.nominal_bits().0,

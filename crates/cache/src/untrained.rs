@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::schemes::csr::{DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
-use crate::schemes::{commvq, cq, lexico, svdq};
+use crate::schemes::{commvq, cq, csr_plus, lexico, svdq};
 use crate::{Budget, Geometry, SchemeContext};
 
 /// The levels of CQ that there are placeholders for.
@@ -56,7 +56,15 @@ impl SchemeContext {
             (&[Kind::Key], svdq::DEVIATIONS, numbers(&[d], &|i| 1.0 / (1 + i) as f32)),
             (&[Kind::Key], svdq::BASIS, numbers(&[d, d], &|at| if at / d == at % d { 1.0 } else { 0.0 })),
         ];
+        let n = 2 * d;
+        let plus = [
+            (&[Kind::Key][..], csr_plus::ATOMS, noise(&[5, n], 0.5)),
+            (&[Kind::Key], csr_plus::METRIC, numbers(&[n], &|_| 1.0)),
+            (&[Kind::Key], csr_plus::DEVIATIONS, numbers(&[n], &|i| 1.0 / (1 + i) as f32)),
+            (&[Kind::Key], csr_plus::BASIS, numbers(&[n, n], &|at| if at / n == at % n { 1.0 } else { 0.0 })),
+        ];
         cx.with_codebooks(svdq::CODEBOOKS, everywhere(geometry, &basis))
+            .with_codebooks(csr_plus::TABLES, everywhere(geometry, &plus))
     }
 }
 

@@ -87,7 +87,8 @@ fn cases() -> Vec<Case> {
             cases.push(case((*example).to_owned()));
             let exact = ["dense", "evict", "snapkv"].iter().any(|method| example.starts_with(method));
             if !example.contains("window") && !exact {
-                let (base, artefacts) = example.split_once('@').map_or((*example, None), |(b, a)| (b, Some(a)));
+                let at = example.rfind('@').filter(|_| !example.starts_with("csr+@"));
+                let (base, artefacts) = at.map_or((*example, None), |at| (&example[..at], Some(&example[at + 1..])));
                 let artefacts = artefacts.map_or(String::new(), |a| format!("@{a}"));
                 cases.push(case(format!("{base}+window(sinks=3,recent=7){artefacts}")));
             }

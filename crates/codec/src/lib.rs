@@ -73,4 +73,4 @@ pub use files::{DictionaryGroup, DictionarySet, Shard, ShardHeader, ShardWriter,
 pub use footprint::{BitsPerChannel, Footprint, Kind, measured_bits, nominal_bits};
 pub use pursuit::{Encoder, GRAM_BUDGET, OrthogonalCodes, PursuitPath, relative_residuals};
 pub use pursuit::{ReconstructionError, reconstruction_error};
-pub use quantisers::{CodebookSet, Nearest, Table, TiedCodebook, codebooks};
+pub use quantisers::{CodebookSet, LloydMax, Nearest, Table, TiedCodebook, WIDEST, codebooks, lloyd_max};

@@ -144,7 +144,7 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
 }
 
 /// Nearest centroid of each vector and the squared distance to it, block by block.
-fn assign(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
+pub(crate) fn assign(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
     let count = vectors.size()[0];
     let entries = if vectors.device().is_cuda() { BLOCK_CUDA } else { BLOCK_CPU };
     let block = (entries / centroids.size()[0]).max(64);

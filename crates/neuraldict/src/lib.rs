@@ -51,6 +51,7 @@ pub mod loss;
 pub mod merge;
 pub mod optimiser;
 pub mod peers;
+pub mod plus;
 pub mod pool;
 pub mod pursuit;
 pub mod record;

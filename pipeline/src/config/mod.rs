@@ -34,6 +34,7 @@ pub struct Config {
     pub merge: sections::Merge,
     pub train: sections::train::Settings,
     pub train_best: sections::TrainBest,
+    pub train_plus: sections::TrainPlus,
     pub allocate: sections::Allocate,
     pub ablate: sections::Ablate,
     pub heldout: sections::heldout::Settings,

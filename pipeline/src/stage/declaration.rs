@@ -58,8 +58,10 @@ pub enum Artefact {
     None,
     /// The dictionary set of this name.
     Dictionaries(&'static str),
-    /// Codebooks of calibrated methods, by the names of their files.
+    /// Codebooks of calibrated peers, by the names of their files.
     Codebooks,
+    /// The codebooks of this name.
+    Tables(&'static str),
     /// The dictionary set of a calibrated peer, by this name: it comes without the record that our own sets carry.
     PeerDictionaries(&'static str),
     /// Levels by layer and kind.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use kvcsr_cache::schemes::csr_plus;
 use kvcsr_cache::{Needs, registry};
 
 use super::declaration::{Artefact, SchemeNames};
@@ -20,7 +21,8 @@ pub fn wanted(needs: &[Needs], artefact: Artefact) -> bool {
     needs.iter().any(|needs| match artefact {
         Artefact::None => false,
         Artefact::Dictionaries(name) | Artefact::PeerDictionaries(name) => needs.dictionaries.as_deref() == Some(name),
-        Artefact::Codebooks => needs.codebooks.is_some(),
+        Artefact::Codebooks => needs.codebooks.as_deref().is_some_and(|name| name != csr_plus::TABLES),
+        Artefact::Tables(name) => needs.codebooks.as_deref() == Some(name),
         Artefact::Budgets => needs.budget.is_some(),
     })
 }
@@ -68,6 +70,7 @@ pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, Strin
             Artefact::Codebooks => needs
                 .iter()
                 .filter_map(|needs| needs.codebooks.as_deref())
+                .filter(|name| *name != csr_plus::TABLES)
                 .collect::<BTreeSet<_>>()
                 .into_iter()
                 .map(codebook_file)

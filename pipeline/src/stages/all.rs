@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{
     ablate, allocate, calibrate, calibrate_peers, compare, evaluate, longbench, merge, report, suite, train,
-    train_best, train_rope,
+    train_best, train_plus, train_rope,
 };
 use crate::config::Config;
 use crate::stage::{Need, Stage, makers};
@@ -18,6 +18,7 @@ pub static ALL: &[&dyn Stage] = &[
     &train_best::TrainBest,
     &train_rope::TrainRope,
     &allocate::Allocate,
+    &train_plus::TrainPlus,
     &calibrate_peers::CalibratePeers,
     &ablate::Ablate,
     &evaluate::Evaluate,

@@ -47,6 +47,7 @@ pub fn load(
                 Artefact::Dictionaries(name) => cx.with_dictionaries(name, owner.load(&path)?),
                 Artefact::PeerDictionaries(name) => cx.with_dictionaries(name, DictionarySet::load(path)?),
                 Artefact::Budgets => cx.with_budgets(allocate::read(&dir)?),
+                Artefact::Tables(name) => cx.with_codebooks(name, CodebookSet::load(path)?),
                 Artefact::Codebooks => with_codebooks(cx, needs.iter().filter_map(|n| n.codebooks.as_deref()), &dir)?,
             };
         }

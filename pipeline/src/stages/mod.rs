@@ -22,4 +22,5 @@ pub mod scores;
 pub mod suite;
 pub mod train;
 pub mod train_best;
+pub mod train_plus;
 pub mod train_rope;

@@ -166,7 +166,7 @@ impl HeadCall<'_> {
             self.gather(&tile, rows, on_codes, scratch);
         }
         if let Some(codes) = on_codes.sums {
-            codes.finish(&scratch.sums, rows.count, &mut scratch.attended);
+            codes.finish(self.head, &scratch.sums, rows.count, &mut scratch.attended);
         }
         let rows = scratch.attended.chunks_exact_mut(d).zip(&scratch.softmax);
         rows.for_each(|(row, softmax)| softmax.normalise(row));

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::attend::{Centre, HeadCall, Scratch, Seen};
 use super::scheme::Settings;
 use super::stream::{Stream, Until};
-use super::{LayerCodecs, Prompt, PromptQueries};
+use super::{Buffering, LayerCodecs, Prompt, PromptQueries};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Reach, Rotary};
 
@@ -131,16 +131,27 @@ impl CodedCache {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
         let (window, centred) = (self.settings.window, self.settings.centred);
         if self.sequences.is_empty() {
-            let stream = |codec: &std::sync::Arc<dyn super::Codec>| Stream::new(codec.clone(), window, kv_heads, d);
+            let streams = || match &self.codecs {
+                LayerCodecs::Apart(keys, values) => {
+                    let stream = |codec: &dyn super::Codec| Stream::of(codec, window, kv_heads, d);
+                    (stream(keys.as_ref()), stream(values.as_ref()))
+                }
+                LayerCodecs::Together(codec) => {
+                    let (keys, values) = codec.empty();
+                    let stream = |coded| Stream::new(coded, Buffering::None, window, kv_heads, d);
+                    (stream(keys), stream(values))
+                }
+            };
             self.sequences.reserve_exact(new.rows.len());
             for &(padding, _) in &new.rows {
-                let (keys, values) = (stream(&self.codecs.0), stream(&self.codecs.1));
+                let (keys, values) = streams();
                 self.sequences.push(Sequence { padding, keys, values, centre: Vec::new() });
             }
         }
         let first = self.len == 0;
         let rotate = tables.filter(|_| self.settings.keys_coded == KeysCoded::AfterRope);
-        let shown = [&self.codecs.0, &self.codecs.1].map(|codec| prompt || (first && codec.first_call_is_prompt()));
+        let each = self.codecs.each();
+        let shown = [0, 1].map(|i| prompt || (first && each.is_some_and(|codecs| codecs[i].first_call_is_prompt())));
         let (mut all_keys, mut all_values) = (&mut new.keys[..], &mut new.values[..]);
         let mut work = Vec::with_capacity(new.rows.len());
         for (row, (sequence, &(_, n))) in self.sequences.iter_mut().zip(&new.rows).enumerate() {
@@ -181,6 +192,10 @@ impl CodedCache {
                 let prompt = Prompt { tokens: n, keys, values, queries };
                 let streams = [&mut *of_keys, &mut *of_values].into_iter().zip(shown);
                 streams.filter(|(_, shown)| *shown).for_each(|(stream, _)| stream.see_prompt(&prompt));
+            }
+            if each.is_none() {
+                let keys = of_keys.take(keys, prompt);
+                return (keys, of_values.take(values, prompt));
             }
             rayon::join(|| of_keys.take(keys, prompt), || of_values.take(values, prompt))
         };

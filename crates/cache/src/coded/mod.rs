@@ -91,8 +91,56 @@ pub trait Codec: Send + Sync {
     }
 }
 
-/// A layer's codecs: keys, values.
-pub type LayerCodecs = (Arc<dyn Codec>, Arc<dyn Codec>);
+/// A layer's codecs.
+#[derive(Clone)]
+pub(super) enum LayerCodecs {
+    /// Keys and values are coded by themselves.
+    Apart(Arc<dyn Codec>, Arc<dyn Codec>),
+    /// Keys and values are coded together.
+    Together(Arc<dyn JointCodec>),
+}
+
+impl LayerCodecs {
+    fn each(&self) -> Option<[&dyn Codec; 2]> {
+        match self {
+            Self::Apart(keys, values) => Some([keys.as_ref(), values.as_ref()]),
+            Self::Together(_) => None,
+        }
+    }
+
+    /// Mean over keys and values of bits per channel as the method's paper counts them.
+    fn nominal_bits(&self) -> f64 {
+        match self {
+            Self::Apart(keys, values) => 0.5 * (keys.nominal_bits() + values.nominal_bits()),
+            Self::Together(codec) => codec.nominal_bits(),
+        }
+    }
+
+    /// The same with everything that a coded token takes.
+    fn stored_bits(&self) -> f64 {
+        match self {
+            Self::Apart(keys, values) => 0.5 * (keys.stored_bits() + values.stored_bits()),
+            Self::Together(codec) => codec.stored_bits(),
+        }
+    }
+}
+
+/// How one layer's keys and values are coded together, as they come. Shared by all sequences.
+///
+/// The two stores of a sequence belong to each other. Each call hands the same blocks first to the store of keys, then to that of
+/// values; nothing is restored between the two.
+pub trait JointCodec: Send + Sync {
+    /// Stores of the keys and of the values of one sequence, without tokens.
+    fn empty(&self) -> (Box<dyn CodedTokens>, Box<dyn CodedTokens>);
+
+    /// Bits per channel as the method counts them.
+    fn nominal_bits(&self) -> f64;
+
+    /// Bits per channel of a coded token with everything it takes.
+    fn stored_bits(&self) -> f64 {
+        self.nominal_bits()
+    }
+}
 
 /// Tokens to code, the keys or the values of one sequence.
 #[derive(Debug, Clone, Copy)]
@@ -208,8 +256,8 @@ pub trait SumsCodes {
     /// Adds `tokens` of `head` with `weights` `(tokens, rows)` to the sums.
     fn add(&self, head: usize, tokens: Range<usize>, weights: &[f32], rows: usize, sums: &mut [f32]);
 
-    /// Adds the values that the sums stand for to `out`, `(rows, D)`.
-    fn finish(&self, sums: &[f32], rows: usize, out: &mut [f32]);
+    /// Adds the values of `head` that the sums stand for to `out`, `(rows, D)`.
+    fn finish(&self, head: usize, sums: &[f32], rows: usize, out: &mut [f32]);
 }
 
 /// Tokens for which stores make room at a time while decoding.

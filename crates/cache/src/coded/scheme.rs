@@ -1,9 +1,11 @@
 //! A method bound to a model.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use kvcsr_codec::BitsPerChannel;
 
-use super::{Codec, CodedCache, LayerCodecs};
+use super::{Codec, CodedCache, JointCodec, LayerCodecs};
 use crate::{Binding, CacheError, Geometry, KeysCoded, LastQueries, LayerCache, Padding, Rotary, Scheme, Window};
 
 /// A method bound to a model.
@@ -36,6 +38,26 @@ impl CodedScheme {
     /// [`CacheError::Unsuitable`] for a model without channels, or whose heads a graded window cannot store; or what `codecs`
     /// says.
     pub fn new(
+        bound: &Binding<'_>,
+        window: Window,
+        mut codecs: impl FnMut(usize) -> Result<(Arc<dyn Codec>, Arc<dyn Codec>), CacheError>,
+    ) -> Result<Self, CacheError> {
+        Self::of(bound, window, |layer| codecs(layer).map(|(keys, values)| LayerCodecs::Apart(keys, values)))
+    }
+
+    /// As [`CodedScheme::new`], for a method that codes keys and values together.
+    ///
+    /// # Errors
+    /// As [`CodedScheme::new`].
+    pub fn joint(
+        bound: &Binding<'_>,
+        window: Window,
+        mut codecs: impl FnMut(usize) -> Result<Arc<dyn JointCodec>, CacheError>,
+    ) -> Result<Self, CacheError> {
+        Self::of(bound, window, |layer| codecs(layer).map(LayerCodecs::Together))
+    }
+
+    fn of(
         bound: &Binding<'_>,
         window: Window,
         codecs: impl FnMut(usize) -> Result<LayerCodecs, CacheError>,
@@ -96,11 +118,11 @@ impl CodedScheme {
     }
 
     fn codecs(&self) -> impl Iterator<Item = &dyn Codec> {
-        self.layers.iter().flat_map(|(keys, values)| [keys.as_ref(), values.as_ref()])
+        self.layers.iter().filter_map(LayerCodecs::each).flatten()
     }
 
-    fn mean(&self, bits: impl Fn(&dyn Codec) -> f64) -> BitsPerChannel {
-        BitsPerChannel(self.codecs().map(bits).sum::<f64>() / (2 * self.layers.len()) as f64)
+    fn mean(&self, bits: impl Fn(&LayerCodecs) -> f64) -> BitsPerChannel {
+        BitsPerChannel(self.layers.iter().map(bits).sum::<f64>() / self.layers.len() as f64)
     }
 }
 
@@ -132,11 +154,11 @@ impl Scheme for CodedScheme {
     }
 
     fn nominal_bits(&self) -> BitsPerChannel {
-        self.mean(|codec| codec.nominal_bits())
+        self.mean(LayerCodecs::nominal_bits)
     }
 
     fn stored_bits(&self) -> BitsPerChannel {
-        self.mean(|codec| codec.stored_bits())
+        self.mean(LayerCodecs::stored_bits)
     }
 
     fn shared_bytes(&self) -> usize {

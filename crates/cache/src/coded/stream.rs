@@ -1,7 +1,6 @@
 //! The keys, or the values, of one sequence: exact sinks, coded middle, graded and exact recent tokens.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -42,7 +41,8 @@ impl Form {
 /// A window around a buffered method works like a cache within a cache: the method sees only the tokens between the
 /// sinks and the window, and buffers those as published.
 pub(super) struct Stream {
-    codec: Arc<dyn Codec>,
+    buffering: Buffering,
+    full_precision: bool,
     window: Window,
     heads: usize,
     head_dim: usize,
@@ -69,11 +69,36 @@ struct New<'a> {
 }
 
 impl Stream {
-    pub(super) fn new(codec: Arc<dyn Codec>, window: Window, heads: usize, head_dim: usize) -> Self {
-        let coded = codec.empty();
+    /// A stream of the tokens that `codec` codes.
+    pub(super) fn of(codec: &dyn Codec, window: Window, heads: usize, head_dim: usize) -> Self {
+        let full_precision = codec.full_precision();
+        Self { full_precision, ..Self::new(codec.empty(), codec.buffering(), window, heads, head_dim) }
+    }
+
+    /// A stream whose coded tokens are in `coded`.
+    pub(super) fn new(
+        coded: Box<dyn CodedTokens>,
+        buffering: Buffering,
+        window: Window,
+        heads: usize,
+        head_dim: usize,
+    ) -> Self {
         let graded = Rows::new(heads * head_dim / BLOCK * GRADED.block_bytes());
         let recent = Rows::new(heads * head_dim);
-        Self { codec, window, heads, head_dim, held: 0, count: 0, coded, dropped: 0, sinks: Vec::new(), recent, graded }
+        Self {
+            buffering,
+            full_precision: false,
+            window,
+            heads,
+            head_dim,
+            held: 0,
+            count: 0,
+            coded,
+            dropped: 0,
+            sinks: Vec::new(),
+            recent,
+            graded,
+        }
     }
 
     /// Tokens held.
@@ -102,7 +127,7 @@ impl Stream {
 
     /// Whether every token but a sink is coded before it attends.
     fn codes_at_once(&self) -> bool {
-        self.window.recent == 0 && self.codec.buffering() == Buffering::None
+        self.window.recent == 0 && self.buffering == Buffering::None
     }
 
     /// Shows a whole prompt to the store, before its tokens are taken.
@@ -115,7 +140,7 @@ impl Stream {
     pub(super) fn take(&mut self, rows: &mut [f32], prompt: bool) -> Vec<Until> {
         let tokens = rows.len() / self.token();
         let bare = self.window == Window::default() && self.codes_at_once();
-        if !(bare && self.codec.full_precision()) {
+        if !(bare && self.full_precision) {
             round(rows);
         }
         let new = New { rows, tokens, start: self.held };
@@ -138,7 +163,7 @@ impl Stream {
 
     /// The blocks of tokens to code now, counted from the first coded one, and what each new token sees.
     fn schedule(&self, before: usize, prompt: bool) -> (Vec<Range<usize>>, Vec<Until>) {
-        let buffering = self.codec.buffering();
+        let buffering = self.buffering;
         let sinks = self.window.sinks;
         let around = sinks + self.window.recent;
         let joins = !self.coded.keeps_blocks();

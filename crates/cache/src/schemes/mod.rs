@@ -4,6 +4,7 @@ pub mod asymkv;
 pub mod commvq;
 pub mod cq;
 pub mod csr;
+pub mod csr_plus;
 pub mod dense;
 pub mod evict;
 pub mod fp8;

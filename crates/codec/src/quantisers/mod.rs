@@ -1,9 +1,11 @@
-//! Codebooks of vector quantisers: the search in them, and the files that hold them.
+//! Quantisers: levels of scalars, codebooks of vectors, the search in them, and the files that hold them.
 
 pub mod codebooks;
+mod lloyd_max;
 mod nearest;
 mod tied;
 
 pub use self::codebooks::{CodebookSet, Table};
+pub use self::lloyd_max::{LloydMax, WIDEST, lloyd_max};
 pub use self::nearest::Nearest;
 pub use self::tied::TiedCodebook;

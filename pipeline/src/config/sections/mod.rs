@@ -49,6 +49,14 @@ pub struct TrainBest {
     pub epochs: usize,
 }
 
+/// The section `[train_plus]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainPlus {
+    pub atoms: usize,
+    pub iterations: usize,
+    pub key_weight: f64,
+}
+
 /// The section `[allocate]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Allocate {

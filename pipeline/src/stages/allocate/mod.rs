@@ -20,7 +20,7 @@ use kvcsr_codec::{DictionarySet, Kind};
 use kvcsr_eval::heldout::HeldoutText;
 use kvcsr_model::Tokenizer;
 use kvcsr_report::files;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::design::{Cost, Slot};
@@ -45,9 +45,9 @@ const CHECKS: &str = "checks.jsonl";
 pub struct Allocate;
 
 /// What one slot costs, with what that was made of.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct CostRow {
-    power: &'static str,
+    power: String,
     layer: usize,
     kind: Kind,
     error_low: f64,
@@ -166,6 +166,18 @@ pub fn read(dir: &Path) -> Result<Budgets> {
     }
 }
 
+/// What a layer's keys or values cost per unit of relative squared error, in nats per token, between the errors of the design: by layer
+/// and kind.
+pub fn slopes(dir: &Path) -> Result<BTreeMap<(usize, Kind), f64>> {
+    let (name, power) = trial::POWERS[0];
+    let rows: Vec<CostRow> = files::read_jsonl(&dir.join(COSTS))?;
+    let slope = |row: &CostRow| {
+        let (low, high) = (row.error_low, row.error_high);
+        row.cost * (low.powf(power) - high.powf(power)) / (low - high)
+    };
+    Ok(rows.iter().filter(|row| row.power == name).map(|row| ((row.layer, row.kind), slope(row))).collect())
+}
+
 /// The calibration texts of this stage, the corpora taking turns.
 struct Texts {
     /// What costs are measured on.
@@ -221,7 +233,7 @@ fn mean_kl(rows: &[WeighingRow], texts: usize, weighings: usize) -> Vec<Vec<f64>
 
 fn cost_rows(power: &'static str, slots: &[Slot], costs: &[Cost], [low, high]: [usize; 2]) -> Vec<CostRow> {
     let row = |(slot, cost): (&Slot, &Cost)| CostRow {
-        power,
+        power: power.to_owned(),
         layer: slot.layer,
         kind: slot.kind,
         error_low: slot.error(low),

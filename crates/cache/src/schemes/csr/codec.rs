@@ -159,7 +159,7 @@ impl SumsCodes for CsrTokens {
         BUFFERS.set(buffers);
     }
 
-    fn finish(&self, sums: &[f32], rows: usize, out: &mut [f32]) {
+    fn finish(&self, _head: usize, sums: &[f32], rows: usize, out: &mut [f32]) {
         kvcsr_codec::add_atom_sums(self.atoms(), self.coder.chunks, rows, sums, out);
     }
 }

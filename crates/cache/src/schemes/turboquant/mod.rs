@@ -7,7 +7,6 @@
 //! 2.5 and 3.5 bits are two quantisers: a quarter of the channels, the largest on average over the prompt, at one bit
 //! more than the others, each part with a norm of its own. The paper does not say how the channels are chosen.
 
-mod lloyd_max;
 mod rotation;
 mod split;
 
@@ -18,9 +17,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
 use kvcsr_codec::kernels::saturating_f16;
-use kvcsr_codec::{EIGHT, pack_small, unpack_small};
+use kvcsr_codec::{EIGHT, LloydMax, lloyd_max, pack_small, unpack_small};
 
-pub use self::lloyd_max::{LloydMax, MAX_BITS, lloyd_max};
 pub use self::rotation::Rotation;
 use self::split::Split;
 use crate::Geometry;
@@ -32,6 +30,9 @@ use crate::needs::Needs;
 
 /// `turboquant-B` and `turboquant-B+pre-rope`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
+
+/// Widest code.
+pub const MAX_BITS: usize = 5;
 
 const BITS: Parameter = Parameter { name: "B", default: "", meaning: "bits per channel: 1 to 5, 2.5 or 3.5" };
 const SOURCE: &str =

@@ -1,0 +1,233 @@
+//! The keys and values of one sequence, coded together.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply_add};
+use rayon::prelude::*;
+
+use super::transform::Transform;
+use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, drop_front, reserve};
+
+/// Tokens coded together on one thread. Fixed, so that codes do not depend on the number of threads.
+const CHUNK: usize = 64;
+
+/// How one layer's tokens are coded.
+pub(super) struct Joint(pub(super) Arc<Transform>);
+
+impl JointCodec for Joint {
+    fn empty(&self) -> (Box<dyn CodedTokens>, Box<dyn CodedTokens>) {
+        let store = Store { transform: self.0.clone(), codes: Vec::new(), waiting: Vec::new() };
+        let shared = Shared(Arc::new(RwLock::new(store)));
+        (Box::new(Keys(shared.clone())), Box::new(Values(shared)))
+    }
+
+    fn nominal_bits(&self) -> f64 {
+        8.0 * self.0.row_bytes() as f64 / self.0.channels() as f64
+    }
+}
+
+/// Codes of one sequence, and keys whose values have not come yet.
+struct Store {
+    transform: Arc<Transform>,
+    /// `(tokens, row_bytes)`
+    codes: Vec<u8>,
+    /// `(n, Hkv D)`
+    waiting: Vec<f32>,
+}
+
+#[derive(Clone)]
+struct Shared(Arc<RwLock<Store>>);
+
+/// The store's keys: they own its bytes.
+struct Keys(Shared);
+
+/// The store's values.
+struct Values(Shared);
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    atoms: Vec<usize>,
+    coordinates: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Shared {
+    fn with<R>(&self, f: impl FnOnce(&Store) -> R) -> R {
+        f(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut Store) -> R) -> R {
+        f(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Store {
+    /// Adds the heads of a block to `rows` `(n, 2 Hkv D)`, `first` channels into each.
+    fn gather(block: &Block<'_>, d: usize, channels: usize, first: usize, rows: &mut [f32]) {
+        for (head, own) in block.rows.chunks_exact(block.tokens * d).enumerate() {
+            for (row, x) in rows.chunks_exact_mut(channels).zip(own.chunks_exact(d)) {
+                row[first + head * d..][..d].copy_from_slice(x);
+            }
+        }
+    }
+
+    /// Codes the tokens of `values` with their keys, which wait.
+    fn join(&mut self, values: &Block<'_>) {
+        let (channels, d) = (self.transform.channels(), self.transform.geometry().head_dim);
+        let half = channels / 2;
+        let mut rows = vec![0.0; values.tokens * channels];
+        let keys: Vec<f32> = self.waiting.drain(..values.tokens * half).collect();
+        rows.chunks_exact_mut(channels)
+            .zip(keys.chunks_exact(half))
+            .for_each(|(row, x)| row[..half].copy_from_slice(x));
+        Self::gather(values, d, channels, half, &mut rows);
+        if self.waiting.is_empty() {
+            self.waiting = Vec::new();
+        }
+        let each = self.transform.row_bytes();
+        reserve(&mut self.codes, values.tokens, each);
+        let transform = &self.transform;
+        let coded: Vec<Vec<u8>> = rows
+            .par_chunks_mut(CHUNK * channels)
+            .map(|rows| {
+                let mut codes = Vec::with_capacity(rows.len() / channels * each);
+                transform.encode(rows, &mut codes);
+                codes
+            })
+            .collect();
+        coded.iter().for_each(|codes| self.codes.extend_from_slice(codes));
+    }
+
+    /// Reads `tokens` and hands out their atoms and coordinates.
+    fn read<R>(&self, tokens: Range<usize>, f: impl FnOnce(&[usize], &[f32]) -> R) -> R {
+        let each = self.transform.row_bytes();
+        // Taken out, since what is called may run other work of the pool on this thread.
+        let mut scratch = SCRATCH.take();
+        let Scratch { atoms, coordinates } = &mut scratch;
+        self.transform.read(&self.codes[tokens.start * each..tokens.end * each], atoms, coordinates);
+        let result = f(atoms, coordinates);
+        SCRATCH.set(scratch);
+        result
+    }
+
+    /// Restores half-head `at` of `tokens` into `out`, `(tokens, D)`.
+    fn restore(&self, at: usize, tokens: Range<usize>, out: &mut [f32]) {
+        let (transform, d, n) = (&self.transform, self.transform.geometry().head_dim, tokens.len());
+        self.read(tokens, |atoms, coordinates| {
+            let out = &mut out[..n * d];
+            out.chunks_exact_mut(d).zip(atoms).for_each(|(row, &atom)| row.copy_from_slice(transform.atom(atom, at)));
+            if transform.kept() > 0 {
+                let coordinates = Matrix::new(coordinates, n, transform.kept());
+                multiply_add(MatrixMut::new(out, n, d), coordinates, transform.decode(at));
+            }
+        });
+    }
+}
+
+impl CodedTokens for Keys {
+    fn append(&mut self, block: &Block<'_>) {
+        self.0.change(|store| {
+            let d = store.transform.geometry().head_dim;
+            let half = store.transform.channels() / 2;
+            let held = store.waiting.len();
+            store.waiting.resize(held + block.tokens * half, 0.0);
+            Store::gather(block, d, half, 0, &mut store.waiting[held..]);
+        });
+    }
+
+    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        self.0.with(|store| store.restore(head, tokens, out));
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.0.with(|store| Footprint {
+            packed: store.codes.capacity(),
+            tables: size_of::<Self>() + size_of::<RwLock<Store>>() + store.waiting.capacity() * size_of::<f32>(),
+            ..Footprint::default()
+        })
+    }
+
+    fn drop_first(&mut self, tokens: usize) {
+        self.0.change(|store| {
+            let each = store.transform.row_bytes();
+            drop_front(&mut store.codes, tokens * each);
+        });
+    }
+}
+
+impl CodedTokens for Values {
+    fn append(&mut self, block: &Block<'_>) {
+        self.0.change(|store| store.join(block));
+    }
+
+    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
+        self.0.with(|store| store.restore(store.transform.geometry().kv_heads + head, tokens, out));
+    }
+
+    fn sums_codes(&self) -> Option<&dyn SumsCodes> {
+        Some(self)
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint { tables: size_of::<Self>(), ..Footprint::default() }
+    }
+
+    /// The keys have dropped them.
+    fn drop_first(&mut self, _tokens: usize) {}
+}
+
+/// Sums are `(N + r, rows)`: weights by atom, then sums of coordinates.
+impl SumsCodes for Values {
+    fn sums(&self, rows: usize, tokens: usize) -> usize {
+        self.0.with(|store| {
+            let (transform, d) = (&store.transform, store.transform.geometry().head_dim);
+            let (atoms, kept) = (transform.atoms(), transform.kept());
+            let on_codes = tokens * rows * (kept + 1) + (atoms + kept) * d * rows;
+            let restoring = tokens * d * (kept + rows);
+            if on_codes < restoring { (atoms + kept) * rows } else { 0 }
+        })
+    }
+
+    fn add(&self, _head: usize, tokens: Range<usize>, weights: &[f32], rows: usize, sums: &mut [f32]) {
+        self.0.with(|store| {
+            let n = tokens.len();
+            let (of_atoms, of_coordinates) = sums.split_at_mut(store.transform.atoms() * rows);
+            store.read(tokens, |atoms, coordinates| {
+                for (&atom, weights) in atoms.iter().zip(weights.chunks_exact(rows)) {
+                    of_atoms[atom * rows..][..rows].iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight);
+                }
+                let kept = store.transform.kept();
+                if kept > 0 {
+                    let coordinates = Matrix::new(coordinates, n, kept).transposed();
+                    let sums = MatrixMut::new(of_coordinates, kept, rows);
+                    multiply_add(sums, coordinates, Matrix::new(&weights[..n * rows], n, rows));
+                }
+            });
+        });
+    }
+
+    fn finish(&self, head: usize, sums: &[f32], rows: usize, out: &mut [f32]) {
+        self.0.with(|store| {
+            let (transform, isa) = (&store.transform, Isa::detect());
+            let (d, at) = (transform.geometry().head_dim, transform.geometry().kv_heads + head);
+            let (of_atoms, of_coordinates) = sums.split_at(transform.atoms() * rows);
+            for (atom, weights) in of_atoms.chunks_exact(rows).enumerate() {
+                for (&weight, out) in weights.iter().zip(out.chunks_exact_mut(d)).filter(|(weight, _)| **weight != 0.0)
+                {
+                    isa.axpy(out, weight, transform.atom(atom, at));
+                }
+            }
+            if transform.kept() > 0 {
+                let sums = Matrix::new(of_coordinates, transform.kept(), rows).transposed();
+                multiply_add(MatrixMut::new(out, rows, d), sums, transform.decode(at));
+            }
+        });
+    }
+}

@@ -1,0 +1,260 @@
+//! What a layer's tokens are coded by.
+
+use half::f16;
+use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
+use kvcsr_codec::{
+    BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, Nearest, Table, index_bits, lloyd_max,
+};
+
+use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
+use crate::Geometry;
+
+/// Bits of a token's gain.
+const GAIN_BITS: usize = 8;
+/// Gains are powers of two: the least, the largest, and the steps between them.
+const GAINS: (f32, f32) = (-4.0, 4.0);
+/// Deviations below this are none: what they scale would overflow.
+const LEAST: f32 = 1e-12;
+
+/// The tables of one layer, as calibration left them.
+pub(super) struct Tables<'a> {
+    atoms: &'a Table,
+    metric: &'a Table,
+    basis: &'a Table,
+    deviations: &'a Table,
+}
+
+impl<'a> Tables<'a> {
+    /// The tables of `layer`.
+    pub(super) fn read(set: &'a CodebookSet, layer: usize, geometry: Geometry) -> Result<Self, CodecError> {
+        let n = 2 * geometry.kv_heads * geometry.head_dim;
+        let table = |name: &str, shape: &[usize]| set.table(layer, Kind::Key, name, shape);
+        let count = set.get(layer, Kind::Key, ATOMS).and_then(|table| table.shape().first().copied()).unwrap_or(1);
+        let tables = Self {
+            atoms: table(ATOMS, &[count, n])?,
+            metric: table(METRIC, &[n])?,
+            basis: table(BASIS, &[n, n])?,
+            deviations: table(DEVIATIONS, &[n])?,
+        };
+        let bad = |what: &str, expected: &str| CodecError::Mismatch {
+            subject: format!("{}, layer {layer}, `{what}`", set.method),
+            expected: expected.to_owned(),
+            found: "another number".to_owned(),
+        };
+        if !tables.metric.values().iter().all(|weight| *weight > f16::ZERO) {
+            return Err(bad(METRIC, "weights above 0"));
+        }
+        let deviations = tables.deviations.values();
+        if !deviations.is_sorted_by(|a, b| a >= b) || deviations.iter().any(|d| *d < f16::ZERO) {
+            return Err(bad(DEVIATIONS, "falling numbers, none below 0"));
+        }
+        Ok(tables)
+    }
+
+    /// Which tables these are: layers may share them.
+    pub(super) fn identity(&self) -> *const f16 {
+        self.basis.values().as_ptr()
+    }
+
+    /// Deviations in the metric, falling.
+    pub(super) fn deviations(&self) -> Vec<f64> {
+        self.deviations.values().iter().map(|deviation| deviation.to_f64()).collect()
+    }
+
+    /// Bits of a token besides its coordinates.
+    pub(super) fn overhead_bits(&self) -> usize {
+        index_bits(self.atoms.shape()[0]) + GAIN_BITS
+    }
+}
+
+/// A run of coordinates of equal bits.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    count: usize,
+    bits: usize,
+    table: &'static LloydMax,
+}
+
+/// What a layer's tokens are coded by, at some bits. Channels are keys of all heads, then values of all heads.
+pub(super) struct Transform {
+    geometry: Geometry,
+    /// `(N, 2 Hkv D)` in natural units.
+    atoms: Vec<f32>,
+    /// The same in the metric.
+    nearest: Nearest,
+    metric: Vec<f32>,
+    /// `(2 Hkv D, r)`: natural units to coordinates of deviation 1.
+    encode: Vec<f32>,
+    /// `(2 Hkv, r, D)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
+    decode: Vec<f32>,
+    runs: Vec<Run>,
+    kept: usize,
+    index_bits: usize,
+    row_bytes: usize,
+}
+
+impl Transform {
+    pub(super) fn new(tables: &Tables<'_>, bits: &[u8], geometry: Geometry) -> Result<Self, CodecError> {
+        let (n, d) = (2 * geometry.kv_heads * geometry.head_dim, geometry.head_dim);
+        let (atoms, metric, deviations) = (tables.atoms.to_f32(), tables.metric.to_f32(), tables.deviations.to_f32());
+        let kept =
+            bits.iter().zip(&deviations).take_while(|(bits, deviation)| **bits > 0 && **deviation > LEAST).count();
+        let basis = tables.basis.to_f32();
+        let (mut encode, mut decode) = (vec![0.0; n * kept], vec![0.0; n * kept]);
+        for (at, (row, deviation)) in basis.chunks_exact(n).zip(&deviations).take(kept).enumerate() {
+            for (channel, (&x, &weight)) in row.iter().zip(&metric).enumerate() {
+                encode[channel * kept + at] = x * weight / deviation;
+                decode[(channel / d * kept + at) * d + channel % d] = x * deviation / weight;
+            }
+        }
+        let runs = bits[..kept]
+            .chunk_by(|a, b| a == b)
+            .map(|run| Run { count: run.len(), bits: run[0].into(), table: lloyd_max(run[0].into()) })
+            .collect();
+        let weighted = atoms.chunks_exact(n).flat_map(|row| row.iter().zip(&metric).map(|(x, w)| x * w)).collect();
+        let index_bits = index_bits(atoms.len() / n);
+        let coordinates: usize = bits[..kept].iter().map(|&bits| usize::from(bits)).sum();
+        Ok(Self {
+            geometry,
+            nearest: Nearest::new(n, weighted)?,
+            atoms,
+            metric,
+            encode,
+            decode,
+            runs,
+            kept,
+            index_bits,
+            row_bytes: (index_bits + GAIN_BITS + coordinates).div_ceil(8),
+        })
+    }
+
+    /// Channels of a token, `2 Hkv D`.
+    pub(super) fn channels(&self) -> usize {
+        2 * self.geometry.kv_heads * self.geometry.head_dim
+    }
+
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Number of atoms, `N`.
+    pub(super) fn atoms(&self) -> usize {
+        self.nearest.len()
+    }
+
+    /// Coordinates that have bits, `r`.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Bytes of a token.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// The part of atom `i` that is half-head `at`: keys of head `at`, or values of head `at - Hkv`; `(D,)`.
+    pub(super) fn atom(&self, i: usize, at: usize) -> &[f32] {
+        let d = self.geometry.head_dim;
+        &self.atoms[i * self.channels() + at * d..][..d]
+    }
+
+    /// What restores half-head `at` from coordinates, `(r, D)`.
+    pub(super) fn decode(&self, at: usize) -> Matrix<'_> {
+        let d = self.geometry.head_dim;
+        Matrix::new(&self.decode[at * self.kept * d..][..self.kept * d], self.kept, d)
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn bytes(&self) -> usize {
+        let numbers =
+            [&self.atoms, &self.metric, &self.encode, &self.decode].map(|x| x.capacity()).iter().sum::<usize>();
+        numbers * size_of::<f32>() + self.nearest.bytes()
+    }
+
+    /// Bytes as a file would hold them: f16, and only the coordinates that have bits.
+    pub(super) fn stored_bytes(&self) -> usize {
+        (self.atoms.len() + self.metric.len() + self.kept * (self.channels() + 1)) * size_of::<f16>()
+    }
+
+    /// Codes tokens `(n, 2 Hkv D)`, which are overwritten, into `out`, `(n, row_bytes)`.
+    pub(super) fn encode(&self, rows: &mut [f32], out: &mut Vec<u8>) {
+        let channels = self.channels();
+        let n = rows.len() / channels;
+        let (mut scores, mut weighted) = (Vec::new(), vec![0.0; channels]);
+        let mut found = Vec::with_capacity(n);
+        for row in rows.chunks_exact_mut(channels) {
+            weighted.iter_mut().zip(row.iter().zip(&self.metric)).for_each(|(to, (x, w))| *to = x * w);
+            let atom = self.nearest.find(&weighted, &mut scores);
+            row.iter_mut().zip(&self.atoms[atom * channels..]).for_each(|(x, atom)| *x -= atom);
+            found.push(atom);
+        }
+        let mut coordinates = vec![0.0; n * self.kept];
+        if self.kept > 0 {
+            let encode = Matrix::new(&self.encode, channels, self.kept);
+            multiply(MatrixMut::new(&mut coordinates, n, self.kept), Matrix::new(rows, n, channels), encode);
+        }
+        for (token, atom) in found.into_iter().enumerate() {
+            let row = &coordinates[token * self.kept..(token + 1) * self.kept];
+            let start = out.len();
+            let mut writer = BitWriter::new(out);
+            writer.write(atom as u32, self.index_bits);
+            let squares = row.iter().map(|x| x * x).sum::<f32>() / self.kept.max(1) as f32;
+            let code = gain_code(squares.sqrt());
+            writer.write(code, GAIN_BITS);
+            let inverse = 1.0 / gain(code);
+            let mut at = 0;
+            for run in &self.runs {
+                for x in &row[at..at + run.count] {
+                    writer.write(run.table.code(x * inverse).into(), run.bits);
+                }
+                at += run.count;
+            }
+            writer.finish();
+            debug_assert_eq!(out.len() - start, self.row_bytes);
+        }
+    }
+
+    /// Reads tokens `bytes` `(n, row_bytes)`: their atoms into `atoms` `(n,)` and their coordinates into `coordinates` `(n, r)`.
+    pub(super) fn read(&self, bytes: &[u8], atoms: &mut Vec<usize>, coordinates: &mut Vec<f32>) {
+        atoms.clear();
+        coordinates.clear();
+        for row in bytes.chunks_exact(self.row_bytes) {
+            let mut reader = BitReader::new(row);
+            // A code of more bits than there are atoms names the last one.
+            atoms.push((reader.read(self.index_bits) as usize).min(self.atoms() - 1));
+            let gain = gain(reader.read(GAIN_BITS));
+            for run in &self.runs {
+                let levels = &run.table.levels;
+                coordinates.extend((0..run.count).map(|_| gain * levels[reader.read(run.bits) as usize]));
+            }
+        }
+    }
+}
+
+/// The code of a gain: its logarithm, rounded.
+fn gain_code(gain: f32) -> u32 {
+    let (low, high) = GAINS;
+    let most = (1 << GAIN_BITS) - 1;
+    let place = (gain.max(f32::MIN_POSITIVE).log2() - low) / (high - low) * most as f32;
+    (place.round().max(0.0) as u32).min(most)
+}
+
+/// The gain of a code.
+fn gain(code: u32) -> f32 {
+    let (low, high) = GAINS;
+    (low + code as f32 * (high - low) / ((1 << GAIN_BITS) - 1) as f32).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gains_are_kept_within_a_percent_and_clamped() {
+        for x in [0.07f32, 0.5, 1.0, 3.3, 15.0] {
+            assert!((gain(gain_code(x)) / x - 1.0).abs() < 0.011, "{x}");
+        }
+        assert_eq!((gain(gain_code(0.0)), gain(gain_code(1e9))), (1.0 / 16.0, 16.0));
+        assert_eq!(gain_code(f32::NAN), gain_code(f32::MIN_POSITIVE));
+    }
+}

@@ -1,0 +1,103 @@
+//! What CSR+ is built from: atoms of whole tokens, and the principal axes of what they leave.
+//!
+//! A token is the keys and values of all heads of a layer, one vector. Everything is learned in a diagonal metric, in which a squared
+//! error of 1 costs 1 nat; atoms are given back in natural units.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Result;
+use crate::kmeans::{assign, kmeans};
+use crate::optimiser::row_norms;
+
+/// Rows whose products are summed at a time.
+const CHUNK: i64 = 4096;
+
+/// How much is learned.
+#[derive(Debug, Clone, Copy)]
+pub struct PlusConfig {
+    /// Atoms, `N`.
+    pub atoms: usize,
+    /// Most rounds of k-means.
+    pub iterations: usize,
+    /// Of the order in which k-means sees tokens, and of its start.
+    pub seed: u64,
+}
+
+/// The tables of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlusTables {
+    /// `(N, n)`, in natural units.
+    pub atoms: Vec<f32>,
+    /// Orthonormal rows in the metric, the strongest first, `(n, n)`.
+    pub basis: Vec<f32>,
+    /// Standard deviation along each of them of what atoms leave, `(n)`.
+    pub deviations: Vec<f32>,
+}
+
+/// The tables of `tokens` `(m, n)`, in natural units; `metric` `(n)` are the weights of channels.
+///
+/// # Errors
+/// Errors of libtorch.
+///
+/// # Panics
+/// If there are fewer tokens than atoms.
+pub fn fit(tokens: &[f32], metric: &[f32], config: PlusConfig) -> Result<PlusTables> {
+    let _guard = tch::no_grad_guard();
+    let n = metric.len() as i64;
+    let weights = Tensor::f_from_slice(metric)?;
+    let rows = Tensor::f_from_slice(tokens)?.f_view([-1, n])?.f_mul(&weights)?;
+    let count = rows.size()[0];
+    assert!(count >= config.atoms as i64, "{count} tokens make at most as many atoms");
+    let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+    let mut order: Vec<i64> = (0..count).collect();
+    rand::seq::SliceRandom::shuffle(&mut order[..], &mut rng);
+    let rows = rows.f_index_select(0, &Tensor::f_from_slice(&order)?)?;
+    let centroids = kmeans(&rows, config.atoms, config.iterations, &mut rng, &mut |_, _| {})?.centroids;
+    let norms = row_norms(&rows)?.f_square()?.f_view([count])?;
+    let (labels, _) = assign(&rows, &norms, &centroids)?;
+    let left = rows.f_sub(&centroids.f_index_select(0, &labels)?)?;
+    let mut second = Tensor::f_zeros([n, n], (Kind::Double, Device::Cpu))?;
+    for start in (0..count).step_by(CHUNK as usize) {
+        let part = left.f_narrow(0, start, CHUNK.min(count - start))?.f_to_kind(Kind::Double)?;
+        second = second.f_add(&part.f_tr()?.f_matmul(&part)?)?;
+    }
+    // Eigenvalues rise; columns are eigenvectors.
+    let (values, vectors) = second.f_div_scalar(count as f64)?.f_linalg_eigh("L")?;
+    let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
+    let basis = vectors.f_tr()?.f_flip([0])?;
+    let numbers = |t: &Tensor| -> Result<Vec<f32>> {
+        Ok(Vec::<f32>::try_from(t.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?)
+    };
+    Ok(PlusTables {
+        atoms: numbers(&centroids.f_div(&weights)?)?,
+        basis: numbers(&basis)?,
+        deviations: numbers(&deviations)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn clouds_become_atoms_and_their_common_shape_the_basis() {
+        // Two clouds, 3 long along (0.6, 0.8) in the metric and 1 across; the metric halves the second channel.
+        let metric = [1.0, 0.5];
+        let tokens: Vec<f32> = (0..800)
+            .flat_map(|i| {
+                let (a, b) = (3.0 * ((i % 20) as f32 - 9.5) / 5.766, ((i / 20 % 20) as f32 - 9.5) / 5.766);
+                let centre = if i < 400 { 50.0 } else { -50.0 };
+                [centre + 0.6 * a - 0.8 * b, (0.8 * a + 0.6 * b) / 0.5]
+            })
+            .collect();
+        let found = fit(&tokens, &metric, PlusConfig { atoms: 2, iterations: 10, seed: 1 }).unwrap();
+        let mut centres = [found.atoms[0], found.atoms[2]];
+        centres.sort_by(f32::total_cmp);
+        assert!((centres[0] + 50.0).abs() < 1e-3 && (centres[1] - 50.0).abs() < 1e-3, "{:?}", found.atoms);
+        assert!((found.deviations[0] - 3.0).abs() < 1e-2 && (found.deviations[1] - 1.0).abs() < 1e-2);
+        assert!((found.basis[0] * 0.6 + found.basis[1] * 0.8).abs() > 0.9999);
+    }
+}
