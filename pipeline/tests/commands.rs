@@ -186,7 +186,9 @@ fn footprint_needs_no_weights_and_no_project() {
 
     let refused = |args: &[&str]| refused(folder.path(), &[&["footprint"], args].concat());
     assert!(refused(&["--window", "0"]).contains("at least 1 token"));
-    assert!(refused(&["--window", "9", "--window-layers", "33"]).contains("33 layers with a window of 9 tokens; it has 32"));
+    assert!(
+        refused(&["--window", "9", "--window-layers", "33"]).contains("33 layers with a window of 9 tokens; it has 32")
+    );
     assert!(refused(&["--window-layers", "3"]).contains("--window <TOKENS>"));
     assert!(refused(&["--shape", "gpt-5"]).contains("there are smollm2-135m-instruct, llama2-7b-chat"));
     assert!(refused(&["--schemes", "dense-f16 gear-4"]).contains("scheme `gear-4` has no formula here"));

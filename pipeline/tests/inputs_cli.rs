@@ -110,7 +110,11 @@ fn what_is_no_model_is_named_once_with_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let of = |model: &str| refused(&generate(&["--model", model, "--prompt", "a"], None));
-    assert!(of(path).contains("no config.json in it (it holds no files): give the folder that holds config.json"), "{}", of(path));
+    assert!(
+        of(path).contains("no config.json in it (it holds no files): give the folder that holds config.json"),
+        "{}",
+        of(path)
+    );
     let config = of("model/config.json");
     assert!(config.contains("expected a GGUF file, found a JSON file: give the checkpoint's folder"), "{config}");
     for name in ["config.json", "tokenizer.json"] {
@@ -119,7 +123,10 @@ fn what_is_no_model_is_named_once_with_the_way_out() {
     let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
     fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
     let shard = of(path);
-    assert!(shard.contains("model-00001-of-00002.safetensors") && shard.matches("No such file").count() == 1, "{shard}");
+    assert!(
+        shard.contains("model-00001-of-00002.safetensors") && shard.matches("No such file").count() == 1,
+        "{shard}"
+    );
 }
 
 #[test]

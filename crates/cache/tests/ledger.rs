@@ -156,7 +156,11 @@ fn compare() {
         let cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
         let allocated = LIVE.load(Ordering::SeqCst) - before;
         let reported = cache.footprint();
-        assert_eq!(reported.total() as isize, allocated, "csr-{level}{part} at {tokens} tokens, {reach:?}: {reported:?}");
+        assert_eq!(
+            reported.total() as isize,
+            allocated,
+            "csr-{level}{part} at {tokens} tokens, {reach:?}: {reported:?}"
+        );
 
         // By formula, without a cache.
         let shape = CsrShape {

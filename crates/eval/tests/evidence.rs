@@ -17,7 +17,8 @@ fn decoder() -> Decoder {
 }
 
 fn decoder_with(sliding: Option<SlidingLayers>) -> Decoder {
-    let arch = Arch { layers: 2, head_dim: 16, intermediate: 48, vocab: 40, max_positions: 1024, sliding, ..tiny_arch() };
+    let arch =
+        Arch { layers: 2, head_dim: 16, intermediate: 48, vocab: 40, max_positions: 1024, sliding, ..tiny_arch() };
     let weights = TensorMap(uniform_weights(&arch, 0.4));
     Decoder::new(arch, &weights, &Device::Cpu).unwrap()
 }

@@ -208,7 +208,11 @@ fn contradictions_in_the_metadata_are_named() {
         ("tokenizer.ggml.model", Some(text("llama")), "key `tokenizer.ggml.scores` is missing"),
         ("tokenizer.ggml.pre", Some(text("gpt-9")), "pre-tokenizer `gpt-9` is not supported"),
         ("tokenizer.ggml.pre", Some(text("gemma4")), "`gemma4` merges characters, not bytes"),
-        ("tokenizer.ggml.pre", Some(text("roberta-bpe")), "`roberta-bpe` is of embedding models, which generate no text"),
+        (
+            "tokenizer.ggml.pre",
+            Some(text("roberta-bpe")),
+            "`roberta-bpe` is of embedding models, which generate no text",
+        ),
         ("tokenizer.ggml.merges", Some(strings(["an"])), "pairs separated by one space"),
         ("tokenizer.ggml.merges", Some(strings(["a €"])), "found Token `€` out of vocabulary"),
         ("tokenizer.ggml.token_type", Some(Value::Array(vec![])), "64 elements, one per token"),

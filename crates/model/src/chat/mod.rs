@@ -116,7 +116,8 @@ impl ChatTemplate {
         if let Some(source) = read(&own_path)? {
             return Self::new(&source, &own_path, &tokens).map(Some);
         }
-        let wrong = |expected: &str, found: String| ModelError::bad_value(&config_path, "chat_template", expected, found);
+        let wrong =
+            |expected: &str, found: String| ModelError::bad_value(&config_path, "chat_template", expected, found);
         let source = match &config["chat_template"] {
             Json::Null => return Ok(None),
             Json::String(source) => source,

@@ -33,7 +33,8 @@ pub fn utf8(bytes: Vec<u8>) -> std::result::Result<String, String> {
     if let Some(name) = encoding(&bytes) {
         return Err(format!("it is {name}; save it as UTF-8"));
     }
-    let text = String::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {}; save it as UTF-8", e.utf8_error()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {}; save it as UTF-8", e.utf8_error()))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 

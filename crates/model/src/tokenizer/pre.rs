@@ -182,7 +182,14 @@ const KNOWN: &[Cuts] = &[
 /// Names that are known and not read, and why.
 const REFUSED: &[(&[&str], &str)] = &[
     (
-        &["jina-v1-en", "jina-v2-code", "roberta-bpe", "whitespace", "granite-embed-multi-97m", "granite-embed-multi-311m"],
+        &[
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "whitespace",
+            "granite-embed-multi-97m",
+            "granite-embed-multi-311m",
+        ],
         "is of embedding models, which generate no text",
     ),
     (&["gemma4", "sarvam-moe"], "merges characters, not bytes, and is of architectures that are not read"),
