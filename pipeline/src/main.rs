@@ -37,10 +37,27 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, those left out that the one before has in it already.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    let mut before = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.is_empty() && before.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text += ": ";
+        }
+        text += &cause;
+        before = cause;
+    }
+    text
 }
 
 fn run(command: Command) -> Result<()> {

@@ -160,7 +160,36 @@ fn footprint_needs_no_weights_and_no_project() {
     assert!(csv.contains("smollm2-135m-instruct,dense-f16,1000,1,16.0,16.0,23040000,"), "{csv}");
     assert!(fs::read_to_string(folder.path().join("memory/footprint-length.svg")).unwrap().contains("kivi-2"));
 
+    // Layers with a window, of a shape and of the command line: 16 bits of what f16 would hold.
+    let args = ["--tokens", "2000", "--schemes", "dense-f16", "--out", "memory"];
+    for (shape, more, words, row) in [
+        ("gemma-3-270m", &[][..], "15 of them with a window of 512 tokens", "2000,1,16.0,16.0,14008320,"),
+        (
+            "smollm2-135m-instruct",
+            &["--window", "100"],
+            "30 of them with a window of 100 tokens",
+            "2000,1,16.0,16.0,2304000,",
+        ),
+        (
+            "smollm2-135m-instruct",
+            &["--window", "100", "--window-layers", "15"],
+            "15 of them with a window of 100 tokens",
+            "2000,1,16.0,16.0,24192000,",
+        ),
+    ] {
+        let out = kvcsr(folder.path(), &[&["footprint", "--shape", shape], &args[..], more].concat());
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.contains(words), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        let csv = fs::read_to_string(folder.path().join("memory/footprint-length.csv")).unwrap();
+        assert!(csv.contains(&format!("{shape},dense-f16,{row}")), "{csv}");
+    }
+
     let refused = |args: &[&str]| refused(folder.path(), &[&["footprint"], args].concat());
+    assert!(refused(&["--window", "0"]).contains("at least 1 token"));
+    assert!(
+        refused(&["--window", "9", "--window-layers", "33"]).contains("33 layers with a window of 9 tokens; it has 32")
+    );
+    assert!(refused(&["--window-layers", "3"]).contains("--window <TOKENS>"));
     assert!(refused(&["--shape", "gpt-5"]).contains("there are smollm2-135m-instruct, llama2-7b-chat"));
     assert!(refused(&["--schemes", "dense-f16 gear-4"]).contains("scheme `gear-4` has no formula here"));
     assert!(refused(&["--schemes", "csr-8+nothing"]).contains("no part of a CSR scheme"));

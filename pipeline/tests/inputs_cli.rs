@@ -12,7 +12,10 @@ fn data() -> PathBuf {
 
 fn generate(args: &[&str], stdin: Option<&str>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
-    command.args(["generate", "--threads", "1", "--scheme", "dense"]).args(args).current_dir(data());
+    command.args(["generate", "--threads", "1"]).args(args).current_dir(data());
+    if !args.contains(&"--scheme") {
+        command.args(["--scheme", "dense"]);
+    }
     let stdin_of = if stdin.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = command.stdin(stdin_of).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     if let Some(text) = stdin {
@@ -52,6 +55,13 @@ fn prompts_come_from_files_and_standard_input_and_are_measured_at_once() {
     assert!(said(&run(&["--prompt-file", file], None)).contains("140 prompt tokens"));
     assert!(said(&run(&["--prompt", "-"], Some("xyz"))).contains("3 prompt tokens"));
 
+    // A byte-order mark is no part of the text, and UTF-16 is no text.
+    fs::write(&path, "\u{feff}xyz").unwrap();
+    assert!(said(&run(&["--prompt-file", file], None)).contains("3 prompt tokens"));
+    assert!(said(&run(&["--prompt", "-"], Some("\u{feff}xyz"))).contains("3 prompt tokens"));
+    fs::write(&path, "xyz".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    assert!(refused(&run(&["--prompt-file", file], None)).contains("it is UTF-16; save it as UTF-8"));
+
     // Beyond what an argument may hold, and beyond the context.
     fs::write(&path, "x".repeat(140_000)).unwrap();
     for (error, from) in [
@@ -70,6 +80,53 @@ fn prompts_come_from_files_and_standard_input_and_are_measured_at_once() {
     assert!(refused(&run(&["--prompt", ""], None)).contains("at least one token"));
     assert!(refused(&run(&[], None)).contains("--prompt"));
     assert!(refused(&run(&["--prompt", "a", "--prompt-file", file], None)).contains("cannot be used with"));
+}
+
+#[test]
+fn bits_of_a_model_with_a_sliding_window_are_of_what_that_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(data().join("model").join(name), folder.path().join(name)).unwrap();
+    }
+    let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let config = config.replace(r#""model_type": "llama""#, r#""model_type": "mistral", "sliding_window": 256"#);
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let (windowed, prompt) = (folder.path().to_str().unwrap(), "x".repeat(1024));
+    // Keys and values of one head of 16 channels.
+    for (model, tokens) in [("model", 1024), (windowed, 256)] {
+        for (scheme, bytes) in [("dense", 4), ("dense-f16", 2)] {
+            let args = ["--model", model, "--scheme", scheme, "--prompt", &prompt, "--max-new", "1"];
+            let text = said(&generate(&args, None));
+            let (bits, half) = (8 * bytes, tokens * 2 * 16 * 2);
+            assert!(text.contains(&format!("{bits}.00 measured (f16: 16)")), "{text}");
+            let share = format!("{} bytes, {}.0 % of the {half} that f16 takes", half * bytes / 2, 50 * bytes);
+            assert!(text.contains(&share), "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_model_is_named_once_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let of = |model: &str| refused(&generate(&["--model", model, "--prompt", "a"], None));
+    assert!(
+        of(path).contains("no config.json in it (it holds no files): give the folder that holds config.json"),
+        "{}",
+        of(path)
+    );
+    let config = of("model/config.json");
+    assert!(config.contains("expected a GGUF file, found a JSON file: give the checkpoint's folder"), "{config}");
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(data().join("model").join(name), folder.path().join(name)).unwrap();
+    }
+    let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
+    fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    let shard = of(path);
+    assert!(
+        shard.contains("model-00001-of-00002.safetensors") && shard.matches("No such file").count() == 1,
+        "{shard}"
+    );
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn main() {
             for (name, (cache, fastest)) in SCHEMES.iter().zip(&caches) {
                 let (ms, bits) = (
                     fastest.as_secs_f64() * 1e3,
-                    measured_bits(cache.footprint().total(), cache.len(), kv_heads, d, 1),
+                    measured_bits(cache.footprint().total(), 2 * cache.len() * kv_heads * d),
                 );
                 println!("  {name:<34} {ms:8.3} ms  {:6.2} x restore  {bits:6} bits/channel", restored / ms * 1e3);
             }

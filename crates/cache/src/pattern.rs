@@ -34,6 +34,15 @@ impl Reach {
             Self::Sliding(tokens) => (position + 1).saturating_sub(tokens.max(1)),
         }
     }
+
+    /// Tokens of a text of `tokens` that an uncompressed cache of the layer holds: what bits per channel are measured
+    /// against.
+    pub fn held(self, tokens: usize) -> usize {
+        match self {
+            Self::Full => tokens,
+            Self::Sliding(most) => tokens.min(most.max(1)),
+        }
+    }
 }
 
 /// What is added to a score.

@@ -21,6 +21,14 @@ impl Geometry {
     pub fn channels_per_token(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim
     }
+
+    /// Numbers that an uncompressed cache of a text of `tokens` holds, keys and values of all layers together; `rotary` says
+    /// how far back each layer sees. Bits per channel are measured against it, so that `dense-f16` has 16 on every model:
+    /// layers with a sliding window hold their window only, under every scheme.
+    pub fn channels(&self, tokens: usize, rotary: &Rotary) -> usize {
+        let held: usize = (0..self.layers).map(|layer| rotary.of(layer).reach().held(tokens)).sum();
+        2 * self.kv_heads * self.head_dim * held
+    }
 }
 
 /// Everything about one attention call that is not a tensor of the tokens themselves.

@@ -126,9 +126,8 @@ fn forks() {
 
 fn compare() {
     let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
-    let rotary = rotary(64);
     let cx = context(geometry, dictionaries(geometry, 128));
-    for (level, tokens, part) in [
+    let parts = [
         (4, 1, ""),
         (8, 300, ""),
         (16, 1024, ""),
@@ -144,7 +143,12 @@ fn compare() {
         (8, 7, "+split(k=12,v=4)"),
         (8, 300, "+rope+window(sinks=1,recent=400)"),
         (8, 1, "+window"),
-    ] {
+        (4, 700, "+window(sinks=7,recent=90,graded=64)"),
+        (4, 700, "+window(sinks=200,recent=400)"),
+    ];
+    let reaches = [Reach::Full, Reach::Sliding(1), Reach::Sliding(40), Reach::Sliding(130), Reach::Sliding(600)];
+    for ((level, tokens, part), reach) in parts.into_iter().flat_map(|part| reaches.map(|reach| (part, reach))) {
+        let rotary = rotary(64).with_reach(reach);
         let scheme = registry::build(&format!("csr-{level}{part}"), &cx).unwrap();
         let (k, v) = (tensor(1, (1, 3, tokens, 64)), tensor(2, (1, 3, tokens, 64)));
         drop(scheme.after_prefill(0, &k, &v, &rotary).unwrap());
@@ -152,7 +156,11 @@ fn compare() {
         let cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
         let allocated = LIVE.load(Ordering::SeqCst) - before;
         let reported = cache.footprint();
-        assert_eq!(reported.total() as isize, allocated, "csr-{level}{part} at {tokens} tokens: {reported:?}");
+        assert_eq!(
+            reported.total() as isize,
+            allocated,
+            "csr-{level}{part} at {tokens} tokens, {reach:?}: {reported:?}"
+        );
 
         // By formula, without a cache.
         let shape = CsrShape {
@@ -161,9 +169,12 @@ fn compare() {
             values: KindShape { atoms: 128, chunks: 2 },
         };
         let options = CsrOptions::parse(&format!("csr-{level}{part}")).unwrap();
-        let formula = shape.footprint(&options, tokens, 1);
+        let formula = shape.layer(&options, tokens, 1, reach);
+        if reach == Reach::Full {
+            assert_eq!(formula, shape.footprint(&options, tokens, 1));
+        }
         if options.stop.is_none() {
-            assert_eq!(formula, reported, "csr-{level}{part} at {tokens} tokens");
+            assert_eq!(formula, reported, "csr-{level}{part} at {tokens} tokens, {reach:?}");
         } else {
             for ((part, most), (_, bytes)) in formula.parts().zip(reported.parts()) {
                 assert!(bytes <= most, "{part}: {bytes} of {most}");
@@ -173,12 +184,12 @@ fn compare() {
         assert_eq!(shape.nominal_bits(&options), scheme.nominal_bits().0);
         assert_eq!(shape.shared_bytes(), scheme.shared_bytes());
 
-        if !part.is_empty() {
+        if !part.is_empty() || reach != Reach::Full {
             continue;
         }
         let codes = tokens * 3 * (level + level) * 4;
         assert!(reported.total() >= codes, "{reported:?} holds less than the {codes} bytes of its codes");
-        let measured = measured_bits(reported.total(), tokens, 3, 64, 1).0;
+        let measured = measured_bits(reported.total(), 2 * tokens * 3 * 64).0;
         let nominal = scheme.nominal_bits().0;
         assert!(measured >= nominal, "measured {measured} below nominal {nominal}");
         if tokens == 1024 {

@@ -48,7 +48,7 @@ fn the_parts_hold_what_their_sizes_say() {
         assert_eq!((held.indices, held.coefficients), (plain.indices, plain.coefficients));
         let bits = |name: &str| registry::build(name, &cx).unwrap().nominal_bits();
         assert_eq!(bits(&name), bits("csr-4"));
-        let measured = |bytes| measured_bits(bytes, 300, 2, 32, 1).0;
+        let measured = |bytes| measured_bits(bytes, 2 * 300 * 2 * 32).0;
         assert!(measured(held.total()) > measured(plain.total()) + 1.0);
     }
 }

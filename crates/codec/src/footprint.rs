@@ -150,13 +150,12 @@ pub fn nominal_bits(sparsity: usize, chunks: usize, head_dim: usize) -> BitsPerC
     BitsPerChannel(32.0 * sparsity as f64 * chunks as f64 / head_dim as f64)
 }
 
-/// Bits per channel of `bytes` really allocated for the keys *and* values of
-/// `tokens` tokens: `8 bytes / (2 tokens kv_heads head_dim layers)`.
-/// Not finite when there are no channels.
+/// Bits per channel of `bytes` really allocated, where an uncompressed cache would hold `channels` numbers: the keys *and*
+/// values of all heads, layers and tokens, `2 tokens kv_heads head_dim layers`. A layer with a sliding window counts the
+/// tokens that it would hold, not all tokens. Not finite when there are no channels.
 #[must_use]
-pub fn measured_bits(bytes: usize, tokens: usize, kv_heads: usize, head_dim: usize, layers: usize) -> BitsPerChannel {
-    let channels = 2.0 * tokens as f64 * kv_heads as f64 * head_dim as f64 * layers as f64;
-    BitsPerChannel(8.0 * bytes as f64 / channels)
+pub fn measured_bits(bytes: usize, channels: usize) -> BitsPerChannel {
+    BitsPerChannel(8.0 * bytes as f64 / channels as f64)
 }
 
 #[cfg(test)]
@@ -203,7 +202,7 @@ mod tests {
         assert_eq!(nominal_bits(8, 1, 128), BitsPerChannel(2.0));
         // An FP16 cache: 2 bytes per channel of keys and of values.
         let fp16 = 2 * 2 * 100 * 8 * 128 * 32;
-        assert_eq!(measured_bits(fp16, 100, 8, 128, 32), BitsPerChannel(16.0));
+        assert_eq!(measured_bits(fp16, 2 * 100 * 8 * 128 * 32), BitsPerChannel(16.0));
         assert_eq!(format!("{}", BitsPerChannel(1.005)), "1.00");
         assert_eq!(format!("{:6.1}|", BitsPerChannel(2.04)), "   2.0|");
     }

@@ -28,13 +28,21 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
 /// As [`read`], but a line that is not a `T` is an error in its own place, and the others are still there.
 ///
 /// # Errors
-/// [`EvalError::Read`] when the file cannot be read.
+/// [`EvalError::Read`] when the file cannot be read, [`EvalError::Line`] when its first line shows that it is not UTF-8.
 pub fn read_each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Line<T>>>> {
     let read_error = |source| EvalError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;
     let mut lines = Vec::new();
     for (index, bytes) in BufReader::new(file).split(b'\n').enumerate() {
-        let bytes = bytes.map_err(read_error)?;
+        let mut bytes = bytes.map_err(read_error)?;
+        if index == 0 {
+            if let Some(encoding) = kvcsr_model::load::text::encoding(&bytes) {
+                return Err(line_error(path, 1, format!("it is {encoding}; save it as UTF-8")));
+            }
+            if bytes.starts_with(b"\xef\xbb\xbf") {
+                bytes.drain(..3);
+            }
+        }
         if bytes.trim_ascii().is_empty() {
             continue;
         }
@@ -72,6 +80,16 @@ mod tests {
         let path = folder.path().join("some.jsonl");
         std::fs::write(&path, text).unwrap();
         read(&path)
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line_and_other_encodings_are_named() {
+        let lines = read_text(b"\xef\xbb\xbf[1]\r\n[2]").unwrap();
+        assert_eq!((lines[0].value.as_slice(), lines[1].value.as_slice()), (&[1][..], &[2][..]));
+        for text in [&b"\xff\xfe[\x001\0]\0\n\0"[..], b"[\x001\0]\0\n\0"] {
+            let error = read_text(text).unwrap_err().to_string();
+            assert!(error.contains("some.jsonl:1: it is UTF-16; save it as UTF-8"), "{error}");
+        }
     }
 
     #[test]

@@ -5,15 +5,20 @@
 use candle_core::Device;
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_eval::heldout::far::threshold;
-use kvcsr_eval::heldout::{Cut, Prepared, Reference, Repeat, Window};
+use kvcsr_eval::heldout::{Cut, HeldoutText, Prepared, Reference, Repeat, Window};
 use kvcsr_fixtures::{tiny_arch, uniform_weights};
-use kvcsr_model::{Arch, Decoder, TensorMap};
+use kvcsr_model::{Arch, Decoder, SlidingLayers, TensorMap};
 
 const HIDDEN: &str = "evict(sinks=2,recent=24)";
 const CUT: Cut = Cut { context: 300, skip: 30, scored: 90, windows: 1, seed: 4 };
 
 fn decoder() -> Decoder {
-    let arch = Arch { layers: 2, head_dim: 16, intermediate: 48, vocab: 40, max_positions: 1024, ..tiny_arch() };
+    decoder_with(None)
+}
+
+fn decoder_with(sliding: Option<SlidingLayers>) -> Decoder {
+    let arch =
+        Arch { layers: 2, head_dim: 16, intermediate: 48, vocab: 40, max_positions: 1024, sliding, ..tiny_arch() };
     let weights = TensorMap(uniform_weights(&arch, 0.4));
     Decoder::new(arch, &weights, &Device::Cpu).unwrap()
 }
@@ -69,8 +74,28 @@ fn bits_are_those_of_a_cache_in_use() {
     // KIVI's buffer of keys fills and empties; one reading after the context would see one filling.
     let reading =
         prepared.reference().score(&decoder, scheme(&decoder, "kivi-2(group=16,window=64)").as_ref()).unwrap();
-    let (once, over) = (reading.measured_bits(decoder.geometry()).0, bits("kivi-2(group=16,window=64)"));
+    let (once, over) = (reading.measured_bits().0, bits("kivi-2(group=16,window=64)"));
     assert!((once / over - 1.0).abs() > 0.01, "{once} after the context, {over} over the continuation");
+}
+
+#[test]
+fn bits_are_of_what_an_uncompressed_cache_would_hold_where_layers_have_a_window() {
+    let text = HeldoutText { ids: ids(5, 900), context: 768 };
+    let all = [(0, 256), (1, 256), (1, 512)].map(|(first, window)| Some(SlidingLayers::from_layer(first, 2, window)));
+    for sliding in [None].into_iter().chain(all) {
+        let decoder = decoder_with(sliding.clone());
+        let reference = Reference::new(&decoder, &text, 64, scheme(&decoder, "dense").as_ref()).unwrap();
+        let once = |name: &str| reference.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
+        assert_eq!(once("dense").measured_bits().0, 32.0, "{sliding:?}");
+        assert_eq!(once("dense-f16").measured_bits().0, 16.0, "{sliding:?}");
+        // Coded tokens are dropped 128 at a time.
+        let coded = once("fp8").measured_bits().0;
+        assert!((8.0..13.0).contains(&coded), "{sliding:?}: {coded}");
+        // Over a continuation, pages fill: never below 16 bits, and not far above.
+        let over = reference.measure(&decoder, scheme(&decoder, "dense-f16").as_ref(), 31).unwrap();
+        let over = over.measured_bits(decoder.geometry()).0;
+        assert!((16.0..33.0).contains(&over), "{sliding:?}: {over}");
+    }
 }
 
 #[test]

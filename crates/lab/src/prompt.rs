@@ -22,6 +22,8 @@ pub struct Prompt {
     /// The text after the context.
     pub follows: String,
     geometry: Geometry,
+    /// Numbers of an uncompressed cache.
+    channels: usize,
 }
 
 impl Prompt {
@@ -36,7 +38,7 @@ impl Prompt {
         let geometry = model.decoder.geometry();
         let dense = registry::build("dense", &SchemeContext::new(geometry))?;
         let reference = Reference::new(&model.decoder, &HeldoutText { ids, context }, CHUNK, dense.as_ref())?;
-        Ok(Self { reference, pieces, follows: after, geometry })
+        Ok(Self { reference, pieces, follows: after, geometry, channels: model.decoder.channels(context) })
     }
 
     /// Tokens of the context.
@@ -76,7 +78,7 @@ impl Shown for Prompt {
         let _ = writeln!(text, "| tokens | {tokens} |");
         let _ = writeln!(text, "| layers × KV heads × channels | {layers} × {kv_heads} × {head_dim} |");
         let _ = writeln!(text, "| numbers per token, keys and values | {per_token} |");
-        let _ = writeln!(text, "| bytes in f16 | {} |", 2 * tokens * per_token);
+        let _ = writeln!(text, "| bytes in f16 | {} |", 2 * self.channels);
         let _ = writeln!(text, "| tokens that follow, to score | {} |", self.reference.continuation().len());
         Markdown::of(&text).html()
     }

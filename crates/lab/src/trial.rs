@@ -52,7 +52,7 @@ impl Trial {
         Ok(Self {
             scheme: label(scheme.name(), scheme.dictionaries()),
             nominal_bits: scheme.nominal_bits().0,
-            measured_bits: score.measured_bits(model.decoder.geometry()).0,
+            measured_bits: score.measured_bits().0,
             footprint: score.footprint,
             shared_bytes: scheme.shared_bytes(),
             kl: score.kl(),

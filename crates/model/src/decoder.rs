@@ -105,6 +105,11 @@ impl Decoder {
         Geometry { layers: self.arch.layers, kv_heads: self.arch.kv_heads, head_dim: self.arch.head_dim }
     }
 
+    /// Numbers that an uncompressed cache of a text of `tokens` holds, see [`Geometry::channels`].
+    pub fn channels(&self, tokens: usize) -> usize {
+        self.geometry().channels(tokens, &self.rotary)
+    }
+
     /// Feeds `ids`, `(B, T)` u32, continuing what `caches` hold, and returns logits: see [`Logits`] for the shape.
     ///
     /// # Errors

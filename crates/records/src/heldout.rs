@@ -124,7 +124,7 @@ pub struct HeldoutRow {
     pub shared_bytes: usize,
     /// Bytes of the same artefacts as a deployment would store them: what is learned, in f16, without tables made from it.
     pub stored_bytes: usize,
-    /// Channels of all layers that one token takes.
+    /// Channels of all layers that one token takes; where layers have a sliding window, the mean of the context's tokens.
     pub channels: usize,
     /// Time to compress the context, in milliseconds.
     pub encode_ms: f64,

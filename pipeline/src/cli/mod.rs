@@ -122,6 +122,12 @@ pub struct FootprintArgs {
     /// Sequences at a time: they share dictionaries
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
+    /// Tokens that layers with a sliding window see, instead of the shape's
+    #[arg(long, value_name = "TOKENS")]
+    pub window: Option<usize>,
+    /// How many layers have that window; without it, all
+    #[arg(long, value_name = "LAYERS", requires = "window")]
+    pub window_layers: Option<usize>,
     /// Offline atoms per dictionary, instead of the shape's or the profile's
     #[arg(long)]
     pub atoms: Option<usize>,

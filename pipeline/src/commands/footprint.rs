@@ -1,12 +1,13 @@
 //! footprint: what a cache takes for any published shape, by formula, without weights.
 //!
-//! CSR's formula is that of the cache itself, which a test compares with what is allocated.
+//! CSR's formula is that of the cache itself, which a test compares with what is allocated. Layers with a sliding window are
+//! counted with the tokens that they hold, and bits per channel with those that an uncompressed cache would hold.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape};
+use kvcsr_cache::{CsrOptions, CsrShape, Geometry, KindShape, Reach, coded::TILE};
 use kvcsr_codec::{Footprint, measured_bits};
 use kvcsr_report::figures::FootprintLength;
 use kvcsr_report::{FootprintRow, save};
@@ -43,11 +44,35 @@ struct Shape {
     kv_heads: usize,
     head_dim: usize,
     atoms: usize,
+    /// Layers whose tokens see the last ones only.
+    sliding: Option<Sliding>,
     #[serde(rename = "source")]
     _source: String,
 }
 
+/// Layers with a sliding window, as a shape lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sliding {
+    /// How many layers.
+    layers: usize,
+    /// Tokens that a token of theirs sees, itself included.
+    window: usize,
+}
+
 impl Shape {
+    /// The kinds of layers: how many, and how far back their tokens see.
+    fn kinds(&self) -> [(usize, Reach); 2] {
+        let Sliding { layers, window } = self.sliding.unwrap_or(Sliding { layers: 0, window: 1 });
+        [(self.layers - layers, Reach::Full), (layers, Reach::Sliding(window))]
+    }
+
+    /// Numbers that uncompressed caches of `batch` sequences of `tokens` tokens hold.
+    fn channels(&self, tokens: usize, batch: usize) -> usize {
+        let held: usize = self.kinds().iter().map(|(layers, reach)| layers * reach.held(tokens)).sum();
+        2 * batch * self.kv_heads * self.head_dim * held
+    }
+
     fn geometry(&self) -> Geometry {
         Geometry { layers: self.layers, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
@@ -89,13 +114,26 @@ impl Formula {
     }
 
     fn footprint(&self, shape: &Shape, tokens: usize, batch: usize) -> Footprint {
-        let streams = batch * shape.layers * shape.kv_heads;
-        let d = shape.head_dim;
+        let of = |(layers, reach): (usize, Reach)| -> Footprint {
+            std::iter::repeat_n(self.layer(shape, tokens, batch, reach), layers).sum()
+        };
+        shape.kinds().into_iter().map(of).sum()
+    }
+
+    /// One layer's share.
+    fn layer(&self, shape: &Shape, tokens: usize, batch: usize, reach: Reach) -> Footprint {
+        let (streams, d) = (batch * shape.kv_heads, shape.head_dim);
         match self {
-            Self::Plain(bits) => Footprint { dense: 2 * streams * tokens * d * bits / 8, ..Footprint::default() },
+            Self::Plain(bits) => {
+                Footprint { dense: 2 * streams * reach.held(tokens) * d * bits / 8, ..Footprint::default() }
+            }
             Self::Kivi(bits) => {
-                // Keys are quantised by whole windows, values one by one as they leave the last window.
-                let (keys, values) = (tokens - tokens % KIVI_WINDOW, tokens.saturating_sub(KIVI_WINDOW));
+                // Keys are quantised by whole windows, values one by one as they leave the last window. What no later
+                // token sees is dropped a tile at a time.
+                let dropped = reach.first_seen(tokens) / TILE * TILE;
+                let held = |coded: usize| coded.saturating_sub(dropped);
+                let (keys, values) = (held(tokens - tokens % KIVI_WINDOW), held(tokens.saturating_sub(KIVI_WINDOW)));
+                let tokens = tokens - dropped;
                 Footprint {
                     packed: streams * (keys + values) * d * bits / 8,
                     // Scale and minimum in f16: per channel and 32 tokens, per token and 32 channels.
@@ -104,7 +142,7 @@ impl Formula {
                     ..Footprint::default()
                 }
             }
-            Self::Csr(options) => shape.csr().footprint(options, tokens, batch),
+            Self::Csr(options) => shape.csr().layer(options, tokens, batch, reach),
         }
     }
 
@@ -164,7 +202,7 @@ pub fn run(args: &FootprintArgs) -> Result<()> {
 
 fn row(shape: &Shape, name: &str, scheme: &Formula, tokens: usize, batch: usize) -> FootprintRow {
     let footprint = scheme.footprint(shape, tokens, batch);
-    let bits = measured_bits(footprint.total(), tokens * batch, shape.kv_heads, shape.head_dim, shape.layers);
+    let bits = measured_bits(footprint.total(), shape.channels(tokens, batch));
     FootprintRow {
         tokens,
         batch,
@@ -182,9 +220,12 @@ fn tables(shape: &Shape, schemes: &[(&str, Formula)], lengths: &[usize], batch: 
     let peers = PEERS.iter().map(|name| Formula::parse(name)).collect::<Result<Vec<_>>>()?;
     let width = schemes.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(8);
     let shown = few(lengths);
+    let windows = shape.sliding.map_or_else(String::new, |Sliding { layers, window }| {
+        format!(" ({layers} of them with a window of {window} tokens)")
+    });
     writeln!(
         text,
-        "{id}: {layers} layers, {kv_heads} key-value heads of {head_dim}, {atoms} atoms per dictionary, batch {batch}\n"
+        "{id}: {layers} layers{windows}, {kv_heads} key-value heads of {head_dim}, {atoms} atoms per dictionary, batch {batch}\n"
     )?;
     write!(text, "{:<width$} {:>7}  measured bits per channel at", "scheme", "nominal")?;
     let columns = 9 * shown.len();
@@ -302,6 +343,21 @@ fn chosen(args: &FootprintArgs) -> Result<Vec<Shape>> {
         }
         shapes.iter_mut().for_each(|shape| shape.atoms = atoms);
     }
+    for shape in &mut shapes {
+        if let Some(window) = args.window {
+            let layers = args.window_layers.unwrap_or(shape.layers);
+            shape.sliding = Some(Sliding { layers, window });
+        }
+        match shape.sliding {
+            Some(Sliding { layers, window }) if !(1..=shape.layers).contains(&layers) || window == 0 => bail!(
+                "shape `{}`: {layers} layers with a window of {window} tokens; it has {} layers, and a window holds at \
+                 least 1 token",
+                shape.id,
+                shape.layers
+            ),
+            _ => {}
+        }
+    }
     Ok(shapes)
 }
 
@@ -355,6 +411,47 @@ mod tests {
         let half_full = |name: &str| bits(name, 4096 + 64);
         assert!((half_full("kivi-2") - 3.30).abs() < 0.02, "{}", half_full("kivi-2"));
         assert!((half_full("kivi-4") - 5.26).abs() < 0.02, "{}", half_full("kivi-4"));
+    }
+
+    /// Against what the program's own caches hold of the same tokens.
+    #[test]
+    fn layers_with_a_window_are_counted_with_what_they_hold() {
+        let windowed = |layers| Shape { sliding: Some(Sliding { layers, window: 512 }), ..llama2() };
+        for tokens in [100, 512, 4096] {
+            for name in ["dense-f16", "fp8", "kivi-2", "csr-4", "csr-4+online+window"] {
+                let scheme = Formula::parse(name).unwrap();
+                let bytes = |layers| match layers {
+                    0 => scheme.footprint(&llama2(), tokens, 2).total(),
+                    _ => scheme.footprint(&windowed(layers), tokens, 2).total(),
+                };
+                // Each layer takes its own share.
+                assert_eq!(bytes(0) - bytes(8), 8 * (bytes(0) - bytes(32)) / 32, "{name} at {tokens}");
+                assert_eq!(bytes(8) == bytes(0), tokens <= 512, "{name} at {tokens}");
+            }
+            for (name, bits) in [("dense-f16", 16.0), ("fp8", 8.0)] {
+                let scheme = Formula::parse(name).unwrap();
+                assert_eq!(row(&windowed(8), name, &scheme, tokens, 2).measured_bits, bits, "{name} at {tokens}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_formula_of_kivi_within_a_window_is_what_its_cache_holds() {
+        use kvcsr_cache::{Rotary, SchemeContext, registry};
+        let (window, kv_heads, head_dim) = (200, 2, 64);
+        let shape = Shape { layers: 1, kv_heads, head_dim, sliding: Some(Sliding { layers: 1, window }), ..llama2() };
+        let scheme = registry::build("kivi-2", &SchemeContext::new(shape.geometry())).unwrap();
+        let device = candle_core::Device::Cpu;
+        let rotary = Rotary::new(head_dim, 1e4, 2048, &device).unwrap().with_reach(Reach::Sliding(window));
+        for tokens in [150, 777, 1024] {
+            let x = candle_core::Tensor::rand(-1f32, 1.0, (1, kv_heads, tokens, head_dim), &device).unwrap();
+            let held = scheme.after_prefill(0, &x, &x, &rotary).unwrap().footprint();
+            let formula = Formula::Kivi(2).footprint(&shape, tokens, 1);
+            assert_eq!((formula.packed, formula.scales), (held.packed, held.scales), "{tokens}");
+            // A buffer has room for a few tokens more.
+            let room = held.window - formula.window;
+            assert!(room <= 2 * 4 * kv_heads * head_dim * 2, "{tokens}: {held:?}, {formula:?}");
+        }
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
-use kvcsr_model::{Arch, Choice, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
+use kvcsr_model::load::text::utf8;
+use kvcsr_model::{Arch, Choice, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
 
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
@@ -76,7 +77,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             Finish::Caller => "--stop".to_owned(),
         }
     )?;
-    for line in ledger(scheme.as_ref(), &caches, decoder.geometry()) {
+    for line in ledger(scheme.as_ref(), &caches, &decoder) {
         writeln!(out, "{line}")?;
     }
     Ok(())
@@ -86,14 +87,16 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
     match (&args.prompt, &args.prompt_file) {
         (Some(dash), _) if dash == "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("--prompt -: standard input is not UTF-8 text")?;
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("--prompt -: standard input")?;
+            let text = utf8(bytes).map_err(|e| anyhow!("--prompt -: standard input is no text: {e}"))?;
             Ok(("--prompt -".to_owned(), text))
         }
         (Some(text), _) => Ok(("--prompt".to_owned(), text.clone())),
         (None, Some(path)) => {
             let from = format!("--prompt-file {}", path.display());
-            let text = std::fs::read_to_string(path).with_context(|| from.clone())?;
+            let bytes = std::fs::read(path).with_context(|| from.clone())?;
+            let text = utf8(bytes).map_err(|e| anyhow!("{from}: {e}"))?;
             Ok((from, text))
         }
         (None, None) => bail!("give --prompt TEXT, --prompt - or --prompt-file FILE"),
@@ -153,13 +156,13 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
 }
 
 /// What the caches really take, beside what the paper counts.
-fn ledger(scheme: &dyn Scheme, caches: &[Box<dyn LayerCache>], geometry: Geometry) -> Vec<String> {
+fn ledger(scheme: &dyn Scheme, caches: &[Box<dyn LayerCache>], decoder: &Decoder) -> Vec<String> {
     let tokens = caches.first().map_or(0, |cache| cache.len());
     let footprint: Footprint = caches.iter().map(|cache| cache.footprint()).sum();
-    let bits = measured_bits(footprint.total(), tokens, geometry.kv_heads, geometry.head_dim, geometry.layers);
-    let half = tokens * geometry.channels_per_token() * 2;
+    let channels = decoder.channels(tokens);
+    let (bits, half) = (measured_bits(footprint.total(), channels), 2 * channels);
     let mut lines = vec![
-        format!("scheme {}: {tokens} tokens, {} layers", scheme.name(), geometry.layers),
+        format!("scheme {}: {tokens} tokens, {} layers", scheme.name(), caches.len()),
         format!("  bits per channel  {:.2} nominal, {:.2} measured (f16: 16)", scheme.nominal_bits().0, bits.0),
         format!(
             "  cache             {} bytes, {:.1} % of the {half} that f16 takes",

@@ -16,7 +16,7 @@
 //! | graded: coded, but still among the newest | 4 bits, beside its code |
 //! | exact: not coded yet, or in the window | f16 |
 //!
-//! In a layer with a sliding window, tokens that no later one sees are dropped, sinks too: coded ones [`TILE`] at a time.
+//! In a layer with a sliding window, tokens that no later one sees are dropped, in every form, sinks too: [`TILE`] at a time.
 //!
 //! A call of many tokens shows each of them what it would see if tokens came one by one. Exact tokens are stored in f16,
 //! and codecs see the f16 values whether or not a token waited in a buffer, unless they ask for [full
@@ -50,7 +50,7 @@ pub use self::buffering::Buffering;
 pub use self::cache::CodedCache;
 pub use self::heads::{HeadTokens, PerHead};
 pub use self::scheme::CodedScheme;
-pub(crate) use self::stream::window_bytes;
+pub(crate) use self::stream::{dropped_tokens, window_bytes};
 
 /// Tokens restored at a time. Ranges passed to [`CodedTokens::restore`] start at a multiple of it.
 pub const TILE: usize = 128;
@@ -224,6 +224,12 @@ pub trait CodedTokens: Send + Sync {
     /// Whether coding two blocks one after the other differs from coding them as one.
     fn keeps_blocks(&self) -> bool {
         false
+    }
+
+    /// Whether the codes of a token depend on tokens that were coded before it, those of its own [group](CodedTokens::drop_step)
+    /// apart.
+    fn learns(&self) -> bool {
+        self.keeps_blocks()
     }
 
     /// Tokens are dropped in multiples of this.

@@ -31,6 +31,11 @@ impl<T: Copy> Rows<T> {
         &mut self.data
     }
 
+    /// Position of the first token held, if there is one.
+    pub(super) fn first(&self) -> Option<usize> {
+        (!self.data.is_empty()).then_some(self.first)
+    }
+
     /// The row of the token at `position`.
     pub(super) fn at(&self, position: usize) -> &[T] {
         let at = (position - self.first) * self.each;

@@ -233,16 +233,19 @@ impl Stream {
         }
     }
 
-    /// The exact form of the tokens at `positions`, `(Hkv, n, D)`, some of which may be new.
+    /// The exact form of the tokens at `positions`, `(Hkv, n, D)`, some of which may be new. Those that no token sees any
+    /// more may be forgotten, and are zeros.
     fn gathered(&self, positions: Range<usize>, new: New<'_>) -> Vec<f32> {
         let (d, n) = (self.head_dim, positions.len());
         let held = new.start.clamp(positions.start, positions.end) - positions.start;
         let first = positions.start.max(new.start) - new.start;
+        let old = positions.start..positions.start + held;
+        let kept = self.recent.first().unwrap_or(old.end).clamp(old.start, old.end);
         let mut rows = vec![0f32; self.heads * n * d];
         let heads = rows.chunks_exact_mut(n * d).zip(new.rows.chunks_exact(new.tokens * d)).enumerate();
         for (head, (rows, new)) in heads {
-            let (old, fresh) = rows.split_at_mut(held * d);
-            self.exact(head, positions.start..positions.start + held, old);
+            let (exact, fresh) = rows.split_at_mut(held * d);
+            self.exact(head, kept..old.end, &mut exact[(kept - old.start) * d..]);
             fresh.copy_from_slice(&new[first * d..][..fresh.len()]);
         }
         rows
@@ -266,17 +269,20 @@ impl Stream {
     }
 
     /// Forgets what no later token sees: the exact form of coded tokens, graded tokens that are not among the newest, and
-    /// where tokens see `reach` only, sinks and coded tokens before that.
+    /// where tokens see `reach` only, tokens of any form before that. Those that wait to be coded then are coded as zeros
+    /// when their turn comes, so that it comes when it does without a window.
     pub(super) fn trim(&mut self, reach: Reach) {
-        self.recent.trim(self.window.sinks + self.count, SLACK);
-        self.graded.trim(self.graded_from(self.held), SLACK);
+        let sinks = self.window.sinks;
         let seen_from = reach.first_seen(self.held);
-        if seen_from >= self.window.sinks {
+        if seen_from >= sinks {
             self.sinks = Vec::new();
         }
-        let unseen = seen_from.saturating_sub(self.window.sinks).min(self.count) - self.dropped;
         let step = common_step(TILE, self.coded.drop_step());
-        let dropping = unseen / step * step;
+        let unseen = seen_from.saturating_sub(sinks) / step * step;
+        let waiting = if self.coded.learns() { 0 } else { unseen };
+        self.recent.trim(sinks + self.count.max(waiting), SLACK);
+        self.graded.trim(self.graded_from(self.held).max(sinks + unseen), SLACK);
+        let dropping = unseen.min(self.count / step * step) - self.dropped;
         if dropping > 0 {
             self.coded.drop_first(dropping);
             self.dropped += dropping;
@@ -343,12 +349,28 @@ fn round(rows: &mut [f32]) {
     }
 }
 
-/// Bytes that the windows of one stream take after a prefill of `tokens` tokens, for a method without a buffer of its own:
-/// a token has `channels` in all heads together.
-pub(crate) fn window_bytes(window: Window, tokens: usize, channels: usize) -> usize {
-    let room = |tokens: usize| if tokens == 0 { 0 } else { tokens.max(SLACK) };
+/// Coded tokens that one stream has dropped after a prefill of `tokens` tokens of which `reach` is seen, for a method without
+/// a buffer of its own whose tokens are dropped one by one.
+pub(crate) fn dropped_tokens(window: Window, tokens: usize, reach: Reach) -> usize {
+    let coded = tokens.saturating_sub(window.sinks + window.recent);
+    let unseen = reach.first_seen(tokens).saturating_sub(window.sinks);
+    unseen.min(coded) / TILE * TILE
+}
+
+/// Bytes that the windows of one stream take after a prefill of `tokens` tokens of which `reach` is seen, for a method as in
+/// [`dropped_tokens`]: a token has `channels` in all heads together.
+pub(crate) fn window_bytes(window: Window, tokens: usize, channels: usize, reach: Reach) -> usize {
+    let seen_from = reach.first_seen(tokens);
+    let forgotten = seen_from.saturating_sub(window.sinks) / TILE * TILE;
     let sinks = window.sinks.min(tokens);
     let recent = window.recent.min(tokens - sinks);
     let graded = window.graded.min(tokens - sinks - recent);
-    (sinks + room(recent)) * channels * size_of::<f16>() + room(graded) * channels / BLOCK * GRADED.block_bytes()
+    // Tokens at the ends of the text before which so many are not forgotten.
+    let room = |held: usize, after: usize| match held {
+        0 => 0,
+        _ => held.max(SLACK).min((tokens - after - sinks).saturating_sub(forgotten).min(held) + SLACK),
+    };
+    let exact = if seen_from >= window.sinks { 0 } else { sinks };
+    (exact + room(recent, 0)) * channels * size_of::<f16>()
+        + room(graded, recent) * channels / BLOCK * GRADED.block_bytes()
 }

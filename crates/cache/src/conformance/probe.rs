@@ -306,7 +306,7 @@ impl<'s> Probe<'s> {
     fn bounded(&self, tokens: usize) -> Result<(), Failure> {
         let Reach::Sliding(window) = self.reach else { return broken("a probe without a window") };
         let (x, few) = (Inputs::random(self.setting, tokens + 1)?, window + ROOM);
-        // The most bytes after any call, and after a prefill and one token.
+        // The most bytes after any call, and after a prefill or the token that follows it.
         let bytes = |reach: Reach, tokens: usize| -> Result<(usize, usize), CacheError> {
             let (pattern, rotary) = (Pattern { reach, ..Pattern::default() }, self.rotary.clone().with_reach(reach));
             let held = |cache: &dyn LayerCache| {
@@ -320,8 +320,9 @@ impl<'s> Probe<'s> {
             }
             let Inputs { k, v, .. } = x.tokens(0..tokens)?;
             let mut taken = self.scheme.after_prefill(0, &k, &v, &rotary)?;
+            let prompt = held(taken.as_ref());
             x.feed(taken.as_mut(), &rotary, pattern, tokens..tokens + 1)?;
-            Ok((most, held(taken.as_ref())))
+            Ok((most, held(taken.as_ref()).max(prompt)))
         };
         let (fed, taken) = bytes(self.reach, tokens)?;
         let (most_fed, most_taken) = bytes(Reach::Full, few)?;

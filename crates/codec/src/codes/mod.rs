@@ -247,10 +247,16 @@ impl Codes {
     /// What [`Codes::footprint`] of empty codes becomes with `rows` rows in one call; for ragged ones, the most.
     #[must_use]
     pub fn footprint_of(&self, rows: usize) -> Footprint {
-        let room = if rows == 0 { 0 } else { rows.max(PAGE_ROWS) };
-        let mut all = self.rows.footprint_of(room, self.sparsity);
+        self.footprint_of_exactly(if rows == 0 { 0 } else { rows.max(PAGE_ROWS) })
+    }
+
+    /// [`Codes::footprint`] of `rows` rows after others before them were [dropped](Codes::drop_first); for ragged ones, the
+    /// most.
+    #[must_use]
+    pub fn footprint_of_exactly(&self, rows: usize) -> Footprint {
+        let mut all = self.rows.footprint_of(rows, self.sparsity);
         if self.lengths.is_some() {
-            all.row_lengths = room + room.div_ceil(START_ROWS) * size_of::<u32>();
+            all.row_lengths = rows + rows.div_ceil(START_ROWS) * size_of::<u32>();
         }
         all
     }

@@ -16,7 +16,7 @@
 //! let text = HeldoutText { context: ids.len() - 64, ids };
 //! let reference = Reference::new(decoder, &text, 512, dense.as_ref())?;
 //! let score = reference.score(decoder, own)?;
-//! println!("{:.4} nats, {:.2} bits per channel", score.kl(), score.measured_bits(decoder.geometry()).0);
+//! println!("{:.4} nats, {:.2} bits per channel", score.kl(), score.measured_bits().0);
 //! # Ok(()) }
 //! ```
 //!

@@ -38,6 +38,8 @@ pub struct ContinuationScore {
     pub footprint: Footprint,
     /// Tokens of the context.
     pub tokens: usize,
+    /// Numbers that an uncompressed cache of the context holds, see [`Geometry::channels`].
+    pub channels: usize,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
     /// Time to read the continuation, compression of its tokens included.
@@ -49,7 +51,8 @@ pub struct ContinuationScore {
 pub struct Measurement {
     /// One per scored distribution, in order.
     pub positions: Vec<Position>,
-    /// Bytes allocated per token held, all layers, averaged over the continuation.
+    /// Bytes allocated, all layers, per token that an uncompressed cache holds (the mean of the layers, where some have a
+    /// sliding window), averaged over the continuation.
     pub bytes_per_token: f64,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
@@ -86,9 +89,8 @@ impl ContinuationScore {
     }
 
     /// Bits per channel of every byte allocated for the context.
-    pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
-        let Geometry { layers, kv_heads, head_dim } = geometry;
-        measured_bits(self.footprint.total(), self.tokens, kv_heads, head_dim, layers)
+    pub fn measured_bits(&self) -> BitsPerChannel {
+        measured_bits(self.footprint.total(), self.channels)
     }
 }
 
@@ -142,6 +144,7 @@ impl Reference {
             top1_agree: compared.iter().filter(|c| c.agree).count(),
             footprint,
             tokens: self.snapshot.len(),
+            channels: decoder.channels(self.snapshot.len()),
             encode_ms,
             score_ms,
         })
@@ -177,9 +180,10 @@ impl Reference {
         check_compressed(scheme.name(), &footprint, self.snapshot.len())?;
         let mut readings = Vec::new();
         let context = self.snapshot.len();
+        let per_token = decoder.geometry().channels_per_token() as f64;
         let positions = self.read(decoder, &mut caches, piece.max(1), |done, caches| {
             let bytes: usize = caches.iter().map(|c| c.footprint().total()).sum();
-            readings.push((done, bytes as f64 / (context + done) as f64));
+            readings.push((done, bytes as f64 / (decoder.channels(context + done) as f64 / per_token)));
         })?;
         // Each reading stands for the tokens of its piece.
         let mut before = 0;

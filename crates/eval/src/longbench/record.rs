@@ -85,7 +85,8 @@ pub fn read_records(task: &Task, path: &Path) -> Result<Vec<Record>> {
 /// As [`read_records`], but a bad line is an error in its own place, and the other records are still there.
 ///
 /// # Errors
-/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read.
+/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read, [`EvalError::Line`](crate::EvalError::Line) when it
+/// is not UTF-8.
 pub fn read_each_record(task: &Task, path: &Path) -> Result<Vec<Result<Record>>> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut check = |line: jsonl::Line<Record>| {

@@ -220,8 +220,7 @@ impl<'a> Runner<'a> {
         })?;
         let encode_ms = started.elapsed().as_secs_f64() * 1e3;
         let bytes = caches.iter().map(|cache| cache.footprint().total()).sum();
-        let geometry = self.decoder.geometry();
-        let bits = measured_bits(bytes, tokens, geometry.kv_heads, geometry.head_dim, geometry.layers);
+        let bits = measured_bits(bytes, self.decoder.channels(tokens));
         Ok(Fork { scheme, caches, bytes, bits: bits.0, encode_ms })
     }
 

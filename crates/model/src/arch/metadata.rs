@@ -52,6 +52,25 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
             return Err(ModelError::bad_value(file.path(), key, expected, found));
         }
     }
+    // As other architectures scale; 0 and 1 change nothing.
+    for name in ["logit_scale", "embedding_scale", "residual_scale"] {
+        let key = key(name);
+        if file.optional(&key).is_some() && ![0.0, 1.0].contains(&file.float(&key)?) {
+            let (expected, found) = ("no such key, or 1: nothing here reads it", file.float(&key)?.to_string());
+            return Err(ModelError::bad_value(file.path(), key, expected, found));
+        }
+    }
+    for (name, read) in [("attention.causal", true), ("use_parallel_residual", false)] {
+        let key = key(name);
+        if file.optional(&key).is_some() && file.flag(&key)? != read {
+            return Err(ModelError::bad_value(
+                file.path(),
+                key,
+                format!("no such key, or {read}"),
+                (!read).to_string(),
+            ));
+        }
+    }
     let scale = key("attention.scale");
     let layers = file.size(&key("block_count"))?;
     let (position, max_positions) = rope_metadata::positions(file, head_dim)?;

@@ -93,7 +93,8 @@ impl ChatTemplate {
     /// (of several, the one called `default`). None if there is neither.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; [`ModelError::Io`] and [`ModelError::Malformed`] for files that are no text or JSON.
+    /// As [`ChatTemplate::new`]; [`ModelError::Io`] and [`ModelError::Malformed`] for files that are no text or JSON;
+    /// [`ModelError::BadValue`] for named templates of which none is the default.
     pub fn from_hf_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
         let config_path = folder.join("tokenizer_config.json");
@@ -115,13 +116,23 @@ impl ChatTemplate {
         if let Some(source) = read(&own_path)? {
             return Self::new(&source, &own_path, &tokens).map(Some);
         }
-        let template = &config["chat_template"];
-        let default = || {
-            let default = template.as_array()?.iter().find(|entry| entry["name"] == "default")?;
-            default["template"].as_str()
+        let wrong =
+            |expected: &str, found: String| ModelError::bad_value(&config_path, "chat_template", expected, found);
+        let source = match &config["chat_template"] {
+            Json::Null => return Ok(None),
+            Json::String(source) => source,
+            Json::Array(named) => {
+                let default = named.iter().find(|entry| entry["name"] == "default");
+                default.and_then(|entry| entry["template"].as_str()).ok_or_else(|| {
+                    let names: Vec<&str> = named.iter().filter_map(|entry| entry["name"].as_str()).collect();
+                    let expected = "a template called `default`; put the one you want into the folder as \
+                                    chat_template.jinja";
+                    wrong(expected, format!("templates called {}", names.join(", ")))
+                })?
+            }
+            other => return Err(wrong("a template, or a list of named ones", other.to_string())),
         };
-        let source = template.as_str().or_else(default);
-        source.map(|source| Self::new(source, &config_path, &tokens)).transpose()
+        Self::new(source, &config_path, &tokens).map(Some)
     }
 
     /// The text of a conversation, ready for [`encode`](crate::Tokenizer::encode) without special tokens: the template
@@ -232,6 +243,14 @@ mod tests {
         assert_eq!(rendered().unwrap(), "<s>|x");
         write(config, r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#);
         assert_eq!(rendered().unwrap(), "d");
+        for (template, said) in [
+            (r#"[{"name": "rag", "template": "r"}, {"name": "tool_use", "template": "t"}]"#, "called rag, tool_use"),
+            ("3", "a list of named ones, found 3"),
+        ] {
+            write(config, &format!(r#"{{"chat_template": {template}}}"#));
+            let error = ChatTemplate::from_hf_folder(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("key `chat_template`") && error.contains(said), "{error}");
+        }
         write("chat_template.jinja", "{{ messages[0].role }}");
         assert_eq!(rendered().unwrap(), "user");
         write(config, "{");

@@ -51,6 +51,9 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if length.is_some_and(|length| length < 1 << 32) && head.get(8) == Some(&b'{') {
         return Some(("a safetensors file", "give the checkpoint's folder, with its config.json"));
     }
+    if matches!(head, [b'{', b' ' | b'\r' | b'\n' | b'\t' | b'"' | b'}', ..]) {
+        return Some(("a JSON file", "give the checkpoint's folder, or the GGUF file"));
+    }
     if head.iter().all(|&byte| byte == 0) {
         return Some(("a file of zero bytes, as a broken download leaves", "download it again"));
     }

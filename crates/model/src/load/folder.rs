@@ -64,8 +64,9 @@ pub(super) fn check(directory: &Path) -> Result<()> {
     if holds("model_index.json") {
         return wrong("a diffusion pipeline (model_index.json)".to_owned(), "give a language model".to_owned());
     }
-    // Reading the configuration says that it is not there.
-    Ok(())
+    let listed = some(&files).unwrap_or_else(|| "no files".to_owned());
+    let remedy = "give the folder that holds config.json, weights and tokenizer files, or a GGUF file".to_owned();
+    wrong(format!("no config.json in it (it holds {listed})"), remedy)
 }
 
 /// The error for a folder with a configuration and without weights that are read; `names` are those looked for.

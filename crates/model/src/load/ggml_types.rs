@@ -128,7 +128,10 @@ pub(super) fn restore(number: u32, shape: &[usize], file: &[u8], at: u64) -> can
     let from = usize::try_from(at).unwrap_or(usize::MAX).min(file.len());
     let Some(raw) = file[from..].get(..bytes) else {
         let left = file.len() - from;
-        candle_core::bail!("tensor needs {bytes} bytes at offset {at}, only {left} remaining in file");
+        let detail = format!(
+            "tensor needs {bytes} bytes at offset {at}, only {left} remaining in file: the file is cut off; download it again"
+        );
+        return Err(candle_core::Error::Msg(detail));
     };
     match kind(number).map(|kind| kind.reader) {
         Some(Reader::Candle(dtype)) => {

@@ -12,7 +12,7 @@ pub mod hugging_face;
 pub mod pickle;
 pub mod safetensors;
 pub mod sharded;
-pub(crate) mod text;
+pub mod text;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -147,14 +147,19 @@ fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Resu
         |source| ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), source: Box::new(source) };
     let tensor = read.map_err(failed)?;
     if !tensor.dtype().is_float() {
-        return Err(ModelError::Unsupported {
-            path: path.to_owned(),
-            what: "dtype",
-            found: format!("{:?} of tensor {name}", tensor.dtype()),
-            supported: "f32, f16, bf16, f64".to_owned(),
-        });
+        return Err(no_weight(path, name, &format!("{:?}", tensor.dtype())));
     }
     if tensor.dtype() == DType::F64 { tensor.to_dtype(DType::F32).map_err(failed) } else { Ok(tensor) }
+}
+
+/// That a tensor's dtype is none of weights.
+fn no_weight(path: &Path, name: &str, dtype: &str) -> ModelError {
+    ModelError::Unsupported {
+        path: path.to_owned(),
+        what: "dtype",
+        found: format!("{dtype} of tensor {name}"),
+        supported: "f32, f16, bf16, f64".to_owned(),
+    }
 }
 
 /// The dtypes of matrices, given dtype and number of dimensions of each tensor.

@@ -47,6 +47,11 @@ impl Checkpoint for SafetensorsFile {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor> {
+        if let Ok(view) = self.tensors.get(name)
+            && DType::try_from(view.dtype()).is_err()
+        {
+            return Err(super::no_weight(&self.path, name, &format!("{:?}", view.dtype())));
+        }
         let tensor = self.tensors.load(name, &Device::Cpu);
         super::as_weight(&self.path, name, tensor)
     }

@@ -1,4 +1,4 @@
-//! Small text files of a checkpoint folder: configurations and templates.
+//! Text files: configurations and templates of a checkpoint folder, and what people write.
 
 use std::path::Path;
 
@@ -18,21 +18,35 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ModelError::io(path)(error)),
     };
-    let malformed = |detail: String| ModelError::Malformed { path: path.to_owned(), format: "text", detail };
-    match bytes.as_slice() {
-        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => {
-            return Err(malformed("it is UTF-32; save it as UTF-8".to_owned()));
-        }
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(malformed("it is UTF-16; save it as UTF-8".to_owned())),
-        // ASCII letters in UTF-16 without a mark are next to zero bytes.
-        &[a, b, c, d, ..] if (a == 0) != (b == 0) && (a == 0, b == 0) == (c == 0, d == 0) => {
-            return Err(malformed("it is UTF-16; save it as UTF-8".to_owned()));
-        }
-        _ => file_kind::check_head(path, &bytes, "a text file", &[])?,
+    if encoding(&bytes).is_none() {
+        file_kind::check_head(path, &bytes, "a text file", &[b"{"])?;
     }
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|e| malformed(format!("it is not UTF-8: {}; save it as UTF-8", e.utf8_error())))?;
-    Ok(Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)))
+    let malformed = |detail| ModelError::Malformed { path: path.to_owned(), format: "text", detail };
+    utf8(bytes).map(Some).map_err(malformed)
+}
+
+/// Text of UTF-8 bytes, without a byte-order mark.
+///
+/// # Errors
+/// In words, for anything but UTF-8, with the encoding where it can be told.
+pub fn utf8(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    if let Some(name) = encoding(&bytes) {
+        return Err(format!("it is {name}; save it as UTF-8"));
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|e| format!("it is not UTF-8: {}; save it as UTF-8", e.utf8_error()))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// The encoding of a text, where its first bytes tell that it is another than UTF-8.
+pub fn encoding(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Some("UTF-32"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16"),
+        // ASCII letters in UTF-16 without a mark are next to zero bytes.
+        &[a, b, c, d, ..] if (a == 0) != (b == 0) && (a == 0, b == 0) == (c == 0, d == 0) => Some("UTF-16"),
+        _ => None,
+    }
 }
 
 /// As [`read`] of a file that must be there.

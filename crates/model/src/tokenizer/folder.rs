@@ -13,7 +13,7 @@ use tokenizers::AddedToken;
 use super::sentencepiece::{self, PieceType, Prefix};
 use super::{Tokenizer, failed};
 use crate::error::{ModelError, Result};
-use crate::load::text::read_json;
+use crate::load::text::{read, read_json};
 use crate::stop::{StopTokens, is_end, spelled};
 
 /// Keys of `tokenizer_config.json` that are tokens, with those of older files.
@@ -34,9 +34,9 @@ impl Tokenizer {
     ///   it false.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if there is neither file, or the first is unreadable; [`ModelError::Io`] or
-    /// [`ModelError::Malformed`] for the files beside it; [`ModelError::BadValue`] for an added token whose id is taken;
-    /// as [`Tokenizer::from_sentencepiece`].
+    /// [`ModelError::Tokenizer`] if there is neither file, or the first is unreadable; [`ModelError::Io`],
+    /// [`ModelError::Malformed`] or [`ModelError::WrongFile`] for files that are no text or JSON; [`ModelError::BadValue`]
+    /// for an added token whose id is taken, and for a named token that is none; as [`Tokenizer::from_sentencepiece`].
     pub fn from_hf_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let settings = Settings::read(folder)?;
@@ -95,6 +95,7 @@ impl Settings {
             }
         };
         let mut config = object("tokenizer_config.json")?;
+        named_tokens(&folder.join("tokenizer_config.json"), &config)?;
         let mut added = BTreeMap::new();
         let mut added_in = folder.join("tokenizer_config.json");
         let id_of = |path: &Path, key: &str, id: Option<u64>, found: &dyn Fn() -> String| {
@@ -111,7 +112,9 @@ impl Settings {
                 added.insert(id, token);
             }
         } else {
-            config.extend(object("special_tokens_map.json")?);
+            let map = object("special_tokens_map.json")?;
+            named_tokens(&folder.join("special_tokens_map.json"), &map)?;
+            config.extend(map);
             let path = folder.join("added_tokens.json");
             let tokens = object("added_tokens.json")?;
             let special: Vec<&str> = NAMED.iter().filter_map(|key| spelling(config.get(*key)?)).collect();
@@ -162,6 +165,15 @@ impl Settings {
     }
 }
 
+/// Refuses tokens that are named by something else than a token: what ends texts would be lost in silence.
+fn named_tokens(path: &Path, config: &Map<String, Value>) -> Result<()> {
+    let is_token = |value: &Value| value.is_null() || value.is_string() || value["content"].is_string();
+    let wrong = NAMED.iter().filter_map(|key| Some((*key, config.get(*key)?))).find(|(_, value)| !is_token(value));
+    wrong.map_or(Ok(()), |(key, value)| {
+        Err(ModelError::bad_value(path, key, "a token, or an object with its content", value.to_string()))
+    })
+}
+
 /// The text of a token, which is a string or an object with `content`.
 fn spelling(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str()).filter(|text| !text.is_empty())
@@ -185,7 +197,11 @@ fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
 fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     let named = |e: tokenizers::Error| ModelError::Tokenizer { detail: format!("{}: {e}", path.display()) };
-    let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(named)?;
+    let Some(text) = read(&path)? else {
+        let detail = format!("{}: there is neither tokenizer.json nor tokenizer.model", folder.display());
+        return Err(ModelError::Tokenizer { detail });
+    };
+    let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(named)?;
     inner.with_truncation(None).map_err(named)?;
     inner.with_padding(None);
     add(&mut inner, settings)?;
@@ -336,5 +352,39 @@ mod tests {
         );
         write("added_tokens.json", r#"{"<|im_end|>": -4}"#);
         assert!(Tokenizer::from_hf_folder(folder.path()).err().unwrap().to_string().contains("an id per token"));
+    }
+
+    #[test]
+    fn files_in_other_clothes_are_read_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let open = || Tokenizer::from_hf_folder(folder.path());
+        let refused = || open().err().unwrap().to_string();
+        assert!(refused().contains("neither tokenizer.json nor tokenizer.model"), "{}", refused());
+        write("tokenizer.json", format!("\u{feff}{JSON}").as_bytes());
+        assert_eq!(open().unwrap().encode("ab</s>", false).unwrap(), [2, 3]);
+        for (bytes, said) in [
+            (wide(JSON), "tokenizer.json: malformed text: it is UTF-16; save it as UTF-8"),
+            (wide(&format!("\u{feff}{JSON}")), "it is UTF-16; save it as UTF-8"),
+            (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "Git LFS pointer"),
+            (b"<!DOCTYPE html>".to_vec(), "a web page"),
+            (Vec::new(), "an empty file"),
+        ] {
+            write("tokenizer.json", &bytes);
+            assert!(refused().contains(said), "{}", refused());
+        }
+        write("tokenizer.json", JSON.as_bytes());
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            for value in ["7", "[\"</s>\"]", "{}", "true"] {
+                write(file, format!(r#"{{"eos_token": {value}}}"#).as_bytes());
+                let said = format!("{file}: key `eos_token`: expected a token, or an object with its content");
+                assert!(refused().contains(&said), "{}", refused());
+            }
+            for value in ["null", "\"</s>\"", r#"{"content": "</s>"}"#] {
+                write(file, format!(r#"{{"eos_token": {value}}}"#).as_bytes());
+                assert!(open().is_ok(), "{file}: {value}");
+            }
+        }
     }
 }

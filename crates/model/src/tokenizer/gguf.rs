@@ -122,7 +122,9 @@ fn finish(
 fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     let name = if file.optional(PRE).is_some() { file.str(PRE)? } else { "default" };
     let pre = PreTokenizer::named(name).ok_or_else(|| {
-        unsupported(file, "pre-tokenizer", name, PreTokenizer::names().collect::<Vec<_>>().join(", "))
+        let known = PreTokenizer::names().collect::<Vec<_>>().join(", ");
+        let why = PreTokenizer::refusal(name).map_or_else(String::new, |why| format!("; `{name}` {why}"));
+        unsupported(file, "pre-tokenizer", name, known + &why)
     })?;
     let merges = file
         .strings("tokenizer.ggml.merges")?

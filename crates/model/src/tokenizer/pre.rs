@@ -61,6 +61,12 @@ const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]
 const JAIS_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
 /// DeepSeek V3's with line ends one by one.
 const SPARK: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
+/// GPT-4o's with Chinese script apart, as Kimi K2's `tokenization_kimi.py` lists it.
+const KIMI_K2: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Threes of digits counted from the end of a number.
+const THREES_FROM_THE_END: &str = r"\p{N}{1,2}(?=(?:\p{N}{3})+(?!\p{N}))|\p{N}{3}|\p{N}{1,2}";
+/// Scripts that AFMoE cuts off whole: Chinese, Japanese, Korean, Thai vowels, Lao, Khmer, Myanmar.
+const AFMOE_SCRIPTS: &str = "[\u{4e00}-\u{9fff}\u{3400}-\u{4dbf}\u{f900}-\u{faff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{ff65}-\u{ff9f}\u{2f00}-\u{2fdf}\u{e40}-\u{e7f}\u{e80}-\u{eff}\u{1780}-\u{17ff}\u{1000}-\u{109f}\u{aa60}-\u{aa7f}\u{a9e0}-\u{a9ff}\u{ac00}-\u{d7af}\u{1100}-\u{11ff}]+";
 const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
 
 /// The same cuts under all their names.
@@ -168,7 +174,25 @@ const KNOWN: &[Cuts] = &[
     cuts(&["ufakzeka"], &[UFAKZEKA]),
     cuts(&["laguna"], &[r"[^\n]+|[\n]+", QWEN2]),
     cuts(&["jais-2"], &[JAIS_2]),
+    cuts(&["kimi-k2"], &[KIMI_K2]),
+    cuts(&["afmoe"], &[THREES_FROM_THE_END, AFMOE_SCRIPTS, DEEPSEEK_V3]),
     cuts(&["spark2_5"], &[UP_TO_THREE_DIGITS, CJK, SPARK, DIGIT]),
+];
+
+/// Names that are known and not read, and why.
+const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &[
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "whitespace",
+            "granite-embed-multi-97m",
+            "granite-embed-multi-311m",
+        ],
+        "is of embedding models, which generate no text",
+    ),
+    (&["gemma4", "sarvam-moe"], "merges characters, not bytes, and is of architectures that are not read"),
 ];
 
 /// How text is cut before byte-pair merging.
@@ -179,6 +203,11 @@ impl PreTokenizer {
     /// The cuts of this GGUF name, if they are known.
     pub(super) fn named(name: &str) -> Option<Self> {
         KNOWN.iter().find(|cuts| cuts.names.contains(&name)).map(Self)
+    }
+
+    /// What is to be said of a name that is not read.
+    pub(super) fn refusal(name: &str) -> Option<&'static str> {
+        REFUSED.iter().find(|(names, _)| names.contains(&name)).map(|(_, why)| *why)
     }
 
     /// Every known name.

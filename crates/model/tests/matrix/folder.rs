@@ -100,8 +100,10 @@ pub const TOKENIZER: &[Row] = &[
     Row {
         file: "tokenizer_config.json",
         key: "`bos_token`, `eos_token`, every other `..._token`, `additional_special_tokens`, `extra_special_tokens`",
-        behaviour: "matched whole and left out of shown text",
+        behaviour: "matched whole and left out of shown text; refused where a named one is neither a text nor an object with `content`",
         check: || {
+            let wrong = tokenizer(&[("tokenizer_config.json", r#"{"eos_token": ["</s>"]}"#)]);
+            assert!(wrong.err().unwrap().contains("key `eos_token`"));
             let config = r#"{"pad_token": {"content": "<p>"}, "additional_special_tokens": ["<q>"], "x_token": "<r>"}"#;
             let tokenizer = tokenizer(&[("tokenizer_config.json", config)]).unwrap();
             for token in ["<p>", "<q>", "<r>"] {
@@ -212,12 +214,16 @@ pub const CHAT: &[Row] = &[
     Row {
         file: "tokenizer_config.json",
         key: "`chat_template`",
-        behaviour: "the chat template, where there is no `chat_template.jinja`: a text, or of a list the one called `default`",
+        behaviour: "the chat template, where there is no `chat_template.jinja`: a text, or of a list the one called `default`; a list without one is refused with its names",
         check: || {
             assert_eq!(rendered(&[("tokenizer_config.json", r#"{"chat_template": "c"}"#)]).unwrap(), "c");
             let list = r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#;
             assert_eq!(rendered(&[("tokenizer_config.json", list)]).unwrap(), "d");
             assert_eq!(rendered(&[]), None);
+            let unnamed = list.replace("default", "tools");
+            let folder = folder(&[("tokenizer_config.json", unnamed.as_str())]);
+            let error = ChatTemplate::from_hf_folder(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("rag, tools") && error.contains("chat_template.jinja"), "{error}");
         },
     },
 ];

@@ -244,7 +244,7 @@ fn row(domain: &str, context: usize, scheme: &dyn Scheme, score: &UnitScore, dec
         measured_bits: score.measured_bits(decoder.geometry()).0,
         shared_bytes: scheme.shared_bytes(),
         stored_bytes: scheme.stored_bytes(),
-        channels: decoder.geometry().channels_per_token(),
+        channels: decoder.channels(context) / context.max(1),
         encode_ms: score.encode_ms / score.windows as f64,
         decode_ms_per_token: score.decode_ms_per_token,
     }

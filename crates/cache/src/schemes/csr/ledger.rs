@@ -5,8 +5,8 @@ use kvcsr_codec::{Codes, Encoder, Footprint};
 
 use super::codec::struct_bytes;
 use super::options::CsrOptions;
-use crate::Geometry;
-use crate::coded::{CodedCache, window_bytes};
+use crate::coded::{CodedCache, dropped_tokens, window_bytes};
+use crate::{Geometry, Reach};
 
 /// The dictionary of one kind of vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,23 +35,28 @@ impl CsrShape {
     /// is exact where all its atoms are spent and codes are not packed.
     #[must_use]
     pub fn footprint(&self, options: &CsrOptions, tokens: usize, batch: usize) -> Footprint {
-        let Geometry { layers, kv_heads, head_dim } = self.geometry;
+        std::iter::repeat_n(self.layer(options, tokens, batch, Reach::Full), self.geometry.layers).sum()
+    }
+
+    /// [`CsrShape::footprint`] of one layer, which sees back as far as `reach`.
+    #[must_use]
+    pub fn layer(&self, options: &CsrOptions, tokens: usize, batch: usize, reach: Reach) -> Footprint {
+        let Geometry { kv_heads, head_dim, .. } = self.geometry;
         let (keys, values) = options.levels();
         let window = options.window;
-        let sinks = window.sinks.min(tokens);
-        let recent = window.recent.min(tokens - sinks);
-        let coded = tokens - sinks - recent;
-        let mut one = self.kind(options, self.keys, keys, tokens, coded);
-        one += self.kind(options, self.values, values, tokens, coded);
-        one.window += 2 * window_bytes(window, tokens, kv_heads * head_dim);
+        let mut one = self.kind(options, self.keys, keys, tokens, reach);
+        one += self.kind(options, self.values, values, tokens, reach);
+        one.window += 2 * window_bytes(window, tokens, kv_heads * head_dim, reach);
         one.tables += 2 * struct_bytes(kv_heads);
-        let mut all: Footprint = std::iter::repeat_n(one, batch * layers).sum();
-        all.tables += layers * CodedCache::bytes(batch);
+        let mut all: Footprint = std::iter::repeat_n(one, batch).sum();
+        all.tables += CodedCache::bytes(batch);
         all
     }
 
     /// Codes and online atoms of one kind, one sequence and one layer.
-    fn kind(&self, options: &CsrOptions, shape: KindShape, level: usize, tokens: usize, coded: usize) -> Footprint {
+    fn kind(&self, options: &CsrOptions, shape: KindShape, level: usize, tokens: usize, reach: Reach) -> Footprint {
+        let coded = tokens.saturating_sub(options.window.sinks + options.window.recent);
+        let dropped = dropped_tokens(options.window, tokens, reach);
         let Geometry { kv_heads, head_dim, .. } = self.geometry;
         let width = head_dim / shape.chunks;
         let vectors = tokens * kv_heads * shape.chunks;
@@ -61,9 +66,11 @@ impl CsrShape {
             guard = (part.guard * kv_heads).min(vectors - sampled);
             online = (part.sampled + part.guard) * kv_heads;
         }
-        let (s, rows) = (level / shape.chunks, coded * shape.chunks);
+        let (s, rows) = (level / shape.chunks, (coded - dropped) * shape.chunks);
         let codes = if options.stop.is_some() { Codes::ragged } else { Codes::new };
-        let head = codes(options.layout, s, shape.atoms + online).footprint_of(rows);
+        let codes = codes(options.layout, s, shape.atoms + online);
+        // Room for more rows than there are is given back with the first ones dropped.
+        let head = if dropped > 0 { codes.footprint_of_exactly(rows) } else { codes.footprint_of(rows) };
         let mut all: Footprint = std::iter::repeat_n(head, kv_heads).sum();
         all.online_atoms = sampled * width * size_of::<f16>();
         all.guard = guard * width * size_of::<f16>();

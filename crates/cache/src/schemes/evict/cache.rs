@@ -101,8 +101,23 @@ impl EvictingCache {
         Ok(numbers(&turned)?.into_iter().map(|x| f16::from_f32(x.clamp(-most, most))).collect())
     }
 
+    /// Takes over a prompt whole: nothing is deleted before [`EvictingCache::evict`].
+    pub(super) fn hold(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        rotary: &Rotary,
+        padding: Padding<'_>,
+    ) -> Result<(), CacheError> {
+        let (_, _, tokens, _) = check_kv(k, v, None, Some(self.head_dim))?;
+        check_start(0, self.len)?;
+        self.rows = self.with(k, v, rotary, padding)?;
+        self.len = tokens;
+        Ok(())
+    }
+
     /// Deletes what no later query has, or sees.
-    fn evict(&mut self, reach: Reach) {
+    pub(super) fn evict(&mut self, reach: Reach) {
         let (keep, d) = (self.keep, self.head_dim);
         for Row { pad, heads } in &mut self.rows {
             let Some(last) = self.len.saturating_sub(*pad).checked_sub(1) else { continue };
@@ -177,12 +192,8 @@ impl LayerCache for EvictingCache {
         rotary: &Rotary,
         padding: Padding<'_>,
     ) -> Result<(), CacheError> {
-        let (_, _, tokens, _) = check_kv(k, v, None, Some(self.head_dim))?;
-        check_start(0, self.len)?;
-        self.rows = self.with(k, v, rotary, padding)?;
-        self.len = tokens;
-        // What a window hides goes with the first token after the prompt: a choice among all its tokens may come before.
-        self.evict(Reach::Full);
+        self.hold(k, v, rotary, padding)?;
+        self.evict(rotary.reach());
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //! When a prompt has been read, the attention of its last `window` queries to the tokens before them is summed, each query's
 //! weights after its softmax over the whole prompt, and averaged over the query heads of a key-value head; smoothed by the mean
 //! over `kernel` neighbours, so that a chosen token keeps its surroundings; and the `budget - window` tokens of largest sum stay,
-//! with the window itself. Everything that comes after the prompt is kept. Without the prompt's queries, as when tokens come
+//! with the window itself. In a layer with a sliding window the queries see that only, and the choice is among the tokens that
+//! the next one sees. Everything that comes after the prompt is kept. Without the prompt's queries, as when tokens come
 //! one by one, nothing is deleted.
 
 use candle_core::{DType, Tensor};
@@ -15,7 +16,7 @@ use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
 use crate::snapshot::{LastQueries, OBSERVED};
-use crate::{CacheError, LayerCache, Rotary, Scheme};
+use crate::{CacheError, LayerCache, Padding, Rotary, Scheme};
 
 /// `snapkv`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
@@ -100,10 +101,11 @@ impl Scheme for SnapKv {
         rotary: &Rotary,
     ) -> Result<Box<dyn LayerCache>, CacheError> {
         let mut cache = self.cache(layer);
-        cache.absorb(k, v, rotary)?;
+        cache.hold(k, v, rotary, Padding::None)?;
         if k.dim(2)? > self.choice.budget {
             cache.select(&self.choice.places(k, queries, rotary)?);
         }
+        cache.evict(rotary.reach());
         Ok(Box::new(cache))
     }
 
@@ -127,6 +129,7 @@ impl Choice {
         let group = q.dim(1)? / kv_heads;
         let q = (rotary.apply(&q, tokens - window)?.to_dtype(DType::F32)? * queries.scale)?;
         let k = rotary.apply(k, 0)?.to_dtype(DType::F32)?;
+        let seen_from = |position| rotary.reach().first_seen(position).min(tokens - window);
         let mut places = Vec::with_capacity(b * kv_heads);
         for row in 0..b {
             for head in 0..kv_heads {
@@ -134,14 +137,18 @@ impl Choice {
                 let scores = q.matmul(&k.get(row)?.get(head)?.t()?)?.to_vec2::<f32>()?;
                 let mut mass = vec![0f64; tokens - window];
                 for (i, scores) in scores.iter().enumerate() {
-                    // The query sees the prompt up to itself.
-                    let seen = &scores[..tokens - window + i % window + 1];
+                    // The query sees the prompt up to itself, as far back as the layer does.
+                    let position = tokens - window + i % window;
+                    let from = rotary.reach().first_seen(position);
+                    let seen = &scores[from..=position];
                     let top = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     let weights: Vec<f64> = seen.iter().map(|x| f64::from(x - top).exp()).collect();
                     let sum: f64 = weights.iter().sum();
-                    mass.iter_mut().zip(&weights).for_each(|(mass, weight)| *mass += weight / sum);
+                    mass.iter_mut().skip(from).zip(&weights).for_each(|(mass, weight)| *mass += weight / sum);
                 }
-                let mut kept = largest(&smoothed(&mass, self.kernel), self.budget - window);
+                let from = seen_from(tokens);
+                let mut kept = largest(&smoothed(&mass, self.kernel)[from..], self.budget - window);
+                kept.iter_mut().for_each(|place| *place += from);
                 kept.extend(tokens - window..tokens);
                 places.push(kept);
             }
@@ -233,6 +240,27 @@ mod tests {
         assert_eq!(bytes(200), (40 * token, 47 * token));
         assert_eq!(bytes(300), (40 * token, 47 * token));
         assert_eq!(bytes(30), (30 * token, 37 * token), "a short prompt is kept whole");
+    }
+
+    #[test]
+    fn in_a_layer_with_a_window_the_choice_is_among_what_the_next_token_sees() {
+        let (tokens, window) = (300, 100);
+        let within = rotary().with_reach(crate::Reach::Sliding(window));
+        // The second head's token is still seen, the first head's is not.
+        let snapshot = snapshot(tokens, [40, 217]);
+        let choice = Choice { budget: 12, window: 1, kernel: 3 };
+        let places = choice.places(&snapshot.keys[0], &snapshot.queries[0], &within).unwrap();
+        for places in &places {
+            assert_eq!(places.len(), 12, "{places:?}");
+            assert!(places.is_sorted() && places[0] > tokens - window, "{places:?}");
+        }
+        assert!(places[1].contains(&217), "{places:?}");
+        let cx = SchemeContext::new(Geometry { layers: 1, kv_heads: 2, head_dim: 16 });
+        for (name, kept) in [("snapkv(budget=40,window=1)", 40), ("snapkv(budget=256)", window - 1)] {
+            let scheme = registry::build(name, &cx).unwrap();
+            let cache = snapshot.fork(scheme.as_ref(), &within).unwrap().remove(0);
+            assert_eq!(cache.footprint().dense, kept * 2 * 2 * 16 * 2, "{name}");
+        }
     }
 
     #[test]

@@ -121,6 +121,16 @@ mod tests {
     }
 
     #[test]
+    fn after_a_prompt_a_layer_with_a_window_holds_no_more_than_that() {
+        let rotary = Rotary::new(32, 1e4, 1024, &Device::Cpu).unwrap().with_reach(Reach::Sliding(50));
+        let x = Inputs::random(SETTING, 900).unwrap();
+        for (name, kept) in [("evict(sinks=4,recent=60)", 49), ("evict(sinks=4,recent=20)", 20)] {
+            let cache = scheme(name).after_prefill(0, &x.k, &x.v, &rotary).unwrap();
+            assert_eq!(cache.footprint().dense, kept * 2 * 2 * 32 * 2, "{name}");
+        }
+    }
+
+    #[test]
     fn what_it_cannot_be_is_refused() {
         let cx = SchemeContext::new(Geometry { layers: 1, kv_heads: 2, head_dim: 32 });
         for (name, said) in

@@ -112,6 +112,10 @@ impl CodedTokens for LexicoTokens {
         codes + self.adaptive.footprint() + Footprint { tables: own, ..Footprint::default() }
     }
 
+    fn learns(&self) -> bool {
+        self.settings.adaptive > 0
+    }
+
     fn drop_first(&mut self, tokens: usize) {
         self.heads.iter_mut().for_each(|codes| codes.drop_first(tokens));
     }

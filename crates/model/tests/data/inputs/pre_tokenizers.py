@@ -100,6 +100,30 @@ CUTS = [
       DEEPSEEK_V3.replace(r"[\p{P}\p{S}]+[\r\n]*", r"[\p{P}\p{S}]+").replace(r"\s*[\r\n]+", r"[\r\n]"), r"\p{N}"], False),
 ]
 
+KIMI = rf"[{UPPER[1:-1]}--\p{{Han}}]", rf"[{LOWER[1:-1]}--\p{{Han}}]"
+
+
+def threes(text):
+    """Numbers in threes of digits, counted from their ends."""
+    for run in regex.finditer(r"\p{N}+", text):
+        at = run.start()
+        while at < run.end():
+            digits = (run.end() - at) % 3 or 3
+            yield at, at + digits
+            at += digits
+
+
+CUTS += [
+    # Set differences are of the version 1 of `regex`.
+    (["kimi-k2"],
+     [r"(?V1)\p{Han}+|" + rf"{LETTERS}{KIMI[0]}*{KIMI[1]}+{CONTRACTIONS}?|{LETTERS}{KIMI[0]}+{KIMI[1]}*{CONTRACTIONS}?|"
+      r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + REST], False),
+    (["afmoe"],
+     [threes,
+      "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff"
+      "\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+", DEEPSEEK_V3], False),
+]
+
 TEXTS = [
     "Hello world", " Hello  world ", "I'll pay 12345 € at 9:30.", "we'VE they'D he's IT'S don't", "1234567890 12 345",
     "a1b22c333d4444", "line\n\nline\r\n\r\n  line\n", "\t\ttabs and   spaces   ", "x = [1, 2, 3]; y += x**2",
@@ -108,6 +132,10 @@ TEXTS = [
     "こんにちは世界 カタカナ", "한국어 문장입니다", "e\u0301 combining", "मानक हिन्दी", "👍🏽 emoji 🇩🇪", "½ Ⅳ ² ٣٤",
     "path/to/file.txt http://a.b/c?d=e", "``quotes'' \"and\" 'more'", "a\u00a0b\u2003c", "...!!!???", "", "\n", " \n ", "word\n",
 ]
+
+
+# Texts that the vocabulary is not made from.
+MORE = ["Kimi你好World's 3456789九", "ไทย ລາວ ខ្មែរ မြန်မာ ﾊﾝｶｸ 1234567 12345 123456", "漢字Kanji漢 É你é", "12345678٣٤٥٦ Ⅳ½"]
 
 
 def train():
@@ -138,18 +166,22 @@ def byte_characters():
 CHARACTER = byte_characters()
 
 
+def spans(pattern, text):
+    return pattern(text) if callable(pattern) else (match.span() for match in regex.finditer(pattern, text))
+
+
 def cut(text, patterns):
     pieces = [text] if text else []
     for pattern in patterns:
         found = []
         for piece in pieces:
             at = 0
-            for match in regex.finditer(pattern, piece):
-                if match.start() > at:
-                    found.append(piece[at:match.start()])
-                if match.group():
-                    found.append(match.group())
-                at = match.end()
+            for start, end in spans(pattern, piece):
+                if start > at:
+                    found.append(piece[at:start])
+                if end > start:
+                    found.append(piece[start:end])
+                at = end
             if at < len(piece):
                 found.append(piece[at:])
         pieces = found
@@ -183,10 +215,10 @@ def main():
     tokens = sorted(vocab, key=vocab.get)
     (HERE / "byte_level.json").write_text(
         json.dumps({"tokens": tokens, "merges": [" ".join(pair) for pair in merges]}, ensure_ascii=False) + "\n")
-    cuts = [{"names": names, "ids": [encode(text, patterns, whole, vocab, ranks) for text in TEXTS]}
+    cuts = [{"names": names, "ids": [encode(text, patterns, whole, vocab, ranks) for text in TEXTS + MORE]}
             for names, patterns, whole in CUTS]
     written = {"written_by": f"pre_tokenizers.py, tokenizers {tokenizers.__version__}, regex {regex.__version__}",
-               "texts": TEXTS, "cuts": cuts}
+               "texts": TEXTS + MORE, "cuts": cuts}
     (HERE / "pre_tokenizers.json").write_text(json.dumps(written, ensure_ascii=False) + "\n")
 
 
