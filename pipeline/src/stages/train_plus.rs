@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use kvcsr_cache::Geometry;
 use kvcsr_cache::schemes::csr_plus;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
@@ -12,11 +13,15 @@ use serde_json::{Map, Value};
 
 use super::allocate;
 use crate::config::{Config, check};
-use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::inputs::{layers, open_shard};
+use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
+use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, open_model, open_shard, text_parameters};
 use crate::text::Side;
-use crate::{ui, workers};
+use crate::{atomic, ui, workers};
 
+/// File of the mean squares of queries.
+const QUERIES: &str = "queries.json";
+/// No channel counts less than this share of the mean: queries of other texts may differ.
+const LEAST: f64 = 0.01;
 /// File of the tables.
 const FILE: &str = "csr-plus.safetensors";
 
@@ -26,7 +31,7 @@ pub struct TrainPlus;
 static DECLARATION: Declaration = Declaration {
     name: "train-plus",
     about: "Learn atoms of whole tokens and the axes of what they leave, for csr+@B",
-    needs: &[Need::Stage("calibrate"), Need::Stage("allocate")],
+    needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
     ..Declaration::EMPTY
 };
@@ -52,13 +57,12 @@ impl Stage for TrainPlus {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.train_plus)?;
-        parameters.insert("seed".into(), run.config.seed.into());
-        Ok(parameters)
+        text_parameters(run, &run.config.train_plus)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let slopes = allocate::slopes(&run.stage_dir("allocate"))?;
+        let queries = query_energy(run, &dir.join(QUERIES))?;
         let all: Vec<usize> = (0..layers(run)?).collect();
         let file = |layer: usize| dir.join(format!("layer-{layer:02}.safetensors"));
         let bar = ui::bar("train-plus", all.len() as u64, "layers");
@@ -71,7 +75,7 @@ impl Stage for TrainPlus {
                     slopes.get(&(layer, kind)).copied().with_context(missing)
                 };
                 let slopes = [slope(Kind::Key)? * run.config.train_plus.key_weight, slope(Kind::Value)?];
-                layer_tables(run, layer, slopes)?.save(file(layer))?;
+                layer_tables(run, layer, slopes, &queries[layer])?.save(file(layer))?;
             }
             bar.inc(1);
             Ok(())
@@ -104,8 +108,47 @@ impl Stage for TrainPlus {
     }
 }
 
-/// The tables of one layer; `slopes` are nats per unit of relative squared error of its keys and values.
-fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2]) -> Result<CodebookSet> {
+/// How large queries are along each channel of the keys that they meet, by layer, `(Hkv D)`: the mean square over the last queries of
+/// calibration texts and over the query heads of a key-value head. Keys are coded before position embedding, which turns the two
+/// channels of a pair into each other as tokens move apart: a pair has one number.
+fn query_energy(run: &Run, path: &Path) -> Result<Vec<Vec<f64>>> {
+    if path.is_file() {
+        return atomic::read_json(path);
+    }
+    let (decoder, tokenizer) = open_model(run)?;
+    let Geometry { layers, kv_heads, head_dim: d } = decoder.geometry();
+    let (count, length) = (run.config.train_plus.query_texts, run.config.calibrate.sequence);
+    let bar = ui::bar("train-plus", (count * run.config.corpora.len()) as u64, "texts whose queries are seen");
+    let mut energy = vec![vec![0f64; kv_heads * d]; layers];
+    for id in &run.config.corpora {
+        for ids in corpus(run, &tokenizer, id, Side::Calibration, length, count)? {
+            let snapshot = decoder.prefill(&ids, PREFILL_CHUNK)?;
+            for (energy, last) in energy.iter_mut().zip(&snapshot.queries) {
+                let (_, heads, tokens, _) = last.queries.dims4()?;
+                let rows = last.queries.flatten_all()?.to_vec1::<f32>()?;
+                let share = last.scale * last.scale / (tokens * heads / kv_heads * count) as f64;
+                for (at, row) in rows.chunks_exact(d).enumerate() {
+                    let own = &mut energy[at / tokens / (heads / kv_heads) * d..][..d];
+                    own.iter_mut().zip(row).for_each(|(sum, x)| *sum += share * f64::from(*x) * f64::from(*x));
+                }
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish();
+    for energy in energy.iter_mut().flat_map(|energy| energy.chunks_exact_mut(d)) {
+        for channel in 0..d / 2 {
+            let mean = 0.5 * (energy[channel] + energy[channel + d / 2]);
+            (energy[channel], energy[channel + d / 2]) = (mean, mean);
+        }
+    }
+    atomic::write_json(path, &energy)?;
+    Ok(energy)
+}
+
+/// The tables of one layer; `slopes` are nats per unit of relative squared error of its keys and values, `queries` the mean squares of
+/// what its keys meet.
+fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: &[f64]) -> Result<CodebookSet> {
     let settings = &run.config.train_plus;
     let (mut tokens, mut metric, mut shape) = (Vec::new(), Vec::new(), (0, 0, 0));
     for (at, (kind, slope)) in Kind::ALL.into_iter().zip(slopes).enumerate() {
@@ -114,8 +157,18 @@ fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2]) -> Result<CodebookSet
         let half = heads * d;
         let mut rows = vec![0f32; count * half];
         shard.read(d, 0..count * heads, &mut rows)?;
-        let energy = rows.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / count as f64;
-        metric.resize((at + 1) * half, (slope / energy.max(1e-30)).sqrt() as f32);
+        // What an error costs along each channel, the same on average as `allocate` measured.
+        let weights = match kind {
+            Kind::Key => queries.to_vec(),
+            Kind::Value => vec![1.0; half],
+        };
+        let mut energy = 0.0;
+        for row in rows.chunks_exact(half) {
+            energy += row.iter().zip(&weights).map(|(&x, w)| w * f64::from(x) * f64::from(x)).sum::<f64>();
+        }
+        let least = weights.iter().sum::<f64>() / half as f64 * LEAST;
+        let scale = slope / (energy / count as f64).max(1e-30);
+        metric.extend(weights.iter().map(|w| (scale * w.max(least)).sqrt() as f32));
         tokens.resize(count * 2 * half, 0.0);
         for (token, row) in tokens.chunks_exact_mut(2 * half).zip(rows.chunks_exact(half)) {
             token[at * half..][..half].copy_from_slice(row);

@@ -171,7 +171,9 @@ impl CodedCache {
             }
             if centred {
                 if of_keys.held() == 0 {
-                    *centre = keys.chunks_exact(n * d).flat_map(|head| mean(head, d)).collect();
+                    // Without a prompt the first token decides, so that tokens may come in any pieces.
+                    let first = if prompt { n } else { 1 };
+                    *centre = keys.chunks_exact(n * d).flat_map(|head| mean(&head[..first * d], d)).collect();
                 }
                 for (head, centre) in keys.chunks_exact_mut(n * d).zip(centre.chunks_exact(d)) {
                     head.chunks_exact_mut(d).for_each(|key| key.iter_mut().zip(centre).for_each(|(x, c)| *x -= c));

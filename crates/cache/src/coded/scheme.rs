@@ -101,9 +101,9 @@ impl CodedScheme {
         self
     }
 
-    /// Takes each head's mean over the keys of a sequence's first call, before position embedding, from all its keys, and gives it
-    /// back to scores: what is coded and what waits to be coded is centred, and a bias that all keys of a head share costs no
-    /// precision. Where `centred` is false, nothing changes.
+    /// Takes each head's mean key of the prompt, before position embedding, from all keys, and gives it back to scores: what is coded
+    /// and what waits to be coded is centred, and a bias that all keys of a head share costs no precision. Without a prompt it is
+    /// the first token's key. Where `centred` is false, nothing changes.
     pub fn centred(mut self, centred: bool) -> Self {
         self.settings.centred = centred;
         self

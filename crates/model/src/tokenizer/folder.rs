@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
@@ -58,7 +59,12 @@ impl Tokenizer {
         let path = path.as_ref();
         let model = read_pieces(path)?;
         let inner = model.build().map_err(|detail| malformed(path, detail))?;
-        Ok(Self { inner, before: model.bos.filter(|_| add_bos), after: None, stop: StopTokens::new(model.eos) })
+        Ok(Self {
+            inner: Arc::new(inner),
+            before: model.bos.filter(|_| add_bos),
+            after: None,
+            stop: StopTokens::new(model.eos),
+        })
     }
 }
 
@@ -207,7 +213,7 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
     add(&mut inner, settings)?;
     let eos = settings.named("eos_token").and_then(|token| inner.token_to_id(token));
     let stop = ends(folder, &inner, eos)?;
-    Ok(Tokenizer { inner, before: None, after: None, stop })
+    Ok(Tokenizer { inner: Arc::new(inner), before: None, after: None, stop })
 }
 
 fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tokenizer> {
@@ -252,7 +258,7 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
     let add_bos = settings.flag("add_bos_token").unwrap_or(false);
     let add_eos = settings.flag("add_eos_token").unwrap_or(false);
     let stop = ends(folder, &inner, eos)?;
-    Ok(Tokenizer { inner, before: bos.filter(|_| add_bos), after: eos.filter(|_| add_eos), stop })
+    Ok(Tokenizer { inner: Arc::new(inner), before: bos.filter(|_| add_bos), after: eos.filter(|_| add_eos), stop })
 }
 
 /// Ids that may lie unused between the pieces of a `tokenizer.model` and an added token.

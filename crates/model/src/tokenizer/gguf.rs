@@ -1,5 +1,7 @@
 //! The tokenizer in a GGUF's metadata, with llama.cpp's defaults where a key is absent.
 
+use std::sync::Arc;
+
 use tokenizers::AddedToken;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
@@ -112,7 +114,7 @@ fn finish(
     let (add_bos, add_eos) =
         (flag(file, "tokenizer.ggml.add_bos_token", adds_bos)?, flag(file, "tokenizer.ggml.add_eos_token", false)?);
     Ok(Tokenizer {
-        inner,
+        inner: Arc::new(inner),
         before: bos.filter(|_| add_bos),
         after: eos.filter(|_| add_eos),
         stop: StopTokens::of_gguf(file, &vocabulary.tokens, eos)?,

@@ -5,13 +5,15 @@ mod gguf;
 mod pre;
 mod sentencepiece;
 
+use std::sync::Arc;
+
 use crate::error::{ModelError, Result};
 use crate::stop::StopTokens;
 
 /// A tokenizer with its model's special tokens.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<dyn Inner>,
     /// Put before and after every text by `encode(.., special = true)`; `None` where the inner post-processor does it.
     before: Option<u32>,
     after: Option<u32>,
@@ -25,9 +27,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] if the tokenizer cannot represent the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, special).map_err(failed)?;
         let around = |id: Option<u32>| id.filter(|_| special);
-        let ids = encoding.get_ids().iter().copied();
+        let ids = self.inner.encode(text, special)?;
         Ok(around(self.before).into_iter().chain(ids).chain(around(self.after)).collect())
     }
 
@@ -36,7 +37,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] if the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(failed)
+        self.inner.decode(ids, skip_special)
     }
 
     /// The tokens that end a text, from every file that names one.
@@ -46,17 +47,49 @@ impl Tokenizer {
 
     /// Number of distinct ids, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.size()
     }
 
     /// Id of a token by its exact spelling, such as `<|im_end|>`.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        self.inner.id(token)
     }
 
     /// Spelling of a token in the vocabulary, such as `Ġthe`.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.token(id)
+    }
+}
+
+/// What is taken from a tokenizer, behind a pointer to the code that made it. Every cell of a notebook is a library of its own, with its
+/// own copy of the engine of regular expressions, and a text can only be split by the copy that compiled the pattern.
+trait Inner: Send + Sync {
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String>;
+    fn size(&self) -> usize;
+    fn id(&self, token: &str) -> Option<u32>;
+    fn token(&self, id: u32) -> Option<String>;
+}
+
+impl Inner for tokenizers::Tokenizer {
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        Ok(self.encode_fast(text, special).map_err(failed)?.get_ids().to_vec())
+    }
+
+    fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        (**self).decode(ids, skip_special).map_err(failed)
+    }
+
+    fn size(&self) -> usize {
+        self.get_vocab_size(true)
+    }
+
+    fn id(&self, token: &str) -> Option<u32> {
+        self.token_to_id(token)
+    }
+
+    fn token(&self, id: u32) -> Option<String> {
+        self.id_to_token(id)
     }
 }
 

@@ -55,6 +55,7 @@ pub struct TrainPlus {
     pub atoms: usize,
     pub iterations: usize,
     pub key_weight: f64,
+    pub query_texts: usize,
 }
 
 /// The section `[allocate]`.

@@ -14,10 +14,10 @@ use kvcsr_codec::{WIDEST, lloyd_max};
 pub fn spend(deviations: &[Vec<f64>], overhead: &[usize], bits: f64) -> Result<Vec<Vec<u8>>, String> {
     let channels: usize = deviations.iter().map(Vec::len).sum();
     let fixed: usize = overhead.iter().map(|bits| bits + 4).sum();
-    let total = (bits * channels as f64) as usize;
+    let total = (bits * channels as f64).max(0.0) as usize;
     let Some(purse) = total.checked_sub(fixed).filter(|_| channels > 0) else {
         return Err(format!(
-            "{bits} bits per channel: atoms and gains alone take {:.3}",
+            "{bits:.3} bits per channel are left for codes: atoms and gains alone take {:.3}",
             fixed as f64 / channels.max(1) as f64
         ));
     };

@@ -9,7 +9,8 @@
 //!
 //! "Nearest" and "orthogonal" are meant in a metric in which a squared error of 1 costs 1 nat of KL divergence, by the measurements of the
 //! stage `allocate`. So the bits of all coordinates of all layers are bought in one market: each goes where it lowers the sum most
-//! ([`allocation`]). `csr+@B` spends `B` bits per channel.
+//! ([`allocation`]). `csr+@B` spends `B` bits per channel on everything at a context of 4096 tokens, the windows around its codes
+//! included: 4 exact sinks, 16 exact recent tokens and 112 before them at 4 bits, unless the name says otherwise.
 //!
 //! Values are summed over atoms and coordinates and restored once per query; keys are restored in tiles and rotated.
 
@@ -25,15 +26,21 @@ use kvcsr_codec::Kind;
 
 use self::tokens::Joint;
 use self::transform::{Tables, Transform};
-use crate::coded::{CodedScheme, JointCodec};
-use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
+use crate::coded::blocks::BLOCK;
+use crate::coded::{CodedScheme, JointCodec, window_bytes};
+use crate::entry::{Entry, KeysCoded, Parameter};
 use crate::family::{Family, Plan, Read};
 use crate::name::{PLUS, SchemeName};
 use crate::needs::{Binding, Needs};
-use crate::{CacheError, Window};
+use crate::{CacheError, Reach, Window};
 
 /// `csr+@B`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
+
+/// The windows around the codes where a name says nothing.
+const AROUND: Window = Window { sinks: 4, recent: 16, graded: 112 };
+/// Tokens for which the bits of the windows are counted where a name says nothing.
+const CONTEXT: usize = 4096;
 
 /// The tables used when a name does not say.
 pub const TABLES: &str = "csr-plus";
@@ -48,20 +55,34 @@ pub const DEVIATIONS: &str = "deviations";
 
 const ENTRIES: &[Entry] = &[Entry {
     pattern: "csr+@B",
-    examples: &["csr+@2", "csr+@1", "csr+@3.5", "csr+@1.5+window(sinks=2,recent=9)"],
-    summary: "One atom for a token's keys and values of all heads together, and what it leaves in B bits per channel on average, spent \
-              where they lower KL most",
+    examples: &[
+        "csr+@2",
+        "csr+@1",
+        "csr+@3.5+window(sinks=0,recent=0)",
+        "csr+@1.5(context=512)+window(sinks=2,recent=9)",
+    ],
+    summary: "One atom for a token's keys and values of all heads together, and what it leaves in bits that go where they lower KL most; \
+              4 sinks and 16 recent tokens in f16, 112 before them at 4 bits: B bits per channel with everything",
     citation: "",
     keys_coded: KeysCoded::BeforeRope,
     parameters: &[
         Parameter {
             name: "B",
             default: "",
-            meaning: "bits per channel of a coded token, all layers on average, 0.25 to 8",
+            meaning: "bits per channel with everything that a sequence takes, 0.25 to 8",
         },
-        WINDOW[0],
-        WINDOW[1],
-        WINDOW[2],
+        Parameter {
+            name: "context",
+            default: "4096",
+            meaning: "tokens of the sequence for which B counts the windows",
+        },
+        Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
+        Parameter { name: "+window(recent)", default: "16", meaning: "last tokens kept in f16" },
+        Parameter {
+            name: "+window(graded)",
+            default: "112",
+            meaning: "tokens before those kept in 4 bits beside their codes; none where heads are no multiple of 32 channels",
+        },
     ],
     prefill_as_decoded: true,
 }];
@@ -73,15 +94,32 @@ fn read(name: &SchemeName<'_>) -> Read {
         .ok()
         .filter(|bits| (0.25..=8.0).contains(bits))
         .ok_or_else(|| format!("`{text}` is not a number of bits per channel from 0.25 to 8, as in csr+@2"))?;
-    name.arguments.only(&[])?;
+    name.arguments.only(&["context"])?;
+    let context = name.arguments.tokens("context", CONTEXT)?;
+    if context == 0 {
+        return Err("context: at least one token".to_owned());
+    }
     name.only_parts(&[])?;
-    let (window, artefacts) = (name.window()?, name.artefacts.unwrap_or_default().to_owned());
+    let window = name.part("window").map(|_| name.window()).transpose()?;
+    let artefacts = name.artefacts.unwrap_or_default().to_owned();
     let needs = Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(TABLES));
-    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, bits, window, &artefacts)?)))))
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, bits, context, window, &artefacts)?)))))
 }
 
-fn bind(bound: &Binding<'_>, bits: f64, window: Window, artefacts: &str) -> Result<CodedScheme, CacheError> {
+fn bind(
+    bound: &Binding<'_>,
+    bits: f64,
+    context: usize,
+    window: Option<Window>,
+    artefacts: &str,
+) -> Result<CodedScheme, CacheError> {
     let geometry = bound.geometry();
+    let window = window.unwrap_or(match geometry.head_dim.is_multiple_of(BLOCK) {
+        true => AROUND,
+        false => Window { graded: 0, ..AROUND },
+    });
+    let channels = geometry.kv_heads * geometry.head_dim;
+    let around = 8.0 * window_bytes(window, context, channels, Reach::Full) as f64 / (context * channels) as f64;
     let set = bound.codebooks()?;
     let tables = (0..geometry.layers)
         .map(|layer| {
@@ -91,17 +129,16 @@ fn bind(bound: &Binding<'_>, bits: f64, window: Window, artefacts: &str) -> Resu
         .collect::<Result<Vec<_>, _>>()?;
     let deviations: Vec<Vec<f64>> = tables.iter().map(Tables::deviations).collect();
     let overhead: Vec<usize> = tables.iter().map(Tables::overhead_bits).collect();
-    let spent = allocation::spend(&deviations, &overhead, bits).map_err(|reason| bound.unsuitable(reason))?;
+    let spent = allocation::spend(&deviations, &overhead, bits - around).map_err(|reason| bound.unsuitable(reason))?;
     // Layers with one and the same tables and bits share what is made of them.
     let mut made: BTreeMap<(*const f16, &[u8]), Arc<Transform>> = BTreeMap::new();
     let mut transforms = Vec::with_capacity(tables.len());
-    for (layer, (tables, bits)) in tables.iter().zip(&spent).enumerate() {
+    for (tables, bits) in tables.iter().zip(&spent) {
         let place = (tables.identity(), &bits[..]);
         let transform = match made.get(&place) {
             Some(made) => made.clone(),
             None => {
-                let codec = |source| CacheError::Codec { layer, kind: Kind::Key, source };
-                let transform = Arc::new(Transform::new(tables, bits, geometry).map_err(codec)?);
+                let transform = Arc::new(Transform::new(tables, bits, geometry));
                 made.insert(place, transform.clone());
                 transform
             }

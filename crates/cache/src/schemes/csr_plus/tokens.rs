@@ -11,6 +11,8 @@ use rayon::prelude::*;
 use super::transform::Transform;
 use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, drop_front, reserve};
 
+/// Bytes that a shared store takes beside itself: its two counts of owners.
+const COUNTS: usize = 2 * size_of::<usize>();
 /// Tokens coded together on one thread. Fixed, so that codes do not depend on the number of threads.
 const CHUNK: usize = 64;
 
@@ -149,7 +151,10 @@ impl CodedTokens for Keys {
     fn footprint(&self) -> Footprint {
         self.0.with(|store| Footprint {
             packed: store.codes.capacity(),
-            tables: size_of::<Self>() + size_of::<RwLock<Store>>() + store.waiting.capacity() * size_of::<f32>(),
+            tables: size_of::<Self>()
+                + COUNTS
+                + size_of::<RwLock<Store>>()
+                + store.waiting.capacity() * size_of::<f32>(),
             ..Footprint::default()
         })
     }

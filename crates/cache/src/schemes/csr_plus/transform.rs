@@ -1,10 +1,8 @@
 //! What a layer's tokens are coded by.
 
 use half::f16;
-use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
-use kvcsr_codec::{
-    BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, Nearest, Table, index_bits, lloyd_max,
-};
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
+use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, Table, index_bits, lloyd_max};
 
 use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
 use crate::Geometry;
@@ -80,9 +78,10 @@ pub(super) struct Transform {
     geometry: Geometry,
     /// `(N, 2 Hkv D)` in natural units.
     atoms: Vec<f32>,
-    /// The same in the metric.
-    nearest: Nearest,
-    metric: Vec<f32>,
+    /// What finds the nearest atom, `(2 Hkv D, N)`: with `w` the metric, `<x, w² a> - ||w a||² / 2` is largest for it.
+    search: Vec<f32>,
+    /// `||w a||² / 2`, `(N)`.
+    offsets: Vec<f32>,
     /// `(2 Hkv D, r)`: natural units to coordinates of deviation 1.
     encode: Vec<f32>,
     /// `(2 Hkv, r, D)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
@@ -94,7 +93,7 @@ pub(super) struct Transform {
 }
 
 impl Transform {
-    pub(super) fn new(tables: &Tables<'_>, bits: &[u8], geometry: Geometry) -> Result<Self, CodecError> {
+    pub(super) fn new(tables: &Tables<'_>, bits: &[u8], geometry: Geometry) -> Self {
         let (n, d) = (2 * geometry.kv_heads * geometry.head_dim, geometry.head_dim);
         let (atoms, metric, deviations) = (tables.atoms.to_f32(), tables.metric.to_f32(), tables.deviations.to_f32());
         let kept =
@@ -111,21 +110,28 @@ impl Transform {
             .chunk_by(|a, b| a == b)
             .map(|run| Run { count: run.len(), bits: run[0].into(), table: lloyd_max(run[0].into()) })
             .collect();
-        let weighted = atoms.chunks_exact(n).flat_map(|row| row.iter().zip(&metric).map(|(x, w)| x * w)).collect();
-        let index_bits = index_bits(atoms.len() / n);
+        let count = atoms.len() / n;
+        let (mut search, mut offsets) = (vec![0.0; n * count], vec![0.0; count]);
+        for (at, (atom, offset)) in atoms.chunks_exact(n).zip(&mut offsets).enumerate() {
+            for (channel, (x, w)) in atom.iter().zip(&metric).enumerate() {
+                search[channel * count + at] = w * w * x;
+                *offset += 0.5 * (w * x) * (w * x);
+            }
+        }
+        let index_bits = index_bits(count);
         let coordinates: usize = bits[..kept].iter().map(|&bits| usize::from(bits)).sum();
-        Ok(Self {
+        Self {
             geometry,
-            nearest: Nearest::new(n, weighted)?,
             atoms,
-            metric,
+            search,
+            offsets,
             encode,
             decode,
             runs,
             kept,
             index_bits,
             row_bytes: (index_bits + GAIN_BITS + coordinates).div_ceil(8),
-        })
+        }
     }
 
     /// Channels of a token, `2 Hkv D`.
@@ -139,7 +145,7 @@ impl Transform {
 
     /// Number of atoms, `N`.
     pub(super) fn atoms(&self) -> usize {
-        self.nearest.len()
+        self.offsets.len()
     }
 
     /// Coordinates that have bits, `r`.
@@ -166,25 +172,28 @@ impl Transform {
 
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
-        let numbers =
-            [&self.atoms, &self.metric, &self.encode, &self.decode].map(|x| x.capacity()).iter().sum::<usize>();
-        numbers * size_of::<f32>() + self.nearest.bytes()
+        let tables = [&self.atoms, &self.search, &self.offsets, &self.encode, &self.decode];
+        tables.map(Vec::capacity).iter().sum::<usize>() * size_of::<f32>()
     }
 
     /// Bytes as a file would hold them: f16, and only the coordinates that have bits.
     pub(super) fn stored_bytes(&self) -> usize {
-        (self.atoms.len() + self.metric.len() + self.kept * (self.channels() + 1)) * size_of::<f16>()
+        (self.atoms.len() + self.channels() + self.kept * (self.channels() + 1)) * size_of::<f16>()
     }
 
     /// Codes tokens `(n, 2 Hkv D)`, which are overwritten, into `out`, `(n, row_bytes)`.
     pub(super) fn encode(&self, rows: &mut [f32], out: &mut Vec<u8>) {
         let channels = self.channels();
         let n = rows.len() / channels;
-        let (mut scores, mut weighted) = (Vec::new(), vec![0.0; channels]);
+        let (isa, count) = (Isa::detect(), self.atoms());
+        let mut scores = vec![0.0; n * count];
+        let search = Matrix::new(&self.search, channels, count);
+        multiply(MatrixMut::new(&mut scores, n, count), Matrix::new(rows, n, channels), search);
         let mut found = Vec::with_capacity(n);
-        for row in rows.chunks_exact_mut(channels) {
-            weighted.iter_mut().zip(row.iter().zip(&self.metric)).for_each(|(to, (x, w))| *to = x * w);
-            let atom = self.nearest.find(&weighted, &mut scores);
+        for (row, scores) in rows.chunks_exact_mut(channels).zip(scores.chunks_exact_mut(count)) {
+            scores.iter_mut().zip(&self.offsets).for_each(|(score, offset)| *score -= offset);
+            let largest = isa.max(scores);
+            let atom = scores.iter().position(|score| *score == largest).unwrap_or(0);
             row.iter_mut().zip(&self.atoms[atom * channels..]).for_each(|(x, atom)| *x -= atom);
             found.push(atom);
         }
