@@ -62,7 +62,10 @@ impl Stage for TrainPlus {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let slopes = allocate::slopes(&run.stage_dir("allocate"))?;
-        let queries = query_energy(run, &dir.join(QUERIES))?;
+        let queries = match run.config.train_plus.query_texts {
+            0 => None,
+            _ => Some(query_energy(run, &dir.join(QUERIES))?),
+        };
         let all: Vec<usize> = (0..layers(run)?).collect();
         let file = |layer: usize| dir.join(format!("layer-{layer:02}.safetensors"));
         let bar = ui::bar("train-plus", all.len() as u64, "layers");
@@ -75,7 +78,8 @@ impl Stage for TrainPlus {
                     slopes.get(&(layer, kind)).copied().with_context(missing)
                 };
                 let slopes = [slope(Kind::Key)? * run.config.train_plus.key_weight, slope(Kind::Value)?];
-                layer_tables(run, layer, slopes, &queries[layer])?.save(file(layer))?;
+                layer_tables(run, layer, slopes, queries.as_ref().map(|queries| &queries[layer][..]))?
+                    .save(file(layer))?;
             }
             bar.inc(1);
             Ok(())
@@ -147,8 +151,8 @@ fn query_energy(run: &Run, path: &Path) -> Result<Vec<Vec<f64>>> {
 }
 
 /// The tables of one layer; `slopes` are nats per unit of relative squared error of its keys and values, `queries` the mean squares of
-/// what its keys meet.
-fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: &[f64]) -> Result<CodebookSet> {
+/// what its keys meet, if channels are to count by them.
+fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: Option<&[f64]>) -> Result<CodebookSet> {
     let settings = &run.config.train_plus;
     let (mut tokens, mut metric, mut shape) = (Vec::new(), Vec::new(), (0, 0, 0));
     for (at, (kind, slope)) in Kind::ALL.into_iter().zip(slopes).enumerate() {
@@ -158,9 +162,9 @@ fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: &[f64]) -> R
         let mut rows = vec![0f32; count * half];
         shard.read(d, 0..count * heads, &mut rows)?;
         // What an error costs along each channel, the same on average as `allocate` measured.
-        let weights = match kind {
-            Kind::Key => queries.to_vec(),
-            Kind::Value => vec![1.0; half],
+        let weights = match (kind, queries) {
+            (Kind::Key, Some(queries)) => queries.to_vec(),
+            _ => vec![1.0; half],
         };
         let mut energy = 0.0;
         for row in rows.chunks_exact(half) {

@@ -10,7 +10,8 @@
 //! "Nearest" and "orthogonal" are meant in a metric in which a squared error of 1 costs 1 nat of KL divergence, by the measurements of the
 //! stage `allocate`. So the bits of all coordinates of all layers are bought in one market: each goes where it lowers the sum most
 //! ([`allocation`]). `csr+@B` spends `B` bits per channel on everything at a context of 4096 tokens, the windows around its codes
-//! included: 4 exact sinks, 16 exact recent tokens and 112 before them at 4 bits, unless the name says otherwise.
+//! included. Unless the name says otherwise these are 4 exact sinks and 32 exact recent tokens, or below 1.75 bits, where 4 bits are
+//! better than the codes, 16 exact recent tokens and 112 before them at 4 bits.
 //!
 //! Values are summed over atoms and coordinates and restored once per query; keys are restored in tiles and rotated.
 
@@ -38,7 +39,11 @@ use crate::{CacheError, Reach, Window};
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The windows around the codes where a name says nothing.
-const AROUND: Window = Window { sinks: 4, recent: 16, graded: 112 };
+const AROUND: Window = Window { sinks: 4, recent: 32, graded: 0 };
+/// The same of schemes with fewer than [`FEW`] bits.
+const GRADED: Window = Window { sinks: 4, recent: 16, graded: 112 };
+/// Above these bits a token's code is better than the 4 bits of a graded window.
+const FEW: f64 = 1.75;
 /// Tokens for which the bits of the windows are counted where a name says nothing.
 const CONTEXT: usize = 4096;
 
@@ -61,8 +66,8 @@ const ENTRIES: &[Entry] = &[Entry {
         "csr+@3.5+window(sinks=0,recent=0)",
         "csr+@1.5(context=512)+window(sinks=2,recent=9)",
     ],
-    summary: "One atom for a token's keys and values of all heads together, and what it leaves in bits that go where they lower KL most; \
-              4 sinks and 16 recent tokens in f16, 112 before them at 4 bits: B bits per channel with everything",
+    summary: "One atom for a token's keys and values of all heads together, and what it leaves in bits that go where they lower KL most: \
+              B bits per channel with everything, 4 sinks and a short window in f16 included",
     citation: "",
     keys_coded: KeysCoded::BeforeRope,
     parameters: &[
@@ -77,11 +82,11 @@ const ENTRIES: &[Entry] = &[Entry {
             meaning: "tokens of the sequence for which B counts the windows",
         },
         Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
-        Parameter { name: "+window(recent)", default: "16", meaning: "last tokens kept in f16" },
+        Parameter { name: "+window(recent)", default: "32", meaning: "last tokens kept in f16; 16 below 1.75 bits" },
         Parameter {
             name: "+window(graded)",
-            default: "112",
-            meaning: "tokens before those kept in 4 bits beside their codes; none where heads are no multiple of 32 channels",
+            default: "0",
+            meaning: "tokens before those kept in 4 bits beside their codes; 112 below 1.75 bits",
         },
     ],
     prefill_as_decoded: true,
@@ -114,10 +119,8 @@ fn bind(
     artefacts: &str,
 ) -> Result<CodedScheme, CacheError> {
     let geometry = bound.geometry();
-    let window = window.unwrap_or(match geometry.head_dim.is_multiple_of(BLOCK) {
-        true => AROUND,
-        false => Window { graded: 0, ..AROUND },
-    });
+    let graded = bits < FEW && geometry.head_dim.is_multiple_of(BLOCK);
+    let window = window.unwrap_or(if graded { GRADED } else { AROUND });
     let channels = geometry.kv_heads * geometry.head_dim;
     let around = 8.0 * window_bytes(window, context, channels, Reach::Full) as f64 / (context * channels) as f64;
     let set = bound.codebooks()?;
