@@ -88,8 +88,7 @@ evaluate *args: setup
 # Compare every scheme on the same long documents: recovery, divergence, measured bits and time
 [group('stages')]
 compare *args: setup
-    @{{ kvcsr }} calibrate-peers "$@"
-    @{{ stage }}
+    @{{ kvcsr }} reproduce --to compare "$@"
     @{{ kvcsr }} report "$@"
 
 # Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)

@@ -63,7 +63,7 @@ fn chain(error: &anyhow::Error) -> String {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Stage(stage, args) => stage::run(stage, &prepare(args)?),
-        Command::Whole(Whole::Reproduce(args)) => reproduce(&prepare(args)?),
+        Command::Whole(Whole::Reproduce { args, to }) => reproduce(&prepare(args)?, to.as_deref()),
         Command::Whole(Whole::Fetch(args)) if args.words == [longbench_hub::WORD] => {
             longbench_hub::fetch(&Paths::find("smol")?)
         }
@@ -95,9 +95,20 @@ fn prepare(args: RunArgs) -> Result<Run> {
     Ok(Run { profile: args.profile, config, paths, force: args.force, stages: all::ALL })
 }
 
-fn reproduce(run: &Run) -> Result<()> {
+/// Runs the stages that the profile's results need, or those that lead to the stage `to`.
+fn reproduce(run: &Run, to: Option<&str>) -> Result<()> {
     let started = Instant::now();
-    let stages = all::reproduced(&run.config)?;
+    let stages = match to {
+        None => all::reproduced(&run.config)?,
+        Some(name) => {
+            let known = || all::ALL.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", ");
+            let goal = all::ALL.iter().copied().find(|stage| stage.name() == name);
+            all::leading_to(
+                &[goal.with_context(|| format!("--to {name}: no stage; there are {}", known()))?],
+                &run.config,
+            )?
+        }
+    };
     println!("profile `{}`: {} on {}", run.profile, run.config.model, run.config.corpora.join(", "));
     println!("  {:<10} the model and the texts, once", "fetch");
     for stage in &stages {

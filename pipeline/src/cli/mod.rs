@@ -43,7 +43,13 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum Whole {
     /// Run every stage that the profile's results need, in order: fetch, calibrate, merge, train, evaluate, suite, report
-    Reproduce(RunArgs),
+    Reproduce {
+        #[command(flatten)]
+        args: RunArgs,
+        /// Run the stages that lead to this one, and it, instead
+        #[arg(long, value_name = "STAGE")]
+        to: Option<String>,
+    },
     /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
     Fetch(RunArgs),
     /// Check every downloaded file of data/sources.toml again
