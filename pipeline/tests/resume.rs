@@ -333,4 +333,35 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
             .sum()
     };
     assert!(sum("best") > 0.0 && sum("best") <= sum("neuraldict"), "{} {}", sum("best"), sum("neuraldict"));
+
+    // CSR+: what errors cost, the same tables whenever they are made, and a scheme over them.
+    let set = format!(
+        "{set} allocate.documents=1 allocate.check_documents=1 allocate.context=64 allocate.continuation=33 allocate.budgets=[8] \
+         train_plus.atoms=16 train_plus.iterations=2 evaluate.schemes=[\"dense\",\"csr-8\",\"csr+@2\",\"csr+@4\"]"
+    );
+    let refused = kvcsr(data, "evaluate", &set).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("just train-plus"), "{refused:?}");
+    run(data, "allocate", &set);
+    run(data, "train-plus", &set);
+    let tables = || std::fs::read(data.join("runs/smoke/train-plus/csr-plus.safetensors")).unwrap();
+    let made = tables();
+    std::fs::remove_dir_all(data.join("runs/smoke/train-plus")).unwrap();
+    run(data, "train-plus", &format!("{set} threads=1"));
+    assert!(tables() == made, "the tables depend on the number of threads");
+    run(data, "evaluate", &set);
+    let kl = |scheme: &str| -> f64 {
+        let of_scheme = |line: &&str| line.contains(&format!("\"scheme\":\"{scheme}\""));
+        let all = std::fs::read_to_string(data.join("runs/smoke/evaluate/heldout.jsonl")).unwrap();
+        let found: Vec<serde_json::Value> =
+            all.lines().filter(of_scheme).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(!found.is_empty(), "{scheme}: {all}");
+        found.iter().map(|row| row["kl_sum"].as_f64().unwrap()).sum()
+    };
+    assert!(
+        kl("csr+@4") < kl("csr+@2") && kl("csr+@2") < kl("csr-8"),
+        "{} {} {}",
+        kl("csr+@4"),
+        kl("csr+@2"),
+        kl("csr-8")
+    );
 }
