@@ -103,7 +103,7 @@ pub enum CacheError {
     /// A scheme needs codebooks that were not given.
     #[error(
         "scheme `{scheme}` needs the codebooks `{codebooks}`, which were not given: make them first \
-         (`just calibrate-peers`)"
+         (`just train-plus` for csr+, `just calibrate-peers` for others)"
     )]
     MissingCodebooks {
         /// The scheme.

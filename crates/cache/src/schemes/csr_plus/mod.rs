@@ -156,3 +156,82 @@ fn bind(
     })?;
     Ok(scheme.with_artefacts(artefacts, bytes).stored_as(stored))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use candle_core::Device;
+    use kvcsr_codec::{CodebookSet, Table};
+
+    use super::*;
+    use crate::conformance::{self, Inputs, Setting};
+    use crate::{Geometry, Pattern, Rotary, Scheme, SchemeContext, registry};
+
+    fn bound<R>(cx: &SchemeContext, f: impl FnOnce(&Binding<'_>) -> R) -> R {
+        let needs = Needs::codebooks(KeysCoded::BeforeRope, TABLES);
+        f(&Binding::new("csr+@2", &needs, cx).unwrap())
+    }
+
+    #[test]
+    fn values_summed_over_atoms_and_coordinates_are_those_restored() {
+        let setting = Setting { batch: 2, heads: 6, kv_heads: 2, head_dim: 64 };
+        let cx = SchemeContext::untrained(setting.geometry(1), 16);
+        let (x, rotary) = (Inputs::random(setting, 300).unwrap(), Rotary::new(64, 1e4, 512, &Device::Cpu).unwrap());
+        for bits in [0.75, 2.0, 4.0] {
+            let scheme = || bound(&cx, |bound| bind(bound, bits, 4096, Some(Window::default()), "").unwrap());
+            let last = |scheme: &CodedScheme| {
+                let mut cache = scheme.empty(0).unwrap();
+                x.feed(cache.as_mut(), &rotary, Pattern::default(), 0..290).unwrap();
+                x.feed(cache.as_mut(), &rotary, Pattern::default(), 290..300).unwrap()
+            };
+            let off = conformance::largest_difference(&last(&scheme()), &last(&scheme().restoring())).unwrap();
+            assert!(off < 2e-5, "{bits} bits: {off}");
+        }
+    }
+
+    #[test]
+    fn the_bits_of_a_name_are_what_a_sequence_of_its_context_takes() {
+        let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
+        let cx = SchemeContext::untrained(geometry, 16);
+        let setting = Setting { batch: 1, heads: 3, kv_heads: 3, head_dim: 64 };
+        let (x, rotary) = (Inputs::random(setting, 1024).unwrap(), Rotary::identity(1024));
+        for (bits, name) in
+            [(1.0, "csr+@1(context=1024)"), (2.0, "csr+@2(context=1024)"), (3.5, "csr+@3.5(context=1024)")]
+        {
+            let cache = registry::build(name, &cx).unwrap().after_prefill(0, &x.k, &x.v, &rotary).unwrap();
+            let taken = 8.0 * cache.footprint().total() as f64 / (1024 * 2 * 3 * 64) as f64;
+            // Tokens of the windows are not coded, so that a little is left over.
+            assert!((bits - 0.06..bits + 0.01).contains(&taken), "{name}: {taken}");
+        }
+        let refused = registry::build("csr+@0.3(context=64)", &cx).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("are left for codes"), "{refused}");
+    }
+
+    #[test]
+    fn tables_that_cannot_be_right_are_refused_by_name() {
+        let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 2 };
+        let build = |metric: [f32; 4], deviations: [f32; 4]| {
+            let mut set = CodebookSet::new(TABLES, 1, 1, 2);
+            let identity: Vec<f32> = (0..16).map(|at| if at % 5 == 0 { 1.0 } else { 0.0 }).collect();
+            for (name, shape, values) in [
+                (ATOMS, &[1, 4][..], &[0.0; 4][..]),
+                (METRIC, &[4], &metric),
+                (BASIS, &[4, 4], &identity),
+                (DEVIATIONS, &[4], &deviations),
+            ] {
+                set.insert(0, Kind::Key, name, Table::new(shape, values).unwrap());
+            }
+            let cx = SchemeContext::new(geometry).with_codebooks(TABLES, set);
+            registry::build("csr+@8+window(sinks=0,recent=0)", &cx).map(drop).map_err(|error| error.to_string())
+        };
+        let falling = [4.0, 3.0, 2.0, 1.0];
+        assert!(build([1.0; 4], falling).is_ok());
+        let of = |metric, deviations| build(metric, deviations).unwrap_err();
+        assert!(of([1.0, 0.0, 1.0, 1.0], falling).contains("`metric`"), "{}", of([1.0, 0.0, 1.0, 1.0], falling));
+        assert!(of([1.0; 4], [1.0, 2.0, 0.0, 0.0]).contains("`deviations`"));
+        assert!(of([1.0; 4], [1.0, 0.5, 0.0, -1.0]).contains("`deviations`"));
+        // Without the tables, the error says what makes them.
+        let missing = registry::build("csr+@2", &SchemeContext::new(geometry)).map(drop).unwrap_err().to_string();
+        assert!(missing.contains(TABLES), "{missing}");
+    }
+}
