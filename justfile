@@ -60,14 +60,14 @@ train-best *args: setup
 train-rope *args: setup
     @{{ stage }}
 
-# Learn atoms of whole tokens and the axes of what they leave, for csr+@B
-[group('stages')]
-train-plus *args: setup
-    @{{ stage }}
-
 # Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget
 [group('stages')]
 allocate *args: setup
+    @{{ stage }}
+
+# Learn atoms of whole tokens and the axes of what they leave, for csr+@B
+[group('stages')]
+train-plus *args: setup
     @{{ stage }}
 
 # Learn what the calibrated peers need: Lexico's dictionaries, CQ's and CommVQ's codebooks, SVDq's basis

@@ -149,7 +149,9 @@ mod tests {
             recipes.iter().map(|(name, about, _)| (name.as_str(), about.as_str())).collect();
         assert_eq!(written, declared);
         for (name, _, body) in &recipes {
-            assert!(body.lines().any(|line| line == "@{{ stage }}"), "{name}: {body}");
+            // Or with what leads to it.
+            let led = format!("@{{{{ kvcsr }}}} reproduce --to {name} \"$@\"");
+            assert!(body.lines().any(|line| line == "@{{ stage }}" || line == led), "{name}: {body}");
         }
     }
 

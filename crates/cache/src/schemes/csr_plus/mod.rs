@@ -210,11 +210,11 @@ mod tests {
     #[test]
     fn tables_that_cannot_be_right_are_refused_by_name() {
         let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 2 };
-        let build = |metric: [f32; 4], deviations: [f32; 4]| {
+        let build = |atoms: usize, metric: [f32; 4], deviations: [f32; 4]| {
             let mut set = CodebookSet::new(TABLES, 1, 1, 2);
             let identity: Vec<f32> = (0..16).map(|at| if at % 5 == 0 { 1.0 } else { 0.0 }).collect();
             for (name, shape, values) in [
-                (ATOMS, &[1, 4][..], &[0.0; 4][..]),
+                (ATOMS, &[atoms, 4][..], &[0.0; 4][..4 * atoms]),
                 (METRIC, &[4], &metric),
                 (BASIS, &[4, 4], &identity),
                 (DEVIATIONS, &[4], &deviations),
@@ -225,8 +225,9 @@ mod tests {
             registry::build("csr+@8+window(sinks=0,recent=0)", &cx).map(drop).map_err(|error| error.to_string())
         };
         let falling = [4.0, 3.0, 2.0, 1.0];
-        assert!(build([1.0; 4], falling).is_ok());
-        let of = |metric, deviations| build(metric, deviations).unwrap_err();
+        assert!(build(1, [1.0; 4], falling).is_ok());
+        assert!(build(0, [1.0; 4], falling).unwrap_err().contains("`atoms`"));
+        let of = |metric, deviations| build(1, metric, deviations).unwrap_err();
         assert!(of([1.0, 0.0, 1.0, 1.0], falling).contains("`metric`"), "{}", of([1.0, 0.0, 1.0, 1.0], falling));
         assert!(of([1.0; 4], [1.0, 2.0, 0.0, 0.0]).contains("`deviations`"));
         assert!(of([1.0; 4], [1.0, 0.5, 0.0, -1.0]).contains("`deviations`"));

@@ -2,7 +2,9 @@
 
 use half::f16;
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
-use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, Table, index_bits, lloyd_max};
+use kvcsr_codec::{
+    BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, MAX_ATOMS, Table, index_bits, lloyd_max,
+};
 
 use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
 use crate::Geometry;
@@ -39,6 +41,9 @@ impl<'a> Tables<'a> {
             expected: expected.to_owned(),
             found: "another number".to_owned(),
         };
+        if !(1..=MAX_ATOMS).contains(&count) {
+            return Err(bad(ATOMS, "1 to 65536 rows"));
+        }
         if !tables.metric.values().iter().all(|weight| *weight > f16::ZERO) {
             return Err(bad(METRIC, "weights above 0"));
         }
