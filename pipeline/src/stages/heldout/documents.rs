@@ -99,10 +99,11 @@ impl Texts {
         let mut order: Vec<&Text> = texts.clone();
         let rank = |text: &Text| texts.iter().filter(|t| t.domain == text.domain).position(|t| t.name == text.name);
         order.sort_by_key(|text| rank(text));
-        // What stands between is of another domain, each time another one.
+        // What stands between is of another domain, each time another one; of one domain alone, another document.
         let other = |at: usize, text: &Text| {
-            let all = texts.iter().cycle().skip(texts.len() / 2 + at).take(texts.len());
-            all.copied().find(|other| other.domain != text.domain)
+            let all = || texts.iter().cycle().skip(texts.len() / 2 + at).take(texts.len()).copied();
+            let far = all().find(|other| other.domain != text.domain);
+            far.or_else(|| all().find(|other| other.name != text.name))
         };
         let windows = order.iter().enumerate().filter_map(|(at, text)| {
             repeat.window(&format!("{REPEAT}/{}", text.name), &text.ids, &other(at, text)?.ids)
