@@ -8,6 +8,7 @@ mod common;
 use candle_core::Tensor;
 use common::{feed, rotary, tensor};
 use kvcsr_cache::conformance::{Probe, Promises, Setting, Violation};
+use kvcsr_cache::name::SchemeName;
 use kvcsr_cache::{Reach, SchemeContext, registry};
 use rayon::prelude::*;
 
@@ -87,8 +88,7 @@ fn cases() -> Vec<Case> {
             cases.push(case((*example).to_owned()));
             let exact = ["dense", "evict", "snapkv"].iter().any(|method| example.starts_with(method));
             if !example.contains("window") && !exact {
-                let at = example.rfind('@').filter(|_| !example.starts_with("csr+@"));
-                let (base, artefacts) = at.map_or((*example, None), |at| (&example[..at], Some(&example[at + 1..])));
+                let SchemeName { base, artefacts, .. } = SchemeName::parse(example).unwrap();
                 let artefacts = artefacts.map_or(String::new(), |a| format!("@{a}"));
                 cases.push(case(format!("{base}+window(sinks=3,recent=7){artefacts}")));
             }

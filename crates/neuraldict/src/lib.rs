@@ -39,6 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod axes;
 pub mod checkpoint;
 pub mod closed;
 mod coder;

@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::axes::{Axes, numbers, principal};
 use crate::error::Result;
 use crate::kmeans::{assign, kmeans};
 use crate::optimiser::row_norms;
@@ -63,18 +64,8 @@ pub fn fit(tokens: &[f32], metric: &[f32], config: PlusConfig) -> Result<PlusTab
         let part = left.f_narrow(0, start, CHUNK.min(count - start))?.f_to_kind(Kind::Double)?;
         second = second.f_add(&part.f_tr()?.f_matmul(&part)?)?;
     }
-    // Eigenvalues rise; columns are eigenvectors.
-    let (values, vectors) = second.f_div_scalar(count as f64)?.f_linalg_eigh("L")?;
-    let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
-    let basis = vectors.f_tr()?.f_flip([0])?;
-    let numbers = |t: &Tensor| -> Result<Vec<f32>> {
-        Ok(Vec::<f32>::try_from(t.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?)
-    };
-    Ok(PlusTables {
-        atoms: numbers(&centroids.f_div(&weights)?)?,
-        basis: numbers(&basis)?,
-        deviations: numbers(&deviations)?,
-    })
+    let Axes { vectors, deviations } = principal(&second.f_div_scalar(count as f64)?)?;
+    Ok(PlusTables { atoms: numbers(&centroids.f_div(&weights)?)?, basis: vectors, deviations })
 }
 
 #[cfg(test)]

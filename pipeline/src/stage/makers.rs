@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use kvcsr_cache::schemes::csr_plus;
 use kvcsr_cache::{Needs, registry};
 
-use super::declaration::{Artefact, SchemeNames};
+use super::declaration::{Artefact, Output, SchemeNames};
 use super::run::{Run, Stage};
 use crate::manifest::Manifest;
 
@@ -16,12 +15,21 @@ pub fn needs(names: &[String]) -> Result<Vec<Needs>> {
     names.iter().map(|name| Ok(registry::needs(name)?)).collect()
 }
 
-/// Whether some scheme needs this artefact.
-pub fn wanted(needs: &[Needs], artefact: Artefact) -> bool {
+/// Names of the codebooks that schemes need and that none of `stages` makes under a name of its own: those of calibrated peers.
+pub fn peer_codebooks<'n>(stages: &[&dyn Stage], needs: &'n [Needs]) -> BTreeSet<&'n str> {
+    let own = |name: &str| {
+        let made = |output: &Output| matches!(output.artefact, Artefact::Tables(own) if own == name);
+        stages.iter().any(|stage| stage.declaration().makes.iter().any(made))
+    };
+    needs.iter().filter_map(|needs| needs.codebooks.as_deref()).filter(|name| !own(name)).collect()
+}
+
+/// Whether some scheme needs this artefact of one of `stages`.
+pub fn wanted(stages: &[&dyn Stage], needs: &[Needs], artefact: Artefact) -> bool {
     needs.iter().any(|needs| match artefact {
         Artefact::None => false,
         Artefact::Dictionaries(name) | Artefact::PeerDictionaries(name) => needs.dictionaries.as_deref() == Some(name),
-        Artefact::Codebooks => needs.codebooks.as_deref().is_some_and(|name| name != csr_plus::TABLES),
+        Artefact::Codebooks => !peer_codebooks(stages, std::slice::from_ref(needs)).is_empty(),
         Artefact::Tables(name) => needs.codebooks.as_deref() == Some(name),
         Artefact::Budgets => needs.budget.is_some(),
     })
@@ -33,7 +41,8 @@ pub fn wanted(needs: &[Needs], artefact: Artefact) -> bool {
 /// If a name is no scheme's.
 pub fn makers(stages: &[&'static dyn Stage], names: &[String]) -> Result<Vec<&'static dyn Stage>> {
     let needs = needs(names)?;
-    let makes = |stage: &&&dyn Stage| stage.declaration().makes.iter().any(|output| wanted(&needs, output.artefact));
+    let makes =
+        |stage: &&&dyn Stage| stage.declaration().makes.iter().any(|output| wanted(stages, &needs, output.artefact));
     Ok(stages.iter().filter(makes).copied().collect())
 }
 
@@ -65,16 +74,9 @@ pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, Strin
                 )
             })?
         };
-        let outputs = maker.declaration().makes.iter().filter(|output| wanted(&needs, output.artefact));
+        let outputs = maker.declaration().makes.iter().filter(|output| wanted(run.stages, &needs, output.artefact));
         let files = outputs.flat_map(|output| match output.artefact {
-            Artefact::Codebooks => needs
-                .iter()
-                .filter_map(|needs| needs.codebooks.as_deref())
-                .filter(|name| *name != csr_plus::TABLES)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .map(codebook_file)
-                .collect(),
+            Artefact::Codebooks => peer_codebooks(run.stages, &needs).into_iter().map(codebook_file).collect(),
             _ => vec![output.file.to_owned()],
         });
         for file in files {

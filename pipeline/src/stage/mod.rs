@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 pub use self::declaration::{Artefact, CommandOption, Declaration, Need, Output, SchemeNames};
-pub use self::makers::{codebook_file, folder, makers, needs, wanted};
+pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
 pub use self::making::{recipe, run};
 pub use self::needs::downloads;
 pub use self::run::{Run, Stage};

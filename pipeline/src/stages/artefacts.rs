@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kvcsr_cache::{Geometry, Scheme, SchemeContext, registry};
 use kvcsr_codec::{CodebookSet, DictionarySet};
 
 use crate::manifest;
-use crate::stage::{Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, wanted};
+use crate::stage::{Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, peer_codebooks, wanted};
 use crate::stages::allocate;
 use crate::stages::provenance::Owner;
 
@@ -38,7 +38,7 @@ pub fn load(
         let dir = folder(stage.name());
         let finished = dir.join(manifest::FILE).is_file();
         for output in stage.declaration().makes.iter().filter(|_| finished) {
-            if !wanted(&needs, output.artefact) {
+            if !wanted(stages, &needs, output.artefact) {
                 continue;
             }
             let path = dir.join(output.file);
@@ -48,20 +48,29 @@ pub fn load(
                 Artefact::PeerDictionaries(name) => cx.with_dictionaries(name, DictionarySet::load(path)?),
                 Artefact::Budgets => cx.with_budgets(allocate::read(&dir)?),
                 Artefact::Tables(name) => cx.with_codebooks(name, CodebookSet::load(path)?),
-                Artefact::Codebooks => with_codebooks(cx, needs.iter().filter_map(|n| n.codebooks.as_deref()), &dir)?,
+                Artefact::Codebooks => with_codebooks(cx, peer_codebooks(stages, &needs), &dir)?,
             };
         }
     }
     Ok(cx)
 }
 
+/// The codebooks of `files`, one of each layer, as one set.
+///
+/// # Errors
+/// There are no files, or one does not load.
+pub fn joined(files: impl IntoIterator<Item = PathBuf>) -> Result<CodebookSet> {
+    let mut files = files.into_iter();
+    let mut set = CodebookSet::load(files.next().context("the model has no layers")?)?;
+    for file in files {
+        set.extend(CodebookSet::load(file)?);
+    }
+    Ok(set)
+}
+
 /// The context with the codebooks of these names that `dir` has.
-fn with_codebooks<'n>(
-    mut cx: SchemeContext,
-    names: impl Iterator<Item = &'n str>,
-    dir: &Path,
-) -> Result<SchemeContext> {
-    for name in names.collect::<BTreeSet<_>>() {
+fn with_codebooks(mut cx: SchemeContext, names: BTreeSet<&str>, dir: &Path) -> Result<SchemeContext> {
+    for name in names {
         let path = dir.join(codebook_file(name));
         if path.is_file() {
             cx = cx.with_codebooks(name, CodebookSet::load(path)?);

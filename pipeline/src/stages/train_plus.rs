@@ -11,7 +11,7 @@ use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
 use serde_json::{Map, Value};
 
-use super::allocate;
+use super::{allocate, artefacts};
 use crate::config::{Config, check};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, open_model, open_shard, text_parameters};
@@ -78,22 +78,14 @@ impl Stage for TrainPlus {
                     slopes.get(&(layer, kind)).copied().with_context(missing)
                 };
                 let slopes = [slope(Kind::Key)? * run.config.train_plus.key_weight, slope(Kind::Value)?];
-                layer_tables(run, layer, slopes, queries.as_ref().map(|queries| &queries[layer][..]))?
+                layer_tables(run, (layer, all.len()), slopes, queries.as_ref().map(|queries| &queries[layer][..]))?
                     .save(file(layer))?;
             }
             bar.inc(1);
             Ok(())
         })?;
         bar.finish();
-        let mut joined: Option<CodebookSet> = None;
-        for &layer in &all {
-            let set = CodebookSet::load(file(layer))?;
-            match &mut joined {
-                Some(joined) => joined.extend(set),
-                None => joined = Some(set),
-            }
-        }
-        let mut joined = joined.context("the model has no layers")?;
+        let mut joined = artefacts::joined(all.iter().map(|&layer| file(layer)))?;
         joined.provenance = [
             ("model".to_owned(), run.config.model.clone()),
             ("calibration".to_owned(), run.finished("calibrate")?.digest),
@@ -150,9 +142,14 @@ fn query_energy(run: &Run, path: &Path) -> Result<Vec<Vec<f64>>> {
     Ok(energy)
 }
 
-/// The tables of one layer; `slopes` are nats per unit of relative squared error of its keys and values, `queries` the mean squares of
+/// The tables of one of the `layers`; `slopes` are nats per unit of relative squared error of its keys and values, `queries` the mean squares of
 /// what its keys meet, if channels are to count by them.
-fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: Option<&[f64]>) -> Result<CodebookSet> {
+fn layer_tables(
+    run: &Run,
+    (layer, layers): (usize, usize),
+    slopes: [f64; 2],
+    queries: Option<&[f64]>,
+) -> Result<CodebookSet> {
     let settings = &run.config.train_plus;
     let (mut tokens, mut metric, mut shape) = (Vec::new(), Vec::new(), (0, 0, 0));
     for (at, (kind, slope)) in Kind::ALL.into_iter().zip(slopes).enumerate() {
@@ -189,7 +186,7 @@ fn layer_tables(run: &Run, layer: usize, slopes: [f64; 2], queries: Option<&[f64
     let found =
         plus::fit(&tokens, &metric, PlusConfig { atoms: settings.atoms, iterations: settings.iterations, seed })?;
     let n = metric.len();
-    let mut set = CodebookSet::new(csr_plus::TABLES, layers(run)?, heads, d);
+    let mut set = CodebookSet::new(csr_plus::TABLES, layers, heads, d);
     for (name, shape, values) in [
         (csr_plus::ATOMS, &[settings.atoms, n][..], &found.atoms),
         (csr_plus::METRIC, &[n], &metric),

@@ -160,7 +160,7 @@ impl HeadCall<'_> {
             }
             self.score(&tile, rows, on_codes, scratch);
             if let Some(centre) = self.centre {
-                self.give_back(centre, &tile, rows, scratch);
+                self.give_back(centre, &tile, scratch);
             }
             self.softmax(&tile, rows, scratch);
             self.gather(&tile, rows, on_codes, scratch);
@@ -234,15 +234,7 @@ impl HeadCall<'_> {
                     if let Some(tables) = self.tables {
                         tables.rotate(vectors, d, at.start);
                     }
-                    if rows.count < FEW_ROWS {
-                        let turned = &mut turned[..tokens.len() * rows.count];
-                        Isa::detect().scores(vectors, queries, d, turned);
-                        turn(turned, rows.count, to, stride);
-                    } else {
-                        let (n, queries) = (tokens.len(), Matrix::new(queries, rows.count, d));
-                        let to = MatrixMut::spaced(to, rows.count, n, stride);
-                        multiply(to, queries, Matrix::new(vectors, n, d).transposed());
-                    }
+                    products(vectors, queries, d, turned, Target { scores: to, stride, add: false });
                 }
             }
             if one {
@@ -257,7 +249,7 @@ impl HeadCall<'_> {
     }
 
     /// Adds to the scores of a tile what its keys' centre adds to them.
-    fn give_back(&self, centre: Centre<'_>, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) {
+    fn give_back(&self, centre: Centre<'_>, tile: &Range<usize>, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
         let Scratch { queries, scores, turned, vectors, .. } = scratch;
         let vectors = &mut vectors[..width * d];
@@ -265,17 +257,7 @@ impl HeadCall<'_> {
         if let Some(tables) = centre.tables {
             tables.rotate(vectors, d, tile.start);
         }
-        if rows.count < FEW_ROWS {
-            let turned = &mut turned[..width * rows.count];
-            Isa::detect().scores(vectors, queries, d, turned);
-            for (token, added) in turned.chunks_exact(rows.count).enumerate() {
-                added.iter().enumerate().for_each(|(row, x)| scores[row * width + token] += x);
-            }
-        } else {
-            let queries = Matrix::new(queries, rows.count, d);
-            let scores = MatrixMut::new(&mut scores[..rows.count * width], rows.count, width);
-            multiply_add(scores, queries, Matrix::new(vectors, width, d).transposed());
-        }
+        products(vectors, queries, d, turned, Target { scores, stride: width, add: true });
     }
 
     /// Turns scores into weights relative to a reference, and rescales what was gathered before where that changes.
@@ -361,6 +343,33 @@ impl HeadCall<'_> {
                 }
             }
         }
+    }
+}
+
+/// Where scores go: rows that are `stride` apart, on top of what is there or in its place.
+struct Target<'a> {
+    scores: &'a mut [f32],
+    stride: usize,
+    add: bool,
+}
+
+/// Scores of `keys` `(n, D)` for `queries` `(rows, D)`; `turned` is scratch.
+fn products(keys: &[f32], queries: &[f32], d: usize, turned: &mut [f32], to: Target<'_>) {
+    let (n, rows) = (keys.len() / d, queries.len() / d);
+    let Target { scores, stride, add } = to;
+    if rows < FEW_ROWS {
+        let turned = &mut turned[..n * rows];
+        Isa::detect().scores(keys, queries, d, turned);
+        if !add {
+            return turn(turned, rows, scores, stride);
+        }
+        for (token, added) in turned.chunks_exact(rows).enumerate() {
+            added.iter().enumerate().for_each(|(row, x)| scores[row * stride + token] += x);
+        }
+    } else {
+        let product = if add { multiply_add } else { multiply };
+        let (queries, keys) = (Matrix::new(queries, rows, d), Matrix::new(keys, n, d));
+        product(MatrixMut::spaced(scores, rows, n, stride), queries, keys.transposed());
     }
 }
 

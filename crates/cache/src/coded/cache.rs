@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::attend::{Centre, HeadCall, Scratch, Seen};
 use super::scheme::Settings;
+use super::stages::take_off;
 use super::stream::{Stream, Until};
 use super::{Buffering, LayerCodecs, Prompt, PromptQueries};
 use crate::seam::{check_kv, check_start};
@@ -175,9 +176,7 @@ impl CodedCache {
                     let first = if prompt { n } else { 1 };
                     *centre = keys.chunks_exact(n * d).flat_map(|head| mean(&head[..first * d], d)).collect();
                 }
-                for (head, centre) in keys.chunks_exact_mut(n * d).zip(centre.chunks_exact(d)) {
-                    head.chunks_exact_mut(d).for_each(|key| key.iter_mut().zip(centre).for_each(|(x, c)| *x -= c));
-                }
+                take_off(keys, n, centre, d);
             }
             if let Some(tables) = rotate {
                 keys.chunks_exact_mut(n * d).for_each(|head| tables.rotate(head, d, of_keys.held()));

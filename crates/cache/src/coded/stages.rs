@@ -141,6 +141,13 @@ impl Mean {
     }
 }
 
+/// Takes the mean of each head, `(Hkv, D)`, from its `tokens` rows, `(Hkv, tokens, D)`.
+pub(super) fn take_off(rows: &mut [f32], tokens: usize, mean: &[f32], d: usize) {
+    for (rows, mean) in rows.chunks_exact_mut(tokens * d).zip(mean.chunks_exact(d)) {
+        rows.chunks_exact_mut(d).for_each(|row| row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean));
+    }
+}
+
 impl Stage for Mean {
     fn empty(&self) -> Box<dyn StageTokens> {
         Box::new(self.clone())
@@ -150,9 +157,7 @@ impl Stage for Mean {
 impl StageTokens for Mean {
     fn forward(&mut self, rows: &mut [f32], tokens: usize, _prompt: bool) {
         let d = self.head_dim;
-        for (rows, mean) in rows.chunks_exact_mut(tokens * d).zip(self.mean.chunks_exact(d)) {
-            rows.chunks_exact_mut(d).for_each(|row| row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean));
-        }
+        take_off(rows, tokens, &self.mean, d);
     }
 
     fn back(&self, head: usize, _tokens: Range<usize>, rows: &mut [f32]) {

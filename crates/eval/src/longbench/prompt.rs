@@ -156,18 +156,15 @@ pub fn prepare(
     chat: Option<Wrap<'_>>,
 ) -> Result<Prompt> {
     let (text, full_tokens) = truncate_middle(tokens, template.fill(record), max_tokens)?;
-    let (text, ids) = match chat.filter(|_| task.chat) {
-        None => (text.clone(), tokens.encode(&text)),
-        Some(Wrap::Around(wrap)) => {
-            let text = wrap(&text);
-            let ids = tokens.encode(&text);
-            (text, ids)
-        }
-        Some(Wrap::Template(own)) => {
-            let text = own.render(&[Message { role: "user", content: &text }], true)?;
-            let ids = tokens.encode_as_is(&text);
-            (text, ids)
-        }
+    let chat = chat.filter(|_| task.chat);
+    let text = match chat {
+        None => text,
+        Some(Wrap::Around(wrap)) => wrap(&text),
+        Some(Wrap::Template(own)) => own.render(&[Message { role: "user", content: &text }], true)?,
+    };
+    let ids = match chat {
+        Some(Wrap::Template(_)) => tokens.encode_as_is(&text),
+        _ => tokens.encode(&text),
     };
     let ids = ids.map_err(EvalError::Tokens)?;
     Ok(Prompt { text, ids, full_tokens, truncated: full_tokens > max_tokens })

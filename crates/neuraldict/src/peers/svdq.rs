@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::axes::{Axes, numbers, principal};
 use crate::error::Result;
 
 /// Rows whose products are summed at a time.
@@ -39,14 +40,8 @@ pub fn singular_basis(rows: &[f32], width: usize) -> Result<SingularBasis> {
     let mean = sum.f_div_scalar(n)?;
     let second = gram.unwrap_or_else(|| Tensor::zeros([d, d], (Kind::Double, tch::Device::Cpu))).f_div_scalar(n)?;
     let covariance = second.f_sub(&mean.f_outer(&mean)?)?;
-    // Eigenvalues rise; columns are eigenvectors.
-    let (values, vectors) = covariance.f_linalg_eigh("L")?;
-    let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
-    let vectors = vectors.f_tr()?.f_flip([0])?;
-    let numbers = |t: &Tensor| -> Result<Vec<f32>> {
-        Ok(Vec::<f32>::try_from(t.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?)
-    };
-    Ok(SingularBasis { mean: numbers(&mean)?, vectors: numbers(&vectors)?, deviations: numbers(&deviations)? })
+    let Axes { vectors, deviations } = principal(&covariance)?;
+    Ok(SingularBasis { mean: numbers(&mean)?, vectors, deviations })
 }
 
 #[cfg(test)]

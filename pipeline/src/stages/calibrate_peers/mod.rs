@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use self::layer::{Layer, Sample};
 use crate::config::{Config, sections};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::artefacts;
 use crate::stages::inputs::layers;
 use crate::{ui, workers};
 
@@ -202,15 +203,7 @@ impl Task {
             }
             return Ok(DictionarySet { head_dim, groups, provenance }.save(dir.join(self.file()))?);
         }
-        let mut joined: Option<CodebookSet> = None;
-        for file in files {
-            let set = CodebookSet::load(file)?;
-            match &mut joined {
-                Some(joined) => joined.extend(set),
-                None => joined = Some(set),
-            }
-        }
-        let mut joined = joined.context("the model has no layers")?;
+        let mut joined = artefacts::joined(files)?;
         joined.provenance = provenance;
         Ok(joined.save(dir.join(self.file()))?)
     }

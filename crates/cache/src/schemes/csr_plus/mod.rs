@@ -66,8 +66,8 @@ const ENTRIES: &[Entry] = &[Entry {
         "csr+@3.5+window(sinks=0,recent=0)",
         "csr+@1.5(context=512)+window(sinks=2,recent=9)",
     ],
-    summary: "One atom for a token's keys and values of all heads together, and what it leaves in bits that go where they lower KL most: \
-              B bits per channel with everything, 4 sinks and a short window in f16 included",
+    summary: "One atom for all keys and values of a token; the rest in bits that go where they lower KL most. B counts everything, \
+              with 4 sinks and a short window in f16",
     citation: "",
     keys_coded: KeysCoded::BeforeRope,
     parameters: &[

@@ -1,0 +1,24 @@
+//! Principal axes of a cloud of vectors.
+
+use tch::{Kind, Tensor};
+
+use crate::error::Result;
+
+/// Unit axes `(D, D)`, one per row, the strongest first, and the standard deviation along each, `(D)`.
+pub(crate) struct Axes {
+    pub(crate) vectors: Vec<f32>,
+    pub(crate) deviations: Vec<f32>,
+}
+
+/// The axes of a cloud with the second moment or covariance `moment` `(D, D)`, in double precision.
+pub(crate) fn principal(moment: &Tensor) -> Result<Axes> {
+    // Eigenvalues rise; columns are eigenvectors.
+    let (values, vectors) = moment.f_linalg_eigh("L")?;
+    let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
+    Ok(Axes { vectors: numbers(&vectors.f_tr()?.f_flip([0])?)?, deviations: numbers(&deviations)? })
+}
+
+/// The elements of a tensor, row by row.
+pub(crate) fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(Vec::<f32>::try_from(tensor.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?)
+}
