@@ -91,6 +91,12 @@ compare *args: setup
     @{{ kvcsr }} reproduce --to compare "$@"
     @{{ kvcsr }} report "$@"
 
+# Keep prompts as small files: bytes, quality after restoring, and time against a prefill
+[group('stages')]
+at-rest *args: setup
+    @{{ kvcsr }} reproduce --to at-rest "$@"
+    @{{ kvcsr }} report "$@"
+
 # Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
 [group('stages')]
 suite *args: setup

@@ -228,7 +228,7 @@ impl Opened {
             Files::Gguf(file) => file.checkpoint().with_context(|| self.context())?.dtype(),
             Files::Folder(folder) => folder.dtype(),
         };
-        Ok(format!("{:?}", precision.resolve(stored)).to_lowercase())
+        Ok(precision.resolve(stored).to_string())
     }
 
     /// What its metadata or configuration says it is, without its weights.

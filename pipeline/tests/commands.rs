@@ -88,7 +88,7 @@ fn logits_take_a_dtype_and_a_device() {
     let wrong = |device: &str, dtype: &str| refused(folder.path(), &[&args[..], &[device, "--dtype", dtype]].concat());
     assert!(wrong("cuda:9999", "auto").contains("device `cuda:9999`"));
     assert!(wrong("tpu", "auto").contains("expected auto, cpu or cuda:N"));
-    assert!(wrong("cpu", "int8").contains("auto, f32, bf16 or f16"));
+    assert!(wrong("cpu", "int8").contains("auto, f32, bf16, bf16-fast or f16"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Errors of the cache crate.
 
+use std::path::PathBuf;
+
 use kvcsr_codec::{CodecError, Kind};
 
 /// What can go wrong while building or using a cache.
@@ -91,6 +93,21 @@ pub enum CacheError {
         scheme: String,
         /// The name of the dictionary set.
         dictionaries: String,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(CodecError),
+    /// A prompt cache is not what it should be.
+    #[error("{}, {part}: expected {expected}, found {found}", path.display())]
+    PromptFile {
+        /// The file.
+        path: PathBuf,
+        /// Which part of it.
+        part: String,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
     },
     /// A scheme cannot be used on the model.
     #[error("scheme `{scheme}` does not fit the model: {reason}")]

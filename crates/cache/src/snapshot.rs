@@ -27,7 +27,7 @@ pub struct PrefillSnapshot {
     pub values: Vec<Tensor>,
     /// Per layer the last queries; empty where they were not recorded.
     pub queries: Vec<LastQueries>,
-    /// Logits of the last prefilled token, `(B, V)`.
+    /// Logits of the last prefilled token, `(B, V)`; `(1, 0)` where a prompt was restored from a file.
     pub last_logits: Tensor,
 }
 

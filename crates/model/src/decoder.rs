@@ -6,6 +6,7 @@ use kvcsr_cache::{Alibi, AttendCx, Bias, Geometry, LayerCache, Padding, Pattern,
 use rayon::prelude::*;
 
 use crate::arch::{Arch, Position, SlidingLayers};
+use crate::device::Kept;
 use crate::error::{ModelError, Result};
 use crate::layer::Layer;
 use crate::linear::Linear;
@@ -29,10 +30,10 @@ pub enum Logits {
 pub struct Decoder {
     arch: Arch,
     device: Device,
-    dtype: DType,
+    kept: Kept,
     rotary: Rotary,
     alibi: Option<Alibi>,
-    /// `(V, hidden)`, in `dtype`.
+    /// `(V, hidden)`, in the dtype of `kept`.
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
@@ -49,18 +50,20 @@ impl Decoder {
     }
 
     /// Builds a decoder from a checkpoint, converting tensors on all cores, with its matrices (embedding, projections,
-    /// head) kept in `dtype`: f32, bf16 or f16.
+    /// head) kept in a dtype: f32, bf16 or f16.
     ///
     /// On the CPU products widen these weights exactly and take f32 activations: keeping a bf16 checkpoint in bf16
-    /// costs no accuracy. On other devices activations are rounded to `dtype` for each product.
+    /// costs no accuracy, unless [`Kept::rounded`] lets activations be rounded too. On other devices they are for each
+    /// product.
     ///
     /// # Errors
-    /// An invalid `arch` or another `dtype`; tensors missing, unexpected, misshapen, unreadable, or with numbers that
+    /// An invalid `arch` or another dtype; tensors missing, unexpected, misshapen, unreadable, or with numbers that
     /// f16 does not reach.
-    pub fn with_dtype(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn with_dtype(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device, kept: impl Into<Kept>) -> Result<Self> {
+        let kept = kept.into();
         arch.validate(checkpoint.path())?;
         load::check(checkpoint, &arch)?;
-        let weights = Weights::new(checkpoint, device, dtype)?;
+        let weights = Weights::new(checkpoint, device, kept)?;
         let (outer, layers) = rayon::join(
             || -> Result<_> {
                 let embedding = weights.matrix("model.embed_tokens.weight")?;
@@ -74,10 +77,10 @@ impl Decoder {
         );
         let (embedding, head, norm) = outer?;
         let scale = if arch.normalised_head { Some(inverse_lengths(&head)?) } else { None };
-        let head = Linear::new(head).with_scale(scale);
+        let head = Linear::new(head, kept).with_scale(scale);
         let alibi = (arch.position == Position::Alibi).then(|| Alibi::new(arch.heads));
         let rotary = rotary(&arch, device)?;
-        Ok(Self { device: device.clone(), dtype, rotary, alibi, embedding, layers: layers?, norm, head, arch })
+        Ok(Self { device: device.clone(), kept, rotary, alibi, embedding, layers: layers?, norm, head, arch })
     }
 
     /// What was built.
@@ -92,7 +95,7 @@ impl Decoder {
 
     /// What the matrices are kept in.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.kept.dtype
     }
 
     /// The rotary tables of all layers, for building caches from a prefill.

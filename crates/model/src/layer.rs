@@ -21,7 +21,7 @@ fn fused(weights: &Weights<'_>, names: &[String], bias: bool) -> Result<Linear> 
         true => Some(join(of("bias").iter().map(|name| weights.vector(name)).collect::<Result<_>>()?)?),
         false => None,
     };
-    Ok(Linear::new(matrix).with_bias(bias))
+    Ok(Linear::new(matrix, weights.kept).with_bias(bias))
 }
 
 pub(crate) struct Layer {

@@ -58,7 +58,7 @@ pub use candle_transformers::generation::LogitsProcessor as Sampler;
 pub use arch::{Activation, Arch, Norms, Position, QkNorm, Qkv, RopeScaling, SlidingLayers};
 pub use chat::{ChatTemplate, Message};
 pub use decoder::{Decoder, Logits};
-pub use device::{Precision, find_device};
+pub use device::{Kept, Precision, find_device};
 pub use error::{ModelError, Result};
 pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;

@@ -39,7 +39,7 @@ pub use error::RecordsError;
 pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, ThresholdRow, UnknownName};
 pub use journal::Journal;
 pub use kvcsr_codec::Kind;
-pub use memory::{FootprintRow, MemoryPoint, SweepRow};
+pub use memory::{FootprintRow, MemoryPoint, RestFileRow, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
 pub use training::{AblationRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
 pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};

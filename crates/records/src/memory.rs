@@ -17,6 +17,29 @@ pub struct MemoryPoint {
     pub bytes: u64,
 }
 
+/// A prompt kept as a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestFileRow {
+    /// The document.
+    pub document: String,
+    /// Most tokens of the prompt.
+    pub context: usize,
+    /// Tokens of the prompt.
+    pub tokens: usize,
+    /// Bits per channel that were asked for.
+    pub bits: f64,
+    /// Bytes of the file.
+    pub file_bytes: usize,
+    /// Bytes of the same keys and values in f16.
+    pub f16_bytes: usize,
+    /// Time of the exact prefill, in milliseconds.
+    pub prefill_ms: f64,
+    /// Time to code and write, in milliseconds.
+    pub write_ms: f64,
+    /// Time to open, check and restore, in milliseconds.
+    pub restore_ms: f64,
+}
+
 /// What one scheme's cache takes for one model's shape at one length, by formula. Bytes are those of all sequences and layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FootprintRow {

@@ -60,6 +60,6 @@ pub use error::ReportError;
 pub use kvcsr_records as records;
 pub use kvcsr_records::{
     AblationRow, CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
-    MemoryPoint, PatternRow, ReconstructionRow, RetrievalRow, ScatterRow, SchemeSummary, SweepRow, UsageRow, csv,
-    files,
+    MemoryPoint, PatternRow, ReconstructionRow, RestFileRow, RetrievalRow, ScatterRow, SchemeSummary, SweepRow,
+    UsageRow, csv, files,
 };

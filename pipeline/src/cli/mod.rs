@@ -91,7 +91,7 @@ pub struct ModelArgs {
     /// Where it runs: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16 or f16
+    /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16, f16, or bf16-fast (activations in bf16 too: half the time of a prefill)
     #[arg(long, default_value = "auto")]
     pub dtype: String,
     /// Threads; 0: all cores
@@ -151,7 +151,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value = "csr-8")]
     pub scheme: String,
     /// Text to continue; `-` reads it from standard input
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompt_file")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "load_cache"])]
     pub prompt: Option<String>,
     /// File with the text to continue, taken whole
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
@@ -159,6 +159,15 @@ pub struct GenerateArgs {
     /// Put the prompt into the model's chat template, as the user's turn
     #[arg(long)]
     pub chat: bool,
+    /// Write the prompt's keys and values as a small file, for --load-cache (needs the tables of csr+: `just train-plus`)
+    #[arg(long, value_name = "FILE", conflicts_with = "load_cache")]
+    pub save_cache: Option<PathBuf>,
+    /// Bits per channel of that file, about: 0.1 to 8
+    #[arg(long, value_name = "BITS", default_value_t = 1.0, requires = "save_cache")]
+    pub cache_bits: f64,
+    /// Begin with the prompt of a file that --save-cache wrote, without running the model over it; --prompt then follows it
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    pub load_cache: Option<PathBuf>,
     /// Most tokens to generate
     #[arg(long, default_value_t = 64)]
     pub max_new: usize,

@@ -5,11 +5,13 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_cache::schemes::csr_plus::rest::PromptFile;
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
 use kvcsr_model::load::text::utf8;
 use kvcsr_model::{Arch, Choice, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
 
+use super::kept_prompt;
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
@@ -22,23 +24,40 @@ use crate::stages::{all, artefacts};
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let model = args.model.open()?;
     let tokenizer = model.tokenizer()?;
+    let kept = args.load_cache.as_deref().map(PromptFile::open).transpose()?;
     let (from, text) = prompt(args)?;
-    let prompt = if args.chat {
+    let mut prompt = if args.chat {
         let turn = Message { role: "user", content: &text };
         let template = model.chat_template()?.context("the model has no chat template: leave out --chat")?;
         tokenizer.encode(&template.render(&[turn], true)?, false)?
     } else {
-        tokenizer.encode(&text, true)?
+        // What follows a kept prompt begins no text.
+        tokenizer.encode(&text, kept.is_none())?
     };
+    if let Some(file) = &kept {
+        prompt.splice(..0, file.ids().iter().copied());
+    }
     fits(&model.arch()?, &tokenizer, &prompt, args.max_new).context(from)?;
     let decoder = model.decoder(&args.model.device, &args.model.dtype)?;
-    let scheme = registry::build(&args.scheme, &context(args, &model, decoder.geometry())?)?;
+    let cx = context(args, &model, decoder.geometry())?;
+    let scheme = registry::build(&args.scheme, &cx)?;
     let started = Instant::now();
-    let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
-    let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
-    let (logits, prefill) = (prefilled.last_logits.clone(), started.elapsed());
-    // From here on the compressed caches are all there is.
-    drop(prefilled);
+    let (logits, mut caches) = match &kept {
+        Some(file) => kept_prompt::continued(file, &prompt, (&model, &args.profile), &decoder, scheme.as_ref(), &cx)?,
+        None => {
+            let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
+            if let Some(path) = &args.save_cache {
+                eprintln!(
+                    "{}",
+                    kept_prompt::save(path, args.cache_bits, &prompt, &prefilled, (&model, &args.profile), &cx)?
+                );
+            }
+            // From here on the compressed caches are all there is.
+            let caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
+            (prefilled.last_logits, caches)
+        }
+    };
+    let prefill = started.elapsed();
 
     let limits = Limits { max_new_tokens: args.max_new, min_new_tokens: 0, stop: tokenizer.stop_tokens() };
     let mut sampler = Sampler::new(args.seed, Some(args.temperature), args.top_p);
@@ -65,8 +84,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     writeln!(out, "{}\n", stream.finish()?)?;
     writeln!(
         out,
-        "{} prompt tokens in {:.2} s, {} generated in {:.2} s; ended by {}",
+        "{} prompt tokens{} in {:.2} s, {} generated in {:.2} s; ended by {}",
         prompt.len(),
+        kept.as_ref().map_or_else(String::new, |file| format!(" ({} of them restored)", file.header().tokens)),
         prefill.as_secs_f64(),
         generated.ids.len(),
         decode.as_secs_f64(),
@@ -99,6 +119,7 @@ fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
             let text = utf8(bytes).map_err(|e| anyhow!("{from}: {e}"))?;
             Ok((from, text))
         }
+        (None, None) if args.load_cache.is_some() => Ok(("--load-cache".to_owned(), String::new())),
         (None, None) => bail!("give --prompt TEXT, --prompt - or --prompt-file FILE"),
     }
 }
@@ -129,7 +150,11 @@ fn fits(arch: &Arch, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> R
 /// What the scheme is built from, as far as it is at hand; one that needs more says so. A profile's dictionaries must be this
 /// model's, a file named on the command line is only said not to be.
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
-    let names = std::slice::from_ref(&args.scheme);
+    let mut names = vec![args.scheme.clone()];
+    if args.save_cache.is_some() || args.load_cache.is_some() {
+        names.push(kept_prompt::SCHEME.to_owned());
+    }
+    let names = &names[..];
     let context = SchemeContext::new(geometry);
     let makers = makers(all::ALL, names)?;
     let (paths, false) = (Paths::find(&args.profile).ok(), makers.is_empty()) else { return Ok(context) };

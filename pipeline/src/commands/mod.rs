@@ -4,6 +4,7 @@ pub mod diff_runs;
 pub mod footprint;
 pub mod generate;
 pub mod keep;
+mod kept_prompt;
 pub mod logits;
 pub mod schemes;
 pub mod score;

@@ -41,6 +41,7 @@ pub struct Config {
     pub evaluate: sections::Evaluate,
     pub calibrate_peers: sections::CalibratePeers,
     pub compare: sections::Compare,
+    pub at_rest: sections::AtRest,
     pub longbench: sections::longbench::Settings,
     pub suite: sections::Suite,
     pub report: sections::Report,
@@ -215,7 +216,7 @@ pub mod tests {
         assert!(message("train.atoms=many").contains("invalid type"));
         let gradient = message("train.gradient=x");
         assert!(gradient.contains("train.gradient=x") && gradient.contains("`coefficients` or `atoms`"), "{gradient}");
-        assert!(message("dtype=fp16").contains("auto, f32, bf16 or f16"));
+        assert!(message("dtype=fp16").contains("auto, f32, bf16, bf16-fast or f16"));
         assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));
         assert!(load("../smoke", &[]).is_err());
     }

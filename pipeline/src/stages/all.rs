@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::{
-    ablate, allocate, calibrate, calibrate_peers, compare, evaluate, longbench, merge, report, suite, train,
+    ablate, allocate, at_rest, calibrate, calibrate_peers, compare, evaluate, longbench, merge, report, suite, train,
     train_best, train_plus, train_rope,
 };
 use crate::config::Config;
@@ -23,6 +23,7 @@ pub static ALL: &[&dyn Stage] = &[
     &ablate::Ablate,
     &evaluate::Evaluate,
     &compare::Compare,
+    &at_rest::AtRest,
     &suite::Suite,
     &longbench::LongBench,
     &report::Report,

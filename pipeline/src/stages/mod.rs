@@ -7,6 +7,7 @@ pub mod ablate;
 pub mod all;
 pub mod allocate;
 pub mod artefacts;
+pub mod at_rest;
 pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;

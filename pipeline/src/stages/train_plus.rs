@@ -23,7 +23,7 @@ const QUERIES: &str = "queries.json";
 /// No channel counts less than this share of the mean: queries of other texts may differ.
 const LEAST: f64 = 0.01;
 /// File of the tables.
-const FILE: &str = "csr-plus.safetensors";
+pub const FILE: &str = "csr-plus.safetensors";
 
 /// See the module.
 pub struct TrainPlus;

@@ -7,6 +7,7 @@ mod early;
 mod format;
 mod on_codes;
 mod paper;
+mod range;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use self::early::stop_early;
 pub use self::format::{CoefficientFormat, index_bits};
 pub use self::on_codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};
 pub use self::paper::SparseCodes;
+pub use self::range::{Coder, Odds, RangeDecoder, RangeEncoder};
 
 /// Rows by which vectors grow: doubling would leave up to half of a cache allocated and empty, and the ledger counts
 /// capacity.

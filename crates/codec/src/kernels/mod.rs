@@ -4,7 +4,7 @@
 //! A kernel is one body over [`Simd`], compiled for AVX-512, for AVX2 with FMA, and for any machine; [`Isa`] picks at
 //! run time. Every multiply-add is fused, the order of every sum is fixed, and a search has one answer whatever its
 //! order (the lowest index among equals), so the versions agree to the bit and results do not depend on the machine's
-//! width. The one exception is the matrix product, which the `gemm` crate dispatches by itself.
+//! width. The exceptions are the matrix product, which the `gemm` crate dispatches by itself, and that of bf16 operands.
 //!
 //! Other crates write their own kernels against the same interface:
 //!
@@ -35,6 +35,7 @@ mod aligned;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16;
 mod exponential;
 mod halves;
 mod portable;
@@ -50,6 +51,7 @@ mod tests;
 
 use half::f16;
 
+pub use self::bf16::multiply_bf16;
 pub use self::exponential::exp;
 pub use self::halves::{saturating_f16, to_f16};
 pub use self::product::{Matrix, MatrixMut, multiply, multiply_add, multiply_parallel};

@@ -14,6 +14,7 @@ use super::gguf_names::Names;
 use crate::arch::Arch;
 use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
+use crate::device::Kept;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -38,9 +39,9 @@ impl Gguf {
     ///
     /// # Errors
     /// See [`Arch::from_gguf`] and [`Decoder::with_dtype`].
-    pub fn decoder_in(&self, device: &Device, dtype: DType) -> Result<Decoder> {
+    pub fn decoder_in(&self, device: &Device, kept: impl Into<Kept>) -> Result<Decoder> {
         let tensors = self.checkpoint()?;
-        Decoder::with_dtype(tensors.arch.clone(), &tensors, device, dtype)
+        Decoder::with_dtype(tensors.arch.clone(), &tensors, device, kept)
     }
 
     /// The tensors under Hugging Face names, in half-split order.

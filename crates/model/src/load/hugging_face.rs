@@ -11,6 +11,7 @@ use super::{Checkpoint, folder, text};
 use crate::arch::Arch;
 use crate::chat::ChatTemplate;
 use crate::decoder::Decoder;
+use crate::device::Kept;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -68,8 +69,8 @@ impl HfCheckpoint {
     ///
     /// # Errors
     /// See [`Decoder::with_dtype`].
-    pub fn decoder_in(&self, device: &Device, dtype: DType) -> Result<Decoder> {
-        Decoder::with_dtype(self.arch.clone(), self, device, dtype)
+    pub fn decoder_in(&self, device: &Device, kept: impl Into<Kept>) -> Result<Decoder> {
+        Decoder::with_dtype(self.arch.clone(), self, device, kept)
     }
 
     /// The tokenizer of the folder.

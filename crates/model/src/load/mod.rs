@@ -20,6 +20,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::arch::Arch;
+use crate::device::Kept;
 use crate::error::{ModelError, Result};
 
 /// A set of named tensors. Names are Hugging Face's (`model.layers.0.self_attn.q_proj.weight`), linear weights are
@@ -63,24 +64,26 @@ pub trait Checkpoint: Sync {
 pub(crate) struct Weights<'a> {
     checkpoint: &'a dyn Checkpoint,
     device: &'a Device,
-    dtype: DType,
+    /// How matrices are kept.
+    pub(crate) kept: Kept,
 }
 
 impl<'a> Weights<'a> {
-    /// Matrices will be in `dtype`: f32, bf16 or f16.
-    pub(crate) fn new(checkpoint: &'a dyn Checkpoint, device: &'a Device, dtype: DType) -> Result<Self> {
+    /// Matrices will be in f32, bf16 or f16.
+    pub(crate) fn new(checkpoint: &'a dyn Checkpoint, device: &'a Device, kept: Kept) -> Result<Self> {
+        let dtype = kept.dtype;
         if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
             let found = format!("{dtype:?}").to_lowercase();
             return Err(ModelError::Input { what: "dtype", expected: "f32, bf16 or f16".to_owned(), found });
         }
-        Ok(Self { checkpoint, device, dtype })
+        Ok(Self { checkpoint, device, kept })
     }
 
     /// A matrix, in the decoder's dtype.
     pub(crate) fn matrix(&self, name: &str) -> Result<Tensor> {
         let stored = self.checkpoint.tensor(name)?;
-        let tensor = stored.to_dtype(self.dtype)?;
-        if self.dtype == DType::F16 && stored.dtype() != DType::F16 {
+        let tensor = stored.to_dtype(self.kept.dtype)?;
+        if self.kept.dtype == DType::F16 && stored.dtype() != DType::F16 {
             let largest = tensor.abs()?.max_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
             if !largest.is_finite() {
                 return Err(ModelError::Unsupported {

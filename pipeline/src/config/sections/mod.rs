@@ -112,6 +112,15 @@ pub struct CalibratePeers {
     pub rope_positions: usize,
 }
 
+/// The section `[at_rest]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AtRest {
+    pub bits: Vec<f64>,
+    pub schemes: Vec<String>,
+    pub contexts: Vec<usize>,
+    pub documents: usize,
+}
+
 /// The section `[compare]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compare {

@@ -25,7 +25,8 @@ use kvcsr_report::aggregate::Statistics;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use self::documents::{Texts, Unit, cut};
+pub use self::documents::Texts;
+use self::documents::{Unit, cut};
 use crate::atomic;
 use crate::config::Config;
 use crate::stage::{Run, parameters_of};

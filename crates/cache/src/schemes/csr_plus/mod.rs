@@ -16,6 +16,7 @@
 //! Values are summed over atoms and coordinates and restored once per query; keys are restored in tiles and rotated.
 
 pub mod allocation;
+pub mod rest;
 mod tokens;
 mod transform;
 

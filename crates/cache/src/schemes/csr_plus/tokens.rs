@@ -122,14 +122,7 @@ impl Store {
     /// Restores half-head `at` of `tokens` into `out`, `(tokens, D)`.
     fn restore(&self, at: usize, tokens: Range<usize>, out: &mut [f32]) {
         let (transform, d, n) = (&self.transform, self.transform.geometry().head_dim, tokens.len());
-        self.read(tokens, |atoms, coordinates| {
-            let out = &mut out[..n * d];
-            out.chunks_exact_mut(d).zip(atoms).for_each(|(row, &atom)| row.copy_from_slice(transform.atom(atom, at)));
-            if transform.kept() > 0 {
-                let coordinates = Matrix::new(coordinates, n, transform.kept());
-                multiply_add(MatrixMut::new(out, n, d), coordinates, transform.decode(at));
-            }
-        });
+        self.read(tokens, |atoms, coordinates| transform.restore(at, atoms, coordinates, &mut out[..n * d]));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a layer's tokens are coded by.
 
 use half::f16;
-use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
 use kvcsr_codec::{
     BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, MAX_ATOMS, Table, index_bits, lloyd_max,
 };
@@ -62,6 +62,11 @@ impl<'a> Tables<'a> {
     /// Deviations in the metric, falling.
     pub(super) fn deviations(&self) -> Vec<f64> {
         self.deviations.values().iter().map(|deviation| deviation.to_f64()).collect()
+    }
+
+    /// Number of atoms, `N`.
+    pub(super) fn atoms(&self) -> usize {
+        self.atoms.shape()[0]
     }
 
     /// Bits of a token besides its coordinates.
@@ -175,6 +180,16 @@ impl Transform {
         Matrix::new(&self.decode[at * self.kept * d..][..self.kept * d], self.kept, d)
     }
 
+    /// Restores half-head `at` of tokens from their atoms and coordinates `(n, r)` into `out`, `(n, D)`.
+    pub(super) fn restore(&self, at: usize, atoms: &[usize], coordinates: &[f32], out: &mut [f32]) {
+        let (n, d) = (atoms.len(), self.geometry.head_dim);
+        out.chunks_exact_mut(d).zip(atoms).for_each(|(row, &atom)| row.copy_from_slice(self.atom(atom, at)));
+        if self.kept > 0 {
+            let coordinates = Matrix::new(coordinates, n, self.kept);
+            multiply_add(MatrixMut::new(out, n, d), coordinates, self.decode(at));
+        }
+    }
+
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
         let tables = [&self.atoms, &self.search, &self.offsets, &self.encode, &self.decode];
@@ -186,8 +201,8 @@ impl Transform {
         (self.atoms.len() + self.channels() + self.kept * (self.channels() + 1)) * size_of::<f16>()
     }
 
-    /// Codes tokens `(n, 2 Hkv D)`, which are overwritten, into `out`, `(n, row_bytes)`.
-    pub(super) fn encode(&self, rows: &mut [f32], out: &mut Vec<u8>) {
+    /// The nearest atom of each of the tokens `(n, 2 Hkv D)`, which is taken off them, and the coordinates of what is left, `(n, r)`.
+    pub(super) fn coordinates(&self, rows: &mut [f32]) -> (Vec<usize>, Vec<f32>) {
         let channels = self.channels();
         let n = rows.len() / channels;
         let (isa, count) = (Isa::detect(), self.atoms());
@@ -207,6 +222,12 @@ impl Transform {
             let encode = Matrix::new(&self.encode, channels, self.kept);
             multiply(MatrixMut::new(&mut coordinates, n, self.kept), Matrix::new(rows, n, channels), encode);
         }
+        (found, coordinates)
+    }
+
+    /// Codes tokens `(n, 2 Hkv D)`, which are overwritten, into `out`, `(n, row_bytes)`.
+    pub(super) fn encode(&self, rows: &mut [f32], out: &mut Vec<u8>) {
+        let (found, coordinates) = self.coordinates(rows);
         for (token, atom) in found.into_iter().enumerate() {
             let row = &coordinates[token * self.kept..(token + 1) * self.kept];
             let start = out.len();

@@ -4,6 +4,7 @@
 //! of one stage stand as they do here. How everything was made ([`provenance`]) comes last.
 
 pub mod ablation;
+pub mod at_rest;
 pub mod compare;
 pub mod held_out;
 pub mod memory;
@@ -19,6 +20,7 @@ use super::section::Section;
 pub const ALL: &[&dyn Section] = &[
     &held_out::HeldOut,
     &compare::Compare,
+    &at_rest::AtRest,
     &suite::Suite,
     &reconstruction::Reconstruction,
     &training::Training,

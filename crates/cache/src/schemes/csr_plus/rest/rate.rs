@@ -1,0 +1,74 @@
+//! How many bits coordinates take at a step, if they are normal with the deviations of the calibration.
+
+/// Levels on either side of 0 that are summed; wider distributions have the entropy of a continuous one.
+const LEVELS: usize = 40;
+
+/// The step at which all coordinates of all layers take `bits` per channel, with `indices` bits of a token's atoms.
+pub(super) fn step(deviations: &[Vec<f64>], indices: f64, bits: f64) -> f64 {
+    let channels = deviations.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+    let largest = deviations.iter().flatten().fold(0f64, |a, b| a.max(*b)).max(1e-12);
+    let rate = |step: f64| (indices + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / channels;
+    // Wider steps take fewer bits.
+    let (mut low, mut high) = ((largest * 1e-6).ln(), (largest * 100.0).ln());
+    for _ in 0..50 {
+        let middle = 0.5 * (low + high);
+        if rate(middle.exp()) > bits { low = middle } else { high = middle }
+    }
+    high.exp()
+}
+
+/// Bits of a normal variate of deviation `steps`, in whole steps.
+fn entropy(steps: f64) -> f64 {
+    if steps < 0.1 {
+        return 0.0;
+    }
+    if steps > 6.0 {
+        return steps.log2() + 0.5 * (2.0 * std::f64::consts::PI * std::f64::consts::E).log2();
+    }
+    let up_to = |x: f64| normal(x / steps);
+    let mut left = 1.0;
+    let mut sum = 0.0;
+    for level in 0..LEVELS {
+        // Of both signs; numbers are rounded down from a little above their half.
+        let high = 2.0 * up_to(level as f64 + 0.5 + f64::from(super::DOWN)) - 1.0;
+        let p = if level == 0 { high } else { 0.5 * (high - (1.0 - left)) };
+        let times = if level == 0 { 1.0 } else { 2.0 };
+        if p > 1e-12 {
+            sum -= times * p * p.log2();
+        }
+        left = 1.0 - high;
+    }
+    sum
+}
+
+/// The standard normal distribution function for `x >= 0`, within 1e-7 (Abramowitz and Stegun 26.2.17).
+fn normal(x: f64) -> f64 {
+    let t = 1.0 / (1.0 + 0.231_641_9 * x);
+    let polynomial =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    1.0 - (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt() * polynomial
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entropies_are_those_of_rounded_normal_variates() {
+        // A deviation of one step, thresholds at 0.67, 1.67, ...: 0.4971 of all are 0, 0.4079 are 1 or -1, 0.0873 2 or -2, 0.0075 3 or -3.
+        assert!((normal(0.67) - 0.748_571).abs() < 1e-6);
+        assert!((entropy(1.0) - 1.892).abs() < 0.01, "{}", entropy(1.0));
+        assert!((entropy(5.99) - entropy(6.01)).abs() < 0.02);
+        assert!(entropy(0.2) < 0.02 && entropy(0.05) == 0.0);
+    }
+
+    #[test]
+    fn steps_meet_the_bits_that_are_asked_for() {
+        let deviations = vec![vec![8.0, 4.0, 2.0, 1.0, 0.5, 0.1], vec![3.0; 6]];
+        for bits in [0.5, 1.0, 3.0] {
+            let step = step(&deviations, 2.0, bits);
+            let taken = (2.0 + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / 12.0;
+            assert!((taken - bits).abs() < 0.01, "{bits}: {taken}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Adaptive range coding of yes-or-no decisions: each takes as many bits as its history makes it surprising.
+//!
+//! The arithmetic is that of LZMA: a range of 32 bits, carries resolved by counting pending bytes. An estimate is the mean of
+//! one that follows fast and one that follows slowly.
+
+/// How likely a decision is, learned as it is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Odds {
+    /// Probabilities of "no" in 65536ths.
+    fast: u16,
+    slow: u16,
+}
+
+/// Shifts by which the two estimates follow.
+const RATES: [u32; 2] = [4, 7];
+/// Below this the range is refilled.
+const LEAST: u32 = 1 << 24;
+
+impl Default for Odds {
+    fn default() -> Self {
+        Self { fast: 1 << 15, slow: 1 << 15 }
+    }
+}
+
+impl Odds {
+    /// Of "no", in 65536ths, never 0 nor 65536.
+    #[inline]
+    fn no(self) -> u32 {
+        u32::from(self.fast).midpoint(self.slow.into())
+    }
+
+    #[inline]
+    fn learn(&mut self, bit: bool) {
+        let follow = |p: u16, rate: u32| {
+            let p = u32::from(p);
+            // The bounds of both estimates lie inside u16, above 0.
+            (if bit { p - (p >> rate) } else { p + (((1 << 16) - p) >> rate) }) as u16
+        };
+        (self.fast, self.slow) = (follow(self.fast, RATES[0]), follow(self.slow, RATES[1]));
+    }
+}
+
+/// Either side of a code: what it writes, or reads in place of what it is given. A model written once for both cannot differ
+/// between them.
+pub trait Coder {
+    /// Codes a decision.
+    fn bit(&mut self, bit: bool, odds: &mut Odds) -> bool;
+
+    /// Codes the lowest `bits` bits of `value`, at most 16, as they are.
+    fn plain(&mut self, value: u32, bits: u32) -> u32;
+}
+
+/// Writes a code.
+#[derive(Debug)]
+pub struct RangeEncoder<'a> {
+    out: &'a mut Vec<u8>,
+    low: u64,
+    range: u32,
+    held: u8,
+    /// The held byte, and bytes of 255 after it, that a carry may still change.
+    pending: usize,
+}
+
+impl<'a> RangeEncoder<'a> {
+    /// Begins at the end of `out`.
+    pub fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out, low: 0, range: u32::MAX, held: 0, pending: 0 }
+    }
+
+    #[inline]
+    fn shift(&mut self) {
+        let carry = (self.low >> 32) as u8;
+        if carry != 0 || self.low < 0xff00_0000 {
+            if self.pending > 0 {
+                self.out.push(self.held.wrapping_add(carry));
+                self.out.extend(std::iter::repeat_n(0xffu8.wrapping_add(carry), self.pending - 1));
+            }
+            self.pending = 0;
+            self.held = (self.low >> 24) as u8;
+        }
+        self.pending += 1;
+        self.low = (self.low & 0x00ff_ffff) << 8;
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        while self.range < LEAST {
+            self.range <<= 8;
+            self.shift();
+        }
+    }
+
+    /// Writes what is pending.
+    pub fn finish(mut self) {
+        for _ in 0..5 {
+            self.shift();
+        }
+    }
+}
+
+impl Coder for RangeEncoder<'_> {
+    #[inline]
+    fn bit(&mut self, bit: bool, odds: &mut Odds) -> bool {
+        let bound = (self.range >> 16) * odds.no();
+        if bit {
+            self.low += u64::from(bound);
+            self.range -= bound;
+        } else {
+            self.range = bound;
+        }
+        odds.learn(bit);
+        self.refill();
+        bit
+    }
+
+    #[inline]
+    fn plain(&mut self, value: u32, bits: u32) -> u32 {
+        for at in (0..bits).rev() {
+            self.range >>= 1;
+            if value >> at & 1 == 1 {
+                self.low += u64::from(self.range);
+            }
+            self.refill();
+        }
+        value
+    }
+}
+
+/// Reads what [`RangeEncoder`] wrote. Bytes that are not there read as 0: a code that was cut gives other numbers, and never
+/// a panic.
+#[derive(Debug)]
+pub struct RangeDecoder<'a> {
+    bytes: std::slice::Iter<'a, u8>,
+    code: u32,
+    range: u32,
+}
+
+impl<'a> RangeDecoder<'a> {
+    /// Begins at the first byte.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let mut this = Self { bytes: bytes.iter(), code: 0, range: u32::MAX };
+        for _ in 0..4 {
+            this.code = this.code << 8 | this.next();
+        }
+        this
+    }
+
+    #[inline]
+    fn next(&mut self) -> u32 {
+        self.bytes.next().copied().unwrap_or(0).into()
+    }
+
+    #[inline]
+    fn refill(&mut self) {
+        while self.range < LEAST {
+            self.range <<= 8;
+            self.code = self.code << 8 | self.next();
+        }
+    }
+}
+
+impl Coder for RangeDecoder<'_> {
+    #[inline]
+    fn bit(&mut self, _: bool, odds: &mut Odds) -> bool {
+        let bound = (self.range >> 16) * odds.no();
+        let bit = self.code >= bound;
+        if bit {
+            self.code -= bound;
+            self.range -= bound;
+        } else {
+            self.range = bound;
+        }
+        odds.learn(bit);
+        self.refill();
+        bit
+    }
+
+    #[inline]
+    fn plain(&mut self, _: u32, bits: u32) -> u32 {
+        let mut value = 0;
+        for _ in 0..bits {
+            self.range >>= 1;
+            let bit = self.code >= self.range;
+            if bit {
+                self.code -= self.range;
+            }
+            value = value << 1 | u32::from(bit);
+            self.refill();
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Decisions of three models with plain bits between them.
+    fn pass(coder: &mut impl Coder, symbols: &[(bool, u8, u16)]) -> Vec<(bool, u8, u16)> {
+        let mut odds = [Odds::default(); 3];
+        let code = |&(bit, model, value): &(bool, u8, u16)| {
+            let bit = coder.bit(bit, &mut odds[usize::from(model % 3)]);
+            let bits = u32::from(model % 17);
+            (bit, model, coder.plain(u32::from(value) & ((1 << bits) - 1), bits) as u16)
+        };
+        symbols.iter().map(code).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_coded_comes_back(mut symbols in vec((any::<bool>(), any::<u8>(), any::<u16>()), 0..2000), likely: bool) {
+            for symbol in &mut symbols {
+                symbol.0 |= likely;
+                symbol.2 &= ((1u32 << (symbol.1 % 17)) - 1) as u16;
+            }
+            let mut bytes = vec![7];
+            let mut encoder = RangeEncoder::new(&mut bytes);
+            pass(&mut encoder, &symbols);
+            encoder.finish();
+            prop_assert_eq!(pass(&mut RangeDecoder::new(&bytes[1..]), &symbols), symbols);
+        }
+
+        #[test]
+        fn any_bytes_decode_to_something(bytes in vec(any::<u8>(), 0..64), length in 0usize..500) {
+            pass(&mut RangeDecoder::new(&bytes), &vec![(false, 5, 0); length]);
+        }
+    }
+
+    #[test]
+    fn a_likely_decision_takes_a_small_part_of_a_bit() {
+        let mut bytes = Vec::new();
+        let mut encoder = RangeEncoder::new(&mut bytes);
+        let mut odds = Odds::default();
+        // Every 50th is yes: 0.141 bits each at best.
+        for at in 0..100_000 {
+            encoder.bit(at % 50 == 0, &mut odds);
+        }
+        encoder.finish();
+        let bits = 8.0 * bytes.len() as f64 / 1e5;
+        assert!((0.135..0.17).contains(&bits), "{bits}");
+    }
+}

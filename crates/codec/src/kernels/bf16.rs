@@ -1,0 +1,256 @@
+//! The matrix product of bf16 operands, with sums in f32: twice the rate of f32 where the CPU multiplies pairs of them
+//! (AVX512-BF16), and the f32 product of the same numbers elsewhere.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::{Isa, Matrix, MatrixMut, multiply_parallel};
+
+/// Weights widened at a time where the CPU has no product of bf16 pairs: 4 MiB as f32.
+const PANEL: usize = 1 << 20;
+/// Numbers of one thread's turn at widening.
+const TURN: usize = 1 << 15;
+
+/// `out = x wᵀ` on the current rayon pool: x `(rows, inputs)`, w `(outputs, inputs)`, out `(rows, outputs)`.
+///
+/// Every product of two bf16 is exact in f32. The order of the sums is fixed for one machine, whatever its number of
+/// threads, and differs between machines with and without pairs.
+///
+/// # Panics
+/// If the slices do not fit each other.
+pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
+    assert!(inputs > 0 && x.len().is_multiple_of(inputs) && w.len().is_multiple_of(inputs));
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    assert_eq!(out.len(), rows * outputs);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(pairs) = pairs::Pairs::detect()
+        && inputs.is_multiple_of(2)
+    {
+        return pairs.multiply(out, x, w, inputs);
+    }
+    widened(out, x, w, inputs);
+}
+
+/// The product by f32 copies of both operands.
+fn widened(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
+    let (rows, outputs, isa) = (x.len() / inputs, w.len() / inputs, Isa::detect());
+    let widen = |from: &[bf16], to: &mut [f32]| {
+        to.par_chunks_mut(TURN).zip(from.par_chunks(TURN)).for_each(|(to, from)| isa.widen(from, to));
+    };
+    let mut left = vec![0f32; x.len()];
+    widen(x, &mut left);
+    let panel = (PANEL / inputs).clamp(1, outputs.max(1));
+    let mut right = vec![0f32; panel * inputs];
+    for (at, w) in w.chunks(panel * inputs).enumerate() {
+        let (right, columns) = (&mut right[..w.len()], w.len() / inputs);
+        widen(w, right);
+        let out = MatrixMut::spaced(&mut out[at * panel..], rows, columns, outputs);
+        multiply_parallel(out, Matrix::new(&left, rows, inputs), Matrix::new(right, columns, inputs).transposed());
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod pairs {
+    use std::arch::is_x86_feature_detected;
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
+
+    use half::bf16;
+    use rayon::prelude::*;
+
+    /// Rows of x that a tile covers: two registers.
+    const ROWS: usize = 32;
+    /// Rows of w that a tile covers. With [`ROWS`], 24 of the 32 registers hold sums.
+    const OUTPUTS: usize = 12;
+    /// Pairs along the inputs that are added up before the next tile: a panel of x takes 16 KiB, half of a
+    /// first-level cache.
+    const DEPTH: usize = 128;
+    /// Panels of x, and tiles of w, of one turn: 48 KiB of sums, and as much of w, in a second-level cache.
+    const PANELS: usize = 4;
+    const TILES: usize = 8;
+
+    /// The sums of a tile: a row of w each.
+    type Tile = [[f32; ROWS]; OUTPUTS];
+
+    /// Proof that this machine multiplies pairs of bf16.
+    #[derive(Clone, Copy)]
+    pub(super) struct Pairs(());
+
+    /// Where a block writes its part of the result.
+    #[derive(Clone, Copy)]
+    struct Out(*mut f32);
+
+    // SAFETY: every block writes rows and columns of its own, see `Pairs::multiply`.
+    unsafe impl Send for Out {}
+    // SAFETY: as above.
+    unsafe impl Sync for Out {}
+
+    impl Out {
+        fn at(self, index: usize) -> *mut f32 {
+            self.0.wrapping_add(index)
+        }
+    }
+
+    impl Pairs {
+        pub(super) fn detect() -> Option<Self> {
+            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
+        }
+
+        /// As [`super::multiply_bf16`], whose checks have been made; `inputs` is even.
+        pub(super) fn multiply(self, out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
+            let (rows, outputs, depth) = (x.len() / inputs, w.len() / inputs, inputs / 2);
+            let panels = packed(x, inputs);
+            let (across, down) = (outputs.div_ceil(OUTPUTS * TILES), rows.div_ceil(ROWS * PANELS));
+            let out = Out(out.as_mut_ptr());
+            (0..across * down).into_par_iter().for_each_init(
+                || vec![[[0f32; ROWS]; OUTPUTS]; TILES * PANELS],
+                |sums, block| {
+                    // Blocks of the same rows of w stand side by side.
+                    let (stripe, group) = (block / down, block % down);
+                    let first = stripe * OUTPUTS * TILES;
+                    let count = (outputs - first).min(OUTPUTS * TILES);
+                    let from = group * PANELS;
+                    let panels = &panels[from * depth * ROWS..];
+                    let panels = &panels[..panels.len().min(PANELS * depth * ROWS)];
+                    let w = &w[first * inputs..(first + count) * inputs];
+                    self.block(sums, panels, w, depth);
+                    for (tile, sums) in sums.chunks_exact(PANELS).take(count.div_ceil(OUTPUTS)).enumerate() {
+                        let columns = (count - tile * OUTPUTS).min(OUTPUTS);
+                        for (panel, sums) in sums.iter().enumerate() {
+                            let top = (from + panel) * ROWS;
+                            for row in 0..ROWS.min(rows.saturating_sub(top)) {
+                                let at = out.at((top + row) * outputs + first + tile * OUTPUTS);
+                                for (column, sums) in sums.iter().enumerate().take(columns) {
+                                    // SAFETY: row and column lie inside the result, and no other block has both.
+                                    unsafe { at.add(column).write(sums[row]) };
+                                }
+                            }
+                        }
+                    }
+                },
+            );
+        }
+
+        /// The sums of `w`, some rows, with the `panels`: tile by tile, a panel each.
+        fn block(self, sums: &mut [Tile], panels: &[u32], w: &[bf16], depth: usize) {
+            sums.fill([[0.0; ROWS]; OUTPUTS]);
+            let rows = w.len() / (2 * depth);
+            for from in (0..depth).step_by(DEPTH) {
+                let pairs = DEPTH.min(depth - from);
+                for (panel, x) in panels.chunks_exact(depth * ROWS).enumerate() {
+                    let x = &x[from * ROWS..(from + pairs) * ROWS];
+                    for (tile, sums) in sums.chunks_exact_mut(PANELS).take(rows.div_ceil(OUTPUTS)).enumerate() {
+                        // A tile that reaches beyond w meets the last row again; those sums are not read.
+                        let w = std::array::from_fn(|row| {
+                            let row = (tile * OUTPUTS + row).min(rows - 1);
+                            &w[2 * (row * depth + from)..2 * (row * depth + from + pairs)]
+                        });
+                        // SAFETY: a value of Pairs exists only where the machine has the instructions.
+                        unsafe { add(&mut sums[panel], x, w) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows of x by panels of [`ROWS`], each `(inputs / 2, ROWS)` of pairs; rows that are not there are zero.
+    fn packed(x: &[bf16], inputs: usize) -> Vec<u32> {
+        let (rows, depth) = (x.len() / inputs, inputs / 2);
+        let mut packed = vec![0; rows.div_ceil(ROWS) * depth * ROWS];
+        packed.par_chunks_exact_mut(depth * ROWS).zip(x.par_chunks(ROWS * inputs)).for_each(|(panel, x)| {
+            for (row, x) in x.chunks_exact(inputs).enumerate() {
+                for (panel, pair) in panel.chunks_exact_mut(ROWS).zip(x.as_chunks::<2>().0) {
+                    panel[row] = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                }
+            }
+        });
+        packed
+    }
+
+    /// `sums[o][r] +=` the products of the pairs of row `o` of w with those of row `r` of x.
+    ///
+    /// # Safety
+    /// The machine has AVX-512F and AVX512-BF16.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn add(sums: &mut Tile, x: &[u32], w: [&[bf16]; OUTPUTS]) {
+        let pairs = x.len() / ROWS;
+        assert!(w.iter().all(|w| w.len() == 2 * pairs));
+        let mut registers = [[_mm512_setzero_ps(); 2]; OUTPUTS];
+        for (registers, sums) in registers.iter_mut().zip(&*sums) {
+            // SAFETY: 32 numbers each.
+            *registers = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
+        }
+        for pair in 0..pairs {
+            // SAFETY: x has ROWS pairs for every `pair`, and each row of w one; all bit patterns are pairs of bf16.
+            unsafe {
+                let x = x.as_ptr().add(pair * ROWS).cast::<__m512i>();
+                let x = [_mm512_loadu_si512(x), _mm512_loadu_si512(x.add(1))].map(bits);
+                for (registers, w) in registers.iter_mut().zip(&w) {
+                    let w = bits(_mm512_set1_epi32(w.as_ptr().cast::<i32>().add(pair).read_unaligned()));
+                    registers[0] = _mm512_dpbf16_ps(registers[0], x[0], w);
+                    registers[1] = _mm512_dpbf16_ps(registers[1], x[1], w);
+                }
+            }
+        }
+        for (registers, sums) in registers.iter().zip(sums) {
+            // SAFETY: as above.
+            unsafe {
+                _mm512_storeu_ps(sums.as_mut_ptr(), registers[0]);
+                _mm512_storeu_ps(sums.as_mut_ptr().add(16), registers[1]);
+            }
+        }
+    }
+
+    /// The same bits as pairs of bf16.
+    #[inline(always)]
+    fn bits(x: __m512i) -> __m512bh {
+        // SAFETY: both are 64 bytes, and any bits are valid.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Small numbers with 8 bits of mantissa, so that no sum overflows.
+    fn matrix(length: usize, seed: u64) -> Vec<bf16> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            bf16::from_f32(((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0)
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn pairs_and_widened_products_agree(
+            rows in 1usize..300, outputs in 1usize..300, inputs in 1usize..600, seed in any::<u64>()
+        ) {
+            let (x, w) = (matrix(rows * inputs, seed), matrix(outputs * inputs, seed ^ 0x9e37));
+            let (mut out, mut twin) = (vec![f32::NAN; rows * outputs], vec![f32::NAN; rows * outputs]);
+            multiply_bf16(&mut out, &x, &w, inputs);
+            widened(&mut twin, &x, &w, inputs);
+            for (at, (a, b)) in out.iter().zip(&twin).enumerate() {
+                prop_assert!((a - b).abs() <= 1e-6 * inputs as f32, "{at}: {a} {b}");
+            }
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            pool.install(|| multiply_bf16(&mut twin, &x, &w, inputs));
+            prop_assert_eq!(out, twin);
+        }
+    }
+
+    #[test]
+    fn an_empty_product_is_empty() {
+        multiply_bf16(&mut [], &[], &matrix(8, 1), 4);
+        multiply_bf16(&mut [], &matrix(8, 1), &[], 4);
+    }
+}

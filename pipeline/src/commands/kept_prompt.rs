@@ -1,0 +1,80 @@
+//! Prompts kept as files: `generate --save-cache` and `--load-cache`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use kvcsr_cache::schemes::csr_plus::TABLES;
+use kvcsr_cache::schemes::csr_plus::rest::{PromptFile, RestCodec};
+use kvcsr_cache::{LayerCache, PrefillSnapshot, Scheme, SchemeContext};
+use kvcsr_codec::CodebookSet;
+use kvcsr_model::{Decoder, Logits};
+
+use crate::models::Opened;
+use crate::paths::Paths;
+
+/// A scheme that needs the tables of files.
+pub const SCHEME: &str = "csr+@1";
+
+/// Writes all of the prompt but its last token, which runs again when the file is read, since it holds no logits; returns a line
+/// for people.
+pub fn save(
+    path: &Path,
+    bits: f64,
+    prompt: &[u32],
+    prefilled: &PrefillSnapshot,
+    (model, profile): (&Opened, &str),
+    cx: &SchemeContext,
+) -> Result<String> {
+    ensure!(prompt.len() > 1, "--save-cache: a prompt of at least 2 tokens is expected, found {}", prompt.len());
+    let tables = tables(cx)?;
+    let codec = RestCodec::new(tables, cx.geometry(), bits).context("--cache-bits")?;
+    let first = |tensors: &[Tensor]| tensors.iter().map(|x| x.narrow(2, 0, prompt.len() - 1)).collect::<Result<_, _>>();
+    let first = PrefillSnapshot {
+        keys: first(&prefilled.keys)?,
+        values: first(&prefilled.values)?,
+        queries: Vec::new(),
+        last_logits: prefilled.last_logits.clone(),
+    };
+    let bytes = PromptFile::write(path, &codec, &name(model, profile)?, prompt, &first)?;
+    let channels = cx.geometry().channels_per_token() * first.len();
+    Ok(format!(
+        "{}: {} tokens in {bytes} bytes, {:.2} bits per channel, {:.1} % of f16",
+        path.display(),
+        prompt.len(),
+        8.0 * bytes as f64 / channels as f64,
+        100.0 * bytes as f64 / (2 * channels) as f64
+    ))
+}
+
+/// Logits after the last token of `prompt`, which begins with the file's tokens, and the caches that hold it: those of the file
+/// restored into `scheme`, the others run through the model on them.
+pub fn continued(
+    file: &PromptFile,
+    prompt: &[u32],
+    (model, profile): (&Opened, &str),
+    decoder: &Decoder,
+    scheme: &dyn Scheme,
+    cx: &SchemeContext,
+) -> Result<(Tensor, Vec<Box<dyn LayerCache>>)> {
+    file.expect_model(&name(model, profile)?)?;
+    let restored = file.restore(tables(cx)?, decoder.geometry())?;
+    let held = restored.len();
+    ensure!(
+        held < prompt.len(),
+        "--load-cache: the file holds all {held} tokens of its prompt, so give a --prompt to follow them"
+    );
+    let mut caches = restored.fork(scheme, decoder.rotary())?;
+    drop(restored);
+    let logits = decoder.forward(&decoder.row(&prompt[held..])?, &mut caches, Logits::Last)?;
+    Ok((logits, caches))
+}
+
+fn tables(cx: &SchemeContext) -> Result<&CodebookSet> {
+    Ok(cx.codebooks(TABLES, "a prompt kept as a file")?)
+}
+
+/// What a file calls this model.
+fn name(model: &Opened, profile: &str) -> Result<String> {
+    model.content(&Paths::find(profile)?)
+}
