@@ -14,7 +14,7 @@ use kvcsr_codec::{Dictionary, DictionaryGroup, DictionarySet, Kind, measured_bit
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const SCHEMES: [&str; 15] = [
+const SCHEMES: [&str; 17] = [
     "dense",
     "dense-f16",
     "csr-8+restore",
@@ -30,6 +30,8 @@ const SCHEMES: [&str; 15] = [
     "gear-4",
     "vidkv-1.5-1.58",
     "turboquant-3",
+    "csr+@2",
+    "csr+@3",
 ];
 const ROUNDS: usize = 7;
 
@@ -51,7 +53,11 @@ fn main() {
         let set = DictionarySet { head_dim: d, groups, provenance: Default::default() };
         let cx = SchemeContext::new(geometry)
             .with_dictionaries(registry::DEFAULT_DICTIONARIES, set.clone())
-            .with_dictionaries(registry::ROPE_DICTIONARIES, set);
+            .with_dictionaries(registry::ROPE_DICTIONARIES, set)
+            .with_codebooks(
+                "csr-plus",
+                SchemeContext::untrained(geometry, 1024).codebooks("csr-plus", "csr+@2").unwrap().clone(),
+            );
         for tokens in [2048, 8192] {
             let rotary = Rotary::new(d, 500_000.0, tokens + 64, &Device::Cpu).unwrap();
             let tensor = |seed: u64, heads: usize, tokens: usize| {

@@ -119,6 +119,17 @@ impl Seen<'_> {
 }
 
 impl HeadCall<'_> {
+    /// Attends over the tokens `part` alone with scaled and rotated queries `(G, T, D)`, which share one pass. What `scratch` then holds is
+    /// [joined](join) with the other parts.
+    pub(super) fn attend_part(&self, queries: &[f32], part: Range<usize>, scratch: &mut Scratch, to: Part<'_>) {
+        let tokens = self.keys.until.len();
+        scratch.queries.clear();
+        scratch.queries.extend_from_slice(queries);
+        self.pass(&QueryRows { tokens: 0..tokens, count: queries.len() / self.head_dim }, part, scratch);
+        to.softmax.copy_from_slice(&scratch.softmax);
+        to.weighted.copy_from_slice(&scratch.attended);
+    }
+
     /// Attends with scaled and rotated queries `(G, T, D)` into `out` of the same shape.
     pub(super) fn attend(&self, queries: &[f32], out: &mut [f32], scratch: &mut Scratch) {
         let (d, tokens) = (self.head_dim, self.keys.until.len());
@@ -130,14 +141,17 @@ impl HeadCall<'_> {
             for queries in queries.chunks_exact(tokens * d) {
                 scratch.queries.extend_from_slice(&queries[first * d..(first + n) * d]);
             }
-            self.pass(&QueryRows { tokens: first..first + n, count: group * n }, scratch);
+            self.pass(&QueryRows { tokens: first..first + n, count: group * n }, 0..usize::MAX, scratch);
+            let rows = scratch.attended.chunks_exact_mut(d).zip(&scratch.softmax);
+            rows.for_each(|(row, softmax)| softmax.normalise(row));
             for (out, attended) in out.chunks_exact_mut(tokens * d).zip(scratch.attended.chunks_exact(n * d)) {
                 out[first * d..(first + n) * d].copy_from_slice(attended);
             }
         }
     }
 
-    fn pass(&self, rows: &QueryRows, scratch: &mut Scratch) {
+    /// Leaves weighted sums over the tokens of `part`, not yet divided by their weights.
+    fn pass(&self, rows: &QueryRows, part: Range<usize>, scratch: &mut Scratch) {
         let d = self.head_dim;
         reset(&mut scratch.attended, rows.count * d, 0.0);
         scratch.softmax.clear();
@@ -146,10 +160,10 @@ impl HeadCall<'_> {
             grow(buffer, rows.count * TILE);
         }
         grow(&mut scratch.vectors, TILE * d);
-        let on_codes = self.on_codes(rows, scratch);
+        let on_codes = self.on_codes(rows, &part, scratch);
         let sinks = self.keys.stream.sinks();
-        let from = self.reach.first_seen(self.start + rows.tokens.start);
-        let end = self.start + rows.tokens.end;
+        let from = self.reach.first_seen(self.start + rows.tokens.start).max(part.start);
+        let end = (self.start + rows.tokens.end).min(part.end);
         let mut at = if from < sinks { from } else { sinks + (from - sinks) / TILE * TILE };
         while at < end {
             let limit = if at < sinks { sinks.min(end) } else { end };
@@ -168,15 +182,13 @@ impl HeadCall<'_> {
         if let Some(codes) = on_codes.sums {
             codes.finish(self.head, &scratch.sums, rows.count, &mut scratch.attended);
         }
-        let rows = scratch.attended.chunks_exact_mut(d).zip(&scratch.softmax);
-        rows.for_each(|(row, softmax)| softmax.normalise(row));
     }
 
-    /// What this pass takes on codes.
-    fn on_codes(&self, rows: &QueryRows, scratch: &mut Scratch) -> OnCodes<'_> {
-        let from = self.reach.first_seen(self.start + rows.tokens.start);
+    /// What this pass over `part` takes on codes.
+    fn on_codes(&self, rows: &QueryRows, part: &Range<usize>, scratch: &mut Scratch) -> OnCodes<'_> {
+        let from = self.reach.first_seen(self.start + rows.tokens.start).max(part.start);
         let coded = |seen: &Seen<'_>| {
-            let until = seen.until[rows.tokens.end - 1].coded;
+            let until = seen.until[rows.tokens.end - 1].coded.min(part.end);
             until.saturating_sub(from.max(seen.stream.sinks()))
         };
         let (of_keys, of_values) = (coded(&self.keys), coded(&self.values));
@@ -344,6 +356,44 @@ impl HeadCall<'_> {
             }
         }
     }
+}
+
+/// Tokens of a part. Parts begin where tiles do.
+const PART: usize = 2 * TILE;
+/// Query rows up to which a pass is taken in parts.
+pub(super) const PART_ROWS: usize = 32;
+
+/// Where the results of a part go: a [`Softmax`] and weighted sums `(D,)` of each query row.
+pub(super) struct Part<'a> {
+    pub(super) softmax: &'a mut [Softmax],
+    pub(super) weighted: &'a mut [f32],
+}
+
+/// The parts of `held` tokens, the first of which are `sinks`: the same for any number of threads.
+pub(super) fn parts(held: usize, sinks: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    let count = held.saturating_sub(sinks).div_ceil(PART).max(1);
+    (0..count).map(move |part| {
+        let from = if part == 0 { 0 } else { sinks + part * PART };
+        from..if part + 1 == count { usize::MAX } else { sinks + (part + 1) * PART }
+    })
+}
+
+/// Joins the parts of one query row: `softmax` and `weighted` hold a row of each part `rows` apart, from `row` on. The sums are left in
+/// the first one's place.
+pub(super) fn join(softmax: &[Softmax], weighted: &mut [f32], (row, rows): (usize, usize), d: usize) {
+    let parts = || softmax.iter().skip(row).step_by(rows);
+    let whole = Softmax::joined(parts());
+    for (part, softmax) in parts().enumerate() {
+        let share = softmax.share(&whole);
+        let (first, own) = weighted.split_at_mut(if part == 0 { 0 } else { (part * rows + row) * d });
+        if part == 0 {
+            own[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= share);
+        } else {
+            let sums = first[row * d..(row + 1) * d].iter_mut();
+            sums.zip(&own[..d]).for_each(|(sum, x)| *sum += share * x);
+        }
+    }
+    whole.normalise(&mut weighted[row * d..(row + 1) * d]);
 }
 
 /// Where scores go: rows that are `stride` apart, on top of what is there or in its place.

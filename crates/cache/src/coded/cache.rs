@@ -1,13 +1,14 @@
 //! One layer's cache over any pair of codecs.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use kvcsr_codec::kernels::RotaryTables;
+use kvcsr_codec::kernels::{RotaryTables, Softmax};
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
-use super::attend::{Centre, HeadCall, Scratch, Seen};
+use super::attend::{Centre, HeadCall, PART_ROWS, Part, Scratch, Seen, join, parts};
 use super::scheme::Settings;
 use super::stages::take_off;
 use super::stream::{Stream, Until};
@@ -224,56 +225,109 @@ impl CodedCache {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
         let tokens = self.len - cx.start;
         let each = group * tokens * d;
-        let mut out = vec![0f32; queries.len()];
         let scale = cx.scale as f32;
-        let calls = queries.par_chunks_exact_mut(each).zip(out.par_chunks_exact_mut(each)).enumerate();
+        queries.par_chunks_exact_mut(each).enumerate().for_each(|(stream, queries)| {
+            let row = stream / kv_heads;
+            let new = seen[row].0.len();
+            for queries in queries.chunks_exact_mut(tokens * d) {
+                let queries = &mut queries[(tokens - new) * d..];
+                queries.iter_mut().for_each(|x| *x *= scale);
+                if let Some(tables) = tables {
+                    tables.rotate(queries, d, self.sequences[row].keys.held() - new);
+                }
+            }
+        });
+        let call = |stream: usize| self.call(stream, group, seen, cx, tables);
+        let joint = matches!(self.codecs, LayerCodecs::Together(_));
+        if joint && group * tokens <= PART_ROWS && seen.iter().all(|(keys, _)| keys.len() == tokens) {
+            return self.attend_in_parts(queries, each, call);
+        }
+        let mut out = vec![0f32; queries.len()];
+        let calls = queries.par_chunks_exact(each).zip(out.par_chunks_exact_mut(each)).enumerate();
         calls.for_each(|(stream, (queries, out))| {
-            let (row, head) = (stream / kv_heads, stream % kv_heads);
-            let (sequence, (keys_until, values_until)) = (&self.sequences[row], &seen[row]);
-            let new = keys_until.len();
-            let start = sequence.keys.held() - new;
+            let new = seen[stream / kv_heads].0.len();
             if new == 0 {
                 return;
             }
-            let from = tokens - new;
-            for queries in queries.chunks_exact_mut(tokens * d) {
-                let queries = &mut queries[from * d..];
-                queries.iter_mut().for_each(|x| *x *= scale);
-                if let Some(tables) = tables {
-                    tables.rotate(queries, d, start);
-                }
-            }
-            let slopes = match cx.pattern.bias {
-                Bias::None => None,
-                Bias::Alibi(alibi) => Some(&alibi.slopes()[head * group..(head + 1) * group]),
-            };
-            let call = HeadCall {
-                keys: Seen { stream: &sequence.keys, until: keys_until },
-                values: Seen { stream: &sequence.values, until: values_until },
-                head,
-                head_dim: d,
-                tables: tables.filter(|_| self.settings.keys_coded == KeysCoded::BeforeRope),
-                on_codes: self.settings.on_codes,
-                centre: sequence.centre.get(head * d..(head + 1) * d).map(|mean| Centre { mean, tables }),
-                start,
-                reach: cx.pattern.reach,
-                slopes,
-            };
             // Taken out, so that a codec may use threads of its own.
             let mut scratch = SCRATCH.take();
-            if from == 0 {
-                call.attend(queries, out, &mut scratch);
+            if new == tokens {
+                call(stream).attend(queries, out, &mut scratch);
             } else {
                 let (text, _) = last(queries, new, tokens, d);
                 let mut attended = vec![0f32; group * new * d];
-                call.attend(&text, &mut attended, &mut scratch);
+                call(stream).attend(&text, &mut attended, &mut scratch);
                 for (out, attended) in out.chunks_exact_mut(tokens * d).zip(attended.chunks_exact(new * d)) {
-                    out[from * d..].copy_from_slice(attended);
+                    out[(tokens - new) * d..].copy_from_slice(attended);
                 }
             }
             SCRATCH.set(scratch);
         });
         out
+    }
+
+    /// Attention of few queries over many tokens, by parts of the tokens: all heads of a part on one thread, so that what they share is
+    /// unpacked once, and the parts on all threads.
+    fn attend_in_parts<'c>(
+        &self,
+        queries: &[f32],
+        each: usize,
+        call: impl Fn(usize) -> HeadCall<'c> + Sync,
+    ) -> Vec<f32> {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        // Rows of one sequence: those of all its heads.
+        let (rows, all) = (each / d, kv_heads * each);
+        let mut out = vec![0f32; queries.len()];
+        for ((row, out), queries) in out.chunks_exact_mut(all).enumerate().zip(queries.chunks_exact(all)) {
+            let keys = &self.sequences[row].keys;
+            let parts: Vec<Range<usize>> = parts(keys.held(), keys.sinks()).collect();
+            let mut weighted = vec![0f32; parts.len() * all];
+            let mut softmax = vec![Softmax::default(); parts.len() * kv_heads * rows];
+            let work =
+                weighted.par_chunks_exact_mut(all).zip(softmax.par_chunks_exact_mut(kv_heads * rows)).zip(&parts);
+            work.for_each(|((weighted, softmax), part)| {
+                let mut scratch = SCRATCH.take();
+                let to = weighted.chunks_exact_mut(each).zip(softmax.chunks_exact_mut(rows));
+                for (head, ((weighted, softmax), queries)) in to.zip(queries.chunks_exact(each)).enumerate() {
+                    let to = Part { softmax, weighted };
+                    call(row * kv_heads + head).attend_part(queries, part.clone(), &mut scratch, to);
+                }
+                SCRATCH.set(scratch);
+            });
+            (0..kv_heads * rows).for_each(|row| join(&softmax, &mut weighted, (row, kv_heads * rows), d));
+            out.copy_from_slice(&weighted[..all]);
+        }
+        out
+    }
+
+    /// What one key-value head of one sequence attends over.
+    fn call<'c>(
+        &'c self,
+        stream: usize,
+        group: usize,
+        seen: &'c AllSeen,
+        cx: &'c AttendCx<'_>,
+        tables: Option<RotaryTables<'c>>,
+    ) -> HeadCall<'c> {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        let (row, head) = (stream / kv_heads, stream % kv_heads);
+        let (sequence, (keys_until, values_until)) = (&self.sequences[row], &seen[row]);
+        let slopes = match cx.pattern.bias {
+            Bias::None => None,
+            Bias::Alibi(alibi) => Some(&alibi.slopes()[head * group..(head + 1) * group]),
+        };
+        HeadCall {
+            keys: Seen { stream: &sequence.keys, until: keys_until },
+            values: Seen { stream: &sequence.values, until: values_until },
+            head,
+            head_dim: d,
+            tables: tables.filter(|_| self.settings.keys_coded == KeysCoded::BeforeRope),
+            on_codes: self.settings.on_codes,
+            centre: sequence.centre.get(head * d..(head + 1) * d).map(|mean| Centre { mean, tables }),
+            start: sequence.keys.held() - keys_until.len(),
+            reach: cx.pattern.reach,
+            slopes,
+        }
     }
 
     /// As [`LayerCache::absorb_padded`], with the last queries of the prompt, `(B, H, W, D)` before position embedding, for

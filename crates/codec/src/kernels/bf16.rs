@@ -31,6 +31,76 @@ pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     widened(out, x, w, inputs);
 }
 
+/// Rows to multiply on one thread, in the order in which pairs of bf16 are taken: reused from product to product.
+#[derive(Debug, Default)]
+pub struct Bf16Rows {
+    rows: usize,
+    inputs: usize,
+    /// Panels of [`PANEL_ROWS`] rows, each `(inputs / 2, PANEL_ROWS)` of pairs.
+    pairs: Vec<[bf16; 2]>,
+}
+
+/// Rows of a panel.
+const PANEL_ROWS: usize = 32;
+
+impl Bf16Rows {
+    /// Makes room for rows of `inputs` numbers, an even number of them. What they hold before [`Bf16Rows::set`] is of no meaning.
+    ///
+    /// # Panics
+    /// If `inputs` is odd.
+    pub fn resize(&mut self, rows: usize, inputs: usize) {
+        assert!(inputs.is_multiple_of(2));
+        (self.rows, self.inputs) = (rows, inputs);
+        self.pairs.resize(rows.div_ceil(PANEL_ROWS) * PANEL_ROWS * inputs / 2, [bf16::ZERO; 2]);
+    }
+
+    /// Sets a row to numbers whose lower 16 bits are dropped: f32 that are bf16 stay what they are.
+    ///
+    /// # Panics
+    /// If there is no such row, or `x` has another length.
+    pub fn set(&mut self, row: usize, x: &[f32]) {
+        assert!(row < self.rows && x.len() == self.inputs);
+        let panel = &mut self.pairs[row / PANEL_ROWS * PANEL_ROWS * self.inputs / 2..];
+        let cut = |x: f32| bf16::from_bits((x.to_bits() >> 16) as u16);
+        for (to, x) in panel[row % PANEL_ROWS..].iter_mut().step_by(PANEL_ROWS).zip(x.as_chunks::<2>().0) {
+            *to = [cut(x[0]), cut(x[1])];
+        }
+    }
+
+    /// `out = x wᵀ` on the calling thread, x being rows `from` to `from + out.len() / outputs`: w `(outputs, inputs)`.
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    pub fn multiply(&self, from: usize, w: &[bf16], out: &mut [f32]) {
+        if w.is_empty() || out.is_empty() {
+            return out.fill(0.0);
+        }
+        assert!(w.len().is_multiple_of(self.inputs));
+        let outputs = w.len() / self.inputs;
+        let rows = out.len() / outputs;
+        assert!(from + rows <= self.rows && out.len() == rows * outputs);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(machine) = pairs::Pairs::detect() {
+            return machine.multiply_panels(out, &self.pairs, [from, rows], w, self.inputs);
+        }
+        self.widened(from, w, out);
+    }
+
+    /// The same by f32 copies.
+    fn widened(&self, from: usize, w: &[bf16], out: &mut [f32]) {
+        let (outputs, isa) = (w.len() / self.inputs, Isa::detect());
+        let mut wide = vec![0f32; w.len()];
+        isa.widen(w, &mut wide);
+        let mut row = vec![0f32; self.inputs];
+        for (at, out) in out.chunks_exact_mut(outputs).enumerate() {
+            let panel = &self.pairs[(from + at) / PANEL_ROWS * PANEL_ROWS * self.inputs / 2..];
+            let pairs = panel[(from + at) % PANEL_ROWS..].iter().step_by(PANEL_ROWS);
+            row.as_chunks_mut::<2>().0.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair.map(bf16::to_f32));
+            out.iter_mut().zip(wide.chunks_exact(self.inputs)).for_each(|(out, w)| *out = isa.dot(w, &row));
+        }
+    }
+}
+
 /// The product by f32 copies of both operands.
 fn widened(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     let (rows, outputs, isa) = (x.len() / inputs, w.len() / inputs, Isa::detect());
@@ -61,9 +131,9 @@ mod pairs {
     use rayon::prelude::*;
 
     /// Rows of x that a tile covers: two registers.
-    const ROWS: usize = 32;
-    /// Rows of w that a tile covers. With [`ROWS`], 24 of the 32 registers hold sums.
-    const OUTPUTS: usize = 12;
+    const ROWS: usize = super::PANEL_ROWS;
+    /// Rows of w that a tile covers. With [`ROWS`], 26 of the 32 registers hold sums, and heads of 64 or 128 channels leave hardly a row over.
+    const OUTPUTS: usize = 13;
     /// Pairs along the inputs that are added up before the next tile: a panel of x takes 16 KiB, half of a
     /// first-level cache.
     const DEPTH: usize = 128;
@@ -73,6 +143,9 @@ mod pairs {
 
     /// The sums of a tile: a row of w each.
     type Tile = [[f32; ROWS]; OUTPUTS];
+
+    /// Two numbers that are multiplied and added up together.
+    type Pair = [bf16; 2];
 
     /// Proof that this machine multiplies pairs of bf16.
     #[derive(Clone, Copy)]
@@ -133,8 +206,39 @@ mod pairs {
             );
         }
 
+        /// As [`super::Bf16Rows::multiply`], whose checks have been made: rows `from` on of the panels `x`.
+        pub(super) fn multiply_panels(
+            self,
+            out: &mut [f32],
+            x: &[Pair],
+            [from, rows]: [usize; 2],
+            w: &[bf16],
+            inputs: usize,
+        ) {
+            let (outputs, depth) = (w.len() / inputs, inputs / 2);
+            let w: &[Pair] = w.as_chunks::<2>().0;
+            for panel in from / ROWS..(from + rows).div_ceil(ROWS) {
+                let x = &x[panel * depth * ROWS..(panel + 1) * depth * ROWS];
+                let own = from.max(panel * ROWS)..(from + rows).min((panel + 1) * ROWS);
+                for first in (0..outputs).step_by(OUTPUTS) {
+                    let count = OUTPUTS.min(outputs - first);
+                    let mut sums = [[0f32; ROWS]; OUTPUTS];
+                    let w = std::array::from_fn(|at| {
+                        let row = first + at.min(count - 1);
+                        w[row * depth..(row + 1) * depth].as_flattened()
+                    });
+                    // SAFETY: a value of Pairs exists only where the machine has the instructions.
+                    unsafe { add(&mut sums, x, w) };
+                    for row in own.clone() {
+                        let out = &mut out[(row - from) * outputs + first..][..count];
+                        out.iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[row % ROWS]);
+                    }
+                }
+            }
+        }
+
         /// The sums of `w`, some rows, with the `panels`: tile by tile, a panel each.
-        fn block(self, sums: &mut [Tile], panels: &[u32], w: &[bf16], depth: usize) {
+        fn block(self, sums: &mut [Tile], panels: &[Pair], w: &[bf16], depth: usize) {
             sums.fill([[0.0; ROWS]; OUTPUTS]);
             let rows = w.len() / (2 * depth);
             for from in (0..depth).step_by(DEPTH) {
@@ -156,13 +260,13 @@ mod pairs {
     }
 
     /// Rows of x by panels of [`ROWS`], each `(inputs / 2, ROWS)` of pairs; rows that are not there are zero.
-    fn packed(x: &[bf16], inputs: usize) -> Vec<u32> {
+    fn packed(x: &[bf16], inputs: usize) -> Vec<Pair> {
         let (rows, depth) = (x.len() / inputs, inputs / 2);
-        let mut packed = vec![0; rows.div_ceil(ROWS) * depth * ROWS];
+        let mut packed = vec![[bf16::ZERO; 2]; rows.div_ceil(ROWS) * depth * ROWS];
         packed.par_chunks_exact_mut(depth * ROWS).zip(x.par_chunks(ROWS * inputs)).for_each(|(panel, x)| {
             for (row, x) in x.chunks_exact(inputs).enumerate() {
                 for (panel, pair) in panel.chunks_exact_mut(ROWS).zip(x.as_chunks::<2>().0) {
-                    panel[row] = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+                    panel[row] = *pair;
                 }
             }
         });
@@ -174,7 +278,7 @@ mod pairs {
     /// # Safety
     /// The machine has AVX-512F and AVX512-BF16.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn add(sums: &mut Tile, x: &[u32], w: [&[bf16]; OUTPUTS]) {
+    unsafe fn add(sums: &mut Tile, x: &[Pair], w: [&[bf16]; OUTPUTS]) {
         let pairs = x.len() / ROWS;
         assert!(w.iter().all(|w| w.len() == 2 * pairs));
         let mut registers = [[_mm512_setzero_ps(); 2]; OUTPUTS];
@@ -245,6 +349,34 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
             pool.install(|| multiply_bf16(&mut twin, &x, &w, inputs));
             prop_assert_eq!(out, twin);
+        }
+    }
+
+    #[test]
+    fn packed_rows_multiply_from_any_panel_on() {
+        for (rows, outputs, inputs) in [(1, 1, 2), (40, 64, 250), (128, 13, 600), (70, 12, 0)] {
+            let (x, w) = (matrix(rows * inputs, 5), matrix(outputs * inputs, 6));
+            let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+            let mut packed = Bf16Rows::default();
+            packed.resize(rows, inputs);
+            (0..rows).for_each(|row| packed.set(row, &wide[row * inputs..(row + 1) * inputs]));
+            let mut whole = vec![0f32; rows * outputs];
+            if inputs > 0 {
+                widened(&mut whole, &x, &w, inputs);
+            }
+            for (from, to) in [(0, rows), (rows / 64 * 32, rows), (rows - 1, rows)] {
+                let near = |out: &[f32]| {
+                    let pairs = out.iter().zip(&whole[from * outputs..]);
+                    pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-3)
+                };
+                let mut out = vec![f32::NAN; (to - from) * outputs];
+                packed.multiply(from, &w, &mut out);
+                assert!(near(&out), "{rows} {outputs} {inputs} from {from}");
+                if inputs > 0 {
+                    packed.widened(from, &w, &mut out);
+                    assert!(near(&out), "widened, {rows} {outputs} {inputs} from {from}");
+                }
+            }
         }
     }
 

@@ -19,6 +19,7 @@ pub mod allocation;
 pub mod rest;
 mod tokens;
 mod transform;
+mod unpack;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -187,6 +188,24 @@ mod tests {
             };
             let off = conformance::largest_difference(&last(&scheme()), &last(&scheme().restoring())).unwrap();
             assert!(off < 2e-5, "{bits} bits: {off}");
+        }
+    }
+
+    #[test]
+    fn parts_of_the_tokens_give_what_one_pass_gives() {
+        let setting = Setting { batch: 2, heads: 6, kv_heads: 2, head_dim: 64 };
+        let cx = SchemeContext::untrained(setting.geometry(1), 16);
+        let (x, rotary) = (Inputs::random(setting, 900).unwrap(), Rotary::new(64, 1e4, 1024, &Device::Cpu).unwrap());
+        for name in ["csr+@2", "csr+@2+window(sinks=0,recent=0)"] {
+            let last = |first: usize| {
+                let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
+                x.feed(cache.as_mut(), &rotary, Pattern::default(), 0..first).unwrap();
+                let out = x.feed(cache.as_mut(), &rotary, Pattern::default(), first..900).unwrap();
+                out.narrow(2, 895 - first, 5).unwrap()
+            };
+            // 15 query rows, which are taken in parts, and 300, which are not.
+            let off = conformance::largest_difference(&last(895), &last(800)).unwrap();
+            assert!(off < 5e-6, "{name}: {off}");
         }
     }
 

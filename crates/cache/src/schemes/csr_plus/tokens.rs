@@ -2,14 +2,17 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kvcsr_codec::Footprint;
-use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply_add};
+use kvcsr_codec::kernels::Isa;
 use rayon::prelude::*;
 
 use super::transform::Transform;
-use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, drop_front, reserve};
+use super::unpack::{self, Unpacked};
+use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, TILE, drop_front, reserve};
 
 /// Bytes that a shared store takes beside itself: its two counts of owners.
 const COUNTS: usize = 2 * size_of::<usize>();
@@ -21,7 +24,13 @@ pub(super) struct Joint(pub(super) Arc<Transform>);
 
 impl JointCodec for Joint {
     fn empty(&self) -> (Box<dyn CodedTokens>, Box<dyn CodedTokens>) {
-        let store = Store { transform: self.0.clone(), codes: Vec::new(), waiting: Vec::new() };
+        let store = Store {
+            transform: self.0.clone(),
+            codes: Vec::new(),
+            waiting: Vec::new(),
+            number: NEXT.fetch_add(1, Relaxed),
+            changes: 0,
+        };
         let shared = Shared(Arc::new(RwLock::new(store)));
         (Box::new(Keys(shared.clone())), Box::new(Values(shared)))
     }
@@ -38,6 +47,10 @@ struct Store {
     codes: Vec<u8>,
     /// `(n, Hkv D)`
     waiting: Vec<f32>,
+    /// Which store this is.
+    number: u64,
+    /// How often its codes changed.
+    changes: u64,
 }
 
 #[derive(Clone)]
@@ -49,16 +62,21 @@ struct Keys(Shared);
 /// The store's values.
 struct Values(Shared);
 
-/// Buffers of one thread.
-#[derive(Default)]
-struct Scratch {
-    atoms: Vec<usize>,
-    coordinates: Vec<f32>,
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// Weights of one query row.
+    weights: Vec<f32>,
+    /// Sums of one query row.
+    sums: Vec<f32>,
+}
+
+/// Numbers of stores: no two have the same.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Shared {
     fn with<R>(&self, f: impl FnOnce(&Store) -> R) -> R {
@@ -105,24 +123,33 @@ impl Store {
             })
             .collect();
         coded.iter().for_each(|codes| self.codes.extend_from_slice(codes));
+        self.changes += 1;
     }
 
-    /// Reads `tokens` and hands out their atoms and coordinates.
-    fn read<R>(&self, tokens: Range<usize>, f: impl FnOnce(&[usize], &[f32]) -> R) -> R {
+    /// Hands out `tokens` unpacked, tile by tile: how many came before, the tile, and the first of its tokens that is meant.
+    fn read(&self, tokens: Range<usize>, mut f: impl FnMut(Range<usize>, &Unpacked, usize)) {
         let each = self.transform.row_bytes();
-        // Taken out, since what is called may run other work of the pool on this thread.
-        let mut scratch = SCRATCH.take();
-        let Scratch { atoms, coordinates } = &mut scratch;
-        self.transform.read(&self.codes[tokens.start * each..tokens.end * each], atoms, coordinates);
-        let result = f(atoms, coordinates);
-        SCRATCH.set(scratch);
-        result
+        let held = self.codes.len() / each;
+        let mut at = tokens.start;
+        while at < tokens.end {
+            let tile = at / TILE;
+            let all = tile * TILE..((tile + 1) * TILE).min(held);
+            let end = all.end.min(tokens.end);
+            let fill = |unpacked: &mut Unpacked| {
+                self.transform.unpack(&self.codes[all.start * each..all.end * each], unpacked);
+            };
+            let place = at - tokens.start..end - tokens.start;
+            unpack::with((self.number, self.changes, tile), fill, |unpacked| f(place, unpacked, at - all.start));
+            at = end;
+        }
     }
 
     /// Restores half-head `at` of `tokens` into `out`, `(tokens, D)`.
     fn restore(&self, at: usize, tokens: Range<usize>, out: &mut [f32]) {
-        let (transform, d, n) = (&self.transform, self.transform.geometry().head_dim, tokens.len());
-        self.read(tokens, |atoms, coordinates| transform.restore(at, atoms, coordinates, &mut out[..n * d]));
+        let d = self.transform.geometry().head_dim;
+        self.read(tokens, |place, unpacked, from| {
+            self.transform.restore_unpacked(at, unpacked, from, &mut out[place.start * d..place.end * d]);
+        });
     }
 }
 
@@ -156,6 +183,7 @@ impl CodedTokens for Keys {
         self.0.change(|store| {
             let each = store.transform.row_bytes();
             drop_front(&mut store.codes, tokens * each);
+            store.changes += 1;
         });
     }
 }
@@ -186,7 +214,7 @@ impl SumsCodes for Values {
     fn sums(&self, rows: usize, tokens: usize) -> usize {
         self.0.with(|store| {
             let (transform, d) = (&store.transform, store.transform.geometry().head_dim);
-            let (atoms, kept) = (transform.atoms(), transform.kept());
+            let (atoms, kept) = (transform.atoms(), transform.width());
             let on_codes = tokens * rows * (kept + 1) + (atoms + kept) * d * rows;
             let restoring = tokens * d * (kept + rows);
             if on_codes < restoring { (atoms + kept) * rows } else { 0 }
@@ -195,18 +223,28 @@ impl SumsCodes for Values {
 
     fn add(&self, _head: usize, tokens: Range<usize>, weights: &[f32], rows: usize, sums: &mut [f32]) {
         self.0.with(|store| {
-            let n = tokens.len();
             let (of_atoms, of_coordinates) = sums.split_at_mut(store.transform.atoms() * rows);
-            store.read(tokens, |atoms, coordinates| {
-                for (&atom, weights) in atoms.iter().zip(weights.chunks_exact(rows)) {
+            let width = store.transform.width();
+            store.read(tokens, |place, unpacked, from| {
+                let (n, weights) = (place.len(), &weights[place.start * rows..place.end * rows]);
+                let tokens = from..from + n;
+                for (&atom, weights) in unpacked.atoms[tokens.clone()].iter().zip(weights.chunks_exact(rows)) {
                     of_atoms[atom * rows..][..rows].iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight);
                 }
-                let kept = store.transform.kept();
-                if kept > 0 {
-                    let coordinates = Matrix::new(coordinates, n, kept).transposed();
-                    let sums = MatrixMut::new(of_coordinates, kept, rows);
-                    multiply_add(sums, coordinates, Matrix::new(&weights[..n * rows], n, rows));
+                let levels = &unpacked.levels[tokens.start * width..tokens.end * width];
+                let gains = &unpacked.gains[tokens];
+                let mut scratch = SCRATCH.take();
+                for row in 0..rows {
+                    let weights = weights.iter().skip(row).step_by(rows).zip(gains).map(|(weight, gain)| weight * gain);
+                    scratch.weights.clear();
+                    scratch.weights.extend(weights);
+                    scratch.sums.clear();
+                    scratch.sums.resize(width, 0.0);
+                    Isa::detect().add_weighted(&scratch.weights, levels, &mut scratch.sums);
+                    let sums = of_coordinates.iter_mut().skip(row).step_by(rows);
+                    sums.zip(&scratch.sums).for_each(|(sum, x)| *sum += x);
                 }
+                SCRATCH.set(scratch);
             });
         });
     }
@@ -222,10 +260,18 @@ impl SumsCodes for Values {
                     isa.axpy(out, weight, transform.atom(atom, at));
                 }
             }
-            if transform.kept() > 0 {
-                let sums = Matrix::new(of_coordinates, transform.kept(), rows).transposed();
-                multiply_add(MatrixMut::new(out, rows, d), sums, transform.decode(at));
+            let (width, decode) = (transform.width(), transform.decode(at));
+            if width == 0 {
+                return;
             }
+            let mut scratch = SCRATCH.take();
+            for (row, out) in out.chunks_exact_mut(d).enumerate() {
+                scratch.sums.clear();
+                scratch.sums.extend(of_coordinates.iter().skip(row).step_by(rows));
+                let channels = decode.chunks_exact(width);
+                out.iter_mut().zip(channels).for_each(|(x, channel)| *x += isa.dot(channel, &scratch.sums));
+            }
+            SCRATCH.set(scratch);
         });
     }
 }

@@ -1,11 +1,10 @@
 //! What a layer's tokens are coded by.
 
-use half::f16;
+use half::{bf16, f16};
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
-use kvcsr_codec::{
-    BitReader, BitWriter, CodebookSet, CodecError, Kind, LloydMax, MAX_ATOMS, Table, index_bits, lloyd_max,
-};
+use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, MAX_ATOMS, Table, index_bits, lloyd_max};
 
+use super::unpack::{Run, Unpacked};
 use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
 use crate::Geometry;
 
@@ -75,27 +74,21 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// A run of coordinates of equal bits.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    count: usize,
-    bits: usize,
-    table: &'static LloydMax,
-}
-
 /// What a layer's tokens are coded by, at some bits. Channels are keys of all heads, then values of all heads.
 pub(super) struct Transform {
     geometry: Geometry,
     /// `(N, 2 Hkv D)` in natural units.
     atoms: Vec<f32>,
-    /// What finds the nearest atom, `(2 Hkv D, N)`: with `w` the metric, `<x, w² a> - ||w a||² / 2` is largest for it.
+    /// What finds the nearest atom, `(N, 2 Hkv D)`: with `w` the metric, `<x, w² a> - ||w a||² / 2` is largest for it.
     search: Vec<f32>,
     /// `||w a||² / 2`, `(N)`.
     offsets: Vec<f32>,
-    /// `(2 Hkv D, r)`: natural units to coordinates of deviation 1.
+    /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
     encode: Vec<f32>,
-    /// `(2 Hkv, r, D)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
-    decode: Vec<f32>,
+    /// `(2 Hkv, D, width)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
+    decode: Vec<bf16>,
+    /// `r`, rounded up to an even number.
+    width: usize,
     runs: Vec<Run>,
     kept: usize,
     index_bits: usize,
@@ -104,27 +97,25 @@ pub(super) struct Transform {
 
 impl Transform {
     pub(super) fn new(tables: &Tables<'_>, bits: &[u8], geometry: Geometry) -> Self {
-        let (n, d) = (2 * geometry.kv_heads * geometry.head_dim, geometry.head_dim);
+        let n = 2 * geometry.kv_heads * geometry.head_dim;
         let (atoms, metric, deviations) = (tables.atoms.to_f32(), tables.metric.to_f32(), tables.deviations.to_f32());
         let kept =
             bits.iter().zip(&deviations).take_while(|(bits, deviation)| **bits > 0 && **deviation > LEAST).count();
         let basis = tables.basis.to_f32();
-        let (mut encode, mut decode) = (vec![0.0; n * kept], vec![0.0; n * kept]);
+        let width = kept.next_multiple_of(2);
+        let (mut encode, mut decode) = (vec![0.0; n * kept], vec![bf16::ZERO; n * width]);
         for (at, (row, deviation)) in basis.chunks_exact(n).zip(&deviations).take(kept).enumerate() {
             for (channel, (&x, &weight)) in row.iter().zip(&metric).enumerate() {
-                encode[channel * kept + at] = x * weight / deviation;
-                decode[(channel / d * kept + at) * d + channel % d] = x * deviation / weight;
+                encode[at * n + channel] = x * weight / deviation;
+                decode[channel * width + at] = bf16::from_f32(x * deviation / weight);
             }
         }
-        let runs = bits[..kept]
-            .chunk_by(|a, b| a == b)
-            .map(|run| Run { count: run.len(), bits: run[0].into(), table: lloyd_max(run[0].into()) })
-            .collect();
+        let runs = bits[..kept].chunk_by(|a, b| a == b).map(|run| Run::new(run.len(), run[0].into())).collect();
         let count = atoms.len() / n;
         let (mut search, mut offsets) = (vec![0.0; n * count], vec![0.0; count]);
         for (at, (atom, offset)) in atoms.chunks_exact(n).zip(&mut offsets).enumerate() {
             for (channel, (x, w)) in atom.iter().zip(&metric).enumerate() {
-                search[channel * count + at] = w * w * x;
+                search[at * n + channel] = w * w * x;
                 *offset += 0.5 * (w * x) * (w * x);
             }
         }
@@ -137,6 +128,7 @@ impl Transform {
             offsets,
             encode,
             decode,
+            width,
             runs,
             kept,
             index_bits,
@@ -174,26 +166,47 @@ impl Transform {
         &self.atoms[i * self.channels() + at * d..][..d]
     }
 
-    /// What restores half-head `at` from coordinates, `(r, D)`.
-    pub(super) fn decode(&self, at: usize) -> Matrix<'_> {
-        let d = self.geometry.head_dim;
-        Matrix::new(&self.decode[at * self.kept * d..][..self.kept * d], self.kept, d)
+    /// What restores half-head `at` from coordinates, `(D, width)`.
+    pub(super) fn decode(&self, at: usize) -> &[bf16] {
+        let each = self.width * self.geometry.head_dim;
+        &self.decode[at * each..(at + 1) * each]
     }
 
-    /// Restores half-head `at` of tokens from their atoms and coordinates `(n, r)` into `out`, `(n, D)`.
+    /// Coordinates of a token as they are unpacked: `r`, rounded up to an even number.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Restores half-head `at` of tokens from their atoms and coordinates `(n, r)`, which may be any numbers, into `out`, `(n, D)`.
     pub(super) fn restore(&self, at: usize, atoms: &[usize], coordinates: &[f32], out: &mut [f32]) {
-        let (n, d) = (atoms.len(), self.geometry.head_dim);
+        let (n, d, width) = (atoms.len(), self.geometry.head_dim, self.width);
         out.chunks_exact_mut(d).zip(atoms).for_each(|(row, &atom)| row.copy_from_slice(self.atom(atom, at)));
         if self.kept > 0 {
-            let coordinates = Matrix::new(coordinates, n, self.kept);
-            multiply_add(MatrixMut::new(out, n, d), coordinates, self.decode(at));
+            let mut decode = vec![0.0; d * width];
+            Isa::detect().widen(self.decode(at), &mut decode);
+            let decode = Matrix::spaced(&decode, d, self.kept, width).transposed();
+            multiply_add(MatrixMut::new(out, n, d), Matrix::new(coordinates, n, self.kept), decode);
+        }
+    }
+
+    /// Restores half-head `at` of the unpacked tokens from `from` on into `out`, `(n, D)`.
+    pub(super) fn restore_unpacked(&self, at: usize, unpacked: &Unpacked, from: usize, out: &mut [f32]) {
+        let d = self.geometry.head_dim;
+        if self.kept > 0 {
+            unpacked.rows.multiply(from, self.decode(at), out);
+        } else {
+            out.fill(0.0);
+        }
+        let tokens = unpacked.atoms[from..].iter().zip(&unpacked.gains[from..]);
+        for (row, (&atom, &gain)) in out.chunks_exact_mut(d).zip(tokens) {
+            row.iter_mut().zip(self.atom(atom, at)).for_each(|(x, atom)| *x = gain * *x + atom);
         }
     }
 
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
-        let tables = [&self.atoms, &self.search, &self.offsets, &self.encode, &self.decode];
-        tables.map(Vec::capacity).iter().sum::<usize>() * size_of::<f32>()
+        let tables = [&self.atoms, &self.search, &self.offsets, &self.encode];
+        tables.map(Vec::capacity).iter().sum::<usize>() * size_of::<f32>() + self.decode.capacity() * size_of::<bf16>()
     }
 
     /// Bytes as a file would hold them: f16, and only the coordinates that have bits.
@@ -207,8 +220,7 @@ impl Transform {
         let n = rows.len() / channels;
         let (isa, count) = (Isa::detect(), self.atoms());
         let mut scores = vec![0.0; n * count];
-        let search = Matrix::new(&self.search, channels, count);
-        multiply(MatrixMut::new(&mut scores, n, count), Matrix::new(rows, n, channels), search);
+        products(rows, &self.search, channels, &mut scores);
         let mut found = Vec::with_capacity(n);
         for (row, scores) in rows.chunks_exact_mut(channels).zip(scores.chunks_exact_mut(count)) {
             scores.iter_mut().zip(&self.offsets).for_each(|(score, offset)| *score -= offset);
@@ -219,8 +231,7 @@ impl Transform {
         }
         let mut coordinates = vec![0.0; n * self.kept];
         if self.kept > 0 {
-            let encode = Matrix::new(&self.encode, channels, self.kept);
-            multiply(MatrixMut::new(&mut coordinates, n, self.kept), Matrix::new(rows, n, channels), encode);
+            products(rows, &self.encode, channels, &mut coordinates);
         }
         (found, coordinates)
     }
@@ -239,8 +250,9 @@ impl Transform {
             let inverse = 1.0 / gain(code);
             let mut at = 0;
             for run in &self.runs {
+                let table = lloyd_max(run.bits);
                 for x in &row[at..at + run.count] {
-                    writer.write(run.table.code(x * inverse).into(), run.bits);
+                    writer.write(table.code(x * inverse).into(), run.bits);
                 }
                 at += run.count;
             }
@@ -249,21 +261,26 @@ impl Transform {
         }
     }
 
-    /// Reads tokens `bytes` `(n, row_bytes)`: their atoms into `atoms` `(n,)` and their coordinates into `coordinates` `(n, r)`.
-    pub(super) fn read(&self, bytes: &[u8], atoms: &mut Vec<usize>, coordinates: &mut Vec<f32>) {
-        atoms.clear();
-        coordinates.clear();
-        for row in bytes.chunks_exact(self.row_bytes) {
+    /// Unpacks tokens `bytes` `(n, row_bytes)`.
+    pub(super) fn unpack(&self, bytes: &[u8], unpacked: &mut Unpacked) {
+        let head = |row: &[u8]| {
             let mut reader = BitReader::new(row);
             // A code of more bits than there are atoms names the last one.
-            atoms.push((reader.read(self.index_bits) as usize).min(self.atoms() - 1));
-            let gain = gain(reader.read(GAIN_BITS));
-            for run in &self.runs {
-                let levels = &run.table.levels;
-                coordinates.extend((0..run.count).map(|_| gain * levels[reader.read(run.bits) as usize]));
-            }
-        }
+            let atom = (reader.read(self.index_bits) as usize).min(self.atoms() - 1);
+            (atom, gain(reader.read(GAIN_BITS)))
+        };
+        unpacked.fill(bytes, self.row_bytes, self.width, (self.index_bits + GAIN_BITS, &self.runs), head);
     }
+}
+
+/// `out = x yᵀ` for rows of `width` numbers each.
+fn products(x: &[f32], y: &[f32], width: usize, out: &mut [f32]) {
+    let (n, m) = (x.len() / width, y.len() / width);
+    if n == 1 {
+        // A decoded token: no copy of y in another order.
+        return Isa::detect().scores(y, x, width, out);
+    }
+    multiply(MatrixMut::new(out, n, m), Matrix::new(x, n, width), Matrix::new(y, m, width).transposed());
 }
 
 /// The code of a gain: its logarithm, rounded.

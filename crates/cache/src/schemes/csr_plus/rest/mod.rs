@@ -64,7 +64,7 @@ struct LayerCodec {
 
 impl RestCodec {
     /// Codes of about `bits` bits per channel by the tables that `train-plus` made, 0.1 to 8. How many a prompt really takes
-    /// depends on it: texts like those of the calibration take about as many.
+    /// depends on it: 4096 tokens like those of the calibration take about as many.
     ///
     /// # Errors
     /// If the tables are not those of a model of this shape, or `bits` is out of bounds.

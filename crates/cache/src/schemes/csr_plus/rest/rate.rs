@@ -1,13 +1,21 @@
 //! How many bits coordinates take at a step, if they are normal with the deviations of the calibration.
 
+use super::{FINER, RECENT, SINKS};
+
 /// Levels on either side of 0 that are summed; wider distributions have the entropy of a continuous one.
 const LEVELS: usize = 40;
 
-/// The step at which all coordinates of all layers take `bits` per channel, with `indices` bits of a token's atoms.
+/// Tokens of the prompt that bits are asked for.
+const TOKENS: f64 = 4096.0;
+
+/// The step at which all coordinates of all layers take `bits` per channel of a prompt of [`TOKENS`] tokens, its first and last ones
+/// included, with `indices` bits of a token's atoms.
 pub(super) fn step(deviations: &[Vec<f64>], indices: f64, bits: f64) -> f64 {
     let channels = deviations.iter().map(Vec::len).sum::<usize>().max(1) as f64;
     let largest = deviations.iter().flatten().fold(0f64, |a, b| a.max(*b)).max(1e-12);
-    let rate = |step: f64| (indices + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / channels;
+    let each = |step: f64| (indices + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / channels;
+    let (first, last) = (SINKS as f64 / TOKENS, RECENT as f64 / TOKENS);
+    let rate = |step: f64| 16.0 * first + last * each(step / f64::from(FINER)) + (1.0 - first - last) * each(step);
     // Wider steps take fewer bits.
     let (mut low, mut high) = ((largest * 1e-6).ln(), (largest * 100.0).ln());
     for _ in 0..50 {
@@ -23,7 +31,9 @@ fn entropy(steps: f64) -> f64 {
         return 0.0;
     }
     if steps > 6.0 {
-        return steps.log2() + 0.5 * (2.0 * std::f64::consts::PI * std::f64::consts::E).log2();
+        // That of a continuous one, less what the wider cell of 0 saves.
+        let (tau, width) = (2.0 * std::f64::consts::PI, 1.0 + 2.0 * f64::from(super::DOWN));
+        return steps.log2() + 0.5 * (tau * std::f64::consts::E).log2() - width / (steps * tau.sqrt()) * width.log2();
     }
     let up_to = |x: f64| normal(x / steps);
     let mut left = 1.0;
@@ -58,7 +68,7 @@ mod tests {
         // A deviation of one step, thresholds at 0.67, 1.67, ...: 0.4971 of all are 0, 0.4079 are 1 or -1, 0.0873 2 or -2, 0.0075 3 or -3.
         assert!((normal(0.67) - 0.748_571).abs() < 1e-6);
         assert!((entropy(1.0) - 1.892).abs() < 0.01, "{}", entropy(1.0));
-        assert!((entropy(5.99) - entropy(6.01)).abs() < 0.02);
+        assert!((entropy(5.99) - entropy(6.01)).abs() < 0.01);
         assert!(entropy(0.2) < 0.02 && entropy(0.05) == 0.0);
     }
 
@@ -67,7 +77,8 @@ mod tests {
         let deviations = vec![vec![8.0, 4.0, 2.0, 1.0, 0.5, 0.1], vec![3.0; 6]];
         for bits in [0.5, 1.0, 3.0] {
             let step = step(&deviations, 2.0, bits);
-            let taken = (2.0 + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / 12.0;
+            let each = |step: f64| (2.0 + deviations.iter().flatten().map(|d| entropy(d / step)).sum::<f64>()) / 12.0;
+            let taken = (4.0 * 16.0 + 32.0 * each(step / 4.0) + 4060.0 * each(step)) / 4096.0;
             assert!((taken - bits).abs() < 0.01, "{bits}: {taken}");
         }
     }
