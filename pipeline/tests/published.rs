@@ -118,6 +118,21 @@ fn the_ablation_is_that_of_the_committed_rows() {
 }
 
 #[test]
+fn prompts_as_files_are_those_of_the_committed_rows() {
+    for folder in published().into_iter().filter(|folder| folder.join("at-rest.csv").is_file()) {
+        let rows: Vec<SchemeSummary> = csv::read(&folder.join("at-rest.csv")).unwrap();
+        let report = fs::read_to_string(folder.join("report.md")).unwrap();
+        let mut contexts: Vec<usize> = rows.iter().map(|row| row.context).collect();
+        contexts.dedup();
+        for context in contexts {
+            let own: Vec<SchemeSummary> = rows.iter().filter(|row| row.context == context).cloned().collect();
+            assert!(own.iter().any(|row| row.scheme.starts_with("evict(")), "deletion is in every table");
+            assert!(report.contains(compare::markdown(&own).trim()), "{}: {context} tokens", folder.display());
+        }
+    }
+}
+
+#[test]
 fn the_comparison_is_that_of_the_committed_rows() {
     let folders: Vec<PathBuf> = published().into_iter().filter(|folder| folder.join("compare.csv").is_file()).collect();
     assert!(!folders.is_empty(), "no comparison is published");

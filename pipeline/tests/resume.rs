@@ -349,14 +349,15 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     run(data, "train-plus", &format!("{set} threads=1"));
     assert!(tables() == made, "the tables depend on the number of threads");
     run(data, "evaluate", &set);
-    let kl = |scheme: &str| -> f64 {
+    let kl_of = |stage: &str, scheme: &str| -> f64 {
         let of_scheme = |line: &&str| line.contains(&format!("\"scheme\":\"{scheme}\""));
-        let all = std::fs::read_to_string(data.join("runs/smoke/evaluate/heldout.jsonl")).unwrap();
+        let all = std::fs::read_to_string(data.join(format!("runs/smoke/{stage}/heldout.jsonl"))).unwrap();
         let found: Vec<serde_json::Value> =
             all.lines().filter(of_scheme).map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(!found.is_empty(), "{scheme}: {all}");
         found.iter().map(|row| row["kl_sum"].as_f64().unwrap()).sum()
     };
+    let kl = |scheme: &str| kl_of("evaluate", scheme);
     assert!(
         kl("csr+@4") < kl("csr+@2") && kl("csr+@2") < kl("csr-8"),
         "{} {} {}",
@@ -364,4 +365,42 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
         kl("csr+@2"),
         kl("csr-8")
     );
+
+    // Prompts as files: measured, and used.
+    let set = format!(
+        "{set} at_rest.bits=[1.0,4.0] at_rest.contexts=[320] at_rest.documents=1 at_rest.schemes=[\"dense\",\"csr+@2\"]"
+    );
+    assert!(run(data, "at-rest", &set).contains("restored in"));
+    let (few, many) = (kl_of("at-rest", "rest@1"), kl_of("at-rest", "rest@4"));
+    assert!(many < few && many < kl_of("at-rest", "csr+@2"), "{few} {many}");
+    let file = data.join("prompt.kvc");
+    let generate = |extra: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
+            .args(["generate", "--profile", "smoke", "--max-new", "6"])
+            .args(extra)
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .env("KVCSR_DATA", data)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (out.status.success(), text(out.stdout), text(out.stderr))
+    };
+    let path = file.to_str().unwrap();
+    let prompt = "The three primary colours are red, yellow and";
+    let (saved, exact, said) =
+        generate(&["--scheme", "dense", "--prompt", prompt, "--save-cache", path, "--cache-bits", "7"]);
+    assert!(saved && said.contains("bits per channel"), "{said}");
+    for scheme in ["dense", "csr+@4+window(sinks=4,recent=64)"] {
+        let (loaded, text, said) = generate(&["--scheme", scheme, "--load-cache", path]);
+        assert!(loaded && text.contains("restored"), "{said}{text}");
+        assert_eq!(text.lines().next(), exact.lines().next(), "{scheme}");
+    }
+    let (loaded, text, _) = generate(&["--scheme", "dense", "--load-cache", path, "--prompt", " blue. The"]);
+    assert!(loaded && text.contains("restored"), "{text}");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (loaded, _, said) = generate(&["--scheme", "dense", "--load-cache", path]);
+    assert!(!loaded && said.contains("prompt.kvc") && said.contains("changed"), "{said}");
 }

@@ -12,7 +12,7 @@ const QUERY_TILE: usize = 128;
 
 /// `softmax(q kᵀ · scale + bias + mask) v`, the mask causal and whatever `pattern` adds.
 ///
-/// `q` is `(B, H, T, D)`, `k` and `v` are `(B·Hkv, S, D)`, all f32 and after position embedding;
+/// `q` is `(B, H, T, D)` in f32, `k` and `v` are `(B·Hkv, S, D)` in f32, f16 or bf16, all after position embedding;
 /// the `T` queries are those of the last `T` of the `S` tokens. `H` is a multiple of `Hkv`, and
 /// query heads `g·H/Hkv ..` share key-value head `g`. `k` and `v` may be the front part of larger
 /// buffers (`narrow`); they are not copied. Returns `(B, H, T, D)`.
@@ -27,7 +27,7 @@ pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<
     if blocks::fits(&q, k, v) {
         blocks::attend(&q, k, v, scale, pattern)
     } else {
-        by_operations(&q, k, v, scale, pattern)
+        by_operations(&q, &k.to_dtype(q.dtype())?, &v.to_dtype(q.dtype())?, scale, pattern)
     }
 }
 
@@ -246,6 +246,23 @@ mod tests {
                     let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
                     assert!(worst < 2e-6, "{:?} {pattern:?}: {worst}", (b, h, h_kv, t, s, d));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_and_values_of_16_bits_are_attended_as_what_they_are() {
+        let noise = |shape: (usize, usize, usize)| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+        for dtype in [candle_core::DType::F16, candle_core::DType::BF16] {
+            let [k, v] = [noise((2, 700, 8)), noise((2, 700, 8))].map(|x| x.to_dtype(dtype).unwrap());
+            for tokens in [1, 300] {
+                let q = noise((4, tokens, 8)).unsqueeze(0).unwrap();
+                assert!(blocks::fits(&q, &k, &v));
+                let wide = |x: &Tensor| x.to_dtype(q.dtype()).unwrap();
+                let stored = causal(&q, &k, &v, 0.3, &Pattern::default()).unwrap();
+                let expected = causal(&q, &wide(&k), &wide(&v), 0.3, &Pattern::default()).unwrap();
+                let numbers = |x: Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(numbers(stored), numbers(expected));
             }
         }
     }

@@ -27,6 +27,7 @@
 //! | one method each | [`schemes`] |
 //! | the cache that all methods that code tokens share: padding, sinks, windows, buffers, attention | [`coded`] |
 //! | how a method is put together from stages | [`coded::stages`] |
+//! | prompts kept as files | [`schemes::csr_plus::rest`] |
 //! | names: grammar, entries, what a scheme needs | [`name`], [`Entry`], [`Needs`] |
 //! | all of them, by name | [`registry`] |
 //! | what every cache must do | [`conformance`] |

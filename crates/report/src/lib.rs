@@ -35,6 +35,7 @@ pub mod ablation;
 pub mod aggregate;
 pub mod axes;
 pub mod canvas;
+pub mod claims;
 pub mod compare;
 mod error;
 pub mod evidence;

@@ -1,14 +1,16 @@
-//! Attention of f32 tensors in the memory of the CPU: tiles of queries over blocks of keys.
+//! Attention in the memory of the CPU, of f32 queries over keys and values in f32, f16 or bf16: tiles of queries over blocks of keys.
 //!
 //! The scores of a tile are made, turned into weights and used up one block of keys after the other, the softmax taken
 //! as the blocks come (Milakov and Gimelshein 2018), so memory does not depend on the number of keys, and a tile stays
-//! in a level-2 cache. Few queries, as in decoding, are bound by reading keys and values once: there the blocks
+//! in a level-2 cache. Keys and values of 16 bits are widened block by block, so they are read from memory once. Few queries, as in decoding, are bound by reading keys and values once: there the blocks
 //! themselves are shared out to threads and joined in order. Tiles and blocks do not depend on the number of threads,
 //! so neither do results.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::{CpuStorage, Layout, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Storage, Tensor, bail};
+use half::{bf16, f16};
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Softmax, multiply, multiply_add};
 use rayon::prelude::*;
 
@@ -25,7 +27,7 @@ const FEW_BLOCK: usize = 256;
 /// Elements of keys below which starting threads costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 14;
 
-/// As [`super::causal`], after its checks, for contiguous f32 queries on the CPU. `k` and `v` have rows without gaps.
+/// As [`super::causal`], after its checks, for what [`fits`]: contiguous f32 queries; `k` and `v` have rows without gaps.
 pub(super) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -38,9 +40,12 @@ pub(super) fn attend(
     let ((q_storage, q_layout), (k_storage, k_layout), (v_storage, v_layout)) =
         (q.storage_and_layout(), k.storage_and_layout(), v.storage_and_layout());
     let call = Call {
-        queries: slice(&q_storage, q_layout)?,
-        keys: Heads::new(slice(&k_storage, k_layout)?, k_layout)?,
-        values: Heads::new(slice(&v_storage, v_layout)?, v_layout)?,
+        queries: match &*q_storage {
+            Storage::Cpu(CpuStorage::F32(all)) => &all[q_layout.start_offset()..],
+            _ => bail_device()?,
+        },
+        keys: Heads::new(&k_storage, k_layout)?,
+        values: Heads::new(&v_storage, v_layout)?,
         query_heads: h,
         group: b * h / heads,
         tokens: t,
@@ -59,35 +64,71 @@ pub(super) fn attend(
     Ok(Tensor::from_vec(out, (b, h, t, d), q.device())?)
 }
 
-/// Whether [`attend`] can take these tensors.
-pub(super) fn fits(q: &Tensor, k: &Tensor, v: &Tensor) -> bool {
-    let f32_on_cpu = |x: &Tensor| x.device().is_cpu() && x.dtype() == candle_core::DType::F32;
-    let whole_rows = |x: &Tensor| matches!(x.stride(), &[_, row, 1] if row == x.dims()[2]);
-    [q, k, v].into_iter().all(f32_on_cpu) && whole_rows(k) && whole_rows(v)
+thread_local! {
+    /// A block of this thread, widened.
+    static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The elements from the tensor's first on.
-fn slice<'a>(storage: &'a Storage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match storage {
-        Storage::Cpu(CpuStorage::F32(all)) => Ok(&all[layout.start_offset()..]),
-        _ => bail!("attention in blocks takes f32 tensors on the CPU"),
-    }
+/// Whether [`attend`] can take these tensors.
+pub(super) fn fits(q: &Tensor, k: &Tensor, v: &Tensor) -> bool {
+    let stored = |x: &Tensor| matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    let whole_rows = |x: &Tensor| matches!(x.stride(), &[_, row, 1] if row == x.dims()[2]);
+    let on_cpu = [q, k, v].into_iter().all(|x| x.device().is_cpu());
+    on_cpu && q.dtype() == DType::F32 && [k, v].into_iter().all(|x| stored(x) && whole_rows(x))
+}
+
+fn bail_device<T>() -> candle_core::Result<T> {
+    bail!("attention in blocks takes tensors of f32, f16 or bf16 on the CPU")
 }
 
 /// Rows `(tokens, D)` of each key-value head.
 struct Heads<'a> {
-    all: &'a [f32],
+    all: Numbers<'a>,
     stride: usize,
 }
 
+enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
 impl<'a> Heads<'a> {
-    fn new(all: &'a [f32], layout: &Layout) -> candle_core::Result<Self> {
+    fn new(storage: &'a Storage, layout: &Layout) -> candle_core::Result<Self> {
+        let start = layout.start_offset();
+        let all = match storage {
+            Storage::Cpu(CpuStorage::F32(all)) => Numbers::F32(&all[start..]),
+            Storage::Cpu(CpuStorage::F16(all)) => Numbers::F16(&all[start..]),
+            Storage::Cpu(CpuStorage::BF16(all)) => Numbers::Bf16(&all[start..]),
+            _ => bail_device()?,
+        };
         Ok(Self { all, stride: layout.stride()[0] })
     }
 
-    fn rows(&self, head: usize, tokens: Range<usize>, d: usize) -> &'a [f32] {
-        let head = &self.all[head * self.stride..];
-        &head[tokens.start * d..tokens.end * d]
+    /// Rows of f32: those that are stored, or widened into `wide`.
+    fn rows<'w>(&self, head: usize, tokens: Range<usize>, d: usize, wide: &'w mut Vec<f32>) -> &'w [f32]
+    where
+        'a: 'w,
+    {
+        let at = head * self.stride + tokens.start * d..head * self.stride + tokens.end * d;
+        let isa = Isa::detect();
+        let room = |wide: &'w mut Vec<f32>| {
+            wide.resize(at.len(), 0.0);
+            &mut wide[..]
+        };
+        match self.all {
+            Numbers::F32(all) => &all[at],
+            Numbers::F16(all) => {
+                let wide = room(wide);
+                isa.widen(&all[at], wide);
+                wide
+            }
+            Numbers::Bf16(all) => {
+                let wide = room(wide);
+                isa.widen(&all[at], wide);
+                wide
+            }
+        }
     }
 }
 
@@ -151,7 +192,7 @@ impl Call<'_> {
             let block = from..(from + BLOCK).min(last);
             let n = block.len();
             let scores = &mut scratch.scores[..count * n];
-            let keys = self.keys.rows(head, block.clone(), d);
+            let keys = self.keys.rows(head, block.clone(), d, &mut scratch.wide);
             let queries = Matrix::new(&scratch.queries, count, d);
             multiply(MatrixMut::new(scores, count, n), queries, Matrix::new(keys, n, d).transposed());
             for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
@@ -162,7 +203,7 @@ impl Call<'_> {
                     scratch.out[row * d..(row + 1) * d].iter_mut().for_each(|x| *x *= factor);
                 }
             }
-            let values = self.values.rows(head, block, d);
+            let values = self.values.rows(head, block, d, &mut scratch.wide);
             let out = MatrixMut::new(&mut scratch.out, count, d);
             multiply_add(out, Matrix::new(scores, count, n), Matrix::new(values, n, d));
         }
@@ -207,7 +248,8 @@ impl Call<'_> {
         let d = self.head_dim;
         let rows = self.group * self.tokens;
         let n = block.len();
-        let (keys, values) = (self.keys.rows(head, block.clone(), d), self.values.rows(head, block.clone(), d));
+        let mut wide = WIDE.take();
+        let keys = self.keys.rows(head, block.clone(), d, &mut wide);
         let queries = &self.queries[head * rows * d..(head + 1) * rows * d];
         let mut scores = vec![0f32; rows * n];
         for (j, key) in keys.chunks_exact(d).enumerate() {
@@ -215,12 +257,14 @@ impl Call<'_> {
                 scores[row * n + j] = self.isa.dot(query, key) * self.scale;
             }
         }
+        let values = self.values.rows(head, block.clone(), d, &mut wide);
         let (mut sums, mut out) = (vec![Softmax::default(); rows], vec![0f32; rows * d]);
         for (row, scores) in scores.chunks_exact_mut(n).enumerate() {
             let query = self.seen - self.tokens + row % self.tokens;
             self.weigh(head, row / self.tokens, query, &block, scores, &mut sums[row]);
             self.isa.add_weighted(scores, values, &mut out[row * d..(row + 1) * d]);
         }
+        WIDE.set(wide);
         (sums, out)
     }
 
@@ -271,4 +315,6 @@ struct Scratch {
     sums: Vec<Softmax>,
     /// `(G rows, D)`
     out: Vec<f32>,
+    /// A block of keys or values that are stored in 16 bits, `(BLOCK, D)`.
+    wide: Vec<f32>,
 }

@@ -146,8 +146,7 @@ impl LayerCache for DenseCache {
         self.append(&k, v)?;
         let (keys, values) = self.buffers.as_ref().expect("append filled the buffers");
         let held = self.len - self.dropped;
-        let keys = keys.narrow(1, 0, held)?.to_dtype(q.dtype())?;
-        let values = values.narrow(1, 0, held)?.to_dtype(q.dtype())?;
+        let (keys, values) = (keys.narrow(1, 0, held)?, values.narrow(1, 0, held)?);
         // Patterns hide by distance, which dropped tokens do not change, but padding is counted from the first token.
         let shifted: Vec<usize>;
         let padding = match cx.pattern.padding {

@@ -16,7 +16,7 @@ use kvcsr_report::{html, splice};
 use serde_json::{Map, Value};
 
 use self::section::Section;
-use self::sheet::{PAGE, README, RESULTS, Sheet};
+use self::sheet::{CLAIMS, PAGE, README, RESULTS, Sheet};
 use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::{atomic, manifest, ui};
@@ -96,8 +96,9 @@ impl Stage for Report {
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
-            let shown =
-                [README, RESULTS].into_iter().find_map(|document| Some((document.marker(name)?, document.path)));
+            let shown = [README, RESULTS, CLAIMS]
+                .into_iter()
+                .find_map(|document| Some((document.marker(name)?, document.path)));
             if let Some((marker, document)) = shown {
                 let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
                 splice::splice_file(&run.paths.root.join(document), marker, &text)?;
@@ -111,7 +112,7 @@ impl Stage for Report {
                 copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
             }
         }
-        let documents = format!("{} and {}", README.path, RESULTS.path);
+        let documents = format!("{}, {} and {}", README.path, RESULTS.path, CLAIMS.path);
         ui::line(self.name(), &format!("published in {}, {documents}", run.paths.show(target)));
         Ok(())
     }

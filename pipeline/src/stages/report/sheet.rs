@@ -26,6 +26,9 @@ pub const README: Document = Document { path: "README.md", prefix: "readme-" };
 /// Every table that is published.
 pub const RESULTS: Document = Document { path: "docs/RESULTS.md", prefix: "results-" };
 
+/// The paper's claims, a part for each profile.
+pub const CLAIMS: Document = Document { path: "docs/CLAIMS.md", prefix: "claims-" };
+
 impl Document {
     /// The marker that a file of the report belongs to, if it is one of this document's.
     pub fn marker<'n>(&self, file: &'n str) -> Option<&'n str> {

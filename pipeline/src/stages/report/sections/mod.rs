@@ -5,6 +5,7 @@
 
 pub mod ablation;
 pub mod at_rest;
+pub mod claims;
 pub mod compare;
 pub mod held_out;
 pub mod memory;
@@ -20,6 +21,7 @@ use super::section::Section;
 pub const ALL: &[&dyn Section] = &[
     &held_out::HeldOut,
     &compare::Compare,
+    &claims::Claims,
     &at_rest::AtRest,
     &suite::Suite,
     &reconstruction::Reconstruction,

@@ -1,0 +1,309 @@
+//! The paper's claims, each held against what this run measured: recoveries of the far context on the same documents, in pairs.
+
+use kvcsr_records::heldout::{ALL, REPEAT};
+use kvcsr_records::{HeldoutRow, SchemeSummary};
+use kvcsr_stats::{Interval, mean_of_means};
+use serde::{Deserialize, Serialize};
+
+use crate::group::{Group, Statistics};
+use crate::grouping::grouped;
+use crate::table::Table;
+
+/// A claim of the paper that one scheme does at least as well as another.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// In words.
+    pub claim: &'static str,
+    /// What the paper reports.
+    pub paper: &'static str,
+    /// The scheme that should not be worse.
+    pub ours: &'static str,
+    /// The scheme it is held against.
+    pub other: &'static str,
+    /// Whether it should be better, rather than about as good.
+    pub better: bool,
+}
+
+/// How much recovery may be less where a claim says "about as good".
+pub const NEAR: f64 = 0.02;
+
+/// The claims that a comparison of schemes on the same documents can test.
+pub const CLAIMS: &[Claim] = &[
+    Claim {
+        claim: "CSR-8 is about as good as KIVI-2",
+        paper: "LongBench 36.93 against 37.17 (Table 1), both counted as 2 bits",
+        ours: "csr-8",
+        other: "kivi-2",
+        better: false,
+    },
+    Claim {
+        claim: "CSR-8 with its online part is about as good as KIVI-2",
+        paper: "the same; the paper's method has the online part",
+        ours: "csr-8+online",
+        other: "kivi-2",
+        better: false,
+    },
+    Claim {
+        claim: "CSR-16 is about as good as KIVI-4",
+        paper: "LongBench 37.36 against 37.19 (Table 1), both counted as 4 bits",
+        ours: "csr-16",
+        other: "kivi-4",
+        better: false,
+    },
+    Claim {
+        claim: "CSR-16 with its online part is about as good as KIVI-4",
+        paper: "the same",
+        ours: "csr-16+online",
+        other: "kivi-4",
+        better: false,
+    },
+    Claim {
+        claim: "CSR-16 is about as good as GEAR",
+        paper: "LongBench 37.36 against 37.42 (Table 1)",
+        ours: "csr-16",
+        other: "gear-4",
+        better: false,
+    },
+    Claim {
+        claim: "More atoms are better: CSR-8 over CSR-4",
+        paper: "LongBench 36.93 against 35.13 (Table 1)",
+        ours: "csr-8",
+        other: "csr-4",
+        better: true,
+    },
+    Claim {
+        claim: "CSR-4 beats deleting the context",
+        paper: "not compared there",
+        ours: "csr-4",
+        other: "evict(sinks=4,recent=508)",
+        better: true,
+    },
+    Claim {
+        claim: "The online part helps: CSR-4",
+        paper: "Figure 2a and section 3",
+        ours: "csr-4+online",
+        other: "csr-4",
+        better: true,
+    },
+    Claim {
+        claim: "The online part helps: CSR-8",
+        paper: "Figure 2a and section 3",
+        ours: "csr-8+online",
+        other: "csr-8",
+        better: true,
+    },
+    Claim {
+        claim: "NeuralDict is better than k-means: CSR-8",
+        paper: "section 3.3, without a number",
+        ours: "csr-8",
+        other: "csr-8@kmeans",
+        better: true,
+    },
+    Claim {
+        claim: "NeuralDict is better than k-means: CSR-4",
+        paper: "section 3.3, without a number",
+        ours: "csr-4",
+        other: "csr-4@kmeans",
+        better: true,
+    },
+    Claim {
+        claim: "Keys are better coded before position embedding: CSR-8",
+        paper: "Figure 2b, without a number",
+        ours: "csr-8",
+        other: "csr-8+rope",
+        better: true,
+    },
+];
+
+/// A claim beside what was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimRow {
+    /// The claim in words.
+    pub claim: String,
+    /// What the paper reports.
+    pub paper: String,
+    /// The scheme that should not be worse, and its measured bits per channel.
+    pub ours: String,
+    /// See `ours`.
+    pub our_bits: Option<f64>,
+    /// The scheme it is held against.
+    pub other: String,
+    /// See `other`.
+    pub other_bits: Option<f64>,
+    /// Tokens of the contexts.
+    pub context: usize,
+    /// Documents that both were scored on.
+    pub n: usize,
+    /// Recovery of ours less that of the other, with its paired 95 % interval.
+    pub difference: Option<f64>,
+    /// Its lower end.
+    pub low: Option<f64>,
+    /// Its upper end.
+    pub high: Option<f64>,
+    /// `holds`, `does not hold`, `open` or `not run`.
+    pub verdict: String,
+}
+
+/// Every claim, tested on the first of `runs` that has both schemes: each the documents of one stage.
+pub fn test(runs: &[&[HeldoutRow]], statistics: Statistics) -> Vec<ClaimRow> {
+    CLAIMS.iter().map(|claim| one(claim, runs, statistics)).collect()
+}
+
+fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRow {
+    let mut row = ClaimRow {
+        claim: claim.claim.to_owned(),
+        paper: claim.paper.to_owned(),
+        ours: claim.ours.to_owned(),
+        our_bits: None,
+        other: claim.other.to_owned(),
+        other_bits: None,
+        context: 0,
+        n: 0,
+        difference: None,
+        low: None,
+        high: None,
+        verdict: "not run".to_owned(),
+    };
+    for rows in runs {
+        // The longest context: there the cache matters most.
+        let Some(context) = rows.iter().map(|row| row.context).max() else { continue };
+        let of = |label: &str| -> Vec<&HeldoutRow> {
+            let own = |row: &&HeldoutRow| row.context == context && row.domain != REPEAT && row.label() == label;
+            rows.iter().filter(own).collect()
+        };
+        let (ours, other) = (of(claim.ours), of(claim.other));
+        if ours.is_empty() || other.is_empty() {
+            continue;
+        }
+        let (ours, other) = (Group::new(ALL, &ours), Group::new(ALL, &other));
+        let hidden = ours.hidden();
+        let differences = ours.differences(&other, |own, other| (other.far_kl_sum - own.far_kl_sum) / hidden);
+        let Some(differences) = differences.filter(|_| hidden > 0.0) else { continue };
+        let ends = statistics.bootstrap.interval(&differences);
+        row.context = context;
+        row.n = differences.iter().map(Vec::len).sum();
+        (row.our_bits, row.other_bits) = (Some(ours.bits()), Some(other.bits()));
+        row.difference = Some(mean_of_means(&differences));
+        (row.low, row.high) = (ends.map(|ends| ends.low), ends.map(|ends| ends.high));
+        row.verdict = verdict(claim, ends).to_owned();
+        break;
+    }
+    row
+}
+
+/// What an interval says of a claim.
+fn verdict(claim: &Claim, ends: Option<Interval>) -> &'static str {
+    let least = if claim.better { 0.0 } else { -NEAR };
+    match ends {
+        Some(ends) if ends.low > least => "holds",
+        Some(ends) if ends.high < least => "does not hold",
+        _ => "open",
+    }
+}
+
+/// Shares of the uncompressed score on tasks that the paper reports for CSR levels.
+const SHARES: [(&str, f64); 4] = [("csr-4", 0.943), ("csr-6", 0.977), ("csr-8", 0.991), ("csr-16", 1.003)];
+
+/// The table, and below it the shares of the task average that CSR keeps where tasks were run.
+pub fn markdown(rows: &[ClaimRow], tasks: &[SchemeSummary]) -> String {
+    let mut table = Table::of(
+        ["claim", "the paper's number", "schemes (measured bits)", "verdict"],
+        ["n", "difference of recovery, 95 %"],
+    );
+    let bits = |bits: Option<f64>| bits.map_or_else(String::new, |bits| format!(" ({bits:.2})"));
+    for row in rows {
+        let ends = match (row.difference, row.low, row.high) {
+            (Some(value), Some(low), Some(high)) => format!("{value:+.3} ({low:+.3} to {high:+.3})"),
+            (Some(value), ..) => format!("{value:+.3}"),
+            _ => String::new(),
+        };
+        let schemes = format!("`{}`{} against `{}`{}", row.ours, bits(row.our_bits), row.other, bits(row.other_bits));
+        table.row([row.claim.clone(), row.paper.clone(), schemes, row.verdict.clone(), row.n.to_string(), ends]);
+    }
+    let mut text = table.into_text();
+    let score = |label: &str| {
+        tasks
+            .iter()
+            .find(|row| row.domain == ALL && row.label() == label)
+            .and_then(|row| Some((row.task_score?, row.task_n?)))
+    };
+    let Some((exact, n)) = score("dense").filter(|(exact, _)| *exact > 0.0) else { return text };
+    let mut shares =
+        Table::of(["level"], ["share of the uncompressed LongBench average, paper", "share of our tasks' average"]);
+    let mut any = false;
+    for (level, paper) in SHARES {
+        if let Some((own, _)) = score(level) {
+            any = true;
+            shares.row([
+                format!("`{level}`"),
+                format!("{:.1} %", 100.0 * paper),
+                format!("{:.1} %", 100.0 * own / exact),
+            ]);
+        }
+    }
+    if any {
+        text += &format!(
+            "\nThe share of the task average that a level keeps (n = {n} prompts of our suite, which is not LongBench; intervals are in \
+             the table of the comparison and are wide):\n\n{}",
+            shares.into_text()
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kvcsr_records::DictionarySource;
+    use kvcsr_stats::Bootstrap;
+
+    use super::*;
+
+    const STATISTICS: Statistics =
+        Statistics { bootstrap: Bootstrap { resamples: 2000, level: 0.95, seed: 1 }, noise: 0.0 };
+
+    fn rows(scheme: &str, lost: f64) -> Vec<HeldoutRow> {
+        let row = |i: usize| HeldoutRow {
+            id: format!("{i}"),
+            domain: if i % 2 == 0 { "paper" } else { "play" }.to_owned(),
+            scheme: scheme.to_owned(),
+            dictionary: DictionarySource::None,
+            context: 4096,
+            windows: 1,
+            scored: 100,
+            nll_sum: 100.0,
+            kl_sum: lost,
+            kl_tail: lost,
+            top1_agree: 90,
+            far: 10,
+            far_kl_sum: lost + 0.01 * (i % 5) as f64,
+            hidden_kl_sum: 1.0,
+            nominal_bits: 2.0,
+            measured_bits: 2.0,
+            shared_bytes: 0,
+            stored_bytes: 0,
+            channels: 100,
+            encode_ms: 1.0,
+            decode_ms_per_token: None,
+        };
+        (0..12).map(row).collect()
+    }
+
+    #[test]
+    fn claims_are_judged_by_their_interval() {
+        let all =
+            [rows("kivi-2", 0.3), rows("csr-8", 0.5), rows("csr-4", 0.9), rows("gear-4", 0.1), rows("csr-16", 0.105)];
+        let tested = test(&[&all.concat()], STATISTICS);
+        let of =
+            |ours: &str, other: &str| tested.iter().find(|row| (&*row.ours, &*row.other) == (ours, other)).unwrap();
+        let lost = of("csr-8", "kivi-2");
+        assert_eq!((lost.verdict.as_str(), lost.n), ("does not hold", 12));
+        assert!((lost.difference.unwrap() + 0.2).abs() < 1e-9);
+        assert_eq!(of("csr-8", "csr-4").verdict, "holds");
+        // 0.5 points less is about as good.
+        assert_eq!(of("csr-16", "gear-4").verdict, "holds");
+        assert_eq!(of("csr-8", "csr-8@kmeans").verdict, "not run");
+        let text = markdown(&tested, &[]);
+        assert!(text.contains("| does not hold | 12 | -0.200 ("), "{text}");
+    }
+}
