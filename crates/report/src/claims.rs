@@ -6,7 +6,6 @@ use kvcsr_stats::{Interval, mean_of_means};
 use serde::{Deserialize, Serialize};
 
 use crate::group::{Group, Statistics};
-use crate::grouping::grouped;
 use crate::table::Table;
 
 /// A claim of the paper that one scheme does at least as well as another.
@@ -265,7 +264,7 @@ mod tests {
     fn rows(scheme: &str, lost: f64) -> Vec<HeldoutRow> {
         let row = |i: usize| HeldoutRow {
             id: format!("{i}"),
-            domain: if i % 2 == 0 { "paper" } else { "play" }.to_owned(),
+            domain: if i.is_multiple_of(2) { "paper" } else { "play" }.to_owned(),
             scheme: scheme.to_owned(),
             dictionary: DictionarySource::None,
             context: 4096,

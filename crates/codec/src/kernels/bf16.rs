@@ -60,6 +60,9 @@ impl Bf16Rows {
     /// If there is no such row, or `x` has another length.
     pub fn set(&mut self, row: usize, x: &[f32]) {
         assert!(row < self.rows && x.len() == self.inputs);
+        if x.is_empty() {
+            return;
+        }
         let panel = &mut self.pairs[row / PANEL_ROWS * PANEL_ROWS * self.inputs / 2..];
         let cut = |x: f32| bf16::from_bits((x.to_bits() >> 16) as u16);
         for (to, x) in panel[row % PANEL_ROWS..].iter_mut().step_by(PANEL_ROWS).zip(x.as_chunks::<2>().0) {
