@@ -3,7 +3,7 @@
 //! Codes in flight have rows of equal bits, so that attention finds any token; a file is read from its beginning. It holds the same
 //! atoms and coordinates as `csr+@B`, but coordinates are whole numbers of one step, the same for all coordinates of all layers: in a
 //! metric of nats that is the best division of an error. They are entropy-coded with a model that learns from the prompt
-//! ([`symbols`]). The first tokens are kept in f16, and the last are coded in a finer step, since most attention goes to them.
+//! (`symbols.rs`). The first tokens are kept in f16, and the last are coded in a finer step, since most attention goes to them.
 //!
 //! [`RestCodec`] codes layer by layer; [`PromptFile`] is the file.
 
