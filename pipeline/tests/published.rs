@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kvcsr_report::claims::{self, ClaimRow};
 use kvcsr_report::figures::{
     Frontier, LayerDivergence, LayerError, MemoryLength, PromptScatter, QualityBits, RetrievalGrid, RotaryScatter,
     TimeLength, TrainingLoss,
@@ -55,7 +56,7 @@ fn every_table_of_the_documents_stands_in_a_published_page() {
     }
     let parts = parts("docs/RESULTS.md");
     let names: Vec<&str> = parts.keys().map(String::as_str).collect();
-    assert_eq!(names, ["ablation", "compare", "longbench", "results", "suite"]);
+    assert_eq!(names, ["ablation", "at-rest", "compare", "longbench", "results", "suite"]);
     for (name, text) in &parts {
         let tables = markdown_tables(text);
         assert!(!tables.is_empty(), "docs/RESULTS.md, part `{name}`, has no table");
@@ -114,6 +115,21 @@ fn the_ablation_is_that_of_the_committed_rows() {
             assert!(report.contains(text.trim()), "{}: report.md and ablation.csv differ in {what}", folder.display());
             assert!(!in_results || shown.contains(text.trim()), "docs/RESULTS.md and ablation.csv differ in {what}");
         }
+    }
+}
+
+#[test]
+fn the_claims_are_judged_on_the_committed_rows() {
+    let parts = parts("docs/CLAIMS.md");
+    assert!(!parts.is_empty());
+    for (profile, text) in parts {
+        let folder = root().join("data/results").join(&profile);
+        let rows: Vec<ClaimRow> = csv::read(&folder.join("claims.csv")).unwrap();
+        let compared: Vec<SchemeSummary> = csv::read(&folder.join("compare.csv")).unwrap();
+        assert!(
+            text.contains(claims::markdown(&rows, &compared).trim()),
+            "docs/CLAIMS.md, part `{profile}`: run `just report`"
+        );
     }
 }
 

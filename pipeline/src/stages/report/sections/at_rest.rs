@@ -40,7 +40,7 @@ impl Section for AtRest {
         }
         sheet.markdown(&text);
         sheet.folded("What the columns mean", LEGEND);
-        let published = format!("`{}`; {}.\n\n{text}", run.config.model, made_by(run, "at-rest")?);
+        let published = format!("`{}`. {}\n\n{text}", run.config.model, made_by(run, "at-rest")?);
         sheet.show_in(&RESULTS, "at-rest", &published)?;
         sheet.table("at-rest", &rows)?;
         sheet.table("at-rest-files", &times)

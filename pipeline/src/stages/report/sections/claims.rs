@@ -42,7 +42,7 @@ impl Section for Claims {
         );
         sheet.markdown(&format!("{about}\n\n{text}"));
         sheet.table(TABLE, &rows)?;
-        let shown = format!("`{}`; {}.\n\n{text}", run.config.model, made_by(run, "compare")?);
+        let shown = format!("`{}`. {}\n\n{text}", run.config.model, made_by(run, "compare")?);
         sheet.show_in(&CLAIMS, &run.label(), &shown)
     }
 }
