@@ -62,19 +62,17 @@ pub struct RangeEncoder<'a> {
 }
 
 impl<'a> RangeEncoder<'a> {
-    /// Begins at the end of `out`.
+    /// Begins at the end of `out`. The first byte of a code is 0, as LZMA's: a carry always has a byte to go to.
     pub fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { out, low: 0, range: u32::MAX, held: 0, pending: 0 }
+        Self { out, low: 0, range: u32::MAX, held: 0, pending: 1 }
     }
 
     #[inline]
     fn shift(&mut self) {
         let carry = (self.low >> 32) as u8;
         if carry != 0 || self.low < 0xff00_0000 {
-            if self.pending > 0 {
-                self.out.push(self.held.wrapping_add(carry));
-                self.out.extend(std::iter::repeat_n(0xffu8.wrapping_add(carry), self.pending - 1));
-            }
+            self.out.push(self.held.wrapping_add(carry));
+            self.out.extend(std::iter::repeat_n(0xffu8.wrapping_add(carry), self.pending - 1));
             self.pending = 0;
             self.held = (self.low >> 24) as u8;
         }
@@ -140,7 +138,8 @@ impl<'a> RangeDecoder<'a> {
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         let mut this = Self { bytes: bytes.iter(), code: 0, range: u32::MAX };
-        for _ in 0..4 {
+        // The first byte says nothing.
+        for _ in 0..5 {
             this.code = this.code << 8 | this.next();
         }
         this
@@ -227,6 +226,24 @@ mod tests {
         #[test]
         fn any_bytes_decode_to_something(bytes in vec(any::<u8>(), 0..64), length in 0usize..500) {
             pass(&mut RangeDecoder::new(&bytes), &vec![(false, 5, 0); length]);
+        }
+    }
+
+    #[test]
+    fn codes_that_begin_with_the_largest_bytes_come_back() {
+        for ones in [8, 16, 24, 32, 40] {
+            let symbols: Vec<(bool, u8, u16)> =
+                (0..ones).map(|_| (false, 1, 1)).chain([(true, 7, 3), (false, 16, 65_535)]).collect();
+            for bits in [&symbols[..], &symbols[ones..]] {
+                let mut bytes = Vec::new();
+                let mut encoder = RangeEncoder::new(&mut bytes);
+                (0..ones).for_each(|_| assert_eq!(encoder.plain(1, 1), 1));
+                pass(&mut encoder, bits);
+                encoder.finish();
+                let mut decoder = RangeDecoder::new(&bytes);
+                (0..ones).for_each(|at| assert_eq!(decoder.plain(0, 1), 1, "bit {at} of {ones}"));
+                assert_eq!(pass(&mut decoder, bits), bits);
+            }
         }
     }
 
