@@ -9,15 +9,13 @@
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Stored, multiply_bf16, multiply_parallel};
+use kvcsr_codec::kernels::{Isa, Stored, multiply_bf16, multiply_widened};
 use rayon::prelude::*;
 
 use crate::device::Kept;
 
 /// Rows up to which a product is bound by reading the weights: each weight is read once, by whichever thread is free.
 const FEW_ROWS: usize = 8;
-/// Rows of 16-bit weights widened at a time hold so many elements: 4 MiB as f32.
-const PANEL: usize = 1 << 20;
 /// Weights below which starting threads costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
 /// Weights of one thread's turn.
@@ -117,7 +115,12 @@ impl CustomOp2 for Product {
 /// `(rows, inputs)` times `(outputs, inputs)` transposed.
 fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    if rows <= FEW_ROWS { by_dots(x, w, [rows, outputs, inputs]) } else { by_panels(x, w, [rows, outputs, inputs]) }
+    if rows <= FEW_ROWS {
+        return by_dots(x, w, [rows, outputs, inputs]);
+    }
+    let mut y = vec![0f32; rows * outputs];
+    multiply_widened(&mut y, x, w, inputs);
+    y
 }
 
 /// The same with `x` rounded to bf16.
@@ -150,22 +153,6 @@ fn by_dots<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -
         return turned;
     }
     (0..rows).flat_map(|row| turned.iter().skip(row).step_by(rows).copied()).collect()
-}
-
-fn by_panels<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -> Vec<f32> {
-    let mut y = vec![0f32; rows * outputs];
-    let panel = (PANEL / inputs).clamp(1, outputs);
-    let mut wide = vec![0f32; panel * inputs];
-    let isa = Isa::detect();
-    for (at, w) in w.chunks(panel * inputs).enumerate() {
-        let wide = &mut wide[..w.len()];
-        let columns = w.len() / inputs;
-        wide.par_chunks_mut(TURN).zip(w.par_chunks(TURN)).for_each(|(wide, w)| isa.widen(w, wide));
-        let y = &mut y[at * panel..];
-        let wide = Matrix::new(wide, columns, inputs).transposed();
-        multiply_parallel(MatrixMut::spaced(y, rows, columns, outputs), Matrix::new(x, rows, inputs), wide);
-    }
-    y
 }
 
 #[cfg(test)]

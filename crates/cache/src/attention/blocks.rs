@@ -1,10 +1,12 @@
-//! Attention in the memory of the CPU, of f32 queries over keys and values in f32, f16 or bf16: tiles of queries over blocks of keys.
+//! Attention in the memory of the CPU, of f32 queries over keys and values in f32, f16 or bf16: tiles of queries over
+//! blocks of keys.
 //!
 //! The scores of a tile are made, turned into weights and used up one block of keys after the other, the softmax taken
 //! as the blocks come (Milakov and Gimelshein 2018), so memory does not depend on the number of keys, and a tile stays
-//! in a level-2 cache. Keys and values of 16 bits are widened block by block, so they are read from memory once. Few queries, as in decoding, are bound by reading keys and values once: there the blocks
-//! themselves are shared out to threads and joined in order. Tiles and blocks do not depend on the number of threads,
-//! so neither do results.
+//! in a level-2 cache. Keys and values of 16 bits are widened block by block.
+//!
+//! Few queries, as in decoding, are bound by reading keys and values once: there the blocks themselves are shared out to
+//! threads and joined in order. Tiles and blocks do not depend on the number of threads, so neither do results.
 
 use std::cell::RefCell;
 use std::ops::Range;

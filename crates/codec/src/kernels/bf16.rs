@@ -4,9 +4,9 @@
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Isa, Matrix, MatrixMut, multiply_parallel};
+use super::{Isa, Matrix, MatrixMut, Stored, multiply_parallel};
 
-/// Weights widened at a time where the CPU has no product of bf16 pairs: 4 MiB as f32.
+/// Rows of 16-bit weights widened at a time hold so many numbers: 4 MiB as f32.
 const PANEL: usize = 1 << 20;
 /// Numbers of one thread's turn at widening.
 const TURN: usize = 1 << 15;
@@ -106,20 +106,33 @@ impl Bf16Rows {
 
 /// The product by f32 copies of both operands.
 fn widened(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
-    let (rows, outputs, isa) = (x.len() / inputs, w.len() / inputs, Isa::detect());
-    let widen = |from: &[bf16], to: &mut [f32]| {
-        to.par_chunks_mut(TURN).zip(from.par_chunks(TURN)).for_each(|(to, from)| isa.widen(from, to));
-    };
-    let mut left = vec![0f32; x.len()];
-    widen(x, &mut left);
+    let mut wide = vec![0f32; x.len()];
+    widen(x, &mut wide);
+    multiply_widened(out, &wide, w, inputs);
+}
+
+/// `out = x wᵀ` on the current rayon pool, w widened exactly as it is used: x `(rows, inputs)`, w `(outputs, inputs)`, out
+/// `(rows, outputs)`.
+///
+/// # Panics
+/// If the slices do not fit each other.
+pub fn multiply_widened<W: Stored>(out: &mut [f32], x: &[f32], w: &[W], inputs: usize) {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    assert_eq!(out.len(), rows * outputs);
     let panel = (PANEL / inputs).clamp(1, outputs.max(1));
-    let mut right = vec![0f32; panel * inputs];
+    let mut wide = vec![0f32; panel * inputs];
     for (at, w) in w.chunks(panel * inputs).enumerate() {
-        let (right, columns) = (&mut right[..w.len()], w.len() / inputs);
-        widen(w, right);
+        let (wide, columns) = (&mut wide[..w.len()], w.len() / inputs);
+        widen(w, wide);
         let out = MatrixMut::spaced(&mut out[at * panel..], rows, columns, outputs);
-        multiply_parallel(out, Matrix::new(&left, rows, inputs), Matrix::new(right, columns, inputs).transposed());
+        multiply_parallel(out, Matrix::new(x, rows, inputs), Matrix::new(wide, columns, inputs).transposed());
     }
+}
+
+/// Copies to f32 on the current rayon pool.
+fn widen<W: Stored>(from: &[W], to: &mut [f32]) {
+    let isa = Isa::detect();
+    to.par_chunks_mut(TURN).zip(from.par_chunks(TURN)).for_each(|(to, from)| isa.widen(from, to));
 }
 
 #[cfg(target_arch = "x86_64")]

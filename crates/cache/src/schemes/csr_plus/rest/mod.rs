@@ -14,7 +14,7 @@ mod symbols;
 
 use candle_core::{Device, Tensor};
 use half::f16;
-use kvcsr_codec::kernels::{Isa, to_f16};
+use kvcsr_codec::kernels::to_f16;
 use kvcsr_codec::{CodebookSet, CodecError, Kind, RangeDecoder, RangeEncoder, index_bits};
 use rayon::prelude::*;
 
@@ -242,9 +242,7 @@ impl RestCodec {
             }
             let (tokens, half) = (shape[2], kv_heads * d);
             let numbers = tensor.transpose(1, 2)?.flatten_all()?.to_vec1::<f32>()?;
-            let finite = Isa::detect().dot(&numbers, &vec![0.0; numbers.len()]) == 0.0;
-            if !finite {
-                let at = numbers.iter().position(|x| !x.is_finite()).unwrap_or(0);
+            if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
                 return Err(CacheError::NotFinite { layer, kind, token: at / half });
             }
             rows.resize(tokens * 2 * half, 0.0);

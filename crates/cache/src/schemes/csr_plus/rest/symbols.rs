@@ -98,9 +98,6 @@ fn size(
     let given = number.unsigned_abs();
     let high = given >> plain;
     if !coder.bit(high != 0, &mut nonzero[class]) {
-        if plain == 0 {
-            return 0;
-        }
         let low = coder.plain(given & ((1 << plain) - 1), plain);
         return signed(coder, number, low);
     }
@@ -118,7 +115,7 @@ fn size(
         let top = 1 << bits;
         count += (top | coder.plain(beyond & (top - 1), bits)) - 1;
     }
-    let low = if plain > 0 { coder.plain(given & ((1 << plain) - 1), plain) } else { 0 };
+    let low = coder.plain(given & ((1 << plain) - 1), plain);
     signed(coder, number, (count << plain | low).min(LARGEST as u32))
 }
 
