@@ -144,6 +144,7 @@ fn prompts_as_files_are_those_of_the_committed_rows() {
             let own: Vec<SchemeSummary> = rows.iter().filter(|row| row.context == context).cloned().collect();
             assert!(own.iter().any(|row| row.scheme.starts_with("evict(")), "deletion is in every table");
             assert!(report.contains(compare::markdown(&own).trim()), "{}: {context} tokens", folder.display());
+            assert!(report.contains(compare::memory_markdown(&own).trim()), "{}: shared bytes", folder.display());
         }
     }
 }

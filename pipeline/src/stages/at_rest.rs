@@ -80,9 +80,7 @@ impl Stage for AtRest {
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
         let rows: Vec<HeldoutRow> = files::read_jsonl(&dir.join(heldout::ROWS))?;
         let mut summaries: Vec<SchemeSummary> = aggregate::overall(&rows)?;
-        summaries.sort_by(|a, b| {
-            (a.context, a.measured_bits).partial_cmp(&(b.context, b.measured_bits)).unwrap_or(std::cmp::Ordering::Equal)
-        });
+        summaries.sort_by(|a, b| a.context.cmp(&b.context).then(a.measured_bits.total_cmp(&b.measured_bits)));
         let mut lines = heldout::lines(&summaries);
         let rows: Vec<RestFileRow> = files::read_jsonl(&dir.join(FILES))?;
         lines.extend(rows.iter().map(|row| {

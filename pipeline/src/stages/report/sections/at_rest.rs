@@ -7,6 +7,7 @@ use kvcsr_report::{HeldoutRow, RestFileRow, SchemeSummary, aggregate, files};
 
 use crate::stage::Run;
 use crate::stages::report::section::Section;
+use crate::stages::report::sections::compare::MEMORY;
 use crate::stages::report::sections::provenance::made_by;
 use crate::stages::report::sheet::{RESULTS, Sheet};
 use crate::stages::{at_rest, heldout};
@@ -37,6 +38,7 @@ impl Section for AtRest {
             let own: Vec<SchemeSummary> = rows.iter().filter(|row| row.context == context).cloned().collect();
             let n = own.iter().map(|row| row.n).max().unwrap_or(0);
             text += &format!("\n{context} tokens, n = {n} long documents:\n\n{}", compare::markdown(&own));
+            text += &format!("\n{MEMORY}\n\n{}", compare::memory_markdown(&own));
         }
         sheet.markdown(&text);
         sheet.folded("What the columns mean", LEGEND);

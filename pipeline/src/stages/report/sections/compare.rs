@@ -72,7 +72,7 @@ impl Section for Compare {
 }
 
 /// What stands above the table of shared bytes.
-const MEMORY: &str = "What all sequences share, dictionaries and codebooks, as this program holds it and as a deployment would store it \
+pub const MEMORY: &str = "What all sequences share, dictionaries and codebooks, as this program holds it and as a deployment would store it \
      (f16, without tables made from it); and measured bits with the stored bytes spread over 1, 8 and 64 sequences of this length:";
 
 /// How time grows with the context. Figures over all contexts belong here.
