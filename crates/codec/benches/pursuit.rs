@@ -100,8 +100,8 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(600));
     let mut summary = Vec::new();
-    for atoms in [1024, 4096] {
-        for width in [32, 64, 128] {
+    for atoms in [1024, 2048, 4096, 8192] {
+        for width in [64, 128] {
             let mut group = criterion.benchmark_group(format!("pursuit/N{atoms}/d{width}"));
             group.throughput(Throughput::Elements(ROWS as u64));
             let dictionary = Dictionary::normalised(width, normalised(atoms * width, 1));

@@ -56,7 +56,7 @@ impl HostCodes {
 
 /// Matching pursuit against one state of the atoms, by the codec or by libtorch.
 pub(crate) enum Coder {
-    Codec(Encoder),
+    Codec(Box<Encoder>),
     Torch { dictionary: Arc<Dictionary>, atoms: Tensor },
 }
 
@@ -66,7 +66,7 @@ impl Coder {
         let dictionary = Arc::new(dictionary_of(atoms)?);
         Ok(match selection {
             Selection::Torch => Self::Torch { dictionary, atoms: atoms.f_detach()? },
-            Selection::Codec | Selection::Auto => Self::Codec(Encoder::new(dictionary)),
+            Selection::Codec | Selection::Auto => Self::Codec(Box::new(Encoder::new(dictionary))),
         })
     }
 

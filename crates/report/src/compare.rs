@@ -123,16 +123,21 @@ const HEADLINE: [&str; 8] =
 
 /// The README's table of one context: a few schemes and the figures that matter most, the least measured bits first.
 pub fn headline_markdown(rows: &[SchemeSummary]) -> String {
-    let numbers = ["measured bits per channel", "far-context recovery, 95 %", "KL (nats)", "tasks (0 to 100)"];
-    let mut table = Table::of(["scheme"], numbers);
-    for row in by_bits(rows).into_iter().filter(|row| HEADLINE.contains(&row.label().as_str())) {
-        table.row([
+    let rows: Vec<_> = by_bits(rows).into_iter().filter(|row| HEADLINE.contains(&row.label().as_str())).collect();
+    let tasks = rows.iter().any(|row| row.task_score.is_some());
+    let numbers = ["measured bits per channel", "far-context recovery, 95 %", "KL (nats)"];
+    let numbers = numbers.into_iter().chain(tasks.then_some("tasks (0 to 100)"));
+    let columns = numbers.map(|number| (number.to_owned(), Cells::Number));
+    let mut table = Table::new([("scheme".to_owned(), Cells::Text)].into_iter().chain(columns));
+    for row in rows {
+        let score = || row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}"));
+        let cells = [
             format!("`{}`", row.label()),
             format!("{:.2}", row.measured_bits),
             with_ends(row.recovery, (row.recovery_low, row.recovery_high), 3),
             format!("{:.4}", row.kl),
-            row.task_score.map_or_else(|| "not run".to_owned(), |score| format!("{score:.1}")),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(tasks.then(score)));
     }
     table.into_text()
 }

@@ -21,6 +21,12 @@ pub fn splice(document: &str, name: &str, text: &str) -> Result<String, ReportEr
     Ok(format!("{}\n{}\n{}", &document[..from], text.trim_matches('\n'), &document[to..]))
 }
 
+/// Whether `document` has a part of that name.
+#[must_use]
+pub fn has(document: &str, name: &str) -> bool {
+    document.contains(&format!("<!-- BEGIN {name} -->"))
+}
+
 /// [`splice`] on a file, through a temporary file. Returns whether the file changed; an unchanged file is not written.
 pub fn splice_file(path: &Path, name: &str, text: &str) -> Result<bool, ReportError> {
     let document = fs::read_to_string(path).map_err(RecordsError::io(path))?;
@@ -59,6 +65,7 @@ mod tests {
             "# A\n<!-- BEGIN results -->\n| a |\n| b |\n<!-- END results -->\n<!-- BEGIN results-2 -->\nkept\n<!-- END results-2 -->\n"
         );
         assert_eq!(splice(&once, "results", "| a |\n| b |").unwrap(), once);
+        assert!(has(README, "results-2") && !has(README, "result"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod bf16;
+mod bytes;
 mod exponential;
 mod halves;
 mod portable;
@@ -61,6 +62,7 @@ pub use self::softmax::Softmax;
 pub use self::sums::Stored;
 
 pub(crate) use self::aligned::{AlignedVec, LINE};
+pub(crate) use self::bytes::{Bytes, Estimates, GROUP, Group, OFFSET, QUAD, TILE_ROWS};
 pub(crate) use self::product::correlate;
 
 /// An instruction set that this machine has. Only [`Isa::detect`] makes one, so holding it is the proof that kernels

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::transposed::Transposed;
-use super::{BLOCK_ROWS, Codes, Scratch, index_u16};
+use super::{BLOCK_ROWS, Codes, index_u16};
 use crate::Dictionary;
 use crate::kernels::Isa;
 use crate::kernels::{AlignedVec, LINE};
@@ -46,10 +46,10 @@ impl Gram {
         transposed: &Transposed,
         rows: &[f32],
         codes: Codes<'_>,
-        scratch: &mut Scratch,
+        correlations: &mut [f32],
     ) {
         let n = rows.len() / transposed.width();
-        let correlations = &mut scratch.correlations[..n * self.stride];
+        let correlations = &mut correlations[..n * self.stride];
         transposed.correlate(0..self.stride, rows, correlations);
         for (p, (indices, coefficients)) in correlations.chunks_exact_mut(self.stride).zip(
             codes.indices.chunks_exact_mut(codes.sparsity).zip(codes.coefficients.chunks_exact_mut(codes.sparsity)),

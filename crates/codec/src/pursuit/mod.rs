@@ -8,13 +8,16 @@
 //! - [`PursuitPath::Gram`] never forms the residual. With `p = D x` and `G = D Dᵀ`
 //!   a step is `p -= c G[i]`, `N` multiply-adds instead of `N d`, fused with the
 //!   search for the next largest `|p|`. `G` takes `4 N²` bytes.
-//! - [`PursuitPath::Residual`] recomputes `p = D R` at every step, a block of rows at a
-//!   time as one matrix product: for `N` so large that `G` does not fit.
+//! - [`PursuitPath::Residual`] looks at all atoms anew at every step, a block of rows at a time: for `N` so large that
+//!   `G` does not fit. The look is quick and inexact, in 8 bits where the machine is good at that and as a product in
+//!   f32 elsewhere; the atoms that it leaves are looked at exactly. The codes are the same to the bit on any machine.
 
+mod candidates;
 mod gram;
 mod orthogonal;
 mod reconstruct;
 mod residual;
+mod screen;
 mod transposed;
 mod union;
 
@@ -24,6 +27,7 @@ use rayon::prelude::*;
 
 use self::gram::Gram;
 use self::residual::Residual;
+use self::screen::Screen;
 use self::transposed::Transposed;
 use crate::kernels::AlignedVec;
 use crate::kernels::Isa;
@@ -44,8 +48,7 @@ pub const GRAM_BUDGET: usize = 64 << 20;
 pub enum PursuitPath {
     /// Update correlations with rows of the Gram matrix: fast, `4 N²` bytes.
     Gram,
-    /// Recompute correlations from the residual: slower, needs no table beyond the
-    /// transposed atoms.
+    /// Look at all atoms anew at every step: slower, and no table is larger than the atoms. The same bits on any machine.
     Residual,
 }
 
@@ -57,14 +60,8 @@ pub struct Encoder {
     dictionary: Arc<Dictionary>,
     transposed: Transposed,
     gram: Option<Gram>,
-}
-
-/// Buffers for one block of rows, reused from block to block.
-struct Scratch {
-    /// Correlations `(rows, stride)` or a tile of them.
-    correlations: AlignedVec,
-    /// Residuals `(rows, width)`; empty on the Gram path.
-    residuals: Vec<f32>,
+    /// Only on the residual path.
+    screen: Option<Screen>,
 }
 
 impl Encoder {
@@ -81,11 +78,11 @@ impl Encoder {
     #[must_use]
     pub fn with_path(dictionary: Arc<Dictionary>, path: PursuitPath) -> Self {
         let transposed = Transposed::new(&dictionary);
-        let gram = match path {
-            PursuitPath::Gram => Some(Gram::new(&dictionary, &transposed)),
-            PursuitPath::Residual => None,
+        let (gram, screen) = match path {
+            PursuitPath::Gram => (Some(Gram::new(&dictionary, &transposed)), None),
+            PursuitPath::Residual => (None, Screen::new(&dictionary)),
         };
-        Self { dictionary, transposed, gram }
+        Self { dictionary, transposed, gram, screen }
     }
 
     /// The dictionary coded against.
@@ -103,18 +100,21 @@ impl Encoder {
         }
     }
 
-    /// Heap bytes of the tables: transposed atoms and, where held, the Gram matrix.
+    /// Heap bytes of the tables: transposed atoms and, where held, the Gram matrix or the atoms in 8 bits.
     /// The dictionary itself is not included; it may be shared.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.transposed.bytes() + self.gram.as_ref().map_or(0, Gram::bytes)
+        self.transposed.bytes()
+            + self.gram.as_ref().map_or(0, Gram::bytes)
+            + self.screen.as_ref().map_or(0, Screen::bytes)
     }
 
-    /// What [`Encoder::bytes`] is for `atoms` atoms of `width` elements, without making one.
+    /// What [`Encoder::bytes`] is for `atoms` atoms of `width` elements on this machine, without making one.
     #[must_use]
     pub fn bytes_of(atoms: usize, width: usize) -> usize {
-        let gram = if atoms.pow(2) * size_of::<f32>() <= GRAM_BUDGET { Gram::bytes_of(atoms) } else { 0 };
-        Transposed::bytes_of(atoms, width) + gram
+        let small = atoms.pow(2) * size_of::<f32>() <= GRAM_BUDGET;
+        let table = if small { Gram::bytes_of(atoms) } else { Screen::bytes_of(atoms, width) };
+        Transposed::bytes_of(atoms, width) + table
     }
 
     /// Codes `rows` `(n, width)` into `indices` and `coefficients`, both `(n, sparsity)`:
@@ -161,42 +161,49 @@ impl Encoder {
         if sparsity == 0 || rows.is_empty() {
             return;
         }
-        let width = self.dictionary.width();
         let isa = Isa::detect();
-        let block_rows = BLOCK_ROWS.min(rows.len() / width);
-        let init = || self.scratch(block_rows);
-        let block = |scratch: &mut Scratch, ((rows, indices), coefficients): Block<'_>| {
-            let codes = Codes { sparsity, indices, coefficients };
-            match &self.gram {
-                Some(gram) => gram.encode(isa, &self.transposed, rows, codes, scratch),
-                None => Residual { dictionary: &self.dictionary, transposed: &self.transposed }
-                    .encode(isa, rows, codes, scratch),
-            }
-        };
-        if rows.len() <= BLOCK_ROWS * width {
-            block(&mut init(), ((rows, indices), coefficients));
-        } else {
-            rows.par_chunks(BLOCK_ROWS * width)
-                .zip(indices.par_chunks_mut(BLOCK_ROWS * sparsity))
-                .zip(coefficients.par_chunks_mut(BLOCK_ROWS * sparsity))
-                .for_each_init(init, block);
+        let block_rows = BLOCK_ROWS.min(rows.len() / self.dictionary.width());
+        match &self.gram {
+            Some(gram) => self.by_blocks(
+                rows,
+                Codes { sparsity, indices, coefficients },
+                || AlignedVec::zeros(block_rows * self.transposed.stride()),
+                |scratch, rows, codes| gram.encode(isa, &self.transposed, rows, codes, scratch),
+            ),
+            None => self.by_blocks(
+                rows,
+                Codes { sparsity, indices, coefficients },
+                || self.residual().scratch(block_rows, 0),
+                |scratch, rows, codes| self.residual().encode(isa, rows, codes, scratch),
+            ),
         }
     }
 
-    fn scratch(&self, rows: usize) -> Scratch {
-        match &self.gram {
-            Some(_) => {
-                Scratch { correlations: AlignedVec::zeros(rows * self.transposed.stride()), residuals: Vec::new() }
-            }
-            None => Scratch {
-                correlations: AlignedVec::zeros(rows * residual::tile_width(&self.transposed)),
-                residuals: vec![0.0; rows * self.dictionary.width()],
-            },
+    /// The tables of the residual path.
+    fn residual(&self) -> Residual<'_> {
+        Residual { dictionary: &self.dictionary, transposed: &self.transposed, screen: self.screen.as_ref() }
+    }
+
+    /// Codes block after block, on the current rayon pool if there are several.
+    fn by_blocks<S>(
+        &self,
+        rows: &[f32],
+        codes: Codes<'_>,
+        init: impl Fn() -> S + Sync + Send,
+        block: impl Fn(&mut S, &[f32], Codes<'_>) + Sync + Send,
+    ) {
+        let (width, sparsity) = (self.dictionary.width(), codes.sparsity);
+        if rows.len() <= BLOCK_ROWS * width {
+            return block(&mut init(), rows, codes);
         }
+        rows.par_chunks(BLOCK_ROWS * width)
+            .zip(codes.indices.par_chunks_mut(BLOCK_ROWS * sparsity))
+            .zip(codes.coefficients.par_chunks_mut(BLOCK_ROWS * sparsity))
+            .for_each_init(init, |scratch, ((rows, indices), coefficients)| {
+                block(scratch, rows, Codes { sparsity, indices, coefficients });
+            });
     }
 }
-
-type Block<'a> = ((&'a [f32], &'a mut [u16]), &'a mut [f32]);
 
 /// Where the codes of a block go: `(rows, sparsity)` each.
 struct Codes<'a> {

@@ -2,15 +2,12 @@
 //!
 //! The offline part is searched through the shared encoder's transposed atoms and never copied.
 //! Online atoms are expanded from f16 a tile at a time, so a prompt's bank needs no table of its own.
-//! Many rows at once, a prefill, are worth a Gram matrix of the union that is dropped afterwards.
+//! Many rows at once, a prefill, are worth tables of the union that are dropped afterwards.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::transposed::Transposed;
-use super::{BLOCK_ROWS, Codes, Encoder, GRAM_BUDGET, PursuitPath, index_u16, residual};
-use crate::kernels::AlignedVec;
+use super::residual::{Residual, take_correlations};
+use super::{BLOCK_ROWS, Codes, Encoder, index_u16, residual};
 use crate::kernels::{Isa, correlate};
 use crate::{Atoms, CodecError};
 
@@ -19,10 +16,7 @@ const ONLINE_TILE: usize = 512;
 
 /// Buffers for one block of rows.
 struct Scratch {
-    /// Residuals `(rows, width)`.
-    residuals: Vec<f32>,
-    /// A tile of correlations.
-    correlations: AlignedVec,
+    offline: residual::Scratch,
     /// A tile of online atoms, `(ONLINE_TILE, width)`.
     online: Vec<f32>,
     /// One atom.
@@ -32,8 +26,7 @@ struct Scratch {
 impl Encoder {
     /// Codes `rows` `(n, width)` over `atoms`, whose offline part is this encoder's dictionary:
     /// as [`Encoder::encode`], which is called where there is no online part. Indices from `N` on
-    /// name online atoms. Where a Gram matrix of the union fits [`crate::GRAM_BUDGET`] and costs less
-    /// than it saves, one is made for the call. A row's code depends on its company in rounding, as it
+    /// name online atoms. For many rows tables of the union are made for the call. A row's code depends on its company in rounding, as it
     /// does between the two paths of an encoder: products with online atoms are of matrices whose
     /// shape is that of the call. It does not depend on the thread count.
     ///
@@ -62,26 +55,19 @@ impl Encoder {
         if n == 0 || sparsity == 0 {
             return Ok(());
         }
-        // Products with all atoms: one per atom for the matrix, one per step without it.
-        if n * sparsity > atoms.len() && atoms.len().pow(2) * size_of::<f32>() <= GRAM_BUDGET {
-            let union = Encoder::with_path(Arc::new(atoms.joined()?), PursuitPath::Gram);
-            union.encode_checked(rows, sparsity, indices, coefficients);
+        // Tables of the union cost about as much as looking at all its atoms once per atom.
+        if n * sparsity > atoms.len() {
+            Encoder::new(Arc::new(atoms.joined()?)).encode_checked(rows, sparsity, indices, coefficients);
             return Ok(());
         }
         let isa = Isa::detect();
-        let search = Search { atoms, transposed: &self.transposed };
-        let init = || search.scratch(BLOCK_ROWS.min(n));
-        let block = |scratch: &mut Scratch, ((rows, indices), coefficients): super::Block<'_>| {
-            search.encode(isa, rows, Codes { sparsity, indices, coefficients }, scratch);
-        };
-        if n <= BLOCK_ROWS {
-            block(&mut init(), ((rows, indices), coefficients));
-        } else {
-            rows.par_chunks(BLOCK_ROWS * width)
-                .zip(indices.par_chunks_mut(BLOCK_ROWS * sparsity))
-                .zip(coefficients.par_chunks_mut(BLOCK_ROWS * sparsity))
-                .for_each_init(init, block);
-        }
+        let search = Search { atoms, offline: self.residual() };
+        self.by_blocks(
+            rows,
+            Codes { sparsity, indices, coefficients },
+            || search.scratch(BLOCK_ROWS.min(n)),
+            |scratch, rows, codes| search.encode(isa, rows, codes, scratch),
+        );
         Ok(())
     }
 }
@@ -126,16 +112,15 @@ pub fn relative_residuals(
 /// Where to look for the next atom.
 struct Search<'a> {
     atoms: Atoms<'a>,
-    transposed: &'a Transposed,
+    offline: Residual<'a>,
 }
 
 impl Search<'_> {
     fn scratch(&self, rows: usize) -> Scratch {
-        let width = self.transposed.width();
+        let width = self.atoms.width();
         let online = ONLINE_TILE.min(self.atoms.online().map_or(0, |online| online.len()));
         Scratch {
-            residuals: vec![0.0; rows * width],
-            correlations: AlignedVec::zeros(rows * residual::tile_width(self.transposed).max(online)),
+            offline: self.offline.scratch(rows, online),
             online: vec![0.0; online * width],
             atom: vec![0.0; width],
         }
@@ -143,44 +128,46 @@ impl Search<'_> {
 
     /// Codes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
     fn encode(&self, isa: Isa, rows: &[f32], codes: Codes<'_>, scratch: &mut Scratch) {
-        let width = self.transposed.width();
-        scratch.residuals[..rows.len()].copy_from_slice(rows);
-        let mut best = [(0.0f32, 0usize); BLOCK_ROWS];
-        let best = &mut best[..rows.len() / width];
+        let width = self.atoms.width();
+        scratch.offline.residuals[..rows.len()].copy_from_slice(rows);
         for step in 0..codes.sparsity {
-            best.fill((0.0, 0));
-            let residuals = &scratch.residuals[..rows.len()];
-            residual::search(isa, self.transposed, residuals, &mut scratch.correlations, best);
-            self.search_online(isa, rows.len(), scratch, best);
-            for (r, &(coefficient, index)) in best.iter().enumerate() {
+            self.offline.search(isa, rows.len(), &mut scratch.offline);
+            self.search_online(isa, rows.len(), scratch);
+            let Scratch { offline, atom, .. } = scratch;
+            for r in 0..rows.len() / width {
+                let residual = &mut offline.residuals[r * width..(r + 1) * width];
+                let (coefficient, index) = offline.candidates[r].best(|index| {
+                    self.atoms.copy_atom(index, atom);
+                    isa.dot(atom, residual)
+                });
                 let at = r * codes.sparsity + step;
                 codes.indices[at] = index_u16(index);
                 codes.coefficients[at] = coefficient;
                 if step + 1 < codes.sparsity && coefficient != 0.0 {
-                    self.atoms.copy_atom(index, &mut scratch.atom);
-                    isa.axpy(&mut scratch.residuals[r * width..(r + 1) * width], -coefficient, &scratch.atom);
+                    self.atoms.copy_atom(index, atom);
+                    isa.axpy(residual, -coefficient, atom);
                 }
             }
         }
     }
 
-    /// Improves `best` over the online atoms, tile by tile in the order of the indices.
-    fn search_online(&self, isa: Isa, elements: usize, scratch: &mut Scratch, best: &mut [(f32, usize)]) {
+    /// Adds the online atoms' candidates, tile by tile in the order of the indices.
+    fn search_online(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
         let Some(online) = self.atoms.online() else { return };
         let offline = self.atoms.offline().len();
-        let width = self.transposed.width();
+        let width = self.atoms.width();
+        let rows = elements / width;
+        let Scratch {
+            offline: residual::Scratch { residuals, correlations, candidates, .. }, online: expanded, ..
+        } = scratch;
         for start in (0..online.len()).step_by(ONLINE_TILE) {
             let tile = ONLINE_TILE.min(online.len() - start);
-            let atoms = &mut scratch.online[..tile * width];
+            let atoms = &mut expanded[..tile * width];
             online.expand(start, atoms);
-            let correlations = &mut scratch.correlations[..best.len() * tile];
-            correlate(atoms, &scratch.residuals[..elements], width, correlations);
-            for (p, best) in correlations.chunks_exact(tile).zip(best.iter_mut()) {
-                let peak = isa.peak(p);
-                if p[peak].abs() > best.0.abs() {
-                    *best = (p[peak], offline + start + peak);
-                }
-            }
+            let correlations = &mut correlations[..rows * tile];
+            correlate(atoms, &residuals[..elements], width, correlations);
+            let named = offline + start..offline + start + tile;
+            take_correlations(isa, &residuals[..elements], correlations, tile, named, &mut candidates[..rows]);
         }
     }
 }

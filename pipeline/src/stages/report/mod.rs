@@ -101,7 +101,8 @@ impl Stage for Report {
                 .find_map(|document| Some((document.marker(name)?, document.path)));
             if let Some((marker, document)) = shown {
                 let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-                splice::splice_file(&run.paths.root.join(document), marker, &text)?;
+                let document = run.paths.root.join(document);
+                splice::splice_file(&document, &part_of(&document, marker, &run.label())?, &text)?;
             } else if path.extension().is_some_and(|extension| PUBLISHED.iter().any(|kept| extension == *kept)) {
                 copy_if_changed(&path, &target.join(name))?;
             }
@@ -129,6 +130,13 @@ impl Stage for Report {
             format!("figures  {} (SVG and PNG each): {}", run.paths.show(dir), figures.join(", ")),
         ])
     }
+}
+
+/// The part of a document that a profile writes: one of its own, `marker-profile`, where the document has it.
+fn part_of(document: &Path, marker: &str, profile: &str) -> Result<String> {
+    let text = std::fs::read_to_string(document).with_context(|| document.display().to_string())?;
+    let own = format!("{marker}-{profile}");
+    Ok(if splice::has(&text, &own) { own } else { marker.to_owned() })
 }
 
 /// The sections in the order of the page: those of the last stage first.
