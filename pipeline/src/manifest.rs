@@ -217,14 +217,14 @@ fn is_time(field: &str) -> bool {
     field.split('_').any(|word| word == "ms" || word == "seconds")
 }
 
-/// Every file below `dir` but the record itself, in name order, and the digest of what they say, without times.
-pub fn outputs(dir: &Path) -> Result<(Vec<Output>, String)> {
+/// Every file below `dir` except the record itself and `others`, in name order, and the digest of what they say, without times.
+pub fn outputs(dir: &Path, others: &[&str]) -> Result<(Vec<Output>, String)> {
     let mut files = Vec::new();
     collect(dir, dir, &mut files)?;
     files.sort();
     let mut outputs = Vec::with_capacity(files.len());
     let mut digest = blake3::Hasher::new();
-    for file in files.into_iter().filter(|f| f != FILE) {
+    for file in files.into_iter().filter(|f| f != FILE && !others.contains(&f.as_str())) {
         let path = dir.join(&file);
         let (bytes, modified_ns) = describe(&path)?;
         let blake3 = hash(&path)?;
@@ -315,7 +315,7 @@ mod tests {
         let digest = |rows: &str| {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
-            outputs(dir.path()).unwrap().1
+            outputs(dir.path(), &[]).unwrap().1
         };
         let row =
             |kl: f64, ms: f64| json!({"kl": kl, "encode_ms": ms, "decode_ms_per_token": ms, "terms": 3}).to_string();
@@ -331,7 +331,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         let file = dir.path().join("sub/a.bin");
         std::fs::write(&file, b"hello").unwrap();
-        let (outputs, digest) = outputs(dir.path()).unwrap();
+        let (outputs, digest) = outputs(dir.path(), &[]).unwrap();
         let manifest = Manifest {
             key: String::new(),
             recipe: recipe(4, "a"),

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::declaration::Declaration;
 use super::lock::lock;
 use super::needs::declared_inputs;
+use super::placing::{Places, RECIPE, remove_dir};
 use super::run::{Run, Stage};
 use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
@@ -32,7 +33,9 @@ pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
 /// once complete: a killed run leaves nothing that a later run would take for finished.
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
-    let dir = run.paths.run.join(&folder);
+    let places = Places::new(&run.paths.run, &folder);
+    places.recover(&run.paths.run, &folder)?;
+    let (dir, partial) = (places.dir.clone(), places.partial.clone());
     let recipe = recipe(stage, run)?;
     let key = recipe.key();
     if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
@@ -55,14 +58,12 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         },
     };
     let _lock = lock(&run.paths.run, &folder)?;
-    let partial = run.paths.run.join(format!("{folder}.partial"));
     let grows = if run.force { &[] } else { stage.declaration().grows };
     let start = prepare(&partial, &dir, &recipe, &run.config, grows)?;
     ui::line(stage.name(), &format!("{reason}{}", start.words()));
     let started = Instant::now();
     stage.make(run, &partial).with_context(|| format!("stage `{}`", stage.name()))?;
-    std::fs::remove_file(partial.join(RECIPE))?;
-    let (outputs, digest) = manifest::outputs(&partial)?;
+    let (outputs, digest) = manifest::outputs(&partial, &[RECIPE])?;
     let manifest = Manifest {
         key,
         recipe,
@@ -78,15 +79,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         peak_memory_bytes: peak_memory(),
     };
     atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
-    if dir.exists() {
-        let old = run.paths.run.join(format!("{folder}.old"));
-        remove_dir(&old)?;
-        std::fs::rename(&dir, &old)?;
-        std::fs::rename(&partial, &dir)?;
-        remove_dir(&old)?;
-    } else {
-        std::fs::rename(&partial, &dir)?;
-    }
+    places.place()?;
     stage.finish(run, &dir)?;
     for text in stage.summary(run, &dir)? {
         ui::line(stage.name(), &text);
@@ -115,8 +108,6 @@ fn device(config: &Config) -> String {
         Err(_) => config.device.clone(),
     }
 }
-
-const RECIPE: &str = "recipe.json";
 
 /// What a stage starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,13 +162,6 @@ fn prepare(partial: &Path, finished: &Path, recipe: &Recipe, config: &Config, gr
     // Written last: a folder that a kill left without it is made anew.
     atomic::write_json(&partial.join(RECIPE), &stamp)?;
     Ok(start)
-}
-
-fn remove_dir(dir: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| dir.display().to_string()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod lock;
 mod makers;
 mod making;
 mod needs;
+mod placing;
 mod run;
 
 use anyhow::{Result, bail};

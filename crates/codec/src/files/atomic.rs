@@ -86,6 +86,15 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync(folder(to))
 }
 
+/// Gives a folder another name in the same folder, durably. What is in it must have been written durably, as by this module.
+///
+/// # Errors
+/// If the disk refuses, or `to` is there and is not an empty folder.
+pub fn rename_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync(folder(to))
+}
+
 /// Removes the temporary files that killed programs left in `dir` and below. No program may be writing there.
 ///
 /// # Errors

@@ -1,0 +1,143 @@
+//! Complete outputs take their name, and those they replace are kept until then.
+//!
+//! A folder takes the name of another in two renames. A program that is killed between them leaves neither folder under the name:
+//! [`recover`] ends what it began.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use kvcsr_codec::atomic;
+
+use super::lock::lock;
+use crate::manifest;
+
+/// What a folder's outputs belong to while they are being made. A partial folder without it is complete.
+pub const RECIPE: &str = "recipe.json";
+
+/// Where the outputs `folder` of a run lie, complete, in the making, and replaced.
+pub struct Places {
+    pub dir: PathBuf,
+    pub partial: PathBuf,
+    old: PathBuf,
+}
+
+impl Places {
+    pub fn new(run: &Path, folder: &str) -> Self {
+        let at = |ending: &str| run.join(format!("{folder}{ending}"));
+        Self { dir: at(""), partial: at(".partial"), old: at(".old") }
+    }
+
+    /// Gives the complete outputs their name. Their record is written.
+    pub fn place(&self) -> Result<()> {
+        // From here on the folder is complete, see `recover`.
+        std::fs::remove_file(self.partial.join(RECIPE)).with_context(|| self.partial.display().to_string())?;
+        self.swap()
+    }
+
+    fn swap(&self) -> Result<()> {
+        if self.dir.exists() {
+            remove_dir(&self.old)?;
+            rename(&self.dir, &self.old)?;
+        }
+        rename(&self.partial, &self.dir)?;
+        remove_dir(&self.old)
+    }
+
+    /// Whether the partial folder holds complete outputs that only lack their name.
+    fn is_complete(&self) -> bool {
+        self.partial.join(manifest::FILE).is_file() && !self.partial.join(RECIPE).exists()
+    }
+
+    /// Ends what a killed program left between two renames: the new outputs take their name if they are complete, else those that they
+    /// were to replace have it again.
+    pub fn recover(&self, run: &Path, folder: &str) -> Result<()> {
+        let begun = || self.is_complete() || (!self.dir.exists() && self.old.exists());
+        if !begun() {
+            return Ok(());
+        }
+        let _lock = lock(run, folder)?;
+        // Another process may have ended it meanwhile.
+        match (self.is_complete(), begun()) {
+            (true, _) => self.swap(),
+            (false, true) => rename(&self.old, &self.dir),
+            (false, false) => Ok(()),
+        }
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    atomic::rename_folder(from, to).with_context(|| to.display().to_string())
+}
+
+/// Removes a folder, if it is there.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| dir.display().to_string()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use super::*;
+
+    /// A run whose folders hold the files named.
+    fn run_with(folders: &[(&str, &[&str])]) -> (tempfile::TempDir, Places) {
+        let run = tempfile::tempdir().unwrap();
+        for (folder, files) in folders {
+            let folder = run.path().join(folder);
+            fs::create_dir(&folder).unwrap();
+            files.iter().for_each(|file| fs::write(folder.join(file), file).unwrap());
+        }
+        let places = Places::new(run.path(), "train");
+        (run, places)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_kill_at_any_moment_of_the_replacement_leaves_the_old_or_the_new_outputs() {
+        let (new, old) = (["manifest.json", "new"], ["manifest.json", "old"]);
+        let unfinished = ["manifest.json", "new", RECIPE];
+        // What is there at each moment, and which outputs it must come to.
+        let moments: [(&[(&str, &[&str])], &[&str]); 6] = [
+            (&[("train", &old), ("train.partial", &unfinished)], &old),
+            (&[("train", &old), ("train.partial", &new)], &new),
+            (&[("train", &old), ("train.partial", &new), ("train.old", &["older"])], &new),
+            (&[("train.old", &old), ("train.partial", &new)], &new),
+            (&[("train.old", &old), ("train.partial", &["half", RECIPE])], &old),
+            (&[("train", &new), ("train.old", &old)], &new),
+        ];
+        for (folders, expected) in moments {
+            let (run, places) = run_with(folders);
+            places.recover(run.path(), "train").unwrap();
+            assert_eq!(files(&places.dir), expected, "{folders:?}");
+            places.recover(run.path(), "train").unwrap();
+            assert_eq!(files(&places.dir), expected, "{folders:?}");
+        }
+    }
+
+    #[test]
+    fn outputs_take_their_name_and_what_they_replace_is_gone() {
+        let (run, places) = run_with(&[("train", &["old"]), ("train.partial", &["manifest.json", "new", RECIPE])]);
+        places.place().unwrap();
+        assert_eq!(files(run.path()), ["train"]);
+        assert_eq!(files(&places.dir), ["manifest.json", "new"]);
+    }
+
+    #[test]
+    fn another_process_at_work_is_left_alone() {
+        let (run, places) = run_with(&[("train.old", &["old"])]);
+        let _held = lock(run.path(), "train").unwrap();
+        assert!(places.recover(run.path(), "train").unwrap_err().to_string().contains("another process"));
+        assert!(!places.dir.exists());
+    }
+}
