@@ -174,6 +174,11 @@ test: setup lint smoke
         '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed - without, failed, skipped + without }' "$log"
 
+# Kill, tamper with and starve every stage, kills=200 times in all; every next run must end with the bytes of an undisturbed one (about half an hour)
+[group('develop')]
+torture kills="200": setup
+    @KVCSR_KILLS="${1#kills=}" cargo test --release --locked --workspace --test torture -- --nocapture
+
 # Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
 [group('develop')]
 golden-answers:

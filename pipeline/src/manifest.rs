@@ -191,25 +191,49 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
-/// blake3 of what a file says, without its times: rows in JSON lines (`*.jsonl`) lose the fields that [`is_time`] names, so that the
-/// digest of the same results is the same whenever they are measured.
+/// blake3 of what a file says, without its times: rows in JSON lines (`*.jsonl`) and tables (`*.csv`) lose the fields that [`is_time`]
+/// names, so that the digest of the same results is the same whenever they are measured.
 fn hash_of_content(path: &Path) -> Result<String> {
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
-        return hash(path);
-    }
+    let ending = path.extension().and_then(|extension| extension.to_str());
+    let timeless: fn(&str) -> Result<String> = match ending {
+        Some("jsonl") => rows_without_times,
+        Some("csv") => table_without_times,
+        _ => return hash(path),
+    };
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let mut hasher = blake3::Hasher::new();
+    Ok(blake3::hash(timeless(&text)?.as_bytes()).to_hex().to_string())
+}
+
+fn rows_without_times(text: &str) -> Result<String> {
+    let mut kept = String::new();
     for line in text.lines() {
         match serde_json::from_str::<Map<String, Value>>(line) {
             Ok(mut row) => {
                 row.retain(|name, _| !is_time(name));
-                hasher.update(serde_json::to_string(&row)?.as_bytes());
+                kept += &serde_json::to_string(&row)?;
             }
-            Err(_) => drop(hasher.update(line.as_bytes())),
+            Err(_) => kept += line,
         }
-        hasher.update(b"\n");
+        kept.push('\n');
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(kept)
+}
+
+fn table_without_times(text: &str) -> Result<String> {
+    let columns: Vec<&str> = text.lines().next().unwrap_or_default().split(',').collect();
+    let mut kept = String::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split(',').collect();
+        // A comma inside quotes moves the fields after it: such a line counts whole.
+        if line.contains('"') || fields.len() != columns.len() {
+            kept += line;
+        } else {
+            let timeless = columns.iter().zip(&fields).filter(|(column, _)| !is_time(column));
+            kept += &timeless.map(|(_, field)| *field).collect::<Vec<_>>().join(",");
+        }
+        kept.push('\n');
+    }
+    Ok(kept)
 }
 
 /// Whether a row's field is a time that was measured: `encode_ms`, `decode_ms_per_token`, `seconds`.
@@ -322,6 +346,14 @@ mod tests {
         assert_eq!(digest(&row(0.5, 1.0)), digest(&row(0.5, 2.0)));
         assert_ne!(digest(&row(0.5, 1.0)), digest(&row(0.6, 1.0)));
         assert_ne!(digest("no row"), digest("another"));
+        let table = |csv: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("rows.csv"), csv).unwrap();
+            outputs(dir.path(), &[]).unwrap().1
+        };
+        assert_eq!(table("a,encode_ms,b\n1,2,3\n"), table("a,encode_ms,b\n1,9,3\n"));
+        assert_ne!(table("a,encode_ms,b\n1,2,3\n"), table("a,encode_ms,b\n1,2,4\n"));
+        assert_ne!(table("a,encode_ms\n\"1,2\",3\n"), table("a,encode_ms\n\"1,3\",3\n"));
         assert!(is_time("seconds") && is_time("encode_ms_per_1k") && !is_time("terms") && !is_time("mse"));
     }
 
