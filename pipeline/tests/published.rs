@@ -56,10 +56,7 @@ fn every_table_of_the_documents_stands_in_a_published_page() {
     }
     let parts = parts("docs/RESULTS.md");
     let names: Vec<&str> = parts.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        ["ablation", "at-rest", "compare", "compare-qwen-coder-1.5b", "longbench", "results", "suite"]
-    );
+    assert_eq!(names, ["ablation", "at-rest", "compare", "compare-qwen-coder-1.5b", "longbench", "results", "suite"]);
     for (name, text) in &parts {
         let tables = markdown_tables(text);
         assert!(!tables.is_empty(), "docs/RESULTS.md, part `{name}`, has no table");
