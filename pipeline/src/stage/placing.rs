@@ -84,8 +84,11 @@ mod tests {
 
     use super::*;
 
+    /// Folders and the files in them.
+    type Folders<'a> = &'a [(&'a str, &'a [&'a str])];
+
     /// A run whose folders hold the files named.
-    fn run_with(folders: &[(&str, &[&str])]) -> (tempfile::TempDir, Places) {
+    fn run_with(folders: Folders<'_>) -> (tempfile::TempDir, Places) {
         let run = tempfile::tempdir().unwrap();
         for (folder, files) in folders {
             let folder = run.path().join(folder);
@@ -108,7 +111,7 @@ mod tests {
         let (new, old) = (["manifest.json", "new"], ["manifest.json", "old"]);
         let unfinished = ["manifest.json", "new", RECIPE];
         // What is there at each moment, and which outputs it must come to.
-        let moments: [(&[(&str, &[&str])], &[&str]); 6] = [
+        let moments: [(Folders<'_>, &[&str]); 6] = [
             (&[("train", &old), ("train.partial", &unfinished)], &old),
             (&[("train", &old), ("train.partial", &new)], &new),
             (&[("train", &old), ("train.partial", &new), ("train.old", &["older"])], &new),
