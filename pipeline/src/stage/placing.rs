@@ -1,7 +1,7 @@
 //! Complete outputs take their name, and those they replace are kept until then.
 //!
 //! A folder takes the name of another in two renames. A program that is killed between them leaves neither folder under the name:
-//! [`recover`] ends what it began.
+//! [`Places::recover`] ends what it began.
 
 use std::path::{Path, PathBuf};
 
