@@ -19,6 +19,11 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
+    /// With room for the candidates of a dictionary of `atoms`, so that few rows make it grow.
+    pub(super) fn with_room(atoms: usize) -> Self {
+        Self { least: 0.0, found: Vec::with_capacity(atoms.min(1024)) }
+    }
+
     pub(super) fn clear(&mut self) {
         self.least = 0.0;
         self.found.clear();

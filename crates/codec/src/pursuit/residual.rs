@@ -38,7 +38,7 @@ impl Residual<'_> {
             residuals: vec![0.0; rows * self.dictionary.width()],
             correlations: AlignedVec::zeros(rows * tile.max(others)),
             screen: self.screen.map(|screen| screen.scratch(rows)),
-            candidates: (0..rows).map(|_| Candidates::default()).collect(),
+            candidates: (0..rows).map(|_| Candidates::with_room(self.dictionary.len() + others)).collect(),
         }
     }
 
