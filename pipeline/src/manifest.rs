@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 use jiff::{Timestamp, Unit};
+use kvcsr_records::csv;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -195,13 +196,13 @@ pub fn hash(path: &Path) -> Result<String> {
 /// names, so that the digest of the same results is the same whenever they are measured.
 fn hash_of_content(path: &Path) -> Result<String> {
     let ending = path.extension().and_then(|extension| extension.to_str());
-    let timeless: fn(&str) -> Result<String> = match ending {
-        Some("jsonl") => rows_without_times,
-        Some("csv") => table_without_times,
+    let text = || std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let timeless = match ending {
+        Some("jsonl") => rows_without_times(&text()?)?,
+        Some("csv") => csv::without_columns(&text()?, is_time).with_context(|| path.display().to_string())?,
         _ => return hash(path),
     };
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(blake3::hash(timeless(&text)?.as_bytes()).to_hex().to_string())
+    Ok(blake3::hash(timeless.as_bytes()).to_hex().to_string())
 }
 
 fn rows_without_times(text: &str) -> Result<String> {
@@ -213,23 +214,6 @@ fn rows_without_times(text: &str) -> Result<String> {
                 kept += &serde_json::to_string(&row)?;
             }
             Err(_) => kept += line,
-        }
-        kept.push('\n');
-    }
-    Ok(kept)
-}
-
-fn table_without_times(text: &str) -> Result<String> {
-    let columns: Vec<&str> = text.lines().next().unwrap_or_default().split(',').collect();
-    let mut kept = String::new();
-    for line in text.lines() {
-        let fields: Vec<&str> = line.split(',').collect();
-        // A comma inside quotes moves the fields after it: such a line counts whole.
-        if line.contains('"') || fields.len() != columns.len() {
-            kept += line;
-        } else {
-            let timeless = columns.iter().zip(&fields).filter(|(column, _)| !is_time(column));
-            kept += &timeless.map(|(_, field)| *field).collect::<Vec<_>>().join(",");
         }
         kept.push('\n');
     }

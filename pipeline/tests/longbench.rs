@@ -2,11 +2,15 @@
 //! Needs the downloaded model (`just fetch`).
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use common::{MODEL, is_fetched};
 
 const SET: &str = "longbench.tasks=[\"lcc\",\"trec\"] longbench.schemes=[\"dense\",\"dense-f16\"] resamples=50";
 const RECORDS: usize = 4;
@@ -59,20 +63,6 @@ fn refused(folder: &Path, data: &str, args: &[&str]) -> String {
     String::from_utf8(out.stderr).unwrap()
 }
 
-fn is_fetched() -> bool {
-    let mut list = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
-    let listed = list.arg("data-verify").current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let fetched = listed.lines().any(|l| l.starts_with("smollm2-135m-instruct") && l.ends_with(" ok"));
-    if !fetched {
-        kvcsr_fixtures::skip(
-            "killed_resumed_parted_and_merged_runs_give_the_same_answers",
-            "the model is not fetched; run `just fetch`",
-        );
-    }
-    fetched
-}
-
 /// Answers by file and record, without their times.
 fn answers(stage: &Path) -> BTreeMap<String, Vec<serde_json::Value>> {
     let mut all = BTreeMap::new();
@@ -93,7 +83,7 @@ fn answers(stage: &Path) -> BTreeMap<String, Vec<serde_json::Value>> {
 
 #[test]
 fn killed_resumed_parted_and_merged_runs_give_the_same_answers() {
-    if !is_fetched() {
+    if !is_fetched("killed_resumed_parted_and_merged_runs_give_the_same_answers", &[MODEL]) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,14 @@
 //! A small real run that is killed and goes on: needs the downloaded model and text (`just fetch`).
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use common::{MODEL_AND_TEXT, is_fetched};
 
 /// Overrides that make every stage take seconds.
 const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 train.atoms=64 \
@@ -29,18 +33,6 @@ fn run(data: &Path, stage: &str, set: &str) -> String {
     let out = kvcsr(data, stage, set).output().unwrap();
     assert!(out.status.success(), "{stage}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
-}
-
-fn is_fetched() -> bool {
-    let listed = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
-        .arg("data-verify")
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .output()
-        .unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    ["smollm2-135m-instruct", "wiki", "plays/"]
-        .iter()
-        .all(|id| listed.lines().any(|l| l.starts_with(id) && l.ends_with(" ok")))
 }
 
 /// Rows without their times, which differ from run to run.
@@ -76,11 +68,7 @@ fn lines(path: &Path) -> usize {
 
 #[test]
 fn a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again() {
-    if !is_fetched() {
-        kvcsr_fixtures::skip(
-            "a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again",
-            "the model and text are not fetched; run `just fetch`",
-        );
+    if !is_fetched("a_killed_evaluation_goes_on_to_the_same_rows_and_only_what_changed_runs_again", &MODEL_AND_TEXT) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -153,11 +141,7 @@ fn answers(folder: &Path) -> BTreeSet<String> {
 
 #[test]
 fn a_killed_comparison_goes_on_and_the_report_shows_it() {
-    if !is_fetched() {
-        kvcsr_fixtures::skip(
-            "a_killed_comparison_goes_on_and_the_report_shows_it",
-            "the model and text are not fetched; run `just fetch`",
-        );
+    if !is_fetched("a_killed_comparison_goes_on_and_the_report_shows_it", &MODEL_AND_TEXT) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -233,11 +217,7 @@ fn under_way(parts: &Path) -> usize {
 
 #[test]
 fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
-    if !is_fetched() {
-        kvcsr_fixtures::skip(
-            "training_killed_at_random_moments_ends_with_the_same_dictionaries",
-            "the model and text are not fetched; run `just fetch`",
-        );
+    if !is_fetched("training_killed_at_random_moments_ends_with_the_same_dictionaries", &MODEL_AND_TEXT) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -4,11 +4,14 @@
 //! texts (`just fetch`).
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{MODEL_AND_TEXT, is_fetched};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -179,18 +182,6 @@ fn tampered(data: &Path, made: &Made, rng: &mut ChaCha8Rng, counts: &mut Counts)
     counts.tampered += 1;
 }
 
-fn is_fetched() -> bool {
-    let listed = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
-        .arg("data-verify")
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .output()
-        .unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    ["smollm2-135m-instruct", "wiki", "plays/"]
-        .iter()
-        .all(|id| listed.lines().any(|l| l.starts_with(id) && l.ends_with(" ok")))
-}
-
 /// Whether a signal ended a program, and which.
 fn signal(status: ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(&status)
@@ -198,11 +189,7 @@ fn signal(status: ExitStatus) -> Option<i32> {
 
 #[test]
 fn killed_and_tampered_stages_end_with_the_same_bytes() {
-    if !is_fetched() {
-        kvcsr_fixtures::skip(
-            "killed_and_tampered_stages_end_with_the_same_bytes",
-            "the model and text are not fetched; run `just fetch`",
-        );
+    if !is_fetched("killed_and_tampered_stages_end_with_the_same_bytes", &MODEL_AND_TEXT) {
         return;
     }
     let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());

@@ -36,6 +36,27 @@ pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<(), RecordsError> {
     files::write_text(path, &to_string(rows)?)
 }
 
+/// A table without the columns whose name is `left_out`. Lines of any length are taken as they are.
+///
+/// # Errors
+/// [`RecordsError::Row`] for what is no text.
+pub fn without_columns(table: &str, left_out: impl Fn(&str) -> bool) -> Result<String, RecordsError> {
+    let refused = |error: csv::Error| RecordsError::Row { row: "a table", reason: error.to_string() };
+    let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(table.as_bytes());
+    let mut writer = WriterBuilder::new().flexible(true).from_writer(Vec::new());
+    let mut names = StringRecord::new();
+    for (at, line) in reader.records().enumerate() {
+        let line = line.map_err(refused)?;
+        if at == 0 {
+            names = line.clone();
+        }
+        let kept = line.iter().enumerate().filter(|(column, _)| !names.get(*column).is_some_and(&left_out));
+        writer.write_record(kept.map(|(_, field)| field)).map_err(refused)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| refused(error.into_error().into()))?;
+    String::from_utf8(bytes).map_err(|error| RecordsError::Row { row: "a table", reason: error.to_string() })
+}
+
 /// Reads rows, columns by their names.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kvcsr_codec::atomic;
 
 use crate::config;
 use crate::manifest::{self, Manifest};
@@ -26,7 +27,7 @@ pub fn run(profile: &str, name: &str) -> Result<()> {
     for stage in &stages {
         link_tree(&from.run.join(stage), &partial.join(stage))?;
     }
-    std::fs::rename(&partial, &to).with_context(|| to.display().to_string())?;
+    atomic::rename_folder(&partial, &to).with_context(|| to.display().to_string())?;
     println!("kept {} of profile `{profile}` in {}", stages.join(", "), from.show(&to));
     Ok(())
 }

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::declaration::Declaration;
-use super::lock::lock;
 use super::needs::declared_inputs;
 use super::placing::{Places, RECIPE, remove_dir};
 use super::run::{Run, Stage};
@@ -34,36 +33,36 @@ pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     let folder = stage.folder(run);
     let places = Places::new(&run.paths.run, &folder);
-    places.recover(&run.paths.run, &folder)?;
-    let (dir, partial) = (places.dir.clone(), places.partial.clone());
+    places.recover()?;
+    let Places { dir, partial, .. } = &places;
     let recipe = recipe(stage, run)?;
     let key = recipe.key();
-    if !run.force && Manifest::read(&dir).is_none() && shared(stage, run, &key)? {
+    if !run.force && Manifest::read(dir).is_none() && shared(stage, run, &key)? {
         return Ok(());
     }
-    let reason = match Manifest::read(&dir) {
+    let reason = match Manifest::read(dir) {
         _ if run.force => "asked to run again".to_owned(),
         None => "not made yet".to_owned(),
         Some(old) if old.key != key => recipe.changes_since(&old.recipe).join(", "),
-        Some(old) => match old.damage(&dir) {
+        Some(old) => match old.damage(dir) {
             Some(damage) => damage,
             None => {
                 ui::line(stage.name(), "up to date");
-                stage.finish(run, &dir)?;
-                for text in stage.summary(run, &dir)? {
+                stage.finish(run, dir)?;
+                for text in stage.summary(run, dir)? {
                     ui::line(stage.name(), &text);
                 }
                 return Ok(());
             }
         },
     };
-    let _lock = lock(&run.paths.run, &folder)?;
+    let _lock = places.lock()?;
     let grows = if run.force { &[] } else { stage.declaration().grows };
-    let start = prepare(&partial, &dir, &recipe, &run.config, grows)?;
+    let start = prepare(partial, dir, &recipe, &run.config, grows)?;
     ui::line(stage.name(), &format!("{reason}{}", start.words()));
     let started = Instant::now();
-    stage.make(run, &partial).with_context(|| format!("stage `{}`", stage.name()))?;
-    let (outputs, digest) = manifest::outputs(&partial, &[RECIPE])?;
+    stage.make(run, partial).with_context(|| format!("stage `{}`", stage.name()))?;
+    let (outputs, digest) = manifest::outputs(partial, &[RECIPE])?;
     let manifest = Manifest {
         key,
         recipe,
@@ -80,8 +79,8 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     };
     atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
     places.place()?;
-    stage.finish(run, &dir)?;
-    for text in stage.summary(run, &dir)? {
+    stage.finish(run, dir)?;
+    for text in stage.summary(run, dir)? {
         ui::line(stage.name(), &text);
     }
     ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
@@ -173,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::paths::Paths;
+    use crate::stage::lock::lock;
 
     /// Writes a file in two halves; can be told to fail between them.
     struct Halves {

@@ -8,23 +8,30 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use kvcsr_codec::atomic;
 
-use super::lock::lock;
+use super::lock::{Lock, lock};
 use crate::manifest;
 
 /// What a folder's outputs belong to while they are being made. A partial folder without it is complete.
 pub const RECIPE: &str = "recipe.json";
 
 /// Where the outputs `folder` of a run lie, complete, in the making, and replaced.
-pub struct Places {
+pub struct Places<'a> {
+    run: &'a Path,
+    folder: &'a str,
     pub dir: PathBuf,
     pub partial: PathBuf,
     old: PathBuf,
 }
 
-impl Places {
-    pub fn new(run: &Path, folder: &str) -> Self {
+impl<'a> Places<'a> {
+    pub fn new(run: &'a Path, folder: &'a str) -> Self {
         let at = |ending: &str| run.join(format!("{folder}{ending}"));
-        Self { dir: at(""), partial: at(".partial"), old: at(".old") }
+        Self { run, folder, dir: at(""), partial: at(".partial"), old: at(".old") }
+    }
+
+    /// Keeps other processes from making the same outputs.
+    pub fn lock(&self) -> Result<Lock> {
+        lock(self.run, self.folder)
     }
 
     /// Gives the complete outputs their name. Their record is written.
@@ -50,12 +57,12 @@ impl Places {
 
     /// Ends what a killed program left between two renames: the new outputs take their name if they are complete, else those that they
     /// were to replace have it again.
-    pub fn recover(&self, run: &Path, folder: &str) -> Result<()> {
+    pub fn recover(&self) -> Result<()> {
         let begun = || self.is_complete() || (!self.dir.exists() && self.old.exists());
         if !begun() {
             return Ok(());
         }
-        let _lock = lock(run, folder)?;
+        let _lock = self.lock()?;
         // Another process may have ended it meanwhile.
         match (self.is_complete(), begun()) {
             (true, _) => self.swap(),
@@ -88,15 +95,14 @@ mod tests {
     type Folders<'a> = &'a [(&'a str, &'a [&'a str])];
 
     /// A run whose folders hold the files named.
-    fn run_with(folders: Folders<'_>) -> (tempfile::TempDir, Places) {
+    fn run_with(folders: Folders<'_>) -> tempfile::TempDir {
         let run = tempfile::tempdir().unwrap();
         for (folder, files) in folders {
             let folder = run.path().join(folder);
             fs::create_dir(&folder).unwrap();
             files.iter().for_each(|file| fs::write(folder.join(file), file).unwrap());
         }
-        let places = Places::new(run.path(), "train");
-        (run, places)
+        run
     }
 
     fn files(dir: &Path) -> Vec<String> {
@@ -120,17 +126,19 @@ mod tests {
             (&[("train", &new), ("train.old", &old)], &new),
         ];
         for (folders, expected) in moments {
-            let (run, places) = run_with(folders);
-            places.recover(run.path(), "train").unwrap();
+            let run = run_with(folders);
+            let places = Places::new(run.path(), "train");
+            places.recover().unwrap();
             assert_eq!(files(&places.dir), expected, "{folders:?}");
-            places.recover(run.path(), "train").unwrap();
+            places.recover().unwrap();
             assert_eq!(files(&places.dir), expected, "{folders:?}");
         }
     }
 
     #[test]
     fn outputs_take_their_name_and_what_they_replace_is_gone() {
-        let (run, places) = run_with(&[("train", &["old"]), ("train.partial", &["manifest.json", "new", RECIPE])]);
+        let run = run_with(&[("train", &["old"]), ("train.partial", &["manifest.json", "new", RECIPE])]);
+        let places = Places::new(run.path(), "train");
         places.place().unwrap();
         assert_eq!(files(run.path()), ["train"]);
         assert_eq!(files(&places.dir), ["manifest.json", "new"]);
@@ -138,9 +146,10 @@ mod tests {
 
     #[test]
     fn another_process_at_work_is_left_alone() {
-        let (run, places) = run_with(&[("train.old", &["old"])]);
-        let _held = lock(run.path(), "train").unwrap();
-        assert!(places.recover(run.path(), "train").unwrap_err().to_string().contains("another process"));
+        let run = run_with(&[("train.old", &["old"])]);
+        let places = Places::new(run.path(), "train");
+        let _held = places.lock().unwrap();
+        assert!(places.recover().unwrap_err().to_string().contains("another process"));
         assert!(!places.dir.exists());
     }
 }

@@ -187,6 +187,20 @@ impl<'a> Atoms<'a> {
         Dictionary::new(self.width(), all)
     }
 
+    /// Atom `i`, `(width,)`: an offline one where it lies, an online one written to `buffer`.
+    pub(crate) fn atom<'b>(&self, i: usize, buffer: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match (i.checked_sub(self.offline.len()), self.online) {
+            (Some(i), Some(online)) => {
+                online.expand(i, buffer);
+                buffer
+            }
+            _ => self.offline.atom(i),
+        }
+    }
+
     /// Writes atom `i` to `out`, `(width,)`.
     pub(crate) fn copy_atom(&self, i: usize, out: &mut [f32]) {
         match (i.checked_sub(self.offline.len()), self.online) {

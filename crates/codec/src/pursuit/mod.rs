@@ -31,7 +31,7 @@ use self::screen::Screen;
 use self::transposed::Transposed;
 use crate::kernels::AlignedVec;
 use crate::kernels::Isa;
-use crate::{CodecError, Dictionary};
+use crate::{Atoms, CodecError, Dictionary};
 
 pub use self::orthogonal::OrthogonalCodes;
 pub use self::reconstruct::{ReconstructionError, reconstruction_error};
@@ -173,15 +173,20 @@ impl Encoder {
             None => self.by_blocks(
                 rows,
                 Codes { sparsity, indices, coefficients },
-                || self.residual().scratch(block_rows, 0),
-                |scratch, rows, codes| self.residual().encode(isa, rows, codes, scratch),
+                || self.residual(self.atoms()).scratch(block_rows),
+                |scratch, rows, codes| self.residual(self.atoms()).encode(isa, rows, codes, scratch),
             ),
         }
     }
 
-    /// The tables of the residual path.
-    fn residual(&self) -> Residual<'_> {
-        Residual { dictionary: &self.dictionary, transposed: &self.transposed, screen: self.screen.as_ref() }
+    /// The dictionary without online atoms.
+    fn atoms(&self) -> Atoms<'_> {
+        self.dictionary.as_ref().into()
+    }
+
+    /// The residual path over `atoms`, whose offline part is this encoder's dictionary.
+    fn residual<'a>(&'a self, atoms: Atoms<'a>) -> Residual<'a> {
+        Residual { atoms, transposed: &self.transposed, screen: self.screen.as_ref() }
     }
 
     /// Codes block after block, on the current rayon pool if there are several.

@@ -5,17 +5,19 @@ use super::candidates::{Candidates, norm, rounding};
 use super::screen::{Screen, ScreenScratch};
 use super::transposed::Transposed;
 use super::{BLOCK_ROWS, Codes, index_u16};
-use crate::Dictionary;
-use crate::kernels::{AlignedVec, Isa};
+use crate::kernels::{AlignedVec, Isa, correlate};
+use crate::{Atoms, OnlineAtoms};
 
-/// Atoms correlated at a time: with [`BLOCK_ROWS`] rows the tile of correlations is 256 KiB
+/// Offline atoms correlated at a time: with [`BLOCK_ROWS`] rows the tile of correlations is 256 KiB
 /// and stays in the L2 cache between the product that writes it and the search that reads it.
 const TILE: usize = 1024;
+/// Online atoms expanded from f16 and correlated at a time, so that a prompt's bank needs no table of its own.
+const ONLINE_TILE: usize = 512;
 
-/// The tables of this path, borrowed from the encoder.
+/// The atoms of this path, and the tables of the offline ones, borrowed from the encoder.
 #[derive(Clone, Copy)]
 pub(super) struct Residual<'a> {
-    pub(super) dictionary: &'a Dictionary,
+    pub(super) atoms: Atoms<'a>,
     pub(super) transposed: &'a Transposed,
     pub(super) screen: Option<&'a Screen>,
 }
@@ -23,61 +25,85 @@ pub(super) struct Residual<'a> {
 /// Buffers for one block of rows.
 pub(super) struct Scratch {
     /// Residuals `(rows, width)`.
-    pub(super) residuals: Vec<f32>,
-    /// A tile of correlations; empty where a screen looks first.
-    pub(super) correlations: AlignedVec,
+    residuals: Vec<f32>,
+    /// A tile of correlations; empty where a screen looks first and there are no online atoms.
+    correlations: AlignedVec,
     screen: Option<ScreenScratch>,
-    pub(super) candidates: Vec<Candidates>,
+    candidates: Vec<Candidates>,
+    /// A tile of online atoms, `(ONLINE_TILE, width)`.
+    online: Vec<f32>,
+    /// One atom.
+    atom: Vec<f32>,
 }
 
 impl Residual<'_> {
-    /// For at most `rows` rows, and tiles of other atoms of `others` columns.
-    pub(super) fn scratch(&self, rows: usize, others: usize) -> Scratch {
-        let tile = if self.screen.is_some() { 0 } else { TILE.min(self.transposed.stride()) };
+    /// For at most `rows` rows.
+    pub(super) fn scratch(&self, rows: usize) -> Scratch {
+        let width = self.atoms.width();
+        let offline = if self.screen.is_some() { 0 } else { TILE.min(self.transposed.stride()) };
+        let online = ONLINE_TILE.min(self.atoms.online().map_or(0, OnlineAtoms::len));
         Scratch {
-            residuals: vec![0.0; rows * self.dictionary.width()],
-            correlations: AlignedVec::zeros(rows * tile.max(others)),
+            residuals: vec![0.0; rows * width],
+            correlations: AlignedVec::zeros(rows * offline.max(online)),
             screen: self.screen.map(|screen| screen.scratch(rows)),
-            candidates: (0..rows).map(|_| Candidates::with_room(self.dictionary.len() + others)).collect(),
+            candidates: (0..rows).map(|_| Candidates::with_room(self.atoms.len())).collect(),
+            online: vec![0.0; online * width],
+            atom: vec![0.0; width],
         }
     }
 
     /// Codes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
     pub(super) fn encode(&self, isa: Isa, rows: &[f32], codes: Codes<'_>, scratch: &mut Scratch) {
-        let width = self.dictionary.width();
+        let width = self.atoms.width();
         scratch.residuals[..rows.len()].copy_from_slice(rows);
         for step in 0..codes.sparsity {
+            scratch.candidates.iter_mut().for_each(Candidates::clear);
             self.search(isa, rows.len(), scratch);
-            for r in 0..rows.len() / width {
-                let residual = &mut scratch.residuals[r * width..(r + 1) * width];
-                let (coefficient, index) =
-                    scratch.candidates[r].best(|atom| isa.dot(self.dictionary.atom(atom), residual));
+            self.search_online(isa, rows.len(), scratch);
+            let Scratch { residuals, candidates, atom, .. } = scratch;
+            for (r, residual) in residuals[..rows.len()].chunks_exact_mut(width).enumerate() {
+                let (coefficient, index) = candidates[r].best(|index| isa.dot(self.atoms.atom(index, atom), residual));
                 let at = r * codes.sparsity + step;
                 codes.indices[at] = index_u16(index);
                 codes.coefficients[at] = coefficient;
                 if step + 1 < codes.sparsity && coefficient != 0.0 {
-                    isa.axpy(residual, -coefficient, self.dictionary.atom(index));
+                    isa.axpy(residual, -coefficient, self.atoms.atom(index, atom));
                 }
             }
         }
     }
 
-    /// Sets the candidates of the first rows of `scratch`, of `elements` elements together, to those of this dictionary.
-    pub(super) fn search(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
-        let width = self.dictionary.width();
-        let Scratch { residuals, correlations, screen, candidates } = scratch;
-        let (residuals, candidates) = (&residuals[..elements], &mut candidates[..elements / width]);
-        candidates.iter_mut().for_each(Candidates::clear);
+    /// Adds the offline atoms' candidates for the first rows of `scratch`, of `elements` elements together.
+    fn search(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
+        let Scratch { residuals, correlations, screen, candidates, .. } = scratch;
+        let (residuals, candidates) = (&residuals[..elements], &mut candidates[..elements / self.atoms.width()]);
         if let (Some(screen), Some(scratch)) = (self.screen, screen) {
             return screen.search(isa, residuals, scratch, candidates);
         }
-        let (stride, atoms) = (self.transposed.stride(), self.dictionary.len());
+        let (stride, atoms) = (self.transposed.stride(), self.atoms.offline().len());
         for start in (0..stride).step_by(TILE) {
             let tile = start..stride.min(start + TILE);
             let correlations = &mut correlations[..candidates.len() * tile.len()];
             self.transposed.correlate(tile.clone(), residuals, correlations);
             let real = tile.len().min(atoms - start);
             take_correlations(isa, residuals, correlations, tile.len(), start..start + real, candidates);
+        }
+    }
+
+    /// Adds the online atoms' candidates, tile by tile in the order of the indices.
+    fn search_online(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
+        let Some(online) = self.atoms.online() else { return };
+        let (offline, width) = (self.atoms.offline().len(), self.atoms.width());
+        let Scratch { residuals, correlations, candidates, online: expanded, .. } = scratch;
+        let (residuals, candidates) = (&residuals[..elements], &mut candidates[..elements / width]);
+        for start in (0..online.len()).step_by(ONLINE_TILE) {
+            let tile = ONLINE_TILE.min(online.len() - start);
+            let atoms = &mut expanded[..tile * width];
+            online.expand(start, atoms);
+            let correlations = &mut correlations[..candidates.len() * tile];
+            correlate(atoms, residuals, width, correlations);
+            let named = offline + start..offline + start + tile;
+            take_correlations(isa, residuals, correlations, tile, named, candidates);
         }
     }
 }

@@ -229,10 +229,10 @@ mod tests {
         sparsity: usize,
     ) -> (Vec<u16>, Vec<u32>) {
         let transposed = Transposed::new(dictionary);
-        let residual = Residual { dictionary, transposed: &transposed, screen };
+        let residual = Residual { atoms: dictionary.into(), transposed: &transposed, screen };
         let n = rows.len() / dictionary.width();
         let (mut indices, mut coefficients) = (vec![9; n * sparsity], vec![f32::NAN; n * sparsity]);
-        let mut scratch = residual.scratch(n, 0);
+        let mut scratch = residual.scratch(n);
         let codes = Codes { sparsity, indices: &mut indices, coefficients: &mut coefficients };
         residual.encode(Isa::detect(), rows, codes, &mut scratch);
         (indices, coefficients.into_iter().map(f32::to_bits).collect())

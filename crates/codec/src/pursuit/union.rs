@@ -1,34 +1,20 @@
 //! Matching pursuit over offline and online atoms together (paper section 4).
 //!
-//! The offline part is searched through the shared encoder's transposed atoms and never copied.
-//! Online atoms are expanded from f16 a tile at a time, so a prompt's bank needs no table of its own.
+//! A few rows are coded on the residual path with the shared encoder's tables of the offline part.
 //! Many rows at once, a prefill, are worth tables of the union that are dropped afterwards.
 
 use std::sync::Arc;
 
-use super::residual::{Residual, take_correlations};
-use super::{BLOCK_ROWS, Codes, Encoder, index_u16, residual};
-use crate::kernels::{Isa, correlate};
+use super::{BLOCK_ROWS, Codes, Encoder};
+use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
-
-/// Online atoms expanded and correlated at a time.
-const ONLINE_TILE: usize = 512;
-
-/// Buffers for one block of rows.
-struct Scratch {
-    offline: residual::Scratch,
-    /// A tile of online atoms, `(ONLINE_TILE, width)`.
-    online: Vec<f32>,
-    /// One atom.
-    atom: Vec<f32>,
-}
 
 impl Encoder {
     /// Codes `rows` `(n, width)` over `atoms`, whose offline part is this encoder's dictionary:
     /// as [`Encoder::encode`], which is called where there is no online part. Indices from `N` on
-    /// name online atoms. For many rows tables of the union are made for the call. A row's code depends on its company in rounding, as it
-    /// does between the two paths of an encoder: products with online atoms are of matrices whose
-    /// shape is that of the call. It does not depend on the thread count.
+    /// name online atoms. For many rows tables of the union are made for the call, and a row's code depends on its company in
+    /// rounding where these are a Gram matrix, as it does between the two paths of an encoder. It does not depend on the thread
+    /// count.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
@@ -61,12 +47,12 @@ impl Encoder {
             return Ok(());
         }
         let isa = Isa::detect();
-        let search = Search { atoms, offline: self.residual() };
+        let residual = self.residual(atoms);
         self.by_blocks(
             rows,
             Codes { sparsity, indices, coefficients },
-            || search.scratch(BLOCK_ROWS.min(n)),
-            |scratch, rows, codes| search.encode(isa, rows, codes, scratch),
+            || residual.scratch(BLOCK_ROWS.min(n)),
+            |scratch, rows, codes| residual.encode(isa, rows, codes, scratch),
         );
         Ok(())
     }
@@ -107,67 +93,4 @@ pub fn relative_residuals(
         if whole > 0.0 { left / whole } else { 0.0 }
     };
     Ok(rows.chunks_exact(width).enumerate().map(of_row).collect())
-}
-
-/// Where to look for the next atom.
-struct Search<'a> {
-    atoms: Atoms<'a>,
-    offline: Residual<'a>,
-}
-
-impl Search<'_> {
-    fn scratch(&self, rows: usize) -> Scratch {
-        let width = self.atoms.width();
-        let online = ONLINE_TILE.min(self.atoms.online().map_or(0, |online| online.len()));
-        Scratch {
-            offline: self.offline.scratch(rows, online),
-            online: vec![0.0; online * width],
-            atom: vec![0.0; width],
-        }
-    }
-
-    /// Codes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
-    fn encode(&self, isa: Isa, rows: &[f32], codes: Codes<'_>, scratch: &mut Scratch) {
-        let width = self.atoms.width();
-        scratch.offline.residuals[..rows.len()].copy_from_slice(rows);
-        for step in 0..codes.sparsity {
-            self.offline.search(isa, rows.len(), &mut scratch.offline);
-            self.search_online(isa, rows.len(), scratch);
-            let Scratch { offline, atom, .. } = scratch;
-            for r in 0..rows.len() / width {
-                let residual = &mut offline.residuals[r * width..(r + 1) * width];
-                let (coefficient, index) = offline.candidates[r].best(|index| {
-                    self.atoms.copy_atom(index, atom);
-                    isa.dot(atom, residual)
-                });
-                let at = r * codes.sparsity + step;
-                codes.indices[at] = index_u16(index);
-                codes.coefficients[at] = coefficient;
-                if step + 1 < codes.sparsity && coefficient != 0.0 {
-                    self.atoms.copy_atom(index, atom);
-                    isa.axpy(residual, -coefficient, atom);
-                }
-            }
-        }
-    }
-
-    /// Adds the online atoms' candidates, tile by tile in the order of the indices.
-    fn search_online(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
-        let Some(online) = self.atoms.online() else { return };
-        let offline = self.atoms.offline().len();
-        let width = self.atoms.width();
-        let rows = elements / width;
-        let Scratch {
-            offline: residual::Scratch { residuals, correlations, candidates, .. }, online: expanded, ..
-        } = scratch;
-        for start in (0..online.len()).step_by(ONLINE_TILE) {
-            let tile = ONLINE_TILE.min(online.len() - start);
-            let atoms = &mut expanded[..tile * width];
-            online.expand(start, atoms);
-            let correlations = &mut correlations[..rows * tile];
-            correlate(atoms, &residuals[..elements], width, correlations);
-            let named = offline + start..offline + start + tile;
-            take_correlations(isa, &residuals[..elements], correlations, tile, named, &mut candidates[..rows]);
-        }
-    }
 }
