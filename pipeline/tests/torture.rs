@@ -162,7 +162,8 @@ fn tampered(data: &Path, made: &Made, rng: &mut ChaCha8Rng, counts: &mut Counts)
     let files: Vec<PathBuf> =
         record["outputs"].as_array().unwrap().iter().map(|o| stage.join(o["file"].as_str().unwrap())).collect();
     let victim = &files[rng.random_range(0..files.len())];
-    let mut bytes = fs::read(victim).unwrap();
+    let whole = fs::read(victim).unwrap();
+    let mut bytes = whole.clone();
     match rng.random_range(0..4) {
         0 => bytes.truncate(bytes.len() / 2),
         1 if !bytes.is_empty() => {
@@ -172,13 +173,19 @@ fn tampered(data: &Path, made: &Made, rng: &mut ChaCha8Rng, counts: &mut Counts)
         2 => bytes = fs::read(&files[rng.random_range(0..files.len())]).unwrap(),
         _ => {
             fs::remove_file(victim).unwrap();
-            check(data, made);
+            let said = check(data, made);
+            assert!(said.contains("is missing"), "{}: {} was not missed\n{said}", made.stage, victim.display());
             counts.tampered += 1;
             return;
         }
     }
+    if bytes == whole {
+        // Swapped for itself or its equal: nothing was done.
+        return;
+    }
     fs::write(victim, bytes).unwrap();
-    check(data, made);
+    let said = check(data, made);
+    assert!(said.contains("was changed since"), "{}: {} was taken as it is\n{said}", made.stage, victim.display());
     counts.tampered += 1;
 }
 
