@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use candle_core::Device;
 use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
-use crate::{Budget, Budgets, CacheError, Geometry};
+use crate::tensor::Attention;
+use crate::{Budget, Budgets, CacheError, Geometry, Scheme};
 
 /// The model's shape, and by name everything that was learned for it: dictionary sets, codebooks, budgets.
 ///
@@ -15,12 +17,36 @@ pub struct SchemeContext {
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
     budgets: Budgets,
     codebooks: BTreeMap<String, CodebookSet>,
+    attention: Attention,
+    device: Device,
 }
 
 impl SchemeContext {
     /// A context without dictionaries.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, sets: BTreeMap::new(), codebooks: BTreeMap::new(), budgets: Budgets::new() }
+        Self {
+            geometry,
+            sets: BTreeMap::new(),
+            codebooks: BTreeMap::new(),
+            budgets: Budgets::new(),
+            attention: Attention::default(),
+            device: Device::Cpu,
+        }
+    }
+
+    /// Says on which device the model is, and how schemes are run there.
+    pub fn with_attention(mut self, attention: Attention, device: &Device) -> Self {
+        self.attention = attention;
+        self.device = device.clone();
+        self
+    }
+
+    /// `scheme` as it is run on the model's device.
+    ///
+    /// # Errors
+    /// As [`Attention::place`].
+    pub(crate) fn place(&self, scheme: Box<dyn Scheme>) -> Result<Box<dyn Scheme>, CacheError> {
+        self.attention.place(scheme, &self.device)
     }
 
     /// Adds a dictionary set under `name`.

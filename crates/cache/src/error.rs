@@ -117,6 +117,15 @@ pub enum CacheError {
         /// What does not fit.
         reason: String,
     },
+    /// A scheme has no codes that are tensors.
+    #[error(
+        "scheme `{scheme}` cannot be run with attention = \"tensor\": its codes are made on the host only. Take auto or codes, or one \
+         of csr-S (without +stop, +refit and +fp8), csr+@B, kivi-B, gear-B, q4_0, q8_0 and dense"
+    )]
+    NoTensors {
+        /// The scheme.
+        scheme: String,
+    },
     /// A scheme needs codebooks that were not given.
     #[error(
         "scheme `{scheme}` needs the codebooks `{codebooks}`, which were not given: make them first \

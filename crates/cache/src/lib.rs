@@ -27,6 +27,7 @@
 //! | one method each | [`schemes`] |
 //! | the cache that all methods that code tokens share: padding, sinks, windows, buffers, attention | [`coded`] |
 //! | how a method is put together from stages | [`coded::stages`] |
+//! | the same codes as tensors, for a GPU | [`tensor`] |
 //! | prompts kept as files | [`schemes::csr_plus::rest`] |
 //! | names: grammar, entries, what a scheme needs | [`name`], [`Entry`], [`Needs`] |
 //! | all of them, by name | [`registry`] |
@@ -67,6 +68,7 @@ pub mod schemes;
 mod seam;
 mod shadow;
 mod snapshot;
+pub mod tensor;
 mod untrained;
 mod window;
 
@@ -82,7 +84,7 @@ pub use recording::Recording;
 pub use rotary::Rotary;
 pub use schemes::csr::{AttentionPath, CsrOptions, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share};
 pub use schemes::dense::{DenseCache, DenseScheme};
-pub use seam::{AttendCx, Geometry, LayerCache, Scheme};
+pub use seam::{AttendCx, Geometry, LayerCache, OnTensors, Scheme};
 pub use shadow::Shadow;
 pub use snapshot::{LastQueries, PrefillSnapshot};
 pub use window::Window;

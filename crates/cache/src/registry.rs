@@ -72,7 +72,7 @@ pub fn needs(name: &str) -> Result<Needs, CacheError> {
 /// the model.
 pub fn build(name: &str, cx: &SchemeContext) -> Result<Box<dyn Scheme>, CacheError> {
     let (parsed, plan) = read(name)?;
-    plan.build(parsed.base, cx)
+    cx.place(plan.build(parsed.base, cx)?)
 }
 
 /// An entry and what building its first example tells.

@@ -1,6 +1,6 @@
 //! Rotary position embedding (RoPE), half-split channel order, or none.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{D, DType, Device, Storage, Tensor};
 
@@ -16,6 +16,8 @@ pub struct Rotary {
     reach: Reach,
     /// One per layer, where layers differ.
     layers: Option<Arc<Vec<Rotary>>>,
+    /// The same on the host, made when it is first asked for.
+    host: Arc<OnceLock<Box<Rotary>>>,
 }
 
 impl Rotary {
@@ -44,22 +46,42 @@ impl Rotary {
             angles.extend(frequencies.iter().map(|f| position as f32 * f));
         }
         let angles = Tensor::from_vec(angles, (max_positions, half), device)?;
-        Ok(Self { tables: Some((angles.cos()?, angles.sin()?)), max_positions, reach: Reach::Full, layers: None })
+        Ok(Self {
+            tables: Some((angles.cos()?, angles.sin()?)),
+            max_positions,
+            reach: Reach::Full,
+            layers: None,
+            host: Arc::default(),
+        })
     }
 
     /// No rotation: for models that tell positions in another way, as by [`crate::Alibi`].
     pub fn identity(max_positions: usize) -> Self {
-        Self { tables: None, max_positions, reach: Reach::Full, layers: None }
+        Self { tables: None, max_positions, reach: Reach::Full, layers: None, host: Arc::default() }
     }
 
     /// The same for tokens that see so far back: a cache that takes over a prefill keeps what they can still see.
     pub fn with_reach(self, reach: Reach) -> Self {
-        Self { reach, ..self }
+        Self { reach, host: Arc::default(), ..self }
     }
 
     /// One per layer, for layers that rotate otherwise or see less far than others.
     pub fn with_layers(self, layers: Vec<Self>) -> Self {
         Self { layers: Some(Arc::new(layers)), ..self }
+    }
+
+    /// The same on the host: itself where it is there already, else a copy that is made once. Other layers' tables are not copied.
+    ///
+    /// # Errors
+    /// If the tables cannot be copied.
+    pub fn on_host(&self) -> Result<&Self, CacheError> {
+        let Some((cos, sin)) = self.tables.as_ref().filter(|(cos, _)| !cos.device().is_cpu()) else { return Ok(self) };
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let tables = Some((cos.to_device(&Device::Cpu)?, sin.to_device(&Device::Cpu)?));
+        let host = Self { tables, layers: None, host: Arc::default(), ..*self };
+        Ok(self.host.get_or_init(|| Box::new(host)))
     }
 
     /// That of one layer.

@@ -1,6 +1,6 @@
 //! The seam: what a decoder asks of a cache, and what a scheme builds.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::{CacheError, LastQueries, Padding, Pattern, Rotary};
@@ -105,6 +105,16 @@ pub trait LayerCache: Send {
     fn clear(&mut self);
 }
 
+/// What a scheme is on a device.
+pub enum OnTensors {
+    /// It holds tensors anyway.
+    AsItIs,
+    /// The scheme to use there.
+    Made(Box<dyn Scheme>),
+    /// It codes on the host only: each token is copied there and what it attends to comes back.
+    HostOnly,
+}
+
 /// A way to keep a cache: builds one [`LayerCache`] per layer.
 pub trait Scheme: Send + Sync {
     /// The registered name, for example `csr-8`.
@@ -151,6 +161,14 @@ pub trait Scheme: Send + Sync {
         rotary: &Rotary,
     ) -> Result<Box<dyn LayerCache>, CacheError> {
         self.after_prefill(layer, k, v, rotary)
+    }
+
+    /// The same scheme with codes that are tensors on `device`: see [`crate::tensor`].
+    ///
+    /// # Errors
+    /// If the device has no room for what the scheme shares.
+    fn on_tensors(&self, _device: &Device) -> Result<OnTensors, CacheError> {
+        Ok(OnTensors::HostOnly)
     }
 
     /// Bits per channel as the method's paper counts them, keys and values averaged.

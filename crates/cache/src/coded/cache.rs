@@ -8,12 +8,13 @@ use kvcsr_codec::kernels::{RotaryTables, Softmax};
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
+use super::arrival::{Held, check_queries};
 use super::attend::{Centre, HeadCall, PART_ROWS, Part, Scratch, Seen, join, parts};
 use super::scheme::Settings;
 use super::stages::take_off;
 use super::stream::{Stream, Until};
 use super::{Buffering, LayerCodecs, Prompt, PromptQueries};
-use crate::seam::{check_kv, check_start};
+use crate::seam::check_start;
 use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Reach, Rotary};
 
 /// Larger elements are stored as this.
@@ -72,24 +73,10 @@ impl CodedCache {
 
     /// Checks new tokens and hands out the elements that are no padding.
     fn read(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<New, CacheError> {
-        let Geometry { kv_heads, head_dim, .. } = self.settings.geometry;
-        let held = (self.len > 0).then_some((self.sequences.len(), kv_heads));
-        let (batch, heads, tokens, d) = check_kv(k, v, held, Some(head_dim))?;
-        if batch * tokens == 0 || heads != kv_heads {
-            let expected = format!("(B, {kv_heads}, T, {d}) with at least one sequence and token");
-            return Err(CacheError::Shape { tensor: "keys", expected, found: k.dims().to_vec() });
-        }
-        if self.len + tokens > rotary.max_positions() {
-            return Err(CacheError::ContextLength { position: self.len + tokens, max: rotary.max_positions() });
-        }
-        let found: Vec<usize> = (0..batch).map(|row| padding.of(row)).collect();
-        let expected = || self.sequences.iter().map(|sequence| sequence.padding);
-        if self.len > 0 && !found.iter().copied().eq(expected()) {
-            return Err(CacheError::Padding { layer: self.layer, expected: expected().collect(), found });
-        }
-        let new = |padding: usize| tokens - padding.saturating_sub(self.len).min(tokens);
-        let mut all =
-            New { keys: Vec::new(), values: Vec::new(), rows: found.iter().map(|&p| (p, new(p))).collect(), tokens };
+        let padding_held = self.sequences.iter().map(|sequence| sequence.padding);
+        let held = Held { layer: self.layer, geometry: self.settings.geometry, len: self.len, padding: padding_held };
+        let rows = held.check(k, v, rotary, padding)?;
+        let mut all = New { keys: Vec::new(), values: Vec::new(), rows, tokens: k.dim(2)? };
         all.keys = self.own(k, Kind::Key, &all)?;
         all.values = self.own(v, Kind::Value, &all)?;
         Ok(all)
@@ -388,15 +375,8 @@ fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<RotaryTables<'_>>) -> R
 
 impl LayerCache for CodedCache {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
-        check_start(cx.start, self.len)?;
-        let (b, h, t, d) = q.dims4()?;
         let kv_heads = self.settings.geometry.kv_heads;
-        if k.dims() != [b, kv_heads, t, d] || h == 0 || !h.is_multiple_of(kv_heads) {
-            check_kv(k, v, None, None)?;
-            let expected = format!("heads in groups over keys {:?} of at least one token", k.dims());
-            return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
-        }
-        cx.pattern.check(b, h)?;
+        let (b, h, t, d) = check_queries(q, k, v, kv_heads, self.len, cx)?;
         let new = self.read(k, v, cx.rotary, cx.pattern.padding)?;
         let mut queries = q.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let out = with_tables(cx.rotary, |tables| {

@@ -25,6 +25,7 @@
 //! Codecs can be put together from stages, see [`stages`].
 
 pub mod affine;
+pub(crate) mod arrival;
 mod attend;
 pub mod blocks;
 mod buffering;
@@ -32,7 +33,8 @@ mod cache;
 pub mod hadamard;
 mod heads;
 mod rows;
-mod scheme;
+pub(crate) mod schedule;
+pub(crate) mod scheme;
 pub mod stages;
 mod stream;
 #[cfg(test)]
@@ -51,6 +53,8 @@ pub use self::cache::CodedCache;
 pub use self::heads::{HeadTokens, PerHead};
 pub use self::scheme::CodedScheme;
 pub(crate) use self::stream::{dropped_tokens, window_bytes};
+use crate::CacheError;
+use crate::tensor::{JointStores, Stores, Uploads};
 
 /// Tokens restored at a time. Ranges passed to [`CodedTokens::restore`] start at a multiple of it.
 pub const TILE: usize = 128;
@@ -89,11 +93,19 @@ pub trait Codec: Send + Sync {
     fn sees_queries(&self) -> bool {
         false
     }
+
+    /// What makes stores of codes that are tensors, with its tables copied by `uploads`; nothing where the method has none.
+    ///
+    /// # Errors
+    /// If the device has no room for the tables.
+    fn tensors(&self, _uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        Ok(None)
+    }
 }
 
 /// A layer's codecs.
 #[derive(Clone)]
-pub(super) enum LayerCodecs {
+pub(crate) enum LayerCodecs {
     /// Keys and values are coded by themselves.
     Apart(Arc<dyn Codec>, Arc<dyn Codec>),
     /// Keys and values are coded together.
@@ -139,6 +151,14 @@ pub trait JointCodec: Send + Sync {
     /// Bits per channel of a coded token with everything it takes.
     fn stored_bits(&self) -> f64 {
         self.nominal_bits()
+    }
+
+    /// See [`Codec::tensors`].
+    ///
+    /// # Errors
+    /// If the device has no room for the tables.
+    fn tensors(&self, _uploads: &mut Uploads) -> Result<Option<JointStores>, CacheError> {
+        Ok(None)
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use kvcsr_codec::BitsPerChannel;
 
 use super::{Codec, CodedCache, JointCodec, LayerCodecs};
+use crate::seam::OnTensors;
+use crate::tensor::TensorScheme;
+use crate::tensor::scheme::Origin;
 use crate::{Binding, CacheError, Geometry, KeysCoded, LastQueries, LayerCache, Padding, Rotary, Scheme, Window};
 
 /// A method bound to a model.
@@ -20,14 +23,14 @@ pub struct CodedScheme {
 
 /// What all layers of a scheme have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
-    pub(super) geometry: Geometry,
-    pub(super) keys_coded: KeysCoded,
-    pub(super) window: Window,
+pub(crate) struct Settings {
+    pub(crate) geometry: Geometry,
+    pub(crate) keys_coded: KeysCoded,
+    pub(crate) window: Window,
     /// Whether codes are scored and summed where the method can, instead of restored.
-    pub(super) on_codes: bool,
+    pub(crate) on_codes: bool,
     /// Whether keys lose their mean before they are coded.
-    pub(super) centred: bool,
+    pub(crate) centred: bool,
 }
 
 impl CodedScheme {
@@ -151,6 +154,22 @@ impl Scheme for CodedScheme {
         let wanted = self.codecs().any(|codec| codec.sees_queries());
         cache.absorb_prompt(k, v, wanted.then_some(&queries.queries), rotary, Padding::None)?;
         Ok(Box::new(cache))
+    }
+
+    fn on_tensors(&self, device: &Device) -> Result<OnTensors, CacheError> {
+        let origin = Origin {
+            name: &self.name,
+            artefacts: &self.artefacts,
+            nominal: self.nominal_bits(),
+            stored: self.stored_bits(),
+            stored_bytes: self.stored_bytes,
+            settings: self.settings,
+            layers: &self.layers,
+        };
+        Ok(match TensorScheme::new(origin, device)? {
+            Some(scheme) => OnTensors::Made(Box::new(scheme)),
+            None => OnTensors::HostOnly,
+        })
     }
 
     fn nominal_bits(&self) -> BitsPerChannel {

@@ -8,6 +8,7 @@ use kvcsr_codec::Footprint;
 
 use super::blocks::{BLOCK, BlockFormat};
 use super::rows::Rows;
+pub(super) use super::schedule::{Form, Schedule, Until};
 use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step};
 use crate::{Reach, Window};
 
@@ -17,38 +18,12 @@ const SLACK: usize = 4;
 /// How tokens of the graded window are stored.
 const GRADED: BlockFormat = BlockFormat::Q4;
 
-/// Up to which position a query sees tokens in which form: coded, then graded, then exact. Sinks are always exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Until {
-    pub(super) coded: usize,
-    pub(super) graded: usize,
-}
-
-/// A form in which a token is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Coded,
-    Graded,
-    Exact,
-}
-
-impl Form {
-    pub(super) const ALL: [Self; 3] = [Self::Coded, Self::Graded, Self::Exact];
-}
-
 /// One sequence's keys or values in all heads.
-///
-/// A window around a buffered method works like a cache within a cache: the method sees only the tokens between the
-/// sinks and the window, and buffers those as published.
 pub(super) struct Stream {
-    buffering: Buffering,
+    schedule: Schedule,
     full_precision: bool,
-    window: Window,
     heads: usize,
     head_dim: usize,
-    held: usize,
-    /// Tokens coded; the first of them is at position `window.sinks`.
-    count: usize,
     coded: Box<dyn CodedTokens>,
     /// Coded tokens that no token sees any more, and that are not in `coded`: a multiple of [`TILE`].
     dropped: usize,
@@ -86,13 +61,10 @@ impl Stream {
         let graded = Rows::new(heads * head_dim / BLOCK * GRADED.block_bytes());
         let recent = Rows::new(heads * head_dim);
         Self {
-            buffering,
+            schedule: Schedule::new(buffering, window),
             full_precision: false,
-            window,
             heads,
             head_dim,
-            held: 0,
-            count: 0,
             coded,
             dropped: 0,
             sinks: Vec::new(),
@@ -103,17 +75,17 @@ impl Stream {
 
     /// Tokens held.
     pub(super) fn held(&self) -> usize {
-        self.held
+        self.schedule.held
     }
 
     /// Where coded tokens begin.
     pub(super) fn sinks(&self) -> usize {
-        self.window.sinks
+        self.schedule.window.sinks
     }
 
     /// Position of the first token in the store of coded ones, if there is one.
     pub(super) fn coded_from(&self) -> usize {
-        self.window.sinks + self.dropped
+        self.schedule.window.sinks + self.dropped
     }
 
     /// The store of coded tokens, which count from [`Stream::coded_from`].
@@ -125,11 +97,6 @@ impl Stream {
         self.heads * self.head_dim
     }
 
-    /// Whether every token but a sink is coded before it attends.
-    fn codes_at_once(&self) -> bool {
-        self.window.recent == 0 && self.buffering == Buffering::None
-    }
-
     /// Shows a whole prompt to the store, before its tokens are taken.
     pub(super) fn see_prompt(&mut self, prompt: &Prompt<'_>) {
         self.coded.see_prompt(prompt);
@@ -139,79 +106,24 @@ impl Stream {
     /// form stays until [`Stream::trim`]. Returns what each new token sees.
     pub(super) fn take(&mut self, rows: &mut [f32], prompt: bool) -> Vec<Until> {
         let tokens = rows.len() / self.token();
-        let bare = self.window == Window::default() && self.codes_at_once();
+        let bare = self.schedule.window == Window::default() && self.schedule.codes_at_once();
         if !(bare && self.full_precision) {
             round(rows);
         }
-        let new = New { rows, tokens, start: self.held };
-        self.held += tokens;
-        let (blocks, seen) = self.schedule(new.start, prompt);
-        let coded = blocks.last().map_or(self.count, |block| block.end) + self.window.sinks;
-        let (mut exact_from, mut graded_from) = (coded, self.graded_from(self.held));
-        if let (false, Some(first)) = (prompt, seen.first()) {
-            exact_from = if self.codes_at_once() { coded } else { first.graded };
-            if self.window.graded > 0 {
-                graded_from = first.coded;
-            }
+        let turn = self.schedule.take(tokens, prompt, !self.coded.keeps_blocks());
+        let new = New { rows, tokens, start: turn.start };
+        for block in turn.blocks {
+            self.code(block, new, turn.graded_from, prompt);
         }
-        for block in blocks {
-            self.code(block, new, graded_from, prompt);
-        }
-        self.keep(new, exact_from);
-        seen
-    }
-
-    /// The blocks of tokens to code now, counted from the first coded one, and what each new token sees.
-    fn schedule(&self, before: usize, prompt: bool) -> (Vec<Range<usize>>, Vec<Until>) {
-        let buffering = self.buffering;
-        let sinks = self.window.sinks;
-        let around = sinks + self.window.recent;
-        let joins = !self.coded.keeps_blocks();
-        let (mut coded, mut blocks, mut seen) = (self.count, Vec::<Range<usize>>::new(), Vec::new());
-        let mut code = |from: usize, to: usize| match blocks.last_mut() {
-            _ if to == from => {}
-            Some(last) if joins => last.end = to,
-            _ => blocks.push(from..to),
-        };
-        let until = |coded: usize, held: usize| {
-            let graded = sinks + coded;
-            Until { coded: graded.min(self.graded_from(held)), graded }
-        };
-        if prompt {
-            let whole = buffering.of_prompt(self.held.saturating_sub(around));
-            code(coded, whole);
-            coded = whole;
-        }
-        for held in if prompt { self.held..self.held + 1 } else { before + 1..self.held + 1 } {
-            if !buffering.codes_the_newest() {
-                seen.push(until(coded, held));
-            }
-            loop {
-                let next = buffering.next(coded, held.saturating_sub(around));
-                if next == coded {
-                    break;
-                }
-                code(coded, next);
-                coded = next;
-            }
-            if buffering.codes_the_newest() {
-                seen.push(until(coded, held));
-            }
-        }
-        (blocks, seen)
-    }
-
-    /// Where the graded window begins once `held` tokens are held; nowhere without one.
-    fn graded_from(&self, held: usize) -> usize {
-        let Window { sinks, recent, graded } = self.window;
-        if graded == 0 { usize::MAX } else { held.saturating_sub(recent + graded).max(sinks) }
+        self.keep(new, turn.exact_from);
+        turn.seen
     }
 
     /// Codes the tokens `block`, counted from the first coded one, and grades those from position `graded_from` on.
     fn code(&mut self, block: Range<usize>, new: New<'_>, graded_from: usize, prompt: bool) {
-        debug_assert_eq!(block.start, self.count);
+        debug_assert_eq!(block.start, self.schedule.count);
         let (d, n) = (self.head_dim, block.len());
-        let at = self.window.sinks + block.start;
+        let at = self.schedule.window.sinks + block.start;
         let gathered;
         let rows = if at == new.start && n == new.tokens {
             new.rows
@@ -220,7 +132,7 @@ impl Stream {
             &gathered[..]
         };
         self.coded.append(&Block { rows, tokens: n, prompt });
-        self.count = block.end;
+        self.schedule.count = block.end;
         let graded = graded_from.clamp(at, at + n)..at + n;
         self.graded.reserve(graded.len(), SLACK);
         for position in graded {
@@ -254,7 +166,7 @@ impl Stream {
     /// Stores the new sinks, and the new tokens from position `from` on.
     fn keep(&mut self, new: New<'_>, from: usize) {
         let (d, end) = (self.head_dim, new.start + new.tokens);
-        let sinks = new.start..self.window.sinks.clamp(new.start, end);
+        let sinks = new.start..self.schedule.window.sinks.clamp(new.start, end);
         let recent = from.max(sinks.end).min(end)..end;
         self.sinks.reserve_exact(sinks.len() * self.heads * d);
         self.recent.reserve(recent.len(), SLACK);
@@ -272,17 +184,17 @@ impl Stream {
     /// where tokens see `reach` only, tokens of any form before that. Those that wait to be coded then are coded as zeros
     /// when their turn comes, so that it comes when it does without a window.
     pub(super) fn trim(&mut self, reach: Reach) {
-        let sinks = self.window.sinks;
-        let seen_from = reach.first_seen(self.held);
+        let sinks = self.schedule.window.sinks;
+        let seen_from = reach.first_seen(self.schedule.held);
         if seen_from >= sinks {
             self.sinks = Vec::new();
         }
         let step = common_step(TILE, self.coded.drop_step());
         let unseen = seen_from.saturating_sub(sinks) / step * step;
         let waiting = if self.coded.learns() { 0 } else { unseen };
-        self.recent.trim(sinks + self.count.max(waiting), SLACK);
-        self.graded.trim(self.graded_from(self.held).max(sinks + unseen), SLACK);
-        let dropping = unseen.min(self.count / step * step) - self.dropped;
+        self.recent.trim(sinks + self.schedule.count.max(waiting), SLACK);
+        self.graded.trim(self.schedule.graded_from(self.schedule.held).max(sinks + unseen), SLACK);
+        let dropping = unseen.min(self.schedule.count / step * step) - self.dropped;
         if dropping > 0 {
             self.coded.drop_first(dropping);
             self.dropped += dropping;
@@ -310,26 +222,16 @@ impl Stream {
     /// The exact form of the tokens at `positions`, all of them sinks or none.
     fn exact(&self, head: usize, positions: Range<usize>, out: &mut [f32]) {
         let (d, token) = (self.head_dim, self.token());
-        let sink = positions.start < self.window.sinks;
+        let sink = positions.start < self.schedule.window.sinks;
         for (position, out) in positions.zip(out.chunks_exact_mut(d)) {
             let row = if sink { &self.sinks[position * token..] } else { self.recent.at(position) };
             row[head * d..(head + 1) * d].convert_to_f32_slice(out);
         }
     }
 
-    /// What the query tokens `rows`, which see `until`, need of `tile` in `form`. A tile is all sinks or no sinks.
+    /// See [`Schedule::needed`].
     pub(super) fn needed(&self, form: Form, until: &[Until], tile: &Range<usize>) -> Range<usize> {
-        let (Some(first), Some(last)) = (until.first(), until.last()) else { return tile.start..tile.start };
-        let clamp = |at: usize| at.clamp(tile.start, tile.end);
-        match form {
-            Form::Exact if tile.start < self.window.sinks => tile.clone(),
-            _ if tile.start < self.window.sinks => tile.start..tile.start,
-            Form::Coded => tile.start..clamp(last.coded),
-            Form::Graded if self.window.graded == 0 => tile.end..tile.end,
-            Form::Graded => clamp(first.coded)..clamp(last.graded),
-            Form::Exact if self.codes_at_once() => tile.end..tile.end,
-            Form::Exact => clamp(first.graded)..tile.end,
-        }
+        self.schedule.needed(form, until, tile)
     }
 
     pub(super) fn footprint(&self) -> Footprint {

@@ -34,6 +34,15 @@ impl Inputs {
         Ok(Self { q: of(1, heads)?, k: of(2, kv_heads)?, v: of(3, kv_heads)? })
     }
 
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// If it has no room.
+    pub fn on(&self, device: &Device) -> Result<Self, CacheError> {
+        let there = |x: &Tensor| x.to_device(device);
+        Ok(Self { q: there(&self.q)?, k: there(&self.k)?, v: there(&self.v)? })
+    }
+
     /// The tokens of `range`.
     ///
     /// # Errors

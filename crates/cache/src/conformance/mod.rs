@@ -23,6 +23,8 @@ mod tests;
 
 use std::fmt::{self, Display};
 
+use candle_core::Device;
+
 pub use self::inputs::{Inputs, MAX_POSITIONS, largest_difference, noise, tensor};
 pub use self::probe::Probe;
 use crate::{CacheError, Geometry, Reach, Scheme};
@@ -134,6 +136,15 @@ const SETTINGS: [Setting; 3] = [
 
 /// Runs every check on what `build` makes for a geometry: a fresh scheme per setting. Takes seconds.
 pub fn check(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, promises: Promises) -> Vec<Outcome> {
+    check_on(&Device::Cpu, build, promises)
+}
+
+/// [`check`] with the model on a device.
+pub fn check_on(
+    device: &Device,
+    build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>,
+    promises: Promises,
+) -> Vec<Outcome> {
     type Check = fn(&Probe<'_>) -> Result<(), Violation>;
     const PADDING: [usize; 3] = [11, 0, 39];
     let checks: [(&'static str, Check); 9] = [
@@ -164,6 +175,7 @@ pub fn check(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, pr
         };
         let scheme = build(setting.geometry(2)).map_err(violation)?;
         let probe = Probe::new(scheme.as_ref(), promises, setting).map_err(violation)?.with_reach(reach);
+        let probe = probe.on(device).map_err(violation)?;
         check(&probe)
     };
     let last = checks.len() - 1;

@@ -40,6 +40,7 @@ pub struct Probe<'s> {
     setting: Setting,
     reach: Reach,
     rotary: Rotary,
+    device: Device,
 }
 
 impl<'s> Probe<'s> {
@@ -48,8 +49,22 @@ impl<'s> Probe<'s> {
     /// # Errors
     /// If the rotary tables cannot be made.
     pub fn new(scheme: &'s dyn Scheme, promises: Promises, setting: Setting) -> Result<Self, CacheError> {
-        let rotary = Rotary::new(setting.head_dim, 10_000.0, MAX_POSITIONS, &Device::Cpu)?;
-        Ok(Self { scheme, promises, setting, reach: Reach::Full, rotary })
+        let device = Device::Cpu;
+        let rotary = Rotary::new(setting.head_dim, 10_000.0, MAX_POSITIONS, &device)?;
+        Ok(Self { scheme, promises, setting, reach: Reach::Full, rotary, device })
+    }
+
+    /// The same with queries, keys and values on a device, as a model there hands them over.
+    ///
+    /// # Errors
+    /// If the rotary tables cannot be made there.
+    pub fn on(self, device: &Device) -> Result<Self, CacheError> {
+        let rotary = Rotary::new(self.setting.head_dim, 10_000.0, MAX_POSITIONS, device)?.with_reach(self.reach);
+        Ok(Self { rotary, device: device.clone(), ..self })
+    }
+
+    fn inputs(&self, tokens: usize) -> Result<Inputs, CacheError> {
+        Inputs::random(self.setting, tokens)?.on(&self.device)
     }
 
     /// The same in a layer whose tokens see so far back.
@@ -100,7 +115,7 @@ impl<'s> Probe<'s> {
         }
         let Setting { batch, heads, head_dim, .. } = self.setting;
         let tokens = cuts.last().copied().unwrap_or(0);
-        let x = Inputs::random(self.setting, tokens)?;
+        let x = self.inputs(tokens)?;
         let mut cache = self.scheme.empty(0)?;
         let whole = self.feed(cache.as_mut(), &x, 0..tokens)?;
         ensure(whole.dims() == [batch, heads, tokens, head_dim], || {
@@ -125,7 +140,7 @@ impl<'s> Probe<'s> {
 
     fn pieces_after(&self, prompt: usize, cuts: &[&[usize]]) -> Result<(), Failure> {
         let tokens = cuts.iter().filter_map(|cuts| cuts.last()).max().copied().unwrap_or(0);
-        let x = Inputs::random(self.setting, prompt + tokens)?;
+        let x = self.inputs(prompt + tokens)?;
         let Inputs { k, v, .. } = x.tokens(0..prompt)?;
         let run = |cuts: &[usize]| {
             let mut cache = self.scheme.after_prefill(0, &k, &v, &self.rotary)?;
@@ -149,7 +164,7 @@ impl<'s> Probe<'s> {
     }
 
     fn takes(&self, prompt: usize) -> Result<(), Failure> {
-        let x = Inputs::random(self.setting, prompt + 2)?;
+        let x = self.inputs(prompt + 2)?;
         let Inputs { k, v, .. } = x.tokens(0..prompt)?;
         let mut taken = self.scheme.after_prefill(0, &k, &v, &self.rotary)?;
         ensure(taken.len() == prompt, || format!("len() is {} after a prefill of {prompt} tokens", taken.len()))?;
@@ -180,7 +195,7 @@ impl<'s> Probe<'s> {
     }
 
     fn forked(&self, prompt: usize) -> Result<(), Failure> {
-        let x = Inputs::random(self.setting, prompt + 3)?;
+        let x = self.inputs(prompt + 3)?;
         let Inputs { k, v, .. } = x.tokens(0..prompt)?;
         let last_logits = Tensor::zeros((1, 4), DType::F32, &Device::Cpu)?;
         let snapshot =
@@ -212,7 +227,7 @@ impl<'s> Probe<'s> {
             return Ok(());
         };
         let tokens = cuts.last().copied().unwrap_or(0);
-        let x = Inputs::random(self.setting, tokens)?;
+        let x = self.inputs(tokens)?;
         let pattern = |padding| Pattern { reach, padding, ..Pattern::default() };
         let mut cache = self.scheme.empty(0)?;
         let feed = |w: &[usize]| x.feed(cache.as_mut(), &self.rotary, pattern(Padding::Left(padding)), w[0]..w[1]);
@@ -240,7 +255,7 @@ impl<'s> Probe<'s> {
 
     fn after_errors(&self, tokens: usize) -> Result<(), Failure> {
         let Setting { batch, kv_heads, head_dim, .. } = self.setting;
-        let x = Inputs::random(self.setting, tokens + 1)?;
+        let x = self.inputs(tokens + 1)?;
         let build = || -> Result<Box<dyn LayerCache>, CacheError> {
             let mut cache = self.scheme.empty(0)?;
             self.feed(cache.as_mut(), &x, 0..tokens)?;
@@ -249,9 +264,9 @@ impl<'s> Probe<'s> {
         let mut cache = build()?;
         let bytes = cache.footprint();
         let Inputs { q, k, v } = x.tokens(tokens..tokens + 1)?;
-        let short = Rotary::new(head_dim, 1e4, tokens, &Device::Cpu)?;
+        let short = Rotary::new(head_dim, 1e4, tokens, &self.device)?;
         let nan = (&k * f64::NAN)?;
-        let other_heads = tensor(4, (batch, kv_heads + 1, 1, head_dim))?;
+        let other_heads = tensor(4, (batch, kv_heads + 1, 1, head_dim))?.to_device(&self.device)?;
         let shifted = vec![3; batch];
         let cx = |start, rotary, padding| {
             let pattern = Pattern { reach: self.reach, padding, ..Pattern::default() };
@@ -305,7 +320,7 @@ impl<'s> Probe<'s> {
 
     fn bounded(&self, tokens: usize) -> Result<(), Failure> {
         let Reach::Sliding(window) = self.reach else { return broken("a probe without a window") };
-        let (x, few) = (Inputs::random(self.setting, tokens + 1)?, window + ROOM);
+        let (x, few) = (self.inputs(tokens + 1)?, window + ROOM);
         // The most bytes after any call, and after a prefill or the token that follows it.
         let bytes = |reach: Reach, tokens: usize| -> Result<(usize, usize), CacheError> {
             let (pattern, rotary) = (Pattern { reach, ..Pattern::default() }, self.rotary.clone().with_reach(reach));
@@ -349,12 +364,12 @@ impl<'s> Probe<'s> {
     fn sizes(&self, prompt: usize) -> Result<(), Failure> {
         let Setting { batch, kv_heads, head_dim, .. } = self.setting;
         let tokens = prompt + 10;
-        let random = Inputs::random(self.setting, tokens)?;
+        let random = self.inputs(tokens)?;
         let mut wild = noise(9, batch * kv_heads * tokens * head_dim);
         for (at, x) in wild.iter_mut().enumerate() {
             *x *= [0.0, 1e-7, 1.0, 6e4, 1e9][at / head_dim % 5];
         }
-        let wild = Tensor::from_vec(wild, random.k.shape(), &Device::Cpu)?;
+        let wild = Tensor::from_vec(wild, random.k.shape(), &self.device)?;
         let q = (&random.q * 1e-4)?;
         for vectors in [wild.zeros_like()?, wild] {
             let x = Inputs { q: q.clone(), k: vectors.clone(), v: vectors };

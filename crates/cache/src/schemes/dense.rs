@@ -1,6 +1,6 @@
 //! The uncompressed cache, in f32, f16 or bf16: the baseline of every comparison.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::entry::{Entry, KeysCoded};
@@ -8,7 +8,7 @@ use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
 use crate::seam::{check_kv, check_start};
-use crate::{AttendCx, CacheError, LayerCache, Padding, Pattern, Reach, Rotary, Scheme, attention};
+use crate::{AttendCx, CacheError, LayerCache, OnTensors, Padding, Pattern, Reach, Rotary, Scheme, attention};
 
 /// `dense`, `dense-f16` and `dense-bf16`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
@@ -214,6 +214,10 @@ impl Scheme for DenseScheme {
 
     fn empty(&self, _layer: usize) -> Result<Box<dyn LayerCache>, CacheError> {
         Ok(Box::new(DenseCache::new(self.dtype)))
+    }
+
+    fn on_tensors(&self, _device: &Device) -> Result<OnTensors, CacheError> {
+        Ok(OnTensors::AsItIs)
     }
 
     fn nominal_bits(&self) -> BitsPerChannel {

@@ -11,7 +11,6 @@ use half::f16;
 use kvcsr_codec::Footprint;
 
 use super::kivi::check_groups;
-use crate::Geometry;
 use crate::coded::blocks::{BLOCK, BlockFormat};
 use crate::coded::hadamard;
 use crate::coded::stages::{Hadamard, Staged};
@@ -20,6 +19,9 @@ use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
+use crate::tensor::blocks::TensorBlocks;
+use crate::tensor::{Stores, Uploads};
+use crate::{CacheError, Geometry};
 
 /// `q8_0` and `q4_0`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
@@ -100,6 +102,11 @@ impl Codec for Blocks {
 
     fn nominal_bits(&self) -> f64 {
         8.0 * self.format.block_bytes() as f64 / BLOCK as f64
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        let (format, fields) = (self.format, uploads.fields()?);
+        Ok(Some(Arc::new(move || Ok(Box::new(TensorBlocks::new(format, fields.clone()))))))
     }
 }
 

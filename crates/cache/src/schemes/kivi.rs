@@ -13,6 +13,8 @@ use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::{Arguments, SchemeName};
 use crate::needs::{Binding, Needs};
+use crate::tensor::affine::{Along, TensorGroups};
+use crate::tensor::{Stores, Uploads};
 
 /// `kivi-2`, `kivi-4` and other widths.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
@@ -124,6 +126,11 @@ impl Shape {
     fn stored_bits(self, affine: Affine) -> f64 {
         affine.bits as f64 + 32.0 / self.group as f64
     }
+
+    fn tensors(affine: Affine, along: Along, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        let fields = uploads.fields()?;
+        Ok(Some(Arc::new(move || Ok(Box::new(TensorGroups::new(affine, along, fields.clone()))))))
+    }
 }
 
 /// Refuses a head size that is no multiple of the channels of a group.
@@ -158,6 +165,10 @@ impl Codec for Keys {
     fn stored_bits(&self) -> f64 {
         self.shape.stored_bits(self.affine)
     }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        Shape::tensors(self.affine, Along::Tokens(self.shape.group), uploads)
+    }
 }
 
 struct Values {
@@ -184,5 +195,9 @@ impl Codec for Values {
 
     fn stored_bits(&self) -> f64 {
         self.shape.stored_bits(self.affine)
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        Shape::tensors(self.affine, Along::Channels(self.shape.group), uploads)
     }
 }

@@ -10,8 +10,11 @@ use kvcsr_codec::{CodeLayout, Encoder, Kind};
 use super::coder::Coder;
 use super::online;
 use super::options::Prefill;
+use super::tensors;
+use crate::CacheError;
 use crate::coded::{Block, Codec, CodedTokens, Prompt, ScoresCodes, SumsCodes};
 use crate::schemes::sparse::{self, BUFFERS};
+use crate::tensor::{Stores, Uploads};
 
 /// Query rows of one head whose values are summed on codes. Beyond it, restoring each value once is faster.
 const SUMMED_ROWS: usize = 32;
@@ -51,6 +54,10 @@ impl Codec for CsrCodec {
 
     fn first_call_is_prompt(&self) -> bool {
         self.0.online.is_some_and(|part| part.prefill == Prefill::Restored)
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        tensors::stores(&self.0, uploads)
     }
 }
 

@@ -14,6 +14,7 @@ mod entry;
 mod ledger;
 mod online;
 mod options;
+mod tensors;
 
 use std::sync::Arc;
 

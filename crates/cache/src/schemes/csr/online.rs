@@ -41,22 +41,27 @@ impl<'a> Prompt<'a> {
     }
 }
 
-/// The online atoms of one sequence: `rows` are its prompt's vectors, `(Hkv, T, D)`. Sampled atoms
-/// first; then the Guard, the vectors with the largest relative residual over all atoms before it,
-/// the earliest among equals. A prompt with fewer vectors than the part has room for gives them
-/// all, each once.
-pub(super) fn fill(coder: &Coder, part: &OnlinePart, rows: &[f32], heads: usize) -> Result<OnlineAtoms, CodecError> {
-    let width = coder.encoder.dictionary().width();
-    let tokens = rows.len() / (heads * coder.chunks * width).max(1);
-    let prompt = Prompt { rows, heads, tokens, chunks: coder.chunks, width };
-    let mut online = OnlineAtoms::new(width);
-    let count = prompt.len();
+/// Vectors of a prompt that become online atoms, by number in token order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub(super) sampled: Vec<usize>,
+    pub(super) guard: Vec<usize>,
+}
+
+/// Chooses among the vectors of a prompt of `tokens` tokens, `of_token` vectors each. Sampled ones first; then the Guard, the vectors
+/// with the largest relative residual over all atoms before it, the earliest among equals. `residuals` gives them by vector, over offline
+/// atoms and those made of the vectors it is given. A prompt with fewer vectors than the part has room for gives them all, each once.
+pub(super) fn choose<E>(
+    part: &OnlinePart,
+    heads: usize,
+    of_token: usize,
+    tokens: usize,
+    mut residuals: impl FnMut(&[usize]) -> Result<Vec<f64>, E>,
+) -> Result<Chosen, E> {
+    let count = tokens * of_token;
     let wanted = (part.sampled * heads).min(count);
     let sampled: Vec<usize> = match part.sampler {
-        Sampler::Reverse => {
-            let vectors_per_token = heads * coder.chunks;
-            (0..tokens).rev().flat_map(|t| t * vectors_per_token..(t + 1) * vectors_per_token).take(wanted).collect()
-        }
+        Sampler::Reverse => (0..tokens).rev().flat_map(|t| t * of_token..(t + 1) * of_token).take(wanted).collect(),
         Sampler::Strided => (0..wanted).map(|i| i * count / wanted).collect(),
         Sampler::Uniform => {
             let mut order: Vec<usize> = (0..count).collect();
@@ -64,15 +69,31 @@ pub(super) fn fill(coder: &Coder, part: &OnlinePart, rows: &[f32], heads: usize)
             order.truncate(wanted);
             order
         }
-        Sampler::Worst if wanted > 0 => worst(&prompt.residuals(coder, &online)?, wanted, &[]),
+        Sampler::Worst if wanted > 0 => worst(&residuals(&[])?, wanted, &[]),
         Sampler::Worst => Vec::new(),
     };
-    online.sample(sampled.iter().map(|&i| prompt.vector(i)));
-    if part.guard > 0 && sampled.len() < count {
-        let residuals = prompt.residuals(coder, &online)?;
-        let guard = worst(&residuals, part.guard * heads, &sampled);
-        online.guard(guard.iter().map(|&i| prompt.vector(i)));
-    }
+    let guard = if part.guard > 0 && sampled.len() < count {
+        worst(&residuals(&sampled)?, part.guard * heads, &sampled)
+    } else {
+        Vec::new()
+    };
+    Ok(Chosen { sampled, guard })
+}
+
+/// The online atoms of one sequence: `rows` are its prompt's vectors, `(Hkv, T, D)`. See [`choose`].
+pub(super) fn fill(coder: &Coder, part: &OnlinePart, rows: &[f32], heads: usize) -> Result<OnlineAtoms, CodecError> {
+    let width = coder.encoder.dictionary().width();
+    let tokens = rows.len() / (heads * coder.chunks * width).max(1);
+    let prompt = Prompt { rows, heads, tokens, chunks: coder.chunks, width };
+    let sample = |which: &[usize]| {
+        let mut online = OnlineAtoms::new(width);
+        online.sample(which.iter().map(|&i| prompt.vector(i)));
+        online
+    };
+    let chosen =
+        choose(part, heads, heads * coder.chunks, tokens, |sampled| prompt.residuals(coder, &sample(sampled)))?;
+    let mut online = sample(&chosen.sampled);
+    online.guard(chosen.guard.iter().map(|&i| prompt.vector(i)));
     Ok(online)
 }
 

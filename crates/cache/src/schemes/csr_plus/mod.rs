@@ -17,6 +17,7 @@
 
 pub mod allocation;
 pub mod rest;
+mod tensors;
 mod tokens;
 mod transform;
 mod unpack;

@@ -10,9 +10,12 @@ use kvcsr_codec::Footprint;
 use kvcsr_codec::kernels::Isa;
 use rayon::prelude::*;
 
+use super::tensors;
 use super::transform::Transform;
 use super::unpack::{self, Unpacked};
+use crate::CacheError;
 use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, TILE, drop_front, reserve};
+use crate::tensor::{JointStores, Uploads};
 
 /// Bytes that a shared store takes beside itself: its two counts of owners.
 const COUNTS: usize = 2 * size_of::<usize>();
@@ -37,6 +40,10 @@ impl JointCodec for Joint {
 
     fn nominal_bits(&self) -> f64 {
         8.0 * self.0.row_bytes() as f64 / self.0.channels() as f64
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<JointStores>, CacheError> {
+        tensors::stores(&self.0, uploads).map(Some)
     }
 }
 

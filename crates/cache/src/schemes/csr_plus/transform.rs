@@ -11,7 +11,7 @@ use crate::Geometry;
 /// Bits of a token's gain.
 const GAIN_BITS: usize = 8;
 /// Gains are powers of two: the least, the largest, and the steps between them.
-const GAINS: (f32, f32) = (-4.0, 4.0);
+pub(super) const GAINS: (f32, f32) = (-4.0, 4.0);
 /// Deviations below this are none: what they scale would overflow.
 const LEAST: f32 = 1e-12;
 
@@ -148,6 +148,41 @@ impl Transform {
     /// Number of atoms, `N`.
     pub(super) fn atoms(&self) -> usize {
         self.offsets.len()
+    }
+
+    /// All atoms, `(N, 2 Hkv D)`.
+    pub(super) fn all_atoms(&self) -> &[f32] {
+        &self.atoms
+    }
+
+    /// What finds the nearest atom, `(N, 2 Hkv D)`.
+    pub(super) fn search(&self) -> &[f32] {
+        &self.search
+    }
+
+    /// What is taken from its products, `(N)`.
+    pub(super) fn offsets(&self) -> &[f32] {
+        &self.offsets
+    }
+
+    /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
+    pub(super) fn encoding(&self) -> &[f32] {
+        &self.encode
+    }
+
+    /// What restores one channel of a token from coordinates, `(width,)`.
+    pub(super) fn decode_channel(&self, channel: usize) -> &[bf16] {
+        &self.decode[channel * self.width..(channel + 1) * self.width]
+    }
+
+    /// Runs of coordinates of equal bits: how many, and their bits.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.runs.iter().map(|run| (run.count, run.bits))
+    }
+
+    /// Bits of an atom's number.
+    pub(super) fn index_bits(&self) -> usize {
+        self.index_bits
     }
 
     /// Coordinates that have bits, `r`.

@@ -73,7 +73,7 @@ fn looks(bits: usize) -> &'static Looks {
 }
 
 /// The levels of `bits` bits, rounded to bf16: what codes stand for.
-fn levels(bits: usize) -> &'static [f32] {
+pub(super) fn levels(bits: usize) -> &'static [f32] {
     static TABLES: [OnceLock<Vec<f32>>; WIDEST] = [const { OnceLock::new() }; WIDEST];
     let rounded = |x: &f32| bf16::from_f32(*x).to_f32();
     TABLES[bits - 1].get_or_init(|| lloyd_max(bits).levels.iter().map(rounded).collect())

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::coded::drop_front;
 
 /// Iterations, as released.
-const ITERATIONS: usize = 3;
+pub(super) const ITERATIONS: usize = 3;
 
 /// `A Bᵀ`, `(tokens, D)`: `A` `(tokens, r)` and `B` `(D, r)`, f16.
 #[derive(Debug, Default)]
@@ -27,8 +27,7 @@ impl LowRank {
         if rank == 0 {
             return Self::default();
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut b: Vec<f32> = (0..d * rank).map(|_| rng.random_range(0.0f32..1.0)).collect();
+        let mut b = start(d * rank, seed);
         let mut a = vec![0f32; n * rank];
         let mut transposed = vec![0f32; residual.len()];
         for (i, row) in residual.chunks_exact(d).enumerate() {
@@ -72,6 +71,12 @@ impl LowRank {
     pub(super) fn bytes(&self) -> usize {
         (self.a.capacity() + self.b.capacity()) * size_of::<f16>()
     }
+}
+
+/// The random numbers that the iteration starts from.
+pub(super) fn start(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(0.0f32..1.0)).collect()
 }
 
 fn halves(x: &[f32]) -> Vec<f16> {

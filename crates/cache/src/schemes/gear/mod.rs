@@ -7,6 +7,7 @@
 
 mod block;
 mod low_rank;
+mod tensors;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use kvcsr_codec::{Footprint, Kind};
 
 use self::block::Coded;
 use super::kivi::check_groups;
-use crate::Geometry;
 use crate::coded::{Block, Buffering, Codec, CodedScheme, CodedTokens, drop_front};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
+use crate::tensor::{Stores, Uploads};
+use crate::{CacheError, Geometry};
 
 /// `gear-4` and `gear-2`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
@@ -134,6 +136,10 @@ impl Setting {
 impl Codec for Setting {
     fn empty(&self) -> Box<dyn CodedTokens> {
         Box::new(Blocks { setting: *self, starts: Vec::new(), blocks: Vec::new(), tokens: 0 })
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        tensors::stores(*self, uploads)
     }
 
     fn buffering(&self) -> Buffering {

@@ -1,0 +1,293 @@
+//! CSR+'s codes as tensors: see [`crate::tensor`].
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{D, DType, Tensor};
+use kvcsr_codec::{Footprint, lloyd_max};
+
+use super::transform::{GAINS, Transform};
+use super::unpack::levels;
+use crate::CacheError;
+use crate::tensor::growing::Growing;
+use crate::tensor::packed::{Fields, Packing};
+use crate::tensor::{JointStores, TensorTokens, Uploads};
+
+/// Steps between the least gain and the largest.
+const GAIN_STEPS: f64 = 255.0;
+
+/// One layer's tables on a device.
+struct Tables {
+    kv_heads: usize,
+    head_dim: usize,
+    /// `(N, C)` in natural units, with `C = 2 Hkv D`; keys of all heads, then values of all heads.
+    atoms: Tensor,
+    /// `(C, N)` and `(1, N)`: see [`Transform`].
+    search: Tensor,
+    offsets: Tensor,
+    /// `(C, r)` and `(r, C)`; none where no coordinate has bits.
+    encode: Option<Tensor>,
+    decode: Option<Tensor>,
+    runs: Vec<Run>,
+    /// How an atom's number is packed.
+    index: Packing,
+    fields: Arc<Fields>,
+}
+
+/// Coordinates of equal bits.
+struct Run {
+    packing: Packing,
+    /// `(2^bits - 1,)`
+    thresholds: Tensor,
+    /// `(2^bits,)`
+    levels: Tensor,
+}
+
+impl Tables {
+    fn new(transform: &Transform, uploads: &mut Uploads) -> Result<Self, CacheError> {
+        let (c, count, kept) = (transform.channels(), transform.atoms(), transform.kept());
+        let transposed = |x: &Tensor| Ok::<_, CacheError>(x.t()?.contiguous()?);
+        let search = transposed(&uploads.own(transform.search(), count, c)?)?;
+        let decode: Vec<f32> = (0..c)
+            .flat_map(|channel| transform.decode_channel(channel).iter().take(kept).map(|x| x.to_f32()))
+            .collect();
+        let basis =
+            |numbers: &[f32], rows: usize, width: usize, uploads: &mut Uploads| -> Result<Option<Tensor>, CacheError> {
+                if kept == 0 { Ok(None) } else { Ok(Some(transposed(&uploads.own(numbers, rows, width)?)?)) }
+            };
+        let run = |(count, bits): (usize, usize), uploads: &mut Uploads| -> Result<Run, CacheError> {
+            let thresholds = &lloyd_max(bits).thresholds;
+            Ok(Run {
+                packing: Packing { bits, count },
+                thresholds: uploads.own(thresholds, 1, thresholds.len())?.flatten_all()?,
+                levels: uploads.own(levels(bits), 1, 1 << bits)?.flatten_all()?,
+            })
+        };
+        Ok(Self {
+            kv_heads: transform.geometry().kv_heads,
+            head_dim: transform.geometry().head_dim,
+            atoms: uploads.own(transform.all_atoms(), count, c)?,
+            search,
+            offsets: uploads.own(transform.offsets(), 1, count)?,
+            encode: basis(transform.encoding(), kept, c, uploads)?,
+            decode: basis(&decode, c, kept, uploads)?,
+            runs: transform.runs().map(|of| run(of, uploads)).collect::<Result<_, CacheError>>()?,
+            index: Packing { bits: transform.index_bits(), count: 1 },
+            fields: uploads.fields()?,
+        })
+    }
+
+    /// Codes tokens `(n, C)`: `(n, bytes)` u8.
+    fn encode(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
+        let n = rows.dim(0)?;
+        let atom = rows.matmul(&self.search)?.broadcast_sub(&self.offsets)?.argmax_keepdim(D::Minus1)?;
+        let left = (rows - self.atoms.index_select(&atom.flatten_all()?, 0)?)?;
+        let index = self.index.pack(&atom.to_dtype(DType::F32)?, &self.fields)?;
+        let (low, high) = GAINS;
+        let (low, step) = (f64::from(low), f64::from(high - low) / GAIN_STEPS);
+        let Some(encode) = &self.encode else {
+            // What the host stores for a gain of nothing: the least one.
+            return Ok(Tensor::cat(&[index, Tensor::zeros((n, 1), DType::U8, rows.device())?], 1)?);
+        };
+        let coordinates = left.matmul(encode)?;
+        let size = coordinates.sqr()?.mean_keepdim(1)?.sqrt()?.maximum(f32::MIN_POSITIVE)?;
+        let place = size.log()?.affine(std::f64::consts::LOG2_E / step, -low / step)?;
+        let gain_code = place.round()?.clamp(0f32, GAIN_STEPS as f32)?;
+        let scaled = coordinates.broadcast_div(&self.gains(&gain_code)?)?;
+        let mut parts = vec![index, gain_code.to_dtype(DType::U8)?];
+        let mut from = 0;
+        for run in &self.runs {
+            let codes = run.codes(&scaled.narrow(1, from, run.packing.count)?)?;
+            parts.push(run.packing.pack(&codes, &self.fields)?);
+            from += run.packing.count;
+        }
+        Ok(Tensor::cat(&parts, 1)?)
+    }
+
+    /// The gains of codes.
+    fn gains(&self, codes: &Tensor) -> Result<Tensor, CacheError> {
+        let (low, high) = GAINS;
+        let step = f64::from(high - low) / GAIN_STEPS;
+        let ln_2 = std::f64::consts::LN_2;
+        Ok(codes.affine(step * ln_2, f64::from(low) * ln_2)?.exp()?)
+    }
+
+    /// Takes rows of codes `(n, bytes)` apart: atoms `(n,)` u32 and coordinates `(n, r)`, if there are any.
+    fn unpack(&self, rows: &Tensor) -> Result<(Tensor, Option<Tensor>), CacheError> {
+        let index = self.index.bytes();
+        let atoms = self.index.unpack(&rows.narrow(1, 0, index)?.contiguous()?, &self.fields)?;
+        let last = (self.atoms.dims()[0] - 1) as f32;
+        let atoms = atoms.flatten_all()?.minimum(last)?.to_dtype(DType::U32)?;
+        if self.runs.is_empty() {
+            return Ok((atoms, None));
+        }
+        let gains = self.gains(&rows.narrow(1, index, 1)?.to_dtype(DType::F32)?)?;
+        let (mut from, mut parts) = (index + 1, Vec::with_capacity(self.runs.len()));
+        for run in &self.runs {
+            let bytes = run.packing.bytes();
+            let codes = run.packing.unpack(&rows.narrow(1, from, bytes)?, &self.fields)?;
+            let (n, count) = codes.dims2()?;
+            let codes = codes.flatten_all()?.to_dtype(DType::U32)?;
+            parts.push(run.levels.index_select(&codes, 0)?.reshape((n, count))?);
+            from += bytes;
+        }
+        Ok((atoms, Some(Tensor::cat(&parts, 1)?.broadcast_mul(&gains)?)))
+    }
+
+    /// The half of a table's columns that are keys, or values: `(.., Hkv D)`.
+    fn half(&self, x: &Tensor, values: bool) -> Result<Tensor, CacheError> {
+        let half = self.kv_heads * self.head_dim;
+        Ok(x.narrow(1, usize::from(values) * half, half)?)
+    }
+
+    /// Keys or values of `(n, bytes)` rows of codes: `(Hkv, n, D)`.
+    fn restore(&self, rows: &Tensor, values: bool) -> Result<Tensor, CacheError> {
+        let (atoms, coordinates) = self.unpack(rows)?;
+        let mut restored = self.half(&self.atoms, values)?.contiguous()?.index_select(&atoms, 0)?;
+        if let (Some(coordinates), Some(decode)) = (coordinates, &self.decode) {
+            restored = (restored + coordinates.matmul(&self.half(decode, values)?.contiguous()?)?)?;
+        }
+        self.by_head(&restored)
+    }
+
+    /// `(n, Hkv D)` as `(Hkv, n, D)`.
+    fn by_head(&self, x: &Tensor) -> Result<Tensor, CacheError> {
+        let n = x.dim(0)?;
+        Ok(x.reshape((n, self.kv_heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
+    }
+}
+
+impl Run {
+    /// How many thresholds each of `x` exceeds, by halving: the same numbers as [`kvcsr_codec::LloydMax::code`].
+    fn codes(&self, x: &Tensor) -> Result<Tensor, CacheError> {
+        let x = x.contiguous()?;
+        let mut code = x.zeros_like()?;
+        for bit in (0..self.packing.bits).rev() {
+            let step = f64::from(1u32 << bit);
+            let at = code.affine(1.0, step - 1.0)?.to_dtype(DType::U32)?;
+            let threshold = self.thresholds.index_select(&at.flatten_all()?, 0)?.reshape(x.shape())?;
+            code = (code + x.gt(&threshold)?.to_dtype(DType::F32)?.affine(step, 0.0)?)?;
+        }
+        Ok(code)
+    }
+}
+
+/// Codes of one sequence, and keys whose values have not come yet.
+struct Store {
+    tables: Arc<Tables>,
+    /// `(1, tokens, bytes)` u8
+    codes: Growing,
+    /// Blocks `(n, Hkv D)`, in order.
+    waiting: Vec<Tensor>,
+}
+
+type Shared = Arc<Mutex<Store>>;
+
+fn locked<R>(shared: &Shared, f: impl FnOnce(&mut Store) -> R) -> R {
+    f(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// `(Hkv, n, D)` as `(n, Hkv D)`.
+fn by_token(rows: &Tensor) -> Result<Tensor, CacheError> {
+    let (heads, n, d) = rows.dims3()?;
+    Ok(rows.transpose(0, 1)?.contiguous()?.reshape((n, heads * d))?)
+}
+
+impl Store {
+    fn rows(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
+        Ok(self.codes.rows(tokens)?.squeeze(0)?.contiguous()?)
+    }
+}
+
+/// The store's keys: they own its bytes.
+struct Keys(Shared);
+
+/// The store's values.
+struct Values(Shared);
+
+impl TensorTokens for Keys {
+    fn append(&mut self, rows: &Tensor, _prompt: bool) -> Result<(), CacheError> {
+        let rows = by_token(rows)?;
+        locked(&self.0, |store| store.waiting.push(rows));
+        Ok(())
+    }
+
+    fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
+        locked(&self.0, |store| store.tables.restore(&store.rows(tokens)?, false))
+    }
+
+    fn footprint(&self) -> Footprint {
+        locked(&self.0, |store| {
+            let waiting: usize = store.waiting.iter().map(|x| x.elem_count() * size_of::<f32>()).sum();
+            let tables = size_of::<Self>() + size_of::<Mutex<Store>>() + waiting;
+            Footprint { packed: store.codes.bytes(), tables, ..Footprint::default() }
+        })
+    }
+
+    fn drop_first(&mut self, tokens: usize) -> Result<(), CacheError> {
+        locked(&self.0, |store| store.codes.drop_first(tokens))
+    }
+}
+
+impl TensorTokens for Values {
+    fn append(&mut self, rows: &Tensor, _prompt: bool) -> Result<(), CacheError> {
+        let values = by_token(rows)?;
+        locked(&self.0, |store| {
+            // The keys of these tokens came before, in the same blocks.
+            let keys = store.waiting.remove(0);
+            let codes = store.tables.encode(&Tensor::cat(&[keys, values], 1)?)?;
+            store.codes.push(&codes.unsqueeze(0)?)
+        })
+    }
+
+    fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
+        locked(&self.0, |store| store.tables.restore(&store.rows(tokens)?, true))
+    }
+
+    /// Weights are summed by atom and by coordinate first where that is less work.
+    fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
+        locked(&self.0, |store| {
+            let tables = &store.tables;
+            let (heads, rows, n) = weights.dims3()?;
+            if rows >= n {
+                let restored = tables.restore(&store.rows(tokens)?, true)?;
+                return Ok(weights.contiguous()?.matmul(&restored)?);
+            }
+            let (atoms, coordinates) = tables.unpack(&store.rows(tokens)?)?;
+            let count = tables.atoms.dims()[0];
+            let flat = weights.contiguous()?.reshape((heads * rows, n))?;
+            let at = atoms.unsqueeze(0)?.broadcast_as((heads * rows, n))?.contiguous()?;
+            let by_atom =
+                Tensor::zeros((heads * rows, count), DType::F32, weights.device())?.scatter_add(&at, &flat, 1)?;
+            let by_head = |table: &Tensor, sums: &Tensor| -> Result<Tensor, CacheError> {
+                // `(m, Hkv D)` as `(Hkv, m, D)`, each head's rows with its own part.
+                let table = tables.by_head(&tables.half(table, true)?.contiguous()?)?;
+                Ok(sums.reshape((heads, rows, sums.dim(1)?))?.matmul(&table)?)
+            };
+            let mut out = by_head(&tables.atoms, &by_atom)?;
+            if let (Some(coordinates), Some(decode)) = (coordinates, &tables.decode) {
+                out = (out + by_head(decode, &flat.matmul(&coordinates)?)?)?;
+            }
+            Ok(out)
+        })
+    }
+
+    fn footprint(&self) -> Footprint {
+        Footprint { tables: size_of::<Self>(), ..Footprint::default() }
+    }
+
+    /// The keys have dropped them.
+    fn drop_first(&mut self, _tokens: usize) -> Result<(), CacheError> {
+        Ok(())
+    }
+}
+
+/// What makes the stores of one layer.
+pub(super) fn stores(transform: &Transform, uploads: &mut Uploads) -> Result<JointStores, CacheError> {
+    let tables = Arc::new(Tables::new(transform, uploads)?);
+    Ok(Arc::new(move || {
+        let store = Store { tables: tables.clone(), codes: Growing::default(), waiting: Vec::new() };
+        let shared = Arc::new(Mutex::new(store));
+        Ok((Box::new(Keys(shared.clone())), Box::new(Values(shared))))
+    }))
+}

@@ -1,0 +1,73 @@
+//! Tables copied to a device, each once however many layers share it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::packed::Fields;
+use crate::CacheError;
+
+/// Tables of one scheme on one device.
+pub struct Uploads {
+    device: Device,
+    tables: HashMap<(usize, usize), Tensor>,
+    fields: Option<Arc<Fields>>,
+    bytes: usize,
+}
+
+impl Uploads {
+    /// Nothing copied yet.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), tables: HashMap::new(), fields: None, bytes: 0 }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes copied.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// `numbers` as `(rows, width)`. The same numbers, by their place in memory, are copied once: they must stay where they are as long
+    /// as this is used.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn table(&mut self, numbers: &[f32], rows: usize, width: usize) -> Result<Tensor, CacheError> {
+        let place = (numbers.as_ptr() as usize, numbers.len());
+        if let Some(made) = self.tables.get(&place) {
+            return Ok(made.reshape((rows, width))?);
+        }
+        let made = self.own(numbers, rows, width)?;
+        self.tables.insert(place, made.clone());
+        Ok(made)
+    }
+
+    /// `numbers` as `(rows, width)`, copied each time.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn own(&mut self, numbers: &[f32], rows: usize, width: usize) -> Result<Tensor, CacheError> {
+        self.bytes += size_of_val(numbers);
+        Ok(Tensor::from_slice(numbers, (rows, width), &self.device)?)
+    }
+
+    /// What unpacks small codes.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn fields(&mut self) -> Result<Arc<Fields>, CacheError> {
+        match &self.fields {
+            Some(fields) => Ok(fields.clone()),
+            None => {
+                let fields = Arc::new(Fields::new(&self.device)?);
+                self.bytes += fields.bytes();
+                Ok(self.fields.insert(fields).clone())
+            }
+        }
+    }
+}
