@@ -193,6 +193,16 @@ lint:
     cargo clippy --release --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 
+# Check a GPU within eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
+[group('develop')]
+gpu-check *args:
+    @bash pipeline/setup/gpu_check.sh "$@"
+
+# Fill a folder with all that `just gpu-check` needs on a machine with a card and no network: just gpu-pack FOLDER
+[group('develop')]
+gpu-pack *args:
+    @python3 pipeline/setup/gpu_pack.py "$@"
+
 # Benchmarks; each prints its ratio to a named peer
 [group('develop')]
 bench *args: setup

@@ -75,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tool(Tool::Footprint(args)) => commands::footprint::run(&args),
         Command::Tool(Tool::Generate(args)) => commands::generate::run(&args),
         Command::Tool(Tool::Logits(args)) => commands::logits::run(&args),
+        Command::Tool(Tool::GpuCheck(args)) => commands::gpu_check::run(&args),
         Command::Tool(Tool::Score(args)) => commands::score::run(&args),
         Command::Tool(Tool::Schemes(args)) => commands::schemes::run(&args),
     }

@@ -259,3 +259,41 @@ fn generate_refuses_dictionaries_that_lack_a_layer_and_names_those_of_another_mo
     let dense = inside(&["--profile", "other", "--scheme", "dense"]);
     assert!(dense.status.success(), "{}", text(&dense));
 }
+
+#[test]
+fn a_cache_of_tensors_is_asked_for_by_name() {
+    let folder = model();
+    dictionaries(&folder.path().join("set.safetensors"), 0, "0");
+    let generate = |scheme: &str, attention: &str| {
+        let args = ["generate", "--model", ".", "--scheme", scheme, "--dictionaries", "set.safetensors"];
+        let rest = ["--prompt", "abcab", "--max-new", "12", "--temperature", "0", "--attention", attention];
+        kvcsr(folder.path(), &[&args[..], &rest].concat())
+    };
+    let text = |out: Output| {
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let out = String::from_utf8(out.stdout).unwrap();
+        out.lines().next().unwrap().to_owned()
+    };
+    for scheme in ["csr-2", "csr-2+window", "dense"] {
+        assert_eq!(text(generate(scheme, "codes")), text(generate(scheme, "tensor")), "{scheme}");
+    }
+    let error = |scheme, attention| String::from_utf8(generate(scheme, attention).stderr).unwrap();
+    assert!(error("csr-2", "gpu").contains("expected auto, codes or tensor"), "{}", error("csr-2", "gpu"));
+    let stop = error("csr-2+stop", "tensor");
+    assert!(stop.contains("`csr-2+stop`") && stop.contains("Take auto or codes"), "{stop}");
+}
+
+#[test]
+fn the_check_of_a_gpu_can_be_rehearsed_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = kvcsr(folder.path(), &["gpu-check", "--device", "cpu", "--quick", "--out", "rows.csv"]);
+    let printed = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{printed}{}", String::from_utf8_lossy(&out.stderr));
+    let rows = fs::read_to_string(folder.path().join("rows.csv")).unwrap();
+    for part in ["card", "conformance", "agreement", "encode", "decode", "training"] {
+        let own: Vec<&str> = rows.lines().filter(|line| line.starts_with(&format!("{part},"))).collect();
+        assert!(!own.is_empty() && own.iter().all(|line| line.ends_with(",true")), "{part}: {rows}");
+    }
+    let absent = refused(folder.path(), &["gpu-check", "--device", "cuda:77"]);
+    assert!(absent.contains("device `cuda:77`"), "{absent}");
+}

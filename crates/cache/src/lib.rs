@@ -57,10 +57,6 @@ mod context;
 mod entry;
 mod error;
 mod family;
-#[cfg(feature = "cuda")]
-#[allow(dead_code)] // Nothing in the crate calls it yet.
-#[path = "tensor/fused/mod.rs"]
-mod fused;
 mod mass;
 pub mod name;
 mod needs;

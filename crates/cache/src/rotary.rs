@@ -104,6 +104,18 @@ impl Rotary {
         self.max_positions
     }
 
+    /// Cosines and sines of `tokens` positions from `start` on, `(tokens, D / 2)` each, where vectors are rotated.
+    ///
+    /// # Errors
+    /// [`CacheError::ContextLength`] if the tables end before the last one.
+    pub fn tables(&self, start: usize, tokens: usize) -> Result<Option<(Tensor, Tensor)>, CacheError> {
+        if start + tokens > self.max_positions {
+            return Err(CacheError::ContextLength { position: start + tokens, max: self.max_positions });
+        }
+        let Some((cos, sin)) = &self.tables else { return Ok(None) };
+        Ok(Some((cos.narrow(0, start, tokens)?, sin.narrow(0, start, tokens)?)))
+    }
+
     /// Hands the cosines and sines, `(max_positions, D / 2)` each, to `f` without copying them.
     ///
     /// # Errors
@@ -128,12 +140,7 @@ impl Rotary {
     /// [`CacheError::ContextLength`] if the tables end before the last token.
     pub fn apply(&self, x: &Tensor, start: usize) -> Result<Tensor, CacheError> {
         let tokens = x.dim(D::Minus2)?;
-        if start + tokens > self.max_positions {
-            return Err(CacheError::ContextLength { position: start + tokens, max: self.max_positions });
-        }
-        let Some((cos, sin)) = &self.tables else { return Ok(x.clone()) };
-        let cos = cos.narrow(0, start, tokens)?;
-        let sin = sin.narrow(0, start, tokens)?;
+        let Some((cos, sin)) = self.tables(start, tokens)? else { return Ok(x.clone()) };
         let x = x.contiguous()?;
         if x.dtype() == DType::F32 {
             return Ok(candle_nn::rotary_emb::rope(&x, &cos, &sin)?);

@@ -56,6 +56,7 @@ pub mod plus;
 pub mod pool;
 pub mod pursuit;
 pub mod record;
+pub mod sdpa;
 mod step;
 #[cfg(test)]
 mod testing;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::diff_runs::DiffRunsArgs;
+use crate::commands::gpu_check::GpuCheckArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
 use crate::models::Opened;
@@ -78,6 +79,8 @@ pub enum Tool {
     Logits(LogitsArgs),
     /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
     Score(ScoreArgs),
+    /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the host, speed beside PyTorch, training
+    GpuCheck(GpuCheckArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
 }
@@ -94,6 +97,9 @@ pub struct ModelArgs {
     /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16, f16, or bf16-fast (activations in bf16 too: half the time of a prefill)
     #[arg(long, default_value = "auto")]
     pub dtype: String,
+    /// How the cache attends: codes (SIMD kernels on the host), tensor (codes as tensors on the device), or auto: codes on the CPU, tensor elsewhere
+    #[arg(long, default_value = "auto")]
+    pub attention: String,
     /// Threads; 0: all cores
     #[arg(long, default_value_t = 0)]
     pub threads: usize,

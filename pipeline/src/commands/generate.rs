@@ -39,7 +39,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
     fits(&model.arch()?, &tokenizer, &prompt, args.max_new).context(from)?;
     let decoder = model.decoder(&args.model.device, &args.model.dtype)?;
-    let cx = context(args, &model, decoder.geometry())?;
+    let attention = args.model.attention.parse().map_err(|reason: String| anyhow!(reason))?;
+    let cx = context(args, &model, decoder.geometry())?.with_attention(attention, decoder.device());
     let scheme = registry::build(&args.scheme, &cx)?;
     let started = Instant::now();
     let (logits, mut caches) = match &kept {

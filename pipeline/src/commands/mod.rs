@@ -3,6 +3,7 @@
 pub mod diff_runs;
 pub mod footprint;
 pub mod generate;
+pub mod gpu_check;
 pub mod keep;
 mod kept_prompt;
 pub mod logits;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use kvcsr_cache::tensor::Attention;
 use kvcsr_stats::Bootstrap;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -30,6 +31,7 @@ pub struct Config {
     pub threads: usize,
     pub device: String,
     pub dtype: String,
+    pub attention: String,
     pub calibrate: sections::Calibrate,
     pub merge: sections::Merge,
     pub train: sections::train::Settings,
@@ -90,6 +92,11 @@ impl Config {
         Ok(config)
     }
 
+    /// How schemes are run on the model's device.
+    pub fn attention(&self) -> Result<Attention> {
+        self.attention.parse().map_err(|reason: String| anyhow!(reason))
+    }
+
     /// How differences between schemes are tested.
     pub fn bootstrap(&self) -> Bootstrap {
         Bootstrap { resamples: self.resamples, level: 0.95, seed: self.seed }
@@ -97,6 +104,7 @@ impl Config {
 
     fn check(&self) -> Result<()> {
         self.dtype.parse::<kvcsr_model::Precision>()?;
+        self.attention()?;
         if self.corpora.is_empty() {
             bail!("corpora is empty: name at least one text of data/sources.toml");
         }
@@ -217,6 +225,7 @@ pub mod tests {
         let gradient = message("train.gradient=x");
         assert!(gradient.contains("train.gradient=x") && gradient.contains("`coefficients` or `atoms`"), "{gradient}");
         assert!(message("dtype=fp16").contains("auto, f32, bf16, bf16-fast or f16"));
+        assert!(message("attention=gpu").contains("expected auto, codes or tensor"));
         assert!(format!("{:#}", load("nope", &[]).unwrap_err()).contains("smoke"));
         assert!(load("../smoke", &[]).is_err());
     }

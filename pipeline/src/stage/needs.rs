@@ -1,6 +1,7 @@
 //! The digests by which what a stage is made from enters its recipe, and what is downloaded for it.
 
 use anyhow::{Context, Result};
+use kvcsr_cache::tensor::Attention;
 use kvcsr_eval::suite::Suite;
 use kvcsr_model::Precision;
 use serde_json::{Map, Value};
@@ -45,6 +46,11 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 }
             }
             Need::Schemes(schemes) => {
+                // Tensors sum in another order than the kernels.
+                match run.config.attention()? {
+                    Attention::Auto => {}
+                    attention => drop(inputs.insert("attention".to_owned(), attention.to_string().into())),
+                }
                 for (file, digest) in digests(run, schemes(&run.config))? {
                     inputs.insert(file, digest.into());
                 }

@@ -4,21 +4,23 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kvcsr_cache::{Geometry, Scheme, SchemeContext, registry};
+use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_codec::{CodebookSet, DictionarySet};
+use kvcsr_model::Decoder;
 
 use crate::manifest;
 use crate::stage::{Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, peer_codebooks, wanted};
 use crate::stages::allocate;
 use crate::stages::provenance::Owner;
 
-/// The schemes of a section of the configuration.
+/// The schemes of a section of the configuration, as they run on the decoder's device.
 ///
 /// # Errors
 /// An artefact does not load or is another model's, or a scheme lacks one.
-pub fn schemes(run: &Run, schemes: SchemeNames<'_>, geometry: Geometry) -> Result<Vec<Box<dyn Scheme>>> {
-    let owner = Owner::of(run, geometry)?;
-    let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?;
+pub fn schemes(run: &Run, schemes: SchemeNames<'_>, decoder: &Decoder) -> Result<Vec<Box<dyn Scheme>>> {
+    let owner = Owner::of(run, decoder.geometry())?;
+    let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?
+        .with_attention(run.config.attention()?, decoder.device());
     schemes.names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }
 

@@ -63,7 +63,7 @@ impl Stage for AtRest {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let sections::AtRest { bits, contexts, documents, .. } = &run.config.at_rest;
-        let mut schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let mut schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         let tables = CodebookSet::load(run.stage_dir("train-plus").join(train_plus::FILE))?;
         let codecs = bits.iter().map(|&bits| Ok(Arc::new(RestCodec::new(&tables, decoder.geometry(), bits)?)));
         let codecs: Vec<Arc<RestCodec>> = codecs.collect::<Result<_>>()?;

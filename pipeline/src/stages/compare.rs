@@ -70,7 +70,7 @@ impl Stage for Compare {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         let sections::Compare { contexts, documents, decode, .. } = &run.config.compare;
         let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: *decode };
         scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)?;

@@ -63,7 +63,7 @@ impl Stage for Evaluate {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
-        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         let sections::Evaluate { contexts, documents, .. } = &run.config.evaluate;
         let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: 0 };
         scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)

@@ -83,7 +83,7 @@ impl Stage for Suite {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.suite;
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
         let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
         let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };

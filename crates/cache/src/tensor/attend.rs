@@ -134,8 +134,16 @@ impl SequenceCall<'_> {
         let mut all: Option<Tensor> = None;
         let mut apart = Vec::with_capacity(parts.len());
         for Part { form, tokens, mask } in parts {
-            let keys = self.keys(form, tokens.clone())?;
-            let scores = queries.rows.matmul(&keys.t()?)?;
+            let direct = match form {
+                Form::Coded if self.centre.is_none() => {
+                    self.keys.stream.scores(&queries.rows, tokens.clone(), self.rotary)?
+                }
+                _ => None,
+            };
+            let scores = match direct {
+                Some(scores) => scores,
+                None => queries.rows.matmul(&self.keys(form, tokens.clone())?.t()?)?,
+            };
             if !mixed {
                 apart.push(scores);
                 continue;

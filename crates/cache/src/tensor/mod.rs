@@ -17,6 +17,7 @@
 //! | matching pursuit as products, arg-max, gather and update | [`pursuit`] |
 //! | small codes packed into bytes by arithmetic | [`packed`] |
 //! | stores that grow | [`growing`] |
+//! | the two hottest steps as one CUDA kernel each, with feature `cuda` | `fused` |
 //!
 //! Where numbers are read back to the host is counted, see [`host_reads`]: once a prompt is in, decoding reads nothing. So a prompt with
 //! a NaN or an infinite number is refused, as on the host, and such a number in a decoded token is not: it shows in the logits.
@@ -25,6 +26,8 @@ pub(crate) mod affine;
 mod attend;
 pub(crate) mod blocks;
 mod cache;
+#[cfg(feature = "cuda")]
+mod fused;
 pub mod growing;
 mod host;
 pub mod packed;
@@ -41,11 +44,13 @@ use candle_core::{DType, Tensor};
 use kvcsr_codec::{Footprint, Kind};
 
 pub use self::cache::TensorCache;
+#[cfg(feature = "cuda")]
+pub(crate) use self::fused::scores as fused_scores;
 pub use self::host::{host_reads, read_to_host};
 pub use self::place::Attention;
 pub use self::scheme::TensorScheme;
 pub use self::uploads::Uploads;
-use crate::CacheError;
+use crate::{CacheError, Rotary};
 
 /// Makes stores of one layer's keys, or of its values, without tokens: one per sequence.
 pub type Stores = Arc<dyn Fn() -> Result<Box<dyn TensorTokens>, CacheError> + Send + Sync>;
@@ -95,6 +100,20 @@ pub trait TensorTokens: Send {
     /// # Errors
     /// If a tensor operation fails.
     fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError>;
+
+    /// Products of `queries` `(Hkv, rows, D)`, scaled and rotated, with the keys of `tokens`, rotated by `rotary` from position `first`
+    /// on if there is one: `(Hkv, rows, n)`. Nothing where restoring the keys first is as good.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn scores(
+        &self,
+        _queries: &Tensor,
+        _tokens: Range<usize>,
+        _rotary: Option<(&Rotary, usize)>,
+    ) -> Result<Option<Tensor>, CacheError> {
+        Ok(None)
+    }
 
     /// Sums the values of `tokens` with `weights` `(Hkv, rows, n)`: `(Hkv, rows, D)`.
     ///

@@ -32,6 +32,11 @@ impl TensorAtoms {
         self.offline.dims()[1]
     }
 
+    /// The atoms as one table, where there are no online ones.
+    pub fn one_table(&self) -> Option<&Tensor> {
+        self.online.is_none().then_some(&self.offline)
+    }
+
     /// Atoms, offline and online.
     #[expect(clippy::len_without_is_empty, reason = "a dictionary is never empty")]
     pub fn len(&self) -> usize {
@@ -95,6 +100,11 @@ impl TensorAtoms {
     /// # Errors
     /// If a tensor operation fails.
     pub fn pursue(&self, rows: &Tensor, sparsity: usize) -> Result<(Tensor, Tensor), CacheError> {
+        // Online atoms are apart from the offline ones, and the kernel takes one table.
+        #[cfg(feature = "cuda")]
+        if rows.device().is_cuda() && self.online.is_none() && self.width().is_multiple_of(4) {
+            return Ok(super::fused::pursue(rows, &self.offline, sparsity)?);
+        }
         let n = rows.dim(0)?;
         let bound = PRODUCTS[usize::from(!rows.device().is_cpu())];
         let chunk = (bound / self.len()).max(1);

@@ -11,7 +11,7 @@ use super::{TensorTokens, round_to_half, saturated_half};
 use crate::coded::common_step;
 use crate::coded::schedule::{Form, Schedule, Until};
 use crate::coded::{Buffering, TILE};
-use crate::{CacheError, Reach, Window};
+use crate::{CacheError, Reach, Rotary, Window};
 
 /// Tokens by which windows grow, and that may wait before they are dropped together: see `coded::stream`.
 pub(super) const SLACK: usize = 4;
@@ -183,6 +183,17 @@ impl TensorStream {
             }
             Form::Exact => self.exact(positions),
         }
+    }
+
+    /// Products of queries with coded keys at `positions`, where the method has a way of its own.
+    pub(super) fn scores(
+        &self,
+        queries: &Tensor,
+        positions: Range<usize>,
+        rotary: Option<&Rotary>,
+    ) -> Result<Option<Tensor>, CacheError> {
+        let first = positions.start;
+        self.coded.scores(queries, self.coded_at(positions), rotary.map(|rotary| (rotary, first)))
     }
 
     /// Sums the values at `positions` in a form that they have with `weights` `(Hkv, rows, n)`.

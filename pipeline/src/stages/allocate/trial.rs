@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
+use kvcsr_cache::tensor::Attention;
 use kvcsr_cache::{Budget, Budgets, SchemeContext, registry};
 use kvcsr_codec::DictionarySet;
 use kvcsr_eval::heldout::{HeldoutText, Reference};
@@ -50,7 +51,9 @@ pub fn run(
     path: &Path,
 ) -> Result<()> {
     let (mut journal, _) = Journal::open(path, |row: &CheckRow| (row.id.clone(), row.level, row.name.clone()))?;
-    let mut context = SchemeContext::new(decoder.geometry()).with_dictionaries(registry::DEFAULT_DICTIONARIES, set);
+    let mut context = SchemeContext::new(decoder.geometry())
+        .with_dictionaries(registry::DEFAULT_DICTIONARIES, set)
+        .with_attention(Attention::Auto, decoder.device());
     let dense = registry::build("dense", &context)?;
     let bar = ui::bar("allocate", (texts.len() * candidates.len()) as u64, "texts x budgets tried");
     for (id, text) in texts {

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use kvcsr_cache::tensor::Attention;
 use kvcsr_cache::{Scheme, SchemeContext, registry};
 use kvcsr_eval::heldout::far::{self, HIDDEN};
 use kvcsr_eval::heldout::unit::PIECE;
@@ -103,7 +104,7 @@ impl Scoring<'_> {
         schemes: &[Box<dyn Scheme>],
         dir: &Path,
     ) -> Result<()> {
-        let cx = SchemeContext::new(decoder.geometry());
+        let cx = SchemeContext::new(decoder.geometry()).with_attention(Attention::Auto, decoder.device());
         let (dense, hidden) = (registry::build("dense", &cx)?, registry::build(HIDDEN, &cx)?);
         let model = Model { decoder, dense: dense.as_ref(), hidden: hidden.as_ref() };
         let (mut thresholds, known) = Journal::open(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context)?;

@@ -143,7 +143,7 @@ impl Stage for LongBench {
             _ => Vec::new(),
         };
         let (decoder, tokenizer) = open_model(run)?;
-        let schemes = artefacts::schemes(run, names(&run.config), decoder.geometry())?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         if !slices.is_empty() {
             let mut whole = Predictions::open(&dir.join(scores::PREDICTIONS))?;
             shard::merge(&slices, &work, &labels(&schemes), &mut whole)?;

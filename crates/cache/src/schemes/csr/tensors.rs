@@ -189,6 +189,35 @@ impl TensorTokens for CsrTensors {
         Ok(restored.reshape((heads, n, chunks * self.atoms.width()))?)
     }
 
+    /// On a CUDA device, for a few queries of whole keys over offline atoms: a key is restored, rotated and scored in one kernel.
+    #[cfg(feature = "cuda")]
+    fn scores(
+        &self,
+        queries: &Tensor,
+        tokens: Range<usize>,
+        rotary: Option<(&crate::Rotary, usize)>,
+    ) -> Result<Option<Tensor>, CacheError> {
+        /// Queries of a head up to which the kernel's own products are as fast as a matrix product.
+        const FEW: usize = 16;
+        let Coder { sparsity, chunks, heads, .. } = *self.coder;
+        let Some(atoms) = self.atoms.one_table().filter(|_| queries.device().is_cuda() && chunks == 1) else {
+            return Ok(None);
+        };
+        if queries.dim(1)? > FEW || self.atoms.width() > 256 {
+            return Ok(None);
+        }
+        let n = tokens.len();
+        let (indices, coefficients) = self.codes(tokens)?;
+        let shape = (heads, n, sparsity);
+        let (indices, coefficients) = (indices.reshape(shape)?, coefficients.reshape(shape)?);
+        let tables = match rotary {
+            Some((rotary, first)) => rotary.tables(first, n)?,
+            None => None,
+        };
+        let tables = tables.as_ref().map(|(cos, sin)| (cos, sin));
+        Ok(Some(crate::tensor::fused_scores(&indices, &coefficients, atoms, tables, queries)?))
+    }
+
     /// In atom space where that is less work: weights are added up by atom, then atoms are summed.
     fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         let Coder { sparsity: s, chunks, .. } = *self.coder;

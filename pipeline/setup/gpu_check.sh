@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What can be checked on a machine with one card, in some eight minutes: `just gpu-check`, or `./gpu-check` in a folder that
+# `just gpu-pack` has filled. Arguments go to `kvcsr gpu-check` (--device cpu --quick: a rehearsal without a card).
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [ -x "$root/bin/kvcsr" ]; then
+    # A filled folder: everything is in it, and nothing is asked of the network.
+    export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" KVCSR_CACHE="$root/cache"
+    [ -d "$root/longbench" ] && export KVCSR_LONGBENCH="$root/longbench"
+    kvcsr=("$root/bin/kvcsr")
+else
+    root=$(cd "$root/../.." && pwd)
+    kvcsr=(cargo run --release --locked --quiet --package kvcsr --features "${KVCSR_FEATURES:-cuda}" --)
+fi
+cd "$root"
+device=auto
+for ((i = 1; i <= $#; i++)); do
+    [ "${!i}" = --device ] && next=$((i + 1)) && device=${!next}
+done
+out="${KVCSR_DATA:-$root/data}/gpu-check"
+mkdir -p "$out"
+
+failed=0
+"${kvcsr[@]}" gpu-check "$@" --out "$out/rows.csv" || failed=1
+
+# From text to scores on the device: calibrate, train and answer two tasks of LongBench with SmolLM2.
+if [ -n "${KVCSR_LONGBENCH:-}" ]; then
+    export KVCSR_DATA="$out"
+    "${kvcsr[@]}" reproduce --to longbench profile=smoke set="device=$device" \
+        set='longbench.tasks=["trec","samsum"]' set=longbench.limit=3 set=longbench.max_prompt_tokens=1500 \
+        set='longbench.schemes=["dense","csr-8","csr-8+online","kivi-2","gear-4"]' || failed=1
+else
+    echo "gpu-check: the slice of LongBench was left out: KVCSR_LONGBENCH names no folder"
+fi
+[ "$failed" = 0 ] && echo "gpu-check: all passed; rows are in $out/rows.csv" || echo "gpu-check: FAILED, see above"
+exit "$failed"
