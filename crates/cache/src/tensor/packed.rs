@@ -26,7 +26,7 @@ impl Fields {
         let table = |width: usize| {
             let fields = 8 / width;
             let numbers: Vec<f32> = (0..256 * fields)
-                .map(|at| ((at / fields >> (at % fields * width)) & ((1 << width) - 1)) as f32)
+                .map(|at| (((at / fields) >> (at % fields * width)) & ((1 << width) - 1)) as f32)
                 .collect();
             Tensor::from_vec(numbers, (256, fields), device)
         };
@@ -151,7 +151,7 @@ mod tests {
             for count in [1, 7, 8, 33] {
                 let packing = Packing { bits, count };
                 let codes: Vec<f32> = (0..3 * count as u32)
-                    .map(|i| (i.wrapping_mul(2_654_435_761) >> 9 & ((1 << bits) - 1)) as f32)
+                    .map(|i| ((i.wrapping_mul(2_654_435_761) >> 9) & ((1 << bits) - 1)) as f32)
                     .collect();
                 let x = Tensor::from_vec(codes.clone(), (3, count), &Device::Cpu).unwrap();
                 let rows = packing.pack(&x, &fields).unwrap();
