@@ -193,6 +193,11 @@ lint:
     cargo clippy --release --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 
+# Compile and link the CUDA build on a machine without a GPU: compiler and PyTorch's CUDA libraries from PyPI (2.6 GB, once). With --tests, every test too; nothing runs on a card
+[group('develop')]
+check-cuda *args:
+    @python3 pipeline/setup/cuda.py "$@"
+
 # Benchmarks; each prints its ratio to a named peer
 [group('develop')]
 bench *args: setup
