@@ -193,6 +193,11 @@ lint:
     cargo clippy --release --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 
+# Compile and link the CUDA build on a machine without a GPU: compiler and PyTorch's CUDA libraries from PyPI (2.6 GB, once). With --tests, every test too; nothing runs on a card
+[group('develop')]
+check-cuda *args:
+    @python3 pipeline/setup/cuda.py "$@"
+
 # Check a GPU within eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
 [group('develop')]
 gpu-check *args:

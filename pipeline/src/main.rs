@@ -72,12 +72,14 @@ fn run(command: Command) -> Result<()> {
         Command::Whole(Whole::Sweep(args)) => commands::sweep::run(&prepare(args)?),
         Command::Whole(Whole::DiffRuns(args)) => commands::diff_runs::run(&args),
         Command::Whole(Whole::Keep { profile, name }) => commands::keep::run(&profile, &name),
-        Command::Tool(Tool::Footprint(args)) => commands::footprint::run(&args),
-        Command::Tool(Tool::Generate(args)) => commands::generate::run(&args),
-        Command::Tool(Tool::Logits(args)) => commands::logits::run(&args),
-        Command::Tool(Tool::GpuCheck(args)) => commands::gpu_check::run(&args),
-        Command::Tool(Tool::Score(args)) => commands::score::run(&args),
-        Command::Tool(Tool::Schemes(args)) => commands::schemes::run(&args),
+        Command::Tool(tool) => match *tool {
+            Tool::Footprint(args) => commands::footprint::run(&args),
+            Tool::Generate(args) => commands::generate::run(&args),
+            Tool::Logits(args) => commands::logits::run(&args),
+            Tool::GpuCheck(args) => commands::gpu_check::run(&args),
+            Tool::Score(args) => commands::score::run(&args),
+            Tool::Schemes(args) => commands::schemes::run(&args),
+        },
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Command {
     /// Anything about stages together, or beside them.
     Whole(Whole),
     /// Something that keeps no record.
-    Tool(Tool),
+    Tool(Box<Tool>),
 }
 
 /// Commands over the stages, first in the help.

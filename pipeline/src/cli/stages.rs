@@ -35,7 +35,7 @@ impl FromArgMatches for Command {
         if Whole::has_subcommand(name) {
             return Whole::from_arg_matches(matches).map(Self::Whole);
         }
-        Tool::from_arg_matches(matches).map(Self::Tool)
+        Tool::from_arg_matches(matches).map(|tool| Self::Tool(Box::new(tool)))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

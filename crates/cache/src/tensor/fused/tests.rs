@@ -1,5 +1,5 @@
 //! Both kernels against plain loops in f64. They need a card and have never run: `cargo test --release --package
-//! kvcsr-cache --features cuda fused -- --ignored`.
+//! kvcsr-cache --features cuda fused:: -- --ignored`.
 
 use super::{pursue, scores};
 use candle_core::{DType, Device, Result, Tensor};
