@@ -48,7 +48,6 @@ fn promises((name, prefill_as_decoded): &(String, bool)) -> Promises {
         rounding: NEAR,
         prefill_rounding: NEAR,
         padded_rounding: Some(NEAR),
-        ..Promises::default()
     }
 }
 
