@@ -41,10 +41,11 @@ const SHORT: Form = Form {
     records: 1,
 };
 
-/// The form that is asked for: every stage with a section in the report, on the smallest documents and answers.
+/// The form that is asked for: every stage with a section in the report, on the smallest documents and answers that the schemes
+/// allow: `asymkv-30-0(window=512)` has nothing to compress in contexts of 512 tokens.
 const LONG: Form = Form {
     set: "heldout.domains=[\"play\"] heldout.scored=4 heldout.repeats=0 evaluate.contexts=[264] evaluate.documents=1 \
-          evaluate.reconstruction=[4] compare.contexts=[264] compare.documents=1 compare.decode=1 \
+          evaluate.reconstruction=[4] compare.contexts=[768] compare.documents=1 compare.decode=1 \
           compare.tasks=[\"contract_terms\"] compare.task_limit=1 compare.task_prompt_tokens=128 compare.task_lengths=[] \
           suite.tasks=[\"contract_terms\",\"passkey\"] suite.limit=1 suite.lengths=[128] suite.depths=[0.5] \
           suite.max_prompt_tokens=128 at_rest.contexts=[264] at_rest.documents=1 ablate.layers=[1] ablate.option_layers=[1] \
