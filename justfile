@@ -179,6 +179,11 @@ test: setup lint smoke
 torture kills="200": setup
     @KVCSR_KILLS="${1#kills=}" cargo test --release --locked --workspace --test torture -- --nocapture
 
+# Run every stage of the paper's profiles on models of their shapes with two layers and random weights: just dry-run llama3-8b-instruct (all three if none is named; a short form in `just test`)
+[group('develop')]
+dry-run *profiles: setup
+    @KVCSR_DRY_RUN="${*:-all}" cargo test --release --locked --workspace --test dry_runs -- --nocapture
+
 # Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
 [group('develop')]
 golden-answers:

@@ -118,6 +118,9 @@ fn reproduce(run: &Run, to: Option<&str>) -> Result<()> {
         println!("  {:<10} {}", stage.name(), stage.plan(run));
     }
     fetch(run)?;
+    // Known from the model's configuration; the stage itself would say so after hours of others.
+    let positions = models::Opened::of(&run.config.model, &run.paths)?.arch()?.max_positions;
+    stages.iter().try_for_each(|stage| stage.fits(&run.config, positions))?;
     for stage in stages {
         stage::run(stage, run)?;
     }

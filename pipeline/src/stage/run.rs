@@ -19,6 +19,10 @@ pub trait Stage: Sync {
     fn check(&self, _config: &Config) -> Result<()> {
         Ok(())
     }
+    /// Checks that the texts it runs fit a model of so many positions, as far as the configuration says how long they are.
+    fn fits(&self, _config: &Config, _positions: usize) -> Result<()> {
+        Ok(())
+    }
     /// What it will do in this run, in one line.
     fn plan(&self, _run: &Run) -> String {
         self.declaration().about.to_owned()

@@ -215,4 +215,25 @@ mod tests {
         let refused = format!("{:#}", loaded("smoke", &["train.sparsity=7"]).unwrap_err());
         assert!(refused.contains("value_chunks"), "{refused}");
     }
+
+    #[test]
+    fn texts_of_the_papers_profiles_fit_their_models() {
+        let fits = |profile: &str, positions, set: &[&str]| {
+            let config = loaded(profile, &[&["model=/path/to/model"], set].concat()).unwrap();
+            ALL.iter().try_for_each(|stage| stage.fits(&config, positions))
+        };
+        for (profile, positions) in
+            [("llama2-7b-chat", 4096), ("llama3-8b-instruct", 8192), ("baichuan2-7b-chat", 4096)]
+        {
+            fits(profile, positions, &[]).unwrap();
+        }
+        for (set, said) in [
+            ("compare.contexts=[1024,4096]", "compare: a context of 4096 tokens and what follows take 4873 positions"),
+            ("at_rest.contexts=[4096]", "lower at_rest.contexts"),
+            ("calibrate.sequence=8192", "calibrate.sequence = 8192: the model has 4096 positions"),
+        ] {
+            let refused = fits("llama2-7b-chat", 4096, &[set]).unwrap_err().to_string();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
 }

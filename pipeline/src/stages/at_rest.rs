@@ -33,6 +33,12 @@ fn names(config: &Config) -> SchemeNames<'_> {
     SchemeNames { names: &config.at_rest.schemes, profile: "" }
 }
 
+/// The documents that are scored.
+fn scoring(config: &Config) -> Scoring<'_> {
+    let sections::AtRest { contexts, documents, .. } = &config.at_rest;
+    Scoring { stage: DECLARATION.name, contexts, documents: *documents, decode: 0 }
+}
+
 static DECLARATION: Declaration = Declaration {
     name: "at-rest",
     about: "Keep prompts as small files: bytes, quality after restoring, and time against a prefill",
@@ -56,13 +62,17 @@ impl Stage for AtRest {
         check::with_dense("at_rest", schemes)
     }
 
+    fn fits(&self, config: &Config, positions: usize) -> Result<()> {
+        scoring(config).fits(config, positions)
+    }
+
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         heldout::parameters(run, &run.config.at_rest)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
-        let sections::AtRest { bits, contexts, documents, .. } = &run.config.at_rest;
+        let bits = &run.config.at_rest.bits;
         let mut schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
         let tables = CodebookSet::load(run.stage_dir("train-plus").join(train_plus::FILE))?;
         let codecs = bits.iter().map(|&bits| Ok(Arc::new(RestCodec::new(&tables, decoder.geometry(), bits)?)));
@@ -70,8 +80,7 @@ impl Stage for AtRest {
         let shared = tables.bytes();
         schemes
             .extend(codecs.iter().map(|codec| -> Box<dyn Scheme> { Box::new(RestScheme::new(codec.clone(), shared)) }));
-        let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: 0 };
-        scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)?;
+        scoring(&run.config).measure(run, (&decoder, &tokenizer), &schemes, dir)?;
         let rows = timed(run, (&decoder, &tokenizer), &codecs, &tables, dir)?;
         files::write_jsonl(&dir.join(FILES), &rows)?;
         Ok(())

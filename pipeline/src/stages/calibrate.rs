@@ -46,6 +46,14 @@ impl Stage for Calibrate {
         Ok(())
     }
 
+    fn fits(&self, config: &Config, positions: usize) -> Result<()> {
+        let sequence = config.calibrate.sequence;
+        if sequence > positions {
+            bail!("calibrate.sequence = {sequence}: the model has {positions} positions");
+        }
+        Ok(())
+    }
+
     fn plan(&self, run: &Run) -> String {
         let sections::Calibrate { tokens, heldout_tokens, .. } = run.config.calibrate;
         format!("keys and values of {tokens} tokens, and of {heldout_tokens} held-out ones")

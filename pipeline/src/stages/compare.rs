@@ -33,6 +33,12 @@ fn names(config: &Config) -> SchemeNames<'_> {
     SchemeNames { names: &config.compare.schemes, profile: "" }
 }
 
+/// The documents that are scored.
+fn scoring(config: &Config) -> Scoring<'_> {
+    let sections::Compare { contexts, documents, decode, .. } = &config.compare;
+    Scoring { stage: DECLARATION.name, contexts, documents: *documents, decode: *decode }
+}
+
 static DECLARATION: Declaration = Declaration {
     name: "compare",
     about: "Compare every scheme on the same long documents: recovery, divergence, measured bits and time",
@@ -60,6 +66,10 @@ impl Stage for Compare {
         check::with_dense("compare", schemes)
     }
 
+    fn fits(&self, config: &Config, positions: usize) -> Result<()> {
+        scoring(config).fits(config, positions)
+    }
+
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = heldout::parameters(run, &run.config.compare)?;
         parameters.insert("resamples".into(), run.config.resamples.into());
@@ -71,9 +81,7 @@ impl Stage for Compare {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
-        let sections::Compare { contexts, documents, decode, .. } = &run.config.compare;
-        let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: *decode };
-        scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)?;
+        scoring(&run.config).measure(run, (&decoder, &tokenizer), &schemes, dir)?;
         answer_tasks(run, &decoder, &tokenizer, &schemes, &dir.join(TASKS))
     }
 

@@ -29,6 +29,12 @@ fn names(config: &Config) -> SchemeNames<'_> {
     SchemeNames { names: &config.evaluate.schemes, profile: "" }
 }
 
+/// The documents that are scored.
+fn scoring(config: &Config) -> Scoring<'_> {
+    let sections::Evaluate { contexts, documents, .. } = &config.evaluate;
+    Scoring { stage: DECLARATION.name, contexts, documents: *documents, decode: 0 }
+}
+
 static DECLARATION: Declaration = Declaration {
     name: "evaluate",
     about: "Score CSR on single long documents by what deletion fails, and measure reconstruction error",
@@ -51,6 +57,10 @@ impl Stage for Evaluate {
         check::with_dense("evaluate", schemes)
     }
 
+    fn fits(&self, config: &Config, positions: usize) -> Result<()> {
+        scoring(config).fits(config, positions)
+    }
+
     fn plan(&self, run: &Run) -> String {
         let sections::Evaluate { schemes, documents, .. } = &run.config.evaluate;
         format!("{} schemes on {documents} documents of each domain", schemes.len())
@@ -64,9 +74,7 @@ impl Stage for Evaluate {
         let (decoder, tokenizer) = open_model(run)?;
         reconstruction(run, &Owner::of(run, decoder.geometry())?, &dir.join(RECONSTRUCTION))?;
         let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
-        let sections::Evaluate { contexts, documents, .. } = &run.config.evaluate;
-        let scoring = Scoring { stage: self.name(), contexts, documents: *documents, decode: 0 };
-        scoring.measure(run, (&decoder, &tokenizer), &schemes, dir)
+        scoring(&run.config).measure(run, (&decoder, &tokenizer), &schemes, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {

@@ -142,6 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn records_of_code_may_name_their_programming_language() {
+        for (language, sound) in [("code", true), ("python", true), ("csharp", true), ("java", true), ("en", false)] {
+            let mut record = good();
+            record["language"] = json!(language);
+            record["dataset"] = json!("lcc");
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("lcc.jsonl");
+            std::fs::write(&path, format!("{record}\n")).unwrap();
+            let read = read_records(TaskTable::embedded().get("lcc").unwrap(), &path);
+            assert_eq!(read.is_ok(), sound, "{language}");
+        }
+    }
+
+    #[test]
     fn malformed_records_name_file_and_line() {
         let mut faults: Vec<(Value, &str)> = Vec::new();
         for key in good().as_object().unwrap().keys() {

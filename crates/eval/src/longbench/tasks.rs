@@ -20,7 +20,8 @@ pub enum Language {
     En,
     /// Chinese; `length` counts characters.
     Zh,
-    /// Source code; `length` counts words.
+    /// Source code; `length` counts words. Records may name the programming language instead.
+    #[serde(alias = "python", alias = "java", alias = "csharp")]
     Code,
 }
 

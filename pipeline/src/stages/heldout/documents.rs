@@ -6,6 +6,7 @@ use kvcsr_lab::documents::Side;
 use kvcsr_model::Tokenizer;
 use kvcsr_records::heldout::REPEAT;
 
+use crate::config::Config;
 use crate::config::sections::heldout::Settings;
 use crate::stage::Run;
 use crate::{documents, sources};
@@ -32,9 +33,9 @@ pub struct Unit {
 }
 
 /// How documents are cut for contexts of at most `context` tokens.
-pub fn cut(run: &Run, context: usize) -> Cut {
-    let Settings { windows, scored, .. } = run.config.heldout;
-    Cut { context, skip: far::RECENT, scored, windows, seed: run.config.seed }
+pub fn cut(config: &Config, context: usize) -> Cut {
+    let Settings { windows, scored, .. } = config.heldout;
+    Cut { context, skip: far::RECENT, scored, windows, seed: config.seed }
 }
 
 /// The documents of the profile's domains.
@@ -61,7 +62,7 @@ impl Texts {
 
     /// The windows that the threshold of far tokens is chosen on.
     pub fn threshold_windows(&self, run: &Run, context: usize) -> Vec<Window> {
-        let cut = cut(run, context);
+        let cut = cut(&run.config, context);
         self.of(Side::Threshold).flat_map(|text| cut.windows(&text.name, &text.ids)).collect()
     }
 
@@ -69,7 +70,7 @@ impl Texts {
     /// domain after another, so that a run that was stopped has scored about as many of each.
     pub fn units(&self, run: &Run, context: usize, documents: usize) -> Result<Vec<Unit>> {
         let Settings { domains, scored, repeats, .. } = &run.config.heldout;
-        let cut = cut(run, context);
+        let cut = cut(&run.config, context);
         let mut by_domain: Vec<Vec<Unit>> = Vec::new();
         for domain in domains {
             let own = self.of(Side::Scored).filter(|text| text.domain == *domain);

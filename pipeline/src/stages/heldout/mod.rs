@@ -112,8 +112,8 @@ impl Scoring<'_> {
         let texts = Texts::read(run, tokenizer)?;
         let named = |s: &dyn Scheme| label(s.name(), s.dictionaries());
         let mut order: Vec<Key> = Vec::new();
+        self.fits(&run.config, decoder.rotary().max_positions())?;
         for &context in self.contexts {
-            self.check_room(run, context, decoder.rotary().max_positions())?;
             let threshold = match known.iter().find(|row| row.context == context) {
                 Some(row) => row.threshold,
                 None => {
@@ -151,14 +151,19 @@ impl Scoring<'_> {
         in_order(&dir.join(ROWS), &order)
     }
 
-    fn check_room(&self, run: &Run, context: usize, positions: usize) -> Result<()> {
-        let longest = cut(run, context).most_tokens() + self.decode;
+    /// Whether the longest context and what follows it fit a model of so many positions.
+    ///
+    /// # Errors
+    /// If they do not, with what to lower.
+    pub fn fits(&self, config: &Config, positions: usize) -> Result<()> {
+        let context = self.contexts.iter().copied().max().unwrap_or(0);
+        let longest = cut(config, context).most_tokens() + self.decode;
         if longest > positions {
             bail!(
                 "{}: a context of {context} tokens and what follows take {longest} positions, the model has {positions}: lower \
                  {}.contexts or heldout.scored",
                 self.stage,
-                self.stage
+                self.stage.replace('-', "_")
             );
         }
         Ok(())
