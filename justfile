@@ -3,7 +3,9 @@
 
 set positional-arguments
 
-kvcsr := "cargo run --release --locked --quiet --package kvcsr --"
+# Features of the program: KVCSR_FEATURES=cuda, or hub, or both with a comma.
+features := env('KVCSR_FEATURES', '')
+kvcsr := "cargo run --release --locked --quiet --package kvcsr --features '" + features + "' --"
 just := just_executable()
 # What every stage's recipe runs: the command of its own name.
 stage := kvcsr + ' "$0" "$@"'
@@ -18,7 +20,7 @@ setup:
     @for tool in cc c++; do command -v $tool >/dev/null || { echo "setup: $tool was not found: install a C and C++ compiler (Debian: apt-get install build-essential)"; exit 1; }; done
     @command -v python3 >/dev/null || { echo "setup: Python 3 not found; install it with pip (Debian: apt-get install python3 python3-pip python3-venv)"; exit 1; }
     @python3 pipeline/setup/libtorch.py
-    @cargo build --release --locked --package kvcsr
+    @cargo build --release --locked --package kvcsr --features '{{ features }}'
 
 # Everything: fetch, calibrate, train, evaluate, report (profile smol)
 [group('start')]

@@ -120,7 +120,7 @@ pub enum CacheError {
     /// A scheme has no codes that are tensors.
     #[error(
         "scheme `{scheme}` cannot be run with attention = \"tensor\": its codes are made on the host only. Take auto or codes, or one \
-         of csr-S (without +stop, +refit and +fp8), csr+@B, kivi-B, gear-B, q4_0, q8_0 and dense"
+         of csr-S (without +stop), csr+@B, kivi-B, gear-B, lexico-S (without delta), q4_0, q8_0 and dense"
     )]
     NoTensors {
         /// The scheme.

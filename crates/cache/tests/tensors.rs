@@ -78,12 +78,15 @@ fn the_methods_of_the_paper_and_its_peers_have_tensors() {
         "kivi-4+centre",
         "gear-4",
         "gear-2",
+        "lexico-8",
+        "csr-4+refit",
+        "csr-8+fp8",
         "q4_0",
     ] {
         assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
     }
     let error =
-        registry::build("lexico-8", &context(setting(1, 1, 1, 64), 1, Attention::Tensor)).map(drop).unwrap_err();
+        registry::build("turboquant-4", &context(setting(1, 1, 1, 64), 1, Attention::Tensor)).map(drop).unwrap_err();
     assert!(error.to_string().contains("Take auto or codes"), "{error}");
 }
 
@@ -204,7 +207,8 @@ fn one_place_reads_back_to_the_host() {
         let entries = std::fs::read_dir(sources.join(folder)).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|e| e == "rs")).collect::<Vec<_>>()
     };
-    let methods = ["csr", "csr_plus", "gear"].map(|method| sources.join(format!("schemes/{method}/tensors.rs")));
+    let methods =
+        ["csr", "csr_plus", "gear", "lexico"].map(|method| sources.join(format!("schemes/{method}/tensors.rs")));
     let files: Vec<PathBuf> = of("tensor").into_iter().chain(methods).collect();
     assert!(files.len() > 12, "{files:?}");
     for file in files.iter().filter(|file| !file.ends_with("tensor/host.rs")) {

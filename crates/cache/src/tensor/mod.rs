@@ -14,7 +14,7 @@
 //! |---|---|
 //! | one layer's cache | [`TensorCache`] |
 //! | attention over tiles of restored keys and values, with a running softmax | `attend` |
-//! | matching pursuit as products, arg-max, gather and update | [`pursuit`] |
+//! | matching pursuit, plain and orthogonal, as products, arg-max, gather and update | [`pursuit`] |
 //! | small codes packed into bytes by arithmetic | [`packed`] |
 //! | stores that grow | [`growing`] |
 //! | the two hottest steps as one CUDA kernel each, with feature `cuda` | `fused` |
@@ -26,10 +26,13 @@ pub(crate) mod affine;
 mod attend;
 pub(crate) mod blocks;
 mod cache;
+pub(crate) mod codes;
+pub mod e4m3;
 #[cfg(feature = "cuda")]
 mod fused;
 pub mod growing;
 mod host;
+mod orthogonal;
 pub mod packed;
 mod place;
 pub mod pursuit;
@@ -44,8 +47,6 @@ use candle_core::{DType, Tensor};
 use kvcsr_codec::{Footprint, Kind};
 
 pub use self::cache::TensorCache;
-#[cfg(feature = "cuda")]
-pub(crate) use self::fused::scores as fused_scores;
 pub use self::host::{host_reads, read_to_host};
 pub use self::place::Attention;
 pub use self::scheme::TensorScheme;

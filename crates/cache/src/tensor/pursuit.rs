@@ -105,13 +105,22 @@ impl TensorAtoms {
         if rows.device().is_cuda() && self.online.is_none() && self.width().is_multiple_of(4) {
             return Ok(super::fused::pursue(rows, &self.offline, sparsity)?);
         }
+        self.in_chunks(rows, |rows| self.pursue_at_once(rows, sparsity))
+    }
+
+    /// Codes rows some at a time, so that products with all atoms are bounded.
+    pub(super) fn in_chunks(
+        &self,
+        rows: &Tensor,
+        code: impl Fn(&Tensor) -> Result<(Tensor, Tensor), CacheError>,
+    ) -> Result<(Tensor, Tensor), CacheError> {
         let n = rows.dim(0)?;
         let bound = PRODUCTS[usize::from(!rows.device().is_cpu())];
         let chunk = (bound / self.len()).max(1);
         let (mut indices, mut coefficients) = (Vec::new(), Vec::new());
         for from in (0..n).step_by(chunk) {
             let rows = rows.narrow(0, from, chunk.min(n - from))?;
-            let (i, c) = self.pursue_at_once(&rows, sparsity)?;
+            let (i, c) = code(&rows)?;
             indices.push(i);
             coefficients.push(c);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::e4m3::E4m3;
 use super::packed::Fields;
 use crate::CacheError;
 
@@ -13,13 +14,14 @@ pub struct Uploads {
     device: Device,
     tables: HashMap<(usize, usize), Tensor>,
     fields: Option<Arc<Fields>>,
+    e4m3: Option<Arc<E4m3>>,
     bytes: usize,
 }
 
 impl Uploads {
     /// Nothing copied yet.
     pub fn new(device: &Device) -> Self {
-        Self { device: device.clone(), tables: HashMap::new(), fields: None, bytes: 0 }
+        Self { device: device.clone(), tables: HashMap::new(), fields: None, e4m3: None, bytes: 0 }
     }
 
     /// The device.
@@ -67,6 +69,21 @@ impl Uploads {
                 let fields = Arc::new(Fields::new(&self.device)?);
                 self.bytes += fields.bytes();
                 Ok(self.fields.insert(fields).clone())
+            }
+        }
+    }
+
+    /// The tables of numbers of eight bits.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn e4m3(&mut self) -> Result<Arc<E4m3>, CacheError> {
+        match &self.e4m3 {
+            Some(e4m3) => Ok(e4m3.clone()),
+            None => {
+                let e4m3 = Arc::new(E4m3::new(&self.device)?);
+                self.bytes += e4m3.bytes();
+                Ok(self.e4m3.insert(e4m3).clone())
             }
         }
     }

@@ -9,6 +9,7 @@ use kvcsr_codec::{Footprint, lloyd_max};
 use super::transform::{GAINS, Transform};
 use super::unpack::levels;
 use crate::CacheError;
+use crate::tensor::e4m3::exceeded;
 use crate::tensor::growing::Growing;
 use crate::tensor::packed::{Fields, Packing};
 use crate::tensor::{JointStores, TensorTokens, Uploads};
@@ -97,7 +98,8 @@ impl Tables {
         let mut parts = vec![index, gain_code.to_dtype(DType::U8)?];
         let mut from = 0;
         for run in &self.runs {
-            let codes = run.codes(&scaled.narrow(1, from, run.packing.count)?)?;
+            let own = scaled.narrow(1, from, run.packing.count)?.contiguous()?;
+            let codes = exceeded(&run.thresholds, &own, run.packing.bits)?;
             parts.push(run.packing.pack(&codes, &self.fields)?);
             from += run.packing.count;
         }
@@ -154,21 +156,6 @@ impl Tables {
     fn by_head(&self, x: &Tensor) -> Result<Tensor, CacheError> {
         let n = x.dim(0)?;
         Ok(x.reshape((n, self.kv_heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
-    }
-}
-
-impl Run {
-    /// How many thresholds each of `x` exceeds, by halving: the same numbers as [`kvcsr_codec::LloydMax::code`].
-    fn codes(&self, x: &Tensor) -> Result<Tensor, CacheError> {
-        let x = x.contiguous()?;
-        let mut code = x.zeros_like()?;
-        for bit in (0..self.packing.bits).rev() {
-            let step = f64::from(1u32 << bit);
-            let at = code.affine(1.0, step - 1.0)?.to_dtype(DType::U32)?;
-            let threshold = self.thresholds.index_select(&at.flatten_all()?, 0)?.reshape(x.shape())?;
-            code = (code + x.gt(&threshold)?.to_dtype(DType::F32)?.affine(step, 0.0)?)?;
-        }
-        Ok(code)
     }
 }
 

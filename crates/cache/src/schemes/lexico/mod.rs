@@ -5,6 +5,7 @@
 //! tokens stay in f16; when there are more, the oldest `stride` are coded. With a threshold `delta` a vector takes no
 //! more atoms than bring its relative error to it, and `+adaptive` keeps vectors that miss it as atoms of their own.
 
+mod tensors;
 mod tokens;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::{Binding, Needs};
+use crate::tensor::{Stores, Uploads};
 use crate::{CacheError, Window};
 
 /// `lexico-S`.
@@ -183,6 +185,10 @@ impl Codec for Coder {
 
     fn buffering(&self) -> Buffering {
         self.0.buffering
+    }
+
+    fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
+        tensors::stores(&self.0, uploads)
     }
 
     fn nominal_bits(&self) -> f64 {
