@@ -215,6 +215,11 @@ gpu-check *args:
 gpu-pack *args:
     @python3 pipeline/setup/gpu_pack.py "$@"
 
+# The README's two drawings, into docs/drawings
+[group('develop')]
+drawings: setup
+    @{{ kvcsr }} draw
+
 # Benchmarks; each prints its ratio to a named peer
 [group('develop')]
 bench *args: setup

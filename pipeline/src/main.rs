@@ -76,6 +76,7 @@ fn run(command: Command) -> Result<()> {
             Tool::Footprint(args) => commands::footprint::run(&args),
             Tool::Generate(args) => commands::generate::run(&args),
             Tool::Logits(args) => commands::logits::run(&args),
+            Tool::Draw(args) => commands::draw::run(&args),
             Tool::GpuCheck(args) => commands::gpu_check::run(&args),
             Tool::Score(args) => commands::score::run(&args),
             Tool::Schemes(args) => commands::schemes::run(&args),

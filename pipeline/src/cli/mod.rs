@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::diff_runs::DiffRunsArgs;
+use crate::commands::draw::DrawArgs;
 use crate::commands::gpu_check::GpuCheckArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
@@ -81,6 +82,8 @@ pub enum Tool {
     Score(ScoreArgs),
     /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the host, speed beside PyTorch, training
     GpuCheck(GpuCheckArgs),
+    /// Draw the README's two drawings: a vector as three atoms, and the pipeline
+    Draw(DrawArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
 }

@@ -1,6 +1,7 @@
 //! Commands beside the stages: they keep no record.
 
 pub mod diff_runs;
+pub mod draw;
 pub mod footprint;
 pub mod generate;
 pub mod gpu_check;
