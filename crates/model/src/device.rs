@@ -35,7 +35,7 @@ fn cuda(index: usize) -> std::result::Result<Device, String> {
             "this build runs models on the CPU only; build with `--features cuda`, or take auto or cpu".to_owned()
         );
     }
-    // Without a driver, the library that looks for one panics.
+    // A driver that is a stub, or older than the build, may panic instead of failing.
     match catch_unwind(|| Device::new_cuda(index)) {
         Ok(Ok(device)) => Ok(device),
         Ok(Err(error)) => Err(format!("it is not there: {error}")),

@@ -13,12 +13,14 @@ const ATOMS: usize = 64;
 const SPARSITY: usize = 3;
 const CLASSES: [&str; SPARSITY] = ["a", "b", "c"];
 
-/// Smooth waves of several lengths and phases, of norm 1 each.
+/// Smooth waves of several lengths and phases, of norm 1 each. They are polynomials, so that every machine draws the same.
 fn dictionary() -> Result<Arc<Dictionary>> {
     let wave = |atom: usize, channel: usize| {
-        let (length, phase) = (1.0 + (atom % 8) as f32 * 0.7, (atom / 8) as f32 * 0.8);
+        let (periods, phase) = (1.0 + (atom % 8) as f32 * 0.75, (atom / 8) as f32 * 0.125);
         let at = channel as f32 / CHANNELS as f32;
-        (std::f32::consts::TAU * length * at + phase).sin() * (1.0 - (at - 0.125 * (atom % 7) as f32).abs())
+        let place = periods * at + phase;
+        let slope = 1.0 - 4.0 * (place - place.floor() - 0.5).abs();
+        slope * (1.5 - 0.5 * slope * slope) * (1.0 - (at - 0.125 * (atom % 7) as f32).abs())
     };
     let numbers = (0..ATOMS).flat_map(|atom| (0..CHANNELS).map(move |channel| wave(atom, channel))).collect();
     Ok(Arc::new(Dictionary::normalised(CHANNELS, numbers)?))
