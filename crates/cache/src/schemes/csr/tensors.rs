@@ -123,12 +123,14 @@ impl TensorTokens for CsrTensors {
         self.codes.scores(&self.atoms, queries, tokens, rotary)
     }
 
-    /// In atom space where that is less work: weights are added up by atom, then atoms are summed.
+    /// In atom space where that is less work: weights are added up by atom, then atoms are summed. Not on a GPU: candle's scatter there
+    /// adds the tokens of a row one after the other on one thread, while restoring keeps the whole card busy.
     fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         let Coder { sparsity: s, chunks, .. } = *self.coder;
         let (heads, rows, n) = weights.dims3()?;
         let (atoms, width) = (self.atoms.len(), self.atoms.width());
-        if rows * (n * s + atoms * width) >= n * width * (s + rows) {
+        let in_atom_space = rows * (n * s + atoms * width) < n * width * (s + rows);
+        if !in_atom_space || !weights.device().is_cpu() {
             return Ok(weights.contiguous()?.matmul(&self.restore(tokens)?)?);
         }
         let (indices, coefficients) = self.codes.rows(tokens)?;

@@ -231,7 +231,7 @@ impl TensorTokens for Values {
         locked(&self.0, |store| store.tables.restore(&store.rows(tokens)?, true))
     }
 
-    /// Weights are summed by atom and by coordinate first where that is less work.
+    /// Weights are summed by coordinate first where that is less work.
     fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         locked(&self.0, |store| {
             let tables = &store.tables;
@@ -241,19 +241,14 @@ impl TensorTokens for Values {
                 return Ok(weights.contiguous()?.matmul(&restored)?);
             }
             let (atoms, coordinates) = tables.unpack(&store.rows(tokens)?)?;
-            let count = tables.atoms.dims()[0];
-            let flat = weights.contiguous()?.reshape((heads * rows, n))?;
-            let at = atoms.unsqueeze(0)?.broadcast_as((heads * rows, n))?.contiguous()?;
-            let by_atom =
-                Tensor::zeros((heads * rows, count), DType::F32, weights.device())?.scatter_add(&at, &flat, 1)?;
-            let by_head = |table: &Tensor, sums: &Tensor| -> Result<Tensor, CacheError> {
-                // `(m, Hkv D)` as `(Hkv, m, D)`, each head's rows with its own part.
-                let table = tables.by_head(&tables.half(table, true)?.contiguous()?)?;
-                Ok(sums.reshape((heads, rows, sums.dim(1)?))?.matmul(&table)?)
-            };
-            let mut out = by_head(&tables.atoms, &by_atom)?;
+            let weights = weights.contiguous()?;
+            let of_atoms = tables.half(&tables.atoms, true)?.contiguous()?.index_select(&atoms, 0)?;
+            let mut out = weights.matmul(&tables.by_head(&of_atoms)?)?;
             if let (Some(coordinates), Some(decode)) = (coordinates, &tables.decode) {
-                out = (out + by_head(decode, &flat.matmul(&coordinates)?)?)?;
+                // Each head's sums of coordinates with its own part of `(r, Hkv D)`.
+                let sums = weights.reshape((heads * rows, n))?.matmul(&coordinates)?;
+                let decode = tables.by_head(&tables.half(decode, true)?.contiguous()?)?;
+                out = (out + sums.reshape((heads, rows, sums.dim(1)?))?.matmul(&decode)?)?;
             }
             Ok(out)
         })
