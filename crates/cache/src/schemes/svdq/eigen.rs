@@ -3,6 +3,9 @@
 
 /// Most QL sweeps per eigenvalue; three are usual.
 const SWEEPS: usize = 60;
+/// Sweeps after which an element is taken for 0 that is nothing beside the whole matrix. In a matrix of low rank, eigenvalues of 0 are
+/// rounding, and the elements beside them never become small beside those alone.
+const PATIENT: usize = 20;
 
 /// Eigenvalues in falling order and their unit eigenvectors, one per row, of the symmetric `matrix` `(n, n)`, finite; only
 /// its lower triangle is read. `None` if the iteration does not settle.
@@ -78,10 +81,12 @@ fn tridiagonal(a: &mut [f64], q: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
 
 /// Turns the tridiagonal matrix into its eigenvalues, rotating pairs of rows of `q` along.
 fn implicit_ql(d: &mut [f64], e: &mut [f64], q: &mut [f64], n: usize) -> Option<()> {
+    let whole = d.iter().zip(e.iter()).map(|(d, e)| d.abs() + e.abs()).fold(0.0, f64::max);
     for l in 0..n {
         let mut sweeps = 0;
         loop {
-            let split = (l..n - 1).find(|&m| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs()));
+            let nothing = if sweeps < PATIENT { 0.0 } else { f64::EPSILON * whole };
+            let split = (l..n - 1).find(|&m| e[m].abs() <= (f64::EPSILON * (d[m].abs() + d[m + 1].abs())).max(nothing));
             let m = split.unwrap_or(n - 1);
             if m == l {
                 break;
@@ -170,5 +175,22 @@ mod tests {
         check(&[0.0; 16], 4);
         let diagonal: Vec<f64> = (0..25).map(|at| if at / 5 == at % 5 { (at % 3) as f64 } else { 0.0 }).collect();
         check(&diagonal, 5);
+    }
+
+    #[test]
+    fn matrices_of_low_rank_settle() {
+        let (n, rows) = (96, 200);
+        for distinct in [1, 2, 7, 40, 90] {
+            let number = |i: usize, j: usize| ((i * 7919 + j * 104_729 + i * j * 31) % 1009) as f64 / 504.5 - 1.0;
+            let mut matrix = vec![0.0; n * n];
+            for row in (0..rows).map(|row| row * row % distinct) {
+                for (i, out) in matrix.chunks_exact_mut(n).enumerate() {
+                    out.iter_mut().enumerate().for_each(|(j, sum)| *sum += number(row, i) * number(row, j));
+                }
+            }
+            let values = check(&matrix, n);
+            let positive = values.iter().filter(|value| **value > 1e-9 * values[0]).count();
+            assert!(positive <= distinct, "{positive} of {distinct}");
+        }
     }
 }
