@@ -207,7 +207,7 @@ check-cuda *args:
 
 # Check a GPU within eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
 [group('develop')]
-gpu-check *args:
+gpu-check *args: setup
     @bash pipeline/setup/gpu_check.sh "$@"
 
 # Fill a folder with all that `just gpu-check` needs on a machine with a card and no network: just gpu-pack FOLDER

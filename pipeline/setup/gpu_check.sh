@@ -3,6 +3,14 @@
 # `just gpu-pack` has filled. Arguments go to `kvcsr gpu-check` (--device cpu --quick: a rehearsal without a card).
 set -euo pipefail
 
+device=auto
+for ((i = 1; i < $#; i++)); do
+    [ "${!i}" = --device ] && next=$((i + 1)) && device=${!next}
+done
+# A rehearsal needs no CUDA toolkit.
+features=cuda
+[ "$device" = cpu ] && features=
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ -x "$root/bin/kvcsr" ]; then
     # A filled folder: everything is in it, and nothing is asked of the network.
@@ -11,13 +19,9 @@ if [ -x "$root/bin/kvcsr" ]; then
     kvcsr=("$root/bin/kvcsr")
 else
     root=$(cd "$root/../.." && pwd)
-    kvcsr=(cargo run --release --locked --quiet --package kvcsr --features "${KVCSR_FEATURES:-cuda}" --)
+    kvcsr=(cargo run --release --locked --quiet --package kvcsr --features "${KVCSR_FEATURES-$features}" --)
 fi
 cd "$root"
-device=auto
-for ((i = 1; i <= $#; i++)); do
-    [ "${!i}" = --device ] && next=$((i + 1)) && device=${!next}
-done
 out="${KVCSR_DATA:-$root/data}/gpu-check"
 mkdir -p "$out"
 
