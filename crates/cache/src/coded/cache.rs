@@ -13,12 +13,9 @@ use super::attend::{Centre, HeadCall, PART_ROWS, Part, Scratch, Seen, join, part
 use super::scheme::Settings;
 use super::stages::take_off;
 use super::stream::{Stream, Until};
-use super::{Buffering, LayerCodecs, Prompt, PromptQueries};
+use super::{Buffering, LARGEST, LayerCodecs, Prompt, PromptQueries};
 use crate::seam::check_start;
 use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Reach, Rotary};
-
-/// Larger elements are stored as this.
-const LARGEST: f32 = 1e30;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -103,7 +100,6 @@ impl CodedCache {
                 return Err(CacheError::NotFinite { layer: self.layer, kind, token });
             }
         }
-        // So that sums of products stay finite.
         all.iter_mut().for_each(|x| *x = x.clamp(-LARGEST, LARGEST));
         Ok(all)
     }

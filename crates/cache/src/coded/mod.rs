@@ -52,7 +52,7 @@ pub use self::buffering::Buffering;
 pub use self::cache::CodedCache;
 pub use self::heads::{HeadTokens, PerHead};
 pub use self::scheme::CodedScheme;
-pub(crate) use self::stream::{dropped_tokens, window_bytes};
+pub(crate) use self::stream::{SLACK, dropped_tokens, window_bytes};
 use crate::CacheError;
 use crate::tensor::{JointStores, Stores, Uploads};
 
@@ -287,7 +287,9 @@ pub trait SumsCodes {
 }
 
 /// Tokens for which stores make room at a time while decoding.
-const PAGE: usize = 32;
+pub(crate) const PAGE: usize = 32;
+/// Larger elements of keys and values are stored as this, so that sums of products stay finite.
+pub(crate) const LARGEST: f32 = 1e30;
 
 /// Drops the first `elements` of a store, and the memory they took.
 pub fn drop_front<T>(store: &mut Vec<T>, elements: usize) {

@@ -13,7 +13,7 @@ use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step};
 use crate::{Reach, Window};
 
 /// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
-const SLACK: usize = 4;
+pub(crate) const SLACK: usize = 4;
 
 /// How tokens of the graded window are stored.
 const GRADED: BlockFormat = BlockFormat::Q4;

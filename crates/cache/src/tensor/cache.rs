@@ -10,15 +10,12 @@ use super::blocks::TensorBlocks;
 use super::packed::Fields;
 use super::stream::TensorStream;
 use super::{JointStores, Stores, TensorPrompt, read_to_host};
-use crate::coded::Buffering;
 use crate::coded::arrival::{Held, check_queries};
 use crate::coded::blocks::BlockFormat;
 use crate::coded::scheme::Settings;
+use crate::coded::{Buffering, LARGEST};
 use crate::seam::check_start;
 use crate::{AttendCx, Bias, CacheError, Geometry, KeysCoded, LayerCache, Padding, Rotary};
-
-/// Larger elements are stored as this.
-const LARGEST: f32 = 1e30;
 
 /// What all layers of a scheme have in common.
 pub(super) struct Shared {

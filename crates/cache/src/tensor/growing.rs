@@ -5,9 +5,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 
 use crate::CacheError;
-
-/// Tokens for which room is made at a time where nothing else is said, as in [`crate::coded::reserve`].
-const PAGE: usize = 32;
+use crate::coded::PAGE;
 
 /// Rows of tokens, `(heads, tokens, width)` of any type, in a tensor that has room for more.
 #[derive(Debug)]

@@ -10,11 +10,8 @@ use super::growing::Growing;
 use super::{TensorTokens, round_to_half, saturated_half};
 use crate::coded::common_step;
 use crate::coded::schedule::{Form, Schedule, Until};
-use crate::coded::{Buffering, TILE};
+use crate::coded::{Buffering, SLACK, TILE};
 use crate::{CacheError, Reach, Rotary, Window};
-
-/// Tokens by which windows grow, and that may wait before they are dropped together: see `coded::stream`.
-pub(super) const SLACK: usize = 4;
 
 /// One sequence's keys or values in all heads. See `coded::stream`, which it follows.
 pub(super) struct TensorStream {

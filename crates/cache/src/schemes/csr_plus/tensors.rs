@@ -8,11 +8,11 @@ use kvcsr_codec::{Footprint, lloyd_max};
 
 use super::transform::{GAINS, Transform};
 use super::unpack::levels;
-use crate::CacheError;
 use crate::tensor::e4m3::exceeded;
 use crate::tensor::growing::Growing;
 use crate::tensor::packed::{Fields, Packing};
 use crate::tensor::{JointStores, TensorTokens, Uploads};
+use crate::{CacheError, Geometry};
 
 /// Steps between the least gain and the largest.
 const GAIN_STEPS: f64 = 255.0;
@@ -21,14 +21,15 @@ const GAIN_STEPS: f64 = 255.0;
 struct Tables {
     kv_heads: usize,
     head_dim: usize,
-    /// `(N, C)` in natural units, with `C = 2 Hkv D`; keys of all heads, then values of all heads.
-    atoms: Tensor,
+    /// Keys of all heads, and values of all heads, `(N, Hkv D)` each, in natural units.
+    atoms: [Tensor; 2],
     /// `(C, N)` and `(1, N)`: see [`Transform`].
     search: Tensor,
     offsets: Tensor,
-    /// `(C, r)` and `(r, C)`; none where no coordinate has bits.
+    /// `(C, r)`, with `C = 2 Hkv D`; none where no coordinate has bits.
     encode: Option<Tensor>,
-    decode: Option<Tensor>,
+    /// What restores keys, `(r, Hkv D)`, and values, `(Hkv, r, D)`: each as its products take it.
+    decode: Option<[Tensor; 2]>,
     runs: Vec<Run>,
     /// How an atom's number is packed.
     index: Packing,
@@ -64,14 +65,24 @@ impl Tables {
                 levels: uploads.own(levels(bits), 1, 1 << bits)?.flatten_all()?,
             })
         };
+        let halves = |x: &Tensor| -> Result<[Tensor; 2], CacheError> {
+            Ok([x.narrow(1, 0, c / 2)?.contiguous()?, x.narrow(1, c / 2, c / 2)?.contiguous()?])
+        };
+        let decode = match basis(&decode, c, kept, uploads)? {
+            None => None,
+            Some(both) => {
+                let ([keys, values], Geometry { kv_heads, head_dim, .. }) = (halves(&both)?, transform.geometry());
+                Some([keys, by_head(&values, kv_heads, head_dim)?])
+            }
+        };
         Ok(Self {
             kv_heads: transform.geometry().kv_heads,
             head_dim: transform.geometry().head_dim,
-            atoms: uploads.own(transform.all_atoms(), count, c)?,
+            atoms: halves(&uploads.own(transform.all_atoms(), count, c)?)?,
             search,
             offsets: uploads.own(transform.offsets(), 1, count)?,
             encode: basis(transform.encoding(), kept, c, uploads)?,
-            decode: basis(&decode, c, kept, uploads)?,
+            decode,
             runs: transform.runs().map(|of| run(of, uploads)).collect::<Result<_, CacheError>>()?,
             index: Packing { bits: transform.index_bits(), count: 1 },
             fields: uploads.fields()?,
@@ -82,7 +93,10 @@ impl Tables {
     fn encode(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
         let n = rows.dim(0)?;
         let atom = rows.matmul(&self.search)?.broadcast_sub(&self.offsets)?.argmax_keepdim(D::Minus1)?;
-        let left = (rows - self.atoms.index_select(&atom.flatten_all()?, 0)?)?;
+        let picked = atom.flatten_all()?;
+        let [keys, values] = &self.atoms;
+        let nearest = Tensor::cat(&[keys.index_select(&picked, 0)?, values.index_select(&picked, 0)?], 1)?;
+        let left = (rows - nearest)?;
         let index = self.index.pack(&atom.to_dtype(DType::F32)?, &self.fields)?;
         let (low, high) = GAINS;
         let (low, step) = (f64::from(low), f64::from(high - low) / GAIN_STEPS);
@@ -118,7 +132,7 @@ impl Tables {
     fn unpack(&self, rows: &Tensor) -> Result<(Tensor, Option<Tensor>), CacheError> {
         let index = self.index.bytes();
         let atoms = self.index.unpack(&rows.narrow(1, 0, index)?.contiguous()?, &self.fields)?;
-        let last = (self.atoms.dims()[0] - 1) as f32;
+        let last = (self.atoms[0].dims()[0] - 1) as f32;
         let atoms = atoms.flatten_all()?.minimum(last)?.to_dtype(DType::U32)?;
         if self.runs.is_empty() {
             return Ok((atoms, None));
@@ -136,27 +150,31 @@ impl Tables {
         Ok((atoms, Some(Tensor::cat(&parts, 1)?.broadcast_mul(&gains)?)))
     }
 
-    /// The half of a table's columns that are keys, or values: `(.., Hkv D)`.
-    fn half(&self, x: &Tensor, values: bool) -> Result<Tensor, CacheError> {
-        let half = self.kv_heads * self.head_dim;
-        Ok(x.narrow(1, usize::from(values) * half, half)?)
-    }
-
-    /// Keys or values of `(n, bytes)` rows of codes: `(Hkv, n, D)`.
-    fn restore(&self, rows: &Tensor, values: bool) -> Result<Tensor, CacheError> {
+    /// Keys of `(n, bytes)` rows of codes: `(Hkv, n, D)`.
+    fn keys(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
         let (atoms, coordinates) = self.unpack(rows)?;
-        let mut restored = self.half(&self.atoms, values)?.contiguous()?.index_select(&atoms, 0)?;
-        if let (Some(coordinates), Some(decode)) = (coordinates, &self.decode) {
-            restored = (restored + coordinates.matmul(&self.half(decode, values)?.contiguous()?)?)?;
+        let mut restored = self.atoms[0].index_select(&atoms, 0)?;
+        if let (Some(coordinates), Some([decode, _])) = (coordinates, &self.decode) {
+            restored = (restored + coordinates.matmul(decode)?)?;
         }
-        self.by_head(&restored)
+        by_head(&restored, self.kv_heads, self.head_dim)
     }
 
-    /// `(n, Hkv D)` as `(Hkv, n, D)`.
-    fn by_head(&self, x: &Tensor) -> Result<Tensor, CacheError> {
-        let n = x.dim(0)?;
-        Ok(x.reshape((n, self.kv_heads, self.head_dim))?.transpose(0, 1)?.contiguous()?)
+    /// Values of `(n, bytes)` rows of codes: `(Hkv, n, D)`.
+    fn values(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
+        let (atoms, coordinates) = self.unpack(rows)?;
+        let restored = by_head(&self.atoms[1].index_select(&atoms, 0)?, self.kv_heads, self.head_dim)?;
+        let (Some(coordinates), Some([_, decode])) = (coordinates, &self.decode) else { return Ok(restored) };
+        let (n, r) = coordinates.dims2()?;
+        let coordinates = coordinates.unsqueeze(0)?.broadcast_as((self.kv_heads, n, r))?.contiguous()?;
+        Ok((restored + coordinates.matmul(decode)?)?)
     }
+}
+
+/// `(n, Hkv D)` as `(Hkv, n, D)`.
+fn by_head(x: &Tensor, kv_heads: usize, head_dim: usize) -> Result<Tensor, CacheError> {
+    let n = x.dim(0)?;
+    Ok(x.reshape((n, kv_heads, head_dim))?.transpose(0, 1)?.contiguous()?)
 }
 
 /// Codes of one sequence, and keys whose values have not come yet.
@@ -200,7 +218,7 @@ impl TensorTokens for Keys {
     }
 
     fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
-        locked(&self.0, |store| store.tables.restore(&store.rows(tokens)?, false))
+        locked(&self.0, |store| store.tables.keys(&store.rows(tokens)?))
     }
 
     fn footprint(&self) -> Footprint {
@@ -228,7 +246,7 @@ impl TensorTokens for Values {
     }
 
     fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
-        locked(&self.0, |store| store.tables.restore(&store.rows(tokens)?, true))
+        locked(&self.0, |store| store.tables.values(&store.rows(tokens)?))
     }
 
     /// Weights are summed by coordinate first where that is less work.
@@ -237,18 +255,17 @@ impl TensorTokens for Values {
             let tables = &store.tables;
             let (heads, rows, n) = weights.dims3()?;
             if rows >= n {
-                let restored = tables.restore(&store.rows(tokens)?, true)?;
+                let restored = tables.values(&store.rows(tokens)?)?;
                 return Ok(weights.contiguous()?.matmul(&restored)?);
             }
             let (atoms, coordinates) = tables.unpack(&store.rows(tokens)?)?;
             let weights = weights.contiguous()?;
-            let of_atoms = tables.half(&tables.atoms, true)?.contiguous()?.index_select(&atoms, 0)?;
-            let mut out = weights.matmul(&tables.by_head(&of_atoms)?)?;
-            if let (Some(coordinates), Some(decode)) = (coordinates, &tables.decode) {
-                // Each head's sums of coordinates with its own part of `(r, Hkv D)`.
+            let of_atoms = by_head(&tables.atoms[1].index_select(&atoms, 0)?, tables.kv_heads, tables.head_dim)?;
+            let mut out = weights.matmul(&of_atoms)?;
+            if let (Some(coordinates), Some([_, decode])) = (coordinates, &tables.decode) {
+                // Each head's sums of coordinates with its own part.
                 let sums = weights.reshape((heads * rows, n))?.matmul(&coordinates)?;
-                let decode = tables.by_head(&tables.half(decode, true)?.contiguous()?)?;
-                out = (out + sums.reshape((heads, rows, sums.dim(1)?))?.matmul(&decode)?)?;
+                out = (out + sums.reshape((heads, rows, sums.dim(1)?))?.matmul(decode)?)?;
             }
             Ok(out)
         })
