@@ -205,7 +205,7 @@ lint:
 check-cuda *args:
     @python3 pipeline/setup/cuda.py "$@"
 
-# Check a GPU within eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
+# Check a GPU, planned for eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
 [group('develop')]
 gpu-check *args: setup
     @bash pipeline/setup/gpu_check.sh "$@"
