@@ -34,6 +34,12 @@ use crate::stages::all;
 fn main() -> ExitCode {
     // A reader that has seen enough, such as `head`, ends the program as it ends others.
     sigpipe::reset();
+    for (variable, value) in kvcsr_neuraldict::device::SAME_EVERYWHERE {
+        if std::env::var_os(variable).is_none() {
+            // SAFETY: no other thread runs yet, so none reads the environment.
+            unsafe { std::env::set_var(variable, value) };
+        }
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -61,6 +67,7 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn run(command: Command) -> Result<()> {
+    kvcsr_codec::kernels::check_limit()?;
     match command {
         Command::Stage(stage, args) => stage::run(stage, &prepare(args)?),
         Command::Whole(Whole::Reproduce { args, to }) => reproduce(&prepare(args)?, to.as_deref()),

@@ -56,6 +56,18 @@ pub enum CodecError {
         /// Elements found.
         found: usize,
     },
+    /// An environment variable has a value that means nothing.
+    #[error(
+        "{variable}={found}: {expected} was expected; without the variable, everything that the machine has is used"
+    )]
+    Variable {
+        /// Its name.
+        variable: &'static str,
+        /// The values that mean something.
+        expected: &'static str,
+        /// Its value.
+        found: String,
+    },
     /// Rows were asked for that are not there.
     #[error("rows {start}..{end} asked for, {rows} held")]
     RowRange {

@@ -9,7 +9,7 @@
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use kvcsr_codec::kernels::{Isa, Stored, multiply_bf16, multiply_widened};
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, Stored, multiply_bf16, multiply_parallel, multiply_widened};
 use rayon::prelude::*;
 
 use crate::device::Kept;
@@ -23,8 +23,8 @@ const TURN: usize = 1 << 15;
 
 /// A linear map, its weight as checkpoints store it.
 ///
-/// Nothing is transposed at load: `x.matmul(&w.t())` on the `(out, in)` layout is as fast as on a transposed copy for
-/// prefill, and a row of weights is what a dot product reads.
+/// Nothing is transposed at load: a product with the `(out, in)` layout is as fast as with a transposed copy for prefill, and a
+/// row of weights is what a dot product reads.
 pub(crate) struct Linear {
     /// `(out, in)`
     weight: Tensor,
@@ -70,9 +70,6 @@ fn product(x: &Tensor, w: &Tensor, rounded_x: bool) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return rounded(x, w);
     }
-    if w.dtype() == DType::F32 && x.dim(0)? > FEW_ROWS {
-        return x.matmul(&w.t()?);
-    }
     x.contiguous()?.apply_op2_no_bwd(w, &Product { rounded_x })
 }
 
@@ -102,6 +99,7 @@ impl CustomOp2 for Product {
         let x = &x.as_slice::<f32>()?[x_at.0..x_at.1];
         let weights = w_at.0..w_at.1;
         let y = match w {
+            CpuStorage::F32(w) if rows > FEW_ROWS => of_f32(x, &w[weights], inputs),
             CpuStorage::F32(w) => multiply(x, &w[weights], inputs),
             CpuStorage::BF16(w) if self.rounded_x && rows > FEW_ROWS => of_bf16(x, &w[weights], inputs),
             CpuStorage::BF16(w) => multiply::<bf16>(x, &w[weights], inputs),
@@ -120,6 +118,15 @@ fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
     }
     let mut y = vec![0f32; rows * outputs];
     multiply_widened(&mut y, x, w, inputs);
+    y
+}
+
+/// The same of weights that need not be widened.
+fn of_f32(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    let mut y = vec![0f32; rows * outputs];
+    let (x, w) = (Matrix::new(x, rows, inputs), Matrix::new(w, outputs, inputs));
+    multiply_parallel(MatrixMut::new(&mut y, rows, outputs), x, w.transposed());
     y
 }
 

@@ -7,6 +7,12 @@ use crate::{
     error::{NeuralDictError, Result},
 };
 
+/// Environment variables, and the values with which libtorch and its BLAS compute the same bits on every x86-64 machine with AVX2.
+///
+/// Both are read at the first call. Training of NeuralDict does not depend on them: its products are the codec's. Eigenvectors,
+/// Cholesky factors and the closed-form trainers do. A program sets those that the user has not set, before it starts a thread.
+pub const SAME_EVERYWHERE: [(&str, &str); 2] = [("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "avx2")];
+
 /// Sets the number of CPU threads libtorch uses inside one operation, for the whole process.
 ///
 /// libtorch otherwise takes one per core. A training step is hundreds of operations of well under a

@@ -2,15 +2,17 @@
 //! vectors, whose centroids are then brought to unit norm.
 //!
 //! Seeding is k-means++ (Arthur and Vassilvitskii 2007) on a part of the sample; then Lloyd's
-//! iterations on all of it, with distances as blocked matrix products. On the CPU the result
-//! depends only on the data, the generator and libtorch's number of threads. On CUDA the prefix
-//! sums of the seeding may round differently from run to run.
+//! iterations on all of it, with distances as blocked matrix products. On the CPU these are the
+//! codec's, whose bits are the same on every machine. On CUDA the prefix sums of the seeding may
+//! round differently from run to run.
 
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use tch::{IndexOp, Kind, Tensor};
+use tch::{Device, IndexOp, Kind, Tensor};
 
 use crate::{
+    axes::numbers,
     error::Result,
     optimiser::{renorm, row_norms},
 };
@@ -109,6 +111,7 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
     let _guard = tch::no_grad_guard();
     let (count, _) = vectors.size2()?;
     let norms = row_norms(vectors)?.f_square()?.f_view([count])?;
+    let rows = if is_on_host(vectors) { Some(numbers(vectors)?) } else { None };
     let mut nearest: Option<Tensor> = None;
     let mut chosen = Vec::with_capacity(clusters);
     for _ in 0..clusters {
@@ -129,7 +132,11 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
         };
         let centre = vectors.f_i(index)?;
         let squared = norms.f_i(index)?;
-        let distances = norms.f_add(&squared)?.f_sub(&vectors.f_mv(&centre)?.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?;
+        let products = match &rows {
+            Some(rows) => along(rows, &numbers(&centre)?)?,
+            None => vectors.f_mv(&centre)?,
+        };
+        let distances = norms.f_add(&squared)?.f_sub(&products.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?;
         let mut distances = match &nearest {
             None => distances,
             Some(nearest) => nearest.f_minimum(&distances)?,
@@ -143,8 +150,55 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
     Ok(vectors.f_index_select(0, &chosen)?)
 }
 
-/// Nearest centroid of each vector and the squared distance to it, block by block.
+/// Whether the products of `vectors` are made by the codec.
+fn is_on_host(vectors: &Tensor) -> bool {
+    vectors.device() == Device::Cpu && vectors.kind() == Kind::Float
+}
+
+/// The dot product of each row with `direction`.
+fn along(rows: &[f32], direction: &[f32]) -> Result<Tensor> {
+    let (count, width) = (rows.len() / direction.len(), direction.len());
+    let mut products = vec![0f32; count];
+    let column = Matrix::new(direction, 1, width).transposed();
+    multiply(MatrixMut::new(&mut products, count, 1), Matrix::new(rows, count, width), column);
+    Ok(Tensor::f_from_slice(&products)?)
+}
+
+/// Nearest centroid of each vector, the first among equals, and the squared distance to it.
 pub(crate) fn assign(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
+    if is_on_host(vectors) {
+        assign_on_host(vectors, norms, centroids)
+    } else {
+        assign_on_device(vectors, norms, centroids)
+    }
+}
+
+/// As [`assign`], with the codec's products.
+fn assign_on_host(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (clusters, width) = (centroids.size()[0] as usize, centroids.size()[1] as usize);
+    let (rows, centres) = (numbers(vectors)?, numbers(centroids)?);
+    let (norms, squared) = (numbers(norms)?, numbers(&row_norms(centroids)?.f_square()?)?);
+    let block = (BLOCK_CPU as usize / clusters).max(64);
+    let mut closeness = vec![0f32; block * clusters];
+    let (mut labels, mut costs) = (Vec::with_capacity(norms.len()), Vec::with_capacity(norms.len()));
+    let (isa, columns) = (Isa::detect(), Matrix::new(&centres, clusters, width).transposed());
+    for (rows, norms) in rows.chunks(block * width).zip(norms.chunks(block)) {
+        let closeness = &mut closeness[..norms.len() * clusters];
+        let rows = Matrix::new(rows, norms.len(), width);
+        multiply(MatrixMut::new(closeness, norms.len(), clusters), rows, columns);
+        for (row, norm) in closeness.chunks_exact_mut(clusters).zip(norms) {
+            // ||x - c||^2 = ||x||^2 - (2 <x, c> - ||c||^2): the largest bracket is the nearest centroid's.
+            row.iter_mut().zip(&squared).for_each(|(product, squared)| *product = 2.0 * *product - squared);
+            let best = isa.max(row);
+            labels.push(row.iter().position(|&of| of == best).unwrap_or(0) as i64);
+            costs.push((norm - best).max(0.0));
+        }
+    }
+    Ok((Tensor::f_from_slice(&labels)?, Tensor::f_from_slice(&costs)?))
+}
+
+/// As [`assign`], block by block in libtorch.
+fn assign_on_device(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
     let count = vectors.size()[0];
     let entries = if vectors.device().is_cuda() { BLOCK_CUDA } else { BLOCK_CPU };
     let block = (entries / centroids.size()[0]).max(64);

@@ -57,6 +57,7 @@ pub mod pool;
 pub mod pursuit;
 pub mod record;
 pub mod sdpa;
+mod spread;
 mod step;
 #[cfg(test)]
 mod testing;

@@ -6,9 +6,10 @@ use crate::{
     coder::{Coder, HostCodes, to_tensor},
     config::{DeadAtoms, Diversity, GradientPath, Pursuit, Reduction, Selection, TrainConfig},
     error::{NeuralDictError, Result},
-    loss::{beta, diversity, reconstruction},
+    loss::{beta, reconstruction},
     optimiser::{renorm, row_norms},
     pursuit::{linear_residual, orthogonal_codes, unrolled_residual},
+    spread,
     update::Updater,
 };
 
@@ -97,20 +98,22 @@ impl<'a> Stepper<'a> {
                     Some(weights) => reconstruction(&residual.f_mul(&weights.f_sqrt()?)?, config.reduction)?,
                 };
                 let mse_value = mse.f_double_value(&[])?;
-                let (loss, value, beta) = match config.diversity {
-                    Diversity::Off => (mse, mse_value, 0.0),
+                let (slope, value, beta) = match config.diversity {
+                    Diversity::Off => (None, mse_value, 0.0),
                     Diversity::Adaptive => {
-                        let spread = diversity(&leaf)?;
-                        let spread_value = spread.f_double_value(&[])?;
-                        let beta = beta(mse_value, spread_value);
-                        (mse.f_add(&spread.f_mul_scalar(beta)?)?, mse_value + beta * spread_value, beta)
+                        let (spread, slope) = spread::value_and_slope(atoms)?;
+                        let beta = beta(mse_value, spread);
+                        (Some(slope), mse_value + beta * spread, beta)
                     }
                 };
                 if !value.is_finite() {
                     return Err(StepError::Diverged(format!("loss is {value}")));
                 }
-                let mut gradient = Tensor::f_run_backward(&[&loss], &[&leaf], false, false)?.swap_remove(0);
+                let mut gradient = Tensor::f_run_backward(&[&mse], &[&leaf], false, false)?.swap_remove(0);
                 let _guard = tch::no_grad_guard();
+                if let Some(slope) = slope {
+                    gradient = gradient.f_add(&slope.f_mul_scalar(beta)?)?;
+                }
                 if config.tangent {
                     let along = gradient.f_mul(atoms)?.f_sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)?;
                     gradient = gradient.f_sub(&atoms.f_mul(&along)?)?;

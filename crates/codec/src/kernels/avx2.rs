@@ -4,15 +4,19 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::limit::{Width, allows};
 use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
 /// The proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Whether the machine has what [`run`] needs. Cheap: the standard library remembers the answer.
+/// Whether the machine has what [`run`] needs. Cheap: the answer is remembered.
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    allows(Width::Avx2)
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 /// Runs a kernel compiled for these instructions.

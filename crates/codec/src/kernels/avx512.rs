@@ -5,15 +5,16 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::{self, sum_of_eight};
+use super::limit::{Width, allows};
 use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
 /// The proof that the machine has AVX-512F, AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-/// Whether the machine has what [`run`] needs. Cheap: the standard library remembers the answer.
+/// Whether the machine has what [`run`] needs. Cheap: the answer is remembered.
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx512f") && avx2::detected()
+    allows(Width::Avx512) && is_x86_feature_detected!("avx512f") && avx2::detected()
 }
 
 /// Runs a kernel compiled for these instructions.

@@ -146,6 +146,8 @@ mod pairs {
     use half::bf16;
     use rayon::prelude::*;
 
+    use super::super::limit::{Width, allows};
+
     /// Rows of x that a tile covers: two registers.
     const ROWS: usize = super::PANEL_ROWS;
     /// Rows of w that a tile covers. With [`ROWS`], 26 of the 32 registers hold sums, and heads of 64 or 128 channels leave hardly a row over.
@@ -184,7 +186,8 @@ mod pairs {
 
     impl Pairs {
         pub(super) fn detect() -> Option<Self> {
-            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
+            let there = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+            (there && allows(Width::Avx512)).then_some(Self(()))
         }
 
         /// As [`super::multiply_bf16`], whose checks have been made; `inputs` is even.

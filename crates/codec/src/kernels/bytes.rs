@@ -92,6 +92,7 @@ mod vnni {
     use std::arch::is_x86_feature_detected;
     use std::arch::x86_64::*;
 
+    use super::super::limit::{Width, allows};
     use super::{Estimates, GROUP, Group, QUAD, TILE_ROWS};
 
     /// Proof that this machine adds up products of 8-bit numbers.
@@ -100,7 +101,8 @@ mod vnni {
 
     impl Vnni {
         pub(super) fn detect() -> Option<Self> {
-            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
+            let there = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+            (there && allows(Width::Avx512)).then_some(Self(()))
         }
 
         /// As [`super::Bytes::multiply`], whose checks have been made.

@@ -4,7 +4,8 @@
 //! A kernel is one body over [`Simd`], compiled for AVX-512, for AVX2 with FMA, and for any machine; [`Isa`] picks at
 //! run time. Every multiply-add is fused, the order of every sum is fixed, and a search has one answer whatever its
 //! order (the lowest index among equals), so the versions agree to the bit and results do not depend on the machine's
-//! width. The exceptions are the matrix product, which the `gemm` crate dispatches by itself, and that of bf16 operands.
+//! width. So do products of f32 matrices, though the `gemm` crate picks instructions by itself. The exception is the product of
+//! bf16 operands.
 //!
 //! Other crates write their own kernels against the same interface:
 //!
@@ -39,6 +40,7 @@ mod bf16;
 mod bytes;
 mod exponential;
 mod halves;
+mod limit;
 mod portable;
 mod product;
 mod rotation;
@@ -55,6 +57,7 @@ use half::f16;
 pub use self::bf16::{Bf16Rows, multiply_bf16, multiply_widened};
 pub use self::exponential::exp;
 pub use self::halves::{saturating_f16, to_f16};
+pub use self::limit::check_limit;
 pub use self::product::{Matrix, MatrixMut, multiply, multiply_add, multiply_parallel};
 pub use self::rotation::RotaryTables;
 pub use self::simd::{Kernel, LANES, Simd, padded};
@@ -80,7 +83,7 @@ enum Level {
 }
 
 impl Isa {
-    /// The widest set this machine has. Cheap: the standard library remembers the answer.
+    /// The widest set this machine has, or that `KVCSR_SIMD` allows: see [`check_limit`]. Cheap: the answer is remembered.
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]

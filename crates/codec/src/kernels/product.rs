@@ -1,6 +1,19 @@
 //! The matrix product: the one place that calls the `gemm` crate, which finds the machine's instructions by itself.
+//!
+//! The bits are the same on every machine with fused multiply-adds. `gemm` adds up the products of an element one after the other,
+//! but cuts the sum into pieces that depend on the machine's caches, of 512 terms or more: here no piece is longer than [`PIECE`].
+//! Where it would go other ways, for few terms, few elements and vectors, products are made here.
 
 use gemm::{Parallelism, gemm};
+
+use super::Isa;
+
+/// Terms of a sum that `gemm` is given at a time; it cuts no piece of so many.
+const PIECE: usize = 512;
+/// Terms up to which `gemm` adds up in another order.
+const FEW: usize = 2;
+/// Elements up to which `gemm` adds up as many sums as a register holds, where the terms of each lie in one piece.
+const SMALL: usize = 256;
 
 /// A matrix of f32 in a slice.
 #[derive(Clone, Copy, Debug)]
@@ -114,41 +127,112 @@ pub(crate) fn correlate(atoms: &[f32], rows: &[f32], width: usize, out: &mut [f3
     multiply(MatrixMut::new(out, n, m), Matrix::new(rows, n, width), Matrix::new(atoms, m, width).transposed());
 }
 
-fn product(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool, parallelism: Parallelism) {
+fn product(mut out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool, parallelism: Parallelism) {
     let (m, k, n) = (a.rows, a.columns, b.columns);
     assert!(b.rows == k && (out.rows, out.columns) == (m, n), "({m}, {k}) times ({}, {n})", b.rows);
     if m == 0 || n == 0 {
         return;
     }
-    // SAFETY: constructing the matrices checked that every element is inside its slice, and `out` is borrowed
-    // exclusively, so it overlaps neither input.
-    unsafe {
-        gemm(
-            m,
-            n,
-            k,
-            out.elements.as_mut_ptr(),
-            1,
-            out.stride as isize,
-            add,
-            a.elements.as_ptr(),
-            a.strides[1] as isize,
-            a.strides[0] as isize,
-            b.elements.as_ptr(),
-            b.strides[1] as isize,
-            b.strides[0] as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    if k <= FEW {
+        return of_few(&mut out, a, b, add);
+    }
+    if a.strides[1] == 1 && b.strides[0] == 1 && (m == 1 || n == 1 || m * n <= SMALL) {
+        return by_dots(&mut out, a, b, add);
+    }
+    if m == 1 {
+        return of_vector(out.elements, 1, a, b, add);
+    }
+    if n == 1 {
+        return of_vector(out.elements, out.stride, b.transposed(), a.transposed(), add);
+    }
+    for first in (0..k).step_by(PIECE) {
+        let terms = PIECE.min(k - first);
+        // SAFETY: constructing the matrices checked that every element is inside its slice, and `first + terms` is at most the
+        // number of columns of `a` and of rows of `b`. `out` is borrowed exclusively, so it overlaps neither input.
+        unsafe {
+            gemm(
+                m,
+                n,
+                terms,
+                out.elements.as_mut_ptr(),
+                1,
+                out.stride as isize,
+                add || first > 0,
+                a.elements.as_ptr().wrapping_add(first * a.strides[1]),
+                a.strides[1] as isize,
+                a.strides[0] as isize,
+                b.elements.as_ptr().wrapping_add(first * b.strides[0]),
+                b.strides[1] as isize,
+                b.strides[0] as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    }
+}
+
+/// The product of at most [`FEW`] terms; of none, it is zero.
+fn of_few(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
+    for row in 0..a.rows {
+        for column in 0..b.columns {
+            let term = |k: usize| {
+                (
+                    a.elements[row * a.strides[0] + k * a.strides[1]],
+                    b.elements[k * b.strides[0] + column * b.strides[1]],
+                )
+            };
+            let sum = (0..a.columns).map(term).fold(0.0f32, |sum, (x, y)| x.mul_add(y, sum));
+            let to = &mut out.elements[row * out.stride + column];
+            *to = if add { *to + sum } else { sum };
+        }
+    }
+}
+
+/// The product by [`Isa::dot`]: rows of `a` and columns of `b` lie in one piece each.
+fn by_dots(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
+    let isa = Isa::detect();
+    for row in 0..a.rows {
+        let x = &a.elements[row * a.strides[0]..][..a.columns];
+        for column in 0..b.columns {
+            let dot = isa.dot(x, &b.elements[column * b.strides[1]..][..b.rows]);
+            let to = &mut out.elements[row * out.stride + column];
+            *to = if add { *to + dot } else { dot };
+        }
+    }
+}
+
+/// The product of one row with a matrix, to elements `stride` apart: a weighted sum of the matrix's rows, in order.
+fn of_vector(out: &mut [f32], stride: usize, row: Matrix<'_>, matrix: Matrix<'_>, add: bool) {
+    let (terms, columns) = (matrix.rows, matrix.columns);
+    let [below, beside] = matrix.strides;
+    let weight = |k: usize| row.elements[k * row.strides[1]];
+    if beside == 1 && stride == 1 {
+        let (isa, out) = (Isa::detect(), &mut out[..columns]);
+        if !add {
+            out.fill(0.0);
+        }
+        for k in 0..terms {
+            isa.axpy(out, weight(k), &matrix.elements[k * below..][..columns]);
+        }
+        return;
+    }
+    for column in 0..columns {
+        let to = &mut out[column * stride];
+        let start = if add { *to } else { 0.0 };
+        let element = |k: usize| matrix.elements[k * below + column * beside];
+        *to = (0..terms).fold(start, |sum, k| weight(k).mul_add(element(k), sum));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     #[test]
@@ -168,6 +252,59 @@ mod tests {
         multiply(MatrixMut::new(&mut [], 0, 2), Matrix::new(&[], 0, 3), right);
         multiply(MatrixMut::new(&mut out, 2, 2), Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 2));
         assert_eq!(out, [0.0; 4]);
+    }
+
+    /// An element of a product: fused multiply-adds in order, a new sum for every [`PIECE`] terms.
+    fn in_order(a: &[f32], b: &[f32], start: Option<f32>) -> f32 {
+        let pieces = a.chunks(PIECE).zip(b.chunks(PIECE));
+        let mut sums = pieces.map(|(a, b)| a.iter().zip(b).fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum)));
+        let first = start.unwrap_or_else(|| sums.next().unwrap_or(0.0));
+        sums.fold(first, |total, sum| total + sum)
+    }
+
+    #[test]
+    fn the_order_of_every_sum_is_that_of_no_machine() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let shapes = [1, 2, 7, 17, 33, 130];
+        for terms in [1, 2, 3, 64, 127, 512, 513, 1536] {
+            for (rows, columns) in shapes.iter().flat_map(|m| shapes.map(|n| (*m, n))) {
+                let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
+                let (a, b) = (numbers(rows * terms), numbers(columns * terms));
+                // The left rows; their columns one after the other; and the same for the right.
+                let turned =
+                    |x: &[f32], n: usize| -> Vec<f32> { (0..n * terms).map(|i| x[i % n * terms + i / n]).collect() };
+                let (a_turned, b_turned) = (turned(&a, rows), turned(&b, columns));
+                let lefts = [Matrix::new(&a, rows, terms), Matrix::new(&a_turned, terms, rows).transposed()];
+                let rights = [Matrix::new(&b, columns, terms).transposed(), Matrix::new(&b_turned, terms, columns)];
+                for (left, right) in lefts.into_iter().flat_map(|left| rights.map(|right| (left, right))) {
+                    let vector = (rows == 1 || columns == 1) && terms > FEW;
+                    let dots = (vector || terms > FEW && rows * columns <= SMALL)
+                        && left.strides[1] == 1
+                        && right.strides[0] == 1;
+                    let mut out = vec![f32::NAN; rows * columns];
+                    multiply(MatrixMut::new(&mut out, rows, columns), left, right);
+                    let mut parallel = vec![f32::NAN; rows * columns];
+                    multiply_parallel(MatrixMut::new(&mut parallel, rows, columns), left, right);
+                    let mut added = vec![0.5; rows * columns];
+                    multiply_add(MatrixMut::new(&mut added, rows, columns), left, right);
+                    for (at, found) in out.iter().enumerate() {
+                        let (x, y) = (&a[at / columns * terms..][..terms], &b[at % columns * terms..][..terms]);
+                        let (expected, sum) = if dots {
+                            (Isa::detect().dot(x, y), Isa::detect().dot(x, y) + 0.5)
+                        } else if vector {
+                            let chain = |start| x.iter().zip(y).fold(start, |sum, (x, y)| x.mul_add(*y, sum));
+                            (chain(0.0f32), chain(0.5))
+                        } else {
+                            (in_order(x, y, None), in_order(x, y, Some(0.5)))
+                        };
+                        let shape = format!("{rows} {terms} {columns}, {at}");
+                        assert_eq!(found.to_bits(), expected.to_bits(), "{shape}");
+                        assert_eq!(parallel[at].to_bits(), expected.to_bits(), "{shape}");
+                        assert_eq!(added[at].to_bits(), sum.to_bits(), "{shape}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

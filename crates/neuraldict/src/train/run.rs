@@ -15,10 +15,10 @@ use crate::{
     coder::{Coder, Evaluation, dictionary_of, energy, evaluate, to_tensor},
     config::{DeadAtoms, Selection, TrainConfig},
     error::{NeuralDictError, Result},
-    loss::diversity,
     optimiser::renorm,
     pool::VectorPool,
     record::{EpochRecord, Progress, Trained, Usage},
+    spread,
     step::Stepper,
     update::Worst,
     weights::Weights,
@@ -184,7 +184,7 @@ impl Run<'_> {
             }
         }
         state.stale = if improved { 0 } else { state.stale + 1 };
-        let spread = diversity(&state.atoms)?.f_double_value(&[])?;
+        let spread = spread::value(&state.atoms)?;
         let replaced = if state.epoch < config.epochs { self.replace(state, &usage)? } else { 0 };
         let sums = std::mem::take(&mut state.sums);
         state.epochs.push(EpochRecord {

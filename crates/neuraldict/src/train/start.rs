@@ -12,10 +12,10 @@ use crate::{
     config::Start,
     error::{NeuralDictError, Result},
     kmeans::{centroids_to_atoms, kmeans},
-    loss::diversity,
     optimiser::renorm,
     pool::draw,
     record::{EpochRecord, Progress},
+    spread,
     update::{Updater, Worst},
 };
 
@@ -94,7 +94,7 @@ impl Run<'_> {
         Ok(EpochRecord {
             epoch: 0,
             mse: train.mse,
-            diversity: diversity(atoms)?.f_double_value(&[])?,
+            diversity: spread::value(atoms)?,
             train_relative: train.relative,
             heldout_relative: heldout.relative,
             heldout_mse: heldout.mse,
