@@ -160,9 +160,9 @@ notebooks: setup
 lab: setup
     @bash pipeline/setup/notebooks.sh lab
 
-# The whole check: format, lints, docs, smoke run, unit, integration and documentation tests
+# The whole check: format, lints, docs, dependencies, smoke run, unit, integration and documentation tests
 [group('develop')]
-test: setup lint smoke
+test: setup lint deny smoke
     #!/usr/bin/env bash
     set -euo pipefail
     log="$(mktemp)"
@@ -219,6 +219,16 @@ gpu-pack *args:
 [group('develop')]
 drawings: setup
     @{{ kvcsr }} draw
+
+# Time, memory and disk of the published stages, into docs/REPRODUCING.md
+[group('develop')]
+stage-times: setup
+    @{{ kvcsr }} stage-times
+
+# Licences, duplicates and sources of all dependencies, by cargo-deny (built once); `just deny advisories` asks RustSec's database
+[group('develop')]
+deny *args:
+    @bash pipeline/setup/deny.sh "$@"
 
 # Benchmarks; each prints its ratio to a named peer
 [group('develop')]

@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use kvcsr_codec::kernels;
 
 use crate::cli::{Cli, Command, RunArgs, Tool, Whole};
 use crate::config::Config;
@@ -67,7 +68,9 @@ fn chain(error: &anyhow::Error) -> String {
 }
 
 fn run(command: Command) -> Result<()> {
-    kvcsr_codec::kernels::check_limit()?;
+    if let Ok(width) = std::env::var("KVCSR_SIMD") {
+        kernels::limit_to(width.parse().context("KVCSR_SIMD")?);
+    }
     match command {
         Command::Stage(stage, args) => stage::run(stage, &prepare(args)?),
         Command::Whole(Whole::Reproduce { args, to }) => reproduce(&prepare(args)?, to.as_deref()),
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<()> {
             Tool::Draw(args) => commands::draw::run(&args),
             Tool::GpuCheck(args) => commands::gpu_check::run(&args),
             Tool::Score(args) => commands::score::run(&args),
+            Tool::StageTimes(args) => commands::stage_times::run(&args),
             Tool::Schemes(args) => commands::schemes::run(&args),
         },
     }

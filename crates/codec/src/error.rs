@@ -56,16 +56,10 @@ pub enum CodecError {
         /// Elements found.
         found: usize,
     },
-    /// An environment variable has a value that means nothing.
-    #[error(
-        "{variable}={found}: {expected} was expected; without the variable, everything that the machine has is used"
-    )]
-    Variable {
-        /// Its name.
-        variable: &'static str,
-        /// The values that mean something.
-        expected: &'static str,
-        /// Its value.
+    /// A name of instructions that means nothing.
+    #[error("`{found}` are no instructions: portable, avx2 or avx512 was expected")]
+    Instructions {
+        /// The name.
         found: String,
     },
     /// Rows were asked for that are not there.

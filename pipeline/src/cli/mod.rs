@@ -12,6 +12,7 @@ use crate::commands::draw::DrawArgs;
 use crate::commands::gpu_check::GpuCheckArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
+use crate::commands::stage_times::StageTimesArgs;
 use crate::models::Opened;
 use crate::stage::Stage;
 
@@ -84,6 +85,8 @@ pub enum Tool {
     GpuCheck(GpuCheckArgs),
     /// Draw the README's two drawings: a vector as three atoms, and the pipeline
     Draw(DrawArgs),
+    /// Put time, memory and disk of the published stages into docs/REPRODUCING.md
+    StageTimes(StageTimesArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
 }

@@ -10,4 +10,5 @@ mod kept_prompt;
 pub mod logits;
 pub mod schemes;
 pub mod score;
+pub mod stage_times;
 pub mod sweep;

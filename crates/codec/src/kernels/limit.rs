@@ -1,67 +1,61 @@
-//! A limit on the instructions that kernels use, set by the user: `KVCSR_SIMD`.
-//!
-//! Results do not depend on it, except those of products of bf16 operands. It is there to show that, and to do what a machine
-//! without the wider instructions does. The matrix product of the `gemm` crate finds its instructions by itself.
+//! A limit on the instructions that kernels use.
 
-use std::env;
-use std::sync::OnceLock;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::error::CodecError;
 
-/// The variable.
-const VARIABLE: &str = "KVCSR_SIMD";
-
 /// Sets of instructions, each with those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Width {
+#[repr(u8)]
+pub enum Width {
+    /// What the target of the build has.
     Portable,
+    /// AVX2 with FMA and F16C.
     Avx2,
+    /// AVX-512, with its products of bf16 pairs and of bytes.
     Avx512,
 }
 
-impl Width {
-    const NAMES: [(&str, Self); 3] = [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512)];
+impl FromStr for Width {
+    type Err = CodecError;
 
-    fn of(name: Option<&str>) -> Option<Self> {
+    /// `portable`, `avx2` or `avx512`.
+    fn from_str(name: &str) -> Result<Self, CodecError> {
         match name {
-            None | Some("") => Some(Self::Avx512),
-            Some(name) => Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, width)| *width),
+            "portable" => Ok(Self::Portable),
+            "avx2" => Ok(Self::Avx2),
+            "avx512" => Ok(Self::Avx512),
+            _ => Err(CodecError::Instructions { found: name.to_owned() }),
         }
     }
 }
 
-/// Whether instructions of this width may be used.
-pub(super) fn allows(width: Width) -> bool {
-    static LIMIT: OnceLock<Width> = OnceLock::new();
-    width <= *LIMIT.get_or_init(|| Width::of(env::var(VARIABLE).ok().as_deref()).unwrap_or(Width::Avx512))
+static LIMIT: AtomicU8 = AtomicU8::new(Width::Avx512 as u8);
+
+/// Keeps kernels from wider instructions than `width`, for the whole process. Call it before any kernel runs.
+///
+/// Results do not depend on it, except those of products of bf16 operands. It is there to show that, and to do what a machine without
+/// the wider instructions does. The matrix product of the `gemm` crate finds its instructions by itself.
+pub fn limit_to(width: Width) {
+    LIMIT.store(width as u8, Relaxed);
 }
 
-/// Checks the environment variable `KVCSR_SIMD`: `portable`, `avx2` or `avx512` are the widest instructions that kernels may use.
-/// Without it they use what the machine has. A value that is none of these counts as no limit, so programs check it first.
-///
-/// # Errors
-/// [`CodecError::Variable`].
-pub fn check_limit() -> Result<(), CodecError> {
-    let found = env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned());
-    match Width::of(found.as_deref()) {
-        Some(_) => Ok(()),
-        None => Err(CodecError::Variable {
-            variable: VARIABLE,
-            expected: "portable, avx2 or avx512",
-            found: found.unwrap_or_default(),
-        }),
-    }
+/// Whether instructions of this width may be used.
+pub(super) fn allows(width: Width) -> bool {
+    width as u8 <= LIMIT.load(Relaxed)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn names_are_known_or_refused() {
-        assert_eq!(Width::of(None), Some(Width::Avx512));
-        assert_eq!(Width::of(Some("avx2")), Some(Width::Avx2));
-        assert_eq!(Width::of(Some("AVX2 ")), None);
+        assert_eq!("avx2".parse::<Width>().unwrap(), Width::Avx2);
+        let error = "AVX2".parse::<Width>().unwrap_err().to_string();
+        assert!(error.contains("`AVX2`") && error.contains("portable, avx2 or avx512"), "{error}");
         assert!(Width::Portable < Width::Avx2 && Width::Avx2 < Width::Avx512);
     }
 }

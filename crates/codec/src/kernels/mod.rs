@@ -57,7 +57,7 @@ use half::f16;
 pub use self::bf16::{Bf16Rows, multiply_bf16, multiply_widened};
 pub use self::exponential::exp;
 pub use self::halves::{saturating_f16, to_f16};
-pub use self::limit::check_limit;
+pub use self::limit::{Width, limit_to};
 pub use self::product::{Matrix, MatrixMut, multiply, multiply_add, multiply_parallel};
 pub use self::rotation::RotaryTables;
 pub use self::simd::{Kernel, LANES, Simd, padded};
@@ -83,7 +83,7 @@ enum Level {
 }
 
 impl Isa {
-    /// The widest set this machine has, or that `KVCSR_SIMD` allows: see [`check_limit`]. Cheap: the answer is remembered.
+    /// The widest set this machine has, or the widest that [`limit_to`] allows. Cheap: the answer is remembered.
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
