@@ -50,12 +50,10 @@ impl<'a> SchemeName<'a> {
         let head = start + base[start..].find('+').unwrap_or(base.len() - start);
         let rest = base.get(head + 1..).map(|rest| rest.split('+')).into_iter().flatten();
         let mut pieces = std::iter::once(&base[..head]).chain(rest).map(|piece| {
-            let (name, arguments) = match piece.split_once('(') {
-                None => (piece, ""),
-                Some((name, rest)) => {
-                    (name, rest.strip_suffix(')').ok_or_else(|| format!("`{piece}` lacks a closing parenthesis"))?)
-                }
+            let Some((name, rest)) = piece.split_once('(') else {
+                return Ok(Part { name: piece, arguments: Arguments::default() });
             };
+            let arguments = rest.strip_suffix(')').ok_or_else(|| format!("`{piece}` lacks a closing parenthesis"))?;
             Ok::<_, String>(Part { name, arguments: Arguments::parse(arguments)? })
         });
         let Part { name: head, arguments } = pieces.next().expect("split gives at least one piece")?;
@@ -148,8 +146,7 @@ impl<'a> Arguments<'a> {
             let (name, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not `name=value`"))?;
             Ok::<_, String>((name.trim(), value.trim()))
         };
-        let all: Vec<(&str, &str)> =
-            text.split(',').filter(|argument| !argument.is_empty()).map(pair).collect::<Result<_, _>>()?;
+        let all: Vec<(&str, &str)> = text.split(',').map(pair).collect::<Result<_, _>>()?;
         match all.iter().enumerate().find(|(at, (name, _))| all[..*at].iter().any(|(before, _)| before == name)) {
             Some((_, (name, _))) => Err(format!("`{name}` was given before")),
             None => Ok(Self(all)),
@@ -225,6 +222,8 @@ mod tests {
         for (name, reason) in [
             ("a(", "closing parenthesis"),
             ("a+b(c)", "not `name=value`"),
+            ("a()", "`` is not `name=value`"),
+            ("a(x=1,)", "`` is not `name=value`"),
             ("a+b+b", "given before"),
             ("a(x=../../y,x=1)", "`x` was given before"),
             ("a@../../b", "artefacts are called by letters"),

@@ -137,6 +137,7 @@ fn start(task: &Task) -> Result<Child> {
         .arg(serde_json::to_string(task)?)
         .env("RAYON_NUM_THREADS", "1")
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .context("a child could not be started")

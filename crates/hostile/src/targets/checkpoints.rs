@@ -44,8 +44,8 @@ fn tensors(checkpoint: &dyn Checkpoint) -> Verdict {
     for name in checkpoint.names() {
         match (checkpoint.shape(&name), checkpoint.tensor(&name)) {
             (Some(shape), Ok(tensor)) => assert_eq!(tensor.dims(), shape),
-            (None, Ok(_)) => panic!("tensor {name} has no shape"),
-            (_, Err(_)) => verdict = Verdict::Refused,
+            // A name that no architecture has, or a tensor that does not fit.
+            _ => verdict = Verdict::Refused,
         }
     }
     verdict

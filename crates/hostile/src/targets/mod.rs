@@ -149,7 +149,7 @@ pub const ALL: &[Target] = &[
         body: evaluation::records,
         form: Form::Text(JSON),
         multiple: 64,
-        constant: 64 * KIB,
+        constant: 128 * KIB,
     },
     Target {
         name: "predictions",
