@@ -1,11 +1,11 @@
 //! One input through one target, and what came of it.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use crate::allocation;
 use crate::place::Place;
-use crate::targets::{Target, Verdict};
+use crate::targets::{Target, Verdict, named};
 
 /// What one input did.
 #[derive(Debug)]
@@ -71,4 +71,17 @@ pub fn once(target: &Target, input: &[u8], place: &Place) -> Outcome {
         Ok(verdict) => (Some(verdict), panicked, None),
     };
     Outcome { verdict, peak, find, caught }
+}
+
+/// One input for a program that expects a panic of what breaks a promise, as cargo-fuzz does. Memory is bounded by that program.
+///
+/// # Panics
+/// If a promise is broken, or there is no such target.
+pub fn fuzz(target: &str, input: &[u8]) {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    let place = PLACE.get_or_init(|| Place::new().expect("a temporary folder"));
+    let target = named(target).expect("a target by its name");
+    if let Some(find) = once(target, input, place).find {
+        panic!("{}: {find}", target.name);
+    }
 }

@@ -161,7 +161,7 @@ impl Found {
 
 /// Copies to the end, and hashes.
 fn hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<Found> {
-    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 20]);
+    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 16]);
     loop {
         let n = from.read(&mut buffer)?;
         if n == 0 {

@@ -136,6 +136,8 @@ fn start(task: &Task) -> Result<Child> {
         .arg("child")
         .arg(serde_json::to_string(task)?)
         .env("RAYON_NUM_THREADS", "1")
+        // Errors would carry traces, whose tables take more memory and time than any reader.
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

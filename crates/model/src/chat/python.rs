@@ -84,6 +84,15 @@ fn widths(flags: &str, values: &[Value]) -> Result<()> {
     }
 }
 
+/// As [`widths`] for `str.format`, whose fields may take widths from other values: `{:{}}`.
+fn braces(format: &str, values: &[Value]) -> Result<()> {
+    let fields = format.split('{').skip(1).map(|field| field.split('}').next().unwrap_or_default());
+    let specs = fields.filter_map(|field| field.split_once(':').map(|(_, spec)| spec));
+    let nested = format.contains(":{") || format.split('{').any(|field| field.contains(':') && !field.contains('}'));
+    widths(&"*".repeat(if nested { values.len() } else { 0 }), values)?;
+    specs.into_iter().try_for_each(|spec| widths(&spec.replace('*', ""), &[]))
+}
+
 /// The filter `format` of minijinja, with bounds on widths.
 pub(super) fn format(state: &mut State, text: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value> {
     if let Some(text) = text.as_str() {
@@ -338,6 +347,7 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
         let argument = |at: usize| args.get(at).and_then(|value| value.as_str());
         let parts = |parts: [&str; 3]| Value::from(minijinja::value::Tuple::from(parts.map(Value::from)));
         match (name, argument(0)) {
+            ("format", _) => braces(text, args)?,
             ("removeprefix", Some(prefix)) => return Ok(text.strip_prefix(prefix).unwrap_or(text).into()),
             ("removesuffix", Some(suffix)) => return Ok(text.strip_suffix(suffix).unwrap_or(text).into()),
             ("partition", Some(by)) if !by.is_empty() => {
