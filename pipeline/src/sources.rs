@@ -173,7 +173,13 @@ impl Sources {
         let sources: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for source in sources.sources.iter().chain(&sources.documents()) {
             if let Some((what, found)) = source.names().find(|(what, name)| !what.allows(name)) {
-                bail!("{}: source `{}`: {} {found:?}: expected {}", path.display(), source.id, what.key(), what.expected());
+                bail!(
+                    "{}: source `{}`: {} {found:?}: expected {}",
+                    path.display(),
+                    source.id,
+                    what.key(),
+                    what.expected()
+                );
             }
         }
         Ok(sources)
@@ -235,7 +241,8 @@ impl Source {
 
     /// Every name that becomes part of a path or of a command.
     fn names(&self) -> impl Iterator<Item = (Named, &str)> {
-        let of_package = |package, version, file| [(Named::Package, package), (Named::Version, version), (Named::File, file)];
+        let of_package =
+            |package, version, file| [(Named::Package, package), (Named::Version, version), (Named::File, file)];
         let names: Vec<(Named, &str)> = match &self.origin {
             Origin::Package { package, version, file } => of_package(&**package, &**version, &**file).into(),
             Origin::Parts { file, parts } => {

@@ -59,7 +59,11 @@ fn a_shape_whose_product_overflows() {
 fn tensors_that_share_bytes() {
     let file = gguf(&[], &[("a", &[16], 0, 0), ("b", &[16], 0, 32)]);
     assert_eq!(candles(&file), Ok(true), "candle reads both");
-    assert!(ours(&file).contains("tensor `a` of 64 bytes at offset 0 reaches into tensor `b` at 32"), "{}", ours(&file));
+    assert!(
+        ours(&file).contains("tensor `a` of 64 bytes at offset 0 reaches into tensor `b` at 32"),
+        "{}",
+        ours(&file)
+    );
 }
 
 #[test]
@@ -173,7 +177,9 @@ fn tokenizers_whose_reader_panics() {
 
 #[test]
 fn templates_that_ask_for_gigabytes() {
-    for source in ["{{ '%99999999999d' % 1 }}", "{{ 'a'|indent(99999999999, true) }}", "{{ [1]|batch(99999999999, 0)|list }}"] {
+    for source in
+        ["{{ '%99999999999d' % 1 }}", "{{ 'a'|indent(99999999999, true) }}", "{{ [1]|batch(99999999999, 0)|list }}"]
+    {
         let template = ChatTemplate::new(source, Path::new("t.jinja"), &[]).unwrap();
         let turn = [Message { role: "user", content: "" }];
         let error = template.render(&turn, true).unwrap_err().to_string();

@@ -73,10 +73,7 @@ pub fn run(plan: &Plan) -> Result<State> {
 }
 
 /// The next part: of the target that has had the fewest inputs and that no job works on.
-fn next(
-    plan: &Plan,
-    state: &Mutex<(State, Vec<(String, u64)>)>,
-) -> Result<Option<(&'static Target, u64, u64)>> {
+fn next(plan: &Plan, state: &Mutex<(State, Vec<(String, u64)>)>) -> Result<Option<(&'static Target, u64, u64)>> {
     let mut held = state.lock().map_err(|_| anyhow!("another job failed"))?;
     let had = |state: &State, name: &str| state.targets.get(name).map_or(0, |counts| counts.executions);
     let free = plan.targets.iter().filter(|target| held.1.iter().all(|(name, _)| name != target.name));

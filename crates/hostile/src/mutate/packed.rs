@@ -37,7 +37,9 @@ pub(super) fn prompt(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
                 section["bytes"] = own.len().into();
                 section["blake3"] = blake3::hash(own).to_hex().to_string().into();
             };
-            if value["ids"].is_object() && value["layers"].as_array().is_some_and(|all| all.iter().all(|x| x.is_object())) {
+            if value["ids"].is_object()
+                && value["layers"].as_array().is_some_and(|all| all.iter().all(|x| x.is_object()))
+            {
                 digest(&mut value["ids"], layers == 0);
                 for at in 0..layers {
                     digest(&mut value["layers"][at], at + 1 == layers);
@@ -59,8 +61,19 @@ fn headed(file: &[u8], at: usize) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Names that lead out of a folder, or are odd.
-const NAMES: &[&str] =
-    &["../x.utf8", "/x.utf8", "pkg/../../x.utf8", "pkg/x.utf8", "link", "", ".", "a//b", "C:\\x", "archive/data.pkl", "archive/data/0"];
+const NAMES: &[&str] = &[
+    "../x.utf8",
+    "/x.utf8",
+    "pkg/../../x.utf8",
+    "pkg/x.utf8",
+    "link",
+    "",
+    ".",
+    "a//b",
+    "C:\\x",
+    "archive/data.pkl",
+    "archive/data/0",
+];
 
 /// Largest member that is made of zeros: a bomb in small.
 const BOMB: usize = 1 << 20;
@@ -120,10 +133,46 @@ fn packed(members: &[(String, Vec<u8>)], method: CompressionMethod, link: Option
 
 /// Instructions of a pickle that ask for much, or are not expected.
 const INSTRUCTIONS: &[&[u8]] = &[
-    b"X\xff\xff\xff\x7f", b"X\0\0\0\0", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff", b"K\0", b"M\xff\xff", b"(", b"t", b"\x85", b"\x86", b"\x87", b"q\0", b"h\0",
-    b"h\0h\0\x86q\0", b"h\0h\0h\0\x87q\0", b"}", b"]", b"e", b"u", b"s", b"a", b"R", b"b", b"Q", b"N", b".", b"\x8a\xff", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch._utils\n_rebuild_parameter\n", b"ctorch\nFloatStorage\n",
-    b"ctorch\nDoubleStorage\n", b"ctorch\nLongStorage\n", b"ccollections\nOrderedDict\n", b"G\0\0\0\0\0\0\0\0", b"\x81", b"d", b"r\xff\xff\xff\xff", b"j\xff\xff\xff\xff",
+    b"X\xff\xff\xff\x7f",
+    b"X\0\0\0\0",
+    b"J\xff\xff\xff\x7f",
+    b"J\xff\xff\xff\xff",
+    b"K\0",
+    b"M\xff\xff",
+    b"(",
+    b"t",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"q\0",
+    b"h\0",
+    b"h\0h\0\x86q\0",
+    b"h\0h\0h\0\x87q\0",
+    b"}",
+    b"]",
+    b"e",
+    b"u",
+    b"s",
+    b"a",
+    b"R",
+    b"b",
+    b"Q",
+    b"N",
+    b".",
+    b"\x8a\xff",
+    b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._tensor\n_rebuild_from_type_v2\n",
+    b"ctorch._utils\n_rebuild_parameter\n",
+    b"ctorch\nFloatStorage\n",
+    b"ctorch\nDoubleStorage\n",
+    b"ctorch\nLongStorage\n",
+    b"ccollections\nOrderedDict\n",
+    b"G\0\0\0\0\0\0\0\0",
+    b"\x81",
+    b"d",
+    b"r\xff\xff\xff\xff",
+    b"j\xff\xff\xff\xff",
 ];
 
 fn pickle(data: &mut Vec<u8>, rng: &mut ChaCha8Rng) {

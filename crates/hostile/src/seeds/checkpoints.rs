@@ -143,7 +143,8 @@ pub(super) fn pieces() -> Vec<Made> {
         [&[0x0a, body.len() as u8][..], &body].concat()
     };
     let model = |kind: u8, texts: &[&str]| -> Vec<u8> {
-        let special = [("<unk>", 2), ("<s>", 3), ("</s>", 3)].into_iter().flat_map(|(text, kind)| piece(text, 0.0, kind));
+        let special =
+            [("<unk>", 2), ("<s>", 3), ("</s>", 3)].into_iter().flat_map(|(text, kind)| piece(text, 0.0, kind));
         let normal = texts.iter().enumerate().flat_map(|(at, text)| piece(text, -(at as f32), 1));
         let trainer = [0x12, 2, 0x18, kind];
         let normalizer = [0x1a, 4, 0x18, 1, 0x20, 0];

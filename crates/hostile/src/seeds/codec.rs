@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kvcsr_codec::{
-    CodebookSet, Dictionary, DictionaryGroup, DictionarySet, Kind, RangeEncoder, Coder, Odds, ShardHeader, ShardWriter, Table,
+    CodebookSet, Coder, Dictionary, DictionaryGroup, DictionarySet, Kind, Odds, RangeEncoder, ShardHeader, ShardWriter,
+    Table,
 };
 
 use super::Made;

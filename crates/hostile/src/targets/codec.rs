@@ -1,7 +1,7 @@
 //! Files of the codec, and packed codes.
 
 use kvcsr_codec::{
-    Atoms, BitReader, CodebookSet, CodeBuffers, CodeLayout, Codes, Coder, CoefficientFormat, Dictionary, DictionarySet,
+    Atoms, BitReader, CodeBuffers, CodeLayout, CodebookSet, Coder, Codes, CoefficientFormat, Dictionary, DictionarySet,
     Odds, RangeDecoder, Shard, packed_bytes, unpack_bits, unpack_small,
 };
 
@@ -63,7 +63,9 @@ const WIDTH: usize = 4;
 /// The first bytes say a layout, the others are rows: what is appended comes back as often as it is read, and the readers of bits and
 /// of the range coder take any bytes.
 pub fn codes(input: &[u8], _: &Place) -> Verdict {
-    let Some((&[layout, atoms, sparsity, bits], rest)) = input.split_first_chunk::<4>() else { return Verdict::Refused };
+    let Some((&[layout, atoms, sparsity, bits], rest)) = input.split_first_chunk::<4>() else {
+        return Verdict::Refused;
+    };
     let layout = match layout % 7 {
         0 => CodeLayout::Paper,
         1 => CodeLayout::Bytes,

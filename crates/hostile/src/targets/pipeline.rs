@@ -81,7 +81,10 @@ pub fn wheel(input: &[u8], place: &Place) -> Verdict {
         file.rewind().and_then(|()| file.read_to_end(&mut all)).expect("what was appended");
         assert_eq!(all, [&[0; 3], text].concat());
     }
-    assert!(file.metadata().expect("a file").len() <= 3 + text.len() as u64 + 1, "more was written than one byte too many");
+    assert!(
+        file.metadata().expect("a file").len() <= 3 + text.len() as u64 + 1,
+        "more was written than one byte too many"
+    );
     let names = Place::names(place.folder());
     assert!(names.iter().all(|name| ["x.whl", "inside", "whole"].contains(&name.as_str())), "{names:?}");
     let inside = Place::names(&inside);

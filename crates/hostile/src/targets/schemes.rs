@@ -39,7 +39,10 @@ pub fn scheme(input: &[u8], _: &Place) -> Verdict {
     let mut parts = Path::new(name).components();
     assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{name:?} leads out of a folder");
     let (nominal, stored) = (scheme.nominal_bits().0, scheme.stored_bits().0);
-    assert!(nominal.is_finite() && stored.is_finite() && nominal >= 0.0 && stored >= 0.0, "{name}: {nominal}, {stored}");
+    assert!(
+        nominal.is_finite() && stored.is_finite() && nominal >= 0.0 && stored >= 0.0,
+        "{name}: {nominal}, {stored}"
+    );
     Verdict::Taken
 }
 

@@ -34,7 +34,11 @@ impl PickleFile {
             return Err(malformed("no tensors in it".to_owned()));
         }
         let length = std::fs::metadata(&path).map_err(ModelError::io(&path))?.len();
-        tensors.tensor_infos().values().try_for_each(|info| pickle_scan::check_tensor(info, length)).map_err(malformed)?;
+        tensors
+            .tensor_infos()
+            .values()
+            .try_for_each(|info| pickle_scan::check_tensor(info, length))
+            .map_err(malformed)?;
         Ok(Self { path, tensors })
     }
 }

@@ -207,9 +207,9 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
         let detail = format!("{}: there is neither tokenizer.json nor tokenizer.model", folder.display());
         return Err(ModelError::Tokenizer { detail });
     };
-    guard::check(&text)
-        .map_err(|detail| ModelError::Tokenizer { detail: format!("{}: {detail}", path.display()) })?;
-    let read = || tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(|e| format!("{}: {e}", path.display()).into());
+    guard::check(&text).map_err(|detail| ModelError::Tokenizer { detail: format!("{}: {detail}", path.display()) })?;
+    let read =
+        || tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(|e| format!("{}: {e}", path.display()).into());
     let mut inner = guard::guarded(read)?;
     inner.with_truncation(None).map_err(named)?;
     inner.with_padding(None);

@@ -82,7 +82,9 @@ mod tests {
     #[test]
     fn merges_of_another_prefix_are_refused() {
         let file = |prefix: &str, merges: &str| {
-            format!(r#"{{"model":{{"type":"BPE","continuing_subword_prefix":{prefix},"vocab":{{}},"merges":{merges}}}}}"#)
+            format!(
+                r#"{{"model":{{"type":"BPE","continuing_subword_prefix":{prefix},"vocab":{{}},"merges":{merges}}}}}"#
+            )
         };
         assert_eq!(check(&file(r#""@@""#, r#"[["a","@@b"],["a","@@bc"]]"#)), Ok(()));
         assert_eq!(check(&file(r#""@@""#, r#"["a @@b"]"#)), Ok(()));
