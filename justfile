@@ -181,6 +181,11 @@ test: setup lint deny smoke
 torture kills="200": setup
     @KVCSR_KILLS="${1#kills=}" cargo test --release --locked --workspace --test torture -- --nocapture
 
+# Feed every reader of files with damaged bytes, until each target has had 10^7 inputs in all: just fuzz executions=100000 targets=gguf,wheel jobs=1 (also: corpus, publish, replay TARGET FILE)
+[group('develop')]
+fuzz *args: setup
+    @cargo run --release --locked --quiet --package kvcsr-hostile -- "$@"
+
 # Run every stage of the paper's profiles on models of their shapes with two layers and random weights: just dry-run llama3-8b-instruct (all three if none is named; a short form in `just test`)
 [group('develop')]
 dry-run *profiles: setup

@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ WHEELS = [
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 DISK_NEEDED = 2_500_000_000
+# What one wheel may unpack to: PyTorch's is the largest.
+MOST_UNPACKED = 5_000_000_000
 
 
 def fail(message):
@@ -104,19 +107,37 @@ def download(package, version, expected, into):
     return wheel
 
 
+def chosen(archive, members):
+    """Members of a wheel to unpack, each with its place in the view. A wheel is hashed before, and still none of its names is
+    believed: one that leads out of its folder, a link, and more than a disk is expected to hold are refused."""
+    total = 0
+    for member in archive.infolist():
+        name = member.filename
+        if name.endswith("/"):
+            continue
+        for prefix, folder in members.items():
+            exact = not prefix.endswith("/")
+            if name != prefix and (exact or not name.startswith(prefix)):
+                continue
+            relative = os.path.basename(name) if exact else name[len(prefix):]
+            if relative.startswith("/") or "\\" in relative or {"", ".", ".."} & set(relative.split("/")):
+                fail(f"{archive.filename}: member {name!r} leads out of its folder; nothing was kept")
+            if stat.S_ISLNK(member.external_attr >> 16):
+                fail(f"{archive.filename}: member {name!r} is a link; nothing was kept")
+            total += member.file_size
+            if total > MOST_UNPACKED:
+                fail(f"{archive.filename}: over {MOST_UNPACKED} bytes to unpack; nothing was kept")
+            yield member, pathlib.PurePosixPath(folder, relative)
+
+
 def unpack(wheel, members, view):
     with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith("/") or ".." in name.split("/"):
-                continue
-            for prefix, folder in members.items():
-                exact = not prefix.endswith("/")
-                if name == prefix or (not exact and name.startswith(prefix)):
-                    relative = os.path.basename(name) if exact else name[len(prefix):]
-                    target = view / folder / relative
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(name) as src, open(target, "wb") as dst:
-                        shutil.copyfileobj(src, dst, 1 << 22)
+        for member, place in list(chosen(archive, members)):
+            target = view / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # No more is read than the size that was counted.
+            with archive.open(member) as src, open(target, "wb") as dst:
+                shutil.copyfileobj(src, dst, 1 << 22)
 
 
 def build_view(target):

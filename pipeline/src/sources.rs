@@ -13,7 +13,8 @@ use kvcsr_lab::places;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use self::fetch::fetch;
+pub use self::fetch::{fetch, unpack};
+pub use self::parts::append;
 use crate::paths::Paths;
 
 /// What an input is used as.
@@ -75,6 +76,44 @@ pub struct Part {
     pub sha256: String,
 }
 
+/// What a name of the list is of. All become parts of paths; package and version also of a command of pip, which would read
+/// `name @ address` as a place to download from.
+#[derive(Debug, Clone, Copy)]
+enum Named {
+    Id,
+    Package,
+    Version,
+    File,
+}
+
+impl Named {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Package => "package",
+            Self::Version => "version",
+            Self::File => "file",
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::File => "a path inside the package",
+            _ => "letters, digits and `._+!-`, a letter or digit first",
+        }
+    }
+
+    fn allows(self, name: &str) -> bool {
+        match self {
+            Self::File => !name.starts_with('-') && places::stays_inside(name),
+            _ => {
+                name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+!-".contains(c))
+            }
+        }
+    }
+}
+
 /// One input as the file lists it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,8 +142,9 @@ impl TryFrom<Listed> for Source {
         let origin = match (package, version, parts) {
             (Some(package), Some(version), None) => Origin::Package { package, version, file },
             (None, None, Some(parts)) if !parts.is_empty() => {
-                let joined: u64 = parts.iter().map(|part| part.bytes).sum();
-                if joined != bytes {
+                let joined = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.bytes));
+                if joined != Some(bytes) {
+                    let joined = joined.map_or_else(|| "over 2^64".to_owned(), |joined| joined.to_string());
                     return Err(format!("source `{id}`: expected {bytes} bytes, its parts have {joined} together"));
                 }
                 Origin::Parts { file, parts }
@@ -132,12 +172,13 @@ impl Sources {
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let sources: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for source in sources.sources.iter().chain(&sources.documents()) {
-            let clean = |s: &&str| !s.is_empty() && !s.starts_with(['/', '-']) && !s.split('/').any(|p| p == "..");
-            if !source.names().iter().all(clean) {
+            if let Some((what, found)) = source.names().find(|(what, name)| !what.allows(name)) {
                 bail!(
-                    "{}: source `{}`: id, package, version and file must be plain relative names",
+                    "{}: source `{}`: {} {found:?}: expected {}",
                     path.display(),
-                    source.id
+                    source.id,
+                    what.key(),
+                    what.expected()
                 );
             }
         }
@@ -183,15 +224,33 @@ impl Source {
         }
     }
 
-    /// Every name that becomes part of a path or of a command.
-    fn names(&self) -> Vec<&str> {
-        match &self.origin {
-            Origin::Package { package, version, file } => vec![package, version, file],
-            Origin::Parts { file, parts } => {
-                let names = parts.iter().flat_map(|part| [&*part.package, &part.version, &part.file]);
-                [&*self.id, file].into_iter().chain(names).collect()
-            }
+    /// A file of this size and sha256 alone, for tests of the readers.
+    pub(crate) fn of_file(file: &str, bytes: u64, sha256: &str) -> Self {
+        Self {
+            id: file.to_owned(),
+            kind: SourceKind::Text,
+            registry: String::new(),
+            origin: Origin::Package { package: String::new(), version: String::new(), file: file.to_owned() },
+            bytes,
+            sha256: sha256.to_owned(),
+            licence: String::new(),
+            purpose: String::new(),
+            documents: None,
         }
+    }
+
+    /// Every name that becomes part of a path or of a command.
+    fn names(&self) -> impl Iterator<Item = (Named, &str)> {
+        let of_package =
+            |package, version, file| [(Named::Package, package), (Named::Version, version), (Named::File, file)];
+        let names: Vec<(Named, &str)> = match &self.origin {
+            Origin::Package { package, version, file } => of_package(&**package, &**version, &**file).into(),
+            Origin::Parts { file, parts } => {
+                let names = parts.iter().flat_map(|part| of_package(&part.package, &part.version, &part.file));
+                [(Named::Id, &*self.id), (Named::File, file)].into_iter().chain(names).collect()
+            }
+        };
+        names.into_iter()
     }
 
     /// The packages it is taken from, in words.
@@ -267,7 +326,7 @@ impl Source {
 pub fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
+    let mut buffer = vec![0u8; 1 << 16];
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {

@@ -50,12 +50,10 @@ impl<'a> SchemeName<'a> {
         let head = start + base[start..].find('+').unwrap_or(base.len() - start);
         let rest = base.get(head + 1..).map(|rest| rest.split('+')).into_iter().flatten();
         let mut pieces = std::iter::once(&base[..head]).chain(rest).map(|piece| {
-            let (name, arguments) = match piece.split_once('(') {
-                None => (piece, ""),
-                Some((name, rest)) => {
-                    (name, rest.strip_suffix(')').ok_or_else(|| format!("`{piece}` lacks a closing parenthesis"))?)
-                }
+            let Some((name, rest)) = piece.split_once('(') else {
+                return Ok(Part { name: piece, arguments: Arguments::default() });
             };
+            let arguments = rest.strip_suffix(')').ok_or_else(|| format!("`{piece}` lacks a closing parenthesis"))?;
             Ok::<_, String>(Part { name, arguments: Arguments::parse(arguments)? })
         });
         let Part { name: head, arguments } = pieces.next().expect("split gives at least one piece")?;
@@ -64,6 +62,9 @@ impl<'a> SchemeName<'a> {
             if parts[..at].iter().any(|before| before.name == part.name) {
                 return Err(format!("`+{}` was given before", part.name));
             }
+        }
+        if let Some(artefacts) = artefacts.filter(|name| !is_plain(name)) {
+            return Err(format!("`@{artefacts}`: artefacts are called by letters, digits and `._+-`"));
         }
         Ok(Self { base, head, arguments, parts, artefacts })
     }
@@ -134,18 +135,27 @@ impl<'a> SchemeName<'a> {
     }
 }
 
+/// Whether a name may be that of a file: results of a scheme lie in a folder of its name.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
+}
+
 impl<'a> Arguments<'a> {
     fn parse(text: &'a str) -> Result<Self, String> {
         let pair = |argument: &'a str| {
             let (name, value) = argument.split_once('=').ok_or_else(|| format!("`{argument}` is not `name=value`"))?;
-            Ok((name.trim(), value.trim()))
+            Ok::<_, String>((name.trim(), value.trim()))
         };
-        text.split(',').filter(|argument| !argument.is_empty()).map(pair).collect::<Result<_, _>>().map(Self)
+        let all: Vec<(&str, &str)> = text.split(',').map(pair).collect::<Result<_, _>>()?;
+        match all.iter().enumerate().find(|(at, (name, _))| all[..*at].iter().any(|(before, _)| before == name)) {
+            Some((_, (name, _))) => Err(format!("`{name}` was given before")),
+            None => Ok(Self(all)),
+        }
     }
 
     /// The value given for `name`.
     pub fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| *value)
+        self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
     }
 
     /// Refuses arguments other than those named.
@@ -209,8 +219,17 @@ mod tests {
 
     #[test]
     fn malformed_names_say_what_is_wrong() {
-        for (name, reason) in [("a(", "closing parenthesis"), ("a+b(c)", "not `name=value`"), ("a+b+b", "given before")]
-        {
+        for (name, reason) in [
+            ("a(", "closing parenthesis"),
+            ("a+b(c)", "not `name=value`"),
+            ("a()", "`` is not `name=value`"),
+            ("a(x=1,)", "`` is not `name=value`"),
+            ("a+b+b", "given before"),
+            ("a(x=../../y,x=1)", "`x` was given before"),
+            ("a@../../b", "artefacts are called by letters"),
+            ("a@", "artefacts are called by letters"),
+            ("a@.b", "artefacts are called by letters"),
+        ] {
             let error = SchemeName::parse(name).unwrap_err();
             assert!(error.contains(reason), "{name}: {error}");
         }

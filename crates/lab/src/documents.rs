@@ -103,7 +103,16 @@ pub fn collections(here: &Path) -> Result<Vec<Collection>> {
     }
     let (path, text) = places::sources(here)?;
     let sources: Sources =
-        toml::from_str(&text).map_err(|error| LabError::Sources { path, reason: error.to_string() })?;
+        toml::from_str(&text).map_err(|error| LabError::Sources { path: path.clone(), reason: error.to_string() })?;
+    for collection in &sources.collection {
+        let files = collection.files.iter().map(|member| &member.file);
+        let mut names = files.chain([&collection.package, &collection.version]);
+        if let Some(outside) = names.find(|name| !places::stays_inside(name)) {
+            let reason =
+                format!("collection `{}`: `{outside}` is no path inside the folder of downloads", collection.id);
+            return Err(LabError::Sources { path, reason });
+        }
+    }
     Ok(sources.collection)
 }
 

@@ -1,6 +1,6 @@
 //! Where downloads lie.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -19,6 +19,12 @@ pub fn cache_dir() -> Result<PathBuf> {
         return Ok(PathBuf::from(dir).join("kvcsr"));
     }
     std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/kvcsr")).ok_or(LabError::NoCache)
+}
+
+/// Whether a name of `data/sources.toml`, joined to a folder, stays in it: a relative path without `.` and `..`.
+pub fn stays_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// A file of a package in a folder of downloads.
@@ -66,6 +72,10 @@ pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
     let listed: Sources = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let found = listed.source.iter().find(|source| source.id == id && source.kind == "model");
     let source = found.ok_or_else(|| wrong(format!("no model called `{id}`")))?;
+    let names = [&source.id, &source.file].into_iter().chain(&source.package).chain(&source.version);
+    if let Some(outside) = names.into_iter().find(|name| !stays_inside(name)) {
+        return Err(wrong(format!("model `{id}`: `{outside}` is no path inside the folder of downloads")));
+    }
     let file = match (&source.package, &source.version) {
         (Some(package), Some(version)) => in_package(cache, package, version, &source.file),
         _ => joined(cache, id, &source.file),
@@ -77,6 +87,12 @@ pub fn model(here: &Path, cache: &Path, id: &str) -> Result<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn names_that_leave_a_folder_are_told() {
+        assert!(["a", "a/b.txt", "a..b", "..a/b"].iter().all(|name| stays_inside(name)));
+        assert!(["", ".", "..", "/a", "../a", "a/../b", "./a", "a/.."].iter().all(|name| !stays_inside(name)));
+    }
 
     #[test]
     fn the_embedded_model_is_found_where_it_was_fetched() {

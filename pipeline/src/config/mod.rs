@@ -9,6 +9,7 @@ pub mod sections;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
 use kvcsr_cache::tensor::Attention;
@@ -51,6 +52,16 @@ pub struct Config {
     pub sweep: BTreeMap<String, Vec<Value>>,
 }
 
+/// The table of `defaults.toml`.
+fn defaults() -> Result<Table> {
+    static READ: OnceLock<Table> = OnceLock::new();
+    if let Some(table) = READ.get() {
+        return Ok(table.clone());
+    }
+    let table: Table = DEFAULTS.parse().context("built-in defaults")?;
+    Ok(READ.get_or_init(|| table).clone())
+}
+
 impl Config {
     /// Merges defaults, `profiles/<profile>.toml` and `path=value` overrides. What a section holds is checked by its stage:
     /// a caller that runs stages asks them.
@@ -68,7 +79,7 @@ impl Config {
         })?;
         let context = || format!("profile {}", path.display());
         let own: Table = text.parse().with_context(context)?;
-        let mut merged: Table = DEFAULTS.parse().context("built-in defaults")?;
+        let mut merged = defaults()?;
         merge(&mut merged, own).with_context(context)?;
         for item in overrides {
             apply(&mut merged, item)?;

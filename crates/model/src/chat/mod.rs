@@ -2,13 +2,16 @@
 //!
 //! Templates run as in transformers: the same names are defined, blocks take their line's white space along, `tojson`
 //! is Python's `json.dumps`, and Python's `%` and string methods work. A template is the publisher's code, so it runs
-//! with bounds: no files, no clock but for `strftime_now`, a limited number of steps.
+//! with bounds: no files, no clock but for `strftime_now`, a limited number of steps, and of bytes that it writes.
+//!
+//! Not bounded is text that a template puts together from its own text without writing it: minijinja has no such limit.
 
 mod clock;
 mod python;
 mod syntax;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -21,7 +24,7 @@ use crate::load::gguf::Gguf;
 use crate::load::text::{read, read_json};
 
 /// Steps a template may take: published ones take a few dozen per message.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 1_000_000;
 const NAME: &str = "chat template";
 
 /// One turn of a conversation.
@@ -58,6 +61,12 @@ impl ChatTemplate {
         environment.add_filter("wordcount", python::wordcount);
         environment.add_filter("tojson", python::tojson);
         environment.add_filter(syntax::PERCENT, python::percent);
+        environment.add_filter("format", python::format);
+        environment.add_filter("indent", python::indent);
+        environment.add_filter("batch", python::batch);
+        environment.add_filter("slice", python::slice);
+        // Filler text, as much as asked for; no template of a model has it.
+        environment.remove_global("lipsum");
         environment.add_function("strftime_now", clock::strftime_now);
         environment.add_function("raise_exception", |detail: String| -> std::result::Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, detail))
@@ -155,7 +164,37 @@ impl ChatTemplate {
             add_generation_prompt => open,
             ..Value::from(tokens)
         };
-        template.render(values).map_err(failed)
+        let mut text = Text { written: Vec::new(), full: false };
+        match template.render_captured_to(values, &mut text) {
+            Ok(_) => {}
+            Err(_) if text.full => {
+                let detail = format!("it writes over {} bytes", python::MOST_TEXT);
+                return Err(ModelError::Template { path: self.path.clone(), detail });
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(String::from_utf8_lossy(&text.written).into_owned())
+    }
+}
+
+/// What a template has written, up to a bound.
+struct Text {
+    written: Vec<u8>,
+    full: bool,
+}
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written.len() + bytes.len() > python::MOST_TEXT {
+            self.full = true;
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.written.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -224,6 +263,24 @@ mod tests {
         let square = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         let error = template(square).unwrap().render(&[], false).unwrap_err().to_string();
         assert!(error.contains("fuel"), "{error}");
+        // A few bytes that ask for gigabytes.
+        for (source, said) in [
+            ("{{ '%99999999999d' % 1 }}", "a width of 99999999999"),
+            ("{{ '%*d' % (99999999999, 1) }}", "a width of 99999999999"),
+            ("{{ '%-9999999s'|format('x') }}", "a width of 9999999"),
+            ("{{ '{:>9999999}'.format('x') }}", "a width of 9999999"),
+            ("{{ '{:{}}'.format('x', 9999999) }}", "a width of 9999999"),
+            ("{{ [1]|tojson(indent=9999999999) }}", "an indent of 9999999999"),
+            ("{{ 'a'|indent(9999999999, true) }}", "indent: 9999999999 spaces"),
+            ("{{ 'a'|indent(width=9999999999) }}", "indent: 9999999999 spaces"),
+            ("{{ [1]|batch(9999999999, 0)|list }}", "batch: 9999999999 are too many"),
+            ("{{ [1]|slice(9999999999, 0)|list }}", "slice: 9999999999 are too many"),
+            ("{{ lipsum(n=99999999) }}", "lipsum"),
+            ("{% for a in range(9999) %}{{ 'x' * 9999 }}{% endfor %}", "it writes over 16777216 bytes"),
+        ] {
+            let error = template(source).unwrap().render(&[], false).unwrap_err().to_string();
+            assert!(error.contains(said), "{source}: {error}");
+        }
     }
 
     #[test]

@@ -3,10 +3,15 @@
 use std::fmt::Write as _;
 
 use minijinja::formatting::{self, FormatStyle};
-use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, StringInput, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, context};
 
 type Result<T> = std::result::Result<T, Error>;
+
+/// Largest width that a template may ask for: a page.
+const MOST_WIDTH: usize = 10_000;
+/// Most bytes that a template may write, and that a single filter may make.
+pub(super) const MOST_TEXT: usize = 1 << 24;
 
 fn invalid(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, detail.into())
@@ -19,7 +24,7 @@ pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value
     };
     let mapping = right.kind() == ValueKind::Map;
     let mut values: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
-    let (format, used) = printf(text, &mut values);
+    let (format, used) = printf(text, &mut values)?;
     if used < values.len() && !mapping {
         return Err(invalid("not all arguments were used in formatting the string"));
     }
@@ -28,7 +33,10 @@ pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value
 
 /// A format with the conversions that minijinja lacks (`%i`, `%u`, `%r`, `%a`) written as ones that it has, and how many
 /// values it takes; a value shown by `%r` is replaced by its text.
-fn printf(format: &str, values: &mut [Value]) -> (String, usize) {
+///
+/// # Errors
+/// For a width or precision of over a page: it alone would decide how much memory is taken.
+fn printf(format: &str, values: &mut [Value]) -> Result<(String, usize)> {
     let (mut out, mut used) = (String::with_capacity(format.len()), 0);
     let mut rest = format;
     while let Some(at) = rest.find('%') {
@@ -38,6 +46,7 @@ fn printf(format: &str, values: &mut [Value]) -> (String, usize) {
         let key = if keyed { rest.find(')').map_or(rest.len(), |end| end + 1) } else { 0 };
         let flags = rest[key..].find(|c: char| !"#0- +.*123456789hlL".contains(c)).map_or(rest.len(), |end| key + end);
         let conversion = rest[flags..].chars().next();
+        widths(&rest[key..flags], values.get(used..).unwrap_or_default())?;
         if conversion == Some('%') || conversion.is_none() {
             out.push_str(&rest[..flags + conversion.map_or(0, char::len_utf8)]);
             rest = &rest[flags + conversion.map_or(0, char::len_utf8)..];
@@ -59,7 +68,73 @@ fn printf(format: &str, values: &mut [Value]) -> (String, usize) {
         rest = &rest[flags + conversion.map_or(0, char::len_utf8)..];
     }
     out.push_str(rest);
-    (out, used)
+    Ok((out, used))
+}
+
+/// Refuses widths and precisions over a page; `*` takes one of the next values.
+fn widths(flags: &str, values: &[Value]) -> Result<()> {
+    let written = flags.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let written = written.map(|digits| digits.parse().unwrap_or(usize::MAX));
+    let stars = flags.matches('*').count();
+    let given = values.iter().take(stars).filter_map(|value| i64::try_from(value.clone()).ok());
+    let given = given.map(|width| usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX));
+    match written.chain(given).find(|&width| width > MOST_WIDTH) {
+        Some(width) => Err(invalid(format!("a width of {width} in a format; at most {MOST_WIDTH} are allowed"))),
+        None => Ok(()),
+    }
+}
+
+/// As [`widths`] for `str.format`, whose fields may take widths from other values: `{:{}}`.
+fn braces(format: &str, values: &[Value]) -> Result<()> {
+    let fields = format.split('{').skip(1).map(|field| field.split('}').next().unwrap_or_default());
+    let specs = fields.filter_map(|field| field.split_once(':').map(|(_, spec)| spec));
+    let nested = format.contains(":{") || format.split('{').any(|field| field.contains(':') && !field.contains('}'));
+    widths(&"*".repeat(if nested { values.len() } else { 0 }), values)?;
+    specs.into_iter().try_for_each(|spec| widths(&spec.replace('*', ""), &[]))
+}
+
+/// The filter `format` of minijinja, with bounds on widths.
+pub(super) fn format(state: &mut State, text: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value> {
+    if let Some(text) = text.as_str() {
+        // Values that are named are no widths.
+        let mut values: Vec<Value> = arguments.0.iter().map(|value| value.clone().into_value()).collect();
+        printf(text, &mut values)?;
+    }
+    minijinja::filters::format(state, text, arguments)
+}
+
+/// The filter `indent` of minijinja, with a bound on what it makes.
+pub(super) fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Value> {
+    let asked = width.or(named.get::<Option<usize>>("width")?).unwrap_or(4);
+    let lines = text.as_str().lines().count().max(1);
+    if asked > MOST_WIDTH || asked.saturating_mul(lines) > MOST_TEXT {
+        return Err(invalid(format!("indent: {asked} spaces before each of {lines} lines are too many")));
+    }
+    minijinja::filters::indent(text, width, first, blank, named)
+}
+
+/// How many a filter that deals out lists makes, or puts in each.
+fn count(filter: &str, count: usize) -> Result<usize> {
+    if count > MOST_WIDTH {
+        return Err(invalid(format!("{filter}: {count} are too many; at most {MOST_WIDTH} are allowed")));
+    }
+    Ok(count)
+}
+
+/// The filter `batch` of minijinja, with a bound on how many it fills up to.
+pub(super) fn batch(state: &State, list: Value, each: usize, fill: Option<Value>) -> Result<Value> {
+    minijinja::filters::batch(state, list, count("batch", each)?, fill)
+}
+
+/// The filter `slice` of minijinja, with a bound on how many it makes.
+pub(super) fn slice(state: &State, list: Value, slices: usize, fill: Option<Value>) -> Result<Value> {
+    minijinja::filters::slice(state, list, count("slice", slices)?, fill)
 }
 
 /// How `json.dumps` writes.
@@ -95,7 +170,11 @@ pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> R
             None if value.kind() == ValueKind::Bool => " ".repeat(usize::from(value.is_true())),
             None => {
                 let spaces = i64::try_from(value).map_err(|_| invalid("tojson: indent is a number or a string"))?;
-                " ".repeat(usize::try_from(spaces).unwrap_or(0))
+                let spaces = usize::try_from(spaces).unwrap_or(0);
+                if spaces > MOST_WIDTH {
+                    return Err(invalid(format!("tojson: an indent of {spaces}; at most {MOST_WIDTH} are allowed")));
+                }
+                " ".repeat(spaces)
             }
         }),
     };
@@ -128,6 +207,9 @@ impl Dumps {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<()> {
         if depth > DEEPEST {
             return Err(invalid("tojson: lists and maps are nested too deeply"));
+        }
+        if out.len() > MOST_TEXT {
+            return Err(invalid(format!("tojson: it writes over {MOST_TEXT} bytes")));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
@@ -254,10 +336,9 @@ pub(super) fn wordcount(text: &str) -> usize {
 
 /// The first argument of a method that pads text, at most a page.
 fn width(args: &[Value]) -> Result<usize> {
-    const MOST: usize = 10_000;
     let width = args.first().cloned().and_then(|width| i64::try_from(width).ok());
     let width = width.ok_or_else(|| invalid("a width is a number"))?;
-    Ok(usize::try_from(width).unwrap_or(0).min(MOST))
+    Ok(usize::try_from(width).unwrap_or(0).min(MOST_WIDTH))
 }
 
 /// Methods of Python's strings that minijinja's own set lacks.
@@ -266,6 +347,7 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
         let argument = |at: usize| args.get(at).and_then(|value| value.as_str());
         let parts = |parts: [&str; 3]| Value::from(minijinja::value::Tuple::from(parts.map(Value::from)));
         match (name, argument(0)) {
+            ("format", _) => braces(text, args)?,
             ("removeprefix", Some(prefix)) => return Ok(text.strip_prefix(prefix).unwrap_or(text).into()),
             ("removesuffix", Some(suffix)) => return Ok(text.strip_suffix(suffix).unwrap_or(text).into()),
             ("partition", Some(by)) if !by.is_empty() => {

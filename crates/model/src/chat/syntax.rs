@@ -100,7 +100,8 @@ fn string_length(text: &str, quote: u8) -> usize {
 /// `a % b` as `a|percent_operator(b)`: a filter binds to the operand before it as tightly as `%` does, except after `*`
 /// and `/`, where only numbers make sense and the operator stays.
 fn percent_as_filter(code: &str) -> String {
-    let inside = code.len().saturating_sub(2);
+    // A tag without an end may end inside a character.
+    let inside = code.floor_char_boundary(code.len().saturating_sub(2));
     let mut out = String::with_capacity(code.len());
     // A sign right after the delimiter says what happens to the white space before it.
     let mut at = if matches!(code.as_bytes().get(2), Some(b'-' | b'+')) { 3.min(inside) } else { 2.min(inside) };
@@ -249,6 +250,7 @@ mod tests {
             ("{{ -7 % 3 - 8 % 3 }}", "{{ -7 % 3 - 8 |percent_operator(3) }}"),
             ("{{- a % b -}}", "{{- a |percent_operator(b) -}}"),
             ("{{ unfinished % ", "{{ unfinished % "),
+            ("{% unfinished \u{fffd}", "{% unfinished \u{fffd}"),
         ] {
             assert_eq!(rewritten(from), to);
         }

@@ -121,6 +121,12 @@ fn size(number: u32, elements: usize) -> Result<usize, String> {
     (elements / weights).checked_mul(bytes).ok_or_else(|| format!("{elements} weights are too many"))
 }
 
+/// Bytes that a tensor of a type that is read takes in a file, if it is one of whole blocks.
+pub(super) fn bytes(number: u32, shape: &[usize]) -> Option<u64> {
+    let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
+    size(number, elements).ok().map(|bytes| bytes as u64)
+}
+
 /// A tensor's weights from `file`, from byte `at` on: f32, or the 16-bit type they are stored in.
 pub(super) fn restore(number: u32, shape: &[usize], file: &[u8], at: u64) -> candle_core::Result<Tensor> {
     let elements = shape.iter().product();

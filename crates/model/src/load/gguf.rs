@@ -30,13 +30,14 @@ impl Gguf {
     ///
     /// # Errors
     /// [`ModelError::Io`]; [`ModelError::WrongFile`] for something that is no GGUF; [`ModelError::Malformed`] for a
-    /// truncated, oversized or contradictory header; [`ModelError::Split`] for a later part, or parts that are not
+    /// truncated, oversized or contradictory header, or tensors that share bytes; [`ModelError::Split`] for a later part, or parts that are not
     /// there; [`ModelError::Unsupported`] for a tensor type that is not read.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let (metadata, mut parts) = parts(&path)?;
         let mut tensors = HashMap::new();
         for (at, part) in parts.iter_mut().enumerate() {
+            part.check_places()?;
             for (name, info) in part.take_tensors() {
                 if tensors.insert(name.clone(), Placed { part: at, info }).is_some() {
                     let detail = format!("tensor `{name}` is in two parts of the model");

@@ -120,6 +120,9 @@ impl Checkpoint for GgufTensors<'_> {
 /// Rows `(h, i, pair member)` to `(h, pair member, i)`: from interleaved to half-split rotary order. `(out, ...)`.
 fn half_split(interleaved: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let rows = interleaved.dim(0)?;
+    if rows == 0 || !rows.is_multiple_of(2 * heads) {
+        candle_core::bail!("{rows} rows are no whole number of pairs for each of {heads} heads");
+    }
     let width = interleaved.elem_count() / rows;
     interleaved
         .reshape((heads, rows / heads / 2, 2, width))?

@@ -11,6 +11,7 @@ use candle_core::quantized::gguf_file::Value;
 use memmap2::Mmap;
 
 use super::file_kind;
+use super::ggml_types;
 use super::gguf_header::{Header, TensorInfo};
 use crate::error::{ModelError, Result};
 
@@ -49,6 +50,25 @@ impl Part {
     /// What the header lists, for the model to keep.
     pub(super) fn take_tensors(&mut self) -> HashMap<String, TensorInfo> {
         std::mem::take(&mut self.tensors)
+    }
+
+    /// Tensors lie one after the other. If they might share bytes, a small file could describe any number of large ones.
+    pub(super) fn check_places(&self) -> Result<()> {
+        let mut places: Vec<(u64, u64, &str)> = self
+            .tensors
+            .iter()
+            .filter_map(|(name, info)| Some((info.offset, ggml_types::bytes(info.kind, &info.shape)?, name.as_str())))
+            .filter(|(_, bytes, _)| *bytes > 0)
+            .collect();
+        places.sort_unstable();
+        let shared = places.windows(2).find(|pair| pair[0].0.saturating_add(pair[0].1) > pair[1].0);
+        shared.map_or(Ok(()), |pair| {
+            let detail = format!(
+                "tensor `{}` of {} bytes at offset {} reaches into tensor `{}` at {}",
+                pair[0].2, pair[0].1, pair[0].0, pair[1].2, pair[1].0
+            );
+            Err(ModelError::Malformed { path: self.path.clone(), format: "GGUF", detail })
+        })
     }
 
     fn open(path: &Path) -> Result<(HashMap<String, Value>, Self)> {

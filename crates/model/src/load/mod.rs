@@ -10,6 +10,7 @@ mod gguf_names;
 mod gguf_parts;
 pub mod hugging_face;
 pub mod pickle;
+mod pickle_scan;
 pub mod safetensors;
 pub mod sharded;
 pub mod text;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Tensor};
 
-use super::{Checkpoint, file_kind};
+use super::{Checkpoint, file_kind, pickle_scan};
 use crate::error::{ModelError, Result};
 
 /// An opened `.bin` file of f32, f16 or bf16 tensors; each is read when asked for.
@@ -23,15 +23,22 @@ impl PickleFile {
     ///
     /// # Errors
     /// [`ModelError::Io`], or [`ModelError::Malformed`] if it is not such a zip (PyTorch before 1.6 wrote another
-    /// format) or its pickle holds no tensors.
+    /// format), its pickle holds no tensors, or would take memory beyond what its bytes justify.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         file_kind::check(&path, "a PyTorch file", &[b"PK"])?;
         let malformed = |detail: String| ModelError::Malformed { path: path.clone(), format: "PyTorch file", detail };
+        pickle_scan::check(&path).map_err(malformed)?;
         let tensors = guarded(|| PthTensors::new(&path, None)).map_err(|e| malformed(e.to_string()))?;
         if tensors.tensor_infos().is_empty() {
             return Err(malformed("no tensors in it".to_owned()));
         }
+        let length = std::fs::metadata(&path).map_err(ModelError::io(&path))?.len();
+        tensors
+            .tensor_infos()
+            .values()
+            .try_for_each(|info| pickle_scan::check_tensor(info, length))
+            .map_err(malformed)?;
         Ok(Self { path, tensors })
     }
 }

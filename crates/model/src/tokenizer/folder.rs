@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::sentencepiece::{self, PieceType, Prefix};
-use super::{Tokenizer, failed};
+use super::{Tokenizer, failed, guard};
 use crate::error::{ModelError, Result};
 use crate::load::text::{read, read_json};
 use crate::stop::{StopTokens, is_end, spelled};
@@ -207,7 +207,10 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
         let detail = format!("{}: there is neither tokenizer.json nor tokenizer.model", folder.display());
         return Err(ModelError::Tokenizer { detail });
     };
-    let mut inner = tokenizers::Tokenizer::from_bytes(text).map_err(named)?;
+    guard::check(&text).map_err(|detail| ModelError::Tokenizer { detail: format!("{}: {detail}", path.display()) })?;
+    let read =
+        || tokenizers::Tokenizer::from_bytes(text.as_bytes()).map_err(|e| format!("{}: {e}", path.display()).into());
+    let mut inner = guard::guarded(read)?;
     inner.with_truncation(None).map_err(named)?;
     inner.with_padding(None);
     add(&mut inner, settings)?;

@@ -6,6 +6,7 @@ use tokenizers::AddedToken;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
+use super::guard::guarded;
 use super::pre::PreTokenizer;
 use super::sentencepiece::{self, PieceType, Prefix};
 use super::{Tokenizer, failed};
@@ -151,7 +152,8 @@ fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
             vocab.len().to_string(),
         ));
     }
-    let bpe = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build();
+    // A merge that is longer than every token is a panic of the builder.
+    let bpe = guarded(|| BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build());
     let bpe = bpe.map_err(|e| {
         let expected = "merges of tokens in the vocabulary";
         ModelError::bad_value(file.path(), "tokenizer.ggml.merges", expected, e.to_string())

@@ -2,6 +2,7 @@
 
 mod folder;
 mod gguf;
+mod guard;
 mod pre;
 mod sentencepiece;
 
@@ -73,11 +74,11 @@ trait Inner: Send + Sync {
 
 impl Inner for tokenizers::Tokenizer {
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        Ok(self.encode_fast(text, special).map_err(failed)?.get_ids().to_vec())
+        Ok(guard::guarded(|| self.encode_fast(text, special))?.get_ids().to_vec())
     }
 
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        (**self).decode(ids, skip_special).map_err(failed)
+        guard::guarded(|| (**self).decode(ids, skip_special))
     }
 
     fn size(&self) -> usize {

@@ -157,12 +157,12 @@ impl PromptFile {
         // SAFETY: the file is only read; that nobody changes it meanwhile is as for all files that are mapped here.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let bytes = &map[..];
-        if bytes.len() < BEFORE || &bytes[..8] != MAGIC {
+        if bytes.len() < BEFORE + DIGEST || &bytes[..8] != MAGIC {
             let found = format!("{} bytes that begin otherwise", bytes.len());
             return Err(refuse("beginning", "a prompt cache that `--save-cache` wrote".to_owned(), found));
         }
         let length = u64::from_le_bytes(std::array::from_fn(|at| bytes[8 + at]));
-        let most = MOST_HEADER.min(bytes.len().saturating_sub(BEFORE + DIGEST));
+        let most = MOST_HEADER.min(bytes.len() - BEFORE - DIGEST);
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= most) else {
             return Err(refuse("header", format!("at most {most} bytes"), format!("{length}")));
         };

@@ -1,0 +1,51 @@
+//! A folder for the files that readers are given: in memory where the system has such a file system.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// A folder of its own, removed when dropped.
+pub struct Place(TempDir);
+
+impl Place {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn new() -> io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let builder = || tempfile::Builder::new().prefix("kvcsr-hostile-").to_owned();
+        let folder = builder().tempdir_in(memory).or_else(|_| builder().tempdir())?;
+        Ok(Self(folder))
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file, in the place of the one before, and says where.
+    ///
+    /// # Panics
+    /// If the disk refuses: nothing can be tested then.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+
+    /// Names of what lies in `folder`, sorted.
+    pub fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}

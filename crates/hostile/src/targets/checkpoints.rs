@@ -1,0 +1,52 @@
+//! Files of models.
+
+use kvcsr_model::load::pickle::PickleFile;
+use kvcsr_model::load::safetensors::SafetensorsFile;
+use kvcsr_model::{Checkpoint, Gguf};
+
+use super::Verdict;
+use super::text::{rendered, tokenized};
+use crate::place::Place;
+
+/// Everything a caller asks of a file: its architecture, tokenizer, template, and each tensor by itself.
+pub fn gguf(input: &[u8], place: &Place) -> Verdict {
+    let Ok(file) = Gguf::open(place.write("m.gguf", input)) else { return Verdict::Refused };
+    if let Ok(tokenizer) = file.tokenizer() {
+        tokenized(&tokenizer);
+    }
+    if let Ok(Some(template)) = file.chat_template() {
+        rendered(&template);
+    }
+    let Ok(checkpoint) = file.checkpoint() else { return Verdict::Refused };
+    tensors(&checkpoint)
+}
+
+/// Every tensor.
+pub fn safetensors(input: &[u8], place: &Place) -> Verdict {
+    match SafetensorsFile::open(place.write("model.safetensors", input)) {
+        Ok(file) => tensors(&file),
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// Every tensor.
+pub fn pickle(input: &[u8], place: &Place) -> Verdict {
+    match PickleFile::open(place.write("pytorch_model.bin", input)) {
+        Ok(file) => tensors(&file),
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// A tensor that is read has the shape that was told before.
+fn tensors(checkpoint: &dyn Checkpoint) -> Verdict {
+    let mut verdict = Verdict::Taken;
+    checkpoint.dtype();
+    for name in checkpoint.names() {
+        match (checkpoint.shape(&name), checkpoint.tensor(&name)) {
+            (Some(shape), Ok(tensor)) => assert_eq!(tensor.dims(), shape),
+            // A name that no architecture has, or a tensor that does not fit.
+            _ => verdict = Verdict::Refused,
+        }
+    }
+    verdict
+}

@@ -1,0 +1,77 @@
+//! Names of schemes, and prompts at rest.
+
+use std::path::{Component, Path};
+use std::sync::LazyLock;
+
+use candle_core::{Device, Tensor};
+use kvcsr_cache::schemes::csr_plus::TABLES;
+use kvcsr_cache::schemes::csr_plus::rest::{PromptFile, RestCodec};
+use kvcsr_cache::{Geometry, PrefillSnapshot, SchemeContext, name::SchemeName, registry};
+use kvcsr_codec::CodebookSet;
+
+use super::Verdict;
+use crate::place::Place;
+
+/// A model of one layer, for prompts.
+const SMALL: Geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 8 };
+/// One that every scheme takes.
+const WHOLE: Geometry = Geometry { layers: 1, kv_heads: 2, head_dim: 64 };
+/// Tokens of the prompt in the corpus.
+const TOKENS: usize = 12;
+/// What prompts are of.
+const MODEL: &str = "a model";
+
+fn tables() -> &'static CodebookSet {
+    static CONTEXT: LazyLock<SchemeContext> = LazyLock::new(|| SchemeContext::untrained(SMALL, 32));
+    CONTEXT.codebooks(TABLES, MODEL).expect("an untrained context has all tables")
+}
+
+/// A name that is taken is that of the scheme built, needs what its plan says, and may be the name of a folder.
+pub fn scheme(input: &[u8], _: &Place) -> Verdict {
+    let Ok(name) = std::str::from_utf8(input) else { return Verdict::Refused };
+    static CONTEXT: LazyLock<SchemeContext> = LazyLock::new(|| SchemeContext::untrained(WHOLE, 96));
+    let needs = registry::needs(name);
+    let built = registry::build(name, &CONTEXT);
+    assert!(needs.is_ok() || built.is_err(), "{name} is built without being known");
+    let Ok(scheme) = built else { return Verdict::Refused };
+    let parsed = SchemeName::parse(name).expect("a scheme that was built has a name");
+    assert_eq!(scheme.name(), parsed.base);
+    let mut parts = Path::new(name).components();
+    assert!(parts.all(|part| matches!(part, Component::Normal(_))), "{name:?} leads out of a folder");
+    let (nominal, stored) = (scheme.nominal_bits().0, scheme.stored_bits().0);
+    assert!(
+        nominal.is_finite() && stored.is_finite() && nominal >= 0.0 && stored >= 0.0,
+        "{name}: {nominal}, {stored}"
+    );
+    Verdict::Taken
+}
+
+/// A prompt that is taken gives keys and values of its tokens; a layer is decoded from any bytes.
+pub fn prompt(input: &[u8], place: &Place) -> Verdict {
+    let Ok(file) = PromptFile::open(&place.write("prompt", input)) else { return Verdict::Refused };
+    let tokens = file.header().tokens;
+    assert!(tokens <= file.ids().len() && file.bytes() == input.len());
+    let _ = file.expect_model(MODEL);
+    let Ok(restored) = file.restore(tables(), SMALL) else { return Verdict::Refused };
+    assert_eq!(restored.len(), tokens);
+    assert_eq!(restored.keys.len(), SMALL.layers);
+    Verdict::Taken
+}
+
+/// A prompt as it is written.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn written_prompt(place: &Place) -> Vec<u8> {
+    let codec = RestCodec::new(tables(), SMALL, 2.0).expect("tables of the same shape");
+    let state = |phase: f32| {
+        let numbers: Vec<f32> = (0..TOKENS * SMALL.head_dim).map(|at| (at as f32 * 0.37 + phase).sin()).collect();
+        vec![Tensor::from_vec(numbers, (1, 1, TOKENS, SMALL.head_dim), &Device::Cpu).expect("as many as the shape")]
+    };
+    let last_logits = Tensor::zeros((1, 1), candle_core::DType::F32, &Device::Cpu).expect("a number");
+    let snapshot = PrefillSnapshot { keys: state(0.0), values: state(1.0), queries: Vec::new(), last_logits };
+    let ids: Vec<u32> = (0..=TOKENS as u32).collect();
+    let path = place.path("prompt");
+    PromptFile::write(&path, &codec, MODEL, &ids, &snapshot).expect("a prompt of this model");
+    std::fs::read(&path).expect("what was written")
+}

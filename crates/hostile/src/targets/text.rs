@@ -1,0 +1,71 @@
+//! Tokenizers and chat templates.
+
+use std::fs;
+use std::path::Path;
+
+use kvcsr_model::{ChatTemplate, Message, Tokenizer};
+
+use super::Verdict;
+use crate::place::Place;
+
+/// What every tokenizer is given.
+const SAMPLE: &str = "Hello  a world 123<s>\n\u{e9}\u{4e16}";
+
+/// Ids stay in the vocabulary, and come back as text without a failure that is no error.
+pub(super) fn tokenized(tokenizer: &Tokenizer) {
+    for special in [false, true] {
+        if let Ok(ids) = tokenizer.encode(SAMPLE, special) {
+            let _ = tokenizer.decode(&ids, !special);
+        }
+    }
+    let _ = tokenizer.decode(&[0, 1, 2, u32::MAX], true);
+    tokenizer.vocab_size();
+    tokenizer.token(0);
+    tokenizer.id("<s>");
+}
+
+/// Conversations of one and of three turns.
+pub(super) fn rendered(template: &ChatTemplate) -> bool {
+    let turn = |role, content| Message { role, content };
+    let one = template.render(&[turn("user", "Hi {{ x }} <s>")], true).is_ok();
+    let more = template.render(&[turn("system", "s"), turn("user", "u"), turn("assistant", "")], false).is_ok();
+    one || more
+}
+
+/// `tokenizer.json`, and after a zero byte `tokenizer_config.json`.
+pub fn tokenizer_json(input: &[u8], place: &Place) -> Verdict {
+    let mut parts = input.splitn(2, |&byte| byte == 0);
+    place.write("tokenizer.json", parts.next().unwrap_or_default());
+    match parts.next() {
+        Some(config) => drop(place.write("tokenizer_config.json", config)),
+        None => drop(fs::remove_file(place.path("tokenizer_config.json"))),
+    }
+    match Tokenizer::from_hf_folder(place.folder()) {
+        Ok(tokenizer) => {
+            tokenized(&tokenizer);
+            Verdict::Taken
+        }
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// A SentencePiece model by itself.
+pub fn tokenizer_model(input: &[u8], place: &Place) -> Verdict {
+    match Tokenizer::from_sentencepiece(place.write("tokenizer.model", input), true) {
+        Ok(tokenizer) => {
+            tokenized(&tokenizer);
+            Verdict::Taken
+        }
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// A template compiles, and writes two conversations.
+pub fn chat_template(input: &[u8], _: &Place) -> Verdict {
+    let Ok(source) = std::str::from_utf8(input) else { return Verdict::Refused };
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    match ChatTemplate::new(source, Path::new("chat_template.jinja"), &tokens) {
+        Ok(template) if rendered(&template) => Verdict::Taken,
+        _ => Verdict::Refused,
+    }
+}
