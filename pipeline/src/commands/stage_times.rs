@@ -58,12 +58,12 @@ fn table(results: &Path) -> Result<String> {
     let mut table = String::from("| profile | command | time | memory | disk | machine |\n|---|---|--:|--:|--:|---|\n");
     for (profile, manifest) in found {
         let time = ui::duration(Duration::from_secs_f64(manifest.wall_seconds));
-        let memory = manifest.peak_memory_bytes as f64 / 1e9;
+        let memory = manifest.peak_memory_bytes.map_or("?".to_owned(), |bytes| format!("{:.1} GB", bytes as f64 / 1e9));
         let disk = manifest.outputs.iter().map(|output| output.bytes).sum::<u64>() as f64 / 1e6;
         let (stage, machine) = (&manifest.recipe.stage, &manifest.machine);
         writeln!(
             table,
-            "| `{profile}` | `just {stage}` | {time} | {memory:.1} GB | {disk:.1} MB | {}, {} cores |",
+            "| `{profile}` | `just {stage}` | {time} | {memory} | {disk:.1} MB | {}, {} cores |",
             machine.cpu, machine.cores
         )?;
     }
