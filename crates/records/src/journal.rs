@@ -89,12 +89,21 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
         self.done.contains(key)
     }
 
-    /// Appends a row and makes sure that it is on disk.
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a row, makes sure that it is on disk, and returns it as [`Journal::open`] will: a number that is written and read may
+    /// differ in its last digit.
     ///
     /// # Errors
     /// [`RecordsError::Io`], [`RecordsError::Json`] for a row that JSON cannot hold.
-    pub fn append(&mut self, row: &R) -> Result<(), RecordsError> {
-        self.append_all(std::slice::from_ref(row))
+    pub fn append(&mut self, row: &R) -> Result<R, RecordsError> {
+        let line = self.done.len() + 1;
+        self.append_all(std::slice::from_ref(row))?;
+        let read = serde_json::to_vec(row).and_then(|text| serde_json::from_slice(&text));
+        read.map_err(|source| RecordsError::Json { path: self.path.clone(), line, source })
     }
 
     /// Appends rows in one write and makes sure that they are on disk.
