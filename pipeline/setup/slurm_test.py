@@ -28,8 +28,8 @@ TOOLS = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scanc
 PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client"]
 # Seconds after which a state that does not come is a failure.
 PATIENCE = 600
-# Overrides of the tests that make every stage take a second or two; training takes longer, to be killed in.
-MORE = ["train.epochs=40", "suite.tasks=[\"record_lookup\",\"passkey\"]", "suite.lengths=[128]"]
+# Beyond the overrides of the tests, which make every stage take seconds: training takes longer, to be killed in.
+LONGER = "train.epochs=30"
 
 CONF = """\
 ClusterName=kvcsr
@@ -221,18 +221,23 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
 
 
+def overrides(file, name):
+    """The overrides that a test of the project is run with."""
+    text = (ROOT / "pipeline/tests" / file).read_text()
+    found = re.search(rf'const {name}: &str = "(.*?)";', text, re.S).group(1)
+    return re.sub(r"\\\n\s*", "", found).replace('\\"', '"')
+
+
 class Runs:
     """The program on one data folder or the other."""
 
     def __init__(self, program, home, cluster):
         self.program, self.home, self.cluster = program, home, cluster
-        text = (ROOT / "pipeline/tests/common/mod.rs").read_text()
-        small = re.search(r'const SMALL: &str = "(.*?)";', text, re.S).group(1)
-        self.small = re.sub(r"\\\n\s*", "", small).replace('\\"', '"')
+        self.overrides = [overrides("common/mod.rs", "SMALL"), overrides("slices.rs", "MORE"), LONGER]
 
     def call(self, data, words, expect=0):
         environment = {**self.cluster.environment, "KVCSR_DATA": str(self.home / data)}
-        command = [self.program, words[0], "profile=smoke", f"set={self.small}", *MORE, *words[1:]]
+        command = [self.program, words[0], "profile=smoke", f"set={' '.join(self.overrides)}", *words[1:]]
         out = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         said = out.stdout + out.stderr
         if (out.returncode == 0) != (expect == 0):
@@ -250,7 +255,7 @@ class Runs:
         return found
 
 
-GOALS = ["reproduce", "--to", "evaluate", "--to", "compare", "--to", "suite"]
+GOALS = ["reproduce", "--to", "evaluate", "--to", "compare", "--to", "suite", "--to", "train-plus"]
 ON_CLUSTER = ["executor=slurm", "executor.slices=3", "executor.cpus=1", "executor.memory_gb=1.5"]
 
 
@@ -274,7 +279,8 @@ def main(program, home):
         check(local == slurm, f"digests differ: {[stage for stage in local if local[stage] != slurm.get(stage)]}")
         again = runs.call("slurm", [*GOALS, *ON_CLUSTER])
         check("nothing was submitted" in again, again)
-        say(f"{len(local)} stages on {jobs} jobs and {killed} killed node: all digests equal")
+        say(f"{len(local)} stages in {jobs} tasks of jobs and {killed} killed node: all digests equal")
+        swept(runs, cluster)
     except BaseException:
         for log in sorted(home.glob("cluster/*.log")) + sorted(home.glob("slurm/runs/smoke/slurm/logs/*.log")):
             lines = log.read_text(errors="replace").splitlines()[-8:]
@@ -342,6 +348,21 @@ def disturbed(runs, cluster):
     say("all jobs are done: the killed slice went on where it stopped, the failed one was retried")
     record = json.loads((folder / "slurm/jobs.json").read_text())
     return sum(job["tasks"] for job in record["jobs"]), 1
+
+
+SWEEP = ["sweep", 'set=sweep={"train.atoms"=[32,48]}', 'set=evaluate.schemes=["dense","csr-8"]', "set=evaluate.documents=1"]
+
+
+def swept(runs, cluster):
+    """A sweep of two points on the one node that is left, and the same here."""
+    runs.call("local", SWEEP)
+    runs.call("slurm", [*SWEEP, *ON_CLUSTER])
+    cluster.wait(lambda: not cluster.queue(), "end of the sweep")
+    status = runs.call("slurm", ["status"])
+    check("all jobs are done" in status, status)
+    here, there = [(runs.run_folder(data) / "sweep/sweep.csv").read_bytes() for data in ("local", "slurm")]
+    check(here == there, "the sweep's tables differ")
+    say("a sweep of two points in jobs: the table is the local one")
 
 
 if __name__ == "__main__":

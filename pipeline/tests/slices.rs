@@ -11,18 +11,33 @@ use std::time::Duration;
 
 use common::{MODEL_AND_TEXT, SMALL, is_fetched};
 
-/// What the whole plan is run with, beyond [`SMALL`]: two contexts, and a task that is a grid.
-const MORE: &str = "suite.tasks=[\"record_lookup\",\"passkey\"] suite.lengths=[128] suite.depths=[0.0,1.0] \
-     evaluate.contexts=[264,300] train_plus.query_texts=1";
-/// The stages that are made in slices.
-const SLICED: [&str; 7] = ["train", "train-best", "train-plus", "calibrate-peers", "evaluate", "compare", "suite"];
+/// What differs from [`SMALL`]: fewer schemes, but three documents, and a task that is a grid.
+const MORE: &str = "evaluate.schemes=[\"dense\",\"csr-8@best\"] compare.schemes=[\"dense\",\"lexico-8\"] compare.documents=1 \
+     calibrate_peers.methods=[\"svdq\",\"lexico\"] suite.tasks=[\"record_lookup\",\"passkey\"] \
+     suite.lengths=[128] suite.depths=[0.0,1.0]";
+/// What the plan leads to.
+const GOALS: [&str; 9] = ["reproduce", "--to", "train-plus", "--to", "evaluate", "--to", "compare", "--to", "suite"];
+/// The stages that are made in slices, and how many there are of three.
+const SLICED: [(&str, usize); 7] = [
+    ("train", 3),
+    ("train-best", 3),
+    ("train-plus", 3),
+    ("calibrate-peers", 3),
+    ("evaluate", 3),
+    // Two documents and two records.
+    ("compare", 2),
+    ("suite", 2),
+];
+/// Stages that are never sliced, and take longer.
+const GIVEN: [&str; 3] = ["calibrate", "merge", "allocate"];
+/// One scheme of the evaluation: it grows by the others.
+const FEWER: &str = "evaluate.schemes=[\"dense\"]";
 
 fn kvcsr(data: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
     command
         .arg(words[0])
         .args(["profile=smoke", &format!("set={SMALL} {MORE}")])
-        .args(["set=evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@kmeans\",\"csr-8@best\",\"csr+@2\"]"])
         .args(&words[1..])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .env("KVCSR_DATA", data)
@@ -65,6 +80,15 @@ fn same(a: &Path, b: &Path, stages: &[&str]) {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+    }
+}
+
 /// What is left of slices in a run.
 fn slices(data: &Path) -> Vec<String> {
     let names = fs::read_dir(data.join("runs/smoke")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -78,17 +102,18 @@ fn sliced_stages_are_those_that_were_never_sliced() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (&folder.path().join("a"), &folder.path().join("b"));
-    let goals = ["reproduce", "--to", "evaluate", "--to", "compare", "--to", "suite"];
-    run(a, &goals);
-    let said = run(b, &[&goals[..], &["executor.slices=3"]].concat());
-    for stage in SLICED {
-        assert!(said.lines().any(|line| line.starts_with(stage) && line.ends_with("from 3 slices")), "{stage}: {said}");
+    run(a, &GOALS);
+    // What is never sliced is taken from there.
+    GIVEN.iter().for_each(|given| copy(&stage(a, given), &stage(b, given)));
+    let said = run(b, &[&GOALS[..], &["--to", "train-best", "executor.slices=3", FEWER]].concat());
+    for (stage, slices) in SLICED {
+        let told = format!("from {slices} slices");
+        assert!(said.lines().any(|line| line.starts_with(stage) && line.ends_with(&told)), "{stage}: {said}");
     }
-    same(a, b, &SLICED);
+    assert_eq!(said.matches("up to date").count(), GIVEN.len(), "{said}");
+    let stages: Vec<&str> = SLICED.iter().map(|(stage, _)| *stage).filter(|stage| *stage != "evaluate").collect();
+    same(a, b, &stages);
     assert!(slices(b).is_empty(), "{:?}", slices(b));
-    // A second time nothing is left to do, in slices or not.
-    let said = run(b, &[&goals[..], &["executor.slices=2"]].concat());
-    assert_eq!(said.matches("up to date").count(), 10, "{said}");
     assert!(run(b, &["train", "--shard", "1/2"]).contains("the whole is up to date"));
 
     bad_slices_are_refused(a, b);
@@ -133,21 +158,19 @@ fn bad_slices_are_refused(a: &Path, b: &Path) {
     assert!(slices(b).is_empty(), "{:?}", slices(b));
 }
 
-/// A comparison that grew by a scheme and a document makes only what it lacks, in slices as well.
+/// An evaluation that grows by a scheme of other dictionaries makes only what it lacks, in slices as well.
 fn what_was_made_before_is_kept(a: &Path, b: &Path) {
-    let more =
-        ["compare.schemes=[\"dense\",\"kivi-2\",\"q8_0\",\"lexico-8\",\"cq-8c8b\",\"csr-8\"]", "compare.documents=3"];
-    let compare = |slice: &[&'static str]| [&["compare"], slice, &more[..]].concat();
-    let rows = |path: &Path| fs::read_to_string(path.join("heldout.jsonl")).unwrap().lines().count();
-    let before = rows(&stage(b, "compare"));
-    run(a, &compare(&[]));
     for slice in ["1/2", "2/2"] {
-        let said = run(b, &compare(&["--shard", slice]));
+        let said = run(b, &["evaluate", "--shard", slice]);
         assert!(said.contains("what was made before is kept"), "{said}");
     }
-    assert!(rows(&stage(b, "compare-1-of-2")) > before);
-    run(b, &compare(&["--merge", "2"]));
-    same(a, b, &["compare"]);
+    let rows = fs::read_to_string(stage(b, "evaluate-1-of-2").join("heldout.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 3 + 2, "all that there were, and the new scheme's of two documents");
+    run(b, &["evaluate", "--merge", "2"]);
+    same(a, b, &["evaluate"]);
+    // A second time nothing is left to do, in slices or not.
+    let said = run(b, &[&GOALS[..], &["executor.slices=2"]].concat());
+    assert_eq!(said.matches("up to date").count(), SLICED.len() + GIVEN.len(), "{said}");
 }
 
 /// Without Slurm's commands the error says so, and the state of the run is that of its stages.

@@ -171,6 +171,30 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_returned_as_it_will_be_read() {
+        #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+        struct Row {
+            at: usize,
+            x: f64,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let open = || Journal::open(&path, |row: &Row| row.at).unwrap();
+        let mut journal = open().0;
+        let mut changed = 0;
+        let returned: Vec<Row> = (0..500)
+            .map(|at| {
+                let row = Row { at, x: 16.0 * (at as f64 * 0.754_877_666).fract() / 3.0 };
+                let read = journal.append(&row).unwrap();
+                changed += usize::from(read != row);
+                read
+            })
+            .collect();
+        assert_eq!(open().1, returned);
+        println!("{changed} of 500 numbers are read otherwise than they were written");
+    }
+
+    #[test]
     fn lines_that_are_no_rows_or_repeat_one_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
