@@ -22,7 +22,7 @@ setup:
     @python3 pipeline/setup/libtorch.py
     @cargo build --release --locked --package kvcsr --features '{{ features }}'
 
-# Everything: fetch, calibrate, train, evaluate, report (profile smol)
+# Everything: fetch, calibrate, train, evaluate, report (profile smol); executor=slurm submits it as jobs of a cluster
 [group('start')]
 reproduce *args: setup
     @{{ kvcsr }} reproduce "$@"
@@ -90,14 +90,12 @@ evaluate *args: setup
 # Compare every scheme on the same long documents: recovery, divergence, measured bits and time
 [group('stages')]
 compare *args: setup
-    @{{ kvcsr }} reproduce --to compare "$@"
-    @{{ kvcsr }} report "$@"
+    @{{ kvcsr }} reproduce --to compare --to report "$@"
 
 # Keep prompts as small files: bytes, quality after restoring, and time against a prefill
 [group('stages')]
 at-rest *args: setup
-    @{{ kvcsr }} reproduce --to at-rest "$@"
-    @{{ kvcsr }} report "$@"
+    @{{ kvcsr }} reproduce --to at-rest --to report "$@"
 
 # Answer our own tasks under every scheme: questions, summaries, notes, code, retrieval, arithmetic (not LongBench)
 [group('stages')]
@@ -119,6 +117,16 @@ report *args: setup
 peers *args: setup
     @bash pipeline/peers/run.sh "$@"
     @{{ kvcsr }} ablate "$@"
+
+# How the jobs of `just reproduce executor=slurm` stand, and the logs of those that failed: just status profile=smol
+[group('runs')]
+status *args: setup
+    @{{ kvcsr }} status "$@"
+
+# Cancel those jobs: just cancel profile=smol
+[group('runs')]
+cancel *args: setup
+    @{{ kvcsr }} cancel "$@"
 
 # Run the stages at every point of a profile's [sweep]: just sweep profile=smol set='sweep={"train.atoms"=[512,1024]}'
 [group('runs')]
@@ -190,6 +198,12 @@ fuzz *args: setup
 [group('develop')]
 dry-run *profiles: setup
     @KVCSR_DRY_RUN="${*:-all}" cargo test --release --locked --workspace --test dry_runs -- --nocapture
+
+# A Slurm cluster of two nodes on this machine, one of them killed in the middle: the results must be the local run's (root; installs Debian's Slurm; about five minutes)
+[group('develop')]
+slurm-test: setup
+    @{{ kvcsr }} fetch profile=smoke
+    @python3 pipeline/setup/slurm_test.py "${CARGO_TARGET_DIR:-target}/release/kvcsr"
 
 # Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
 [group('develop')]

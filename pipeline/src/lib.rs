@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod config;
 mod documents;
+mod executor;
 mod hub;
 mod longbench_hub;
 mod machine;
@@ -28,6 +29,8 @@ use kvcsr_codec::kernels;
 
 use crate::cli::{Cli, Command, RunArgs, Tool, Whole};
 use crate::config::Config;
+use crate::config::sections::executor::Kind;
+use crate::executor::Plan;
 use crate::paths::Paths;
 use crate::sources::Sources;
 use crate::stage::Run;
@@ -75,13 +78,15 @@ fn run(command: Command) -> Result<()> {
     }
     match command {
         Command::Stage(stage, args) => stage::run(stage, &prepare(args)?),
-        Command::Whole(Whole::Reproduce { args, to }) => reproduce(&prepare(args)?, to.as_deref()),
+        Command::Whole(Whole::Reproduce { args, to, executor }) => reproduce(&prepare_for(args, executor)?, &to),
+        Command::Whole(Whole::Status(args)) => status(&prepare(args)?),
+        Command::Whole(Whole::Cancel(args)) => executor::slurm::cancel::run(&prepare(args)?),
         Command::Whole(Whole::Fetch(args)) if args.words == [longbench_hub::WORD] => {
             longbench_hub::fetch(&Paths::find("smol")?)
         }
-        Command::Whole(Whole::Fetch(args)) => fetch(&prepare(args)?),
+        Command::Whole(Whole::Fetch(args)) => commands::fetch::run(&prepare(args)?),
         Command::Whole(Whole::DataVerify) => data_verify(),
-        Command::Whole(Whole::Sweep(args)) => commands::sweep::run(&prepare(args)?),
+        Command::Whole(Whole::Sweep { args, executor }) => commands::sweep::run(&prepare_for(args, executor)?),
         Command::Whole(Whole::DiffRuns(args)) => commands::diff_runs::run(&args),
         Command::Whole(Whole::Keep { profile, name }) => commands::keep::run(&profile, &name),
         Command::Tool(tool) => match *tool {
@@ -97,8 +102,25 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+/// A run whose stages are run here.
 fn prepare(args: RunArgs) -> Result<Run> {
     let args = args.resolve()?;
+    if args.executor.is_some() {
+        anyhow::bail!("executor= is for `reproduce` and `sweep`: a single command runs here");
+    }
+    run_of(args)
+}
+
+/// A run whose stages are run where an option or a word says, or the profile.
+fn prepare_for(args: RunArgs, executor: Option<String>) -> Result<Run> {
+    let mut args = args.resolve()?;
+    let kind = executor.or(args.executor.take());
+    let arguments = args.arguments();
+    args.overrides.extend(kind.map(|kind| format!("executor.kind={kind}")));
+    Ok(Run { arguments, ..run_of(args)? })
+}
+
+fn run_of(args: RunArgs) -> Result<Run> {
     let paths = match &args.run {
         None => Paths::find(&args.profile)?,
         Some(name) if config::plain(name) => Paths::find_run(&args.profile, name)?,
@@ -109,52 +131,43 @@ fn prepare(args: RunArgs) -> Result<Run> {
     // README and docs show the profile itself, not an experiment beside it.
     config.report.publish &= args.run.is_none();
     rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global().context("thread pool")?;
-    Ok(Run { profile: args.profile, config, paths, force: args.force, stages: all::ALL })
+    let (arguments, slice) = (args.arguments(), args.slice.parse()?);
+    Ok(Run { profile: args.profile, arguments, config, paths, force: args.force, slice, stages: all::ALL })
 }
 
-/// Runs the stages that the profile's results need, or those that lead to the stage `to`.
-fn reproduce(run: &Run, to: Option<&str>) -> Result<()> {
+/// Runs the stages that the profile's results need, or those that lead to the stages `to`.
+fn reproduce(run: &Run, to: &[String]) -> Result<()> {
     let started = Instant::now();
-    let stages = match to {
-        None => all::reproduced(&run.config)?,
-        Some(name) => {
-            let known = || all::ALL.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", ");
-            let goal = all::ALL.iter().copied().find(|stage| stage.name() == name);
-            all::leading_to(
-                &[goal.with_context(|| format!("--to {name}: no stage; there are {}", known()))?],
-                &run.config,
-            )?
-        }
+    let goal = |name: &String| {
+        let known = || all::ALL.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(", ");
+        let goal = all::ALL.iter().copied().find(|stage| stage.name() == name);
+        goal.with_context(|| format!("--to {name}: no stage; there are {}", known()))
+    };
+    let stages = if to.is_empty() {
+        all::reproduced(&run.config)?
+    } else {
+        all::leading_to(&to.iter().map(goal).collect::<Result<Vec<_>>>()?, &run.config)?
     };
     println!("profile `{}`: {} on {}", run.profile, run.config.model, run.config.corpora.join(", "));
     println!("  {:<10} the model and the texts, once", "fetch");
     for stage in &stages {
         println!("  {:<10} {}", stage.name(), stage.plan(run));
     }
-    fetch(run)?;
+    commands::fetch::run(run)?;
     // Known from the model's configuration; the stage itself would say so after hours of others.
     let positions = models::Opened::of(&run.config.model, &run.paths)?.arch()?.max_positions;
     stages.iter().try_for_each(|stage| stage.fits(&run.config, positions))?;
-    for stage in stages {
-        stage::run(stage, run)?;
+    executor::execute(&Plan::of(run, &stages)?, run)?;
+    if run.config.executor.kind == Kind::Local {
+        println!("all stages done in {}", ui::duration(started.elapsed()));
     }
-    println!("all stages done in {}", ui::duration(started.elapsed()));
     Ok(())
 }
 
-fn fetch(run: &Run) -> Result<()> {
-    let sources = Sources::load(&run.paths.root)?;
-    let model = models::fetch(&run.config.model, &run.paths)?;
-    let mut wanted: Vec<&sources::Source> = model.iter().collect();
-    for (id, kind) in stage::downloads(run)? {
-        wanted.push(sources.get(&id, kind)?);
-    }
-    let documents = documents::sources(&run.paths.root, &run.config.heldout.domains)?;
-    wanted.extend(&documents);
-    let files = wanted.len();
-    sources::fetch(wanted, &run.paths)?;
-    ui::line("fetch", &format!("{files} files present, sha256 verified"));
-    Ok(())
+/// How the jobs of a run stand, or which stages are made where none were submitted.
+fn status(run: &Run) -> Result<()> {
+    let plan = Plan::of(run, &all::reproduced(&run.config)?)?;
+    executor::slurm::status::run(run, &plan)
 }
 
 fn data_verify() -> Result<()> {

@@ -49,10 +49,12 @@ fn git_revision() -> Option<String> {
     Some(if changed.is_empty() { revision } else { format!("{revision}-dirty") })
 }
 
-/// Memory of this machine in bytes.
+/// Memory of this machine in bytes, or what a Slurm job was given of it.
 pub fn memory_bytes() -> u64 {
     let kind = sysinfo::MemoryRefreshKind::nothing().with_ram();
-    sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(kind)).total_memory()
+    let all = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(kind)).total_memory();
+    let given = std::env::var("SLURM_MEM_PER_NODE").ok().and_then(|mib| mib.parse::<u64>().ok());
+    given.filter(|mib| *mib > 0).map_or(all, |mib| all.min(mib << 20))
 }
 
 /// Peak resident memory of this process in bytes, where the system tells.

@@ -111,23 +111,6 @@ pub enum EvalError {
     #[error("tokenizer: {0}")]
     Tokens(#[source] TokensError),
 
-    /// A part of a whole that does not exist.
-    #[error("shard {0:?}: expected I/N with I from 1 to N, for example 1/4")]
-    Shard(String),
-
-    /// Two sets of predictions that answer the same record.
-    #[error("{}: {task}, record {id}, scheme {scheme} was answered in another part already", folder.display())]
-    Repeated {
-        /// The second set.
-        folder: PathBuf,
-        /// The task.
-        task: String,
-        /// The record.
-        id: String,
-        /// The scheme's label.
-        scheme: String,
-    },
-
     /// The suite lacks one of its texts, or a text does not have the form it should have.
     #[error("suite, text {text}: {message}")]
     Suite {

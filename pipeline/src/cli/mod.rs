@@ -49,16 +49,29 @@ pub enum Whole {
     Reproduce {
         #[command(flatten)]
         args: RunArgs,
-        /// Run the stages that lead to this one, and it, instead
+        /// Run the stages that lead to this one, and it, instead (may be repeated)
         #[arg(long, value_name = "STAGE")]
-        to: Option<String>,
+        to: Vec<String>,
+        /// Where: local, or slurm, as jobs of a cluster (the same as the word executor=slurm); see [executor] of the profile
+        #[arg(long, value_name = "KIND")]
+        executor: Option<String>,
     },
+    /// Show how the jobs of a run stand that `reproduce executor=slurm` submitted, and the logs of those that failed
+    Status(RunArgs),
+    /// Cancel those jobs as far as they are queued or running
+    Cancel(RunArgs),
     /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
     Fetch(RunArgs),
     /// Check every downloaded file of data/sources.toml again
     DataVerify,
     /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
-    Sweep(RunArgs),
+    Sweep {
+        #[command(flatten)]
+        args: RunArgs,
+        /// Where: local, or slurm, a job for each point (the same as the word executor=slurm)
+        #[arg(long, value_name = "KIND")]
+        executor: Option<String>,
+    },
     /// Show parameters and scores of two runs side by side
     DiffRuns(DiffRunsArgs),
     /// Keep a copy of a profile's run as data/runs/PROFILE+NAME (files are linked, not copied, where the disk allows)
@@ -234,6 +247,12 @@ pub struct RunArgs {
     /// The same as words: profile=NAME, run=NAME, set="PATH=VALUE PATH=VALUE", force
     #[arg(value_name = "WORD")]
     pub words: Vec<String>,
+    /// `2/4` or `merge/4`, from the options of a stage that can be run in slices; empty: all of it.
+    #[arg(skip)]
+    pub slice: String,
+    /// Where stages run, from the word executor=KIND or the option of `reproduce` and `sweep`.
+    #[arg(skip)]
+    pub executor: Option<String>,
 }
 
 impl RunArgs {
@@ -244,6 +263,7 @@ impl RunArgs {
                 Some(("profile", name)) => self.profile = name.to_owned(),
                 Some(("run", name)) => self.run = Some(name.to_owned()),
                 Some(("set", items)) => self.overrides.extend(split(items)),
+                Some(("executor", kind)) => self.executor = Some(kind.to_owned()),
                 Some((path, _)) if path.contains('.') => self.overrides.push(word),
                 None if word == "force" => self.force = true,
                 _ => bail!(
@@ -252,6 +272,13 @@ impl RunArgs {
             }
         }
         Ok(self)
+    }
+
+    /// The arguments that say the same to another process, but for `force`, the slice and the executor.
+    pub fn arguments(&self) -> Vec<String> {
+        let run = self.run.iter().flat_map(|name| ["--run", name]);
+        let overrides = self.overrides.iter().flat_map(|item| ["--set", item]);
+        ["--profile", &self.profile].into_iter().chain(run).chain(overrides).map(str::to_owned).collect()
     }
 }
 
@@ -306,13 +333,32 @@ mod tests {
             Command::Stage(_, args) => args.overrides,
             other => unreachable!("{other:?}"),
         };
-        assert_eq!(
-            overrides(&["--shard", "2/4", "--keep-going"]),
-            ["longbench.shard=2/4", "longbench.keep_going=true"]
-        );
-        assert_eq!(overrides(&["--merge", "4", "--set", "a.b=1"]), ["a.b=1", "longbench.shard=merge/4"]);
-        assert!(longbench(&["--merge", "4", "--shard", "1/4"]).is_err());
-        assert!(Cli::try_parse_from(["kvcsr", "suite", "--shard", "1/4"]).is_err());
+        assert_eq!(overrides(&["--keep-going"]), ["longbench.keep_going=true"]);
+        assert_eq!(overrides(&["--set", "a.b=1", "--keep-going"]), ["a.b=1", "longbench.keep_going=true"]);
+        assert!(Cli::try_parse_from(["kvcsr", "suite", "--keep-going"]).is_err());
+    }
+
+    #[test]
+    fn stages_of_many_units_can_be_run_in_slices() {
+        let slice = |args: &[&str]| match Cli::try_parse_from(["kvcsr"].iter().chain(args)).map(|cli| cli.command) {
+            Ok(Command::Stage(_, args)) => Some(args.slice),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(_) => None,
+        };
+        assert_eq!(slice(&["longbench", "--shard", "2/4"]).unwrap(), "2/4");
+        assert_eq!(slice(&["train", "profile=smoke", "--merge", "4"]).unwrap(), "merge/4");
+        assert_eq!(slice(&["train"]).unwrap(), "");
+        assert!(slice(&["suite", "--merge", "4", "--shard", "1/4"]).is_none());
+        assert!(slice(&["merge", "--shard", "1/4"]).is_none(), "one job");
+    }
+
+    #[test]
+    fn arguments_give_another_process_the_same_configuration() {
+        let args = resolve(&["profile=smoke", "run=big", "set=train.atoms=2048 a.b=[1, 2]", "force"]).unwrap();
+        let said = args.arguments();
+        assert_eq!(said, ["--profile", "smoke", "--run", "big", "--set", "train.atoms=2048", "--set", "a.b=[1, 2]"]);
+        let words: Vec<&str> = said.iter().map(String::as_str).collect();
+        assert_eq!(resolve(&words).unwrap().overrides, args.overrides);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use super::{Command, RunArgs, Tool, Whole};
 use crate::stage::{CommandOption, Stage};
 use crate::stages::all::ALL;
 
+const SHARD: &str = "shard";
+const MERGE: &str = "merge";
+
 impl Subcommand for Command {
     fn augment_subcommands(command: clap::Command) -> clap::Command {
         let command = Whole::augment_subcommands(command);
@@ -29,6 +32,11 @@ impl FromArgMatches for Command {
         };
         if let Some(stage) = stage(name) {
             let mut args = RunArgs::from_arg_matches(own)?;
+            if stage.declaration().sliced.is_some() {
+                let of = |name| own.get_one::<String>(name);
+                let merge = of(MERGE).map(|count| format!("merge/{count}"));
+                args.slice = of(SHARD).cloned().or(merge).unwrap_or_default();
+            }
             args.overrides.extend(stage.declaration().options.iter().filter_map(|option| given(option, own)));
             return Ok(Self::Stage(stage, args));
         }
@@ -52,7 +60,21 @@ fn stage(name: &str) -> Option<&'static dyn Stage> {
 fn of(stage: &'static dyn Stage) -> clap::Command {
     let declaration = stage.declaration();
     let command = RunArgs::augment_args(clap::Command::new(declaration.name)).about(declaration.about);
-    command.args(declaration.options.iter().map(|option| argument(option, declaration.options)))
+    let command = command.args(declaration.options.iter().map(|option| argument(option, declaration.options)));
+    match declaration.sliced {
+        Some(_) => command.args(slices()),
+        None => command,
+    }
+}
+
+/// What the commands of stages have that can be run in slices.
+fn slices() -> [Arg; 2] {
+    let shard = Arg::new(SHARD).long(SHARD).value_name("I/N").conflicts_with(MERGE);
+    let merge = Arg::new(MERGE).long(MERGE).value_name("N");
+    [
+        shard.help("Make only slice I of N, in a folder of its own: on another machine, for example"),
+        merge.help("Put N finished slices together, if one configuration made them all, and remove them"),
+    ]
 }
 
 /// An option; others that set the same parameter exclude it.

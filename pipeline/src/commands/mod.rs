@@ -2,6 +2,7 @@
 
 pub mod diff_runs;
 pub mod draw;
+pub mod fetch;
 pub mod footprint;
 pub mod generate;
 pub mod gpu_check;

@@ -15,10 +15,13 @@ use kvcsr_report::table::Table;
 use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
 use toml::Value;
 
+use super::fetch;
 use crate::atomic;
 use crate::config::Config;
+use crate::config::sections::executor::Kind;
+use crate::executor::slurm::{self, Job, Tasks};
 use crate::paths::Paths;
-use crate::stage::{self, Run};
+use crate::stage::{self, Run, Stage};
 use crate::stages::all;
 use crate::stages::calibrate::Calibrate;
 use crate::stages::evaluate::Evaluate;
@@ -27,6 +30,9 @@ use crate::ui;
 
 /// Folder of the table and figure, beside the stages of the profile's run.
 const FOLDER: &str = "sweep";
+
+/// The job of the points.
+const POINTS: &str = "points";
 
 /// Runs every point, then writes `sweep.csv`, the figure and the page.
 pub fn run(base: &Run) -> Result<()> {
@@ -44,6 +50,9 @@ pub fn run(base: &Run) -> Result<()> {
     // A mistake in the last point should not wait for the first one's training.
     let points = points(sweep);
     let runs = points.iter().map(|point| named(base, point)).collect::<Result<Vec<Run>>>()?;
+    if base.config.executor.kind == Kind::Slurm {
+        return submit(base, &points);
+    }
     // The profile's own calibration serves every point that does not sweep it.
     stage::run(&Calibrate, &plain(base))?;
     let mut rows = Vec::new();
@@ -66,6 +75,34 @@ pub fn run(base: &Run) -> Result<()> {
         }));
     }
     write(base, &base.paths.run.join(FOLDER), &rows)
+}
+
+/// The sweep as jobs: calibration, then a job for each point, then one that finds all points made and draws them.
+fn submit(base: &Run, points: &[Point]) -> Result<()> {
+    let _lock = slurm::submit::refuse_if_live(base)?;
+    fetch::run(base)?;
+    let job = |name: &str, words: &[&str], tasks: Tasks, after: &[&str]| {
+        // The last job takes the points as they are.
+        let force = base.force && !after.contains(&POINTS);
+        let arguments = slurm::submit::arguments(&Run { force, ..base.clone() });
+        let command = words.iter().map(|&word| word.to_owned()).chain(arguments).collect();
+        let after = after.iter().map(|&name| name.to_owned()).collect();
+        Job { name: name.to_owned(), command, tasks, makes: Vec::new(), after }
+    };
+    // A profile whose executor is a cluster would submit again.
+    let here = ["--executor", "local"];
+    let arguments = |point: &Point| {
+        let set = point.iter().flat_map(|(path, value)| ["--set".to_owned(), format!("{path}={value}")]);
+        ["--run".to_owned(), name(point)].into_iter().chain(set).collect()
+    };
+    let each = Tasks::Each(points.iter().map(arguments).collect());
+    let reproduce = [&["reproduce", "--to", Evaluate.name()], &here[..]].concat();
+    let jobs = [
+        job(Calibrate.name(), &[Calibrate.name()], Tasks::One, &[]),
+        job(POINTS, &reproduce, each, &[Calibrate.name()]),
+        job("sweep", &[&["sweep"], &here[..]].concat(), Tasks::One, &[POINTS]),
+    ];
+    slurm::submit::submit(&jobs, base)
 }
 
 fn rows_done(rows: &[SweepRow]) -> usize {
@@ -107,13 +144,13 @@ fn named(base: &Run, point: &Point) -> Result<Run> {
     let mut config = Config { sweep: BTreeMap::new(), ..config };
     config.report.publish = false;
     let found = Paths::find_run(&base.profile, &name(point))?;
-    Ok(Run { profile: base.profile.clone(), config, paths: found, force: base.force, stages: base.stages })
+    Ok(Run { config, paths: found, ..base.clone() })
 }
 
 /// The profile's run without its sweep.
 fn plain(base: &Run) -> Run {
     let config = Config { sweep: BTreeMap::new(), ..base.config.clone() };
-    Run { profile: base.profile.clone(), config, paths: base.paths.clone(), force: false, stages: base.stages }
+    Run { config, force: false, ..base.clone() }
 }
 
 fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {

@@ -48,6 +48,7 @@ pub struct Config {
     pub longbench: sections::longbench::Settings,
     pub suite: sections::Suite,
     pub report: sections::Report,
+    pub executor: sections::executor::Settings,
     /// Parameters by path, each with the values that `just sweep` runs.
     pub sweep: BTreeMap<String, Vec<Value>>,
 }
@@ -119,7 +120,7 @@ impl Config {
         if self.corpora.is_empty() {
             bail!("corpora is empty: name at least one text of data/sources.toml");
         }
-        Ok(())
+        self.executor.check()
     }
 }
 

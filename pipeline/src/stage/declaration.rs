@@ -1,5 +1,6 @@
 //! What is declared of a stage: its name, what it needs and what it makes.
 
+use super::slices::Sliced;
 use crate::config::Config;
 
 /// What is declared of a stage, in its own file. The command line, its help, the order of `reproduce`, what is downloaded,
@@ -23,12 +24,26 @@ pub struct Declaration {
     /// Parameters that may grow without making what is there wrong: lists that get members, numbers that rise. The stage then goes
     /// on from what it has made; `heldout.repeats` names a member of a section.
     pub grows: &'static [&'static str],
+    /// How it is made in slices, if it can be: its command then has `--shard` and `--merge`.
+    pub sliced: Option<&'static dyn Sliced>,
+    /// Whether it shows whatever other stages have made, and so comes after all of them.
+    pub follows_all: bool,
 }
 
 impl Declaration {
     /// Where a declaration starts from: nothing needed, nothing made.
-    pub const EMPTY: Self =
-        Self { name: "", about: "", version: 1, needs: &[], makes: &[], reproduced: false, options: &[], grows: &[] };
+    pub const EMPTY: Self = Self {
+        name: "",
+        about: "",
+        version: 1,
+        needs: &[],
+        makes: &[],
+        reproduced: false,
+        options: &[],
+        grows: &[],
+        sliced: None,
+        follows_all: false,
+    };
 }
 
 /// A file that a stage makes.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use super::declaration::Declaration;
 use super::needs::declared_inputs;
 use super::placing::{Places, RECIPE, remove_dir};
 use super::run::{Run, Stage};
+use super::slices::{self, Part, Slice, Sliced};
 use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
@@ -26,45 +27,121 @@ pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
     Ok(Recipe { stage: name.to_owned(), version, parameters, inputs })
 }
 
-/// Runs `stage` unless its outputs are what this recipe makes.
+/// Runs `stage`, or the slice of it that the run asks for, unless its outputs are what this recipe makes.
 ///
 /// Outputs are made in `<stage>.partial`, which also holds the recipe they belong to, and renamed
 /// once complete: a killed run leaves nothing that a later run would take for finished.
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
-    let folder = stage.folder(run);
-    let places = Places::new(&run.paths.run, &folder);
+    match (stage.slice(run)?, stage.declaration().sliced) {
+        (Slice::Whole, _) => whole(stage, run, None),
+        (Slice::Merge(count), Some(sliced)) => whole(stage, run, Some((sliced, count))),
+        (Slice::One(part), Some(sliced)) => one(stage, sliced, run, part),
+        (_, None) => bail!("stage `{}` cannot be run in slices", stage.name()),
+    }
+}
+
+/// Whether the outputs of `stage` are there, undamaged and of this run's recipe. Its inputs must be there.
+pub fn is_made(stage: &dyn Stage, run: &Run) -> Result<bool> {
+    Places::new(&run.paths.run, stage.name()).recover()?;
+    let key = recipe(stage, run)?.key();
+    Ok(!run.force && is_made_in(&run.stage_dir(stage.name()), &key))
+}
+
+fn is_made_in(dir: &Path, key: &str) -> bool {
+    Manifest::read(dir).is_some_and(|made| made.key == key && made.damage(dir).is_none())
+}
+
+/// Makes all of a stage, from so many finished slices if there are any.
+fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> Result<()> {
+    let places = Places::new(&run.paths.run, stage.name());
     places.recover()?;
     let Places { dir, partial, .. } = &places;
     let recipe = recipe(stage, run)?;
-    let key = recipe.key();
-    if !run.force && Manifest::read(dir).is_none() && shared(stage, run, &key)? {
+    if !run.force && Manifest::read(dir).is_none() && shared(stage, run, &recipe.key())? {
         return Ok(());
     }
-    let reason = match Manifest::read(dir) {
-        _ if run.force => "asked to run again".to_owned(),
-        None => "not made yet".to_owned(),
-        Some(old) if old.key != key => recipe.changes_since(&old.recipe).join(", "),
-        Some(old) => match old.damage(dir) {
-            Some(damage) => damage,
-            None => {
-                ui::line(stage.name(), "up to date");
-                stage.finish(run, dir)?;
-                for text in stage.summary(run, dir)? {
-                    ui::line(stage.name(), &text);
-                }
-                return Ok(());
+    let reason = match reason(run, dir, &recipe) {
+        Some(reason) => reason,
+        None => {
+            ui::line(stage.name(), "up to date");
+            if let Some((_, count)) = slices {
+                slices::remove(stage, run, &recipe, count)?;
             }
-        },
+            return end(stage, run, dir);
+        }
+    };
+    // Slices that do not belong together are told before anything is touched.
+    let parts = match slices {
+        Some((sliced, count)) => Some((sliced, slices::finished(stage, run, &recipe, count)?)),
+        None => None,
     };
     let _lock = places.lock()?;
     let grows = if run.force { &[] } else { stage.declaration().grows };
-    let start = prepare(partial, dir, &recipe, &run.config, grows)?;
+    let start = prepare(partial, &recipe, (dir, &recipe), &run.config, grows)?;
     ui::line(stage.name(), &format!("{reason}{}", start.words()));
     let started = Instant::now();
-    stage.make(run, partial).with_context(|| format!("stage `{}`", stage.name()))?;
-    let (outputs, digest) = manifest::outputs(partial, &[RECIPE])?;
+    let make = || {
+        if let Some((sliced, parts)) = &parts {
+            ui::line(stage.name(), &format!("from {} slices", parts.len()));
+            sliced.gather(run, parts, partial)?;
+        }
+        stage.make(run, partial)
+    };
+    make().with_context(|| format!("stage `{}`", stage.name()))?;
+    record(run, &places, recipe.clone(), started)?;
+    if let Some((_, parts)) = parts {
+        slices::remove(stage, run, &recipe, parts.len())?;
+    }
+    end(stage, run, dir)?;
+    ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
+    Ok(())
+}
+
+/// Makes one slice of a stage, in a folder of its own, unless the whole is there already.
+fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<()> {
+    let name = stage.name();
+    let whole = recipe(stage, run)?;
+    if is_made(stage, run)? {
+        ui::line(name, &format!("slice {part} is not needed: the whole is up to date"));
+        return Ok(());
+    }
+    let folder = part.folder(name);
+    let places = Places::new(&run.paths.run, &folder);
+    places.recover()?;
+    let recipe = slices::recipe_of(part, &whole);
+    let Some(reason) = reason(run, &places.dir, &recipe) else {
+        ui::line(name, &format!("slice {part} is up to date"));
+        return Ok(());
+    };
+    let _lock = places.lock()?;
+    let grows = if run.force { &[] } else { stage.declaration().grows };
+    let start = prepare(&places.partial, &recipe, (&run.paths.run.join(name), &whole), &run.config, grows)?;
+    ui::line(name, &format!("slice {part}: {reason}{}", start.words()));
+    let started = Instant::now();
+    sliced.make_part(run, part, &places.partial).with_context(|| format!("stage `{name}`, slice {part}"))?;
+    record(run, &places, recipe, started)?;
+    for text in sliced.part_summary(run, &places.dir)? {
+        ui::line(name, &text);
+    }
+    ui::line(name, &format!("slice {part} done in {}", ui::duration(started.elapsed())));
+    Ok(())
+}
+
+/// Why the outputs in `dir` have to be made, if they have to.
+fn reason(run: &Run, dir: &Path, recipe: &Recipe) -> Option<String> {
+    match Manifest::read(dir) {
+        _ if run.force => Some("asked to run again".to_owned()),
+        None => Some("not made yet".to_owned()),
+        Some(old) if old.key != recipe.key() => Some(recipe.changes_since(&old.recipe).join(", ")),
+        Some(old) => old.damage(dir),
+    }
+}
+
+/// Writes the record of complete outputs and gives them their name.
+fn record(run: &Run, places: &Places<'_>, recipe: Recipe, started: Instant) -> Result<()> {
+    let (outputs, digest) = manifest::outputs(&places.partial, &[RECIPE])?;
     let manifest = Manifest {
-        key,
+        key: recipe.key(),
         recipe,
         outputs,
         digest,
@@ -77,20 +154,23 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         wall_seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory(),
     };
-    atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
-    places.place()?;
+    atomic::write_json(&places.partial.join(manifest::FILE), &manifest)?;
+    places.place()
+}
+
+/// What follows finished outputs.
+fn end(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
     stage.finish(run, dir)?;
     for text in stage.summary(run, dir)? {
         ui::line(stage.name(), &text);
     }
-    ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
     Ok(())
 }
 
 /// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
 fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
-    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.folder(run))) else { return Ok(false) };
-    if !Manifest::read(&dir).is_some_and(|made| made.key == key && made.damage(&dir).is_none()) {
+    let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.name())) else { return Ok(false) };
+    if !is_made_in(&dir, key) {
         return Ok(false);
     }
     ui::line(stage.name(), &format!("the same as in profile `{}`, used from there", run.profile));
@@ -128,8 +208,15 @@ impl Start {
     }
 }
 
-/// Makes `partial` ready, with as much of what was made before as `recipe` makes too.
-fn prepare(partial: &Path, finished: &Path, recipe: &Recipe, config: &Config, grows: &[&str]) -> Result<Start> {
+/// Makes `partial` ready, with as much of what was made before as `recipe` makes too. `finished` are the outputs of the whole stage, and
+/// what this run would make of it.
+fn prepare(
+    partial: &Path,
+    recipe: &Recipe,
+    (finished, whole): (&Path, &Recipe),
+    config: &Config,
+    grows: &[&str],
+) -> Result<Start> {
     let stamp = serde_json::json!({ "key": recipe.key(), "recipe": recipe, "config": config });
     let old: Option<Value> =
         std::fs::read_to_string(partial.join(RECIPE)).ok().and_then(|text| serde_json::from_str(&text).ok());
@@ -146,7 +233,7 @@ fn prepare(partial: &Path, finished: &Path, recipe: &Recipe, config: &Config, gr
     std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
     let mut start = Start::Nothing;
     if let Some(made) = Manifest::read(finished)
-        && recipe.extends(&made.recipe, grows)
+        && whole.extends(&made.recipe, grows)
         && made.damage(finished).is_none()
     {
         for output in &made.outputs {
@@ -214,6 +301,8 @@ mod tests {
         let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles");
         let run = Run {
             profile: "smoke".into(),
+            arguments: Vec::new(),
+            slice: Slice::Whole,
             config: Config::load(&profiles, "smoke", &[]).unwrap(),
             paths: Paths {
                 root: dir.path().into(),
@@ -262,17 +351,12 @@ mod tests {
     fn a_named_run_uses_what_its_base_made_and_keeps_its_own_apart() {
         let (dir, base, stage) = halves();
         run(&stage, &base).unwrap();
-        let named = Run {
-            profile: base.profile.clone(),
-            config: base.config.clone(),
-            paths: Paths {
-                run: dir.path().join("runs/smoke+eight"),
-                base: Some(base.paths.run.clone()),
-                ..base.paths.clone()
-            },
-            force: false,
-            stages: &[],
+        let paths = Paths {
+            run: dir.path().join("runs/smoke+eight"),
+            base: Some(base.paths.run.clone()),
+            ..base.paths.clone()
         };
+        let named = Run { paths, ..base.clone() };
         run(&stage, &named).unwrap();
         assert_eq!((stage.made.load(Relaxed), named.stage_dir("halves")), (1, base.stage_dir("halves")));
         stage.level.store(8, Relaxed);

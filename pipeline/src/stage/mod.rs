@@ -7,15 +7,19 @@ mod making;
 mod needs;
 mod placing;
 mod run;
+mod slices;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 pub use self::declaration::{Artefact, CommandOption, Declaration, Need, Output, SchemeNames};
+pub use self::lock::{Lock, lock};
 pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
-pub use self::making::{recipe, run};
+pub use self::making::{is_made, run};
 pub use self::needs::downloads;
+pub use self::placing::remove_dir;
 pub use self::run::{Run, Stage};
+pub use self::slices::{Part, SHARD, Slice, Sliced};
 
 /// The members of a serialisable section as named parameters.
 pub fn parameters_of(section: &impl serde::Serialize) -> Result<Map<String, Value>> {

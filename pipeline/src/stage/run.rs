@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
 use super::declaration::Declaration;
+use super::slices::Slice;
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
 use crate::paths::Paths;
@@ -27,9 +28,9 @@ pub trait Stage: Sync {
     fn plan(&self, _run: &Run) -> String {
         self.declaration().about.to_owned()
     }
-    /// Its folder, where that is not its name: one shard of a stage that is run in shards.
-    fn folder(&self, _run: &Run) -> String {
-        self.name().to_owned()
+    /// How much of its work the run does.
+    fn slice(&self, run: &Run) -> Result<Slice> {
+        Ok(run.slice)
     }
     /// Named parameters.
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>>;
@@ -62,17 +63,27 @@ impl fmt::Debug for dyn Stage {
 }
 
 /// What every stage is given.
+#[derive(Clone)]
 pub struct Run {
     pub profile: String,
+    /// The arguments that give another process this configuration, but for [`Run::force`] and [`Run::slice`].
+    pub arguments: Vec<String>,
     pub config: Config,
     pub paths: Paths,
     /// Run stages even where they are up to date.
     pub force: bool,
+    /// How much of the work of the stage that is run.
+    pub slice: Slice,
     /// All stages that there are, each after those it needs.
     pub stages: &'static [&'static dyn Stage],
 }
 
 impl Run {
+    /// The same for another share of the stage's work.
+    pub fn with_slice(&self, slice: Slice) -> Self {
+        Self { slice, ..self.clone() }
+    }
+
     /// The folder of a finished stage: the run's own, or, where a named run has none, that of the run it branched from.
     pub fn stage_dir(&self, stage: &str) -> PathBuf {
         let own = self.paths.run.join(stage);

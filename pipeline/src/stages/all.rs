@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(written, declared);
         for (name, _, body) in &recipes {
             // Or with what leads to it.
-            let led = format!("@{{{{ kvcsr }}}} reproduce --to {name} \"$@\"");
+            let led = format!("@{{{{ kvcsr }}}} reproduce --to {name} --to report \"$@\"");
             assert!(body.lines().any(|line| line == "@{{ stage }}" || line == led), "{name}: {body}");
         }
     }

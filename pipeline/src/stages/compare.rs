@@ -5,7 +5,7 @@
 //! Every scheme then answers records of the suite's tasks, which gives it one score whatever the context; answers stream to
 //! `tasks/predictions/<scheme>/<task>.jsonl`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use kvcsr_cache::Scheme;
@@ -17,10 +17,10 @@ use kvcsr_report::{HeldoutRow, SchemeSummary, aggregate, compare, files};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, check, sections};
-use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
+use crate::stage::{Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage};
 use crate::stages::heldout::{self, Scoring};
 use crate::stages::inputs::open_model;
-use crate::stages::{artefacts, scores, suite};
+use crate::stages::{artefacts, gather, scores, suite};
 
 /// Folder of the tasks' answers and scores.
 const TASKS: &str = "tasks";
@@ -46,6 +46,7 @@ static DECLARATION: Declaration = Declaration {
     needs: &[Need::Model, Need::Documents, Need::Tasks(|config| &config.compare.tasks), Need::Schemes(names)],
     makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS)],
     grows: heldout::GROWS,
+    sliced: Some(&Compare),
     ..Declaration::EMPTY
 };
 
@@ -97,6 +98,29 @@ impl Stage for Compare {
     }
 }
 
+impl Sliced for Compare {
+    fn units(&self, run: &Run) -> Result<usize> {
+        let tasks = suite::most_records(&selection(&run.config))?;
+        Ok(scoring(&run.config).most_units(&run.config).max(tasks))
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        let (decoder, tokenizer) = open_model(run)?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
+        scoring(&run.config).measure_part(run, (&decoder, &tokenizer), &schemes, Some(part), dir)?;
+        if run.config.compare.tasks.is_empty() {
+            return Ok(());
+        }
+        let model = (&decoder, &tokenizer);
+        suite::answer("compare", run, model, &prompts(&run.config), &schemes, Some(part), &dir.join(TASKS)).map(drop)
+    }
+
+    fn gather(&self, _run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        heldout::gather_rows(slices, dir)?;
+        gather::predictions(slices, &Path::new(TASKS).join(scores::PREDICTIONS), dir)
+    }
+}
+
 /// The context that stands for all where only one is shown: the middle one.
 pub fn shown(contexts: &[usize]) -> usize {
     contexts[contexts.len() / 2]
@@ -128,6 +152,17 @@ impl Measured {
     }
 }
 
+/// The records of the suite that are answered.
+fn selection(config: &Config) -> Selection<'_> {
+    let settings = &config.compare;
+    let grid = Grid { lengths: &settings.task_lengths, depths: &config.suite.depths, repeats: 1 };
+    Selection { tasks: &settings.tasks, limit: settings.task_limit, grid }
+}
+
+fn prompts(config: &Config) -> suite::Prompts<'_> {
+    suite::Prompts { selection: selection(config), max_tokens: config.compare.task_prompt_tokens }
+}
+
 /// Lets every scheme answer the tasks' records, and scores them; without tasks nothing is run.
 fn answer_tasks(
     run: &Run,
@@ -136,14 +171,11 @@ fn answer_tasks(
     schemes: &[Box<dyn Scheme>],
     dir: &Path,
 ) -> Result<()> {
-    let settings = &run.config.compare;
-    if settings.tasks.is_empty() {
+    if run.config.compare.tasks.is_empty() {
         return Ok(());
     }
-    let grid = Grid { lengths: &settings.task_lengths, depths: &run.config.suite.depths, repeats: 1 };
-    let selection = Selection { tasks: &settings.tasks, limit: settings.task_limit, grid };
-    let prompts = suite::Prompts { selection, max_tokens: settings.task_prompt_tokens };
-    let (work, predictions) = suite::answer("compare", run, (decoder, tokenizer), &prompts, schemes, dir)?;
+    let prompts = prompts(&run.config);
+    let (work, predictions) = suite::answer("compare", run, (decoder, tokenizer), &prompts, schemes, None, dir)?;
     let bootstrap = run.config.bootstrap();
     let table = Tasks::embedded().table();
     scores::write(dir, &summarise(table, &work, &labels(schemes), predictions.rows(), bootstrap)?)

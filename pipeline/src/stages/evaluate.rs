@@ -1,6 +1,6 @@
 //! evaluate: what compression costs on held-out text, and how well vectors are restored.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_cache::registry;
@@ -9,17 +9,20 @@ use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check, sections};
-use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage, makers};
-use crate::stages::artefacts;
+use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage, makers};
 use crate::stages::heldout::{self, Scoring};
 use crate::stages::inputs::{open_model, open_shard};
 use crate::stages::provenance::Owner;
 use crate::stages::train::Train;
+use crate::stages::{artefacts, gather};
 use crate::text::Side;
-use crate::ui;
+use crate::{atomic, ui};
 
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
+
+/// A slice's share of them.
+const PART: &str = "reconstruction-part.jsonl";
 
 /// See the module.
 pub struct Evaluate;
@@ -43,6 +46,7 @@ static DECLARATION: Declaration = Declaration {
     makes: &[Output::rows(heldout::ROWS), Output::rows(heldout::THRESHOLDS), Output::rows(RECONSTRUCTION)],
     reproduced: true,
     grows: heldout::GROWS,
+    sliced: Some(&Evaluate),
     ..Declaration::EMPTY
 };
 
@@ -83,23 +87,65 @@ impl Stage for Evaluate {
     }
 }
 
+impl Sliced for Evaluate {
+    fn units(&self, run: &Run) -> Result<usize> {
+        Ok(scoring(&run.config).most_units(&run.config))
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        let (decoder, tokenizer) = open_model(run)?;
+        let owner = Owner::of(run, decoder.geometry())?;
+        let sets = sets(run, &owner)?;
+        // Under a name of its own: outputs of the whole that this run extends may be here too.
+        if !is_reconstructed(&sets, &dir.join(RECONSTRUCTION))? && !dir.join(PART).is_file() {
+            restore(run, &sets, Some(part), &dir.join(PART))?;
+        }
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
+        scoring(&run.config).measure_part(run, (&decoder, &tokenizer), &schemes, Some(part), dir)
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        if slices.iter().any(|slice| slice.join(PART).is_file()) {
+            let levels = run.config.evaluate.reconstruction.len();
+            let rows = gather::interleaved(slices, Path::new(PART), levels)?;
+            let text: String = rows.into_iter().map(|(_, line)| line + "\n").collect();
+            atomic::write(&dir.join(RECONSTRUCTION), text.as_bytes())?;
+        }
+        heldout::gather_rows(slices, dir)
+    }
+}
+
 /// Relative error of every layer's held-out vectors, for each set and level; made again where a set is not in it, as in a run that
 /// grew by a scheme of other dictionaries.
 fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
     let sets = sets(run, owner)?;
-    if path.is_file() {
-        let known: Vec<ReconstructionRow> = files::read_jsonl(path)?;
-        if sets.iter().all(|(name, _)| known.iter().any(|row| row.dictionary.as_str() == *name)) {
-            return Ok(());
-        }
+    if is_reconstructed(&sets, path)? { Ok(()) } else { restore(run, &sets, None, path) }
+}
+
+/// Whether the file has rows of each set.
+fn is_reconstructed(sets: &[(&str, DictionarySet)], path: &Path) -> Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
     }
+    let known: Vec<ReconstructionRow> = files::read_jsonl(path)?;
+    Ok(sets.iter().all(|(name, _)| known.iter().any(|row| row.dictionary.as_str() == *name)))
+}
+
+/// Measures the errors of all layers of each set, or of those of one slice.
+fn restore(run: &Run, sets: &[(&str, DictionarySet)], part: Option<Part>, path: &Path) -> Result<()> {
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
     let bar = ui::bar("evaluate", total as u64, "layers restored");
     let mut rows = Vec::new();
-    for (name, set) in &sets {
+    let mut units = 0..total;
+    for (name, set) in sets {
         for group in &set.groups {
             let encoder = Encoder::new(group.dictionary.clone());
             for &layer in &group.layers {
+                let unit = units.next().unwrap_or_default();
+                if part.is_some_and(|part| !part.owns(unit)) {
+                    bar.inc(1);
+                    continue;
+                }
                 let shard = open_shard(run, Side::Heldout, layer, group.kind)?;
                 let width = group.dictionary.width();
                 let mut vectors = vec![0f32; shard.rows(width) * width];

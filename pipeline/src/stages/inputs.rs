@@ -61,6 +61,11 @@ pub fn layers(run: &Run) -> Result<usize> {
     Ok(outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2)
 }
 
+/// Layers of the model, as its configuration says: for plans that are made before anything is recorded.
+pub fn model_layers(run: &Run) -> Result<usize> {
+    Ok(Opened::of(&run.config.model, &run.paths)?.arch()?.layers)
+}
+
 /// What calibrate recorded of the attention that one layer's vectors get, `(T, Hkv, 1)`.
 pub fn open_weights(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<Shard> {
     let folder = match side {

@@ -12,6 +12,7 @@ pub mod calibrate;
 pub mod calibrate_peers;
 pub mod compare;
 pub mod evaluate;
+pub mod gather;
 pub mod heldout;
 pub mod importance;
 pub mod inputs;

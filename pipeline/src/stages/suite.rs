@@ -4,16 +4,17 @@
 //! `predictions/<scheme>/<task>.jsonl`; an unfinished run of the same recipe goes on with the first record it lacks.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::Scheme;
-use kvcsr_eval::longbench::evaluate::{Summary, labels, summarise};
+use kvcsr_eval::longbench::evaluate::{Summary, in_order, labels, summarise};
 use kvcsr_eval::longbench::metrics::MetricOptions;
 use kvcsr_eval::longbench::predictions::Predictions;
 use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
+use kvcsr_eval::longbench::tasks::Task;
 use kvcsr_eval::suite::grid::{self, Grid};
 use kvcsr_eval::suite::{Selection, Suite as Tasks, Texts};
 use kvcsr_model::{Decoder, Tokenizer};
@@ -21,10 +22,10 @@ use kvcsr_report::longbench::{run_markdown, schemes_markdown};
 use kvcsr_report::{RetrievalRow, files};
 use serde_json::{Map, Value};
 
-use super::scores;
+use super::{gather, scores};
 use crate::config::{Config, check, sections};
 use crate::sources::{SourceKind, Sources};
-use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage, parameters_of};
 use crate::stages::artefacts;
 use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 
@@ -46,6 +47,7 @@ static DECLARATION: Declaration = Declaration {
     needs: &[Need::Model, Need::Tasks(|config| &config.suite.tasks), Need::Schemes(names)],
     makes: &[Output::rows(scores::RESULTS), Output::rows(scores::OVERALL), Output::rows(GRID)],
     reproduced: true,
+    sliced: Some(&Suite),
     ..Declaration::EMPTY
 };
 
@@ -84,22 +86,53 @@ impl Stage for Suite {
         let settings = &run.config.suite;
         let (decoder, tokenizer) = open_model(run)?;
         let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
-        let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
-        let selection = Selection { tasks: &settings.tasks, limit: settings.limit, grid };
-        let prompts = Prompts { selection, max_tokens: settings.max_prompt_tokens };
-        let (work, predictions) = answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, dir)?;
+        let prompts = Prompts { selection: selection(&run.config), max_tokens: settings.max_prompt_tokens };
+        let (work, predictions) = answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, None, dir)?;
         let bootstrap = run.config.bootstrap();
         // The grids are scored for themselves: their cells are no sample of anything.
         let (grids, tasks): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| is_grid(&work.task.name));
         let summary = summarise(Tasks::embedded().table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
         scores::write(dir, &summary)?;
-        let cells = if grids.is_empty() { Vec::new() } else { grid::cells(predictions.rows()) };
+        let cells = grid::cells(&in_order(&grids, &labels(&schemes), predictions.rows()));
         Ok(files::write_jsonl(&dir.join(GRID), &cells)?)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
         scores::lines(dir)
     }
+}
+
+impl Sliced for Suite {
+    fn units(&self, run: &Run) -> Result<usize> {
+        most_records(&selection(&run.config))
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        let (decoder, tokenizer) = open_model(run)?;
+        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
+        let prompts = Prompts { selection: selection(&run.config), max_tokens: run.config.suite.max_prompt_tokens };
+        answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, Some(part), dir).map(drop)
+    }
+
+    fn gather(&self, _run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        gather::predictions(slices, Path::new(scores::PREDICTIONS), dir)
+    }
+}
+
+/// The records that are answered.
+fn selection(config: &Config) -> Selection<'_> {
+    let settings = &config.suite;
+    let grid = Grid { lengths: &settings.lengths, depths: &settings.depths, repeats: settings.repeats };
+    Selection { tasks: &settings.tasks, limit: settings.limit, grid }
+}
+
+/// Most records of any task: slices take every so many of each.
+pub fn most_records(selection: &Selection<'_>) -> Result<usize> {
+    let Grid { lengths, depths, repeats } = selection.grid;
+    let limit = if selection.limit == 0 { usize::MAX } else { selection.limit };
+    let of = |task: &Task| if is_grid(&task.name) { lengths.len() * depths.len() * repeats } else { limit };
+    let tasks = Tasks::embedded().table().select(selection.tasks)?;
+    Ok(tasks.into_iter().map(of).max().unwrap_or(0))
 }
 
 /// The records that are answered, and how long their prompts may be.
@@ -110,17 +143,22 @@ pub struct Prompts<'s> {
     pub max_tokens: usize,
 }
 
-/// Lets `schemes` answer the suite's `prompts`, one exact prefill each. Answers stream to `dir`; those that it holds are kept.
+/// Lets `schemes` answer the suite's `prompts`, or those of one slice, one exact prefill each. Answers stream to `dir`; those that it
+/// holds are kept.
 pub fn answer(
     stage: &'static str,
     run: &Run,
     (decoder, tokenizer): (&Decoder, &Tokenizer),
     prompts: &Prompts<'_>,
     schemes: &[Box<dyn Scheme>],
+    part: Option<Part>,
     dir: &Path,
 ) -> Result<(Vec<Work<'static>>, Predictions)> {
     let suite = Tasks::embedded();
-    let work = suite.work(&prompts.selection, &texts(run, prompts.selection.tasks)?, tokenizer)?;
+    let mut work = suite.work(&prompts.selection, &texts(run, prompts.selection.tasks)?, tokenizer)?;
+    if let Some(part) = part {
+        gather::keep(part, &mut work);
+    }
     let options = RunOptions {
         max_prompt_tokens: prompts.max_tokens,
         chat: Chat::None,

@@ -3,7 +3,7 @@
 mod groups;
 mod variant;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use kvcsr_cache::registry;
@@ -12,11 +12,11 @@ use kvcsr_neuraldict::TrainConfig;
 use kvcsr_report::{EpochRow, files};
 use serde_json::{Map, Value};
 
-pub use self::groups::{DICTIONARIES, EPOCHS, GroupShards, KMEANS, Plan};
+pub use self::groups::{DICTIONARIES, EPOCHS, GroupShards, KMEANS, Plan, gather, most_groups};
 pub use self::variant::Variant;
 use crate::config::Config;
 use crate::config::sections::train::Weighting;
-use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 
 /// See the module.
 pub struct Train;
@@ -31,6 +31,7 @@ static DECLARATION: Declaration = Declaration {
         Output::dictionaries("kmeans", KMEANS),
         Output::rows(EPOCHS),
     ],
+    sliced: Some(&Train),
     ..Declaration::EMPTY
 };
 
@@ -57,14 +58,7 @@ impl Stage for Train {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let plan = Plan {
-            stage: self.name(),
-            method: "NeuralDict, Algorithm 1".to_owned(),
-            keys: Variant::of(run, Kind::Key),
-            values: Variant::of(run, Kind::Value),
-            keep_start: true,
-        };
-        plan.make(run, dir)
+        plan(run).make(run, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -83,6 +77,30 @@ impl Stage for Train {
             )
         };
         Ok(Kind::ALL.map(line).into())
+    }
+}
+
+impl Sliced for Train {
+    fn units(&self, run: &Run) -> Result<usize> {
+        most_groups(run)
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        plan(run).make_part(run, part, dir)
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        gather(run, slices, dir)
+    }
+}
+
+fn plan(run: &Run) -> Plan {
+    Plan {
+        stage: DECLARATION.name,
+        method: "NeuralDict, Algorithm 1".to_owned(),
+        keys: Variant::of(run, Kind::Key),
+        values: Variant::of(run, Kind::Value),
+        keep_start: true,
     }
 }
 

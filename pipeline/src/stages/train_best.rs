@@ -1,7 +1,7 @@
 //! train-best: dictionaries learned with options beyond the paper, each group's kept where it beats that of `train` on
 //! held-out error, as a set of their own for `csr-S@best`. The paper's set stays as it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kvcsr_cache::registry;
@@ -9,7 +9,7 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
 use serde_json::{Map, Value};
 
 use crate::config::sections;
-use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
 /// What the provenance of the set calls the number of groups from either trainer.
@@ -23,6 +23,7 @@ static DECLARATION: Declaration = Declaration {
     about: "Learn one dictionary per layer group with options beyond the paper, for csr-S@best",
     needs: &[Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
     makes: &[Output::dictionaries(registry::BEST_DICTIONARIES, DICTIONARIES), Output::rows(EPOCHS)],
+    sliced: Some(&TrainBest),
     ..Declaration::EMPTY
 };
 
@@ -43,19 +44,7 @@ impl Stage for TrainBest {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let settings = &run.config.train_best;
-        let variant = |kind: Kind| -> Result<Variant> {
-            let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
-            variant.config.epochs = settings.epochs;
-            Ok(variant)
-        };
-        let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
-        ensure!(
-            !(keys.weighted || values.weighted) || run.config.calibrate.importance,
-            "train_best: `attention` needs calibrate.importance = true, which records the weights"
-        );
-        let method = format!("Algorithm 1, or keys {} and values {} where better", settings.keys, settings.values);
-        Plan { stage: self.name(), method, keys, values, keep_start: false }.make(run, dir)?;
+        plan(run)?.make(run, dir)?;
         choose(&run.stage_dir("train"), dir)
     }
 
@@ -80,6 +69,36 @@ impl Stage for TrainBest {
         };
         Ok(Kind::ALL.map(line).into())
     }
+}
+
+impl Sliced for TrainBest {
+    fn units(&self, run: &Run) -> Result<usize> {
+        train::most_groups(run)
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        plan(run)?.make_part(run, part, dir)
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        train::gather(run, slices, dir)
+    }
+}
+
+fn plan(run: &Run) -> Result<Plan> {
+    let settings = &run.config.train_best;
+    let variant = |kind: Kind| -> Result<Variant> {
+        let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
+        variant.config.epochs = settings.epochs;
+        Ok(variant)
+    };
+    let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
+    ensure!(
+        !(keys.weighted || values.weighted) || run.config.calibrate.importance,
+        "train_best: `attention` needs calibrate.importance = true, which records the weights"
+    );
+    let method = format!("Algorithm 1, or keys {} and values {} where better", settings.keys, settings.values);
+    Ok(Plan { stage: DECLARATION.name, method, keys, values, keep_start: false })
 }
 
 fn options(run: &Run, kind: Kind) -> &str {

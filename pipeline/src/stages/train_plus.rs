@@ -2,7 +2,7 @@
 //! they leave, in a metric in which a squared error of 1 costs 1 nat by the measurements of `allocate`. Layers that an unfinished run of
 //! the same recipe completed are kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kvcsr_cache::Geometry;
@@ -11,10 +11,10 @@ use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
 use serde_json::{Map, Value};
 
-use super::{allocate, artefacts};
+use super::{allocate, artefacts, gather};
 use crate::config::{Config, check};
-use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
-use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, open_model, open_shard, text_parameters};
+use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage};
+use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, model_layers, open_model, open_shard, text_parameters};
 use crate::text::Side;
 use crate::{atomic, ui, workers};
 
@@ -33,6 +33,7 @@ static DECLARATION: Declaration = Declaration {
     about: "Learn atoms of whole tokens and the axes of what they leave, for csr+@B",
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
+    sliced: Some(&TrainPlus),
     ..Declaration::EMPTY
 };
 
@@ -61,30 +62,9 @@ impl Stage for TrainPlus {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let slopes = allocate::slopes(&run.stage_dir("allocate"))?;
-        let queries = match run.config.train_plus.query_texts {
-            0 => None,
-            _ => Some(query_energy(run, &dir.join(QUERIES))?),
-        };
         let all: Vec<usize> = (0..layers(run)?).collect();
-        let file = |layer: usize| dir.join(format!("layer-{layer:02}.safetensors"));
-        let bar = ui::bar("train-plus", all.len() as u64, "layers");
-        kvcsr_neuraldict::set_threads(1);
-        // Layers side by side, each on one thread: the same result for any number of them.
-        workers::each(&all, rayon::current_num_threads(), |&layer| {
-            if !file(layer).is_file() {
-                let slope = |kind| {
-                    let missing = || format!("allocate has measured no {kind}s of layer {layer}");
-                    slopes.get(&(layer, kind)).copied().with_context(missing)
-                };
-                let slopes = [slope(Kind::Key)? * run.config.train_plus.key_weight, slope(Kind::Value)?];
-                layer_tables(run, (layer, all.len()), slopes, queries.as_ref().map(|queries| &queries[layer][..]))?
-                    .save(file(layer))?;
-            }
-            bar.inc(1);
-            Ok(())
-        })?;
-        bar.finish();
+        let file = |layer: usize| dir.join(layer_file(layer));
+        make_layers(run, &all, dir)?;
         let mut joined = artefacts::joined(all.iter().map(|&layer| file(layer)))?;
         joined.provenance = [
             ("model".to_owned(), run.config.model.clone()),
@@ -102,6 +82,60 @@ impl Stage for TrainPlus {
         let bytes = std::fs::metadata(dir.join(FILE))?.len();
         Ok(vec![format!("{} atoms per layer, {:.1} MB", run.config.train_plus.atoms, bytes as f64 / 1e6)])
     }
+}
+
+impl Sliced for TrainPlus {
+    fn units(&self, run: &Run) -> Result<usize> {
+        model_layers(run)
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        make_layers(run, &part.of(0..layers(run)?), dir)
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        let all = layers(run)?;
+        for (part, slice) in Part::all(slices.len()).zip(slices) {
+            let files: Vec<String> = part.of(0..all).into_iter().map(layer_file).chain([QUERIES.to_owned()]).collect();
+            gather::copy(slice, dir, &files)?;
+        }
+        Ok(())
+    }
+}
+
+fn layer_file(layer: usize) -> String {
+    format!("layer-{layer:02}.safetensors")
+}
+
+/// Makes the tables of those layers whose files `dir` lacks.
+fn make_layers(run: &Run, work: &[usize], dir: &Path) -> Result<()> {
+    if work.is_empty() {
+        return Ok(());
+    }
+    let slopes = allocate::slopes(&run.stage_dir("allocate"))?;
+    let queries = match run.config.train_plus.query_texts {
+        0 => None,
+        _ => Some(query_energy(run, &dir.join(QUERIES))?),
+    };
+    let all = layers(run)?;
+    let bar = ui::bar("train-plus", work.len() as u64, "layers");
+    kvcsr_neuraldict::set_threads(1);
+    // Layers side by side, each on one thread: the same result for any number of them.
+    workers::each(work, rayon::current_num_threads(), |&layer| {
+        let file = dir.join(layer_file(layer));
+        if !file.is_file() {
+            let slope = |kind| {
+                let missing = || format!("allocate has measured no {kind}s of layer {layer}");
+                slopes.get(&(layer, kind)).copied().with_context(missing)
+            };
+            let slopes = [slope(Kind::Key)? * run.config.train_plus.key_weight, slope(Kind::Value)?];
+            layer_tables(run, (layer, all), slopes, queries.as_ref().map(|queries| &queries[layer][..]))?.save(file)?;
+        }
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish();
+    Ok(())
 }
 
 /// How large queries are along each channel of the keys that they meet, by layer, `(Hkv D)`: the mean square over the last queries of

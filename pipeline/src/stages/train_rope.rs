@@ -3,7 +3,7 @@
 //! The recorded keys are rotated by positions spread evenly below `calibrate_peers.rope_positions`, the ones that they are
 //! evaluated at, and trained on as the train stage trains on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_cache::{Rotary, registry};
@@ -11,10 +11,10 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, Shar
 use kvcsr_lab::rope;
 use serde_json::{Map, Value};
 
-use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::inputs::{open_model, open_shard};
-use crate::stages::merge;
+use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
+use crate::stages::inputs::{model_layers, open_model, open_shard};
 use crate::stages::train::{DICTIONARIES, Variant};
+use crate::stages::{gather, merge};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -27,6 +27,7 @@ static DECLARATION: Declaration = Declaration {
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("merge"), Need::Stage("train")],
     version: 2,
     makes: &[Output::dictionaries(registry::ROPE_DICTIONARIES, DICTIONARIES)],
+    sliced: Some(&TrainRope),
     ..Declaration::EMPTY
 };
 
@@ -48,34 +49,65 @@ impl Stage for TrainRope {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let rotary = open_model(run)?.0.rotary().clone();
-        let sequence = run.finished("calibrate")?.recipe.parameters.get("sequence").and_then(Value::as_u64);
-        let sequence = sequence.context("calibrate's record says how long its sequences are")? as usize;
-        let groups = merge::read(&run.stage_dir("merge"))?;
-        let work = groups.of(Kind::Key);
-        let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
-        kvcsr_neuraldict::set_threads(1);
-        workers::each(work, rayon::current_num_threads(), |layers| {
-            let done = dir.join(group_file(layers));
-            if !done.is_file() {
-                train_group(run, dir, layers, &rotary, sequence)?.save(&done)?;
-            }
-            bar.inc(1);
-            Ok(())
-        })?;
-        bar.finish();
+        let work = groups(run)?;
+        train(run, &work, dir)?;
         let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
         set.groups.retain(|group| group.kind == Kind::Value);
-        for layers in work {
+        for layers in &work {
             set.groups.extend(DictionarySet::load(dir.join(group_file(layers)))?.groups);
         }
         set.provenance.insert("keys".into(), "after position embedding".into());
         set.save(dir.join(DICTIONARIES))?;
-        for layers in work {
+        for layers in &work {
             std::fs::remove_file(dir.join(group_file(layers)))?;
         }
         Ok(())
     }
+}
+
+impl Sliced for TrainRope {
+    fn units(&self, run: &Run) -> Result<usize> {
+        model_layers(run)
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        train(run, &part.of(groups(run)?), dir)
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        let work = groups(run)?;
+        Part::all(slices.len()).zip(slices).try_for_each(|(part, slice)| {
+            let files: Vec<String> = part.of(&work).iter().map(|layers| group_file(layers)).collect();
+            gather::copy(slice, dir, &files)
+        })
+    }
+}
+
+/// The groups of keys of the merge stage.
+fn groups(run: &Run) -> Result<Vec<Vec<usize>>> {
+    Ok(merge::read(&run.stage_dir("merge"))?.of(Kind::Key).to_vec())
+}
+
+/// Trains the groups of `work` whose files `dir` lacks.
+fn train(run: &Run, work: &[Vec<usize>], dir: &Path) -> Result<()> {
+    if work.is_empty() {
+        return Ok(());
+    }
+    let rotary = open_model(run)?.0.rotary().clone();
+    let sequence = run.finished("calibrate")?.recipe.parameters.get("sequence").and_then(Value::as_u64);
+    let sequence = sequence.context("calibrate's record says how long its sequences are")? as usize;
+    let bar = ui::bar("train-rope", work.len() as u64, "groups of keys");
+    kvcsr_neuraldict::set_threads(1);
+    workers::each(work, rayon::current_num_threads(), |layers| {
+        let done = dir.join(group_file(layers));
+        if !done.is_file() {
+            train_group(run, dir, layers, &rotary, sequence)?.save(&done)?;
+        }
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish();
+    Ok(())
 }
 
 fn group_file(layers: &[usize]) -> String {

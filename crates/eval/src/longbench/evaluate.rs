@@ -3,6 +3,8 @@
 //! [`answer_all`] is the loop that every evaluation by tasks shares, whatever the tasks are (LongBench's, [`crate::suite`]'s) and
 //! whatever the schemes; [`summarise`] turns its answers into scores, differences and averages.
 
+use std::collections::HashMap;
+
 use kvcsr_cache::Scheme;
 use kvcsr_records::{OverallRow, TaskRow};
 
@@ -58,6 +60,17 @@ pub fn answer_all(
         }
     }
     Ok(())
+}
+
+/// The rows in the order of `work`, and of `labels` for each record: files of answers are read scheme by scheme.
+#[must_use]
+pub fn in_order(work: &[Work<'_>], labels: &[String], rows: &[PredictionRow]) -> Vec<PredictionRow> {
+    let by_key: HashMap<_, _> =
+        rows.iter().map(|row| ((row.task.as_str(), row.id.as_str(), row.label()), row)).collect();
+    let records = work.iter().flat_map(|work| work.records.iter().map(|record| (work.task.name.as_str(), record)));
+    let keys =
+        records.flat_map(|(task, record)| labels.iter().map(move |label| (task, record.id.as_str(), label.clone())));
+    keys.filter_map(|key| by_key.get(&key).map(|row| (*row).clone())).collect()
 }
 
 /// Scores per task and scheme, and averages per scheme.

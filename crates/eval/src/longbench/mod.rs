@@ -12,7 +12,7 @@
 //! - [`score`]: prediction files to task scores, and LongBench-E's scores by length.
 //! - [`average`]: the two overall averages in use.
 //! - [`runner`]: one record through the model, prefilled once for all schemes.
-//! - [`evaluate`]: many records under many schemes, and [`shard`]: in parts.
+//! - [`evaluate`]: many records under many schemes.
 //! - [`predictions`]: what schemes answered, on disk, record by record.
 //! - [`results`]: predictions to scores, differences and averages per scheme.
 
@@ -26,5 +26,4 @@ pub mod record;
 pub mod results;
 pub mod runner;
 pub mod score;
-pub mod shard;
 pub mod tasks;

@@ -111,7 +111,13 @@ impl Predictions {
         file.is_some_and(|file| file.contains(&id.to_owned()))
     }
 
-    /// Appends `row` to its file, makes sure that it is on disk, and returns it.
+    /// The files that there are answers in, in no order.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.values().map(Journal::path)
+    }
+
+    /// Appends `row` to its file, makes sure that it is on disk, and returns it as it will be read: a number that is written and read may
+    /// differ in its last digit, and what is made of the rows must not depend on whether a run was stopped.
     ///
     /// # Errors
     /// [`EvalError::Records`].
@@ -122,7 +128,7 @@ impl Predictions {
             Entry::Occupied(file) => file.into_mut(),
             Entry::Vacant(place) => place.insert(Journal::open(&path, id)?.0),
         };
-        file.append(&row)?;
+        let row = file.append(&row)?;
         self.rows.push(row);
         Ok(&self.rows[self.rows.len() - 1])
     }

@@ -1,6 +1,7 @@
 //! The sections of the configuration, a type each. Each is checked by its stage; `profiles/defaults.toml` explains every
 //! parameter.
 
+pub mod executor;
 pub mod heldout;
 pub mod longbench;
 pub mod train;

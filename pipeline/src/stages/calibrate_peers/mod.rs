@@ -12,7 +12,7 @@ mod svdq;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::schemes;
@@ -21,15 +21,18 @@ use serde_json::{Map, Value};
 
 use self::layer::{Layer, Sample};
 use crate::config::{Config, sections};
-use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage, parameters_of};
-use crate::stages::artefacts;
-use crate::stages::inputs::layers;
+use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
+use crate::stages::inputs::{layers, model_layers};
+use crate::stages::{artefacts, gather};
 use crate::{ui, workers};
 
 /// The set of Lexico's dictionaries with as many atoms as its paper has.
 const LEXICO_4096: &str = "lexico-4096";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
+
+/// Folder of the layers' own files, until all are there.
+const LAYERS: &str = "layers";
 
 /// See the module.
 pub struct CalibratePeers;
@@ -45,6 +48,7 @@ static DECLARATION: Declaration = Declaration {
     ],
     version: 2,
     grows: &["methods", "cq"],
+    sliced: Some(&CalibratePeers),
     ..Declaration::EMPTY
 };
 
@@ -66,33 +70,10 @@ impl Stage for CalibratePeers {
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         // What a run with fewer methods has made is whole.
         let all = Task::all(&run.config.calibrate_peers)?;
-        let todo: Vec<&Task> = all.iter().filter(|task| !dir.join(task.file()).is_file()).collect();
-        let sample = Sample::read(run)?;
-        let (weights, rotary) = weights::read(run, &sample, &dir.join(WEIGHTS))?;
+        let todo: Vec<Task> = all.into_iter().filter(|task| !dir.join(task.file()).is_file()).collect();
         let layers = layers(run)?;
-        kvcsr_neuraldict::set_threads(1);
-        let work: Vec<(usize, &Task)> =
-            todo.iter().flat_map(|&task| (0..layers).map(move |layer| (layer, task))).collect();
-        let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
-        let folder = dir.join("layers");
-        std::fs::create_dir_all(&folder)?;
-        // Layers side by side, each on one thread: the same result for any number of them.
-        workers::each(&work, rayon::current_num_threads(), |(layer, task)| {
-            let title = || format!("{}, layer {layer}", task.name());
-            bar.set_message(title());
-            let cx = Layer {
-                run,
-                sample: &sample,
-                weights: &weights,
-                rotary: rotary.of(*layer),
-                layer: *layer,
-                folder: &folder,
-            };
-            task.make(&cx).with_context(title)?;
-            bar.inc(1);
-            Ok(())
-        })?;
-        bar.finish();
+        let folder = dir.join(LAYERS);
+        make_layers(run, &units(todo.clone(), layers), dir)?;
         for task in todo {
             task.assemble(run, layers, &folder, dir)?;
         }
@@ -107,6 +88,64 @@ impl Stage for CalibratePeers {
             .map(|task| Ok(format!("{:<12} {:.1} MB", task.name(), size(&task.file())? as f64 / 1e6)))
             .collect()
     }
+}
+
+impl Sliced for CalibratePeers {
+    fn units(&self, run: &Run) -> Result<usize> {
+        Ok(Task::all(&run.config.calibrate_peers)?.len() * model_layers(run)?)
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        let mut work = part.of(all_units(run)?);
+        work.retain(|(_, task)| !dir.join(task.file()).is_file());
+        if work.is_empty() { Ok(()) } else { make_layers(run, &work, dir) }
+    }
+
+    fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        let all = all_units(run)?;
+        for (part, slice) in Part::all(slices.len()).zip(slices) {
+            let own = part.of(&all).into_iter().map(|(layer, task)| format!("{LAYERS}/{}", task.layer_file(*layer)));
+            gather::copy(slice, dir, &own.chain([WEIGHTS.to_owned()]).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+/// Every layer of every method.
+fn units(tasks: Vec<Task>, layers: usize) -> Vec<(usize, Task)> {
+    tasks.into_iter().flat_map(|task| (0..layers).map(move |layer| (layer, task.clone()))).collect()
+}
+
+fn all_units(run: &Run) -> Result<Vec<(usize, Task)>> {
+    Ok(units(Task::all(&run.config.calibrate_peers)?, layers(run)?))
+}
+
+/// Makes the files of those layers and methods that the folder of layers in `dir` lacks.
+fn make_layers(run: &Run, work: &[(usize, Task)], dir: &Path) -> Result<()> {
+    let sample = Sample::read(run)?;
+    let (weights, rotary) = weights::read(run, &sample, &dir.join(WEIGHTS))?;
+    kvcsr_neuraldict::set_threads(1);
+    let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
+    let folder = dir.join(LAYERS);
+    std::fs::create_dir_all(&folder)?;
+    // Layers side by side, each on one thread: the same result for any number of them.
+    workers::each(work, rayon::current_num_threads(), |(layer, task)| {
+        let title = || format!("{}, layer {layer}", task.name());
+        bar.set_message(title());
+        let cx = Layer {
+            run,
+            sample: &sample,
+            weights: &weights,
+            rotary: rotary.of(*layer),
+            layer: *layer,
+            folder: &folder,
+        };
+        task.make(&cx).with_context(title)?;
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish();
+    Ok(())
 }
 
 /// What is made.

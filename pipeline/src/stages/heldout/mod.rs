@@ -10,7 +10,8 @@
 mod documents;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::hash::Hash;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use kvcsr_cache::tensor::Attention;
@@ -24,13 +25,15 @@ use kvcsr_records::heldout::REPEAT;
 use kvcsr_records::{DictionarySource, HeldoutRow, Journal, SchemeSummary, ThresholdRow, files};
 use kvcsr_report::aggregate::Statistics;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use self::documents::Texts;
 use self::documents::{Unit, cut};
 use crate::atomic;
 use crate::config::Config;
-use crate::stage::{Run, parameters_of};
+use crate::stage::{Part, Run, parameters_of};
+use crate::stages::gather;
 use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
 
@@ -104,6 +107,26 @@ impl Scoring<'_> {
         schemes: &[Box<dyn Scheme>],
         dir: &Path,
     ) -> Result<()> {
+        self.measure_part(run, (decoder, tokenizer), schemes, None, dir)
+    }
+
+    /// Most documents of a context that are scored, passages that come back among them: slices take every so many of each context.
+    pub fn most_units(&self, config: &Config) -> usize {
+        self.documents.saturating_mul(config.heldout.domains.len()).saturating_add(config.heldout.repeats)
+    }
+
+    /// The same for the documents of one slice, if one is given: every so many of a context's.
+    ///
+    /// # Errors
+    /// As [`Scoring::measure`].
+    pub fn measure_part(
+        &self,
+        run: &Run,
+        (decoder, tokenizer): (&Decoder, &Tokenizer),
+        schemes: &[Box<dyn Scheme>],
+        part: Option<Part>,
+        dir: &Path,
+    ) -> Result<()> {
         let cx = SchemeContext::new(decoder.geometry()).with_attention(Attention::Auto, decoder.device());
         let (dense, hidden) = (registry::build("dense", &cx)?, registry::build(HIDDEN, &cx)?);
         let model = Model { decoder, dense: dense.as_ref(), hidden: hidden.as_ref() };
@@ -114,15 +137,17 @@ impl Scoring<'_> {
         let mut order: Vec<Key> = Vec::new();
         self.fits(&run.config, decoder.rotary().max_positions())?;
         for &context in self.contexts {
+            let mut units = texts.units(run, context, self.documents)?;
+            if let Some(part) = part {
+                units = part.of(units);
+            }
+            if units.is_empty() {
+                continue;
+            }
             let threshold = match known.iter().find(|row| row.context == context) {
                 Some(row) => row.threshold,
-                None => {
-                    let row = model.threshold(run, &texts, context)?;
-                    thresholds.append(&row)?;
-                    row.threshold
-                }
+                None => thresholds.append(&model.threshold(run, &texts, context)?)?.threshold,
             };
-            let units = texts.units(run, context, self.documents)?;
             let bar = ui::bar(self.stage, (units.len() * schemes.len()) as u64, "documents x schemes");
             for Unit { domain, windows, timed } in units {
                 let id = windows[0].document.clone();
@@ -148,7 +173,8 @@ impl Scoring<'_> {
             }
             bar.finish();
         }
-        in_order(&dir.join(ROWS), &order)
+        in_order(&dir.join(ROWS), key, &order)?;
+        in_order(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context, self.contexts)
     }
 
     /// Whether the longest context and what follows it fit a model of so many positions.
@@ -170,12 +196,25 @@ impl Scoring<'_> {
     }
 }
 
-/// Puts the rows of a run that grew, which has appended what it lacked, in the order of one that made all at once. The lines stay as
-/// they are.
-fn in_order(path: &Path, order: &[Key]) -> Result<()> {
-    let place: HashMap<&Key, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
+/// Puts the rows that slices have made into the files of `dir`, which keeps those that it has. [`Scoring::measure`] orders them.
+///
+/// # Errors
+/// If a file cannot be read or written.
+pub fn gather_rows(slices: &[PathBuf], dir: &Path) -> Result<()> {
+    gather::rows(slices, Path::new(ROWS), dir, &["id", "context", "scheme", "dictionary"])?;
+    // Every slice needs the threshold of its contexts, and finds the same.
+    for slice in slices {
+        gather::rows(std::slice::from_ref(slice), Path::new(THRESHOLDS), dir, &["context"])?;
+    }
+    Ok(())
+}
+
+/// Puts the rows of a run that grew, which has appended what it lacked, or that slices have made, in the order of one that made all at
+/// once. The lines stay as they are.
+fn in_order<R: DeserializeOwned, K: Eq + Hash>(path: &Path, key: fn(&R) -> K, order: &[K]) -> Result<()> {
+    let place: HashMap<&K, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let rows: Vec<HeldoutRow> = files::read_jsonl(path)?;
+    let rows: Vec<R> = files::read_jsonl(path)?;
     let mut lines: Vec<(Option<usize>, &str)> =
         rows.iter().map(|row| place.get(&key(row)).copied()).zip(text.lines()).collect();
     if lines.is_sorted_by_key(|(at, _)| *at) {

@@ -18,7 +18,6 @@ use kvcsr_eval::longbench::prompt::Chat;
 use kvcsr_eval::longbench::record::Work;
 use kvcsr_eval::longbench::results::by_length;
 use kvcsr_eval::longbench::runner::{RunOptions, Runner};
-use kvcsr_eval::longbench::shard;
 use kvcsr_eval::longbench::tasks::TaskTable;
 use kvcsr_report::longbench::lengths_markdown;
 use kvcsr_report::{files, splice};
@@ -27,13 +26,15 @@ use serde_json::{Map, Value};
 use self::page::PAGE;
 use self::records::{WANTED, data_file, folder, records, tasks};
 use crate::config::Config;
-use crate::config::sections::longbench::{SHARD, Slice};
-use crate::manifest::{self, Manifest};
+use crate::config::sections::longbench::Settings;
+use crate::manifest;
 use crate::models::Opened;
-use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
+use crate::stage::{
+    CommandOption, Declaration, Need, Output, Part, Run, SHARD, SchemeNames, Slice, Sliced, Stage, parameters_of,
+};
 use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 use crate::stages::report::sheet::RESULTS;
-use crate::stages::{artefacts, scores};
+use crate::stages::{artefacts, gather, scores};
 use crate::{atomic, ui};
 
 /// Where docs/RESULTS.md shows the scores.
@@ -57,29 +58,14 @@ static DECLARATION: Declaration = Declaration {
     version: 3,
     needs: &[Need::Model, Need::Schemes(names)],
     makes: &[Output::rows(scores::RESULTS), Output::rows(scores::OVERALL), Output::rows(PAGE), Output::rows(LENGTHS)],
-    options: &[
-        CommandOption {
-            name: "shard",
-            value: Some("I/N"),
-            about: "Answer only slice I of N, in a folder of its own",
-            parameter: "longbench.shard",
-            sets: "{}",
-        },
-        CommandOption {
-            name: "merge",
-            value: Some("N"),
-            about: "Put N finished slices together, if one configuration made them all",
-            parameter: "longbench.shard",
-            sets: "merge/{}",
-        },
-        CommandOption {
-            name: "keep-going",
-            value: None,
-            about: "Leave malformed records out, each named, instead of stopping",
-            parameter: "longbench.keep_going",
-            sets: "true",
-        },
-    ],
+    options: &[CommandOption {
+        name: "keep-going",
+        value: None,
+        about: "Leave malformed records out, each named, instead of stopping",
+        parameter: "longbench.keep_going",
+        sets: "true",
+    }],
+    sliced: Some(&LongBench),
     ..Declaration::EMPTY
 };
 
@@ -92,10 +78,10 @@ impl Stage for LongBench {
         config.longbench.check()
     }
 
-    fn folder(&self, run: &Run) -> String {
-        match run.config.longbench.slice() {
-            Ok(Slice::One(slice)) => slice_folder(slice.place().0, slice.place().1),
-            _ => self.name().to_owned(),
+    fn slice(&self, run: &Run) -> Result<Slice> {
+        match run.slice {
+            Slice::Whole => run.config.longbench.slice(),
+            slice => Ok(slice),
         }
     }
 
@@ -104,10 +90,8 @@ impl Stage for LongBench {
         // Where things lie does not change what is made of them: the files are inputs, by content.
         parameters.remove("folder");
         parameters.remove("dictionaries");
-        // The slices together are the whole: a merged run is made by the recipe of one that was never in slices.
-        if !matches!(run.config.longbench.slice()?, Slice::One(_)) {
-            parameters.remove(SHARD);
-        }
+        // The slices together are the whole.
+        parameters.remove(SHARD);
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("task_table".into(), TaskTable::embedded().version().into());
@@ -130,41 +114,11 @@ impl Stage for LongBench {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let settings = &run.config.longbench;
-        let folder = folder(run)?;
-        let config = kvcsr_eval::longbench::config::Config::load(&folder.join("config"))?;
-        let mut work = records(&folder, settings)?;
-        let slice = settings.slice()?;
-        if let Slice::One(slice) = slice {
-            slice.keep(&mut work);
-        }
-        let slices = match slice {
-            Slice::Merge(count) => self.slices(run, count)?,
-            _ => Vec::new(),
-        };
-        let (decoder, tokenizer) = open_model(run)?;
-        let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
-        if !slices.is_empty() {
-            let mut whole = Predictions::open(&dir.join(scores::PREDICTIONS))?;
-            shard::merge(&slices, &work, &labels(&schemes), &mut whole)?;
-        }
-        let options = RunOptions {
-            max_prompt_tokens: settings.max_prompt_tokens,
-            chat: settings.chat,
-            prefill_chunk: PREFILL_CHUNK,
-            metric: MetricOptions { code_sim: settings.code_sim, ..MetricOptions::default() },
-        };
-        let template = match settings.chat {
-            Chat::Checkpoint => Opened::of(&run.config.model, &run.paths)?.chat_template()?,
-            _ => None,
-        };
-        let runner = Runner::new(&decoder, &tokenizer, &config, options).with_template(template);
-        let predictions = scores::answer(self.name(), &runner, &work, &schemes, dir)?;
-        write_results(run, dir, &work, &labels(&schemes), &predictions)
+        answer(run, None, dir)
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
-        if !run.config.report.publish || matches!(run.config.longbench.slice()?, Slice::One(_)) {
+        if !run.config.report.publish {
             return Ok(());
         }
         let target = &run.paths.results;
@@ -195,35 +149,51 @@ impl Stage for LongBench {
     }
 }
 
-fn slice_folder(index: usize, count: usize) -> String {
-    format!("longbench-{index}-of-{count}")
+impl Sliced for LongBench {
+    fn units(&self, run: &Run) -> Result<usize> {
+        let Settings { limit, .. } = run.config.longbench;
+        let samples =
+            |limit: usize| tasks(&run.config.longbench).map(|all| all.iter().map(|task| limit.min(task.samples)).max());
+        Ok(samples(if limit == 0 { usize::MAX } else { limit })?.unwrap_or(0))
+    }
+
+    fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        answer(run, Some(part), dir)
+    }
+
+    fn gather(&self, _run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+        gather::predictions(slices, Path::new(scores::PREDICTIONS), dir)
+    }
+
+    fn part_summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
+        self.summary(run, dir)
+    }
 }
 
-impl LongBench {
-    /// The answers of every finished slice, once all of them are known to be of this run's recipe.
-    fn slices(&self, run: &Run, count: usize) -> Result<Vec<PathBuf>> {
-        let own = stage::recipe(self, run)?;
-        let of = |index| {
-            let dir = run.paths.run.join(slice_folder(index, count));
-            let record = Manifest::read(&dir).with_context(|| {
-                format!(
-                    "part {index}/{count} is not finished: run `just longbench profile={} --shard {index}/{count}`",
-                    run.profile
-                )
-            })?;
-            let mut recipe = record.recipe.clone();
-            recipe.parameters.remove(SHARD);
-            let changes = own.changes_since(&recipe);
-            if !changes.is_empty() {
-                bail!("part {index}/{count} was made by another configuration than this run's: {}", changes.join(", "));
-            }
-            if let Some(damage) = record.damage(&dir) {
-                bail!("part {index}/{count}, {}: {damage}", dir.display());
-            }
-            Ok(dir.join(scores::PREDICTIONS))
-        };
-        (1..=count).map(of).collect()
+/// Lets every scheme answer all records, or those of one slice, and scores the answers.
+fn answer(run: &Run, part: Option<Part>, dir: &Path) -> Result<()> {
+    let settings = &run.config.longbench;
+    let folder = folder(run)?;
+    let config = kvcsr_eval::longbench::config::Config::load(&folder.join("config"))?;
+    let mut work = records(&folder, settings)?;
+    if let Some(part) = part {
+        gather::keep(part, &mut work);
     }
+    let (decoder, tokenizer) = open_model(run)?;
+    let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
+    let options = RunOptions {
+        max_prompt_tokens: settings.max_prompt_tokens,
+        chat: settings.chat,
+        prefill_chunk: PREFILL_CHUNK,
+        metric: MetricOptions { code_sim: settings.code_sim, ..MetricOptions::default() },
+    };
+    let template = match settings.chat {
+        Chat::Checkpoint => Opened::of(&run.config.model, &run.paths)?.chat_template()?,
+        _ => None,
+    };
+    let runner = Runner::new(&decoder, &tokenizer, &config, options).with_template(template);
+    let predictions = scores::answer(DECLARATION.name, &runner, &work, &schemes, dir)?;
+    write_results(run, dir, &work, &labels(&schemes), &predictions)
 }
 
 /// Scores, averages and the page, from the answers alone.

@@ -35,6 +35,7 @@ static DECLARATION: Declaration = Declaration {
     version: 4,
     makes: &[Output::rows(PAGE), Output::rows(HTML)],
     reproduced: true,
+    follows_all: true,
     ..Declaration::EMPTY
 };
 

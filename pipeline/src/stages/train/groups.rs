@@ -14,10 +14,10 @@ use kvcsr_report::{EpochRow, files};
 use super::variant::Variant;
 use crate::atomic;
 use crate::machine::memory_bytes;
-use crate::stage::Run;
-use crate::stages::inputs::{open_shard, open_weights};
-use crate::stages::merge;
+use crate::stage::{Part, Run};
+use crate::stages::inputs::{model_layers, open_shard, open_weights};
 use crate::stages::provenance::{self, Training};
+use crate::stages::{gather, merge};
 use crate::text::Side;
 use crate::{ui, workers};
 
@@ -27,6 +27,9 @@ pub const DICTIONARIES: &str = "dictionaries.safetensors";
 pub const KMEANS: &str = "kmeans.safetensors";
 /// File of the loss curves, one JSON object per group and epoch.
 pub const EPOCHS: &str = "epochs.jsonl";
+
+/// Folder of the groups' own files, until all are there.
+const GROUPS: &str = "groups";
 
 /// What one stage trains: the sets' method in words, and a variant of training for each kind.
 pub struct Plan {
@@ -56,17 +59,27 @@ impl Plan {
 
     /// Trains a dictionary for every group of the merge stage and joins them in `dir`.
     pub fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let groups = merge::read(&run.stage_dir("merge"))?;
-        let work: Vec<(Kind, Vec<usize>)> = groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect();
+        let work = groups(run)?;
+        let folder = self.train(run, &work, dir)?;
+        self.assemble(run, dir, &folder, &work)
+    }
+
+    /// Trains a dictionary for every group of one slice, in files of their own in `dir`.
+    pub fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        self.train(run, &part.of(groups(run)?), dir).map(drop)
+    }
+
+    /// Trains what the folder of groups in `dir`, which it returns, lacks.
+    fn train(&self, run: &Run, work: &[(Kind, Vec<usize>)], dir: &Path) -> Result<PathBuf> {
         let epochs = self.keys.config.epochs as u64;
         let bar = ui::bar(self.stage, work.len() as u64 * (epochs + 1), "epochs");
-        let folder = dir.join("groups");
+        let folder = dir.join(GROUPS);
         std::fs::create_dir_all(&folder)?;
         // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
         // group, and the same result for any number of them.
         kvcsr_neuraldict::set_threads(1);
-        let workers = self.workers(run, &work)?;
-        workers::each(&work, workers, |(kind, layers)| {
+        let workers = self.workers(run, work)?;
+        workers::each(work, workers, |(kind, layers)| {
             let own = GroupFiles::of(&folder, *kind, layers);
             if own.is_complete() {
                 bar.inc(epochs + 1);
@@ -103,7 +116,7 @@ impl Plan {
             })
         })?;
         bar.finish();
-        self.assemble(run, dir, &folder, &work)
+        Ok(folder)
     }
 
     /// Groups trained at once: as many as there are threads, as far as their memory allows.
@@ -188,6 +201,30 @@ impl Plan {
         std::fs::remove_dir_all(folder)?;
         Ok(())
     }
+}
+
+/// The groups of the merge stage, keys first.
+fn groups(run: &Run) -> Result<Vec<(Kind, Vec<usize>)>> {
+    let groups = merge::read(&run.stage_dir("merge"))?;
+    Ok(groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect())
+}
+
+/// Most groups that training has: one of each layer and kind.
+pub fn most_groups(run: &Run) -> Result<usize> {
+    Ok(Kind::ALL.len() * model_layers(run)?)
+}
+
+/// Puts the groups that slices have trained into `dir`.
+pub fn gather(run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
+    let work = groups(run)?;
+    for (part, slice) in Part::all(slices.len()).zip(slices) {
+        for (kind, layers) in part.of(&work) {
+            let [from, to] = [slice, dir].map(|at| GroupFiles::of(&at.join(GROUPS), *kind, layers).dir);
+            // The record of epochs last: it says that the group is complete.
+            gather::copy(&from, &to, &[DICTIONARIES, KMEANS, EPOCHS].map(str::to_owned))?;
+        }
+    }
+    Ok(())
 }
 
 /// The files of one finished group.
