@@ -32,8 +32,8 @@ fn no_input_breaks_a_promise() {
         let place = Place::new().unwrap();
         let files: Vec<Vec<u8>> = corpus::load(target.name).unwrap().into_iter().map(|(_, bytes)| bytes).collect();
         run::warm(target, &files, &place);
-        let any = vec(any::<u8>(), 0..400);
-        runner().run(&any, |bytes| sound(target, &bytes, &place)).unwrap();
+        let bytes = vec(any::<u8>(), 0..400);
+        runner().run(&bytes, |bytes| sound(target, &bytes, &place)).unwrap();
         let edits = vec((any::<Index>(), any::<u8>()), 0..6);
         let changed = (any::<Index>(), edits, any::<Index>(), vec(any::<u8>(), 0..8), any::<bool>());
         let make = changed.prop_map(|(file, edits, cut, tail, is_cut)| {

@@ -10,6 +10,7 @@ use candle_core::quantized::gguf_file::Content;
 use kvcsr_hostile::place::Place;
 use kvcsr_model::load::pickle::PickleFile;
 use kvcsr_model::{ChatTemplate, Gguf, Message, Tokenizer};
+use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
 
 /// A GGUF file of these metadata entries (name, number of the type, bytes) and tensors (name, dimensions, type, offset), with a
@@ -96,7 +97,8 @@ fn a_file_for_machines_of_the_other_order() {
 /// A PyTorch file of this pickle.
 fn pickled(pickle: &[u8]) -> String {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    zip.start_file("archive/data.pkl", SimpleFileOptions::default()).unwrap();
+    let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+    zip.start_file("archive/data.pkl", stored).unwrap();
     zip.write_all(pickle).unwrap();
     let place = Place::new().unwrap();
     let path = place.write("pytorch_model.bin", &zip.finish().unwrap().into_inner());
