@@ -49,12 +49,6 @@ fn git_revision() -> Option<String> {
     Some(if changed.is_empty() { revision } else { format!("{revision}-dirty") })
 }
 
-/// Memory of this machine in bytes.
-pub fn memory_bytes() -> u64 {
-    let kind = sysinfo::MemoryRefreshKind::nothing().with_ram();
-    sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(kind)).total_memory()
-}
-
 /// Peak resident memory of this process in bytes, where the system tells.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -6,11 +6,14 @@ mod commands;
 mod config;
 mod documents;
 mod hub;
+mod interrupt;
 mod longbench_hub;
 mod machine;
 mod manifest;
 mod models;
 mod paths;
+mod remedy;
+mod room;
 mod sources;
 mod stage;
 mod stages;
@@ -34,12 +37,28 @@ use crate::stages::all;
 fn main() -> ExitCode {
     // A reader that has seen enough, such as `head`, ends the program as it ends others.
     sigpipe::reset();
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    let ended = interrupt::watch(goes_on(&command)).and_then(|()| run(command));
+    interrupt::settle();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", chain(&error));
+            let text = chain(&error);
+            eprintln!("error: {text}");
+            if let Some(remedy) = remedy::of(&text) {
+                eprintln!("{remedy}");
+            }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether a command that was interrupted goes on where it stopped.
+fn goes_on(command: &Command) -> bool {
+    match command {
+        Command::Stage(..) => true,
+        Command::Whole(whole) => matches!(whole, Whole::Reproduce { .. } | Whole::Fetch(_) | Whole::Sweep(_)),
+        Command::Tool(_) => false,
     }
 }
 

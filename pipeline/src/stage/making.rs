@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models::Opened;
-use crate::{atomic, ui};
+use crate::room::Room;
+use crate::{atomic, interrupt, ui};
 
 /// What determines the outputs of `stage` in this run.
 pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
@@ -36,35 +37,77 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     places.recover()?;
     let Places { dir, partial, .. } = &places;
     let recipe = recipe(stage, run)?;
-    let key = recipe.key();
-    if !run.force && Manifest::read(dir).is_none() && shared(stage, run, &key)? {
+    if !run.force && !dir.join(manifest::FILE).exists() && shared(stage, run, &recipe.key())? {
         return Ok(());
     }
-    let reason = match Manifest::read(dir) {
-        _ if run.force => "asked to run again".to_owned(),
-        None => "not made yet".to_owned(),
-        Some(old) if old.key != key => recipe.changes_since(&old.recipe).join(", "),
-        Some(old) => match old.damage(dir) {
-            Some(damage) => damage,
-            None => {
-                ui::line(stage.name(), "up to date");
-                stage.finish(run, dir)?;
-                for text in stage.summary(run, dir)? {
-                    ui::line(stage.name(), &text);
-                }
-                return Ok(());
-            }
-        },
-    };
+    if outdated(dir, &recipe, run.force)?.is_none() {
+        return up_to_date(stage, run, dir);
+    }
     let _lock = places.lock()?;
+    // Another process may have made it between the look and the lock.
+    let Some(reason) = outdated(dir, &recipe, run.force)? else { return up_to_date(stage, run, dir) };
+    let room = stage.needs_room(run)?;
+    room.check(stage.name(), &run.paths.run, partial)?;
     let grows = if run.force { &[] } else { stage.declaration().grows };
     let start = prepare(partial, dir, &recipe, &run.config, grows)?;
     ui::line(stage.name(), &format!("{reason}{}", start.words()));
     let started = Instant::now();
-    stage.make(run, partial).with_context(|| format!("stage `{}`", stage.name()))?;
-    let (outputs, digest) = manifest::outputs(partial, &[RECIPE])?;
+    stage.make(run, partial).with_context(|| match start {
+        // What an unfinished run left is not hashed.
+        Start::Unfinished => format!(
+            "stage `{}`, going on where an unfinished run stopped (to start anew, remove {})",
+            stage.name(),
+            partial.display()
+        ),
+        Start::Nothing | Start::Finished => format!("stage `{}`", stage.name()),
+    })?;
+    record(run, partial, recipe, &room, started)?;
+    {
+        let _whole = interrupt::replacing();
+        places.place()?;
+    }
+    stage.finish(run, dir)?;
+    show(stage, run, dir)?;
+    ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
+    Ok(())
+}
+
+/// Why the outputs in `dir` are not what `recipe` makes, in words; none if they are.
+///
+/// # Errors
+/// If their record is there and cannot be read: they may be right.
+fn outdated(dir: &Path, recipe: &Recipe, force: bool) -> Result<Option<String>> {
+    let old = match Manifest::open(dir) {
+        _ if force => return Ok(Some("asked to run again".to_owned())),
+        Ok(None) => return Ok(Some("not made yet".to_owned())),
+        Ok(Some(old)) => old,
+        Err(error) if error.chain().any(|cause| cause.is::<std::io::Error>()) => return Err(error),
+        Err(_) => return Ok(Some(format!("{}: {}", manifest::FILE, manifest::DAMAGED))),
+    };
+    if old.recipe.stage != recipe.stage {
+        return Ok(Some(format!("{}: the record of stage `{}`", manifest::FILE, old.recipe.stage)));
+    }
+    Ok(if old.key == recipe.key() { old.damage(dir) } else { Some(recipe.changes_since(&old.recipe).join(", ")) })
+}
+
+fn up_to_date(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
+    ui::line(stage.name(), "up to date");
+    stage.finish(run, dir)?;
+    show(stage, run, dir)
+}
+
+fn show(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
+    for text in stage.summary(run, dir)? {
+        ui::line(stage.name(), &text);
+    }
+    Ok(())
+}
+
+/// Writes the record of the complete outputs in `dir`.
+fn record(run: &Run, dir: &Path, recipe: Recipe, room: &Room, started: Instant) -> Result<()> {
+    let (outputs, digest) = manifest::outputs(dir, &[RECIPE])?;
     let manifest = Manifest {
-        key,
+        key: recipe.key(),
         recipe,
         outputs,
         digest,
@@ -76,15 +119,10 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
         finished: manifest::to_the_second(Timestamp::now()),
         wall_seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory(),
+        estimate: room.estimate(),
+        seal: String::new(),
     };
-    atomic::write_json(&partial.join(manifest::FILE), &manifest)?;
-    places.place()?;
-    stage.finish(run, dir)?;
-    for text in stage.summary(run, dir)? {
-        ui::line(stage.name(), &text);
-    }
-    ui::line(stage.name(), &format!("done in {}", ui::duration(started.elapsed())));
-    Ok(())
+    manifest.write(dir)
 }
 
 /// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
@@ -94,9 +132,7 @@ fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
         return Ok(false);
     }
     ui::line(stage.name(), &format!("the same as in profile `{}`, used from there", run.profile));
-    for text in stage.summary(run, &dir)? {
-        ui::line(stage.name(), &text);
-    }
+    show(stage, run, &dir)?;
     Ok(true)
 }
 

@@ -12,9 +12,11 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 pub use self::declaration::{Artefact, CommandOption, Declaration, Need, Output, SchemeNames};
+pub use self::lock::without_locks;
 pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
 pub use self::making::{recipe, run};
 pub use self::needs::downloads;
+pub use self::placing::remove_dir;
 pub use self::run::{Run, Stage};
 
 /// The members of a serialisable section as named parameters.

@@ -9,6 +9,7 @@ use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check, sections};
+use crate::room::Room;
 use crate::stage::{Artefact, Declaration, Need, Output, Run, SchemeNames, Stage, makers};
 use crate::stages::artefacts;
 use crate::stages::heldout::{self, Scoring};
@@ -68,6 +69,10 @@ impl Stage for Evaluate {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         heldout::parameters(run, &run.config.evaluate)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        scoring(&run.config).needs_room(run, names(&run.config), "evaluate.contexts or heldout.windows")
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -16,6 +16,7 @@ pub use self::groups::{DICTIONARIES, EPOCHS, GroupShards, KMEANS, Plan};
 pub use self::variant::Variant;
 use crate::config::Config;
 use crate::config::sections::train::Weighting;
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 
 /// See the module.
@@ -56,15 +57,12 @@ impl Stage for Train {
         parameters(run)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        plan(run).needs_room(run)
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let plan = Plan {
-            stage: self.name(),
-            method: "NeuralDict, Algorithm 1".to_owned(),
-            keys: Variant::of(run, Kind::Key),
-            values: Variant::of(run, Kind::Value),
-            keep_start: true,
-        };
-        plan.make(run, dir)
+        plan(run).make(run, dir)
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -83,6 +81,16 @@ impl Stage for Train {
             )
         };
         Ok(Kind::ALL.map(line).into())
+    }
+}
+
+fn plan(run: &Run) -> Plan {
+    Plan {
+        stage: DECLARATION.name,
+        method: "NeuralDict, Algorithm 1".to_owned(),
+        keys: Variant::of(run, Kind::Key),
+        values: Variant::of(run, Kind::Value),
+        keep_start: true,
     }
 }
 

@@ -9,6 +9,7 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
 use serde_json::{Map, Value};
 
 use crate::config::sections;
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
@@ -42,20 +43,12 @@ impl Stage for TrainBest {
         Ok(parameters)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        plan(run)?.needs_room(run)
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let settings = &run.config.train_best;
-        let variant = |kind: Kind| -> Result<Variant> {
-            let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
-            variant.config.epochs = settings.epochs;
-            Ok(variant)
-        };
-        let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
-        ensure!(
-            !(keys.weighted || values.weighted) || run.config.calibrate.importance,
-            "train_best: `attention` needs calibrate.importance = true, which records the weights"
-        );
-        let method = format!("Algorithm 1, or keys {} and values {} where better", settings.keys, settings.values);
-        Plan { stage: self.name(), method, keys, values, keep_start: false }.make(run, dir)?;
+        plan(run)?.make(run, dir)?;
         choose(&run.stage_dir("train"), dir)
     }
 
@@ -80,6 +73,22 @@ impl Stage for TrainBest {
         };
         Ok(Kind::ALL.map(line).into())
     }
+}
+
+fn plan(run: &Run) -> Result<Plan> {
+    let settings = &run.config.train_best;
+    let variant = |kind: Kind| -> Result<Variant> {
+        let mut variant = Variant::of(run, kind).with(options(run, kind), "train_best")?;
+        variant.config.epochs = settings.epochs;
+        Ok(variant)
+    };
+    let (keys, values) = (variant(Kind::Key)?, variant(Kind::Value)?);
+    ensure!(
+        !(keys.weighted || values.weighted) || run.config.calibrate.importance,
+        "train_best: `attention` needs calibrate.importance = true, which records the weights"
+    );
+    let method = format!("Algorithm 1, or keys {} and values {} where better", settings.keys, settings.values);
+    Ok(Plan { stage: DECLARATION.name, method, keys, values, keep_start: false })
 }
 
 fn options(run: &Run, kind: Kind) -> &str {

@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::config::sections::longbench::{SHARD, Slice};
 use crate::manifest::{self, Manifest};
 use crate::models::Opened;
+use crate::room::Room;
 use crate::stage::{self, CommandOption, Declaration, Need, Output, Run, SchemeNames, Stage, parameters_of};
 use crate::stages::inputs::{PREFILL_CHUNK, open_model};
 use crate::stages::report::sheet::RESULTS;
@@ -129,6 +130,11 @@ impl Stage for LongBench {
         Ok(inputs)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let tokens = run.config.longbench.max_prompt_tokens;
+        scores::needs_room(run, names(&run.config), tokens, "longbench.max_prompt_tokens")
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let settings = &run.config.longbench;
         let folder = folder(run)?;
@@ -178,9 +184,7 @@ impl Stage for LongBench {
         for (from, to) in copies {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
-            if std::fs::read(&to).ok().as_ref() != Some(&bytes) {
-                atomic::write(&to, &bytes)?;
-            }
+            atomic::write_if_changed(&to, &bytes)?;
         }
         let text = std::fs::read_to_string(dir.join(RESULTS.file(MARKER)))?;
         splice::splice_file(&run.paths.root.join(RESULTS.path), MARKER, &text)?;
