@@ -39,7 +39,8 @@ impl Machine {
 /// Short revision, with `-dirty` where tracked files other than generated results differ.
 fn git_revision() -> Option<String> {
     let git = |args: &[&str]| {
-        let out = Command::new("git").args(args).output().ok()?;
+        // Without the lock that `git status` takes to note what it found: a kill would leave it.
+        let out = Command::new("git").arg("--no-optional-locks").args(args).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let revision = git(&["rev-parse", "--short=10", "HEAD"])?;

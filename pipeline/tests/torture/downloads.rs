@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::home::{can_run, leftovers, refused, signal, text, wait_until};
+use crate::home::{can_run, leftovers, program, refused, signal, text, wait_until};
 use crate::registry::{Registry, Sent};
 use crate::signals::send;
 
@@ -69,7 +69,7 @@ impl Project {
         let set = "set=model=parted corpora=[\"wiki\"] heldout.domains=[\"play\"] suite.tasks=[\"record_lookup\"] compare.tasks=[]";
         let mut command = Command::new("env");
         command
-            .args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_kvcsr"), "fetch", "profile=smoke", set])
+            .args(["--default-signal=INT,TERM", program().to_str().unwrap(), "fetch", "profile=smoke", set])
             .current_dir(self.folder.path())
             .env("KVCSR_DATA", self.folder.path().join("data"))
             .env("KVCSR_CACHE", self.folder.path().join("cache"))
@@ -116,7 +116,7 @@ fn sources() -> String {
         "[[source]]\nid = \"parted\"\nkind = \"model\"\n{own}\nfile = \"parted.gguf\"\nbytes = {}\nsha256 = \"{}\"\nparts = [{}]\n\
          [[source]]\nid = \"wiki\"\nkind = \"text\"\n{own}\npackage = \"{}\"\nversion = \"1.0\"\nfile = \"{}\"\n{}\ndocuments = \"lines\"\n\
          [[collection]]\nid = \"plays\"\ndomain = \"play\"\nside = \"scored\"\n{own}\npackage = \"{}\"\nversion = \"1.0\"\n\
-         text = \"plain\"\nfiles = [{{ file = \"{}\", {} }}]\n",
+         text = \"whole\"\nfiles = [{{ file = \"{}\", {} }}]\n",
         whole.len(),
         sha256(&whole),
         parts.join(", "),

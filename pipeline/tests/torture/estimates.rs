@@ -59,7 +59,7 @@ fn estimates_are_near_what_the_stages_of_the_embedded_model_take() {
     let home = all.copy().at(folder.path().join("data"));
     let stages: &[&str] = if is_long() { &STAGES } else { &STAGES[..3] };
     for stage in stages {
-        let out = home.command(stage, &["model=smollm2-135m-instruct"]).output().unwrap();
+        let out = home.command(stage, &["set=model=smollm2-135m-instruct"]).output().unwrap();
         assert!(out.status.success(), "{stage}: {}", text(&out));
         check(&home, stage, "smollm2-135m-instruct");
     }

@@ -54,6 +54,11 @@ pub fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |n| n.parse().unwrap())
 }
 
+/// The program under test: the one that was built with the tests, or `$KVCSR_PROGRAM`.
+pub fn program() -> PathBuf {
+    std::env::var_os("KVCSR_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_kvcsr").into(), PathBuf::from)
+}
+
 /// Whether the long form was asked for.
 pub fn is_long() -> bool {
     number("KVCSR_KILLS", 0) > 0
@@ -135,7 +140,7 @@ pub struct Home {
 impl Home {
     /// A command of `kvcsr`, whose output is kept.
     pub fn command(&self, stage: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvcsr"));
+        let mut command = Command::new(program());
         command
             .args([stage, "profile=smoke", &format!("set=model={} {SMALL}", self.model.display())])
             .args(more)

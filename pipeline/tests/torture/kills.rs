@@ -64,39 +64,44 @@ fn stages_killed_at_random_moments_end_with_the_same_bytes() {
     println!("seed {seed}, {} stages: {counts:?}, {:.0} s", all.made.len(), started.elapsed().as_secs_f64());
 }
 
-/// Steps of a replacement after which a kill leaves another state on the disk.
-const STEPS: &str = "rename,renameat,renameat2,unlink,unlinkat,rmdir";
+/// Steps of a replacement before which a kill leaves another state on the disk.
+const STEPS: [&str; 6] = ["rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir"];
 
 #[test]
 fn a_replacement_killed_at_any_rename_or_removal_keeps_the_old_outputs_or_has_the_new() {
     let test = "a_replacement_killed_at_any_rename_or_removal_keeps_the_old_outputs_or_has_the_new";
     let Some(all) = Undisturbed::run(test) else { return };
-    if !can_run(test, "strace", &["-f", "-e", "inject=rename:signal=KILL:when=9999", "true"]) {
+    if !can_run(test, "strace", &["-e", "inject=rename:signal=KILL:when=99", "true"]) {
         return;
     }
     let home = all.copy();
     let stages: &[&str] = if is_long() { &["merge", "calibrate", "train", "evaluate", "ablate"] } else { &["merge"] };
     for stage in stages {
         let made = all.of(stage);
-        let mut kills = 0;
-        loop {
-            let trace = format!("trace={STEPS}");
-            let inject = format!("inject={STEPS}:signal=KILL:when={}", kills + 1);
-            let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-            let out = home.under(&strace, stage, &["--force"]).output().unwrap();
-            if out.status.success() {
-                break;
-            }
-            assert!(signal(out.status) == Some(9) || out.status.code() == Some(137), "{stage}: {}", text(&out));
-            kills += 1;
-            let said = home.run(stage);
-            assert!(said.contains("up to date"), "{stage}, kill {kills}: finished outputs were lost\n{said}");
-            // From the beginning, so that the next kill is one step further.
-            let _ = std::fs::remove_dir_all(home.partial(stage));
-            assert!(kills < 1000, "{stage} does not end");
-        }
+        let kills: usize = STEPS.iter().map(|step| kill_at_each(&home, stage, step)).sum();
         home.check(made);
         assert!(kills >= 6, "{stage}: killed {kills} times");
         println!("{stage}: killed at each of {kills} renames and removals of its replacement");
+    }
+}
+
+/// Kills a replacement before each call of `step` of its main thread; how many there were.
+fn kill_at_each(home: &Home, stage: &str, step: &str) -> usize {
+    let mut kills = 0;
+    loop {
+        let trace = format!("trace={step}");
+        let inject = format!("inject={step}:signal=KILL:when={}", kills + 1);
+        let strace = ["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let out = home.under(&strace, stage, &["--force"]).output().unwrap();
+        if out.status.success() {
+            return kills;
+        }
+        assert!(signal(out.status) == Some(9) || out.status.code() == Some(137), "{stage}: {}", text(&out));
+        kills += 1;
+        let said = home.run(stage);
+        assert!(said.contains("up to date"), "{stage}, {step} {kills}: finished outputs were lost\n{said}");
+        // From the beginning, so that the next kill is one step further.
+        let _ = std::fs::remove_dir_all(home.partial(stage));
+        assert!(kills < 1000, "{stage} does not end");
     }
 }

@@ -108,16 +108,18 @@ fn serve(stream: TcpStream, state: &Mutex<State>, stop: &AtomicBool) {
     let path = request.split_whitespace().nth(1).unwrap_or_default().trim_matches('/').to_owned();
     let (folder, package) = path.split_once('/').unwrap_or_default();
     let mut out = stream;
-    let found = state.lock().unwrap().wheels.get(package.trim_end_matches("-1.0-py3-none-any.whl")).cloned();
-    let stem = package.replace('-', "_");
+    // Files have the package's name with underscores.
+    let package = package.trim_end_matches("-1.0-py3-none-any.whl").replace('_', "-");
+    let found = state.lock().unwrap().wheels.get(&package).cloned();
+    let file = format!("{}-1.0-py3-none-any.whl", package.replace('-', "_"));
     // A reader that is gone is what some cases are about.
     let _ = match (folder, found) {
         ("simple", Some(_)) => {
-            let page = format!("<html><body><a href=\"/files/{package}-1.0-py3-none-any.whl\">{stem}-1.0-py3-none-any.whl</a></body></html>");
+            let page = format!("<html><body><a href=\"/files/{file}\">{file}</a></body></html>");
             head(&mut out, "200 OK", "text/html", page.len()).and_then(|()| out.write_all(page.as_bytes()))
         }
         ("files", Some((wheel, Some(sent)))) => {
-            state.lock().unwrap().asked.push(package.trim_end_matches("-1.0-py3-none-any.whl").to_owned());
+            state.lock().unwrap().asked.push(package);
             send(&mut out, &wheel, sent, stop)
         }
         _ => head(&mut out, "404 Not Found", "text/plain", 0),

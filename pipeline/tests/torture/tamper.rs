@@ -22,13 +22,14 @@ fn reader_of(stage: &str) -> Option<&'static str> {
     })
 }
 
-/// The stage's outputs by kind: names but for their numbers.
+/// The stage's outputs by kind: names but for their numbers; pages and figures by their endings.
 fn kinds(home: &Home, stage: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let record = home.record(stage).unwrap();
     let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for output in record["outputs"].as_array().unwrap() {
         let file = output["file"].as_str().unwrap();
-        let kind = file.replace(|c: char| c.is_ascii_digit(), "#").replace("keys", "*").replace("values", "*");
+        let drawn = [".svg", ".png", ".csv", ".parquet", ".md", ".html"].into_iter().find(|ending| file.ends_with(ending));
+        let kind = drawn.map(str::to_owned).unwrap_or_else(|| file.replace(|c: char| c.is_ascii_digit(), "#").replace("keys", "*").replace("values", "*"));
         kinds.entry(kind).or_default().push(home.stage(stage).join(file));
     }
     kinds
