@@ -44,11 +44,8 @@ struct Names {
     cached: &'static str,
 }
 
-const FIRST: Names = Names {
-    limit: "memory.limit_in_bytes",
-    used: "memory.usage_in_bytes",
-    cached: "total_inactive_file",
-};
+const FIRST: Names =
+    Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", cached: "total_inactive_file" };
 const SECOND: Names = Names { limit: "memory.max", used: "memory.current", cached: "inactive_file" };
 
 /// The limits of the process's control groups and of those above them. `list` is its `/proc/self/cgroup`.
@@ -76,7 +73,11 @@ fn limit(group: &Path, names: &Names) -> Option<Memory> {
     let stat = read("memory.stat").unwrap_or_default();
     let cached = stat.lines().find_map(|line| line.strip_prefix(names.cached)?.trim().parse::<u64>().ok());
     let used = number(names.used).unwrap_or(0).saturating_sub(cached.unwrap_or(0));
-    Some(Memory { most, most_by: "its control group (a container's or systemd's limit)", free: most.saturating_sub(used) })
+    Some(Memory {
+        most,
+        most_by: "its control group (a container's or systemd's limit)",
+        free: most.saturating_sub(used),
+    })
 }
 
 /// The limit on addresses, less those that the program has mapped and does not hold in memory.

@@ -78,8 +78,7 @@ impl Amount {
             );
         }
         if needed as f64 > free as f64 * CLOSE {
-            let text =
-                format!("warning: {amount} will be written to {}, where {left} are free", folder.display());
+            let text = format!("warning: {amount} will be written to {}, where {left} are free", folder.display());
             ui::line(stage, &text);
         }
         Ok(())

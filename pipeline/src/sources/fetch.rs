@@ -62,7 +62,9 @@ fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
     let mut largest = 0;
     for source in missing {
         let begun = match &source.origin {
-            Origin::Parts { .. } => std::fs::metadata(parts::unfinished(&source.path(paths))).map_or(0, |file| file.len()),
+            Origin::Parts { .. } => {
+                std::fs::metadata(parts::unfinished(&source.path(paths))).map_or(0, |file| file.len())
+            }
             Origin::Package { .. } => 0,
         };
         files += source.bytes.saturating_sub(begun);
@@ -72,7 +74,10 @@ fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
         };
         largest = largest.max(package);
     }
-    let need = Amount { bytes: files + largest, lower: "the number of corpora and heldout.domains, or choose a smaller model" };
+    let need = Amount {
+        bytes: files + largest,
+        lower: "the number of corpora and heldout.domains, or choose a smaller model",
+    };
     need.check_disk("fetch", &paths.cache, 0)
 }
 

@@ -70,9 +70,7 @@ pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, Strin
             let command = format!("just {stage} profile={profile}");
             made(&folder(run, profile, stage), stage)
                 .with_context(|| format!("`{command}` makes it again"))?
-                .with_context(|| {
-                    format!("stage `{stage}` has not been run for profile `{profile}`: run `{command}`")
-                })?
+                .with_context(|| format!("stage `{stage}` has not been run for profile `{profile}`: run `{command}`"))?
         };
         let outputs = maker.declaration().makes.iter().filter(|output| wanted(run.stages, &needs, output.artefact));
         let files = outputs.flat_map(|output| match output.artefact {

@@ -83,10 +83,7 @@ impl Stage for Ablate {
         // The figures run the model over a prompt.
         let memory = training.max(Sizes::of(run)?.with_prefill(0, 0));
         Ok(Room {
-            memory: Amount {
-                bytes: memory,
-                lower: "ablate.vectors, ablate.table_atoms or threads",
-            },
+            memory: Amount { bytes: memory, lower: "ablate.vectors, ablate.table_atoms or threads" },
             disk: Amount { bytes: peers, lower: "ablate.vectors" },
         })
     }

@@ -68,7 +68,10 @@ impl Stage for TrainRope {
         let memory = TrainConfig::memory_bytes_of(threads, memory).max(Sizes::of(run)?.with_prefill(0, 0));
         Ok(Room {
             memory: Amount { bytes: memory, lower: "train.atoms, train.batch or threads" },
-            disk: Amount { bytes: threads as u64 * rotated + dictionaries, lower: "train.atoms, calibrate.tokens or threads" },
+            disk: Amount {
+                bytes: threads as u64 * rotated + dictionaries,
+                lower: "train.atoms, calibrate.tokens or threads",
+            },
         })
     }
 

@@ -69,7 +69,18 @@ fn a_disk_that_becomes_full_ends_a_stage_with_the_way_out_and_nothing_is_lost() 
     let Some(disk) = Mount::tmpfs(test, 64) else { return };
     let home = all.copy_in(disk.path());
     let stages: &[&str] = if is_long() {
-        &["calibrate", "train", "train-best", "allocate", "calibrate-peers", "ablate", "evaluate", "compare", "suite", "report"]
+        &[
+            "calibrate",
+            "train",
+            "train-best",
+            "allocate",
+            "calibrate-peers",
+            "ablate",
+            "evaluate",
+            "compare",
+            "suite",
+            "report",
+        ]
     } else {
         &["train", "evaluate", "report"]
     };

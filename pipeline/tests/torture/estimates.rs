@@ -13,8 +13,18 @@ const DISK: [f64; 2] = [0.9, 4.0];
 const SMALL: f64 = 100e3;
 /// Stages that are estimated, and those whose outputs' size is.
 const ESTIMATED: [&str; 12] = [
-    "calibrate", "train", "train-best", "train-rope", "allocate", "train-plus", "calibrate-peers", "ablate", "evaluate", "compare",
-    "at-rest", "suite",
+    "calibrate",
+    "train",
+    "train-best",
+    "train-rope",
+    "allocate",
+    "train-plus",
+    "calibrate-peers",
+    "ablate",
+    "evaluate",
+    "compare",
+    "at-rest",
+    "suite",
 ];
 const SIZED: [&str; 6] = ["calibrate", "train", "train-best", "train-rope", "train-plus", "calibrate-peers"];
 

@@ -1,12 +1,12 @@
 //! SIGKILL: at random moments of every stage, and at every rename and removal of a replacement.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::home::{Home, Made, Undisturbed, can_run, is_long, number, signal, text};
+use crate::home::{Home, Made, Undisturbed, can_run, is_long, number, program, signal, text};
 
 /// Starts a stage and kills it after a random part of the time that it takes; whether it was still running.
 fn kill(home: &Home, made: &Made, more: &[&str], rng: &mut ChaCha8Rng) -> bool {
@@ -104,4 +104,22 @@ fn kill_at_each(home: &Home, stage: &str, step: &str) -> usize {
         let _ = std::fs::remove_dir_all(home.partial(stage));
         assert!(kills < 1000, "{stage} does not end");
     }
+}
+
+#[test]
+fn keeping_a_run_again_after_a_kill_leaves_the_outputs_as_they_are() {
+    let Some(all) = Undisturbed::run("keeping_a_run_again_after_a_kill_leaves_the_outputs_as_they_are") else { return };
+    let home = all.copy();
+    let made = all.of("merge");
+    // A kill in the midst of it: outputs are linked, not copied.
+    let half = home.stage("../smoke+before.keeping/merge");
+    std::fs::create_dir_all(&half).unwrap();
+    std::fs::hard_link(home.stage("merge/groups.json"), half.join("groups.json")).unwrap();
+    let mut keep = Command::new(program());
+    keep.args(["keep", "smoke", "before"]).env("KVCSR_DATA", &home.data);
+    let out = keep.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    assert!(home.run("merge").contains("up to date"), "keeping a run has changed it");
+    assert!(home.stage("../smoke+before/merge/groups.json").is_file() && !half.exists());
+    home.check(made);
 }

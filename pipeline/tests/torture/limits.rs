@@ -54,10 +54,18 @@ fn a_limit_on_addresses_ends_a_stage_and_the_next_run_goes_on() {
 
 #[test]
 fn a_stage_that_can_never_have_its_memory_is_refused_with_what_to_lower() {
-    let Some(all) = Undisturbed::run("a_stage_that_can_never_have_its_memory_is_refused_with_what_to_lower") else { return };
+    let Some(all) = Undisturbed::run("a_stage_that_can_never_have_its_memory_is_refused_with_what_to_lower") else {
+        return;
+    };
     let home = all.copy();
     // Two terabytes of vectors: no machine has them.
-    let more = ["train.batch=1000000", "train.sparsity=64", "train.atoms=64", "train.kmeans_sample=2000000000", "train.memory_gb=100000"];
+    let more = [
+        "train.batch=1000000",
+        "train.sparsity=64",
+        "train.atoms=64",
+        "train.kmeans_sample=2000000000",
+        "train.memory_gb=100000",
+    ];
     let said = refused(&home.command("train", &more).output().unwrap());
     for part in ["train needs about", "of memory, and", "allows", "lower train.memory_gb"] {
         assert!(said.contains(part), "{part} is not in {said}");
@@ -101,9 +109,8 @@ fn a_control_group_that_is_too_small_ends_a_stage_and_the_next_run_goes_on() {
     let Some(group) = Group::new(test) else { return };
     let home = all.copy();
     let (limit, procs) = (group.limit_file(), group.0.join("cgroup.procs"));
-    let enter = |bytes: u64| {
-        format!("echo {bytes} > {} && echo $$ > {} && exec \"$@\"", limit.display(), procs.display())
-    };
+    let enter =
+        |bytes: u64| format!("echo {bytes} > {} && echo $$ > {} && exec \"$@\"", limit.display(), procs.display());
     let stages: &[&str] = if is_long() { &["calibrate", "train", "evaluate", "suite"] } else { &["train"] };
     let made: usize = stages.iter().map(|stage| starve(&home, &all, stage, |megabytes| enter(megabytes << 19))).sum();
     assert!(made > 0, "no estimate refused a stage in a group of 100 MB");

@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::home::{Home, Undisturbed, can_run, is_root, refused};
 
 /// Root without its right to write and read what its modes forbid.
-const BOUND: [&str; 3] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"];
+const BOUND: [&str; 3] =
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"];
 
 /// What commands are started under, so that modes count; none where they count anyway.
 fn bound(test: &str) -> Option<Vec<&'static str>> {

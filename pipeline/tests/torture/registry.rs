@@ -89,7 +89,10 @@ fn wheel(package: &str, file: &str, contents: &[u8]) -> Vec<u8> {
     let files = [
         (file.to_owned(), contents.to_vec()),
         (format!("{about}/METADATA"), format!("Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n").into_bytes()),
-        (format!("{about}/WHEEL"), b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n".to_vec()),
+        (
+            format!("{about}/WHEEL"),
+            b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n".to_vec(),
+        ),
         (format!("{about}/RECORD"), Vec::new()),
     ];
     for (name, contents) in files {

@@ -58,6 +58,26 @@ fn a_signal_ends_a_stage_cleanly_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on() {
+    let test = "a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on";
+    let Some(all) = Undisturbed::run(test) else { return };
+    if !can_run(test, "env", &["--default-signal=INT", "true"]) {
+        return;
+    }
+    let home = all.copy();
+    let made = all.of("train");
+    home.forget(made.stage);
+    let mut child = home.under(&DEFAULTS, made.stage, &["--set", "train.epochs=50"]).spawn().unwrap();
+    wait_until(&mut child, || home.partial(made.stage).join("recipe.json").is_file());
+    send(&child, "TERM");
+    // The first may have ended it already: its process is not waited for yet.
+    send(&child, "TERM");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(signal(out.status), Some(15), "{}", text(&out));
+    home.check(made);
+}
+
+#[test]
 fn a_signal_that_the_caller_ignores_stays_ignored() {
     let Some(all) = Undisturbed::run("a_signal_that_the_caller_ignores_stays_ignored") else { return };
     let home = all.copy();

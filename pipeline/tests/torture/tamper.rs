@@ -28,8 +28,11 @@ fn kinds(home: &Home, stage: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for output in record["outputs"].as_array().unwrap() {
         let file = output["file"].as_str().unwrap();
-        let drawn = [".svg", ".png", ".csv", ".parquet", ".md", ".html"].into_iter().find(|ending| file.ends_with(ending));
-        let kind = drawn.map(str::to_owned).unwrap_or_else(|| file.replace(|c: char| c.is_ascii_digit(), "#").replace("keys", "*").replace("values", "*"));
+        let drawn =
+            [".svg", ".png", ".csv", ".parquet", ".md", ".html"].into_iter().find(|ending| file.ends_with(ending));
+        let kind = drawn.map(str::to_owned).unwrap_or_else(|| {
+            file.replace(|c: char| c.is_ascii_digit(), "#").replace("keys", "*").replace("values", "*")
+        });
         kinds.entry(kind).or_default().push(home.stage(stage).join(file));
     }
     kinds
@@ -78,12 +81,17 @@ fn tampered(home: &Home, made: &Made) -> usize {
         let victim = &files[0];
         let name = victim.strip_prefix(home.stage(made.stage)).unwrap().to_str().unwrap().to_owned();
         // Another of its kind, or of the stage.
-        let other = files.last().filter(|file| *file != victim).or_else(|| any.iter().copied().find(|file| *file != victim));
+        let other =
+            files.last().filter(|file| *file != victim).or_else(|| any.iter().copied().find(|file| *file != victim));
         let whole = fs::read(victim).unwrap();
         let other = other.map_or_else(Vec::new, |file| fs::read(file).unwrap());
         for (at, (bytes, expected)) in damages(&whole, &other).into_iter().enumerate() {
             put(victim, bytes.as_deref());
-            assert!(says(home, made.stage, &format!("{name} {expected}")), "{}, {kind}: damage {at} was not seen", made.stage);
+            assert!(
+                says(home, made.stage, &format!("{name} {expected}")),
+                "{}, {kind}: damage {at} was not seen",
+                made.stage
+            );
             if let Some(reader) = reader_of(made.stage).filter(|_| at < 2 || is_long()) {
                 let said = refused(&home.command(reader, &[]).output().unwrap());
                 let remedy = format!("`just {} profile=smoke` makes it again", made.stage);
@@ -145,7 +153,10 @@ fn a_record_that_was_damaged_is_seen_and_the_stage_made_again() {
             assert!(says(&home, stage, expected), "{stage}: {text:.60}");
             if let Some(reader) = reader_of(stage) {
                 let said = refused(&home.command(reader, &[]).output().unwrap());
-                assert!(said.contains("manifest.json") && said.contains(&format!("just {stage} profile=smoke")), "{said}");
+                assert!(
+                    said.contains("manifest.json") && said.contains(&format!("just {stage} profile=smoke")),
+                    "{said}"
+                );
             }
         }
         home.check(made);

@@ -31,7 +31,9 @@ fn runs_that_start_at_once_leave_right_outputs() {
     let Some(all) = Undisturbed::run("runs_that_start_at_once_leave_right_outputs") else { return };
     let home = all.copy();
     // The same stage, and stages that read the same outputs.
-    for (first, second) in [("merge", "merge"), ("report", "report"), ("train-plus", "calibrate-peers"), ("train-best", "train-rope")] {
+    for (first, second) in
+        [("merge", "merge"), ("report", "report"), ("train-plus", "calibrate-peers"), ("train-best", "train-rope")]
+    {
         home.forget(first);
         if second != first {
             home.forget(second);
@@ -49,7 +51,9 @@ fn runs_that_start_at_once_leave_right_outputs() {
 
 #[test]
 fn a_report_beside_a_replacement_of_what_it_shows_is_right_in_the_end() {
-    let Some(all) = Undisturbed::run("a_report_beside_a_replacement_of_what_it_shows_is_right_in_the_end") else { return };
+    let Some(all) = Undisturbed::run("a_report_beside_a_replacement_of_what_it_shows_is_right_in_the_end") else {
+        return;
+    };
     let home = all.copy();
     for _ in 0..3 {
         home.forget("report");

@@ -39,10 +39,6 @@ fn call(line: &str) -> Option<Call> {
 #[test]
 fn lines_of_strace_are_read() {
     let log = "12 fsync(5</a/b>)  = 0\n13 rename(\"/a/b\", \"/a/c\") = 0\n12 fdatasync(3</d> <unfinished ...>\n12 <... fdatasync resumed>) = 0\n";
-    let expected = [
-        Call::Sync("/a/b".into()),
-        Call::Rename("/a/b".into(), "/a/c".into()),
-        Call::Sync("/d".into()),
-    ];
+    let expected = [Call::Sync("/a/b".into()), Call::Rename("/a/b".into(), "/a/c".into()), Call::Sync("/d".into())];
     assert_eq!(parse(log), expected);
 }

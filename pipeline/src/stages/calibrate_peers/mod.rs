@@ -71,7 +71,8 @@ impl Stage for CalibratePeers {
         let sizes = Sizes::of(run)?;
         let (layers, heads, _) = sizes.shape();
         let threads = rayon::current_num_threads() as u64;
-        let tasks: Vec<TaskRoom> = Task::all(settings)?.iter().map(|task| task.room(settings, &sample, &sizes)).collect();
+        let tasks: Vec<TaskRoom> =
+            Task::all(settings)?.iter().map(|task| task.room(settings, &sample, &sizes)).collect();
         let learning = tasks.iter().map(|task| task.memory).max().unwrap_or(0);
         // The attention that each token gets comes first, with the model, one sequence at a time; the model stays until the end of that.
         let attention = sizes.with_prefill(sample.length, 1);

@@ -55,9 +55,8 @@ impl Stage for Report {
         // Nothing at all to report on is a mistake; anything else is reported as far as it goes.
         run.finished("calibrate")?;
         // A stage that was not run is left out; one whose outputs were changed since is an error.
-        let digest = |stage: &str| -> Result<Value> {
-            Ok(run.made(stage)?.map_or(Value::Null, |record| record.digest.into()))
-        };
+        let digest =
+            |stage: &str| -> Result<Value> { Ok(run.made(stage)?.map_or(Value::Null, |record| record.digest.into())) };
         let mut inputs = shown(run)
             .into_iter()
             .map(|stage| Ok((stage.to_owned(), digest(stage)?)))

@@ -122,7 +122,10 @@ impl Plan {
         }
         let sets = if self.keep_start { 4 } else { 3 };
         Ok(Room {
-            memory: Amount { bytes: TrainConfig::memory_bytes_of(count, each), lower: "train.memory_gb, train.atoms, train.batch or threads" },
+            memory: Amount {
+                bytes: TrainConfig::memory_bytes_of(count, each),
+                lower: "train.memory_gb, train.atoms, train.batch or threads",
+            },
             disk: Amount { bytes: sets * dictionaries, lower: "train.atoms" },
         })
     }
