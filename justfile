@@ -5,7 +5,7 @@ set positional-arguments
 
 # Features of the program: KVCSR_FEATURES=cuda, or hub, or both with a comma.
 features := env('KVCSR_FEATURES', '')
-kvcsr := "cargo run --release --locked --quiet --package kvcsr --features '" + features + "' --"
+kvcsr := "exec cargo run --release --locked --quiet --package kvcsr --features '" + features + "' --"
 just := just_executable()
 # What every stage's recipe runs: the command of its own name.
 stage := kvcsr + ' "$0" "$@"'
@@ -184,7 +184,7 @@ test: setup lint deny smoke
         '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed - without, failed, skipped + without }' "$log"
 
-# Kill, tamper with and starve every stage, kills=200 times in all; every next run must end with the bytes of an undisturbed one (about half an hour)
+# Make faults happen to every stage: kills=200 kills, signals, full disks, limits, broken downloads, tampered outputs; every next run must end with the bytes of an undisturbed one
 [group('develop')]
 torture kills="200": setup
     @KVCSR_KILLS="${1#kills=}" cargo test --release --locked --workspace --test torture -- --nocapture

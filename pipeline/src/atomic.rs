@@ -12,6 +12,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     atomic::write(path, bytes).with_context(|| path.display().to_string())
 }
 
+/// As [`write()`], and nothing is written where the file says the same already: what is up to date may lie on a read-only disk.
+pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    write(path, bytes)
+}
+
 /// Writes `value` as indented JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, serde_json::to_string_pretty(value)?.as_bytes())

@@ -7,12 +7,15 @@ mod config;
 mod documents;
 mod executor;
 mod hub;
+mod interrupt;
 mod longbench_hub;
 mod machine;
 mod manifest;
 mod models;
 mod paths;
 pub mod readers;
+mod remedy;
+mod room;
 mod sources;
 mod stage;
 mod stages;
@@ -46,12 +49,28 @@ pub fn main() -> ExitCode {
             unsafe { std::env::set_var(variable, value) };
         }
     }
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    let ended = interrupt::watch(goes_on(&command)).and_then(|()| run(command));
+    interrupt::settle();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", chain(&error));
+            let text = chain(&error);
+            eprintln!("error: {text}");
+            if let Some(remedy) = remedy::of(&text) {
+                eprintln!("{remedy}");
+            }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether a command that was interrupted goes on where it stopped.
+fn goes_on(command: &Command) -> bool {
+    match command {
+        Command::Stage(..) => true,
+        Command::Whole(whole) => matches!(whole, Whole::Reproduce { .. } | Whole::Fetch(_) | Whole::Sweep { .. }),
+        Command::Tool(_) => false,
     }
 }
 

@@ -39,7 +39,8 @@ impl Machine {
 /// Short revision, with `-dirty` where tracked files other than generated results differ.
 fn git_revision() -> Option<String> {
     let git = |args: &[&str]| {
-        let out = Command::new("git").args(args).output().ok()?;
+        // Without the lock that `git status` takes to note what it found: a kill would leave it.
+        let out = Command::new("git").arg("--no-optional-locks").args(args).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let revision = git(&["rev-parse", "--short=10", "HEAD"])?;
@@ -47,14 +48,6 @@ fn git_revision() -> Option<String> {
     let status = ["status", "--porcelain", "--untracked-files=no", "--", ":/"];
     let changed = git(&[&status[..], &generated[..]].concat())?;
     Some(if changed.is_empty() { revision } else { format!("{revision}-dirty") })
-}
-
-/// Memory of this machine in bytes, or what a Slurm job was given of it.
-pub fn memory_bytes() -> u64 {
-    let kind = sysinfo::MemoryRefreshKind::nothing().with_ram();
-    let all = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(kind)).total_memory();
-    let given = std::env::var("SLURM_MEM_PER_NODE").ok().and_then(|mib| mib.parse::<u64>().ok());
-    given.filter(|mib| *mib > 0).map_or(all, |mib| all.min(mib << 20))
 }
 
 /// Peak resident memory of this process in bytes, where the system tells.

@@ -1,20 +1,25 @@
 //! What a stage was made from: its key, inputs, parameters, outputs and circumstances.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::{Timestamp, Unit};
 use kvcsr_records::csv;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::atomic;
 use crate::machine::Machine;
+use crate::room::Estimate;
 
 /// Name of the record beside a stage's outputs.
 pub const FILE: &str = "manifest.json";
+
+/// What errors say of a record that is not as it was written.
+pub const DAMAGED: &str = "not the record of a finished stage";
 
 /// What determines a stage's outputs. Two equal recipes make the same thing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,17 +135,61 @@ pub struct Manifest {
     pub finished: Timestamp,
     pub wall_seconds: f64,
     pub peak_memory_bytes: Option<u64>,
+    /// What the stage was expected to need before it started.
+    #[serde(default)]
+    pub estimate: Estimate,
+    /// blake3 of this record's file with [`NO_SEAL`] in its place; empty in records of older versions, which are not checked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
 }
 
+/// What stands for the seal where it is computed.
+const NO_SEAL: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 impl Manifest {
-    /// Reads the record in `dir`, if there is a readable one.
-    pub fn read(dir: &Path) -> Option<Self> {
-        Self::read_file(&dir.join(FILE))
+    /// Writes the record into `dir`, sealed.
+    pub fn write(mut self, dir: &Path) -> Result<()> {
+        self.seal = NO_SEAL.to_owned();
+        let text = serde_json::to_string_pretty(&self)?;
+        let seal = blake3::hash(text.as_bytes()).to_hex();
+        // The seal is the last member, and no hash is zero.
+        let (before, after) = text.rsplit_once(NO_SEAL).context("a record has a seal")?;
+        atomic::write(&dir.join(FILE), format!("{before}{seal}{after}").as_bytes())
     }
 
-    /// Reads a record, if the file is a readable one.
+    /// Reads the record in `dir`; none if there is no such file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no record, or is not as it was written.
+    pub fn open(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(FILE);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map(Some).with_context(|| path.display().to_string()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::InvalidData => bail!("{}: {DAMAGED}: no text", path.display()),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let record: Self = serde_json::from_str(text).with_context(|| DAMAGED)?;
+        if !record.seal.is_empty() {
+            let found = blake3::hash(text.replacen(&record.seal, NO_SEAL, 1).as_bytes()).to_hex();
+            if found.as_str() != record.seal {
+                bail!("{DAMAGED}: it was changed since it was made");
+            }
+        }
+        Ok(record)
+    }
+
+    /// The record in `dir`, if there is a whole one.
+    pub fn read(dir: &Path) -> Option<Self> {
+        Self::open(dir).ok().flatten()
+    }
+
+    /// Reads a record, if the file is a whole one.
     pub fn read_file(path: &Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+        Self::parse(&std::fs::read_to_string(path).ok()?).ok()
     }
 
     /// The day on which the stage was finished, in UTC: `2026-01-31`.
@@ -359,6 +408,8 @@ mod tests {
             finished: Timestamp::UNIX_EPOCH,
             wall_seconds: 0.0,
             peak_memory_bytes: None,
+            estimate: Estimate::default(),
+            seal: String::new(),
         };
         assert_eq!(manifest.damage(dir.path()), None);
         std::fs::write(&file, b"hello").unwrap();
@@ -367,5 +418,24 @@ mod tests {
         assert_eq!(manifest.damage(dir.path()).unwrap(), "sub/a.bin was changed since it was made");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(manifest.damage(dir.path()).unwrap(), "sub/a.bin is missing");
+
+        // The record itself: as it was written, cut, changed, replaced, gone, and one of an older version.
+        manifest.clone().write(dir.path()).unwrap();
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Manifest::open(dir.path()).unwrap().unwrap().outputs, manifest.outputs);
+        let blake3 = &manifest.outputs[0].blake3;
+        let other = whole.replace(blake3.as_str(), &blake3.replace(|c: char| c.is_ascii_digit(), "a"));
+        assert_ne!(other, whole);
+        for damaged in [&whole[..whole.len() / 2], &other, "", "{}"] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = format!("{:#}", Manifest::open(dir.path()).unwrap_err());
+            assert!(error.contains("manifest.json") && error.contains(DAMAGED), "{error}");
+            assert!(Manifest::read(dir.path()).is_none());
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(Manifest::open(dir.path()).unwrap().is_none());
+        std::fs::write(&path, serde_json::to_string(&manifest).unwrap()).unwrap();
+        assert!(Manifest::open(dir.path()).unwrap().is_some());
     }
 }

@@ -1,10 +1,10 @@
 //! What people see while stages run.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
 /// Seconds between two lines of progress where standard error is no terminal.
 const QUIET_INTERVAL: Duration = Duration::from_secs(30);
@@ -12,6 +12,16 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(30);
 /// One line of a stage: `calibrate  up to date`.
 pub fn line(stage: &str, text: &str) {
     println!("{stage:<10} {text}");
+}
+
+/// Bars that may be on the terminal now.
+static BARS: Mutex<Vec<WeakProgressBar>> = Mutex::new(Vec::new());
+
+/// Takes every bar off the terminal, for a program that is about to end.
+pub fn clear_bars() {
+    for bar in BARS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(WeakProgressBar::upgrade) {
+        bar.finish_and_clear();
+    }
 }
 
 /// Count, rate and time left: a bar on a terminal, a line every half minute in a log.
@@ -30,6 +40,9 @@ pub fn bar(stage: &'static str, total: u64, unit: &'static str) -> Bar {
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
+    let mut bars = BARS.lock().unwrap_or_else(PoisonError::into_inner);
+    bars.retain(|bar| bar.upgrade().is_some());
+    bars.push(bar.downgrade());
     let log = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Instant::now()));
     Bar { bar, stage, unit, log }
 }
@@ -71,5 +84,14 @@ pub fn duration(d: Duration) -> String {
         3600.. => format!("{} h {:02} min", s / 3600, s / 60 % 60),
         60.. => format!("{} min {:02} s", s / 60, s % 60),
         _ => format!("{:.1} s", d.as_secs_f64()),
+    }
+}
+
+/// `1.2 GB`, `35 MB` or `0.4 MB`.
+pub fn bytes(n: u64) -> String {
+    match n {
+        1_000_000_000.. => format!("{:.1} GB", n as f64 / 1e9),
+        10_000_000.. => format!("{:.0} MB", n as f64 / 1e6),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
     }
 }

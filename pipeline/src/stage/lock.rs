@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ui;
+
 /// A lock on a file until it is dropped; the system drops that of a killed process.
 pub struct Lock(File);
 
@@ -20,13 +22,23 @@ pub fn lock(dir: &Path, folder: &str) -> Result<Lock> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let path = dir.join(format!(".{folder}.lock"));
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| path.display().to_string())?;
+    let file = file.with_context(|| format!("lock file {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
             bail!("another process is making {}: wait until it is done, or stop it", dir.join(folder).display())
         }
-        // A file system without locks: go on as if alone.
-        Err(TryLockError::Error(_)) => Ok(Lock(file)),
+        Err(TryLockError::Error(error)) => {
+            ui::line(folder, &without_locks(&path, &error));
+            Ok(Lock(file))
+        }
     }
+}
+
+/// What is said where a file system has no locks; the program then goes on as if it were alone.
+pub fn without_locks(path: &Path, error: &std::io::Error) -> String {
+    format!(
+        "warning: {} cannot be locked ({error}): nothing keeps a second run from making the same files; start none until this one has ended",
+        path.display()
+    )
 }

@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Needs, registry};
 
 use super::declaration::{Artefact, Output, SchemeNames};
-use super::run::{Run, Stage};
-use crate::manifest::Manifest;
+use super::run::{Run, Stage, made};
 
 /// What the schemes of these names need.
 pub fn needs(names: &[String]) -> Result<Vec<Needs>> {
@@ -68,11 +67,10 @@ pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, Strin
         let record = if profile.is_empty() || profile == run.profile {
             run.finished(stage)?
         } else {
-            Manifest::read(&folder(run, profile, stage)).with_context(|| {
-                format!(
-                    "stage `{stage}` has not been run for profile `{profile}`: run `just {stage} profile={profile}`"
-                )
-            })?
+            let command = format!("just {stage} profile={profile}");
+            made(&folder(run, profile, stage), stage)
+                .with_context(|| format!("`{command}` makes it again"))?
+                .with_context(|| format!("stage `{stage}` has not been run for profile `{profile}`: run `{command}`"))?
         };
         let outputs = maker.declaration().makes.iter().filter(|output| wanted(run.stages, &needs, output.artefact));
         let files = outputs.flat_map(|output| match output.artefact {

@@ -16,7 +16,8 @@ use crate::config::Config;
 use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models::Opened;
-use crate::{atomic, ui};
+use crate::room::Room;
+use crate::{atomic, interrupt, ui};
 
 /// What determines the outputs of `stage` in this run.
 pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
@@ -57,25 +58,29 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
     places.recover()?;
     let Places { dir, partial, .. } = &places;
     let recipe = recipe(stage, run)?;
-    if !run.force && Manifest::read(dir).is_none() && shared(stage, run, &recipe.key())? {
+    if !run.force && !dir.join(manifest::FILE).exists() && shared(stage, run, &recipe.key())? {
         return Ok(());
     }
-    let reason = match reason(run, dir, &recipe) {
-        Some(reason) => reason,
-        None => {
-            ui::line(stage.name(), "up to date");
-            if let Some((_, count)) = slices {
-                slices::remove(stage, run, &recipe, count)?;
-            }
-            return end(stage, run, dir);
+    let up_to_date = || {
+        ui::line(stage.name(), "up to date");
+        if let Some((_, count)) = slices {
+            slices::remove(stage, run, &recipe, count)?;
         }
+        end(stage, run, dir)
     };
+    if outdated(dir, &recipe, run.force)?.is_none() {
+        return up_to_date();
+    }
     // Slices that do not belong together are told before anything is touched.
     let parts = match slices {
         Some((sliced, count)) => Some((sliced, slices::finished(stage, run, &recipe, count)?)),
         None => None,
     };
     let _lock = places.lock()?;
+    // Another process may have made it between the look and the lock.
+    let Some(reason) = outdated(dir, &recipe, run.force)? else { return up_to_date() };
+    let room = stage.needs_room(run)?;
+    room.check(stage.name(), &run.paths.run, partial)?;
     let grows = if run.force { &[] } else { stage.declaration().grows };
     let start = prepare(partial, &recipe, (dir, &recipe), &run.config, grows)?;
     ui::line(stage.name(), &format!("{reason}{}", start.words()));
@@ -87,8 +92,8 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         }
         stage.make(run, partial)
     };
-    make().with_context(|| format!("stage `{}`", stage.name()))?;
-    record(run, &places, recipe.clone(), started)?;
+    make().with_context(|| start.title(stage.name(), partial))?;
+    record(run, &places, recipe.clone(), &room, started)?;
     if let Some((_, parts)) = parts {
         slices::remove(stage, run, &recipe, parts.len())?;
     }
@@ -109,17 +114,25 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     let places = Places::new(&run.paths.run, &folder);
     places.recover()?;
     let recipe = slices::recipe_of(part, &whole);
-    let Some(reason) = reason(run, &places.dir, &recipe) else {
+    let up_to_date = || {
         ui::line(name, &format!("slice {part} is up to date"));
-        return Ok(());
+        Ok(())
     };
+    if outdated(&places.dir, &recipe, run.force)?.is_none() {
+        return up_to_date();
+    }
     let _lock = places.lock()?;
+    let Some(reason) = outdated(&places.dir, &recipe, run.force)? else { return up_to_date() };
+    // What the whole needs: a slice takes as much memory, and less of the disk.
+    let room = stage.needs_room(run)?;
+    room.check(name, &run.paths.run, &places.partial)?;
     let grows = if run.force { &[] } else { stage.declaration().grows };
     let start = prepare(&places.partial, &recipe, (&run.paths.run.join(name), &whole), &run.config, grows)?;
     ui::line(name, &format!("slice {part}: {reason}{}", start.words()));
     let started = Instant::now();
-    sliced.make_part(run, part, &places.partial).with_context(|| format!("stage `{name}`, slice {part}"))?;
-    record(run, &places, recipe, started)?;
+    let title = || start.title(&format!("{name}`, slice `{part}"), &places.partial);
+    sliced.make_part(run, part, &places.partial).with_context(title)?;
+    record(run, &places, recipe, &room, started)?;
     for text in sliced.part_summary(run, &places.dir)? {
         ui::line(name, &text);
     }
@@ -127,18 +140,26 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     Ok(())
 }
 
-/// Why the outputs in `dir` have to be made, if they have to.
-fn reason(run: &Run, dir: &Path, recipe: &Recipe) -> Option<String> {
-    match Manifest::read(dir) {
-        _ if run.force => Some("asked to run again".to_owned()),
-        None => Some("not made yet".to_owned()),
-        Some(old) if old.key != recipe.key() => Some(recipe.changes_since(&old.recipe).join(", ")),
-        Some(old) => old.damage(dir),
+/// Why the outputs in `dir` are not what `recipe` makes, in words; none if they are.
+///
+/// # Errors
+/// If their record is there and cannot be read: they may be right.
+fn outdated(dir: &Path, recipe: &Recipe, force: bool) -> Result<Option<String>> {
+    let old = match Manifest::open(dir) {
+        _ if force => return Ok(Some("asked to run again".to_owned())),
+        Ok(None) => return Ok(Some("not made yet".to_owned())),
+        Ok(Some(old)) => old,
+        Err(error) if error.chain().any(|cause| cause.is::<std::io::Error>()) => return Err(error),
+        Err(_) => return Ok(Some(format!("{}: {}", manifest::FILE, manifest::DAMAGED))),
+    };
+    if old.recipe.stage != recipe.stage {
+        return Ok(Some(format!("{}: the record of stage `{}`", manifest::FILE, old.recipe.stage)));
     }
+    Ok(if old.key == recipe.key() { old.damage(dir) } else { Some(recipe.changes_since(&old.recipe).join(", ")) })
 }
 
 /// Writes the record of complete outputs and gives them their name.
-fn record(run: &Run, places: &Places<'_>, recipe: Recipe, started: Instant) -> Result<()> {
+fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, started: Instant) -> Result<()> {
     let (outputs, digest) = manifest::outputs(&places.partial, &[RECIPE])?;
     let manifest = Manifest {
         key: recipe.key(),
@@ -153,14 +174,21 @@ fn record(run: &Run, places: &Places<'_>, recipe: Recipe, started: Instant) -> R
         finished: manifest::to_the_second(Timestamp::now()),
         wall_seconds: started.elapsed().as_secs_f64(),
         peak_memory_bytes: peak_memory(),
+        estimate: room.estimate(),
+        seal: String::new(),
     };
-    atomic::write_json(&places.partial.join(manifest::FILE), &manifest)?;
+    manifest.write(&places.partial)?;
+    let _whole = interrupt::replacing();
     places.place()
 }
 
 /// What follows finished outputs.
 fn end(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
     stage.finish(run, dir)?;
+    show(stage, run, dir)
+}
+
+fn show(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
     for text in stage.summary(run, dir)? {
         ui::line(stage.name(), &text);
     }
@@ -174,9 +202,7 @@ fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
         return Ok(false);
     }
     ui::line(stage.name(), &format!("the same as in profile `{}`, used from there", run.profile));
-    for text in stage.summary(run, &dir)? {
-        ui::line(stage.name(), &text);
-    }
+    show(stage, run, &dir)?;
     Ok(true)
 }
 
@@ -199,6 +225,17 @@ enum Start {
 }
 
 impl Start {
+    /// What an error says was being made. What an unfinished run left is not hashed, so it may be at fault.
+    fn title(self, stage: &str, partial: &Path) -> String {
+        match self {
+            Self::Unfinished => format!(
+                "stage `{stage}`, going on where an unfinished run stopped (to start anew, remove {})",
+                partial.display()
+            ),
+            Self::Nothing | Self::Finished => format!("stage `{stage}`"),
+        }
+    }
+
     fn words(self) -> &'static str {
         match self {
             Self::Nothing => "",

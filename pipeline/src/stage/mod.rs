@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 pub use self::declaration::{Artefact, CommandOption, Declaration, Need, Output, SchemeNames};
-pub use self::lock::{Lock, lock};
+pub use self::lock::{Lock, lock, without_locks};
 pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
 pub use self::making::{is_made, run};
 pub use self::needs::downloads;

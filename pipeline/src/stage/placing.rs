@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use kvcsr_codec::atomic;
 
 use super::lock::{Lock, lock};
-use crate::manifest;
+use crate::{interrupt, manifest};
 
 /// What a folder's outputs belong to while they are being made. A partial folder without it is complete.
 pub const RECIPE: &str = "recipe.json";
@@ -63,6 +63,7 @@ impl<'a> Places<'a> {
             return Ok(());
         }
         let _lock = self.lock()?;
+        let _whole = interrupt::replacing();
         // Another process may have ended it meanwhile.
         match (self.is_complete(), begun()) {
             (true, _) => self.swap(),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::declaration::Declaration;
@@ -11,6 +11,7 @@ use super::slices::Slice;
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
 use crate::paths::Paths;
+use crate::room::Room;
 
 /// One stage of the pipeline.
 pub trait Stage: Sync {
@@ -37,6 +38,10 @@ pub trait Stage: Sync {
     /// Inputs beside those that are declared, by name: digests of files.
     fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
         Ok(Map::new())
+    }
+    /// What it needs of memory and disk, as far as that is known before.
+    fn needs_room(&self, _run: &Run) -> Result<Room> {
+        Ok(Room::default())
     }
     /// Makes the outputs in `dir`. Anything already in `dir` was left by an unfinished run of the
     /// very same recipe, and may be built upon.
@@ -107,10 +112,39 @@ impl Run {
         }
     }
 
+    /// The record of an earlier stage, if it has been run and its outputs are as it made them.
+    ///
+    /// # Errors
+    /// If the record or an output was changed, cut or removed since, with the command that makes it again.
+    pub fn made(&self, stage: &str) -> Result<Option<Manifest>> {
+        made(&self.stage_dir(stage), stage).with_context(|| format!("`{}` makes it again", self.command(stage)))
+    }
+
     /// The record of a finished earlier stage.
+    ///
+    /// # Errors
+    /// As [`Run::made`], and if it has not been run.
     pub fn finished(&self, stage: &str) -> Result<Manifest> {
-        Manifest::read(&self.stage_dir(stage)).with_context(|| {
+        self.made(stage)?.with_context(|| {
             format!("stage `{stage}` has not been run for profile `{}`: run `{}`", self.profile, self.command(stage))
         })
+    }
+}
+
+/// The record of a stage whose outputs lie in `dir`, if it has been run.
+///
+/// # Errors
+/// If the record is another stage's, or it or an output was changed, cut or removed since.
+pub fn made(dir: &Path, stage: &str) -> Result<Option<Manifest>> {
+    let Some(record) = Manifest::open(dir)? else { return Ok(None) };
+    ensure!(
+        record.recipe.stage == stage,
+        "{}: the record of stage `{}`",
+        dir.join(manifest::FILE).display(),
+        record.recipe.stage
+    );
+    match record.damage(dir) {
+        Some(damage) => bail!("stage `{stage}`: {}: {damage}", dir.display()),
+        None => Ok(Some(record)),
     }
 }

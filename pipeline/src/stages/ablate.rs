@@ -13,8 +13,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kvcsr_codec::{Encoder, reconstruction_error};
-use kvcsr_neuraldict::{Inputs, train_group_from};
+use kvcsr_codec::{Encoder, Kind, reconstruction_error};
+use kvcsr_neuraldict::{Inputs, TrainConfig, train_group_from};
 use kvcsr_records::Journal;
 use kvcsr_report::figures::{PromptScatter, RotaryScatter};
 use kvcsr_report::save::{self, Figure};
@@ -25,9 +25,11 @@ use self::cells::Cell;
 use self::page::{ROWS, Section};
 use crate::atomic;
 use crate::config::{Config, check};
+use crate::room::{Amount, Room};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::inputs::{layers, open_shard};
 use crate::stages::merge;
+use crate::stages::sizes::{Sizes, product};
 use crate::stages::train::GroupShards;
 use crate::text::Side;
 use crate::{ui, workers};
@@ -69,6 +71,23 @@ impl Stage for Ablate {
         Ok(parameters)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let count = layers(run)?;
+        let divergence: Vec<DivergenceRow> = files::read_jsonl(&run.stage_dir("merge").join(merge::DIVERGENCE))?;
+        let width = open_shard(run, Side::Heldout, 0, Kind::Key)?.head_dim();
+        let of_cell = |cell: &Cell| cell.config.memory_bytes(cell.config.vectors, width / cell.config.chunks);
+        let most = cells::all(run, count, &divergence)?.iter().map(of_cell).max().unwrap_or(0);
+        // The vectors for the peers: f16, keys and values.
+        let peers = 2 * 2 * product(&[run.config.ablate.vectors, width]);
+        let training = TrainConfig::memory_bytes_of(rayon::current_num_threads(), most);
+        // The figures run the model over a prompt.
+        let memory = training.max(Sizes::of(run)?.with_prefill(0, 0));
+        Ok(Room {
+            memory: Amount { bytes: memory, lower: "ablate.vectors, ablate.table_atoms or threads" },
+            disk: Amount { bytes: peers, lower: "ablate.vectors" },
+        })
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         kvcsr_neuraldict::set_threads(1);
         let count = layers(run)?;
@@ -104,14 +123,16 @@ impl Stage for Ablate {
         let section = Section::of(dir)?;
         let target = page_dir(run);
         std::fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
-        csv::write(&target.join("ablation.csv"), &section.rows)?;
+        atomic::write_if_changed(&target.join("ablation.csv"), csv::to_string(&section.rows)?.as_bytes())?;
         for name in [PromptScatter::NAME, RotaryScatter::NAME] {
             for extension in ["svg", "png", "csv"] {
                 let file = format!("{name}.{extension}");
-                atomic::write(&target.join(&file), &std::fs::read(dir.join(&file))?)?;
+                let from = dir.join(&file);
+                let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
+                atomic::write_if_changed(&target.join(&file), &bytes)?;
             }
         }
-        atomic::write(&target.join(PAGE), section.page(run)?.as_bytes())
+        atomic::write_if_changed(&target.join(PAGE), section.page(run)?.as_bytes())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {

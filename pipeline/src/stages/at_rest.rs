@@ -16,6 +16,7 @@ use kvcsr_report::{HeldoutRow, RestFileRow, SchemeSummary, aggregate, files};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check, sections};
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Run, SchemeNames, Stage};
 use crate::stages::heldout::{self, Scoring, Texts};
 use crate::stages::inputs::{PREFILL_CHUNK, open_model};
@@ -68,6 +69,10 @@ impl Stage for AtRest {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         heldout::parameters(run, &run.config.at_rest)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        scoring(&run.config).needs_room(run, names(&run.config), "at_rest.contexts or heldout.windows")
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -11,9 +11,11 @@ use kvcsr_model::{Decoder, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, check, sections};
+use crate::room::{Amount, Room};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
 use crate::stages::importance::Observed;
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, open_model, shard_name};
+use crate::stages::sizes::{Sizes, product};
 use crate::text::Side;
 use crate::ui;
 
@@ -67,6 +69,21 @@ impl Stage for Calibrate {
         Ok(parameters)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let (sizes, settings) = (Sizes::of(run)?, &run.config.calibrate);
+        // What the layers were shown, the same joined, and the cache.
+        let memory = sizes.with_prefill(settings.sequence, 3);
+        let (layers, heads, head_dim) = sizes.shape();
+        // f16 keys and values, and a weight of each head's.
+        let each = 4 * product(&[layers, heads, head_dim + usize::from(settings.importance)]);
+        let recorded = |tokens| (per_corpus(run, tokens) * run.config.corpora.len() * settings.sequence) as u64;
+        let disk = each * (recorded(settings.tokens) + recorded(settings.heldout_tokens));
+        Ok(Room {
+            memory: Amount { bytes: memory, lower: "calibrate.sequence" },
+            disk: Amount { bytes: disk, lower: "calibrate.tokens" },
+        })
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
@@ -86,12 +103,17 @@ impl Stage for Calibrate {
     }
 }
 
+/// Sequences of each corpus that make up `tokens` tokens.
+fn per_corpus(run: &Run, tokens: usize) -> usize {
+    tokens.div_ceil(run.config.calibrate.sequence * run.config.corpora.len())
+}
+
 /// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
 /// and kind, and one of weights where they are asked for.
 fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
-    let per_corpus = tokens.div_ceil(length * corpora.len());
+    let per_corpus = per_corpus(run, tokens);
     let geometry = decoder.geometry();
     let total = per_corpus * corpora.len() * length;
     let create = |folder: &str, head_dim: usize| -> Result<Vec<[ShardWriter; 2]>> {

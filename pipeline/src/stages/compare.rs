@@ -17,6 +17,7 @@ use kvcsr_report::{HeldoutRow, SchemeSummary, aggregate, compare, files};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, check, sections};
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage};
 use crate::stages::heldout::{self, Scoring};
 use crate::stages::inputs::open_model;
@@ -77,6 +78,10 @@ impl Stage for Compare {
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         parameters.insert("task_depths".into(), json!(run.config.suite.depths));
         Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        scoring(&run.config).needs_room(run, names(&run.config), "compare.contexts or heldout.windows")
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
 use serde_json::{Map, Value};
 
 use crate::config::{Config, check, sections};
+use crate::room::Room;
 use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage, makers};
 use crate::stages::heldout::{self, Scoring};
 use crate::stages::inputs::{open_model, open_shard};
@@ -72,6 +73,10 @@ impl Stage for Evaluate {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         heldout::parameters(run, &run.config.evaluate)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        scoring(&run.config).needs_room(run, names(&run.config), "evaluate.contexts or heldout.windows")
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -21,6 +21,7 @@ pub mod merge;
 pub mod provenance;
 pub mod report;
 pub mod scores;
+pub mod sizes;
 pub mod suite;
 pub mod train;
 pub mod train_best;

@@ -12,6 +12,9 @@ use kvcsr_eval::stats::RANKED_FROM;
 use kvcsr_report::records::{OverallRow, TaskRow};
 use kvcsr_report::{csv, files};
 
+use crate::room::{self, Amount};
+use crate::stage::{Run, SchemeNames};
+use crate::stages::sizes::{self, Sizes};
 use crate::ui;
 
 /// Folder of the answers.
@@ -24,6 +27,16 @@ pub const OVERALL: &str = "overall.jsonl";
 pub const TABLE: &str = "results.csv";
 /// The averages per scheme again.
 pub const OVERALL_TABLE: &str = "overall.csv";
+
+/// What answering prompts of at most `tokens` tokens takes: the model, the prefill, and schemes' copies of it, which together are no
+/// larger. Answers are small.
+///
+/// # Errors
+/// If the model was not fetched, or a scheme is not known.
+pub fn needs_room(run: &Run, schemes: SchemeNames<'_>, tokens: usize, lower: &'static str) -> Result<room::Room> {
+    let memory = Sizes::of(run)?.with_prefill(tokens, 2) + sizes::artefacts(run, schemes)?;
+    Ok(room::Room { memory: Amount { bytes: memory, lower }, ..room::Room::default() })
+}
 
 /// Lets every scheme answer every record that `dir` lacks, under a bar.
 pub fn answer(

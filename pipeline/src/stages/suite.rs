@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 
 use super::{gather, scores};
 use crate::config::{Config, check, sections};
+use crate::room::Room;
 use crate::sources::{SourceKind, Sources};
 use crate::stage::{Declaration, Need, Output, Part, Run, SchemeNames, Sliced, Stage, parameters_of};
 use crate::stages::artefacts;
@@ -80,6 +81,10 @@ impl Stage for Suite {
         parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("task_table".into(), Tasks::embedded().table().version().into());
         Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        scores::needs_room(run, names(&run.config), run.config.suite.max_prompt_tokens, "suite.max_prompt_tokens")
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -16,6 +16,7 @@ pub use self::groups::{DICTIONARIES, EPOCHS, GroupShards, KMEANS, Plan, gather, 
 pub use self::variant::Variant;
 use crate::config::Config;
 use crate::config::sections::train::Weighting;
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 
 /// See the module.
@@ -55,6 +56,10 @@ impl Stage for Train {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         parameters(run)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        plan(run).needs_room(run)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind};
 use serde_json::{Map, Value};
 
 use crate::config::sections;
+use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
@@ -41,6 +42,10 @@ impl Stage for TrainBest {
         let mut parameters = train::parameters(run)?;
         parameters.extend(parameters_of(&run.config.train_best)?);
         Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        plan(run)?.needs_room(run)
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

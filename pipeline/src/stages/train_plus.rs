@@ -11,8 +11,10 @@ use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
 use serde_json::{Map, Value};
 
+use super::sizes::{PROGRAM, product};
 use super::{allocate, artefacts, gather};
 use crate::config::{Config, check};
+use crate::room::{Amount, Room};
 use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage};
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, model_layers, open_model, open_shard, text_parameters};
 use crate::text::Side;
@@ -59,6 +61,26 @@ impl Stage for TrainPlus {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         text_parameters(run, &run.config.train_plus)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let settings = &run.config.train_plus;
+        let keys = open_shard(run, Side::Calibration, 0, Kind::Key)?;
+        // Keys and values of a token together.
+        let (tokens, width) = (keys.tokens(), 2 * keys.heads() * keys.head_dim());
+        // f16 on the disk, f32 while they are made.
+        let tables = 2 * (product(&[settings.atoms, width]) + product(&[width, width]));
+        // A layer's tokens as read, in the metric, and what the atoms leave of them.
+        let layer = 3 * 4 * product(&[tokens, width]) + 4 * tables;
+        let layers = layers(run)? as u64;
+        Ok(Room {
+            memory: Amount {
+                bytes: PROGRAM + rayon::current_num_threads() as u64 * layer,
+                lower: "calibrate.tokens or threads",
+            },
+            // Each layer's file, and all of them joined.
+            disk: Amount { bytes: 2 * layers * tables, lower: "train_plus.atoms" },
+        })
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

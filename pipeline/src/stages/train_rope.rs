@@ -9,10 +9,13 @@ use anyhow::{Context, Result};
 use kvcsr_cache::{Rotary, registry};
 use kvcsr_codec::{DictionaryGroup, DictionarySet, Kind, Shard, ShardHeader, ShardWriter};
 use kvcsr_lab::rope;
+use kvcsr_neuraldict::TrainConfig;
 use serde_json::{Map, Value};
 
+use crate::room::{Amount, Room};
 use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 use crate::stages::inputs::{model_layers, open_model, open_shard};
+use crate::stages::sizes::{Sizes, product};
 use crate::stages::train::{DICTIONARIES, Variant};
 use crate::stages::{gather, merge};
 use crate::text::Side;
@@ -46,6 +49,31 @@ impl Stage for TrainRope {
         parameters.insert("device".into(), run.config.device.clone().into());
         parameters.insert("rope_positions".into(), run.config.calibrate_peers.rope_positions.into());
         Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let config = Variant::of(run, Kind::Key).config;
+        let threads = rayon::current_num_threads();
+        let (mut memory, mut rotated, mut dictionaries) = (0, 0, 0);
+        for layers in merge::read(&run.stage_dir("merge"))?.of(Kind::Key) {
+            let shard = |side| open_shard(run, side, layers[0], Kind::Key);
+            let (train, heldout) = (shard(Side::Calibration)?, shard(Side::Heldout)?);
+            let vectors = train.tokens() * train.heads() * config.chunks * layers.len();
+            memory = memory.max(config.memory_bytes(vectors, train.head_dim() / config.chunks));
+            let tokens = train.tokens() + heldout.tokens();
+            rotated = rotated.max(2 * product(&[tokens, train.heads(), train.head_dim(), layers.len()]));
+            // A key's and a value's dictionary in the set, and the key's in a file of its own before.
+            dictionaries += 3 * 4 * product(&[config.atoms, train.head_dim() / config.chunks]);
+        }
+        // The model is opened for its position embedding alone and closed before any training.
+        let memory = TrainConfig::memory_bytes_of(threads, memory).max(Sizes::of(run)?.with_prefill(0, 0));
+        Ok(Room {
+            memory: Amount { bytes: memory, lower: "train.atoms, train.batch or threads" },
+            disk: Amount {
+                bytes: threads as u64 * rotated + dictionaries,
+                lower: "train.atoms, calibrate.tokens or threads",
+            },
+        })
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

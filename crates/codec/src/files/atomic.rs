@@ -2,22 +2,43 @@
 //!
 //! Everything in this project that writes a file for later readers writes it so: under a temporary name in the same
 //! folder, synced, then renamed, and the folder synced. A killed program leaves at most a temporary file, which
-//! [`remove_leftovers`] finds.
+//! [`remove_leftovers`] finds. A program that is asked to end calls [`remove_unfinished`] and leaves none.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
 /// What temporary names begin with.
 const PREFIX: &str = ".tmp-";
 
+/// The temporary files that this process has now.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // The set is whole after every step, so that of a thread that panicked is, too.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A file in the making. Dropped before [`AtomicFile::persist`], it is removed.
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
     out: BufWriter<NamedTempFile>,
+    listed: Listed,
+}
+
+/// A temporary file's place in [`UNFINISHED`].
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        unfinished().remove(&self.0);
+    }
 }
 
 impl AtomicFile {
@@ -32,8 +53,11 @@ impl AtomicFile {
         // A temporary file is its owner's alone by default; this one becomes a file like any other.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut names = unfinished();
         let file = builder.tempfile_in(folder(path))?;
-        Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, file) })
+        names.insert(file.path().to_owned());
+        let listed = Listed(file.path().to_owned());
+        Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, file), listed })
     }
 
     /// The name that the file has until it is complete, with the extension of the final one: for encoders that write to
@@ -48,10 +72,16 @@ impl AtomicFile {
     /// # Errors
     /// If the disk refuses; nothing is left then, and what was under the name before is still there.
     pub fn persist(self) -> io::Result<()> {
-        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let Self { path, out, listed } = self;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        sync(folder(&self.path))
+        {
+            // A file that takes its name now is not one that `remove_unfinished` may remove.
+            let _names = unfinished();
+            file.persist(&path).map_err(|error| error.error)?;
+        }
+        drop(listed);
+        sync(folder(&path))
     }
 }
 
@@ -111,6 +141,17 @@ pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the temporary files that this process has now, for a program that is about to end. Files that other threads begin or
+/// finish after this call wait for that end: none gets its name any more.
+pub fn remove_unfinished() {
+    let names = unfinished();
+    for name in names.iter() {
+        // Best effort: what stays is a leftover like that of a killed program.
+        let _ = fs::remove_file(name);
+    }
+    std::mem::forget(names);
+}
+
 /// The folder of a file; that of a bare name is the current one.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -167,7 +208,10 @@ mod tests {
         let file = AtomicFile::create(&dir.path().join("sub/a.bin")).unwrap();
         let left = file.temporary().to_owned();
         // As if the program had been killed: nothing removes the file.
+        assert!(unfinished().contains(&left));
         file.out.into_inner().unwrap().keep().unwrap();
+        drop(file.listed);
+        assert!(!unfinished().contains(&left));
         fs::write(dir.path().join("sub/b"), b"").unwrap();
         remove_leftovers(dir.path()).unwrap();
         assert!(!left.exists());

@@ -28,9 +28,11 @@ use self::measure::{ERRORS, ErrorRow, WEIGHINGS, WeighingRow, measure};
 use self::trial::{Candidate, CheckRow, PART, UNIFORM};
 use crate::atomic;
 use crate::config::{Config, check, sections};
+use crate::room::{Amount, Room};
 use crate::stage::{Artefact, Declaration, Need, Output, Run, Stage};
 use crate::stages::inputs::{corpus, open_model, text_parameters};
 use crate::stages::provenance::Owner;
+use crate::stages::sizes::Sizes;
 use crate::stages::train::DICTIONARIES;
 use crate::text::Side;
 
@@ -96,6 +98,13 @@ impl Stage for Allocate {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         text_parameters(run, &run.config.allocate)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let (sizes, settings) = (Sizes::of(run)?, &run.config.allocate);
+        let tokens = settings.context + settings.continuation;
+        let memory = sizes.with_prefill(tokens, 2) + sizes.distributions(settings.continuation);
+        Ok(Room { memory: Amount { bytes: memory, lower: "allocate.context" }, ..Room::default() })
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {

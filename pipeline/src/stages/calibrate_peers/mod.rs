@@ -21,8 +21,10 @@ use serde_json::{Map, Value};
 
 use self::layer::{Layer, Sample};
 use crate::config::{Config, sections};
+use crate::room::{Amount, Room};
 use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 use crate::stages::inputs::{layers, model_layers};
+use crate::stages::sizes::{PROGRAM, Sizes, product};
 use crate::stages::{artefacts, gather};
 use crate::{ui, workers};
 
@@ -65,6 +67,30 @@ impl Stage for CalibratePeers {
         let mut parameters = parameters_of(&run.config.calibrate_peers)?;
         parameters.insert("seed".into(), run.config.seed.into());
         Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let sample = Sample::read(run)?;
+        let settings = &run.config.calibrate_peers;
+        let sizes = Sizes::of(run)?;
+        let (layers, heads, _) = sizes.shape();
+        let threads = rayon::current_num_threads() as u64;
+        let tasks: Vec<TaskRoom> =
+            Task::all(settings)?.iter().map(|task| task.room(settings, &sample, &sizes)).collect();
+        let learning = tasks.iter().map(|task| task.memory).max().unwrap_or(0);
+        // The attention that each token gets comes first, with the model, one sequence at a time; the model stays until the end of that.
+        let attention = sizes.with_prefill(sample.length, 1);
+        let weights = 2 * 4 * product(&[layers, sample.tokens(), heads]);
+        let made: u64 = tasks.iter().map(|task| task.layer_bytes * layers as u64).sum();
+        let scratch = tasks.iter().map(|task| task.scratch).max().unwrap_or(0);
+        Ok(Room {
+            memory: Amount {
+                bytes: attention.max(PROGRAM + weights + threads * learning),
+                lower: "calibrate_peers.tokens, calibrate_peers.lexico_tokens or threads",
+            },
+            // Each layer's files, and all of them joined.
+            disk: Amount { bytes: 2 * made + threads * scratch, lower: "calibrate_peers.methods" },
+        })
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
@@ -148,6 +174,15 @@ fn make_layers(run: &Run, work: &[(usize, Task)], dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What one task takes for one layer, in bytes.
+struct TaskRoom {
+    memory: u64,
+    /// Of its file.
+    layer_bytes: u64,
+    /// Of files that are there while it is made.
+    scratch: u64,
+}
+
 /// What is made.
 #[derive(Debug, Clone, PartialEq)]
 enum Task {
@@ -191,6 +226,32 @@ impl Task {
             Self::CommVq => schemes::commvq::CODEBOOKS.to_owned(),
             Self::Svdq => schemes::svdq::CODEBOOKS.to_owned(),
             Self::Lexico { set, .. } => (*set).to_owned(),
+        }
+    }
+
+    fn room(&self, settings: &sections::CalibratePeers, sample: &Sample, sizes: &Sizes) -> TaskRoom {
+        let (_, heads, d) = sizes.shape();
+        let width = sizes.width();
+        // The layer's vectors as read, and a copy of those that are learned from.
+        let vectors = 2 * 4 * product(&[sample.tokens(), width]);
+        match self {
+            Self::Cq { bits, .. } => {
+                TaskRoom { memory: vectors, layer_bytes: 2 * 2 * product(&[width, 1 << bits]), scratch: 0 }
+            }
+            Self::CommVq => {
+                let steps = schemes::commvq::steps(2, d);
+                let rows = product(&[heads, steps, schemes::commvq::ROWS_PER_STEP, d]);
+                TaskRoom { memory: vectors, layer_bytes: 2 * rows, scratch: 0 }
+            }
+            Self::Svdq => TaskRoom { memory: vectors, layer_bytes: 2 * product(&[width, width]), scratch: 0 },
+            Self::Lexico { atoms, .. } => {
+                let tokens = settings.lexico_tokens.min(sample.recorded * sample.length * sample.corpora);
+                TaskRoom {
+                    memory: 8 * product(&[tokens, heads]) + 12 * 4 * product(&[*atoms, d]),
+                    layer_bytes: 2 * 4 * product(&[*atoms, d]),
+                    scratch: 2 * product(&[tokens, width]),
+                }
+            }
         }
     }
 

@@ -32,15 +32,20 @@ pub use self::documents::Texts;
 use self::documents::{Unit, cut};
 use crate::atomic;
 use crate::config::Config;
-use crate::stage::{Part, Run, parameters_of};
+use crate::room::{Amount, Room};
+use crate::stage::{Part, Run, SchemeNames, parameters_of};
 use crate::stages::gather;
 use crate::stages::inputs::PREFILL_CHUNK;
+use crate::stages::sizes::{self, Sizes, product};
 use crate::ui;
 
 /// File of the rows per document and scheme.
 pub const ROWS: &str = "heldout.jsonl";
 /// File of the thresholds of far tokens.
 pub const THRESHOLDS: &str = "thresholds.jsonl";
+
+/// A row is not shorter.
+const ROW_BYTES: u64 = 300;
 
 /// What may grow: the rows of documents and schemes that are there stay right.
 pub const GROWS: &[&str] = &["schemes", "contexts", "documents", "heldout.repeats"];
@@ -175,6 +180,24 @@ impl Scoring<'_> {
         }
         in_order(&dir.join(ROWS), key, &order)?;
         in_order(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context, self.contexts)
+    }
+
+    /// What scoring `schemes` takes: the model, the exact prefill of the longest context and its copies for the uncompressed model and for
+    /// a scheme, the uncompressed distributions of every window of a document, what schemes are built from, and the rows.
+    ///
+    /// # Errors
+    /// If the model was not fetched, or a scheme is not known.
+    pub fn needs_room(&self, run: &Run, schemes: SchemeNames<'_>, lower: &'static str) -> Result<Room> {
+        let sizes = Sizes::of(run)?;
+        let context = self.contexts.iter().copied().max().unwrap_or(0);
+        let heldout = &run.config.heldout;
+        let most = cut(&run.config, context).most_tokens();
+        let windows = heldout.windows.max(1) as u64;
+        let prepared = sizes.cache(context) + sizes.distributions(most - context);
+        let memory = sizes.with_prefill(most, 2) + windows * prepared + sizes::artefacts(run, schemes)?;
+        let documents = self.documents * heldout.domains.len() + heldout.repeats;
+        let count = product(&[documents, schemes.names.len(), self.contexts.len()]);
+        Ok(Room { memory: Amount { bytes: memory, lower }, disk: sizes::rows(count, ROW_BYTES, lower) })
     }
 
     /// Whether the longest context and what follows it fit a model of so many positions.

@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::config::sections::longbench::Settings;
 use crate::manifest;
 use crate::models::Opened;
+use crate::room::Room;
 use crate::stage::{
     CommandOption, Declaration, Need, Output, Part, Run, SHARD, SchemeNames, Slice, Sliced, Stage, parameters_of,
 };
@@ -113,6 +114,11 @@ impl Stage for LongBench {
         Ok(inputs)
     }
 
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let tokens = run.config.longbench.max_prompt_tokens;
+        scores::needs_room(run, names(&run.config), tokens, "longbench.max_prompt_tokens")
+    }
+
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         answer(run, None, dir)
     }
@@ -132,9 +138,7 @@ impl Stage for LongBench {
         for (from, to) in copies {
             let (from, to) = (dir.join(from), target.join(to));
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
-            if std::fs::read(&to).ok().as_ref() != Some(&bytes) {
-                atomic::write(&to, &bytes)?;
-            }
+            atomic::write_if_changed(&to, &bytes)?;
         }
         let text = std::fs::read_to_string(dir.join(RESULTS.file(MARKER)))?;
         splice::splice_file(&run.paths.root.join(RESULTS.path), MARKER, &text)?;

@@ -55,9 +55,13 @@ impl Stage for Report {
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
         // Nothing at all to report on is a mistake; anything else is reported as far as it goes.
         run.finished("calibrate")?;
-        let digest = |stage: &&str| run.finished(stage).map_or(Value::Null, |record| record.digest.into());
-        let mut inputs: Map<String, Value> =
-            shown(run).iter().map(|stage| ((*stage).to_owned(), digest(stage))).collect();
+        // A stage that was not run is left out; one whose outputs were changed since is an error.
+        let digest =
+            |stage: &str| -> Result<Value> { Ok(run.made(stage)?.map_or(Value::Null, |record| record.digest.into())) };
+        let mut inputs = shown(run)
+            .into_iter()
+            .map(|stage| Ok((stage.to_owned(), digest(stage)?)))
+            .collect::<Result<Map<String, Value>>>()?;
         if let Some(peers) = ablate::page::peers(&run.stage_dir("ablate")) {
             inputs.insert("peers".into(), manifest::hash(&peers)?.into());
         }
@@ -159,8 +163,5 @@ fn shown(run: &Run) -> Vec<&'static str> {
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(from).with_context(|| from.display().to_string())?;
-    if std::fs::read(to).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
-    atomic::write(to, &bytes)
+    atomic::write_if_changed(to, &bytes)
 }

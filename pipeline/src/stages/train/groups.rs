@@ -13,10 +13,11 @@ use kvcsr_report::{EpochRow, files};
 
 use super::variant::Variant;
 use crate::atomic;
-use crate::machine::memory_bytes;
+use crate::room::{self, Amount, Room};
 use crate::stage::{Part, Run};
 use crate::stages::inputs::{model_layers, open_shard, open_weights};
 use crate::stages::provenance::{self, Training};
+use crate::stages::sizes::product;
 use crate::stages::{gather, merge};
 use crate::text::Side;
 use crate::{ui, workers};
@@ -78,8 +79,11 @@ impl Plan {
         // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
         // group, and the same result for any number of them.
         kvcsr_neuraldict::set_threads(1);
-        let workers = self.workers(run, work)?;
-        workers::each(work, workers, |(kind, layers)| {
+        let Workers { count, each } = self.workers(run, work)?;
+        if count < rayon::current_num_threads() {
+            ui::line(self.stage, &format!("{count} groups at once: each may take {}", ui::bytes(each)));
+        }
+        workers::each(work, count, |(kind, layers)| {
             let own = GroupFiles::of(&folder, *kind, layers);
             if own.is_complete() {
                 bar.inc(epochs + 1);
@@ -119,11 +123,32 @@ impl Plan {
         Ok(folder)
     }
 
+    /// What training takes: of memory, as many groups as are trained at once; on the disk, each group's dictionary, start and
+    /// checkpoint, and the sets that they are joined to.
+    pub fn needs_room(&self, run: &Run) -> Result<Room> {
+        let work = groups(run)?;
+        let Workers { count, each } = self.workers(run, &work)?;
+        let mut dictionaries = 0;
+        for (kind, layers) in &work {
+            let config = &self.of(*kind).config;
+            let width = open_shard(run, Side::Heldout, layers[0], *kind)?.head_dim() / config.chunks;
+            dictionaries += 4 * product(&[config.atoms, width]);
+        }
+        let sets = if self.keep_start { 4 } else { 3 };
+        Ok(Room {
+            memory: Amount {
+                bytes: TrainConfig::memory_bytes_of(count, each),
+                lower: "train.memory_gb, train.atoms, train.batch or threads",
+            },
+            disk: Amount { bytes: sets * dictionaries, lower: "train.atoms" },
+        })
+    }
+
     /// Groups trained at once: as many as there are threads, as far as their memory allows.
-    fn workers(&self, run: &Run, work: &[(Kind, Vec<usize>)]) -> Result<usize> {
+    fn workers(&self, run: &Run, work: &[(Kind, Vec<usize>)]) -> Result<Workers> {
         let allowed = match run.config.train.memory_gb {
             gb if gb > 0.0 => (gb * (1u64 << 30) as f64) as u64,
-            _ => memory_bytes() / 2,
+            _ => room::most_memory() / 2,
         };
         let mut most = 1;
         for (kind, layers) in work {
@@ -138,12 +163,7 @@ impl Plan {
             most = most.max(config.memory_bytes(vectors, width));
         }
         let fit = usize::try_from(allowed / most).unwrap_or(usize::MAX);
-        let threads = rayon::current_num_threads();
-        if fit < threads {
-            let (gb, of) = (most as f64 / 1e9, allowed as f64 / 1e9);
-            ui::line(self.stage, &format!("{} groups at once: each may take {gb:.1} GB of {of:.1} GB", fit.max(1)));
-        }
-        Ok(threads.min(fit.max(1)))
+        Ok(Workers { count: rayon::current_num_threads().min(fit.max(1)), each: most })
     }
 
     fn train_group(
@@ -201,6 +221,12 @@ impl Plan {
         std::fs::remove_dir_all(folder)?;
         Ok(())
     }
+}
+
+/// How many groups are trained at once, and the most bytes that one of them takes.
+struct Workers {
+    count: usize,
+    each: u64,
 }
 
 /// The groups of the merge stage, keys first.

@@ -1,0 +1,93 @@
+//! SIGINT and SIGTERM: what is half made goes, the status tells the signal, and the next run goes on.
+
+use std::process::{Child, Command, Output};
+
+use crate::home::{Home, Made, Undisturbed, can_run, is_long, leftovers, signal, text, wait_until};
+
+/// Sends a signal by name.
+pub fn send(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    assert!(sent.success(), "kill -{name}");
+}
+
+/// Signals are as after a login, even if this test runs in the background of a shell.
+const DEFAULTS: [&str; 2] = ["env", "--default-signal=INT,TERM"];
+
+/// Starts a stage and sends a signal as soon as it has begun; how it ended.
+fn interrupted(home: &Home, made: &Made, name: &str) -> Output {
+    home.forget(made.stage);
+    let mut child = home.under(&DEFAULTS, made.stage, &[]).spawn().unwrap();
+    wait_until(&mut child, || home.partial(made.stage).join("recipe.json").is_file());
+    std::thread::sleep(made.time / 4);
+    send(&child, name);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_signal_ends_a_stage_cleanly_and_the_next_run_goes_on() {
+    let test = "a_signal_ends_a_stage_cleanly_and_the_next_run_goes_on";
+    let Some(all) = Undisturbed::run(test) else { return };
+    if !can_run(test, "env", &["--default-signal=INT", "true"]) {
+        return;
+    }
+    let home = all.copy();
+    let stages = if is_long() { all.made.clone() } else { vec![all.of("train").clone(), all.of("evaluate").clone()] };
+    let mut caught = 0;
+    for made in &stages {
+        for (name, number) in [("INT", 2), ("TERM", 15)] {
+            let out = interrupted(&home, made, name);
+            if out.status.success() {
+                // It had ended before.
+                home.check(made);
+                continue;
+            }
+            // A shell shows 130 and 143.
+            assert_eq!(signal(out.status), Some(number), "{}: {}", made.stage, text(&out));
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(said.contains("interrupted; run the same command again to go on"), "{said}");
+            assert!(!said.contains("error"), "{said}");
+            let mut left = leftovers(&home.data);
+            left.retain(|path| *path != home.partial(made.stage));
+            left.extend(leftovers(&home.partial(made.stage)));
+            assert!(left.is_empty(), "{}: left over {left:?}", made.stage);
+            home.check(made);
+            caught += 1;
+        }
+    }
+    assert!(caught >= stages.len(), "{caught} of {} signals came before the stage had ended", 2 * stages.len());
+}
+
+#[test]
+fn a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on() {
+    let test = "a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on";
+    let Some(all) = Undisturbed::run(test) else { return };
+    if !can_run(test, "env", &["--default-signal=INT", "true"]) {
+        return;
+    }
+    let home = all.copy();
+    let made = all.of("train");
+    home.forget(made.stage);
+    let mut child = home.under(&DEFAULTS, made.stage, &["--set", "train.epochs=50"]).spawn().unwrap();
+    wait_until(&mut child, || home.partial(made.stage).join("recipe.json").is_file());
+    send(&child, "TERM");
+    // The first may have ended it already: its process is not waited for yet.
+    send(&child, "TERM");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(signal(out.status), Some(15), "{}", text(&out));
+    home.check(made);
+}
+
+#[test]
+fn a_signal_that_the_caller_ignores_stays_ignored() {
+    let Some(all) = Undisturbed::run("a_signal_that_the_caller_ignores_stays_ignored") else { return };
+    let home = all.copy();
+    let made = all.of("merge");
+    home.forget(made.stage);
+    // As a shell starts jobs in the background.
+    let mut child = home.under(&["sh", "-c", "trap '' INT; exec \"$@\"", "sh"], made.stage, &[]).spawn().unwrap();
+    wait_until(&mut child, || home.partial(made.stage).exists());
+    send(&child, "INT");
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    home.check_finished(made, &text(&out));
+}
