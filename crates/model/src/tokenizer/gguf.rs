@@ -6,7 +6,7 @@ use tokenizers::AddedToken;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
-use super::guard::guarded;
+use super::guard::caught;
 use super::pre::PreTokenizer;
 use super::sentencepiece::{self, PieceType, Prefix};
 use super::{Tokenizer, failed};
@@ -153,10 +153,10 @@ fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
         ));
     }
     // A merge that is longer than every token is a panic of the builder.
-    let bpe = guarded(|| BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build());
+    let bpe = caught(|| BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build());
     let bpe = bpe.map_err(|e| {
         let expected = "merges of tokens in the vocabulary";
-        ModelError::bad_value(file.path(), "tokenizer.ggml.merges", expected, e.to_string())
+        ModelError::bad_value(file.path(), "tokenizer.ggml.merges", expected, e)
     })?;
     let mut inner = tokenizers::Tokenizer::new(bpe);
     inner.with_pre_tokenizer(Some(pre.build()?));

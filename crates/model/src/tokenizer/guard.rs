@@ -10,11 +10,17 @@ use crate::error::{ModelError, Result};
 /// Runs a call of the library. It indexes and unwraps where a file may be anything (a decoder that is no object, a post-processor
 /// that names a token it does not list, pieces of length 0): from a damaged file that is a panic, here an error.
 pub(super) fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, tokenizers::Error>) -> Result<T> {
+    caught(call).map_err(|detail| ModelError::Tokenizer { detail })
+}
+
+/// As [`guarded`], with the error in words.
+pub(super) fn caught<T>(
+    call: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
+) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(done) => done.map_err(super::failed),
+        Ok(done) => done.map_err(|error| error.to_string()),
         Err(_) => {
-            let detail = "its file is damaged: a part of it is of the wrong kind, empty, or names what is not there";
-            Err(ModelError::Tokenizer { detail: detail.to_owned() })
+            Err("its file is damaged: a part of it is of the wrong kind, empty, or names what is not there".to_owned())
         }
     }
 }
