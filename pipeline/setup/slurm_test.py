@@ -27,7 +27,7 @@ TOOLS = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scanc
 # Debian's packages of those.
 PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client"]
 # Seconds after which a state that does not come is a failure.
-PATIENCE = 600
+PATIENCE = 1800
 # Beyond the overrides of the tests, which make every stage take seconds: training takes longer, to be killed in.
 LONGER = "train.epochs=30"
 

@@ -185,8 +185,7 @@ fn reproduce(run: &Run, to: &[String]) -> Result<()> {
 
 /// How the jobs of a run stand, or which stages are made where none were submitted.
 fn status(run: &Run) -> Result<()> {
-    let plan = Plan::of(run, &all::reproduced(&run.config)?)?;
-    executor::slurm::status::run(run, &plan)
+    executor::slurm::status::run(run, || Plan::of(run, &all::reproduced(&run.config)?))
 }
 
 fn data_verify() -> Result<()> {

@@ -14,7 +14,8 @@ use common::{MODEL_AND_TEXT, SMALL, is_fetched};
 /// What differs from [`SMALL`]: fewer schemes, but three documents, and a task that is a grid.
 const MORE: &str = "evaluate.schemes=[\"dense\",\"csr-8@best\"] compare.schemes=[\"dense\",\"lexico-8\"] compare.documents=1 \
      calibrate_peers.methods=[\"svdq\",\"lexico\"] suite.tasks=[\"record_lookup\",\"passkey\"] \
-     suite.lengths=[128] suite.depths=[0.0,1.0]";
+     suite.lengths=[128] suite.depths=[0.0,1.0] suite.max_prompt_tokens=200 \
+     compare.task_prompt_tokens=200";
 /// What the plan leads to.
 const GOALS: [&str; 9] = ["reproduce", "--to", "train-plus", "--to", "evaluate", "--to", "compare", "--to", "suite"];
 /// The stages that are made in slices, and how many there are of three.
@@ -85,7 +86,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
     }
 }
 

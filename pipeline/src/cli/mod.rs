@@ -52,7 +52,7 @@ pub enum Whole {
         /// Run the stages that lead to this one, and it, instead (may be repeated)
         #[arg(long, value_name = "STAGE")]
         to: Vec<String>,
-        /// Where: local, or slurm, as jobs of a cluster (the same as the word executor=slurm); see [executor] of the profile
+        /// Where: local, or slurm, as jobs of a cluster (the same as the word executor=slurm); `[executor]` of the profile says more
         #[arg(long, value_name = "KIND")]
         executor: Option<String>,
     },

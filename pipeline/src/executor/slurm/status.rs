@@ -49,15 +49,16 @@ impl fmt::Display for State {
     }
 }
 
-/// Prints how every job stands, the ends of the logs of those that failed, and what to do. Without jobs: which stages are made.
+/// Prints how every job stands, the ends of the logs of those that failed, and what to do. Without jobs: which stages of the plan are
+/// made.
 ///
 /// # Errors
 /// If the record cannot be read, or Slurm's commands are not there or fail.
-pub fn run(run: &Run, plan: &Plan) -> Result<()> {
+pub fn run(run: &Run, plan: impl FnOnce() -> Result<Plan>) -> Result<()> {
     let folder = folder(run);
     let Some(record) = Submitted::read(&folder)? else {
         println!("run `{}`: nothing was submitted to a cluster", run.label());
-        plan.steps.iter().for_each(|step| ui::line(step.stage.name(), &made(run, step.stage.name(), step.slices)));
+        plan()?.steps.iter().for_each(|step| ui::line(step.stage.name(), &made(run, step.stage.name(), step.slices)));
         return Ok(());
     };
     let live = commands::queue()?;
