@@ -41,7 +41,7 @@ fn keep_panics() {
 
 /// A source path from the folder of its crate on.
 fn crate_path(path: &str) -> &str {
-    path.split_once("/src/").map_or(path, |(before, _)| {
+    path.rsplit_once("/src/").map_or(path, |(before, _)| {
         let from = before.rfind('/').map_or(0, |at| at + 1);
         &path[from..]
     })
