@@ -78,8 +78,8 @@ pub fn run(run: &Run, plan: impl FnOnce() -> Result<Plan>) -> Result<()> {
     match (left, failed) {
         (0, 0) => println!("all jobs are done"),
         (0, _) => println!(
-            "{failed} tasks did not end well. Mend what their logs say, then `{} executor=slurm`: what is finished is kept, the rest goes on",
-            run.command("reproduce")
+            "{failed} tasks did not end well. Mend what their logs say, then submit again with executor=slurm: what is finished is kept, the \
+             rest goes on"
         ),
         _ => println!("{left} tasks are queued or running; `{}` ends them", run.command("cancel")),
     }
