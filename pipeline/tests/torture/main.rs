@@ -16,6 +16,7 @@ mod estimates;
 mod home;
 mod kills;
 mod limits;
+mod machines;
 mod model;
 mod permissions;
 mod registry;
