@@ -23,7 +23,7 @@ use crate::stage::Stage;
 /// pipeline/profiles/defaults.toml; a profile overrides them, and the command line overrides the
 /// profile:
 ///
-///     kvcsr train profile=smol set="train.atoms=2048"
+///   kvcsr train profile=smol set="train.atoms=2048"
 #[derive(Debug, Parser)]
 #[command(name = "kvcsr", version, verbatim_doc_comment)]
 pub struct Cli {
@@ -134,7 +134,7 @@ impl ModelArgs {
 
 /// Which shapes, schemes and lengths.
 ///
-///     kvcsr footprint --shape llama2-7b-chat --tokens 1000..32000 --schemes "dense-f16 kivi-2 csr-8+online csr-4"
+///   kvcsr footprint --shape llama2-7b-chat --tokens 1000..32000 --schemes "dense-f16 kivi-2 csr-8+online csr-4"
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct FootprintArgs {
