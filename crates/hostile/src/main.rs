@@ -72,6 +72,11 @@ fn fuzz(words: &[&str]) -> Result<bool> {
             _ => bail!("`{key}`: expected executions, targets, jobs, seed or out"),
         }
     }
+    // A new checkout goes on from the counts that are published.
+    let counted = folder().join("state.json");
+    if plan.folder == folder() && !counted.exists() {
+        State::load(&table::committed())?.save(&counted)?;
+    }
     let state = campaign::run(&plan)?;
     print!("{}", table::markdown(&state));
     let mut sound = true;
