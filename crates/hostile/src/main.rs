@@ -75,6 +75,7 @@ fn fuzz(words: &[&str]) -> Result<bool> {
     // A new checkout goes on from the counts that are published.
     let counted = folder().join("state.json");
     if plan.folder == folder() && !counted.exists() {
+        std::fs::create_dir_all(&plan.folder).with_context(|| plan.folder.display().to_string())?;
         State::load(&table::committed())?.save(&counted)?;
     }
     let state = campaign::run(&plan)?;
