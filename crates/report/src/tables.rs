@@ -56,9 +56,11 @@ fn series(name: &str, values: &[&Value]) -> Option<Series> {
 /// Those of [`frame`], [`RecordsError::Io`] naming the file, or polars' own.
 pub fn write_parquet<R: Row>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
     let mut frame = frame(rows)?;
+    // In memory first: polars' own errors of a disk do not name the file.
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes).finish(&mut frame)?;
     files::replace(path, |unfinished| {
-        let file = File::create(unfinished).map_err(RecordsError::io(path))?;
-        ParquetWriter::new(file).finish(&mut frame)?;
+        std::fs::write(unfinished, &bytes).map_err(RecordsError::io(path))?;
         Ok(())
     })
 }
