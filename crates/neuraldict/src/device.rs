@@ -1,6 +1,6 @@
 //! Where libtorch computes, and with how many threads.
 
-use tch::{Cuda, Device};
+use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::{
     config::Selection,
@@ -12,6 +12,11 @@ use crate::{
 /// Both are read at the first call. Training of NeuralDict does not depend on them: its products are the codec's. Eigenvectors,
 /// Cholesky factors and the closed-form trainers do. A program sets those that the user has not set, before it starts a thread.
 pub const SAME_EVERYWHERE: [(&str, &str); 2] = [("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "avx2")];
+
+/// Whether products of `tensor` are made by the codec, whose bits are the same on every machine: f32 on the CPU.
+pub(crate) fn is_on_host(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == Kind::Float
+}
 
 /// Sets the number of CPU threads libtorch uses inside one operation, for the whole process.
 ///

@@ -9,10 +9,11 @@
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, IndexOp, Kind, Tensor};
+use tch::{IndexOp, Kind, Tensor};
 
 use crate::{
     axes::numbers,
+    device::is_on_host,
     error::Result,
     optimiser::{renorm, row_norms},
 };
@@ -148,11 +149,6 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
     }
     let chosen = Tensor::f_from_slice(&chosen)?.f_to_device(vectors.device())?;
     Ok(vectors.f_index_select(0, &chosen)?)
-}
-
-/// Whether the products of `vectors` are made by the codec.
-fn is_on_host(vectors: &Tensor) -> bool {
-    vectors.device() == Device::Cpu && vectors.kind() == Kind::Float
 }
 
 /// The dot product of each row with `direction`.

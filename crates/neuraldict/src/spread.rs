@@ -4,9 +4,9 @@
 //! the codec's, whose bits are the same on every machine.
 
 use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use crate::{axes::numbers, error::Result, loss::diversity};
+use crate::{axes::numbers, device::is_on_host, error::Result, loss::diversity};
 
 /// `L_div`.
 pub(crate) fn value(atoms: &Tensor) -> Result<f64> {
@@ -34,10 +34,6 @@ pub(crate) fn value_and_slope(atoms: &Tensor) -> Result<(f64, Tensor)> {
     multiply(product, Matrix::new(&rows, count, width), Matrix::new(&scatter, width, width));
     slope.iter_mut().zip(&rows).for_each(|(slope, atom)| *slope = factor as f32 * (*slope - atom));
     Ok((by_sums(&rows, &scatter, count, width), Tensor::f_from_slice(&slope)?.f_view([count as i64, width as i64])?))
-}
-
-fn is_on_host(atoms: &Tensor) -> bool {
-    atoms.device() == Device::Cpu && atoms.kind() == Kind::Float
 }
 
 fn shape(atoms: &Tensor) -> Result<(usize, usize)> {
@@ -72,6 +68,8 @@ fn by_sums(atoms: &[f32], scatter: &[f32], count: usize, width: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use tch::Kind;
+
     use super::*;
     use crate::testing::random_tensor;
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::declaration::Declaration;
+use super::lock::Lock;
 use super::needs::declared_inputs;
 use super::placing::{Places, RECIPE, remove_dir};
 use super::run::{Run, Stage};
@@ -76,14 +77,9 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         Some((sliced, count)) => Some((sliced, slices::finished(stage, run, &recipe, count)?)),
         None => None,
     };
-    let _lock = places.lock()?;
-    // Another process may have made it between the look and the lock.
-    let Some(reason) = outdated(dir, &recipe, run.force)? else { return up_to_date() };
-    let room = stage.needs_room(run)?;
-    room.check(stage.name(), &run.paths.run, partial)?;
-    let grows = if run.force { &[] } else { stage.declaration().grows };
-    let start = prepare(partial, &recipe, (dir, &recipe), &run.config, grows)?;
-    ui::line(stage.name(), &format!("{reason}{}", start.words()));
+    let Some(begun) = begin(stage, run, &places, &recipe, (dir, &recipe))? else { return up_to_date() };
+    let Begun { room, start, .. } = &begun;
+    ui::line(stage.name(), &begun.words());
     let started = Instant::now();
     let make = || {
         if let Some((sliced, parts)) = &parts {
@@ -93,7 +89,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         stage.make(run, partial)
     };
     make().with_context(|| start.title(stage.name(), partial))?;
-    record(run, &places, recipe.clone(), &room, started)?;
+    record(run, &places, recipe.clone(), room, started)?;
     if let Some((_, parts)) = parts {
         slices::remove(stage, run, &recipe, parts.len())?;
     }
@@ -121,23 +117,53 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     if outdated(&places.dir, &recipe, run.force)?.is_none() {
         return up_to_date();
     }
-    let _lock = places.lock()?;
-    let Some(reason) = outdated(&places.dir, &recipe, run.force)? else { return up_to_date() };
-    // What the whole needs: a slice takes as much memory, and less of the disk.
-    let room = stage.needs_room(run)?;
-    room.check(name, &run.paths.run, &places.partial)?;
-    let grows = if run.force { &[] } else { stage.declaration().grows };
-    let start = prepare(&places.partial, &recipe, (&run.paths.run.join(name), &whole), &run.config, grows)?;
-    ui::line(name, &format!("slice {part}: {reason}{}", start.words()));
+    let finished = (run.paths.run.join(name), &whole);
+    let Some(begun) = begin(stage, run, &places, &recipe, (&finished.0, finished.1))? else { return up_to_date() };
+    let Begun { room, start, .. } = &begun;
+    ui::line(name, &format!("slice {part}: {}", begun.words()));
     let started = Instant::now();
     let title = || start.title(&format!("{name}`, slice `{part}"), &places.partial);
     sliced.make_part(run, part, &places.partial).with_context(title)?;
-    record(run, &places, recipe, &room, started)?;
+    record(run, &places, recipe, room, started)?;
     for text in sliced.part_summary(run, &places.dir)? {
         ui::line(name, &text);
     }
     ui::line(name, &format!("slice {part} done in {}", ui::duration(started.elapsed())));
     Ok(())
+}
+
+/// Outputs that this process is about to make, until it is dropped.
+struct Begun {
+    _lock: Lock,
+    /// Why they are made.
+    reason: String,
+    room: Room,
+    start: Start,
+}
+
+impl Begun {
+    fn words(&self) -> String {
+        format!("{}{}", self.reason, self.start.words())
+    }
+}
+
+/// Takes the lock, checks the room and makes the folder ready. None if another process has made the outputs between the look and the
+/// lock. `finished` is where the whole stage's outputs may be, with its recipe. A slice counts as the whole: it takes as much memory,
+/// and less of the disk.
+fn begin(
+    stage: &dyn Stage,
+    run: &Run,
+    places: &Places<'_>,
+    recipe: &Recipe,
+    finished: (&Path, &Recipe),
+) -> Result<Option<Begun>> {
+    let lock = places.lock()?;
+    let Some(reason) = outdated(&places.dir, recipe, run.force)? else { return Ok(None) };
+    let room = stage.needs_room(run)?;
+    room.check(stage.name(), &run.paths.run, &places.partial)?;
+    let grows = if run.force { &[] } else { stage.declaration().grows };
+    let start = prepare(&places.partial, recipe, finished, &run.config, grows)?;
+    Ok(Some(Begun { _lock: lock, reason, room, start }))
 }
 
 /// Why the outputs in `dir` are not what `recipe` makes, in words; none if they are.

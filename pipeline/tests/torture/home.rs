@@ -8,23 +8,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::is_fetched;
+use crate::common::{SMALL, is_fetched};
 use crate::model;
 
-/// Overrides that make every stage take about a second.
-const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 \
-     train.atoms=64 train.epochs=2 train.kmeans_iterations=2 train.batch=256 train.checkpoint_seconds=0 train_best.epochs=1 \
-     allocate.documents=1 allocate.check_documents=1 allocate.context=64 allocate.continuation=33 allocate.budgets=[8] \
-     train_plus.atoms=16 train_plus.iterations=2 calibrate_peers.tokens=256 calibrate_peers.cq_iterations=2 \
-     calibrate_peers.methods=[\"svdq\",\"cq\",\"lexico\"] calibrate_peers.lexico_atoms=32 calibrate_peers.lexico_tokens=256 \
-     heldout.domains=[\"play\"] heldout.scored=16 heldout.repeats=1 \
-     evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@kmeans\",\"csr+@2\"] evaluate.contexts=[264] evaluate.documents=2 \
-     compare.schemes=[\"dense\",\"kivi-2\",\"lexico-8\",\"cq-8c8b\",\"csr-8\"] compare.contexts=[264] compare.documents=2 \
-     compare.tasks=[\"record_lookup\"] compare.task_limit=2 compare.task_prompt_tokens=512 compare.decode=1 \
-     at_rest.bits=[1.0] at_rest.contexts=[264] at_rest.documents=1 at_rest.schemes=[\"dense\"] \
-     suite.tasks=[\"record_lookup\"] suite.max_prompt_tokens=512 suite.schemes=[\"dense\",\"csr-8\"] \
-     ablate.layers=[1] ablate.option_layers=[1] ablate.table_atoms=[32] ablate.table_sparsity=[2] ablate.table_chunks=[1] \
-     ablate.options=[\"kmeans\",\"mod\"] ablate.options_atoms=32 ablate.merged_atoms=0 ablate.vectors=512 ablate.epochs=1";
+/// What differs from [`SMALL`]: a model of three layers, whose tokens are short.
+const MORE: &str = "compare.tasks=[\"record_lookup\"] compare.task_prompt_tokens=512 suite.max_prompt_tokens=512 \
+     ablate.layers=[1] ablate.option_layers=[1]";
 
 /// The stages in their order.
 pub const STAGES: [&str; 14] = [
@@ -142,7 +131,7 @@ impl Home {
     pub fn command(&self, stage: &str, more: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
-            .args([stage, "profile=smoke", &format!("set=model={} {SMALL}", self.model.display())])
+            .args([stage, "profile=smoke", &format!("set=model={} {SMALL} {MORE}", self.model.display())])
             .args(more)
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .env("KVCSR_DATA", &self.data)

@@ -13,11 +13,17 @@ pub fn send(child: &Child, name: &str) {
 /// Signals are as after a login, even if this test runs in the background of a shell.
 const DEFAULTS: [&str; 2] = ["env", "--default-signal=INT,TERM"];
 
-/// Starts a stage and sends a signal as soon as it has begun; how it ended.
-fn interrupted(home: &Home, made: &Made, name: &str) -> Output {
+/// Starts a stage without outputs, and waits until it has begun.
+fn begun(home: &Home, made: &Made, more: &[&str]) -> Child {
     home.forget(made.stage);
-    let mut child = home.under(&DEFAULTS, made.stage, &[]).spawn().unwrap();
+    let mut child = home.under(&DEFAULTS, made.stage, more).spawn().unwrap();
     wait_until(&mut child, || home.partial(made.stage).join("recipe.json").is_file());
+    child
+}
+
+/// Sends a signal to a stage in the midst of its work; how it ended.
+fn interrupted(home: &Home, made: &Made, name: &str) -> Output {
+    let child = begun(home, made, &[]);
     std::thread::sleep(made.time / 4);
     send(&child, name);
     child.wait_with_output().unwrap()
@@ -66,9 +72,7 @@ fn a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on() {
     }
     let home = all.copy();
     let made = all.of("train");
-    home.forget(made.stage);
-    let mut child = home.under(&DEFAULTS, made.stage, &["--set", "train.epochs=50"]).spawn().unwrap();
-    wait_until(&mut child, || home.partial(made.stage).join("recipe.json").is_file());
+    let child = begun(&home, made, &["--set", "train.epochs=50"]);
     send(&child, "TERM");
     // The first may have ended it already: its process is not waited for yet.
     send(&child, "TERM");
