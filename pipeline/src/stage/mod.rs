@@ -8,6 +8,7 @@ mod needs;
 mod placing;
 mod run;
 mod slices;
+mod start;
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};

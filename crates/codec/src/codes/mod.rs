@@ -35,7 +35,7 @@ pub use self::range::{Coder, Odds, RangeDecoder, RangeEncoder};
 const PAGE_ROWS: usize = 256;
 
 /// Rows between two stored starts: finding a row adds up the lengths of fewer than these.
-const START_ROWS: usize = 64;
+pub const START_ROWS: usize = 64;
 
 /// How codes are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,8 +75,8 @@ const NAMES: &[&str] = &[
     "archive/data/0",
 ];
 
-/// Largest member that is made of zeros: a bomb in small.
-const BOMB: usize = 1 << 20;
+/// Bits of the size of the largest member that is made of zeros: a bomb in small.
+const BOMB: u32 = 20;
 
 /// Members of an archive change, and it is packed again with the right sums.
 pub(super) fn zip(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
@@ -89,7 +89,10 @@ pub(super) fn zip(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
     match rng.random_range(0..10) {
         0 => members[at].0 = NAMES[rng.random_range(0..NAMES.len())].to_owned(),
         1 => link = true,
-        2 => members[at].1 = vec![0; rng.random_range(0..BOMB)],
+        2 => {
+            let most = 1 << rng.random_range(0..=BOMB);
+            members[at].1 = vec![0; rng.random_range(0..most)];
+        }
         3 => {
             let more = members[at].clone();
             members.push(more);

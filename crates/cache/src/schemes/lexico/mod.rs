@@ -11,10 +11,10 @@ mod tokens;
 use std::sync::Arc;
 
 use half::f16;
-use kvcsr_codec::{CodeLayout, CoefficientFormat, Encoder, Kind};
+use kvcsr_codec::{CodeLayout, CoefficientFormat, Encoder, Kind, START_ROWS};
 
 use self::tokens::LexicoTokens;
-use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens, TILE};
+use crate::coded::{Buffering, Codec, CodedScheme, CodedTokens};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -198,7 +198,7 @@ impl Codec for Coder {
 
     fn stored_bits(&self) -> f64 {
         let d = self.0.encoder.dictionary().width() as f64;
-        let lengths = if self.0.delta > 0.0 { (8.0 + 32.0 / TILE as f64) / d } else { 0.0 };
+        let lengths = if self.0.delta > 0.0 { (8.0 + 32.0 / START_ROWS as f64) / d } else { 0.0 };
         self.nominal_bits() + lengths
     }
 }

@@ -58,9 +58,10 @@ impl Section for Compare {
                 );
                 sheet.show_in(&RESULTS, "compare", &text)?;
                 let headline = format!(
-                    "`{}`, {context} tokens compressed, n = {} long documents. Made by `just compare`.\n\n{}",
+                    "`{}`, {context} tokens compressed, n = {} long documents. Made by `{}`.\n\n{}",
                     run.config.model,
                     documents(&rows),
+                    run.command("compare"),
                     compare::headline_markdown(&rows),
                 );
                 sheet.show_in(&README, "headline", &headline)?;

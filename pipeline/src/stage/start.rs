@@ -1,0 +1,84 @@
+//! What a stage starts from: nothing, an unfinished run, or finished outputs that it extends.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::placing::{RECIPE, remove_dir};
+use crate::atomic;
+use crate::config::Config;
+use crate::manifest::{Manifest, Recipe};
+
+/// What a stage starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Nothing,
+    /// An unfinished run of the same recipe, or of one that this one extends.
+    Unfinished,
+    /// The finished outputs of a recipe that this one extends.
+    Finished,
+}
+
+impl Start {
+    /// What an error says was being made. What an unfinished run left is not hashed, so it may be at fault.
+    pub(super) fn title(self, stage: &str, partial: &Path) -> String {
+        match self {
+            Self::Unfinished => format!(
+                "stage `{stage}`, going on where an unfinished run stopped (to start anew, remove {})",
+                partial.display()
+            ),
+            Self::Nothing | Self::Finished => format!("stage `{stage}`"),
+        }
+    }
+
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Unfinished => "; going on where an unfinished run stopped",
+            Self::Finished => "; what was made before is kept",
+        }
+    }
+}
+
+/// Makes `partial` ready, with as much of what was made before as `recipe` makes too. `finished` are the outputs of the whole stage, and
+/// what this run would make of it.
+pub(super) fn prepare(
+    partial: &Path,
+    recipe: &Recipe,
+    (finished, whole): (&Path, &Recipe),
+    config: &Config,
+    grows: &[&str],
+) -> Result<Start> {
+    let stamp = serde_json::json!({ "key": recipe.key(), "recipe": recipe, "config": config });
+    let old: Option<Value> =
+        std::fs::read_to_string(partial.join(RECIPE)).ok().and_then(|text| serde_json::from_str(&text).ok());
+    if let Some(old) = old {
+        let made: Option<Recipe> = serde_json::from_value(old["recipe"].clone()).ok();
+        if old["key"] == recipe.key() || made.is_some_and(|made| recipe.extends(&made, grows)) {
+            // What a killed run was in the midst of writing would be taken for an output.
+            atomic::remove_leftovers(partial)?;
+            atomic::write_json(&partial.join(RECIPE), &stamp)?;
+            return Ok(Start::Unfinished);
+        }
+    }
+    remove_dir(partial)?;
+    std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
+    let mut start = Start::Nothing;
+    if let Some(made) = Manifest::read(finished)
+        && whole.extends(&made.recipe, grows)
+        && made.damage(finished).is_none()
+    {
+        for output in &made.outputs {
+            let to = partial.join(&output.file);
+            if let Some(folder) = to.parent() {
+                std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            }
+            std::fs::copy(finished.join(&output.file), &to).with_context(|| to.display().to_string())?;
+        }
+        start = Start::Finished;
+    }
+    // Written last: a folder that a kill left without it is made anew.
+    atomic::write_json(&partial.join(RECIPE), &stamp)?;
+    Ok(start)
+}
