@@ -194,6 +194,11 @@ torture kills="200": setup
 fuzz *args: setup
     @cargo run --release --locked --quiet --package kvcsr-hostile -- "$@"
 
+# The same readers, guided by coverage, each target for so many seconds (needs a nightly toolchain; half an hour to build): just fuzz-guided 60 gguf pickle
+[group('develop')]
+fuzz-guided seconds +targets: setup
+    @bash pipeline/setup/fuzz_guided.sh "$@"
+
 # Run every stage of the paper's profiles on models of their shapes with two layers and random weights: just dry-run llama3-8b-instruct (all three if none is named; a short form in `just test`)
 [group('develop')]
 dry-run *profiles: setup

@@ -1,6 +1,7 @@
 //! Files written whole or not at all, with errors that name them.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_codec::atomic;
@@ -34,4 +35,20 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// Removes what killed runs were in the midst of writing in `dir` and below.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     atomic::remove_leftovers(dir).with_context(|| dir.display().to_string())
+}
+
+/// The files that killed runs were in the midst of writing in `dir` and below, and those that others are writing now.
+pub fn leftovers(dir: &Path) -> Result<Vec<PathBuf>> {
+    atomic::leftovers(dir).with_context(|| dir.display().to_string())
+}
+
+/// Copies a file, durably: the one that it is copied from may be removed.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut read = File::open(from).with_context(|| from.display().to_string())?;
+    let mut make = || {
+        let mut written = atomic::AtomicFile::create(to)?;
+        std::io::copy(&mut read, &mut written)?;
+        written.persist()
+    };
+    make().with_context(|| format!("{} from {}", to.display(), from.display()))
 }

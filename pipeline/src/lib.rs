@@ -210,7 +210,9 @@ fn data_verify() -> Result<()> {
         println!("{:<24} {}", "", source.purpose);
     }
     if wrong > 0 {
-        anyhow::bail!("{wrong} files are not what data/sources.toml names; `just fetch` fetches them again");
+        anyhow::bail!(
+            "{wrong} files are not what data/sources.toml names; `just fetch profile=NAME` of a profile that uses them fetches them again"
+        );
     }
     Ok(())
 }

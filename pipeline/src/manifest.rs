@@ -33,6 +33,11 @@ pub struct Recipe {
     pub inputs: Map<String, Value>,
 }
 
+/// The input that names the dtype of weights, where it is not `auto`.
+pub const DTYPE: &str = "dtype";
+/// The input that names the way of attending, where it is not `auto`.
+pub const ATTENTION: &str = "attention";
+
 impl Recipe {
     /// blake3 of the canonical JSON (object keys are sorted).
     pub fn key(&self) -> String {
@@ -58,7 +63,12 @@ impl Recipe {
             now => now == Some(value),
         };
         let same = |(name, input): (&String, &Value)| self.inputs.get(name).is_none_or(|now| now == input);
-        before.len() == after.len() && before.iter().all(grown) && old.inputs.iter().all(same)
+        // Inputs that say how everything is computed are there only where they are not `auto`.
+        let as_before = |name: &&str| self.inputs.get(*name) == old.inputs.get(*name);
+        before.len() == after.len()
+            && before.iter().all(grown)
+            && old.inputs.iter().all(same)
+            && [DTYPE, ATTENTION].iter().all(as_before)
     }
 
     /// What differs from an earlier recipe, in words.
@@ -353,6 +363,15 @@ mod tests {
         let mut peers = recipe(json!(["a", "b", "p"]), 4, 2, 512, "x");
         peers.inputs.insert("calibrate-peers".into(), "z".into());
         assert!(extends(&peers), "an added scheme is built from something else");
+        let mut other = recipe(json!(["a", "b", "c"]), 4, 2, 512, "x");
+        other.inputs.insert(ATTENTION.into(), "tensor".into());
+        assert!(!extends(&other), "another way of attending");
+        let mut auto = recipe(json!(["a", "b", "c"]), 4, 2, 512, "x");
+        let mut bf16 = old.clone();
+        bf16.inputs.insert(DTYPE.into(), "bf16".into());
+        assert!(!auto.extends(&bf16, &grows), "another dtype");
+        auto.inputs.insert(DTYPE.into(), "bf16".into());
+        assert!(auto.extends(&bf16, &grows));
         assert!(is_grown(&json!(0), &json!(0)) && !is_grown(&json!(0), &json!(3)), "0 stands for all");
     }
 

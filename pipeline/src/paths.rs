@@ -47,6 +47,12 @@ impl Paths {
         Ok(Self { base: Some(base.run), ..own })
     }
 
+    /// The profile whose run this is.
+    pub fn profile(&self) -> String {
+        let label = self.run.file_name().unwrap_or_default().to_string_lossy();
+        label.split('+').next().unwrap_or_default().to_owned()
+    }
+
     /// A path as people type it: relative to the project where it lies inside.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

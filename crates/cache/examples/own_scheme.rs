@@ -4,7 +4,7 @@
 //! cargo run --release --package kvcsr-cache --example own_scheme
 //! ```
 //!
-//! `notebooks/06-your-own-scheme.ipynb` goes on from here and compares such a scheme with all others on a real model.
+//! `notebooks/06-your-own-scheme.ipynb` goes on from here and compares such a scheme with five others on a real model.
 
 use std::error::Error;
 

@@ -1,5 +1,6 @@
 //! A folder for the files that readers are given: in memory where the system has such a file system.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ use tempfile::TempDir;
 pub struct Place(TempDir);
 
 impl Place {
-    /// Makes the folder.
+    /// Makes the folder, in that of `$KVCSR_HOSTILE_PLACE` if it is set.
     ///
     /// # Errors
     /// If the disk refuses.
     pub fn new() -> io::Result<Self> {
-        let memory = Path::new("/dev/shm");
+        let memory = env::var_os("KVCSR_HOSTILE_PLACE").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
         let builder = || tempfile::Builder::new().prefix("kvcsr-hostile-").to_owned();
         let folder = builder().tempdir_in(memory).or_else(|_| builder().tempdir())?;
         Ok(Self(folder))

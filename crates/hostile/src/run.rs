@@ -82,6 +82,8 @@ pub fn fuzz(target: &str, input: &[u8]) {
     let place = PLACE.get_or_init(|| Place::new().expect("a temporary folder"));
     let target = named(target).expect("a target by its name");
     if let Some(find) = once(target, input, place).find {
+        // The hook keeps what a panic says.
+        eprintln!("{}: {find}", target.name);
         panic!("{}: {find}", target.name);
     }
 }

@@ -7,7 +7,7 @@ use kvcsr_cache::{LayerCache, Scheme, SchemeContext, Shadow, registry};
 use kvcsr_codec::{DictionarySet, Footprint};
 use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::Logits;
-use kvcsr_report::notebook::{Html, Markdown, Shown, kmeans, neuraldict};
+use kvcsr_report::notebook::{Html, Markdown, Shown, file_of, kmeans, neuraldict};
 
 use crate::error::Result;
 use crate::{Model, Prompt};
@@ -119,7 +119,7 @@ pub fn context(run: &Path, model: &Model) -> Result<SchemeContext> {
 /// # Errors
 /// If the file is damaged.
 pub fn rope_dictionaries(run: &Path) -> Result<Option<DictionarySet>> {
-    let path = run.join("train-rope/dictionaries.safetensors");
+    let path = file_of(run, "train-rope/dictionaries.safetensors");
     Ok(if path.is_file() { Some(DictionarySet::load(path)?) } else { None })
 }
 

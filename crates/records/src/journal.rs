@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kvcsr_codec::atomic;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::RecordsError;
@@ -77,9 +78,13 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
             check(&row, repeats).map_err(|reason| RecordsError::Line { path, line: line_number, reason })?;
             rows.push(row);
         }
-        if whole < bytes.len() || !path.exists() {
+        let is_new = !path.exists();
+        if whole < bytes.len() || is_new {
             let file = File::options().create(true).append(true).open(path).map_err(RecordsError::io(path))?;
             file.set_len(whole as u64).map_err(RecordsError::io(path))?;
+        }
+        if let Some(folder) = path.parent().filter(|folder| is_new && !folder.as_os_str().is_empty()) {
+            atomic::sync_folder(folder).map_err(RecordsError::io(path))?;
         }
         Ok((Self { path: path.to_owned(), key, done }, rows))
     }

@@ -1,5 +1,6 @@
 //! keep: a run under another name, before it is run again with other parameters.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +9,7 @@ use kvcsr_codec::atomic;
 use crate::config;
 use crate::manifest::{self, Manifest};
 use crate::paths::Paths;
-use crate::stage::remove_dir;
+use crate::stage::{lock, remove_dir};
 
 /// Links every finished stage of `profile`'s run into `data/runs/<profile>+<name>`.
 pub fn run(profile: &str, name: &str) -> Result<()> {
@@ -24,10 +25,14 @@ pub fn run(profile: &str, name: &str) -> Result<()> {
     if stages.is_empty() {
         bail!("{} has no finished stage to keep", from.show(&from.run));
     }
-    let partial = to.with_extension("keeping");
-    // Links that a killed run left would be written into, and with them the outputs themselves.
+    let (runs, label) = (to.parent().context("a run has a folder")?, to.file_name().context("a run has a name")?);
+    let partial = runs.join(format!(".keeping-{}", label.to_string_lossy()));
+    // Two of them would write into each other's links, and with them into the outputs themselves.
+    let _keeping = lock(runs, &format!("keeping-{}", label.to_string_lossy()))?;
+    // So would a run after one that was killed.
     remove_dir(&partial)?;
     for stage in &stages {
+        let _made = lock(&from.run, stage)?;
         link_tree(&from.run.join(stage), &partial.join(stage))?;
     }
     atomic::rename_folder(&partial, &to).with_context(|| to.display().to_string())?;
@@ -59,11 +64,21 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
         let target = to.join(name);
         if path.is_dir() {
             link_tree(&path, &target)?;
-        } else if name == manifest::FILE || std::fs::hard_link(&path, &target).is_err() {
-            std::fs::copy(&path, &target).with_context(|| path.display().to_string())?;
+        } else if name == manifest::FILE || !linked(&path, &target)? {
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            atomic::write(&target, &bytes).with_context(|| target.display().to_string())?;
         }
     }
-    Ok(())
+    atomic::sync_folder(to).with_context(|| to.display().to_string())
+}
+
+/// Makes a link; false where the file system has none. A file that is there already may be a link to the same file: it is left alone.
+fn linked(from: &Path, to: &Path) -> Result<bool> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error).with_context(|| to.display().to_string()),
+        Err(_) => Ok(false),
+    }
 }
 
 #[cfg(test)]
@@ -80,5 +95,16 @@ mod tests {
         link_tree(&from, &to).unwrap();
         crate::atomic::write(&from.join("sub/x"), b"new").unwrap();
         assert_eq!(std::fs::read_to_string(to.join("sub/x")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_link_that_is_there_is_not_written_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&from).unwrap();
+        std::fs::write(from.join("x"), "whole").unwrap();
+        link_tree(&from, &to).unwrap();
+        assert!(link_tree(&from, &to).unwrap_err().to_string().contains("b/x"));
+        assert_eq!(std::fs::read_to_string(from.join("x")).unwrap(), "whole");
     }
 }

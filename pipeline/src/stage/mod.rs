@@ -18,7 +18,7 @@ pub use self::lock::{Lock, lock, without_locks};
 pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
 pub use self::making::{is_made, run};
 pub use self::needs::downloads;
-pub use self::placing::remove_dir;
+pub use self::placing::{remove_dir, remove_file};
 pub use self::run::{Run, Stage};
 pub use self::slices::{Part, SHARD, Slice, Sliced};
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::declaration::{Declaration, Need};
 use super::makers::digests;
 use super::run::Run;
+use crate::manifest::{ATTENTION, DTYPE};
 use crate::sources::{SourceKind, Sources};
 use crate::{documents, models};
 
@@ -29,7 +30,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 // The same weights in another dtype give other outputs, and are the same model.
                 match run.config.dtype.parse()? {
                     Precision::Auto => {}
-                    precision => drop(inputs.insert("dtype".to_owned(), precision.to_string().into())),
+                    precision => drop(inputs.insert(DTYPE.to_owned(), precision.to_string().into())),
                 }
             }
             Need::Corpora => {
@@ -49,7 +50,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 // Tensors sum in another order than the kernels.
                 match run.config.attention()? {
                     Attention::Auto => {}
-                    attention => drop(inputs.insert("attention".to_owned(), attention.to_string().into())),
+                    attention => drop(inputs.insert(ATTENTION.to_owned(), attention.to_string().into())),
                 }
                 for (file, digest) in digests(run, schemes(&run.config))? {
                     inputs.insert(file, digest.into());

@@ -60,7 +60,7 @@ impl<'a> Places<'a> {
     pub fn recover(&self) -> Result<()> {
         let begun = || self.is_complete() || (!self.dir.exists() && self.old.exists());
         if !begun() {
-            return Ok(());
+            return self.remove_old();
         }
         let _lock = self.lock()?;
         let _whole = interrupt::replacing();
@@ -71,10 +71,27 @@ impl<'a> Places<'a> {
             (false, false) => Ok(()),
         }
     }
+
+    /// Removes what a kill left of replaced outputs. Where that may not be done, or another process is at work, they stay.
+    fn remove_old(&self) -> Result<()> {
+        if !self.old.exists() {
+            return Ok(());
+        }
+        let Ok(_lock) = self.lock() else { return Ok(()) };
+        if self.dir.exists() { remove_dir(&self.old) } else { Ok(()) }
+    }
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
     atomic::rename_folder(from, to).with_context(|| to.display().to_string())
+}
+
+/// Removes a file, if it is there.
+pub fn remove_file(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| file.display().to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Removes a folder, if it is there.
@@ -133,6 +150,7 @@ mod tests {
             assert_eq!(files(&places.dir), expected, "{folders:?}");
             places.recover().unwrap();
             assert_eq!(files(&places.dir), expected, "{folders:?}");
+            assert!(!places.old.exists(), "{folders:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::declaration::Declaration;
+use super::placing::Places;
 use super::slices::Slice;
 use crate::config::Config;
 use crate::manifest::{self, Manifest};
@@ -117,6 +118,8 @@ impl Run {
     /// # Errors
     /// If the record or an output was changed, cut or removed since, with the command that makes it again.
     pub fn made(&self, stage: &str) -> Result<Option<Manifest>> {
+        // Outputs that a killed replacement left without their name are not missing.
+        Places::new(&self.paths.run, stage).recover()?;
         made(&self.stage_dir(stage), stage).with_context(|| format!("`{}` makes it again", self.command(stage)))
     }
 

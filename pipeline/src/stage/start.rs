@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::placing::{RECIPE, remove_dir};
+use super::placing::{RECIPE, remove_dir, remove_file};
 use crate::atomic;
 use crate::config::Config;
-use crate::manifest::{Manifest, Recipe};
+use crate::manifest::{self, Manifest, Recipe};
 
 /// What a stage starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub(super) fn prepare(
             return Ok(Start::Unfinished);
         }
     }
+    // First of all its record: a folder that has one, and no recipe, is taken for complete.
+    remove_file(&partial.join(manifest::FILE))?;
     remove_dir(partial)?;
     std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
     let mut start = Start::Nothing;
@@ -74,7 +76,7 @@ pub(super) fn prepare(
             if let Some(folder) = to.parent() {
                 std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
             }
-            std::fs::copy(finished.join(&output.file), &to).with_context(|| to.display().to_string())?;
+            atomic::copy(&finished.join(&output.file), &to)?;
         }
         start = Start::Finished;
     }

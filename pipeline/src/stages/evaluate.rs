@@ -110,11 +110,17 @@ impl Sliced for Evaluate {
     }
 
     fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
-        if slices.iter().any(|slice| slice.join(PART).is_file()) {
+        let to = dir.join(RECONSTRUCTION);
+        // A slice that goes on from finished outputs has the errors of all layers.
+        if let Some(whole) = slices.iter().find(|slice| !slice.join(PART).is_file()) {
+            let from = whole.join(RECONSTRUCTION);
+            let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
+            atomic::write(&to, &bytes)?;
+        } else {
             let levels = run.config.evaluate.reconstruction.len();
             let rows = gather::interleaved(slices, Path::new(PART), levels)?;
             let text: String = rows.into_iter().map(|(_, line)| line + "\n").collect();
-            atomic::write(&dir.join(RECONSTRUCTION), text.as_bytes())?;
+            atomic::write(&to, text.as_bytes())?;
         }
         heldout::gather_rows(slices, dir)
     }
@@ -127,13 +133,18 @@ fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
     if is_reconstructed(&sets, path)? { Ok(()) } else { restore(run, &sets, None, path) }
 }
 
-/// Whether the file has rows of each set.
+/// Whether the file has rows of every layer of each set.
 fn is_reconstructed(sets: &[(&str, DictionarySet)], path: &Path) -> Result<bool> {
     if !path.is_file() {
         return Ok(false);
     }
     let known: Vec<ReconstructionRow> = files::read_jsonl(path)?;
-    Ok(sets.iter().all(|(name, _)| known.iter().any(|row| row.dictionary.as_str() == *name)))
+    let has = |name: &str, kind, layer| {
+        known.iter().any(|row| row.dictionary.as_str() == name && (row.kind, row.layer) == (kind, layer))
+    };
+    Ok(sets.iter().all(|(name, set)| {
+        set.groups.iter().all(|group| group.layers.iter().all(|&layer| has(name, group.kind, layer)))
+    }))
 }
 
 /// Measures the errors of all layers of each set, or of those of one slice.

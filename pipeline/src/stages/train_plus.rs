@@ -15,7 +15,7 @@ use super::sizes::{PROGRAM, product};
 use super::{allocate, artefacts, gather};
 use crate::config::{Config, check};
 use crate::room::{Amount, Room};
-use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage};
+use crate::stage::{Artefact, Declaration, Need, Output, Part, Run, Sliced, Stage, remove_file};
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, layers, model_layers, open_model, open_shard, text_parameters};
 use crate::text::Side;
 use crate::{atomic, ui, workers};
@@ -85,25 +85,32 @@ impl Stage for TrainPlus {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let all: Vec<usize> = (0..layers(run)?).collect();
-        let file = |layer: usize| dir.join(layer_file(layer));
-        make_layers(run, &all, dir)?;
-        let mut joined = artefacts::joined(all.iter().map(|&layer| file(layer)))?;
-        joined.provenance = [
-            ("model".to_owned(), run.config.model.clone()),
-            ("calibration".to_owned(), run.finished("calibrate")?.digest),
-            ("costs".to_owned(), run.finished("allocate")?.digest),
-            ("seed".to_owned(), run.config.seed.to_string()),
-            ("train-plus".to_owned(), serde_json::to_string(&run.config.train_plus)?),
-        ]
-        .into();
-        joined.save(dir.join(FILE))?;
-        all.iter().try_for_each(|&layer| Ok(std::fs::remove_file(file(layer))?))
+        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        if !dir.join(FILE).is_file() {
+            make_layers(run, &all, dir)?;
+            join(run, &all, dir)?;
+        }
+        all.iter().try_for_each(|&layer| remove_file(&dir.join(layer_file(layer))))
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
         let bytes = std::fs::metadata(dir.join(FILE))?.len();
         Ok(vec![format!("{} atoms per layer, {:.1} MB", run.config.train_plus.atoms, bytes as f64 / 1e6)])
     }
+}
+
+/// Joins the layers' files into one.
+fn join(run: &Run, all: &[usize], dir: &Path) -> Result<()> {
+    let mut joined = artefacts::joined(all.iter().map(|&layer| dir.join(layer_file(layer))))?;
+    joined.provenance = [
+        ("model".to_owned(), run.config.model.clone()),
+        ("calibration".to_owned(), run.finished("calibrate")?.digest),
+        ("costs".to_owned(), run.finished("allocate")?.digest),
+        ("seed".to_owned(), run.config.seed.to_string()),
+        ("train-plus".to_owned(), serde_json::to_string(&run.config.train_plus)?),
+    ]
+    .into();
+    Ok(joined.save(dir.join(FILE))?)
 }
 
 impl Sliced for TrainPlus {

@@ -13,7 +13,7 @@ use kvcsr_neuraldict::TrainConfig;
 use serde_json::{Map, Value};
 
 use crate::room::{Amount, Room};
-use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of, remove_file};
 use crate::stages::inputs::{model_layers, open_model, open_shard};
 use crate::stages::sizes::{Sizes, product};
 use crate::stages::train::{DICTIONARIES, Variant};
@@ -78,19 +78,24 @@ impl Stage for TrainRope {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let work = groups(run)?;
-        train(run, &work, dir)?;
-        let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
-        set.groups.retain(|group| group.kind == Kind::Value);
-        for layers in &work {
-            set.groups.extend(DictionarySet::load(dir.join(group_file(layers)))?.groups);
+        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        if !dir.join(DICTIONARIES).is_file() {
+            train(run, &work, dir)?;
+            join(run, &work, dir)?;
         }
-        set.provenance.insert("keys".into(), "after position embedding".into());
-        set.save(dir.join(DICTIONARIES))?;
-        for layers in &work {
-            std::fs::remove_file(dir.join(group_file(layers)))?;
-        }
-        Ok(())
+        work.iter().try_for_each(|layers| remove_file(&dir.join(group_file(layers))))
     }
+}
+
+/// Joins the groups' keys and the values of `train` into one set.
+fn join(run: &Run, work: &[Vec<usize>], dir: &Path) -> Result<()> {
+    let mut set = DictionarySet::load(run.stage_dir("train").join(DICTIONARIES))?;
+    set.groups.retain(|group| group.kind == Kind::Value);
+    for layers in work {
+        set.groups.extend(DictionarySet::load(dir.join(group_file(layers)))?.groups);
+    }
+    set.provenance.insert("keys".into(), "after position embedding".into());
+    Ok(set.save(dir.join(DICTIONARIES))?)
 }
 
 impl Sliced for TrainRope {

@@ -226,7 +226,7 @@ pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
         let left = name.ends_with(".partial") || name.ends_with(".old");
-        if left || name.starts_with(".tmp-") || name.starts_with(".download-") {
+        if left || name.starts_with(".tmp-") || name == ".download" || name.starts_with(".download-") {
             found.push(path);
         } else if path.is_dir() {
             found.extend(leftovers(&path));

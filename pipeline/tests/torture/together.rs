@@ -67,5 +67,7 @@ fn a_report_beside_a_replacement_of_what_it_shows_is_right_in_the_end() {
         assert!(replaced.status.success(), "{}", text(&replaced));
         home.check(all.of("train"));
         home.check(all.of("report"));
+        let page = std::fs::read_to_string(home.data.join("runs/smoke/report/report.md")).unwrap();
+        assert!(!page.contains("Not run: train"), "{page}");
     }
 }

@@ -81,7 +81,7 @@ impl AtomicFile {
             file.persist(&path).map_err(|error| error.error)?;
         }
         drop(listed);
-        sync(folder(&path))
+        sync_folder(folder(&path))
     }
 }
 
@@ -113,7 +113,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     File::options().write(true).open(from)?.sync_all()?;
     fs::rename(from, to)?;
-    sync(folder(to))
+    sync_folder(folder(to))
 }
 
 /// Gives a folder another name in the same folder, durably. What is in it must have been written durably, as by this module.
@@ -122,7 +122,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// If the disk refuses, or `to` is there and is not an empty folder.
 pub fn rename_folder(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
-    sync(folder(to))
+    sync_folder(folder(to))
 }
 
 /// Removes the temporary files that killed programs left in `dir` and below. No program may be writing there.
@@ -130,15 +130,24 @@ pub fn rename_folder(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// If a folder cannot be read or a file not removed.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    leftovers(dir)?.iter().try_for_each(fs::remove_file)
+}
+
+/// The temporary files in `dir` and below, of programs that were killed or that are writing.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            remove_leftovers(&entry.path())?;
+            found.extend(leftovers(&entry.path())?);
         } else if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            fs::remove_file(entry.path())?;
+            found.push(entry.path());
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Removes the temporary files that this process has now, for a program that is about to end. Files that other threads begin or
@@ -157,8 +166,11 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a renamed entry of a folder durable, where the system lets a folder be opened.
-fn sync(folder: &Path) -> io::Result<()> {
+/// Makes new and renamed entries of a folder durable, where the system lets a folder be opened.
+///
+/// # Errors
+/// If the disk refuses.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 

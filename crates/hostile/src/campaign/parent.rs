@@ -1,6 +1,7 @@
 //! The children's parent: hands out parts, watches, and adds up.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,7 +9,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use memmap2::Mmap;
 
 use super::child::{BEFORE, MAPPED, Task, save};
@@ -92,6 +93,7 @@ fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize)
     let mut from = numbers.start;
     while from < numbers.end {
         File::create(&at_hand)?.set_len(MAPPED as u64)?;
+        number_none(&at_hand)?;
         let task = Task {
             target: target.name.to_owned(),
             from,
@@ -113,6 +115,9 @@ fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize)
             break;
         };
         let (number, input) = look(&at_hand)?;
+        if number == NONE {
+            bail!("{}: a child ended before its first input, perhaps at a file of the corpus: {said}", target.name);
+        }
         // What it did after its last counts is known by the number of the input at hand.
         counts.executions = number + 1 - from;
         let inputs = vec![save(target.name, &input, &task.finds)?];
@@ -121,6 +126,15 @@ fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize)
         from = number + 1;
     }
     Ok(all)
+}
+
+/// The number before the first input.
+const NONE: u64 = u64::MAX;
+
+/// Says that no input is at hand yet.
+fn number_none(at_hand: &Path) -> Result<()> {
+    let mut file = File::options().write(true).open(at_hand)?;
+    Ok(file.write_all(&NONE.to_le_bytes())?)
 }
 
 /// Starts a child with a bound on its addresses: memory that it asks for and does not get ends it.

@@ -139,7 +139,8 @@ pub(super) fn parts(path: &Path) -> Result<(HashMap<String, Value>, Vec<Part>)> 
         let (metadata, part) = Part::open(&path)?;
         let found = split(&metadata, &path)?;
         if found != Some((at, count)) {
-            let found = found.map_or("none".to_owned(), |(number, count)| format!("part {} of {count}", number + 1));
+            let found = found
+                .map_or("none".to_owned(), |(number, count)| format!("part {} of {count}", number.saturating_add(1)));
             return Err(ModelError::bad_value(&path, "split.no", format!("part {} of {count}", at + 1), found));
         }
         all.push(part);
@@ -168,7 +169,12 @@ fn split(metadata: &HashMap<String, Value>, path: &Path) -> Result<Option<(usize
     }
     if count > MAX_PARTS || number >= count {
         let expected = format!("a part of at most {MAX_PARTS}");
-        return Err(ModelError::bad_value(path, "split.count", expected, format!("part {} of {count}", number + 1)));
+        return Err(ModelError::bad_value(
+            path,
+            "split.count",
+            expected,
+            format!("part {} of {count}", number.saturating_add(1)),
+        ));
     }
     Ok(Some((number, count)))
 }

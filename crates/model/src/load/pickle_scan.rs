@@ -14,6 +14,8 @@ use zip::ZipArchive;
 
 /// The largest pickle that is read, in bytes: a model's describes a few hundred tensors in 200 bytes each.
 const MOST_PICKLE: u64 = 1 << 26;
+/// The longest name of a pickle, in bytes: candle puts its folder before the name of every tensor.
+const MOST_NAME: usize = 256;
 /// A pickle is stored or deflated: at most so many times the file.
 const MOST_DEFLATED: u64 = 8;
 /// Bytes that one object takes, its place in a list that grows included.
@@ -23,16 +25,24 @@ const MOST_MADE: u64 = 256;
 /// How deep objects may be nested: a parameter's tensor is 5 deep.
 const MOST_DEEP: usize = 64;
 
-/// Checks every pickle of an archive; the error says what it would take.
+/// Checks the pickle of an archive; the error says what it would take.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| e.to_string())?;
     let most = MOST_PICKLE.min(length.saturating_mul(MOST_DEFLATED));
+    let mut is_seen = false;
     for at in 0..archive.len() {
         let member = archive.by_index(at).map_err(|e| e.to_string())?;
         if !member.name_raw().ends_with(b"data.pkl") {
             continue;
+        }
+        if member.name_raw().len() > MOST_NAME {
+            return Err(format!("the name of its pickle has over {MOST_NAME} bytes"));
+        }
+        // Several may share their bytes, and candle reads them all.
+        if std::mem::replace(&mut is_seen, true) {
+            return Err("it holds more than one pickle".to_owned());
         }
         let mut pickle = Vec::new();
         member.take(most + 1).read_to_end(&mut pickle).map_err(|e| e.to_string())?;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::sentencepiece::{self, PieceType, Prefix};
-use super::{Tokenizer, failed, guard};
+use super::{Tokenizer, guard};
 use crate::error::{ModelError, Result};
 use crate::load::text::{read, read_json};
 use crate::stop::{StopTokens, is_end, spelled};
@@ -230,6 +230,7 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
         (false, Some(false)) if model.prefix == Prefix::EveryText => Prefix::StartUnlessSpaced,
         (false, _) => model.prefix,
     };
+    let pieces = model.pieces.len();
     // Added tokens have the ids their file gives them, whatever is between those and the pieces.
     for (&id, token) in &settings.added {
         let at = id as usize;
@@ -240,11 +241,11 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
             }
             continue;
         }
-        if at - model.pieces.len() > MOST_BETWEEN {
+        if at - pieces > MOST_BETWEEN + settings.added.len() {
             return Err(ModelError::bad_value(
                 &settings.added_in,
                 &token.content,
-                format!("an id just above those of {}, which has {} pieces", path.display(), model.pieces.len()),
+                format!("an id just above those of {}, which has {pieces} pieces", path.display()),
                 id.to_string(),
             ));
         }
@@ -264,12 +265,12 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
     Ok(Tokenizer { inner: Arc::new(inner), before: bos.filter(|_| add_bos), after: eos.filter(|_| add_eos), stop })
 }
 
-/// Ids that may lie unused between the pieces of a `tokenizer.model` and an added token.
+/// Ids that may lie unused between the pieces of a `tokenizer.model` and all added tokens.
 const MOST_BETWEEN: usize = 1 << 16;
 
 /// Adds the tokens of the configuration to a vocabulary, and checks that each has the id it is to have.
 fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
-    inner.add_tokens(settings.added.values().cloned()).map_err(failed)?;
+    guard::guarded(|| inner.add_tokens(settings.added.values().cloned()))?;
     for (id, token) in &settings.added {
         let found = inner.token_to_id(&token.content);
         if found != Some(*id) {
@@ -284,7 +285,8 @@ fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
         let found = known.values().find(|known| known.content == token.content);
         found.map_or(token, |found| AddedToken { special: true, ..found.clone() })
     });
-    inner.add_special_tokens(special.collect::<Vec<_>>()).map_err(failed)?;
+    let special: Vec<AddedToken> = special.collect();
+    guard::guarded(|| inner.add_special_tokens(special))?;
     Ok(())
 }
 

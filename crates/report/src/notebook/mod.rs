@@ -34,12 +34,13 @@ pub fn run_folder() -> Outcome<PathBuf> {
 
 fn find_run(runs: &Path, asked: Option<&str>) -> Outcome<PathBuf> {
     let needed = ["train/dictionaries.safetensors", "train/kmeans.safetensors", "calibrate/heldout"];
-    let whole = |profile: &str| needed.iter().all(|file| runs.join(profile).join(file).exists());
+    let whole = |profile: &str| needed.iter().all(|file| file_of(&runs.join(profile), file).exists());
     match asked {
         Some(profile) if whole(profile) => Ok(runs.join(profile)),
         Some(profile) => Err(format!(
-            "profile `{profile}` has no trained dictionaries in {}; make them with `just train profile={profile}`",
-            runs.join(profile).display()
+            "profile `{profile}` has no trained dictionaries in {}; make them with `just train profile={}`",
+            runs.join(profile).display(),
+            profile.replacen('+', " run=", 1),
         )
         .into()),
         None => match ["smol", "smoke"].into_iter().find(|profile| whole(profile)) {
@@ -49,12 +50,22 @@ fn find_run(runs: &Path, asked: Option<&str>) -> Outcome<PathBuf> {
     }
 }
 
+/// A file or folder of a run. What a named run (`smol+big`) has not made itself is that of its profile (`smol`).
+pub fn file_of(run: &Path, file: &str) -> PathBuf {
+    let own = run.join(file);
+    let label = run.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('+'));
+    match label {
+        Some((profile, _)) if !own.exists() => run.with_file_name(profile).join(file),
+        _ => own,
+    }
+}
+
 /// The trained dictionaries of a run.
 ///
 /// # Errors
 /// If the file is missing or damaged.
 pub fn neuraldict(run: &Path) -> Result<DictionarySet, CodecError> {
-    DictionarySet::load(run.join("train/dictionaries.safetensors"))
+    DictionarySet::load(file_of(run, "train/dictionaries.safetensors"))
 }
 
 /// The k-means centroids that training started from.
@@ -62,7 +73,7 @@ pub fn neuraldict(run: &Path) -> Result<DictionarySet, CodecError> {
 /// # Errors
 /// If the file is missing or damaged.
 pub fn kmeans(run: &Path) -> Result<DictionarySet, CodecError> {
-    DictionarySet::load(run.join("train/kmeans.safetensors"))
+    DictionarySet::load(file_of(run, "train/kmeans.safetensors"))
 }
 
 /// One layer's vectors of text that training never saw.
@@ -70,7 +81,7 @@ pub fn kmeans(run: &Path) -> Result<DictionarySet, CodecError> {
 /// # Errors
 /// If the file is missing or damaged.
 pub fn heldout(run: &Path, layer: usize, kind: Kind) -> Result<Shard, CodecError> {
-    Shard::open(run.join(format!("calibrate/heldout/layer-{layer:02}-{kind}s.safetensors")))
+    Shard::open(file_of(run, &format!("calibrate/heldout/layer-{layer:02}-{kind}s.safetensors")))
 }
 
 /// The first `tokens` held-out tokens of one layer, `(T, Hkv, D)`, and how many there are.
@@ -119,7 +130,7 @@ fn comparison(data: &Path) -> Outcome<Compared> {
 /// # Errors
 /// If the run's record is missing or is not one.
 pub fn sequence_length(run: &Path) -> Outcome<usize> {
-    let path = run.join("calibrate/manifest.json");
+    let path = file_of(run, "calibrate/manifest.json");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let record: serde_json::Value = serde_json::from_str(&text)?;
     let length = record.pointer("/recipe/parameters/sequence").or_else(|| record.pointer("/parameters/sequence"));
@@ -191,6 +202,23 @@ mod tests {
         let error = |asked| find_run(runs.path(), asked).unwrap_err().to_string();
         assert!(error(None).contains("just smoke"));
         assert!(error(Some("mine")).contains("just train profile=mine"));
+        assert!(error(Some("mine+big")).contains("just train profile=mine run=big"));
+    }
+
+    #[test]
+    fn a_named_run_has_the_files_of_its_profile_and_its_own_first() {
+        let runs = tempfile::tempdir().unwrap();
+        for file in ["smol/calibrate/heldout", "smol/train", "smol+big/train"] {
+            std::fs::create_dir_all(runs.path().join(file)).unwrap();
+        }
+        for file in ["smol+big/train/dictionaries.safetensors", "smol+big/train/kmeans.safetensors"] {
+            std::fs::write(runs.path().join(file), "").unwrap();
+        }
+        let run = find_run(runs.path(), Some("smol+big")).unwrap();
+        assert_eq!(run, runs.path().join("smol+big"));
+        assert_eq!(file_of(&run, "train"), run.join("train"));
+        assert_eq!(file_of(&run, "calibrate/heldout"), runs.path().join("smol/calibrate/heldout"));
+        assert!(find_run(runs.path(), Some("smol")).is_err());
     }
 
     #[test]

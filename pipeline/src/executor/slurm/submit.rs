@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use rand::RngExt;
 
@@ -128,17 +128,18 @@ pub fn submit(jobs: &[Job], run: &Run) -> Result<()> {
     let mut record = Submitted { run: run.label(), submitted, jobs: Vec::new() };
     for job in jobs {
         let file = folder.join(format!("{}.sh", job.name));
-        atomic::write(&file, script::text(job, &place).as_bytes())?;
+        atomic::write(&file, script::text(job, &place).as_bytes())
+            .map_err(|error| undo(&record, run, anyhow!(error).context(file.display().to_string())))?;
         let of = |name: &String| record.jobs.iter().find(|entry| entry.name == *name).map(|entry| entry.id);
         let after: Vec<u64> = job.after.iter().filter_map(of).collect();
         let options = options(job, &after, &run.config.executor, &run.label(), folder);
         let id = match commands::sbatch(&options, &file) {
             Ok(id) => id,
-            Err(error) => return Err(undo(&record, error).context(format!("job {}", job.name))),
+            Err(error) => return Err(undo(&record, run, error).context(format!("job {}", job.name))),
         };
         let Job { name, tasks, makes, after, .. } = job.clone();
         record.jobs.push(Entry { name, id, tasks: tasks.count(), makes, after, options });
-        record.write(folder)?;
+        record.write(folder).map_err(|error| undo(&record, run, error))?;
     }
     for job in &record.jobs {
         let tasks = if job.tasks == 1 { "1 task".to_owned() } else { format!("{} tasks", job.tasks) };
@@ -149,14 +150,17 @@ pub fn submit(jobs: &[Job], run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// Cancels what was submitted before a job was refused.
-fn undo(record: &Submitted, error: anyhow::Error) -> anyhow::Error {
+/// Cancels what was submitted before a job was refused, or could not be recorded.
+fn undo(record: &Submitted, run: &Run, error: anyhow::Error) -> anyhow::Error {
     if record.jobs.is_empty() {
         return error;
     }
     match commands::scancel(&record.ids()) {
-        Ok(()) => error.context("a job was refused; those before it were cancelled"),
-        Err(_) => error.context("a job was refused, and those before it could not be cancelled: see `just status`"),
+        Ok(()) => error.context("not all jobs were submitted; those that were are cancelled"),
+        Err(_) => error.context(format!(
+            "not all jobs were submitted, and those that were could not be cancelled: see `{}` and `squeue`",
+            run.command("status")
+        )),
     }
 }
 
@@ -175,7 +179,10 @@ fn prepare(run: &Run) -> Result<Place> {
         token,
         program: std::env::current_exe().context("the path of this program")?,
         current: std::env::current_dir()?,
-        environment: environment(std::env::vars()),
+        environment: environment(std::env::vars_os().filter_map(|(name, value)| {
+            // What is no text is none of ours.
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        })),
         retries: run.config.executor.retries,
     })
 }

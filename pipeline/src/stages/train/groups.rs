@@ -14,7 +14,7 @@ use kvcsr_report::{EpochRow, files};
 use super::variant::Variant;
 use crate::atomic;
 use crate::room::{self, Amount, Room};
-use crate::stage::{Part, Run};
+use crate::stage::{Part, Run, remove_dir};
 use crate::stages::inputs::{model_layers, open_shard, open_weights};
 use crate::stages::provenance::{self, Training};
 use crate::stages::sizes::product;
@@ -60,9 +60,13 @@ impl Plan {
 
     /// Trains a dictionary for every group of the merge stage and joins them in `dir`.
     pub fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        let work = groups(run)?;
-        let folder = self.train(run, &work, dir)?;
-        self.assemble(run, dir, &folder, &work)
+        // Written last: an unfinished run that has it has joined all groups.
+        if !dir.join(EPOCHS).is_file() {
+            let work = groups(run)?;
+            let folder = self.train(run, &work, dir)?;
+            self.assemble(run, dir, &folder, &work)?;
+        }
+        remove_dir(&dir.join(GROUPS))
     }
 
     /// Trains a dictionary for every group of one slice, in files of their own in `dir`.
@@ -217,9 +221,7 @@ impl Plan {
         for (kind, layers) in work {
             epochs.extend(std::fs::read(GroupFiles::of(folder, *kind, layers).dir.join(EPOCHS))?);
         }
-        atomic::write(&dir.join(EPOCHS), &epochs)?;
-        std::fs::remove_dir_all(folder)?;
-        Ok(())
+        atomic::write(&dir.join(EPOCHS), &epochs)
     }
 }
 

@@ -137,7 +137,7 @@ fn about_tasks(measured: &Measured) -> String {
     format!(
         "Tasks: mean score, 0 to 100, over {} tasks of the suite (not LongBench), n = {} prompts in all: {}; {:.0} tokens each on \
          average, at most {most}, and one score per scheme, whatever the context; in brackets the difference to dense on the \
-         same prompts, with the 95 % interval of the paired bootstrap. So few prompts show large losses only.",
+         same prompts, with the 95 % interval of the paired bootstrap. So few prompts show large losses only, and an interval may reach beyond what is possible.",
         one.tasks,
         one.n,
         sizes.join(", "),
