@@ -22,6 +22,12 @@ type Made = (&'static str, Vec<u8>);
 /// A file's name and its bytes.
 pub type Seed = (String, Vec<u8>);
 
+/// A SentencePiece model of a few pieces.
+#[must_use]
+pub fn pieces() -> Vec<u8> {
+    checkpoints::pieces().swap_remove(0).1
+}
+
 /// Every example of the registry.
 fn schemes() -> Vec<Made> {
     registry::entries().flat_map(|entry| entry.examples).map(|name| (*name, name.as_bytes().to_vec())).collect()

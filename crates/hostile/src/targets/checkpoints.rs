@@ -2,10 +2,10 @@
 
 use kvcsr_model::load::pickle::PickleFile;
 use kvcsr_model::load::safetensors::SafetensorsFile;
-use kvcsr_model::{Checkpoint, Gguf};
+use kvcsr_model::{Checkpoint, Gguf, HfCheckpoint};
 
 use super::Verdict;
-use super::text::{rendered, tokenized};
+use super::text::{folder, rendered, tokenized};
 use crate::place::Place;
 
 /// Everything a caller asks of a file: its architecture, tokenizer, template, and each tensor by itself.
@@ -28,6 +28,26 @@ pub fn safetensors(input: &[u8], place: &Place) -> Verdict {
         Err(_) => Verdict::Refused,
     }
 }
+
+/// `config.json`, and after a zero byte the index of two files of weights that are right. No part lies outside of the folder.
+pub fn checkpoint_folder(input: &[u8], place: &Place) -> Verdict {
+    for (name, bytes) in PARTS {
+        if !place.path(name).is_file() {
+            place.write(name, bytes);
+        }
+    }
+    folder(input, place, &["config.json", "model.safetensors.index.json"]);
+    match HfCheckpoint::open(place.folder()) {
+        Ok(file) => tensors(&file),
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// Files of weights: a norm of 8 numbers, and a matrix of 4 rows.
+const PARTS: [(&str, &[u8]); 2] = [
+    ("a.safetensors", include_bytes!("../../corpus/safetensors/mixed")),
+    ("b.safetensors", include_bytes!("../../corpus/safetensors/wide")),
+];
 
 /// Every tensor.
 pub fn pickle(input: &[u8], place: &Place) -> Verdict {

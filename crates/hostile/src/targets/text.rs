@@ -7,6 +7,7 @@ use kvcsr_model::{ChatTemplate, Message, Tokenizer};
 
 use super::Verdict;
 use crate::place::Place;
+use crate::seeds::pieces;
 
 /// What every tokenizer is given.
 const SAMPLE: &str = "Hello  a world 123<s>\n\u{e9}\u{4e16}";
@@ -46,6 +47,36 @@ pub fn tokenizer_json(input: &[u8], place: &Place) -> Verdict {
             Verdict::Taken
         }
         Err(_) => Verdict::Refused,
+    }
+}
+
+/// Files beside a `tokenizer.model`, with a zero byte between one and the next.
+const BESIDE: [&str; 4] =
+    ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
+
+/// A SentencePiece model that is right, and what a folder has beside it.
+pub fn tokenizer_folder(input: &[u8], place: &Place) -> Verdict {
+    if !place.path("tokenizer.model").is_file() {
+        place.write("tokenizer.model", &pieces());
+    }
+    folder(input, place, &BESIDE);
+    match Tokenizer::from_hf_folder(place.folder()) {
+        Ok(tokenizer) => {
+            tokenized(&tokenizer);
+            Verdict::Taken
+        }
+        Err(_) => Verdict::Refused,
+    }
+}
+
+/// Writes the parts of an input, with a zero byte between one and the next, as the files `names`; what is not told is not there.
+pub(super) fn folder(input: &[u8], place: &Place, names: &[&str]) {
+    let mut parts = input.splitn(names.len(), |&byte| byte == 0);
+    for name in names {
+        match parts.next() {
+            Some(part) => drop(place.write(name, part)),
+            None => drop(fs::remove_file(place.path(name))),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::validate::layers;
 use super::{Activation, Arch, Norms, Position, QkNorm, Qkv, SlidingLayers, even_share};
 use crate::error::{ModelError, Result};
 
@@ -95,7 +96,7 @@ impl Config<'_> {
         let heads = self.size("num_attention_heads")?;
         Ok(Arch {
             hidden: self.size("hidden_size")?,
-            layers: self.size("num_hidden_layers")?,
+            layers: layers(self.path, "num_hidden_layers", self.size("num_hidden_layers")?)?,
             heads,
             kv_heads: self.size_or("num_key_value_heads", heads)?,
             head_dim,

@@ -1,7 +1,9 @@
 //! What the GGUF files of all families share.
 
 use super::sliding_metadata::sliding_with_period;
-use super::{Activation, Arch, Norms, QkNorm, Qkv, SlidingLayers, even_share, gemma3, olmo2, phi3, rope_metadata};
+use super::{
+    Activation, Arch, Norms, QkNorm, Qkv, SlidingLayers, even_share, gemma3, olmo2, phi3, rope_metadata, validate,
+};
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
 
@@ -72,7 +74,7 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
         }
     }
     let scale = key("attention.scale");
-    let layers = file.size(&key("block_count"))?;
+    let layers = validate::layers(file.path(), &key("block_count"), file.size(&key("block_count"))?)?;
     let (position, max_positions) = rope_metadata::positions(file, head_dim)?;
     let sliding = match file.optional(&key("attention.sliding_window")) {
         Some(_) => Some(file.size(&key("attention.sliding_window"))?).filter(|&tokens| tokens > 0),

@@ -5,6 +5,25 @@ use std::path::Path;
 use super::{Arch, Position};
 use crate::error::{ModelError, Result};
 
+/// Most layers. They are counted before lists of one entry each are made.
+const MOST_LAYERS: usize = 1 << 10;
+
+fn within(path: &Path, key: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ModelError::bad_value(path, key, format!("between 1 and {most}"), value.to_string()))
+}
+
+/// The number of layers that `key` of a file says.
+///
+/// # Errors
+/// [`ModelError::BadValue`] if it is none that a model has.
+pub(super) fn layers(path: &Path, key: &str, value: usize) -> Result<usize> {
+    within(path, key, value, MOST_LAYERS)?;
+    Ok(value)
+}
+
 impl Arch {
     /// Checks ranges and agreement between fields; `path` is only named in errors.
     ///
@@ -14,15 +33,9 @@ impl Arch {
     /// # Errors
     /// [`ModelError::BadValue`] naming the field.
     pub fn validate(&self, path: &Path) -> Result<()> {
-        let within = |key: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(());
-            }
-            let expected = format!("between 1 and {most}");
-            Err(ModelError::bad_value(path, key, expected, value.to_string()))
-        };
+        let within = |key: &str, value: usize, most: usize| within(path, key, value, most);
         within("hidden", self.hidden, 1 << 16)?;
-        within("layers", self.layers, 1 << 10)?;
+        within("layers", self.layers, MOST_LAYERS)?;
         within("heads", self.heads, 1 << 10)?;
         within("kv_heads", self.kv_heads, self.heads)?;
         within("head_dim", self.head_dim, 1 << 10)?;
