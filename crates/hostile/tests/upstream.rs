@@ -171,6 +171,13 @@ fn tokenizers_whose_reader_panics() {
         let error = tokenizer(&file(parts, "null", "[]")).unwrap_err();
         assert!(error.contains("tokenizer: "), "{parts}: {error}");
     }
+    // Tokens of another file are normalised when they are added.
+    let place = Place::new().unwrap();
+    let empty_trie = r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="}"#;
+    place.write("tokenizer.json", file(empty_trie, "null", "[]").as_bytes());
+    place.write("added_tokens.json", br#"{"x": 4}"#);
+    let error = Tokenizer::from_hf_folder(place.folder()).err().unwrap().to_string();
+    assert!(error.contains("tokenizer: "), "{error}");
     let sound = tokenizer(&file(r#""decoder":null"#, "null", "[]"));
     assert_eq!(sound, Ok(vec![0, 1]));
     let cut = tokenizer(&file(r#""decoder":null"#, r#""@""#, r#"[["a","é"]]"#)).unwrap_err();

@@ -1,5 +1,8 @@
 //! SIGKILL: at random moments of every stage, and at every rename and removal of a replacement.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -101,25 +104,58 @@ fn kill_at_each(home: &Home, stage: &str, step: &str) -> usize {
         let said = home.run(stage);
         assert!(said.contains("up to date"), "{stage}, {step} {kills}: finished outputs were lost\n{said}");
         // From the beginning, so that the next kill is one step further.
-        let _ = std::fs::remove_dir_all(home.partial(stage));
+        let _ = fs::remove_dir_all(home.partial(stage));
         assert!(kills < 1000, "{stage} does not end");
     }
 }
 
 #[test]
-fn keeping_a_run_again_after_a_kill_leaves_the_outputs_as_they_are() {
-    let Some(all) = Undisturbed::run("keeping_a_run_again_after_a_kill_leaves_the_outputs_as_they_are") else { return };
+fn what_was_joined_before_a_kill_is_not_made_again() {
+    let Some(all) = Undisturbed::run("what_was_joined_before_a_kill_is_not_made_again") else { return };
+    let home = all.copy();
+    for (stage, file) in [
+        ("train", "dictionaries.safetensors"),
+        ("train-rope", "dictionaries.safetensors"),
+        ("train-plus", "csr-plus.safetensors"),
+    ] {
+        let made = all.of(stage);
+        // Killed before the record was written, whose text says what the outputs belong to.
+        let record = home.record(stage).unwrap();
+        let recipe = serde_json::json!({ "key": record["key"], "recipe": record["recipe"], "config": {} });
+        fs::rename(home.stage(stage), home.partial(stage)).unwrap();
+        fs::write(home.partial(stage).join("recipe.json"), recipe.to_string()).unwrap();
+        fs::remove_file(home.partial(stage).join("manifest.json")).unwrap();
+        let file = |folder: PathBuf| fs::metadata(folder.join(file)).unwrap().ino();
+        let before = file(home.partial(stage));
+        home.check(made);
+        assert_eq!(file(home.stage(stage)), before, "{stage}: made again");
+    }
+}
+
+#[test]
+fn keeping_a_run_again_or_twice_at_once_leaves_the_outputs_as_they_are() {
+    let Some(all) = Undisturbed::run("keeping_a_run_again_or_twice_at_once_leaves_the_outputs_as_they_are") else {
+        return;
+    };
     let home = all.copy();
     let made = all.of("merge");
     // A kill in the midst of it: outputs are linked, not copied.
-    let half = home.stage("../smoke+before.keeping/merge");
-    std::fs::create_dir_all(&half).unwrap();
-    std::fs::hard_link(home.stage("merge/groups.json"), half.join("groups.json")).unwrap();
-    let mut keep = Command::new(program());
-    keep.args(["keep", "smoke", "before"]).env("KVCSR_DATA", &home.data);
-    let out = keep.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
+    let half = home.stage("../.keeping-smoke+before/merge");
+    fs::create_dir_all(&half).unwrap();
+    fs::hard_link(home.stage("merge/groups.json"), half.join("groups.json")).unwrap();
+    let keep = |name: &str| {
+        let mut keep = Command::new(program());
+        keep.args(["keep", "smoke", name]).env("KVCSR_DATA", &home.data);
+        keep.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        keep.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let out = keep("before").wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out));
     assert!(home.run("merge").contains("up to date"), "keeping a run has changed it");
     assert!(home.stage("../smoke+before/merge/groups.json").is_file() && !half.exists());
+    // Several at once, under the same name and under others that differ after a dot.
+    let several = ["v1.1", "v1.1", "v1.2"].map(&keep).map(|child| child.wait_with_output().unwrap());
+    assert!(several.iter().any(|out| out.status.success()), "{}", text(&several[0]));
+    assert!(home.run("merge").contains("up to date"), "keeping a run twice has changed it");
     home.check(made);
 }
