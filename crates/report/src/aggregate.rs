@@ -110,7 +110,7 @@ fn summary(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Sche
 
 /// Pairs summaries of the same place and scheme by their KL. Schemes with only one of the two dictionaries have no pair.
 pub fn compare_heldout(summaries: &[SchemeSummary]) -> Vec<Comparison> {
-    pairs(summaries, |s| s.dictionary, |s| (s.domain.clone(), s.scheme.clone()))
+    pairs(summaries, |s| s.dictionary, |s| (s.context, s.domain.clone(), s.scheme.clone()))
         .map(|(own, kmeans)| Comparison::new(own.domain.clone(), own.scheme.clone(), "KL", own.kl, kmeans.kl))
         .collect()
 }

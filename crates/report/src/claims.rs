@@ -2,9 +2,10 @@
 
 use kvcsr_records::heldout::{ALL, REPEAT};
 use kvcsr_records::{HeldoutRow, SchemeSummary};
-use kvcsr_stats::{Interval, mean_of_means};
+use kvcsr_stats::Interval;
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::{self, Estimate};
 use crate::group::{Group, Statistics};
 use crate::table::Table;
 
@@ -175,14 +176,12 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
             continue;
         }
         let (ours, other) = (Group::new(ALL, &ours), Group::new(ALL, &other));
-        let hidden = ours.hidden();
-        let differences = ours.differences(&other, |own, other| (other.far_kl_sum - own.far_kl_sum) / hidden);
-        let Some(differences) = differences.filter(|_| hidden > 0.0) else { continue };
-        let ends = statistics.bootstrap.interval(&differences);
+        let Some((difference, n)) = evidence::difference(&ours, &other, statistics) else { continue };
+        let Estimate { value: Some(value), ends } = difference else { continue };
         row.context = context;
-        row.n = differences.iter().map(Vec::len).sum();
+        row.n = n;
         (row.our_bits, row.other_bits) = (Some(ours.bits()), Some(other.bits()));
-        row.difference = Some(mean_of_means(&differences));
+        row.difference = Some(value);
         (row.low, row.high) = (ends.map(|ends| ends.low), ends.map(|ends| ends.high));
         row.verdict = verdict(claim, ends).to_owned();
         break;

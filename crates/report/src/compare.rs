@@ -44,8 +44,7 @@ pub const MARK: &str = "†";
 pub const LEGEND: &str = "Far-context recovery: 0 as deleting all but 4 sinks and the last 256 tokens, 1 as the exact cache, over the \
      positions where deletion changes the model. Bold: no scheme of at most as many measured bits recovers more, as far as the paired \
      95 % interval can tell. †: not shown to be better than deletion (`evict`) at equal \
-     measured bits: the paired interval of the difference reaches 0. With two documents per domain the paired interval is wide: \
-     it can reach 0 even where the two single intervals do not overlap.";
+     measured bits: the paired interval of the difference reaches 0.";
 
 /// The scheme as a table names it: bold on the frontier, with [`MARK`] where it is not shown to be better than deletion.
 fn name(row: &SchemeSummary) -> String {

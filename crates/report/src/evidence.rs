@@ -1,8 +1,8 @@
 //! What may be said of a scheme against deletion, and against the others.
 //!
-//! Recovery is a ratio of sums, so its interval is that of the linearised ratio: of document `i`, `(kl_i - r hidden_i) / H` with the
-//! ratio `r` and the mean `H` of what is hidden. Differences of recovery are `(kl_a,i - kl_b,i) / H`: both schemes read the same
-//! documents.
+//! Recovery and differences of recovery are ratios of sums over what is hidden. Their intervals are those of the linearised ratio: of
+//! document `i`, `(d_i - r hidden_i) / H` with the ratio `r` and the mean `H` of what is hidden. For recovery `d_i` is
+//! `hidden_i - kl_i`. For the difference of two schemes it is `kl_b,i - kl_a,i`: both read the same documents.
 
 use kvcsr_records::{HeldoutRow, SchemeSummary};
 use kvcsr_stats::{Interval, mean_of_means};
@@ -29,47 +29,68 @@ pub(crate) struct Estimate {
     pub ends: Option<Interval>,
 }
 
-/// Far-context recovery.
-pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
-    let hidden = group.hidden();
-    if hidden <= 0.0 {
+/// The share of what is hidden that is gained. `gains` holds, by domain, what each document gains and what is hidden of it.
+fn share_of_hidden(gains: &[Vec<(f64, f64)>], statistics: Statistics) -> Estimate {
+    let values = |of: &dyn Fn(&(f64, f64)) -> f64| -> Vec<Vec<f64>> {
+        gains.iter().map(|documents| documents.iter().map(of).collect()).collect()
+    };
+    let hidden = mean_of_means(&values(&|&(_, hidden)| hidden));
+    if hidden.is_nan() || hidden <= 0.0 {
         return Estimate::default();
     }
-    let ratio = group.lost() / hidden;
-    let residuals = group.values(|row| (ratio * row.hidden_kl_sum - row.far_kl_sum) / hidden);
-    let around =
-        |i: Interval| Interval { difference: 1.0 - ratio, low: 1.0 - ratio + i.low, high: 1.0 - ratio + i.high };
-    Estimate { value: Some(1.0 - ratio), ends: statistics.bootstrap.interval(&residuals).map(around) }
+    let share = mean_of_means(&values(&|&(gain, _)| gain)) / hidden;
+    let residuals = values(&|&(gain, own)| (gain - share * own) / hidden);
+    let around = |i: Interval| Interval { difference: share, low: share + i.low, high: share + i.high };
+    Estimate { value: Some(share), ends: statistics.bootstrap.interval(&residuals).map(around) }
+}
+
+/// Far-context recovery.
+pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
+    let gain = |row: &&HeldoutRow| (row.hidden_kl_sum - row.far_kl_sum, row.hidden_kl_sum);
+    let gains: Vec<Vec<_>> = group.strata.iter().map(|rows| rows.iter().map(gain).collect()).collect();
+    share_of_hidden(&gains, statistics)
+}
+
+/// Recovery of `group` less that of `other`, and the documents that both were scored on; nothing if one of them is missing there.
+pub(crate) fn difference(group: &Group<'_>, other: &Group<'_>, statistics: Statistics) -> Option<(Estimate, usize)> {
+    let pairs = group.paired(other)?;
+    let gain = |(own, other): &(&HeldoutRow, &HeldoutRow)| (other.far_kl_sum - own.far_kl_sum, own.hidden_kl_sum);
+    let gains: Vec<Vec<_>> = pairs.iter().map(|pairs| pairs.iter().map(gain).collect()).collect();
+    Some((share_of_hidden(&gains, statistics), gains.iter().map(Vec::len).sum()))
 }
 
 /// Recovery less that of deletion at equal measured bits, between the two nearest rows of deletion. What has fewer bits than all of
-/// these is held against the smallest of them. Nothing for deletion itself, and above the most bits that deletion was run with.
+/// these is held against the smallest of them, and what has more against the largest. Nothing for deletion itself and for caches that
+/// keep everything.
 pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Estimate {
-    let (own, hidden) = (group.bits(), group.hidden());
+    let own = group.bits();
     let mut controls: Vec<&Group<'_>> = all.iter().filter(|other| deletes(&other.first.scheme)).collect();
     controls.sort_by(|a, b| a.bits().total_cmp(&b.bits()));
-    let above = controls.iter().position(|control| control.bits() >= own);
-    let (Some(above), false) = (above, deletes(&group.first.scheme)) else { return Estimate::default() };
-    let (low, high) = (controls[above.saturating_sub(1)], controls[above]);
+    if controls.is_empty() || deletes(&group.first.scheme) || keeps_everything(&group.first.scheme) {
+        return Estimate::default();
+    }
+    let last = controls.len() - 1;
+    let (low, high) = match controls.iter().position(|control| control.bits() >= own) {
+        Some(above) => (controls[above.saturating_sub(1)], controls[above]),
+        None => (controls[last], controls[last]),
+    };
     let share = match high.bits() - low.bits() {
         apart if apart > 0.0 => (own - low.bits()) / apart,
         _ => 1.0,
     };
     let (Some(below), Some(above)) = (group.paired(low), group.paired(high)) else { return Estimate::default() };
-    if hidden <= 0.0 {
-        return Estimate::default();
-    }
-    let differences: Vec<Vec<f64>> = below
+    let gains: Vec<Vec<_>> = below
         .iter()
         .zip(&above)
         .map(|(below, above)| {
             let deleted = |((own, below), (_, above)): (&(&HeldoutRow, &HeldoutRow), &(&HeldoutRow, &HeldoutRow))| {
-                ((1.0 - share) * below.far_kl_sum + share * above.far_kl_sum - own.far_kl_sum) / hidden
+                let lost = (1.0 - share) * below.far_kl_sum + share * above.far_kl_sum;
+                (lost - own.far_kl_sum, own.hidden_kl_sum)
             };
             below.iter().zip(above).map(deleted).collect()
         })
         .collect();
-    Estimate { value: Some(mean_of_means(&differences)), ends: statistics.bootstrap.interval(&differences) }
+    share_of_hidden(&gains, statistics)
 }
 
 /// Whether no scheme of at most as many measured bits recovers more beyond doubt: by the paired interval, and by more than the noise
@@ -77,9 +98,8 @@ pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: St
 pub(crate) fn on_frontier(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> bool {
     let own_loss = group.lost();
     let beats = |other: &Group<'_>| {
-        let differences = group.differences(other, |own, other| own.far_kl_sum - other.far_kl_sum);
-        let interval = differences.and_then(|differences| statistics.bootstrap.interval(&differences));
-        interval.is_some_and(|interval| interval.low > statistics.noise * own_loss)
+        let ends = difference(other, group, statistics).and_then(|(difference, _)| difference.ends);
+        ends.is_some_and(|ends| ends.low > statistics.noise * own_loss / group.hidden())
     };
     let could = |other: &Group<'_>| other.bits() <= EQUAL_BITS * group.bits() && other.lost() < own_loss;
     !all.iter().any(|other| could(other) && beats(other))
@@ -90,14 +110,19 @@ pub fn is_control(row: &SchemeSummary) -> bool {
     deletes(&row.scheme) || is(&row.scheme, "snapkv")
 }
 
-/// Whether a scheme is not shown to do better than deletion at equal measured bits: the paired interval reaches 0 or below.
+/// Whether a scheme is not shown to do better than deletion at equal measured bits: the paired interval reaches 0 or below, or there
+/// are too few documents for one.
 pub fn not_shown_better_than_deletion(row: &SchemeSummary) -> bool {
-    row.over_deletion_low.is_some_and(|low| low <= 0.0)
+    row.over_deletion.is_some() && row.over_deletion_low.is_none_or(|low| low <= 0.0)
 }
 
 /// Whether a cache keeps everything: it has no place among those that compress.
 pub fn is_reference(row: &SchemeSummary) -> bool {
-    row.scheme.starts_with("dense")
+    keeps_everything(&row.scheme)
+}
+
+fn keeps_everything(scheme: &str) -> bool {
+    scheme.starts_with("dense")
 }
 
 #[cfg(test)]
@@ -180,6 +205,8 @@ mod tests {
             rows("worse", 2.0, |i| 0.9 + 0.01 * (i % 3.0)),
             rows("tiny", 0.5, |i| 0.9 + 0.01 * (i % 3.0)),
             rows("large", 9.0, |_| 0.0),
+            rows("large, bad", 9.0, |_| 4.0),
+            rows("dense", 32.0, |_| 0.0),
         ]
         .concat();
         let found = all(&rows, STATISTICS);
@@ -188,8 +215,28 @@ mod tests {
         assert!((of("better").over_deletion.unwrap() - 0.3).abs() < 0.02, "{:?}", of("better").over_deletion);
         assert!(!not_shown_better_than_deletion(of("better")) && not_shown_better_than_deletion(of("worse")));
         assert!((of("tiny").over_deletion.unwrap() - 0.09).abs() < 0.02);
-        assert_eq!(of("large").over_deletion, None);
-        assert!(!not_shown_better_than_deletion(of("large")));
+        // More bits than any deletion: against the largest.
+        assert!((of("large").over_deletion.unwrap() - 0.605).abs() < 0.01);
+        assert!(!not_shown_better_than_deletion(of("large")) && not_shown_better_than_deletion(of("large, bad")));
+        assert_eq!(of("dense").over_deletion, None);
+    }
+
+    #[test]
+    fn against_what_is_hidden_alone_a_difference_is_recovery_itself() {
+        let rows = [rows("evict(sinks=4,recent=256)", 1.0, |_| 1.0), rows("a-2", 1.0, |i| 0.3 + 0.1 * (i % 3.0))];
+        let found = all(&rows.concat(), STATISTICS);
+        let a = found.iter().find(|row| row.scheme == "a-2").unwrap();
+        let close = |x: Option<f64>, y: Option<f64>| (x.unwrap() - y.unwrap()).abs() < 1e-12;
+        assert!(close(a.recovery, a.over_deletion), "{a:?}");
+        assert!(close(a.recovery_low, a.over_deletion_low) && close(a.recovery_high, a.over_deletion_high), "{a:?}");
+    }
+
+    #[test]
+    fn losses_that_go_with_what_is_hidden_are_told_apart_however_documents_differ() {
+        // The same share of documents of 20 to 26 nats.
+        let found = all(&[rows("a", 2.0, |_| 0.5), rows("b", 2.0, |_| 0.501)].concat(), STATISTICS);
+        let frontier: Vec<&str> = found.iter().filter(|row| row.frontier).map(|row| row.scheme.as_str()).collect();
+        assert_eq!(frontier, ["a"]);
     }
 
     #[test]

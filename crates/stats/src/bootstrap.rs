@@ -179,6 +179,15 @@ mod tests {
     }
 
     #[test]
+    fn draws_of_equal_values_have_no_spread() {
+        // Ten times 0.1 is not 1 in binary: a draw of these alone must not seem to have a spread of 1e-17.
+        let mut rare = vec![0.1; 10];
+        rare[3] = 1.1;
+        let found = BOOTSTRAP.interval(&[rare]).unwrap();
+        assert!(found.low > -0.1 && found.high < 0.5, "{found:?}");
+    }
+
+    #[test]
     fn a_floor_of_noise_is_kept() {
         let interval = Interval { difference: 0.3, low: 0.1, high: 0.5 };
         assert!(interval.excludes(0.0) && interval.excludes(0.05) && !interval.excludes(0.1));

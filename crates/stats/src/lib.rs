@@ -42,6 +42,10 @@ pub fn mean_of_means(strata: &[Vec<f64>]) -> f64 {
 
 /// Mean and unbiased variance; the variance of one value is 0.
 fn moments(values: &[f64]) -> (f64, f64) {
+    // Equal values have no spread, whatever their sum is rounded to.
+    if let Some(&first) = values.first().filter(|&first| values.iter().all(|value| value == first)) {
+        return (first, 0.0);
+    }
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();

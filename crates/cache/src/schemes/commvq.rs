@@ -81,7 +81,7 @@ fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Re
     let values: Arc<dyn Codec> = Arc::new(Halves { heads: geometry.kv_heads, head_dim: geometry.head_dim });
     // Layers with one and the same table share what is made of it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
-    let mut bytes = 0;
+    let (mut bytes, mut stored) = (0, 0);
     let scheme = CodedScheme::new(bound, window, |layer| {
         let table = Books::table(bound, set, layer, steps)?;
         let books = match made.entry(table.values().as_ptr()) {
@@ -89,12 +89,14 @@ fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Re
             Place::Vacant(place) => {
                 let books = Books::new(table, layer, steps)?;
                 bytes += books.books.iter().map(TiedCodebook::bytes).sum::<usize>();
+                // Of the trained steps those that are used.
+                stored += geometry.kv_heads * steps * ROWS_PER_STEP * geometry.head_dim * size_of::<f16>();
                 place.insert(Arc::new(books)).clone()
             }
         };
         Ok((Arc::new(Keys { books, geometry, bits }), values.clone()))
     })?;
-    Ok(scheme.with_artefacts(artefacts, bytes))
+    Ok(scheme.with_artefacts(artefacts, bytes).stored_as(stored))
 }
 
 /// One layer's codebooks.

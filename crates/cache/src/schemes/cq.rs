@@ -74,10 +74,14 @@ fn bind(
         let reason = format!("groups of {channels} channels do not divide heads of {}", geometry.head_dim);
         return Err(bound.unsuitable(reason));
     }
+    let groups = geometry.head_dim / channels;
+    if groups > MOST_GROUPS {
+        return Err(bound.unsuitable(format!("{groups} groups of channels: there may be {MOST_GROUPS}")));
+    }
     let set = bound.codebooks()?;
     // Layers with one and the same table share what is made of it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
-    let mut bytes = 0;
+    let (mut bytes, mut stored) = (0, 0);
     let scheme = CodedScheme::new(bound, window, |layer| {
         let mut codec = |kind| -> Result<Arc<dyn Codec>, CacheError> {
             let shape = [geometry.kv_heads, geometry.head_dim / channels, 1 << bits, channels];
@@ -88,6 +92,7 @@ fn bind(
                 Place::Vacant(place) => {
                     let books = Books::new(&table.to_f32(), shape[1], channels, bits).map_err(codec)?;
                     bytes += books.nearest.iter().map(Nearest::bytes).sum::<usize>();
+                    stored += size_of_val(table.values());
                     place.insert(Arc::new(books)).clone()
                 }
             };
@@ -95,8 +100,11 @@ fn bind(
         };
         Ok((codec(Kind::Key)?, codec(Kind::Value)?))
     })?;
-    Ok(scheme.with_artefacts(artefacts, bytes))
+    Ok(scheme.with_artefacts(artefacts, bytes).stored_as(stored))
 }
+
+/// Most groups of channels of a head.
+const MOST_GROUPS: usize = 256;
 
 /// The centroids of one layer's keys or values.
 struct Books {
@@ -164,7 +172,7 @@ impl HeadTokens for CoupledHead {
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
         let Books { groups, channels, bits, .. } = *self.books;
         let each = packed_bytes(groups, bits);
-        let mut codes = [0u16; 256];
+        let mut codes = [0u16; MOST_GROUPS];
         let codes = &mut codes[..groups];
         let bytes = self.bytes[tokens.start * each..tokens.end * each].chunks_exact(each);
         for (bytes, out) in bytes.zip(out.chunks_exact_mut(groups * channels)) {

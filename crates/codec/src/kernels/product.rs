@@ -85,8 +85,14 @@ impl<'a> MatrixMut<'a> {
 }
 
 fn check(elements: usize, rows: usize, columns: usize, stride: usize) {
-    let last = if rows * columns == 0 { 0 } else { (rows - 1) * stride + columns };
-    assert!(elements >= last, "a matrix of {rows} by {columns}, {stride} apart, in {elements} elements");
+    let last = match rows.checked_sub(1).filter(|_| columns > 0) {
+        Some(before) => before.checked_mul(stride).and_then(|start| start.checked_add(columns)),
+        None => Some(0),
+    };
+    assert!(
+        last.is_some_and(|last| elements >= last),
+        "a matrix of {rows} by {columns}, {stride} apart, in {elements} elements"
+    );
 }
 
 /// `out = a b`, on the calling thread alone.

@@ -73,8 +73,8 @@ const DECODE: Parameter = Parameter { name: "decode", default: "2", meaning: "ra
 
 /// Tokens, and channels, of a group at 2 bits.
 const GROUP: usize = 64;
-/// Tokens of a block at most: positions of outliers have 16 bits.
-const MOST: usize = 1 << 16;
+/// Tokens of a block at most: positions of outliers have 16 bits, the largest of which says that there is none. Whole groups.
+const MOST: usize = (1 << 16) - 1024;
 
 fn read(name: &SchemeName<'_>) -> Read {
     let Some(level) = name.level("gear") else { return Ok(None) };
