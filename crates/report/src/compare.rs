@@ -212,7 +212,7 @@ mod tests {
             of("dense", 0.0, 32.0),
             of("evict(sinks=4,recent=256)", 10.0, 1.0),
             of("evict(sinks=4,recent=512)", 2.0, 4.0),
-            of("kivi-2", 1.0, 3.25),
+            of("kivi-2", 1.001, 3.25),
             of("bad", 8.0, 3.5),
         ];
         let bootstrap = Bootstrap { resamples: 300, level: 0.95, seed: 1 };
