@@ -43,7 +43,7 @@ export LIBTORCH=$libtorch LD_LIBRARY_PATH=$libtorch/lib${LD_LIBRARY_PATH:+:$LD_L
 # Beside other builds, which have other flags.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}/fuzz
 # What leaks is of libtorch's start.
-export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0${ASAN_OPTIONS:+:$ASAN_OPTIONS} RUST_BACKTRACE=0 RAYON_NUM_THREADS=1
+export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0${ASAN_OPTIONS:+:$ASAN_OPTIONS} RUST_BACKTRACE=0 RAYON_NUM_THREADS=1 RUSTUP_TOOLCHAIN=nightly
 # The program is ended without a chance to remove its files.
 KVCSR_HOSTILE_PLACE=$(mktemp -d -p /dev/shm)
 export KVCSR_HOSTILE_PLACE
