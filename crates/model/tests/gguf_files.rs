@@ -187,7 +187,7 @@ fn contradictions_in_the_metadata_are_named() {
         ("llama.block_count", Some(text("three")), "key `llama.block_count`: expected a whole number"),
         ("llama.block_count", Some(Value::U32(4)), "missing tensors: blk.3.attn_norm.weight"),
         ("llama.block_count", Some(Value::U32(2)), "without a place in this architecture: blk.2"),
-        ("llama.block_count", Some(Value::U64(u64::MAX)), "between 1 and 1024"),
+        ("llama.block_count", Some(Value::U64(u64::MAX)), "key `llama.block_count`: expected between 1 and 1024"),
         ("llama.embedding_length", Some(Value::I32(-32)), "expected a whole number, found I32(-32)"),
         ("llama.embedding_length", Some(Value::U32(64)), "key `llama.attention.key_length`"),
         ("llama.embedding_length", Some(Value::U32(33)), "a divisor of the hidden width 33"),

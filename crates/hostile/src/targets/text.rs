@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kvcsr_model::{ChatTemplate, Message, Tokenizer};
+use kvcsr_model::{ChatTemplate, Message, ModelError, Tokenizer};
 
 use super::Verdict;
 use crate::place::Place;
@@ -35,19 +35,14 @@ pub(super) fn rendered(template: &ChatTemplate) -> bool {
 
 /// `tokenizer.json`, and after a zero byte `tokenizer_config.json`.
 pub fn tokenizer_json(input: &[u8], place: &Place) -> Verdict {
-    let mut parts = input.splitn(2, |&byte| byte == 0);
-    place.write("tokenizer.json", parts.next().unwrap_or_default());
-    match parts.next() {
-        Some(config) => drop(place.write("tokenizer_config.json", config)),
-        None => drop(fs::remove_file(place.path("tokenizer_config.json"))),
-    }
-    match Tokenizer::from_hf_folder(place.folder()) {
-        Ok(tokenizer) => {
-            tokenized(&tokenizer);
-            Verdict::Taken
-        }
-        Err(_) => Verdict::Refused,
-    }
+    folder(input, place, &["tokenizer.json", "tokenizer_config.json"]);
+    read(Tokenizer::from_hf_folder(place.folder()))
+}
+
+fn read(tokenizer: Result<Tokenizer, ModelError>) -> Verdict {
+    let Ok(tokenizer) = tokenizer else { return Verdict::Refused };
+    tokenized(&tokenizer);
+    Verdict::Taken
 }
 
 /// Files beside a `tokenizer.model`, with a zero byte between one and the next.
@@ -60,13 +55,7 @@ pub fn tokenizer_folder(input: &[u8], place: &Place) -> Verdict {
         place.write("tokenizer.model", &pieces());
     }
     folder(input, place, &BESIDE);
-    match Tokenizer::from_hf_folder(place.folder()) {
-        Ok(tokenizer) => {
-            tokenized(&tokenizer);
-            Verdict::Taken
-        }
-        Err(_) => Verdict::Refused,
-    }
+    read(Tokenizer::from_hf_folder(place.folder()))
 }
 
 /// Writes the parts of an input, with a zero byte between one and the next, as the files `names`; what is not told is not there.
@@ -82,13 +71,7 @@ pub(super) fn folder(input: &[u8], place: &Place, names: &[&str]) {
 
 /// A SentencePiece model by itself.
 pub fn tokenizer_model(input: &[u8], place: &Place) -> Verdict {
-    match Tokenizer::from_sentencepiece(place.write("tokenizer.model", input), true) {
-        Ok(tokenizer) => {
-            tokenized(&tokenizer);
-            Verdict::Taken
-        }
-        Err(_) => Verdict::Refused,
-    }
+    read(Tokenizer::from_sentencepiece(place.write("tokenizer.model", input), true))
 }
 
 /// A template compiles, and writes two conversations.
