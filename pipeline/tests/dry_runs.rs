@@ -26,7 +26,7 @@ const ASKED: &str = "KVCSR_DRY_RUN";
 const SMALL: &str = "resamples=50 merge.sample=1024 calibrate.tokens=256 calibrate.heldout_tokens=128 calibrate.sequence=128 \
      train.atoms=128 train.epochs=1 train.kmeans_iterations=2 train.batch=1024 \
      allocate.documents=1 allocate.check_documents=1 allocate.context=16 allocate.continuation=3 \
-     train_plus.atoms=32 train_plus.iterations=2 \
+     train_plus.atoms=32 train_plus.iterations=2 train_plus.trial_context=16 train_plus.trial_continuation=3 \
      calibrate_peers.tokens=256 calibrate_peers.cq_iterations=2 calibrate_peers.lexico_atoms=64 calibrate_peers.lexico_tokens=256 \
      calibrate_peers.lexico_epochs=1 report.memory_tokens=4000";
 

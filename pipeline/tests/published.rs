@@ -12,7 +12,7 @@ use kvcsr_report::figures::{
 };
 use kvcsr_report::records::{OverallRow, TaskRow};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::{AblationRow, HeldoutRow, SchemeSummary, ablation, compare, csv, longbench, tables};
+use kvcsr_report::{AblationRow, HeldoutRow, SchemeSummary, ablation, aggregate, compare, csv, longbench, tables};
 use sha2::{Digest, Sha256};
 
 fn root() -> PathBuf {
@@ -91,6 +91,29 @@ fn the_tables_are_those_of_the_committed_rows() {
         compared += 1;
     }
     assert!(compared > 0, "no published profile has rows");
+}
+
+#[test]
+fn the_comparison_is_that_of_the_committed_documents() {
+    for folder in published() {
+        let rows = folder.join("compare-documents.csv");
+        if !rows.is_file() {
+            eprintln!("{}: single documents are not published", folder.display());
+            continue;
+        }
+        let made = aggregate::overall(&csv::read::<HeldoutRow>(&rows).unwrap()).unwrap();
+        let all: Vec<SchemeSummary> = csv::read(&folder.join("compare.csv")).unwrap();
+        let summaries: Vec<&SchemeSummary> = all.iter().filter(|row| row.domain == "all").collect();
+        assert_eq!(made.len(), summaries.len(), "{}", folder.display());
+        for summary in summaries {
+            let same = |row: &&SchemeSummary| row.label() == summary.label() && row.context == summary.context;
+            let row = made.iter().find(same).unwrap_or_else(|| panic!("{} has no documents", summary.label()));
+            let found = [row.measured_bits, row.kl, row.recovery.unwrap_or(-99.0)];
+            let shown = [summary.measured_bits, summary.kl, summary.recovery.unwrap_or(-99.0)];
+            let near = found.iter().zip(shown).all(|(a, b)| (a - b).abs() <= 1e-9 * b.abs().max(1.0));
+            assert!(near && row.n == summary.n, "{}: {found:?}, published {shown:?}", summary.label());
+        }
+    }
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     // CSR+: what errors cost, the same tables whenever they are made, and a scheme over them.
     let set = format!(
         "{set} allocate.documents=1 allocate.check_documents=1 allocate.context=64 allocate.continuation=33 allocate.budgets=[8] \
-         train_plus.atoms=16 train_plus.iterations=2 evaluate.schemes=[\"dense\",\"csr-8\",\"csr+@2\",\"csr+@4\"]"
+         train_plus.atoms=16 train_plus.iterations=2 train_plus.trial=[3.0] train_plus.trial_context=320 train_plus.trial_continuation=17 evaluate.schemes=[\"dense\",\"csr-8\",\"csr+@2\",\"csr+@4\"]"
     );
     let refused = kvcsr(data, "evaluate", &set).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("just train-plus"), "{refused:?}");

@@ -38,6 +38,9 @@ pub struct Bootstrap {
     pub seed: u64,
 }
 
+/// Records that every stratum must have to be drawn from: of three, one draw in nine is of one record only.
+const FEWEST: usize = 4;
+
 /// Mean over strata of the strata's means, and its standard error.
 struct Estimate {
     mean: f64,
@@ -63,9 +66,9 @@ impl Bootstrap {
     ///
     /// Records are drawn with replacement within each stratum; of each draw, the distance of its mean to the mean of all
     /// is divided by the draw's own standard error, and the quantiles of that ratio, times the standard error of all, are
-    /// the interval's ends (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). Where so many draws
-    /// show no spread that a quantile is not finite, as for a few records or for scores that hardly differ, the ratio is
-    /// taken to follow Student's t with Welch and Satterthwaite's degrees of freedom.
+    /// the interval's ends (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). The ratio is taken to
+    /// follow Student's t with Welch and Satterthwaite's degrees of freedom where a stratum has so few records that draws of it
+    /// often show no spread, and where so many draws show none that a quantile is not finite, as for scores that hardly differ.
     #[must_use]
     pub fn interval(&self, strata: &[Vec<f64>]) -> Option<Interval> {
         if strata.is_empty() || self.resamples == 0 || strata.iter().any(|stratum| stratum.len() < 2) {
@@ -77,14 +80,14 @@ impl Bootstrap {
             return Some(Interval { difference: mean, low: mean, high: mean });
         }
         let tail = (1.0 - self.level) / 2.0;
-        let ratios = self.ratios(strata, mean);
-        let (low, high) = (quantile(&ratios, tail), quantile(&ratios, 1.0 - tail));
-        let (low, high) = if low.is_finite() && high.is_finite() {
-            (low, high)
-        } else {
+        let drawn = strata.iter().all(|stratum| stratum.len() >= FEWEST).then(|| {
+            let ratios = self.ratios(strata, mean);
+            (quantile(&ratios, tail), quantile(&ratios, 1.0 - tail))
+        });
+        let (low, high) = drawn.filter(|(low, high)| low.is_finite() && high.is_finite()).unwrap_or_else(|| {
             let t = t_quantile(1.0 - tail, freedom(&all));
             (-t, t)
-        };
+        });
         Some(Interval { difference: mean, low: mean - high * error, high: mean - low * error })
     }
 
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_seed_decides() {
-        let tasks = [(0..50).map(|i| f64::from(i * i % 17).sqrt()).collect(), vec![0.3, 0.0, -0.7]];
+        let tasks = [(0..50).map(|i| f64::from(i * i % 17).sqrt()).collect(), vec![0.3, 0.0, -0.7, 0.1]];
         assert_eq!(BOOTSTRAP.interval(&tasks), BOOTSTRAP.interval(&tasks));
         assert_ne!(BOOTSTRAP.interval(&tasks), Bootstrap { seed: 8, ..BOOTSTRAP }.interval(&tasks));
     }
@@ -226,6 +229,23 @@ mod tests {
             studentised += usize::from(found.low <= 1.0 && 1.0 <= found.high);
         }
         (plain as f64 / CASES as f64, studentised as f64 / CASES as f64)
+    }
+
+    #[test]
+    fn strata_of_two_records_are_covered_by_students_t() {
+        const CASES: usize = 2000;
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let mut held = 0;
+        for _ in 0..CASES {
+            // Four domains of two documents each, whose KL is skewed.
+            let strata: Vec<Vec<f64>> =
+                (0..4).map(|_| (0..2).map(|_| -(1.0 - rng.random::<f64>()).ln()).collect()).collect();
+            let found = BOOTSTRAP.interval(&strata).unwrap();
+            assert!(found.high - found.low < 20.0, "{found:?}");
+            held += usize::from(found.low <= 1.0 && 1.0 <= found.high);
+        }
+        let share = f64::from(u32::try_from(held).unwrap()) / CASES as f64;
+        assert!((0.90..=0.99).contains(&share), "{share}");
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub fn shown(contexts: &[usize]) -> usize {
 
 /// What the finished stage of this profile measured.
 pub struct Measured {
+    /// Every scheme on every document and passage at every context.
+    pub documents: Vec<HeldoutRow>,
     /// Every scheme at every context, over all documents and over each domain, with its score on tasks.
     pub rows: Vec<SchemeSummary>,
     /// The scores on tasks; empty where none were run.
@@ -153,7 +155,7 @@ impl Measured {
         };
         let mut rows = aggregate::summarise(&documents, heldout::statistics(&run.config))?;
         compare::add_tasks(&mut rows, &tasks.overall);
-        Ok(Self { rows, tasks, parameters })
+        Ok(Self { documents, rows, tasks, parameters })
     }
 }
 

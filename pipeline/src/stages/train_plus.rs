@@ -1,6 +1,8 @@
 //! train-plus: what csr+@B is built from. Per layer, atoms of whole tokens (keys and values of all heads) and the principal axes of what
 //! they leave, in a metric in which a squared error of 1 costs 1 nat by the measurements of `allocate`. Layers that an unfinished run of
-//! the same recipe completed are kept.
+//! the same recipe completed are kept. The finished tables are tried once, see [`trial`].
+
+mod trial;
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +11,10 @@ use kvcsr_cache::Geometry;
 use kvcsr_cache::schemes::csr_plus;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
+use kvcsr_report::files;
 use serde_json::{Map, Value};
 
-use super::sizes::{PROGRAM, product};
+use super::sizes::{PROGRAM, Sizes, product};
 use super::{allocate, artefacts, gather};
 use crate::config::{Config, check};
 use crate::room::{Amount, Room};
@@ -33,6 +36,7 @@ pub struct TrainPlus;
 static DECLARATION: Declaration = Declaration {
     name: "train-plus",
     about: "Learn atoms of whole tokens and the axes of what they leave, for csr+@B",
+    version: 2,
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
     sliced: Some(&TrainPlus),
@@ -46,7 +50,20 @@ impl Stage for TrainPlus {
 
     fn check(&self, config: &Config) -> Result<()> {
         let settings = &config.train_plus;
-        check::positive("train_plus", &[("atoms", settings.atoms), ("iterations", settings.iterations)])?;
+        check::positive(
+            "train_plus",
+            &[
+                ("atoms", settings.atoms),
+                ("iterations", settings.iterations),
+                ("trial_context", settings.trial_context),
+            ],
+        )?;
+        check::continuation("train_plus", settings.trial_continuation)?;
+        ensure!(
+            settings.trial.iter().all(|bits| (0.25..=8.0).contains(bits)),
+            "train_plus.trial = {:?}: bits per channel from 0.25 to 8 are expected",
+            settings.trial
+        );
         ensure!(
             settings.key_weight > 0.0 && settings.key_weight.is_finite(),
             "train_plus.key_weight = {}: a number above 0 is expected",
@@ -73,11 +90,18 @@ impl Stage for TrainPlus {
         // A layer's tokens as read, in the metric, and what the atoms leave of them.
         let layer = 3 * 4 * product(&[tokens, width]) + 4 * tables;
         let layers = layers(run)? as u64;
+        let learning = Amount {
+            bytes: PROGRAM + rayon::current_num_threads() as u64 * layer,
+            lower: "calibrate.tokens or threads",
+        };
+        let tokens = settings.trial_context + settings.trial_continuation;
+        let sizes = Sizes::of(run)?;
+        let trial = Amount {
+            bytes: sizes.with_prefill(tokens, 2) + sizes.distributions(settings.trial_continuation),
+            lower: "train_plus.trial_context",
+        };
         Ok(Room {
-            memory: Amount {
-                bytes: PROGRAM + rayon::current_num_threads() as u64 * layer,
-                lower: "calibrate.tokens or threads",
-            },
+            memory: if learning.bytes >= trial.bytes { learning } else { trial },
             // Each layer's file, and all of them joined.
             disk: Amount { bytes: 2 * layers * tables, lower: "train_plus.atoms" },
         })
@@ -90,12 +114,18 @@ impl Stage for TrainPlus {
             make_layers(run, &all, dir)?;
             join(run, &all, dir)?;
         }
-        all.iter().try_for_each(|&layer| remove_file(&dir.join(layer_file(layer))))
+        all.iter().try_for_each(|&layer| remove_file(&dir.join(layer_file(layer))))?;
+        trial::run(run, &dir.join(FILE), &dir.join(trial::TRIALS))
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
         let bytes = std::fs::metadata(dir.join(FILE))?.len();
-        Ok(vec![format!("{} atoms per layer, {:.1} MB", run.config.train_plus.atoms, bytes as f64 / 1e6)])
+        let mut lines = vec![format!("{} atoms per layer, {:.1} MB", run.config.train_plus.atoms, bytes as f64 / 1e6)];
+        let trials = dir.join(trial::TRIALS);
+        if trials.is_file() {
+            lines.extend(trial::lines(&files::read_jsonl(&trials)?));
+        }
+        Ok(lines)
     }
 }
 
@@ -226,9 +256,15 @@ fn layer_tables(
             (Kind::Key, Some(queries)) => queries.to_vec(),
             _ => vec![1.0; half],
         };
+        // `allocate` takes errors relative to what tokens do not have in common.
+        let mut mean = vec![0f64; half];
+        for row in rows.chunks_exact(half) {
+            mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += f64::from(x) / count as f64);
+        }
         let mut energy = 0.0;
         for row in rows.chunks_exact(half) {
-            energy += row.iter().zip(&weights).map(|(&x, w)| w * f64::from(x) * f64::from(x)).sum::<f64>();
+            let squares = row.iter().zip(&mean).map(|(&x, mean)| (f64::from(x) - mean).powi(2));
+            energy += squares.zip(&weights).map(|(square, w)| w * square).sum::<f64>();
         }
         let least = weights.iter().sum::<f64>() / half as f64 * LEAST;
         let scale = slope / (energy / count as f64).max(1e-30);

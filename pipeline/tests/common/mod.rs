@@ -13,7 +13,7 @@ pub const MODEL: &str = "smollm2-135m-instruct";
 pub const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=512 calibrate.heldout_tokens=256 calibrate.sequence=256 \
      train.atoms=64 train.epochs=2 train.kmeans_iterations=2 train.batch=256 train.checkpoint_seconds=0 train_best.epochs=1 \
      allocate.documents=1 allocate.check_documents=1 allocate.context=64 allocate.continuation=33 allocate.budgets=[8] \
-     train_plus.atoms=16 train_plus.iterations=2 calibrate_peers.tokens=256 calibrate_peers.cq_iterations=2 \
+     train_plus.atoms=16 train_plus.iterations=2 train_plus.trial=[3.0] train_plus.trial_context=320 train_plus.trial_continuation=17 calibrate_peers.tokens=256 calibrate_peers.cq_iterations=2 \
      calibrate_peers.methods=[\"svdq\",\"cq\",\"lexico\"] calibrate_peers.lexico_atoms=32 calibrate_peers.lexico_tokens=256 \
      heldout.domains=[\"play\"] heldout.scored=16 heldout.repeats=1 \
      evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@kmeans\",\"csr+@2\"] evaluate.contexts=[264] evaluate.documents=2 \

@@ -1,6 +1,10 @@
 //! SIGINT and SIGTERM: what is half made goes, the status tells the signal, and the next run goes on.
 
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
 use crate::home::{Home, Made, Undisturbed, can_run, is_long, leftovers, signal, text, wait_until};
 
@@ -72,13 +76,43 @@ fn a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on() {
     }
     let home = all.copy();
     let made = all.of("train");
-    let child = begun(&home, made, &["--set", "train.epochs=50"]);
+    let mut child = begun(&home, made, &["--set", "train.epochs=50"]);
+    // What the first signal does ends with a line on standard error, which does not fit into it.
+    fill_stderr(&child);
     send(&child, "TERM");
-    // The first may have ended it already: its process is not waited for yet.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the first signal waits to say that it was there");
     send(&child, "TERM");
-    let out = child.wait_with_output().unwrap();
-    assert_eq!(signal(out.status), Some(15), "{}", text(&out));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("a second signal is ignored");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(signal(status), Some(15));
     home.check(made);
+}
+
+/// Fills the pipe that is the child's standard error.
+fn fill_stderr(child: &Child) {
+    // The number of O_NONBLOCK on Linux.
+    let mut options = OpenOptions::new();
+    let options = options.write(true).custom_flags(0o4000);
+    let mut stderr = options.open(format!("/proc/{}/fd/2", child.id())).unwrap();
+    for size in [4096, 1] {
+        let bytes = vec![b'.'; size];
+        let full = loop {
+            if let Err(error) = stderr.write(&bytes) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    }
 }
 
 #[test]

@@ -123,8 +123,10 @@ impl CodedCache {
                 }
                 LayerCodecs::Together(codec) => {
                     let (keys, values) = codec.empty();
-                    let stream = |coded| Stream::new(coded, Buffering::None, window, kv_heads, d);
-                    (stream(keys), stream(values))
+                    let [of_keys, of_values] = codec.centres();
+                    let stream =
+                        |coded, centre| Stream::new(coded, Buffering::None, window, kv_heads, d).centred(centre);
+                    (stream(keys, of_keys), stream(values, of_values))
                 }
             };
             self.sequences.reserve_exact(new.rows.len());

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | a sink: one of the first, exact | f16, for good |
 //! | coded | in the method's store, for good |
-//! | graded: coded, but still among the newest | 4 bits, beside its code |
+//! | graded: coded, but still among the newest | 4 bits, beside its code; less what the method says all tokens share |
 //! | exact: not coded yet, or in the window | f16 |
 //!
 //! In a layer with a sliding window, tokens that no later one sees are dropped, in every form, sinks too: [`TILE`] at a time.
@@ -151,6 +151,12 @@ pub trait JointCodec: Send + Sync {
     /// Bits per channel of a coded token with everything it takes.
     fn stored_bits(&self) -> f64 {
         self.nominal_bits()
+    }
+
+    /// What keys, and values, of a graded window lose before they are stored, and get back afterwards, `(Hkv, D)` each: what all
+    /// tokens have in common, such as a bias of keys, would take the precision of their 4 bits. Empty where nothing is known.
+    fn centres(&self) -> [Arc<[f32]>; 2] {
+        [Arc::default(), Arc::default()]
     }
 
     /// See [`Codec::tensors`].

@@ -1,6 +1,7 @@
 //! The keys, or the values, of one sequence: exact sinks, coded middle, graded and exact recent tokens.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -33,6 +34,8 @@ pub(super) struct Stream {
     recent: Rows<f16>,
     /// `(n, Hkv)` heads of blocks.
     graded: Rows<u8>,
+    /// What graded tokens have lost, `(Hkv, D)`; empty if nothing.
+    centre: Arc<[f32]>,
 }
 
 /// New tokens of a sequence, `(Hkv, n, D)`, and the position of the first.
@@ -70,7 +73,14 @@ impl Stream {
             sinks: Vec::new(),
             recent,
             graded,
+            centre: Arc::default(),
         }
+    }
+
+    /// The same, where graded tokens lose `centre` `(Hkv, D)`, unless it is empty.
+    pub(super) fn centred(self, centre: Arc<[f32]>) -> Self {
+        debug_assert!(centre.is_empty() || centre.len() == self.token());
+        Self { centre, ..self }
     }
 
     /// Tokens held.
@@ -137,9 +147,14 @@ impl Stream {
         self.graded.reserve(graded.len(), SLACK);
         for position in graded {
             let out = self.graded.begin(position);
-            for head in rows.chunks_exact(n * d) {
-                for block in head[(position - at) * d..][..d].chunks_exact(BLOCK) {
-                    GRADED.encode(block, out);
+            for (head, rows) in rows.chunks_exact(n * d).enumerate() {
+                for (i, own) in rows[(position - at) * d..][..d].chunks_exact(BLOCK).enumerate() {
+                    let mut block = [0.0; BLOCK];
+                    block.copy_from_slice(own);
+                    if let Some(centre) = self.centre.get(head * d + i * BLOCK..) {
+                        block.iter_mut().zip(centre).for_each(|(x, centre)| *x -= centre);
+                    }
+                    GRADED.encode(&block, out);
                 }
             }
         }
@@ -213,6 +228,9 @@ impl Stream {
                 for (position, out) in positions.zip(out.chunks_exact_mut(self.head_dim)) {
                     let blocks = self.graded.at(position)[head * each..][..each].chunks_exact(GRADED.block_bytes());
                     blocks.zip(out.chunks_exact_mut(BLOCK)).for_each(|(bytes, out)| GRADED.decode(bytes, out));
+                    if let Some(centre) = self.centre.get(head * self.head_dim..) {
+                        out.iter_mut().zip(centre).for_each(|(x, centre)| *x += centre);
+                    }
                 }
             }
             Form::Exact => self.exact(head, positions, out),

@@ -142,8 +142,12 @@ impl TensorCache {
                 (of(keys)?, of(values)?)
             }
             LayerStores::Together(stores) => {
-                let (keys, values) = stores()?;
-                (stream(keys, Buffering::None, false), stream(values, Buffering::None, false))
+                let (keys, values) = (stores.empty)()?;
+                let (keys, values) = (stream(keys, Buffering::None, false), stream(values, Buffering::None, false));
+                match stores.centres.clone() {
+                    Some([of_keys, of_values]) => (keys.centred(of_keys), values.centred(of_values)),
+                    None => (keys, values),
+                }
             }
         };
         Ok(Sequence { padding, keys, values, centre: None })

@@ -56,9 +56,17 @@ use crate::{CacheError, Rotary};
 /// Makes stores of one layer's keys, or of its values, without tokens: one per sequence.
 pub type Stores = Arc<dyn Fn() -> Result<Box<dyn TensorTokens>, CacheError> + Send + Sync>;
 
-/// Makes the stores of one layer's keys and values together, as [`crate::coded::JointCodec`] does.
-pub type JointStores =
-    Arc<dyn Fn() -> Result<(Box<dyn TensorTokens>, Box<dyn TensorTokens>), CacheError> + Send + Sync>;
+/// Stores of the keys and of the values of one sequence that belong to each other.
+pub type JointPair = (Box<dyn TensorTokens>, Box<dyn TensorTokens>);
+
+/// How one layer's keys and values are stored together, as [`crate::coded::JointCodec`] does.
+#[derive(Clone)]
+pub struct JointStores {
+    /// Makes stores without tokens: one pair per sequence.
+    pub empty: Arc<dyn Fn() -> Result<JointPair, CacheError> + Send + Sync>,
+    /// See [`crate::coded::JointCodec::centres`]: `(Hkv, 1, D)` each.
+    pub centres: Option<[Tensor; 2]>,
+}
 
 /// A whole prompt of one sequence, `(Hkv, tokens, D)` f32; keys before or after position embedding, as the method codes them.
 #[derive(Debug, Clone, Copy)]

@@ -24,6 +24,8 @@ pub(super) struct TensorStream {
     sinks: Growing,
     recent: Placed<Growing>,
     graded: Placed<TensorBlocks>,
+    /// What graded tokens have lost, `(Hkv, 1, D)`.
+    centre: Option<Tensor>,
 }
 
 /// A store of tokens from a position on.
@@ -48,7 +50,13 @@ impl TensorStream {
             sinks: Growing::in_pages_of(1),
             recent: Placed { first: 0, rows: Growing::in_pages_of(SLACK) },
             graded: Placed { first: 0, rows: graded.in_pages_of(SLACK) },
+            centre: None,
         }
+    }
+
+    /// The same, where graded tokens lose `centre` `(Hkv, 1, D)`.
+    pub(super) fn centred(self, centre: Tensor) -> Self {
+        Self { centre: Some(centre), ..self }
     }
 
     /// The store of coded tokens, to show it a prompt.
@@ -88,7 +96,11 @@ impl TensorStream {
             if self.graded.rows.len() == 0 {
                 self.graded.first = from;
             }
-            self.graded.rows.append(&rows.narrow(1, from - at, at + n - from)?.contiguous()?, prompt)?;
+            let mut graded = rows.narrow(1, from - at, at + n - from)?.contiguous()?;
+            if let Some(centre) = &self.centre {
+                graded = graded.broadcast_sub(centre)?;
+            }
+            self.graded.rows.append(&graded, prompt)?;
         }
         Ok(())
     }
@@ -176,7 +188,11 @@ impl TensorStream {
             Form::Coded => self.coded.restore(self.coded_at(positions)),
             Form::Graded => {
                 let first = self.graded.first;
-                self.graded.rows.restore(positions.start - first..positions.end - first)
+                let rows = self.graded.rows.restore(positions.start - first..positions.end - first)?;
+                Ok(match &self.centre {
+                    Some(centre) => rows.broadcast_add(centre)?,
+                    None => rows,
+                })
             }
             Form::Exact => self.exact(positions),
         }

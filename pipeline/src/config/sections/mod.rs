@@ -57,6 +57,10 @@ pub struct TrainPlus {
     pub iterations: usize,
     pub key_weight: f64,
     pub query_texts: usize,
+    pub trial: Vec<f64>,
+    pub trial_documents: usize,
+    pub trial_context: usize,
+    pub trial_continuation: usize,
 }
 
 /// The section `[allocate]`.

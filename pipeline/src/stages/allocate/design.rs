@@ -20,7 +20,7 @@ pub fn is_high(text: usize, weighing: usize, slot: usize) -> bool {
     even == text.is_multiple_of(2)
 }
 
-/// One layer's keys or values: its error by level, and what it cost in the weighings.
+/// One layer's keys or values: its error by level (squared, relative to what its vectors do not have in common), and what it cost in the weighings.
 pub struct Slot {
     pub layer: usize,
     pub kind: Kind,

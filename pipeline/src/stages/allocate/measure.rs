@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use kvcsr_cache::{PrefillSnapshot, SchemeContext, registry};
-use kvcsr_codec::{DictionarySet, Encoder, Kind, reconstruction_error};
+use kvcsr_codec::{DictionarySet, Encoder, Kind};
 use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_model::Decoder;
 use kvcsr_records::Journal;
@@ -33,7 +33,8 @@ pub struct WeighingRow {
     pub kl_sum: f64,
 }
 
-/// How much of one layer's vectors of one kind is lost at a level, on one text.
+/// How much of what one layer's vectors of one kind do not have in common is lost at a level, on one text: see
+/// [`restored::relative_errors`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorRow {
     pub text: usize,
@@ -114,11 +115,12 @@ fn error_rows(
     for same in unknown.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
         let (layer, kind, _) = same[0];
         let (encoder, chunks) = &encoders[&(layer, kind)];
-        let vectors = restored::rows(if kind == Kind::Key { &snapshot.keys[layer] } else { &snapshot.values[layer] })?;
-        for &(_, _, level) in same {
-            let relative = reconstruction_error(encoder, &vectors, level / chunks)?.relative;
-            rows.push(ErrorRow { text, layer, kind, level, relative });
-        }
+        let x = if kind == Kind::Key { &snapshot.keys[layer] } else { &snapshot.values[layer] };
+        let sparsities: Vec<usize> = same.iter().map(|(_, _, level)| level / chunks).collect();
+        let errors = restored::relative_errors(encoder, x, &sparsities)?;
+        let row =
+            |(&(_, _, level), relative): (&(usize, Kind, usize), f64)| ErrorRow { text, layer, kind, level, relative };
+        rows.extend(same.iter().zip(errors).map(row));
     }
     Ok(rows)
 }

@@ -63,7 +63,7 @@ struct CostRow {
 static DECLARATION: Declaration = Declaration {
     name: "allocate",
     about: "Measure what each layer's keys and values cost in KL, and spend atoms where they lower it most, for csr-S+budget",
-    version: 2,
+    version: 3,
     needs: &[Need::Model, Need::Corpora, Need::Stage("train")],
     makes: &[Output { file: BUDGETS, artefact: Artefact::Budgets }],
     ..Declaration::EMPTY

@@ -44,6 +44,12 @@ pub fn spend(deviations: &[Vec<f64>], overhead: &[usize], bits: f64) -> Result<V
     Ok(spent)
 }
 
+/// What coordinates of these `deviations` lose when they have these `bits`: the sum of their squared errors in the metric.
+pub fn loss(deviations: &[f64], bits: &[u8]) -> f64 {
+    let distortion = |bits: u8| if bits == 0 { 1.0 } else { lloyd_max(bits.into()).distortion };
+    deviations.iter().zip(bits).map(|(deviation, &bits)| deviation * deviation * distortion(bits)).sum()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -57,10 +63,8 @@ mod tests {
         assert!(spent[0][0] >= spent[0][1] + 2, "two bits more for four times the deviation: {spent:?}");
         assert_eq!((spent[0][3], spent[1][3]), (0, 0));
         // By exhaustion: no bit can be moved to lower the sum.
-        let cost = |bits: &[Vec<u8>]| -> f64 {
-            let of = |d: &f64, b: &u8| d * d * if *b == 0 { 1.0 } else { lloyd_max((*b).into()).distortion };
-            bits.iter().zip(&deviations).flat_map(|(b, d)| d.iter().zip(b)).map(|(d, b)| of(d, b)).sum()
-        };
+        let cost = |bits: &[Vec<u8>]| -> f64 { bits.iter().zip(&deviations).map(|(bits, d)| loss(d, bits)).sum() };
+        assert!((loss(&[2.0, 3.0], &[0, 1]) - (4.0 + 9.0 * lloyd_max(1).distortion)).abs() < 1e-12);
         let best = cost(&spent);
         for (from, to) in (0..8).flat_map(|a| (0..8).map(move |b| (a, b))) {
             let mut other = spent.clone();

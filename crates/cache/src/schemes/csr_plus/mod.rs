@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::f16;
-use kvcsr_codec::Kind;
+use kvcsr_codec::{CodebookSet, Kind};
 
 use self::tokens::Joint;
 use self::transform::{Tables, Transform};
@@ -36,13 +36,13 @@ use crate::entry::{Entry, KeysCoded, Parameter};
 use crate::family::{Family, Plan, Read};
 use crate::name::{PLUS, SchemeName};
 use crate::needs::{Binding, Needs};
-use crate::{CacheError, Reach, Window};
+use crate::{CacheError, Geometry, Reach, Window};
 
 /// `csr+@B`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
 /// The windows around the codes where a name says nothing.
-const AROUND: Window = Window { sinks: 4, recent: 32, graded: 0 };
+pub const AROUND: Window = Window { sinks: 4, recent: 32, graded: 0 };
 /// The same of schemes with fewer than [`FEW`] bits.
 const GRADED: Window = Window { sinks: 4, recent: 16, graded: 112 };
 /// Above these bits a token's code is better than the 4 bits of a graded window.
@@ -95,6 +95,54 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
+/// What a name asks for.
+#[derive(Clone, Copy)]
+struct Asked {
+    bits: f64,
+    context: usize,
+    window: Option<Window>,
+}
+
+impl Asked {
+    /// The windows around the codes.
+    fn window(&self, geometry: Geometry) -> Window {
+        let graded = self.bits < FEW && geometry.head_dim.is_multiple_of(BLOCK);
+        self.window.unwrap_or(if graded { GRADED } else { AROUND })
+    }
+
+    /// The tables of every layer, and the bits of their coordinates: what the windows leave.
+    fn spend<'a>(
+        &self,
+        name: &str,
+        set: &'a CodebookSet,
+        geometry: Geometry,
+    ) -> Result<(Vec<Tables<'a>>, Vec<Vec<u8>>), CacheError> {
+        let channels = geometry.kv_heads * geometry.head_dim;
+        let around = window_bytes(self.window(geometry), self.context, channels, Reach::Full);
+        let around = 8.0 * around as f64 / (self.context * channels) as f64;
+        let table = |layer| {
+            let codec = |source| CacheError::Codec { layer, kind: Kind::Key, source };
+            Tables::read(set, layer, geometry).map_err(codec)
+        };
+        let tables = (0..geometry.layers).map(table).collect::<Result<Vec<_>, _>>()?;
+        let deviations: Vec<Vec<f64>> = tables.iter().map(Tables::deviations).collect();
+        let overhead: Vec<usize> = tables.iter().map(Tables::overhead_bits).collect();
+        let spent = allocation::spend(&deviations, &overhead, self.bits - around)
+            .map_err(|reason| CacheError::Unsuitable { scheme: name.to_owned(), reason })?;
+        Ok((tables, spent))
+    }
+}
+
+/// What the tables `set` predict for `csr+@bits` at `context` tokens: KL in nats per token where every token that it reads is coded.
+///
+/// # Errors
+/// [`CacheError::Codec`] for tables that are not of this model, [`CacheError::Unsuitable`] where the windows leave too few bits.
+pub fn predicted_loss(set: &CodebookSet, geometry: Geometry, bits: f64, context: usize) -> Result<f64, CacheError> {
+    let asked = Asked { bits, context, window: None };
+    let (tables, spent) = asked.spend(&format!("{PLUS}{bits}"), set, geometry)?;
+    Ok(tables.iter().zip(&spent).map(|(tables, bits)| allocation::loss(&tables.deviations(), bits)).sum())
+}
+
 fn read(name: &SchemeName<'_>) -> Read {
     let Some(text) = name.head.strip_prefix(PLUS) else { return Ok(None) };
     let bits: f64 = text
@@ -111,31 +159,14 @@ fn read(name: &SchemeName<'_>) -> Read {
     let window = name.part("window").map(|_| name.window()).transpose()?;
     let artefacts = name.artefacts.unwrap_or_default().to_owned();
     let needs = Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(TABLES));
-    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, bits, context, window, &artefacts)?)))))
+    let asked = Asked { bits, context, window };
+    Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, asked, &artefacts)?)))))
 }
 
-fn bind(
-    bound: &Binding<'_>,
-    bits: f64,
-    context: usize,
-    window: Option<Window>,
-    artefacts: &str,
-) -> Result<CodedScheme, CacheError> {
+fn bind(bound: &Binding<'_>, asked: Asked, artefacts: &str) -> Result<CodedScheme, CacheError> {
     let geometry = bound.geometry();
-    let graded = bits < FEW && geometry.head_dim.is_multiple_of(BLOCK);
-    let window = window.unwrap_or(if graded { GRADED } else { AROUND });
-    let channels = geometry.kv_heads * geometry.head_dim;
-    let around = 8.0 * window_bytes(window, context, channels, Reach::Full) as f64 / (context * channels) as f64;
-    let set = bound.codebooks()?;
-    let tables = (0..geometry.layers)
-        .map(|layer| {
-            let codec = |source| CacheError::Codec { layer, kind: Kind::Key, source };
-            Tables::read(set, layer, geometry).map_err(codec)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let deviations: Vec<Vec<f64>> = tables.iter().map(Tables::deviations).collect();
-    let overhead: Vec<usize> = tables.iter().map(Tables::overhead_bits).collect();
-    let spent = allocation::spend(&deviations, &overhead, bits - around).map_err(|reason| bound.unsuitable(reason))?;
+    let window = asked.window(geometry);
+    let (tables, spent) = asked.spend(bound.scheme, bound.codebooks()?, geometry)?;
     // Layers with one and the same tables and bits share what is made of them.
     let mut made: BTreeMap<(*const f16, &[u8]), Arc<Transform>> = BTreeMap::new();
     let mut transforms = Vec::with_capacity(tables.len());
@@ -164,11 +195,11 @@ fn bind(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use candle_core::Device;
-    use kvcsr_codec::{CodebookSet, Table};
+    use kvcsr_codec::Table;
 
     use super::*;
     use crate::conformance::{self, Inputs, Setting};
-    use crate::{Geometry, Pattern, Rotary, Scheme, SchemeContext, registry};
+    use crate::{Pattern, Rotary, Scheme, SchemeContext, registry};
 
     fn bound<R>(cx: &SchemeContext, f: impl FnOnce(&Binding<'_>) -> R) -> R {
         let needs = Needs::codebooks(KeysCoded::BeforeRope, TABLES);
@@ -181,7 +212,11 @@ mod tests {
         let cx = SchemeContext::untrained(setting.geometry(1), 16);
         let (x, rotary) = (Inputs::random(setting, 300).unwrap(), Rotary::new(64, 1e4, 512, &Device::Cpu).unwrap());
         for bits in [0.75, 2.0, 4.0] {
-            let scheme = || bound(&cx, |bound| bind(bound, bits, 4096, Some(Window::default()), "").unwrap());
+            let scheme = || {
+                bound(&cx, |bound| {
+                    bind(bound, Asked { bits, context: 4096, window: Some(Window::default()) }, "").unwrap()
+                })
+            };
             let last = |scheme: &CodedScheme| {
                 let mut cache = scheme.empty(0).unwrap();
                 x.feed(cache.as_mut(), &rotary, Pattern::default(), 0..290).unwrap();
@@ -211,6 +246,40 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_that_atoms_hold_costs_graded_tokens_no_precision() {
+        let (setting, bias) = (Setting { batch: 1, heads: 4, kv_heads: 2, head_dim: 64 }, 80.0);
+        let (n, rotary) = (2 * 2 * 64, Rotary::new(64, 1e4, 512, &Device::Cpu).unwrap());
+        let biased = |channel: usize| channel < n / 2 && channel % 64 == 5;
+        let error = |bias: f32| {
+            let mut x = Inputs::random(setting, 130).unwrap();
+            let shift: Vec<f32> = (0..64).map(|channel| if biased(channel) { bias } else { 0.0 }).collect();
+            x.k = x.k.broadcast_add(&candle_core::Tensor::new(&shift[..], &Device::Cpu).unwrap()).unwrap();
+            let atoms: Vec<f32> =
+                (0..3 * n).map(|at| 0.1 * (at % 7) as f32 - 0.3 + if biased(at % n) { bias } else { 0.0 }).collect();
+            let identity: Vec<f32> = (0..n * n).map(|at| if at / n == at % n { 1.0 } else { 0.0 }).collect();
+            let mut set = CodebookSet::new(TABLES, 1, 2, 64);
+            for (name, shape, values) in [
+                (ATOMS, &[3, n][..], &atoms[..]),
+                (METRIC, &[n], &vec![1.0; n]),
+                (BASIS, &[n, n], &identity),
+                (DEVIATIONS, &[n], &vec![1.0; n]),
+            ] {
+                set.insert(0, Kind::Key, name, Table::new(shape, values).unwrap());
+            }
+            let cx = SchemeContext::new(setting.geometry(1)).with_codebooks(TABLES, set);
+            // 4 sinks, then graded tokens, then exact ones: the codes are not seen.
+            let last = |name: &str| {
+                let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
+                x.feed(cache.as_mut(), &rotary, Pattern::default(), 0..129).unwrap();
+                x.feed(cache.as_mut(), &rotary, Pattern::default(), 129..130).unwrap()
+            };
+            conformance::largest_difference(&last("dense"), &last("csr+@1")).unwrap()
+        };
+        let (plain, biased) = (error(0.0), error(bias));
+        assert!(biased < 2.0 * plain, "{plain}, with a bias {biased}");
+    }
+
+    #[test]
     fn the_bits_of_a_name_are_what_a_sequence_of_its_context_takes() {
         let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
         let cx = SchemeContext::untrained(geometry, 16);
@@ -227,6 +296,18 @@ mod tests {
         }
         let refused = registry::build("csr+@0.3(context=64)", &cx).map(drop).unwrap_err().to_string();
         assert!(refused.contains("are left for codes"), "{refused}");
+    }
+
+    #[test]
+    fn tables_predict_less_loss_from_more_bits() {
+        let geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 64 };
+        let cx = SchemeContext::untrained(geometry, 16);
+        let set = bound(&cx, |bound| bound.codebooks().unwrap());
+        let loss = |bits: f64| predicted_loss(set, geometry, bits, 4096).unwrap();
+        // Coordinates of variance 1 / i², i from 1, in both layers.
+        let all: f64 = 2.0 * (1..=256).map(|i| 1.0 / f64::from(i * i)).sum::<f64>();
+        assert!(0.0 < loss(4.0) && loss(4.0) < 0.2 * loss(1.0) && loss(1.0) < 0.2 * all, "{all} {}", loss(1.0));
+        assert!(matches!(predicted_loss(set, geometry, 1.0, 64), Err(CacheError::Unsuitable { .. })));
     }
 
     #[test]

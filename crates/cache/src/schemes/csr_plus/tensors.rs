@@ -11,7 +11,7 @@ use super::unpack::levels;
 use crate::tensor::e4m3::exceeded;
 use crate::tensor::growing::Growing;
 use crate::tensor::packed::{Fields, Packing};
-use crate::tensor::{JointStores, TensorTokens, Uploads};
+use crate::tensor::{JointPair, JointStores, TensorTokens, Uploads};
 use crate::{CacheError, Geometry};
 
 /// Steps between the least gain and the largest.
@@ -284,9 +284,15 @@ impl TensorTokens for Values {
 /// What makes the stores of one layer.
 pub(super) fn stores(transform: &Transform, uploads: &mut Uploads) -> Result<JointStores, CacheError> {
     let tables = Arc::new(Tables::new(transform, uploads)?);
-    Ok(Arc::new(move || {
+    let Geometry { kv_heads, head_dim, .. } = transform.geometry();
+    let [keys, values] = transform.centres();
+    let mut centre =
+        |numbers: &[f32]| -> Result<Tensor, CacheError> { Ok(uploads.own(numbers, kv_heads, head_dim)?.unsqueeze(1)?) };
+    let centres = Some([centre(&keys)?, centre(&values)?]);
+    let empty = move || -> Result<JointPair, CacheError> {
         let store = Store { tables: tables.clone(), codes: Growing::default(), waiting: Vec::new() };
         let shared = Arc::new(Mutex::new(store));
         Ok((Box::new(Keys(shared.clone())), Box::new(Values(shared))))
-    }))
+    };
+    Ok(JointStores { empty: Arc::new(empty), centres })
 }

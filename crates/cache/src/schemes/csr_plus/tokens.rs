@@ -42,6 +42,10 @@ impl JointCodec for Joint {
         8.0 * self.0.row_bytes() as f64 / self.0.channels() as f64
     }
 
+    fn centres(&self) -> [Arc<[f32]>; 2] {
+        self.0.centres()
+    }
+
     fn tensors(&self, uploads: &mut Uploads) -> Result<Option<JointStores>, CacheError> {
         tensors::stores(&self.0, uploads).map(Some)
     }

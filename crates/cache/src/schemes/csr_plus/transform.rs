@@ -1,5 +1,7 @@
 //! What a layer's tokens are coded by.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
 use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, MAX_ATOMS, Table, index_bits, lloyd_max};
@@ -83,6 +85,8 @@ pub(super) struct Transform {
     search: Vec<f32>,
     /// `||w a||² / 2`, `(N)`.
     offsets: Vec<f32>,
+    /// What atoms have in common, of keys and of values, `(Hkv, D)` each.
+    centres: [Arc<[f32]>; 2],
     /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
     encode: Vec<f32>,
     /// `(2 Hkv, D, width)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
@@ -120,12 +124,15 @@ impl Transform {
             }
         }
         let index_bits = index_bits(count);
+        let common = medians(&atoms, n);
+        let centres = [Arc::from(&common[..n / 2]), Arc::from(&common[n / 2..])];
         let coordinates: usize = bits[..kept].iter().map(|&bits| usize::from(bits)).sum();
         Self {
             geometry,
             atoms,
             search,
             offsets,
+            centres,
             encode,
             decode,
             width,
@@ -163,6 +170,12 @@ impl Transform {
     /// What is taken from its products, `(N)`.
     pub(super) fn offsets(&self) -> &[f32] {
         &self.offsets
+    }
+
+    /// What atoms have in common, of keys and of values, `(Hkv, D)` each: their median in every channel, which holds the bias that
+    /// all keys of a head share.
+    pub(super) fn centres(&self) -> [Arc<[f32]>; 2] {
+        self.centres.clone()
     }
 
     /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
@@ -241,7 +254,10 @@ impl Transform {
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
         let tables = [&self.atoms, &self.search, &self.offsets, &self.encode];
-        tables.map(Vec::capacity).iter().sum::<usize>() * size_of::<f32>() + self.decode.capacity() * size_of::<bf16>()
+        let centres = self.channels() * size_of::<f32>();
+        tables.map(Vec::capacity).iter().sum::<usize>() * size_of::<f32>()
+            + self.decode.capacity() * size_of::<bf16>()
+            + centres
     }
 
     /// Bytes as a file would hold them: f16, and only the coordinates that have bits.
@@ -318,6 +334,18 @@ fn products(x: &[f32], y: &[f32], width: usize, out: &mut [f32]) {
     multiply(MatrixMut::new(out, n, m), Matrix::new(x, n, width), Matrix::new(y, m, width).transposed());
 }
 
+/// The median of each channel of `rows`, `(n, width)`.
+fn medians(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut column = Vec::with_capacity(rows.len() / width);
+    let median = |channel: usize| {
+        column.clear();
+        column.extend(rows.iter().skip(channel).step_by(width));
+        let middle = column.len() / 2;
+        *column.select_nth_unstable_by(middle, f32::total_cmp).1
+    };
+    (0..width).map(median).collect()
+}
+
 /// The code of a gain: its logarithm, rounded.
 fn gain_code(gain: f32) -> u32 {
     let (low, high) = GAINS;
@@ -335,6 +363,12 @@ fn gain(code: u32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_median_of_each_channel_is_the_middle_of_its_rows() {
+        assert_eq!(medians(&[1.0, 90.0, 3.0, 70.0, 2.0, 80.0], 2), [2.0, 80.0]);
+        assert_eq!(medians(&[5.0, 6.0], 2), [5.0, 6.0]);
+    }
 
     #[test]
     fn gains_are_kept_within_a_percent_and_clamped() {

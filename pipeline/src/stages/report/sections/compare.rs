@@ -17,6 +17,8 @@ use crate::stages::report::sheet::{README, RESULTS, Sheet};
 
 /// The name of the table's files.
 pub const TABLE: &str = "compare";
+/// The name of the files of what it is made from.
+const DOCUMENTS: &str = "compare-documents";
 
 /// See the module.
 pub struct Compare;
@@ -51,7 +53,8 @@ impl Section for Compare {
                     "`{}`; {circumstances}. {}\n\n{about}\n\n{table}\n\
                      ![What every scheme loses of the far context, against its measured bits]({link}/{stem}.svg)\n\n{MEMORY}\n\n\
                      {memory}\nOther contexts, single domains and times: [`{folder}/report.md`]({link}/report.md), \
-                     [`{folder}/{TABLE}.csv`]({link}/{TABLE}.csv).\n",
+                     [`{folder}/{TABLE}.csv`]({link}/{TABLE}.csv); \
+                     single documents: [`{folder}/{DOCUMENTS}.csv`]({link}/{DOCUMENTS}.csv).\n",
                     run.config.model,
                     made_by(run, "compare")?,
                     folder = link.trim_start_matches("../"),
@@ -68,6 +71,7 @@ impl Section for Compare {
             }
         }
         times(&measured.rows, sheet)?;
+        sheet.table(DOCUMENTS, &measured.documents)?;
         sheet.table(TABLE, &measured.rows)
     }
 }

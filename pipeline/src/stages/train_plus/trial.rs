@@ -1,0 +1,164 @@
+//! csr+@B tried once, on text that neither its tables nor their costs were learned from: the KL that the tables predict, what the model
+//! says, and what the model says when all tokens are deleted that as many bytes cannot hold exactly.
+
+use std::path::Path;
+
+use anyhow::Result;
+use kvcsr_cache::schemes::csr_plus;
+use kvcsr_cache::tensor::Attention;
+use kvcsr_cache::{CacheError, SchemeContext, registry};
+use kvcsr_codec::CodebookSet;
+use kvcsr_eval::heldout::{HeldoutText, Reference};
+use kvcsr_records::Journal;
+use serde::{Deserialize, Serialize};
+
+use crate::stage::Run;
+use crate::stages::inputs::{PREFILL_CHUNK, corpus, open_model};
+use crate::text::Side;
+use crate::ui;
+
+/// File of what was found.
+pub const TRIALS: &str = "trials.jsonl";
+/// Sinks of the control that deletes.
+const SINKS: usize = 4;
+/// Bits of a number that the control keeps.
+const EXACT: f64 = 16.0;
+
+/// How csr+ at some bits, or deletion at as many, did on one text.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrialRow {
+    pub id: String,
+    pub bits: f64,
+    pub scheme: String,
+    pub measured_bits: f64,
+    pub scored: usize,
+    pub kl_sum: f64,
+    /// Nats per token that the tables predict where all tokens are coded; none for the control.
+    pub predicted: Option<f64>,
+}
+
+/// Appends what the file lacks.
+///
+/// # Errors
+/// A text, the model or a scheme fails.
+pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
+    let settings = &run.config.train_plus;
+    let (context, count) = (settings.trial_context, settings.trial_documents);
+    if settings.trial.is_empty() || count == 0 {
+        return Ok(());
+    }
+    let (mut journal, _) = Journal::open(path, |row: &TrialRow| (row.id.clone(), row.scheme.clone()))?;
+    let (decoder, tokenizer) = open_model(run)?;
+    let set = CodebookSet::load(tables)?;
+    let cx = SchemeContext::new(decoder.geometry()).with_attention(Attention::Auto, decoder.device());
+    let dense = registry::build("dense", &cx)?;
+    let cx = cx.with_codebooks(csr_plus::TABLES, set.clone());
+    let mut schemes = Vec::new();
+    for &bits in &settings.trial {
+        let name = format!("csr+@{bits}(context={context})");
+        match registry::build(&name, &cx) {
+            Ok(scheme) => {
+                schemes.push((bits, scheme, Some(csr_plus::predicted_loss(&set, cx.geometry(), bits, context)?)))
+            }
+            Err(CacheError::Unsuitable { reason, .. }) => {
+                ui::line("train-plus", &format!("{name} is not tried: {reason}"));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let recent = (bits / EXACT * context as f64) as usize;
+        let control = format!("evict(sinks={SINKS},recent={})", recent.saturating_sub(SINKS).max(1));
+        schemes.push((bits, registry::build(&control, &cx)?, None));
+    }
+    let length = context + settings.trial_continuation;
+    let bar = ui::bar("train-plus", (count * run.config.corpora.len() * schemes.len()) as u64, "trials");
+    for corpus_id in &run.config.corpora {
+        for (i, ids) in corpus(run, &tokenizer, corpus_id, Side::Heldout, length, count)?.into_iter().enumerate() {
+            let id = format!("{corpus_id}-{i:03}");
+            let todo: Vec<_> =
+                schemes.iter().filter(|(_, s, _)| !journal.contains(&(id.clone(), s.name().to_owned()))).collect();
+            bar.inc((schemes.len() - todo.len()) as u64);
+            if todo.is_empty() {
+                continue;
+            }
+            bar.set_message(format!("{id}: prefill"));
+            let text = HeldoutText { ids, context };
+            let reference = Reference::new(&decoder, &text, PREFILL_CHUNK, dense.as_ref())?;
+            for (bits, scheme, predicted) in todo {
+                bar.set_message(format!("{id}: {}", scheme.name()));
+                let score = reference.score(&decoder, scheme.as_ref())?;
+                journal.append(&TrialRow {
+                    id: id.clone(),
+                    bits: *bits,
+                    scheme: scheme.name().to_owned(),
+                    measured_bits: score.measured_bits().0,
+                    scored: score.scored,
+                    kl_sum: score.kl_sum,
+                    predicted: *predicted,
+                })?;
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// A line for each number of bits: what was predicted and found, and a warning where deletion does better.
+pub fn lines(rows: &[TrialRow]) -> Vec<String> {
+    let mut tried: Vec<f64> = Vec::new();
+    for row in rows {
+        if !tried.contains(&row.bits) {
+            tried.push(row.bits);
+        }
+    }
+    let mean = |bits: f64, coded: bool| -> (f64, f64) {
+        let own = || rows.iter().filter(move |row| row.bits == bits && row.predicted.is_some() == coded);
+        let scored: usize = own().map(|row| row.scored).sum();
+        let n = own().count().max(1) as f64;
+        let kl = own().map(|row| row.kl_sum).sum::<f64>() / scored.max(1) as f64;
+        (kl, own().map(|row| row.measured_bits).sum::<f64>() / n)
+    };
+    tried
+        .into_iter()
+        .map(|bits| {
+            let ((coded, measured), (deleted, kept)) = (mean(bits, true), mean(bits, false));
+            let predicted = rows.iter().find_map(|row| row.predicted.filter(|_| row.bits == bits)).unwrap_or(f64::NAN);
+            let verdict = if coded < deleted { "" } else { ". WARNING: deletion does better; do not use it" };
+            format!(
+                "csr+@{bits}, tried on other text: KL {coded:.4} nats at {measured:.2} bits ({predicted:.4} predicted); deletion \
+                 {deleted:.4} at {kept:.2}{verdict}"
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheme_that_loses_to_deletion_is_called_so() {
+        let row = |id: &str, bits: f64, kl_sum: f64, predicted| TrialRow {
+            id: id.to_owned(),
+            bits,
+            scheme: String::new(),
+            measured_bits: bits,
+            scored: 10,
+            kl_sum,
+            predicted,
+        };
+        let rows = [
+            row("a", 1.0, 2.0, Some(0.1)),
+            row("a", 1.0, 4.0, None),
+            row("b", 1.0, 4.0, Some(0.1)),
+            row("b", 1.0, 3.0, None),
+            row("a", 2.0, 3.0, Some(0.05)),
+            row("a", 2.0, 2.0, None),
+        ];
+        let lines = lines(&rows);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains("KL 0.3000 nats at 1.00 bits (0.1000 predicted); deletion 0.3500"), "{}", lines[0]);
+        assert!(!lines[0].contains("WARNING") && lines[1].contains("WARNING"), "{lines:?}");
+    }
+}
