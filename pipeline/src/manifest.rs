@@ -35,6 +35,8 @@ pub struct Recipe {
 
 /// The input that names the dtype of weights, where it is not `auto`.
 pub const DTYPE: &str = "dtype";
+/// The input that says that a GPU computes, where one does: sums have another order there, and times are another machine's.
+pub const DEVICE: &str = "device";
 /// The input that names the way of attending, where it is not `auto`.
 pub const ATTENTION: &str = "attention";
 
@@ -68,7 +70,7 @@ impl Recipe {
         before.len() == after.len()
             && before.iter().all(grown)
             && old.inputs.iter().all(same)
-            && [DTYPE, ATTENTION].iter().all(as_before)
+            && [DTYPE, DEVICE, ATTENTION].iter().all(as_before)
     }
 
     /// What differs from an earlier recipe, in words.
@@ -143,6 +145,7 @@ pub struct Manifest {
     pub dtype: String,
     pub seed: u64,
     pub finished: Timestamp,
+    /// Of this run and of the finished one that it went on from; what a killed one took is not in it.
     pub wall_seconds: f64,
     pub peak_memory_bytes: Option<u64>,
     /// What the stage was expected to need before it started.

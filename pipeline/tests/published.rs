@@ -84,6 +84,7 @@ fn the_tables_are_those_of_the_committed_rows() {
             let n = documents.iter().filter(own).filter(|row| row.domain != "repeat").count();
             assert_eq!(n, summary.n, "{}: results.csv and documents.csv differ", summary.label());
         }
+        assert_made_of(&documents, &summaries, &folder);
         let table = tables::results_markdown(&summaries, false).unwrap();
         let report = fs::read_to_string(folder.join("report.md")).unwrap();
         assert!(report.contains(table.trim()), "{}: report.md and results.csv differ", folder.display());
@@ -101,18 +102,23 @@ fn the_comparison_is_that_of_the_committed_documents() {
             eprintln!("{}: single documents are not published", folder.display());
             continue;
         }
-        let made = aggregate::overall(&csv::read::<HeldoutRow>(&rows).unwrap()).unwrap();
-        let all: Vec<SchemeSummary> = csv::read(&folder.join("compare.csv")).unwrap();
-        let summaries: Vec<&SchemeSummary> = all.iter().filter(|row| row.domain == "all").collect();
-        assert_eq!(made.len(), summaries.len(), "{}", folder.display());
-        for summary in summaries {
-            let same = |row: &&SchemeSummary| row.label() == summary.label() && row.context == summary.context;
-            let row = made.iter().find(same).unwrap_or_else(|| panic!("{} has no documents", summary.label()));
-            let found = [row.measured_bits, row.kl, row.recovery.unwrap_or(-99.0)];
-            let shown = [summary.measured_bits, summary.kl, summary.recovery.unwrap_or(-99.0)];
-            let near = found.iter().zip(shown).all(|(a, b)| (a - b).abs() <= 1e-9 * b.abs().max(1.0));
-            assert!(near && row.n == summary.n, "{}: {found:?}, published {shown:?}", summary.label());
-        }
+        let summaries: Vec<SchemeSummary> = csv::read(&folder.join("compare.csv")).unwrap();
+        assert_made_of(&csv::read::<HeldoutRow>(&rows).unwrap(), &summaries, &folder);
+    }
+}
+
+/// Published numbers over all documents must be those of the documents.
+fn assert_made_of(documents: &[HeldoutRow], summaries: &[SchemeSummary], folder: &Path) {
+    let made = aggregate::overall(documents).unwrap();
+    let shown: Vec<&SchemeSummary> = summaries.iter().filter(|row| row.domain == "all").collect();
+    assert_eq!(made.len(), shown.len(), "{}", folder.display());
+    for summary in shown {
+        let same = |row: &&SchemeSummary| row.label() == summary.label() && row.context == summary.context;
+        let row = made.iter().find(same).unwrap_or_else(|| panic!("{} has no documents", summary.label()));
+        let numbers = |row: &SchemeSummary| [row.measured_bits, row.kl, row.recovery.unwrap_or(-99.0)];
+        let (found, shown) = (numbers(row), numbers(summary));
+        let near = found.iter().zip(shown).all(|(a, b)| (a - b).abs() <= 1e-9 * b.abs().max(1.0));
+        assert!(near && row.n == summary.n, "{}: {found:?}, published {shown:?}", summary.label());
     }
 }
 

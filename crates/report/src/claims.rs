@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::{self, Estimate};
 use crate::group::{Group, Statistics};
+use crate::grouping::distinct;
 use crate::table::Table;
 
 /// A claim of the paper that one scheme does at least as well as another.
@@ -18,11 +19,14 @@ pub struct Claim {
     pub paper: &'static str,
     /// The scheme that should not be worse.
     pub ours: &'static str,
-    /// The scheme it is held against.
+    /// The scheme it is held against, or `evict` for deletion at as many bits.
     pub other: &'static str,
     /// Whether it should be better, rather than about as good.
     pub better: bool,
 }
+
+/// Stands for the rows of deletion around a scheme's measured bits.
+const DELETION: &str = "evict";
 
 /// How much recovery may be less where a claim says "about as good".
 pub const NEAR: f64 = 0.02;
@@ -72,10 +76,10 @@ pub const CLAIMS: &[Claim] = &[
         better: true,
     },
     Claim {
-        claim: "CSR-4 beats deleting the context",
+        claim: "CSR-4 beats deleting the context at equal bits",
         paper: "not compared there",
         ours: "csr-4",
-        other: "evict(sinks=4,recent=508)",
+        other: DELETION,
         better: true,
     },
     Claim {
@@ -171,30 +175,46 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
             let own = |row: &&HeldoutRow| row.context == context && row.domain != REPEAT && row.label() == label;
             rows.iter().filter(own).collect()
         };
-        let (ours, other) = (of(claim.ours), of(claim.other));
-        if ours.is_empty() || other.is_empty() {
+        let ours = of(claim.ours);
+        if ours.is_empty() {
             continue;
         }
-        let (ours, other) = (Group::new(ALL, &ours), Group::new(ALL, &other));
-        let Some((difference, n)) = evidence::difference(&ours, &other, statistics) else { continue };
-        let Estimate { value: Some(value), ends } = difference else { continue };
+        let ours = Group::new(ALL, &ours);
+        let others: Vec<Vec<&HeldoutRow>> = if claim.other == DELETION {
+            let labels = distinct(rows.iter().map(HeldoutRow::label).filter(|label| label.starts_with(DELETION)));
+            labels.iter().map(|label| of(label)).filter(|rows| !rows.is_empty()).collect()
+        } else {
+            vec![of(claim.other)]
+        };
+        if others.iter().all(Vec::is_empty) {
+            continue;
+        }
+        let others: Vec<Group<'_>> = others.iter().map(|rows| Group::new(ALL, rows)).collect();
+        let n = ours.strata.iter().map(Vec::len).sum();
+        let compared = if claim.other == DELETION {
+            Some((evidence::over_deletion(&ours, &others, statistics), n, ours.bits(), 0.0))
+        } else {
+            let noise = statistics.noise * others[0].lost() / others[0].hidden();
+            evidence::difference(&ours, &others[0], statistics).map(|(of, n)| (of, n, others[0].bits(), noise))
+        };
+        let Some((Estimate { value: Some(value), ends }, n, other_bits, noise)) = compared else { continue };
         row.context = context;
         row.n = n;
-        (row.our_bits, row.other_bits) = (Some(ours.bits()), Some(other.bits()));
+        (row.our_bits, row.other_bits) = (Some(ours.bits()), Some(other_bits));
         row.difference = Some(value);
         (row.low, row.high) = (ends.map(|ends| ends.low), ends.map(|ends| ends.high));
-        row.verdict = verdict(claim, ends).to_owned();
+        row.verdict = verdict(claim, ends, noise).to_owned();
         break;
     }
     row
 }
 
-/// What an interval says of a claim.
-fn verdict(claim: &Claim, ends: Option<Interval>) -> &'static str {
-    let least = if claim.better { 0.0 } else { -NEAR };
+/// What an interval says of a claim. A gain within the noise of training is none.
+fn verdict(claim: &Claim, ends: Option<Interval>, noise: f64) -> &'static str {
+    let (above, below) = if claim.better { (noise, 0.0) } else { (-NEAR, -NEAR) };
     match ends {
-        Some(ends) if ends.low > least => "holds",
-        Some(ends) if ends.high < least => "does not hold",
+        Some(ends) if ends.low > above => "holds",
+        Some(ends) if ends.high < below => "does not hold",
         _ => "open",
     }
 }
@@ -288,6 +308,33 @@ mod tests {
     }
 
     #[test]
+    fn deletion_is_compared_at_equal_bits() {
+        let at = |rows: Vec<HeldoutRow>, bits: f64| -> Vec<HeldoutRow> {
+            rows.into_iter().map(|row| HeldoutRow { measured_bits: bits, ..row }).collect()
+        };
+        let all = [
+            rows("csr-4", 0.5),
+            at(rows("evict(sinks=4,recent=256)", 0.8), 1.0),
+            at(rows("evict(sinks=4,recent=1020)", 0.4), 3.0),
+        ];
+        let tested = test(&[&all.concat()], STATISTICS);
+        let found = tested.iter().find(|row| row.other == DELETION).unwrap();
+        // At 2 bits deletion loses 0.6.
+        assert!((found.difference.unwrap() - 0.1).abs() < 1e-9, "{found:?}");
+        assert_eq!((found.other_bits, found.n, found.verdict.as_str()), (Some(2.0), 12, "holds"));
+    }
+
+    #[test]
+    fn a_gain_within_the_noise_of_training_is_none() {
+        let all = [rows("csr-8", 0.50), rows("csr-4", 0.52)].concat();
+        let judged = |noise: f64| {
+            let tested = test(&[&all], Statistics { noise, ..STATISTICS });
+            tested.iter().find(|row| (&*row.ours, &*row.other) == ("csr-8", "csr-4")).unwrap().verdict.clone()
+        };
+        assert_eq!((judged(0.0).as_str(), judged(0.05).as_str()), ("holds", "open"));
+    }
+
+    #[test]
     fn claims_are_judged_by_their_interval() {
         let all =
             [rows("kivi-2", 0.3), rows("csr-8", 0.5), rows("csr-4", 0.9), rows("gear-4", 0.1), rows("csr-16", 0.105)];
@@ -301,6 +348,7 @@ mod tests {
         // 0.5 points less is about as good.
         assert_eq!(of("csr-16", "gear-4").verdict, "holds");
         assert_eq!(of("csr-8", "csr-8@kmeans").verdict, "not run");
+        assert_eq!(of("csr-4", DELETION).verdict, "not run");
         let text = markdown(&tested, &[]);
         assert!(text.contains("| does not hold | 12 | -0.200 ("), "{text}");
     }

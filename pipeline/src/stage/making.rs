@@ -91,7 +91,12 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
     };
     make().with_context(|| start.title(stage.name(), partial))?;
     ensure_same(stage, run, &recipe, partial)?;
-    record(run, &places, recipe.clone(), room, started)?;
+    // What a run that grows goes on from took its time, too.
+    let before = match Manifest::open(dir) {
+        Ok(Some(old)) if !run.force && recipe.extends(&old.recipe, stage.declaration().grows) => old.wall_seconds,
+        _ => 0.0,
+    };
+    record(run, &places, recipe.clone(), room, before + started.elapsed().as_secs_f64())?;
     if let Some((_, parts)) = parts {
         slices::remove(stage, run, &recipe, parts.len())?;
     }
@@ -127,7 +132,7 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     let title = || start.title(&format!("{name}`, slice `{part}"), &places.partial);
     sliced.make_part(run, part, &places.partial).with_context(title)?;
     ensure_same(stage, run, &whole, &places.partial)?;
-    record(run, &places, recipe, room, started)?;
+    record(run, &places, recipe, room, started.elapsed().as_secs_f64())?;
     for text in sliced.part_summary(run, &places.dir)? {
         ui::line(name, &text);
     }
@@ -204,7 +209,7 @@ fn ensure_same(stage: &dyn Stage, run: &Run, made_from: &Recipe, partial: &Path)
 }
 
 /// Writes the record of complete outputs and gives them their name.
-fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, started: Instant) -> Result<()> {
+fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, wall_seconds: f64) -> Result<()> {
     let (outputs, digest) = manifest::outputs(&places.partial, &[RECIPE])?;
     let manifest = Manifest {
         key: recipe.key(),
@@ -217,7 +222,7 @@ fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, started: 
             .unwrap_or_else(|_| run.config.dtype.clone()),
         seed: run.config.seed,
         finished: manifest::to_the_second(Timestamp::now()),
-        wall_seconds: started.elapsed().as_secs_f64(),
+        wall_seconds,
         peak_memory_bytes: peak_memory(),
         estimate: room.estimate(),
         seal: String::new(),
@@ -275,6 +280,7 @@ fn device(config: &Config) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+    use std::time::Duration;
 
     use serde_json::{Map, Value};
 
@@ -309,6 +315,7 @@ mod tests {
         fn make(&self, _run: &Run, dir: &Path) -> Result<()> {
             if !dir.join("first").is_file() {
                 self.made.fetch_add(1, Relaxed);
+                std::thread::sleep(FIRST_HALF);
                 std::fs::write(dir.join("first"), self.level.load(Relaxed).to_string())?;
             }
             if self.fail.load(Relaxed) {
@@ -319,6 +326,9 @@ mod tests {
             Ok(())
         }
     }
+
+    /// Time that the first half takes.
+    const FIRST_HALF: Duration = Duration::from_millis(30);
 
     fn halves() -> (tempfile::TempDir, Run, Halves) {
         let dir = tempfile::tempdir().unwrap();
@@ -456,6 +466,8 @@ mod tests {
         stage.fail.store(false, Relaxed);
         run(&stage, &settings).unwrap();
         assert_eq!(stage.made.load(Relaxed), 1);
+        let seconds = settings.finished("halves").unwrap().wall_seconds;
+        assert!(seconds >= FIRST_HALF.as_secs_f64(), "{seconds}: the time of what was kept counts");
         stage.parts.store(1, Relaxed);
         run(&stage, &settings).unwrap();
         assert_eq!(stage.made.load(Relaxed), 2);

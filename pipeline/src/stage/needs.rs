@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::declaration::{Declaration, Need};
 use super::makers::digests;
 use super::run::Run;
-use crate::manifest::{ATTENTION, DTYPE};
+use crate::manifest::{ATTENTION, DEVICE, DTYPE};
 use crate::sources::{SourceKind, Sources};
 use crate::{documents, models};
 
@@ -31,6 +31,9 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 match run.config.dtype.parse()? {
                     Precision::Auto => {}
                     precision => drop(inputs.insert(DTYPE.to_owned(), precision.to_string().into())),
+                }
+                if !kvcsr_model::find_device(&run.config.device)?.is_cpu() {
+                    inputs.insert(DEVICE.to_owned(), "gpu".into());
                 }
             }
             Need::Corpora => {

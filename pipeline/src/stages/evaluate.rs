@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvcsr_cache::registry;
 use kvcsr_codec::{DictionarySet, Encoder, reconstruction_error};
 use kvcsr_report::{HeldoutRow, ReconstructionRow, aggregate, files};
@@ -58,6 +58,9 @@ impl Stage for Evaluate {
 
     fn check(&self, config: &Config) -> Result<()> {
         let sections::Evaluate { schemes, contexts, documents, .. } = &config.evaluate;
+        if contexts.len() > 1 {
+            bail!("evaluate.contexts = {contexts:?}: one context is expected; `compare` takes several");
+        }
         config.heldout.check("evaluate", contexts, *documents)?;
         check::with_dense("evaluate", schemes)
     }

@@ -25,7 +25,8 @@ pub(super) fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
 /// `q` against `p`, both `ln` probabilities `(V)`, where token `next` follows.
 pub(super) fn compare(p: &[f32], q: &[f32], next: usize) -> Position {
     let kl = p.iter().zip(q).map(|(&p, &q)| f64::from(p).exp() * (f64::from(p) - f64::from(q))).sum::<f64>();
-    Position { nll: -f64::from(q[next]), kl: kl.max(0.0), agree: argmax(p) == argmax(q) }
+    // A NaN stays one: it must not look like a perfect score.
+    Position { nll: -f64::from(q[next]), kl: if kl < 0.0 { 0.0 } else { kl }, agree: argmax(p) == argmax(q) }
 }
 
 fn argmax(x: &[f32]) -> usize {
@@ -35,6 +36,13 @@ fn argmax(x: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logits_that_are_no_numbers_are_no_perfect_score() {
+        let p = log_softmax(vec![1.0, 2.0]);
+        let q = log_softmax(vec![f32::NAN, 2.0]);
+        assert!(compare(&p, &q, 0).kl.is_nan());
+    }
 
     #[test]
     fn comparison_of_two_distributions_by_hand() {

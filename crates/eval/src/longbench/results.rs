@@ -53,7 +53,10 @@ pub fn by_task(
             let Some(own) = grouped.get(&(task, scheme.clone())) else { continue };
             let scores: Vec<f64> = own.iter().map(|row| row.score).collect();
             let mean = |of: fn(&PredictionRow) -> f64| own.iter().map(|row| of(row)).sum::<f64>() / own.len() as f64;
-            let generated = mean(|row| row.generated as f64);
+            // The first token comes from the prefill's logits.
+            let decoded = mean(|row| row.generated.saturating_sub(1) as f64);
+            // Few records that differ alike show no spread, and are no certainty.
+            let shows_spread = |of: &Interval| own.len() >= RANKED_FROM || of.low < of.high;
             let interval = differences(&grouped, task, scheme, REFERENCE).and_then(|of| bootstrap.interval(&[of]));
             results.push(TaskRow {
                 task: task.to_owned(),
@@ -62,13 +65,13 @@ pub fn by_task(
                 samples: table.get(task).map_or(own.len(), |task| task.samples),
                 score: dataset_score(&scores),
                 difference: interval.map(|of| of.difference),
-                low: interval.map(|of| of.low),
-                high: interval.map(|of| of.high),
+                low: interval.filter(shows_spread).map(|of| of.low),
+                high: interval.filter(shows_spread).map(|of| of.high),
                 nominal_bits: mean(|row| row.nominal_bits),
                 measured_bits: mean(|row| row.measured_bits),
                 tokens: mean(|row| row.tokens as f64),
                 encode_ms: mean(|row| row.encode_ms),
-                decode_ms_per_token: mean(|row| row.decode_ms) / generated.max(1.0),
+                decode_ms_per_token: mean(|row| row.decode_ms) / decoded.max(1.0),
                 best: false,
             });
         }
@@ -330,10 +333,10 @@ mod tests {
         );
         assert_eq!(results[0].difference, None);
         // Records are paired by id, not by place: each of qasper loses a quarter.
-        assert_eq!([results[3].difference, results[3].low, results[3].high], [Some(-25.0); 3]);
+        assert_eq!([results[3].difference, results[3].low, results[3].high], [Some(-25.0), None, None]);
         // Record c of trec has no uncompressed answer.
         assert_eq!(results[1].difference, Some(100.0));
-        assert_eq!((results[1].samples, results[1].decode_ms_per_token), (200, 5.0));
+        assert_eq!((results[1].samples, results[1].decode_ms_per_token), (200, 20.0 / 3.0));
 
         let overall = overall(table, &rows, &results, &schemes, BOOTSTRAP).unwrap();
         assert_eq!(overall.len(), 2);
@@ -341,7 +344,7 @@ mod tests {
         assert_eq!((overall[1].tasks, overall[1].n, overall[1].task_mean), (2, 5, 58.335));
         assert_eq!(overall[1].difference, Some(37.5));
         assert!(overall.iter().all(|o| o.rank.is_none()), "two and three records a task are too few to rank");
-        assert_eq!((overall[1].tokens, overall[1].decode_ms_per_token), (30.0, 5.0));
+        assert_eq!((overall[1].tokens, overall[1].decode_ms_per_token), (30.0, 20.0 / 3.0));
         assert!((overall[1].encode_ms_per_1k - 1e4 / 30.0).abs() < 1e-9);
 
         let one = by_task(table, &rows, &["lcc"], &schemes, BOOTSTRAP);

@@ -79,7 +79,7 @@ impl Figure for RetrievalGrid {
             .collect();
         format!(
             "A code of five digits at a depth of a text of a length, asked for at the end: `passkey` in repeated filler, `needle` in the plots of \
-         stories. n = {per_cell} {} per cell, so a cell tells little alone. Over all cells: {}.",
+         stories, `keys` one of eight codes, `variables` a value through three assignments. n = {per_cell} {} per cell, so a cell tells little alone. Over all cells: {}.",
             if per_cell == 1 { "prompt" } else { "prompts" },
             listed(&means)
         )

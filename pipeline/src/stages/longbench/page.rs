@@ -10,6 +10,7 @@ use kvcsr_report::records::TaskRow;
 
 use super::records::tasks;
 use crate::config::sections::longbench::Settings;
+use crate::models::Opened;
 use crate::stage::Run;
 use crate::stages::scores;
 
@@ -28,19 +29,23 @@ fn size(settings: &Settings) -> String {
 /// What docs/RESULTS.md shows: one line per scheme.
 pub fn shown(run: &Run, summary: &Summary) -> Result<String> {
     let settings = &run.config.longbench;
-    let page = format!("data/results/{}/{PAGE}", run.profile);
+    let page = format!("data/results/{}/{PAGE}", run.label());
+    let n = summary.overall.first().map_or(0, |o| o.n);
+    let of = tasks(settings)?.iter().map(|task| task.samples).sum::<usize>();
+    let few = if n < of {
+        "With so few records a score says little and is not comparable with published ones: read the intervals of the difference. "
+    } else {
+        ""
+    };
     Ok(format!(
-        "`{}` on {} tasks of LongBench v1, {}: n = {} of {} records, at most {} prompt tokens. With so few records a score says little and \
-         is not comparable with published ones: read the intervals of the difference. {} Made by `just longbench profile={}`.\n\n{}\n\
+        "`{}` on {} tasks of LongBench v1, {}: n = {n} of {of} records, at most {} prompt tokens. {few}{} Made by `{}`.\n\n{}\n\
          Every task, and the paper's Tables 1 and 2: [`{page}`](../{page}).\n",
         run.config.model,
         scores::tasks(&summary.tasks).len(),
         size(settings),
-        summary.overall.first().map_or(0, |o| o.n),
-        tasks(settings)?.iter().map(|task| task.samples).sum::<usize>(),
         settings.max_prompt_tokens,
         scores::marks(),
-        run.profile,
+        run.command("longbench"),
         schemes_markdown(&summary.overall),
     ))
 }
@@ -54,14 +59,15 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
     writeln!(page, "# LongBench v1 with `{}`, profile `{}`\n", run.config.model, run.profile)?;
     writeln!(
         page,
-        "Made by `just longbench profile={}` on {size}: at most {} prompt tokens (the middle is cut out), chat wrap `{}`, greedy decoding, f32, code similarity by `{}`. \
+        "Made by `{}` on {size}: at most {} prompt tokens (the middle is cut out), chat wrap `{}`, greedy decoding, {}, code similarity by `{}`. \
          Each prompt is prefilled once, exactly; every scheme then compresses that prefill and answers. Scores are LongBench's own (task table \
          version {}). Differences are to `dense` over the same records, with 95 % intervals of the paired bootstrap ({} draws). Measured bits \
          count every byte allocated per channel of the prefilled tokens, dictionaries apart. A task with fewer records than LongBench's says so, \
          and its score is not comparable with published ones. {} Decoding times are those of schemes that decode beside each other, one to a core.\n",
-        run.profile,
+        run.command("longbench"),
         settings.max_prompt_tokens,
         serde_json::to_value(settings.chat)?.as_str().unwrap_or_default(),
+        Opened::of(&run.config.model, &run.paths)?.dtype(&run.config.dtype)?,
         serde_json::to_value(settings.code_sim)?.as_str().unwrap_or_default(),
         TaskTable::embedded().version(),
         run.config.resamples,
@@ -73,7 +79,8 @@ pub fn page(run: &Run, summary: &Summary) -> Result<String> {
     let published = published();
     writeln!(page, "## In the paper's layout\n\n{}. {}\n", published.source, published.note)?;
     for table in &published.tables {
-        let same = table.model == settings.paper_model;
+        // The paper's tables are of LongBench v1.
+        let same = !settings.e && table.model == settings.paper_model;
         let ours: &[TaskRow] = if same { &summary.tasks } else { &[] };
         writeln!(page, "### Table {}, {}\n", table.table, table.model)?;
         writeln!(page, "{}", paper_markdown(&published.tasks, table, ours))?;

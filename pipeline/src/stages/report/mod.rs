@@ -49,7 +49,12 @@ impl Stage for Report {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        parameters_of(&run.config.report)
+        let mut parameters = parameters_of(&run.config.report)?;
+        // What intervals and marks come from.
+        parameters.insert("training_noise".into(), run.config.heldout.training_noise.into());
+        parameters.insert("resamples".into(), run.config.resamples.into());
+        parameters.insert("seed".into(), run.config.seed.into());
+        Ok(parameters)
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {

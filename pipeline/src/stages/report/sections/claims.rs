@@ -37,7 +37,7 @@ impl Section for Claims {
         let rows = claims::test(&[&compared, &evaluated], heldout::statistics(&run.config));
         let text = claims::markdown(&rows, &Measured::read(run)?.rows);
         let about = format!(
-            "A claim of \"better\" holds if the paired 95 % interval of the difference lies above 0, one of \"about as good\" if it lies above \
+            "A claim of \"better\" holds if the paired 95 % interval of the difference lies above 0 and above the noise of training, one of \"about as good\" if it lies above \
              -{NEAR}; it does not hold if the interval lies below; else it is open."
         );
         sheet.markdown(&format!("{about}\n\n{text}"));
