@@ -13,14 +13,19 @@ use anyhow::{Context, Result, bail};
 pub const SCHEME: &str = "hf:";
 
 /// Read besides the weights, where a repository has them; the first is needed.
-const BESIDES: [&str; 6] = [
+const BESIDES: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 ];
+
+/// Files of [`BESIDES`] that nearly every repository has: another program that has fetched the weights alone lacks them.
+const ASKED: [&str; 2] = ["generation_config.json", "tokenizer_config.json"];
 
 /// Weights in the order a checkpoint folder is searched for them: a whole file, or an index and the files it names,
 /// which begin and end so.
@@ -83,11 +88,14 @@ impl HubName {
 
     fn fetched_in(&self, cache: &Path) -> Result<PathBuf> {
         let folder = self.folder(cache);
-        let absent = missing(&folder);
-        match absent.as_deref() {
-            Ok([]) => Ok(folder),
+        match missing(&folder) {
+            Ok(names) if names.is_empty() => Ok(folder),
             Ok(names) => {
                 bail!("{self} is not complete in {}: {} missing; {}", folder.display(), names.join(", "), remedy())
+            }
+            Err(error) if folder.is_dir() => {
+                Err(error
+                    .context(format!("{self} is damaged in {}: remove the file and fetch again", folder.display())))
             }
             Err(_) => bail!("{self} was not downloaded yet; {}", remedy()),
         }
@@ -97,11 +105,16 @@ impl HubName {
     pub fn fetch(&self) -> Result<PathBuf> {
         let cache = cache_dir()?;
         let folder = self.folder(&cache);
-        if matches!(missing(&folder).as_deref(), Ok([])) {
+        let complete = matches!(missing(&folder).as_deref(), Ok([]));
+        if complete && (!cfg!(feature = "hub") || ASKED.iter().all(|name| folder.join(name).is_file())) {
             return Ok(folder);
         }
-        self.download(&cache)?;
-        self.fetched_in(&cache)
+        match self.download(&cache) {
+            // Without a network, what is there has to do.
+            Err(_) if complete => Ok(folder),
+            Err(error) => Err(error),
+            Ok(()) => self.fetched_in(&cache),
+        }
     }
 
     #[cfg(not(feature = "hub"))]
@@ -114,11 +127,20 @@ impl HubName {
         use hf_hub::api::sync::ApiBuilder;
         use hf_hub::{Cache, Repo, RepoType};
 
-        let api = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(true).build()?;
+        let mut builder = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(true);
+        if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint);
+        }
+        // A cache elsewhere has no token beside it: the login's is in the user's own.
+        let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
+        if let Some(token) = token.or_else(|| Cache::from_env().token()) {
+            builder = builder.with_token(Some(token.trim().to_owned()));
+        }
+        let api = builder.build()?;
         let repository = format!("{}/{}", self.owner, self.name);
         let repository = api.repo(Repo::with_revision(repository, RepoType::Model, self.commit.clone()));
         let info = repository.info().with_context(|| {
-            format!("{self}: the hub did not answer for it (a gated model needs the access token of an account that was granted it, as `huggingface-cli login` keeps it)")
+            format!("{self}: the hub did not answer for it (a gated model needs the access token of an account that was granted it, as `huggingface-cli login` keeps it or HF_TOKEN holds it)")
         })?;
         let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
         for name in select(&names).with_context(|| self.to_string())? {
@@ -137,13 +159,14 @@ fn remedy() -> &'static str {
     }
 }
 
-/// The hub's cache: `$HF_HUB_CACHE`, `$HF_HOME/hub`, or `huggingface/hub` in the user's cache folder.
+/// The hub's cache: `$HF_HUB_CACHE`, `$HF_HOME/hub`, or `huggingface/hub` in the user's cache folder, `$XDG_CACHE_HOME` or `~/.cache`.
 fn cache_dir() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(cache) = folder("HF_HUB_CACHE") {
         return Ok(cache);
     }
-    let home = folder("HF_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface")));
+    let user = || folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")));
+    let home = folder("HF_HOME").or_else(|| user().map(|cache| cache.join("huggingface")));
     home.map(|home| home.join("hub"))
         .context("neither HF_HUB_CACHE, HF_HOME nor HOME is set: set HF_HOME to a folder for models")
 }
@@ -287,6 +310,11 @@ mod tests {
         assert!(refused().contains("model-2.safetensors missing"), "{}", refused());
         write("model-2.safetensors", "");
         assert_eq!(name.fetched_in(cache.path()).unwrap(), folder);
+        let index = folder.join("model.safetensors.index.json");
+        let whole = std::fs::read_to_string(&index).unwrap();
+        write("model.safetensors.index.json", "{\"weight_map\": {");
+        assert!(refused().contains("is damaged") && refused().contains("index.json"), "{}", refused());
+        std::fs::write(index, whole).unwrap();
         // A link that leads nowhere is a download that was broken off.
         std::fs::remove_file(folder.join("model-1.safetensors")).unwrap();
         std::os::unix::fs::symlink("../../blobs/none", folder.join("model-1.safetensors")).unwrap();

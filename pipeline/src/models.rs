@@ -136,6 +136,17 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
     Ok(all.finalize().to_hex().to_string())
 }
 
+/// What a checkpoint asks of greedy decoding, in `generation_config.json`, and nothing here does, in words.
+fn unapplied(folder: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(folder.join("generation_config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let penalty = config["repetition_penalty"].as_f64().filter(|&penalty| penalty != 1.0)?;
+    Some(format!(
+        "generation_config.json asks for repetition_penalty = {penalty}, which is not applied here; transformers applies it to greedy \
+         decoding too, so answers may differ from its own"
+    ))
+}
+
 /// An opened model.
 pub struct Opened {
     name: String,
@@ -206,6 +217,14 @@ impl Opened {
         }
     }
 
+    /// What the checkpoint asks of greedy decoding and nothing here does, in words.
+    pub fn unapplied(&self) -> Option<String> {
+        match &self.files {
+            Files::Folder(_) => unapplied(&self.path),
+            Files::Gguf(_) => None,
+        }
+    }
+
     fn context(&self) -> String {
         format!("model `{}`", self.name)
     }
@@ -271,6 +290,17 @@ mod tests {
         }
         assert!(matches!(Name::parse(&format!("hf:a/b@{}", "0".repeat(40))).unwrap(), Name::Hub(_)));
         assert!(Name::parse("hf:a/b@main").is_err());
+    }
+
+    #[test]
+    fn a_penalty_that_is_not_applied_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |text: &str| {
+            std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
+            unapplied(folder.path())
+        };
+        assert!(told(r#"{"repetition_penalty": 1.05}"#).unwrap().contains("repetition_penalty = 1.05"));
+        assert_eq!((told(r#"{"repetition_penalty": 1.0}"#), told("{}")), (None, None));
     }
 
     #[test]

@@ -63,7 +63,9 @@ pub mod kernels;
 mod pursuit;
 mod quantisers;
 
-pub use codes::{BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
+pub use codes::{
+    BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small, unpack_wide,
+};
 pub use codes::{CodeBuffers, CodeLayout, Codes, CoefficientFormat, START_ROWS, SparseCodes, index_bits, stop_early};
 pub use codes::{Coder, Odds, RangeDecoder, RangeEncoder};
 pub use codes::{add_atom_sums, add_weighted_codes, atom_products, score_codes};

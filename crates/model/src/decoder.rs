@@ -63,6 +63,8 @@ impl Decoder {
         let kept = kept.into();
         arch.validate(checkpoint.path())?;
         load::check(checkpoint, &arch)?;
+        let own_head = arch.tied_head && load::holds_own_head(checkpoint, &arch)?;
+        let arch = Arch { tied_head: arch.tied_head && !own_head, ..arch };
         let weights = Weights::new(checkpoint, device, kept)?;
         let (outer, layers) = rayon::join(
             || -> Result<_> {

@@ -157,3 +157,23 @@ fn checkpoints_that_do_not_fit_are_named() {
         "`model.layers.1.mlp.down_proj.weight`: expected shape [32, 64], found [64, 32]",
     );
 }
+
+#[test]
+fn a_head_of_its_own_is_used_where_the_configuration_calls_it_tied() {
+    const HEAD: &str = "lm_head.weight";
+    let (own, tied) = (tiny_arch(), Arch { tied_head: true, ..tiny_arch() });
+    let logits = |arch: &Arch, weights: &TensorMap| {
+        let decoder = Decoder::new(arch.clone(), weights, &Device::Cpu).unwrap();
+        decoder.prefill(&[3, 1, 4], 8).unwrap().last_logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let mut weights = TensorMap(random_weights(&own, 3));
+    assert_eq!(logits(&tied, &weights), logits(&own, &weights));
+    let copy = weights.0["model.embed_tokens.weight"].clone();
+    weights.0.insert(HEAD.to_owned(), copy);
+    let copied = logits(&tied, &weights);
+    let short = weights.0.remove(HEAD).unwrap().narrow(0, 0, 8).unwrap();
+    assert_eq!(copied, logits(&tied, &weights));
+    weights.0.insert(HEAD.to_owned(), short);
+    let refused = Decoder::new(tied, &weights, &Device::Cpu).map(drop).unwrap_err().to_string();
+    assert!(refused.contains(HEAD), "{refused}");
+}

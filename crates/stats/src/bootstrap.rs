@@ -241,7 +241,6 @@ mod tests {
             let strata: Vec<Vec<f64>> =
                 (0..4).map(|_| (0..2).map(|_| -(1.0 - rng.random::<f64>()).ln()).collect()).collect();
             let found = BOOTSTRAP.interval(&strata).unwrap();
-            assert!(found.high - found.low < 20.0, "{found:?}");
             held += usize::from(found.low <= 1.0 && 1.0 <= found.high);
         }
         let share = f64::from(u32::try_from(held).unwrap()) / CASES as f64;

@@ -38,6 +38,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         prompt.splice(..0, file.ids().iter().copied());
     }
     fits(&model.arch()?, &tokenizer, &prompt, args.max_new).context(from)?;
+    if let Some(told) = model.unapplied() {
+        eprintln!("warning: {told}");
+    }
     let decoder = model.decoder(&args.model.device, &args.model.dtype)?;
     let attention = args.model.attention.parse().map_err(|reason: String| anyhow!(reason))?;
     let cx = context(args, &model, decoder.geometry())?.with_attention(attention, decoder.device());

@@ -12,6 +12,7 @@ use kvcsr_model::{Decoder, Logits};
 
 use crate::models::Opened;
 use crate::paths::Paths;
+use crate::stages::inputs::PREFILL_CHUNK;
 
 /// A scheme that needs the tables of files.
 pub const SCHEME: &str = "csr+@1";
@@ -66,7 +67,13 @@ pub fn continued(
     );
     let mut caches = restored.fork(scheme, decoder.rotary())?;
     drop(restored);
-    let logits = decoder.forward(&decoder.row(&prompt[held..])?, &mut caches, Logits::Last)?;
+    // In pieces, as any prompt is read.
+    let rest = &prompt[held..];
+    let (before, last) = rest.split_at((rest.len() - 1) / PREFILL_CHUNK * PREFILL_CHUNK);
+    for piece in before.chunks(PREFILL_CHUNK) {
+        decoder.forward(&decoder.row(piece)?, &mut caches, Logits::None)?;
+    }
+    let logits = decoder.forward(&decoder.row(last)?, &mut caches, Logits::Last)?;
     Ok((logits, caches))
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::f16;
 use kvcsr_codec::Footprint;
 use kvcsr_codec::kernels::saturating_f16;
-use kvcsr_codec::{EIGHT, pack_small, unpack_small};
+use kvcsr_codec::{EIGHT, pack_small, unpack_wide};
 
 use super::{HeadTokens, drop_front, reserve};
 
@@ -169,7 +169,7 @@ impl HeadTokens for ChannelGroups {
                 for token in at..end {
                     let bytes = &self.codes[token * row_bytes + channel * bits / EIGHT..][..n * bits / EIGHT];
                     let out = &mut out[(token - tokens.start) * d + channel..][..n];
-                    unpack_small(bytes, bits, |i, code| out[i] = f32::from(code));
+                    unpack_wide(bytes, bits, out);
                     for ((x, zero), step) in out.iter_mut().zip(&zeros).zip(&steps) {
                         *x = *x * step + zero;
                     }
@@ -236,7 +236,7 @@ impl HeadTokens for TokenGroups {
         let stored = self.scales[from..].iter().zip(self.codes[from * group_bytes..].chunks_exact(group_bytes));
         for (out, (scale, bytes)) in out.chunks_exact_mut(self.group).take(tokens.len() * groups).zip(stored) {
             let (zero, step) = (scale.zero.to_f32(), scale.step.to_f32());
-            unpack_small(bytes, self.affine.bits, |i, code| out[i] = f32::from(code));
+            unpack_wide(bytes, self.affine.bits, out);
             out.iter_mut().for_each(|x| *x = *x * step + zero);
         }
     }

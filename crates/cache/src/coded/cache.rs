@@ -223,8 +223,7 @@ impl CodedCache {
             }
         });
         let call = |stream: usize| self.call(stream, group, seen, cx, tables);
-        let joint = matches!(self.codecs, LayerCodecs::Together(_));
-        if joint && group * tokens <= PART_ROWS && seen.iter().all(|(keys, _)| keys.len() == tokens) {
+        if self.codecs.in_parts() && group * tokens <= PART_ROWS && seen.iter().all(|(keys, _)| keys.len() == tokens) {
             return self.attend_in_parts(queries, each, call);
         }
         let mut out = vec![0f32; queries.len()];
@@ -262,24 +261,30 @@ impl CodedCache {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
         // Rows of one sequence: those of all its heads.
         let (rows, all) = (each / d, kv_heads * each);
+        let of = |(row, sequence): (usize, &Sequence)| {
+            parts(sequence.keys.held(), sequence.keys.sinks()).map(move |part| (row, part)).collect::<Vec<_>>()
+        };
+        let parts: Vec<(usize, Range<usize>)> = self.sequences.iter().enumerate().flat_map(of).collect();
+        let mut weighted = vec![0f32; parts.len() * all];
+        let mut softmax = vec![Softmax::default(); parts.len() * kv_heads * rows];
+        let work = weighted.par_chunks_exact_mut(all).zip(softmax.par_chunks_exact_mut(kv_heads * rows)).zip(&parts);
+        work.for_each(|((weighted, softmax), (row, part))| {
+            let mut scratch = SCRATCH.take();
+            let queries = queries[row * all..(row + 1) * all].chunks_exact(each);
+            let to = weighted.chunks_exact_mut(each).zip(softmax.chunks_exact_mut(rows));
+            for (head, ((weighted, softmax), queries)) in to.zip(queries).enumerate() {
+                let to = Part { softmax, weighted };
+                call(row * kv_heads + head).attend_part(queries, part.clone(), &mut scratch, to);
+            }
+            SCRATCH.set(scratch);
+        });
         let mut out = vec![0f32; queries.len()];
-        for ((row, out), queries) in out.chunks_exact_mut(all).enumerate().zip(queries.chunks_exact(all)) {
-            let keys = &self.sequences[row].keys;
-            let parts: Vec<Range<usize>> = parts(keys.held(), keys.sinks()).collect();
-            let mut weighted = vec![0f32; parts.len() * all];
-            let mut softmax = vec![Softmax::default(); parts.len() * kv_heads * rows];
-            let work =
-                weighted.par_chunks_exact_mut(all).zip(softmax.par_chunks_exact_mut(kv_heads * rows)).zip(&parts);
-            work.for_each(|((weighted, softmax), part)| {
-                let mut scratch = SCRATCH.take();
-                let to = weighted.chunks_exact_mut(each).zip(softmax.chunks_exact_mut(rows));
-                for (head, ((weighted, softmax), queries)) in to.zip(queries.chunks_exact(each)).enumerate() {
-                    let to = Part { softmax, weighted };
-                    call(row * kv_heads + head).attend_part(queries, part.clone(), &mut scratch, to);
-                }
-                SCRATCH.set(scratch);
-            });
-            (0..kv_heads * rows).for_each(|row| join(&softmax, &mut weighted, (row, kv_heads * rows), d));
+        let mut first = 0;
+        for (out, own) in out.chunks_exact_mut(all).zip(parts.chunk_by(|a, b| a.0 == b.0)) {
+            let weighted = &mut weighted[first * all..(first + own.len()) * all];
+            let softmax = &softmax[first * kv_heads * rows..(first + own.len()) * kv_heads * rows];
+            first += own.len();
+            (0..kv_heads * rows).for_each(|row| join(softmax, weighted, (row, kv_heads * rows), d));
             out.copy_from_slice(&weighted[..all]);
         }
         out

@@ -1,5 +1,7 @@
 //! The Walsh-Hadamard transform, orthonormal and its own inverse.
 
+use kvcsr_codec::kernels::{Isa, Kernel, Simd};
+
 /// The largest power of two that divides `n`: the size of the transform on vectors of `n` channels.
 pub fn size(n: usize) -> usize {
     if n == 0 { 1 } else { 1 << n.trailing_zeros() }
@@ -7,19 +9,47 @@ pub fn size(n: usize) -> usize {
 
 /// Transforms each piece of `size` channels of `rows`, a power of two.
 pub fn transform(rows: &mut [f32], size: usize) {
-    let norm = 1.0 / (size as f32).sqrt();
-    for piece in rows.chunks_exact_mut(size) {
-        let mut half = 1;
-        while half < size {
-            for pair in piece.chunks_exact_mut(2 * half) {
-                let (front, back) = pair.split_at_mut(half);
-                for (a, b) in front.iter_mut().zip(back) {
-                    (*a, *b) = (*a + *b, *a - *b);
+    Isa::detect().run(Transform { rows, size });
+}
+
+struct Transform<'a> {
+    rows: &'a mut [f32],
+    size: usize,
+}
+
+impl Kernel for Transform<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let norm = 1.0 / (self.size as f32).sqrt();
+        for piece in self.rows.chunks_exact_mut(self.size) {
+            let mut half = 1;
+            while half < self.size {
+                // Lengths that the compiler knows are unrolled.
+                match half {
+                    1 => step(piece, 1),
+                    2 => step(piece, 2),
+                    4 => step(piece, 4),
+                    8 => step(piece, 8),
+                    _ => step(piece, half),
                 }
+                half *= 2;
             }
-            half *= 2;
+            for x in piece {
+                *x *= norm;
+            }
         }
-        piece.iter_mut().for_each(|x| *x *= norm);
+    }
+}
+
+#[inline(always)]
+fn step(piece: &mut [f32], half: usize) {
+    for pair in piece.chunks_exact_mut(2 * half) {
+        let (front, back) = pair.split_at_mut(half);
+        for (a, b) in front.iter_mut().zip(back) {
+            (*a, *b) = (*a + *b, *a - *b);
+        }
     }
 }
 

@@ -43,6 +43,11 @@ impl<H: HeadTokens> PerHead<H> {
     pub fn new(heads: usize, head: impl FnMut(usize) -> H) -> Self {
         Self((0..heads).map(head).collect())
     }
+
+    /// The store of one head.
+    pub fn head(&self, head: usize) -> &H {
+        &self.0[head]
+    }
 }
 
 impl<H: HeadTokens> CodedTokens for PerHead<H> {

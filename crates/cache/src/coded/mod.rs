@@ -94,6 +94,12 @@ pub trait Codec: Send + Sync {
         false
     }
 
+    /// Whether few queries attend by parts of the tokens, all heads of a part on one thread: heads then share what is unpacked of a
+    /// tile, and threads the work however few heads there are. Not where tables or sums are made for all tokens of a head.
+    fn in_parts(&self) -> bool {
+        true
+    }
+
     /// What makes stores of codes that are tensors, with its tables copied by `uploads`; nothing where the method has none.
     ///
     /// # Errors
@@ -118,6 +124,11 @@ impl LayerCodecs {
             Self::Apart(keys, values) => Some([keys.as_ref(), values.as_ref()]),
             Self::Together(_) => None,
         }
+    }
+
+    /// See [`Codec::in_parts`].
+    fn in_parts(&self) -> bool {
+        self.each().is_none_or(|codecs| codecs.iter().all(|codec| codec.in_parts()))
     }
 
     /// Mean over keys and values of bits per channel as the method's paper counts them.

@@ -16,13 +16,13 @@ pub fn pack_trits(digits: &[u8], out: &mut Vec<u8>) {
 /// Writes the digits of `bytes`, which [`pack_trits`] made, less one: -1, 0 or 1.
 pub fn unpack_trits(bytes: &[u8], out: &mut [f32]) {
     /// The digits of every byte.
-    const DIGITS: [[i8; TRITS]; 243] = {
-        let mut all = [[0; TRITS]; 243];
+    static DIGITS: [[f32; TRITS]; 243] = {
+        let mut all = [[0.0; TRITS]; 243];
         let mut byte = 0;
         while byte < 243 {
             let (mut rest, mut i) = (byte, 0);
             while i < TRITS {
-                all[byte][i] = (rest % 3) as i8 - 1;
+                all[byte][i] = (rest % 3) as f32 - 1.0;
                 rest /= 3;
                 i += 1;
             }
@@ -30,10 +30,12 @@ pub fn unpack_trits(bytes: &[u8], out: &mut [f32]) {
         }
         all
     };
-    for (&byte, out) in bytes.iter().zip(out.chunks_mut(TRITS)) {
-        for (out, &digit) in out.iter_mut().zip(&DIGITS[usize::from(byte)]) {
-            *out = f32::from(digit);
-        }
+    let (whole, rest) = out.as_chunks_mut::<TRITS>();
+    for (out, &byte) in whole.iter_mut().zip(bytes) {
+        *out = DIGITS[usize::from(byte)];
+    }
+    if let Some(&byte) = bytes.get(whole.len()) {
+        rest.copy_from_slice(&DIGITS[usize::from(byte)][..rest.len()]);
     }
 }
 

@@ -156,6 +156,13 @@ impl CoupledHead {
     }
 }
 
+/// Copies the centroids of `C` channels that `codes` name.
+fn fetch<const C: usize>(codes: &[u16], nearest: &[Nearest], out: &mut [f32]) {
+    for ((&code, nearest), out) in codes.iter().zip(nearest).zip(out.as_chunks_mut::<C>().0) {
+        *out = nearest.centroids().as_chunks::<C>().0[usize::from(code)];
+    }
+}
+
 impl HeadTokens for CoupledHead {
     fn append(&mut self, rows: &[f32], tokens: usize, _prompt: bool) {
         let books = self.books.clone();
@@ -177,8 +184,15 @@ impl HeadTokens for CoupledHead {
         let bytes = self.bytes[tokens.start * each..tokens.end * each].chunks_exact(each);
         for (bytes, out) in bytes.zip(out.chunks_exact_mut(groups * channels)) {
             unpack_bits(bytes, bits, codes);
-            for ((&code, nearest), out) in codes.iter().zip(self.nearest()).zip(out.chunks_exact_mut(channels)) {
-                out.copy_from_slice(nearest.centroid(usize::from(code)));
+            match channels {
+                4 => fetch::<4>(codes, self.nearest(), out),
+                8 => fetch::<8>(codes, self.nearest(), out),
+                _ => {
+                    for ((&code, nearest), out) in codes.iter().zip(self.nearest()).zip(out.chunks_exact_mut(channels))
+                    {
+                        out.copy_from_slice(nearest.centroid(usize::from(code)));
+                    }
+                }
             }
         }
     }

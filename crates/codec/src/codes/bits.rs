@@ -88,6 +88,10 @@ pub fn pack_bits(numbers: &[u16], bits: usize, bytes: &mut Vec<u8>) {
 /// # Panics
 /// If there are not as many.
 pub fn unpack_bits(bytes: &[u8], bits: usize, numbers: &mut [u16]) {
+    if bits == 8 {
+        assert!(bytes.len() >= numbers.len());
+        return numbers.iter_mut().zip(bytes).for_each(|(to, &byte)| *to = byte.into());
+    }
     let mut reader = BitReader::new(bytes);
     for number in numbers {
         *number = reader.read(bits) as u16;
@@ -133,6 +137,40 @@ fn unpack_eights(bytes: &[u8], bits: usize, mut each: impl FnMut(usize, u8)) {
     }
 }
 
+/// [`unpack_small`] of all numbers of `out`, as f32: through a table where they lie within bytes.
+pub fn unpack_wide(bytes: &[u8], bits: usize, out: &mut [f32]) {
+    match bits {
+        1 => look_up(&ONES, bytes, out),
+        2 => look_up(&TWOS, bytes, out),
+        4 => look_up(&FOURS, bytes, out),
+        _ => unpack_small(bytes, bits, |at, number| out[at] = number.into()),
+    }
+}
+
+static ONES: [[f32; 8]; 256] = fields();
+static TWOS: [[f32; 4]; 256] = fields();
+static FOURS: [[f32; 2]; 256] = fields();
+
+/// The `N` equal fields of every byte, the lowest first.
+const fn fields<const N: usize>() -> [[f32; N]; 256] {
+    let (bits, mut all, mut byte) = (8 / N, [[0.0; N]; 256], 0);
+    while byte < 256 {
+        let mut at = 0;
+        while at < N {
+            all[byte][at] = ((byte >> (at * bits)) & ((1 << bits) - 1)) as f32;
+            at += 1;
+        }
+        byte += 1;
+    }
+    all
+}
+
+fn look_up<const N: usize>(table: &[[f32; N]; 256], bytes: &[u8], out: &mut [f32]) {
+    for (out, &byte) in out.as_chunks_mut::<N>().0.iter_mut().zip(bytes) {
+        *out = table[usize::from(byte)];
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +204,9 @@ mod tests {
             assert_eq!(bytes, expected, "{bits}");
             let mut back = vec![0; 64];
             unpack_small(&bytes, bits, |at, number| back[at] = number);
+            let mut wide = vec![0.0; back.len()];
+            unpack_wide(&bytes, bits, &mut wide);
+            assert!(wide.iter().zip(&back).all(|(wide, &number)| *wide == f32::from(number)), "{bits} bits");
             assert_eq!(back, numbers, "{bits}");
         }
         let mut bytes = Vec::new();

@@ -22,7 +22,9 @@ use self::rows::Rows;
 use crate::kernels::Isa;
 use crate::{Atoms, BitsPerChannel, CodecError, Footprint};
 
-pub use self::bits::{BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small};
+pub use self::bits::{
+    BitReader, BitWriter, EIGHT, pack_bits, pack_small, packed_bytes, unpack_bits, unpack_small, unpack_wide,
+};
 pub use self::e4m3::{from_e4m3, to_e4m3};
 pub use self::early::stop_early;
 pub use self::format::{CoefficientFormat, index_bits};

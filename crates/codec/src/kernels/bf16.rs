@@ -1,10 +1,12 @@
 //! The matrix product of bf16 operands, with sums in f32: twice the rate of f32 where the CPU multiplies pairs of them
 //! (AVX512-BF16), and the f32 product of the same numbers elsewhere.
 
+use std::cell::Cell;
+
 use half::bf16;
 use rayon::prelude::*;
 
-use super::{Isa, Matrix, MatrixMut, Stored, multiply_parallel};
+use super::{Isa, Matrix, MatrixMut, Stored, multiply, multiply_parallel};
 
 /// Rows of 16-bit weights widened at a time hold so many numbers: 4 MiB as f32.
 const PANEL: usize = 1 << 20;
@@ -36,8 +38,12 @@ pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
 pub struct Bf16Rows {
     rows: usize,
     inputs: usize,
-    /// Panels of [`PANEL_ROWS`] rows, each `(inputs / 2, PANEL_ROWS)` of pairs.
+    /// Whether the machine multiplies pairs.
+    paired: bool,
+    /// Where it does: panels of [`PANEL_ROWS`] rows, each `(inputs / 2, PANEL_ROWS)` of pairs.
     pairs: Vec<[bf16; 2]>,
+    /// Elsewhere: `(rows, inputs)`.
+    wide: Vec<f32>,
 }
 
 /// Rows of a panel.
@@ -49,9 +55,15 @@ impl Bf16Rows {
     /// # Panics
     /// If `inputs` is odd.
     pub fn resize(&mut self, rows: usize, inputs: usize) {
+        self.resize_for(rows, inputs, paired());
+    }
+
+    fn resize_for(&mut self, rows: usize, inputs: usize, paired: bool) {
         assert!(inputs.is_multiple_of(2));
-        (self.rows, self.inputs) = (rows, inputs);
-        self.pairs.resize(rows.div_ceil(PANEL_ROWS) * PANEL_ROWS * inputs / 2, [bf16::ZERO; 2]);
+        (self.rows, self.inputs, self.paired) = (rows, inputs, paired);
+        let panels = rows.div_ceil(PANEL_ROWS) * PANEL_ROWS * inputs / 2;
+        self.pairs.resize(if paired { panels } else { 0 }, [bf16::ZERO; 2]);
+        self.wide.resize(if paired { 0 } else { rows * inputs }, 0.0);
     }
 
     /// Sets a row to numbers whose lower 16 bits are dropped: f32 that are bf16 stay what they are.
@@ -62,6 +74,10 @@ impl Bf16Rows {
         assert!(row < self.rows && x.len() == self.inputs);
         if x.is_empty() {
             return;
+        }
+        if !self.paired {
+            let to = self.wide[row * self.inputs..][..self.inputs].iter_mut();
+            return to.zip(x).for_each(|(to, x)| *to = f32::from_bits(x.to_bits() & 0xffff_0000));
         }
         let panel = &mut self.pairs[row / PANEL_ROWS * PANEL_ROWS * self.inputs / 2..];
         let cut = |x: f32| bf16::from_bits((x.to_bits() >> 16) as u16);
@@ -83,7 +99,9 @@ impl Bf16Rows {
         let rows = out.len() / outputs;
         assert!(from + rows <= self.rows && out.len() == rows * outputs);
         #[cfg(target_arch = "x86_64")]
-        if let Some(machine) = pairs::Pairs::detect() {
+        if self.paired
+            && let Some(machine) = pairs::Pairs::detect()
+        {
             return machine.multiply_panels(out, &self.pairs, [from, rows], w, self.inputs);
         }
         self.widened(from, w, out);
@@ -91,17 +109,30 @@ impl Bf16Rows {
 
     /// The same by f32 copies.
     fn widened(&self, from: usize, w: &[bf16], out: &mut [f32]) {
-        let (outputs, isa) = (w.len() / self.inputs, Isa::detect());
-        let mut wide = vec![0f32; w.len()];
-        isa.widen(w, &mut wide);
-        let mut row = vec![0f32; self.inputs];
-        for (at, out) in out.chunks_exact_mut(outputs).enumerate() {
-            let panel = &self.pairs[(from + at) / PANEL_ROWS * PANEL_ROWS * self.inputs / 2..];
-            let pairs = panel[(from + at) % PANEL_ROWS..].iter().step_by(PANEL_ROWS);
-            row.as_chunks_mut::<2>().0.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair.map(bf16::to_f32));
-            out.iter_mut().zip(wide.chunks_exact(self.inputs)).for_each(|(out, w)| *out = isa.dot(w, &row));
-        }
+        let (inputs, outputs) = (self.inputs, w.len() / self.inputs);
+        let rows = out.len() / outputs;
+        let mut wide = WIDE.take();
+        wide.resize(w.len(), 0.0);
+        Isa::detect().widen(w, &mut wide);
+        let own = &self.wide[from * inputs..(from + rows) * inputs];
+        let (x, w) = (Matrix::new(own, rows, inputs), Matrix::new(&wide, outputs, inputs));
+        multiply(MatrixMut::new(out, rows, outputs), x, w.transposed());
+        WIDE.set(wide);
     }
+}
+
+thread_local! {
+    /// Rows of w of this thread, widened.
+    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Whether the machine multiplies pairs.
+fn paired() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let there = pairs::Pairs::detect().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    let there = false;
+    there
 }
 
 /// The product by f32 copies of both operands.
@@ -379,6 +410,9 @@ mod tests {
             let mut packed = Bf16Rows::default();
             packed.resize(rows, inputs);
             (0..rows).for_each(|row| packed.set(row, &wide[row * inputs..(row + 1) * inputs]));
+            let mut unpaired = Bf16Rows::default();
+            unpaired.resize_for(rows, inputs, false);
+            (0..rows).for_each(|row| unpaired.set(row, &wide[row * inputs..(row + 1) * inputs]));
             let mut whole = vec![0f32; rows * outputs];
             if inputs > 0 {
                 widened(&mut whole, &x, &w, inputs);
@@ -392,7 +426,7 @@ mod tests {
                 packed.multiply(from, &w, &mut out);
                 assert!(near(&out), "{rows} {outputs} {inputs} from {from}");
                 if inputs > 0 {
-                    packed.widened(from, &w, &mut out);
+                    unpaired.multiply(from, &w, &mut out);
                     assert!(near(&out), "widened, {rows} {outputs} {inputs} from {from}");
                 }
             }

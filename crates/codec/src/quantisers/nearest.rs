@@ -42,6 +42,12 @@ impl Nearest {
         Ok(Self { width, centroids, transposed, offsets, isa: Isa::detect() })
     }
 
+    /// All centroids, `(N, width)`.
+    #[must_use]
+    pub fn centroids(&self) -> &[f32] {
+        &self.centroids
+    }
+
     /// Number of centroids, `N`.
     #[expect(clippy::len_without_is_empty, reason = "there is at least one centroid")]
     #[must_use]

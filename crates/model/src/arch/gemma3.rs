@@ -59,7 +59,9 @@ pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
 
 /// In GGUF the converter has added one to the weights of norms.
 pub(super) fn from_metadata(file: &Gguf, arch: Arch) -> Result<Arch> {
-    let width = if arch.layers == LAYERS_27B { arch.hidden / arch.heads } else { arch.head_dim };
+    // Without heads, which are refused later, there is nothing to divide by.
+    let share = arch.hidden.checked_div(arch.heads).unwrap_or(arch.head_dim);
+    let width = if arch.layers == LAYERS_27B { share } else { arch.head_dim };
     let sliding = super::sliding_metadata::sliding_with_period(file, &arch, PERIOD)?;
     let local = super::rope_metadata::local(file, BASES.sliding)?;
     let sliding = sliding.map(|sliding| SlidingLayers { position: Some(local), ..sliding });

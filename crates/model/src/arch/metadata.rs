@@ -102,7 +102,11 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
         activation: Activation::Silu,
         packed_mlp: false,
         embedding_scale: 1.0,
-        score_scale: if file.optional(&scale).is_some() { Some(file.float(&scale)?) } else { None },
+        // llama.cpp writes 0 for none.
+        score_scale: match file.optional(&scale) {
+            Some(_) => Some(file.float(&scale)?).filter(|&scale| scale != 0.0),
+            None => None,
+        },
         tied_head: !file.has_tensor("output.weight"),
         normalised_head: false,
     })

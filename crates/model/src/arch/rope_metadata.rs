@@ -23,15 +23,27 @@ const READ: [&str; 13] = [
     "scaling.yarn_beta_slow",
     "scaling.yarn_ext_factor",
 ];
+/// Tensors of rotary scaling that nothing here does.
+const LONG_ROPE: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 /// Keys that have no effect on inference.
 const WITHOUT_EFFECT: [&str; 1] = ["scaling.finetuned"];
 
 /// Position and longest context of the layers that see everything.
 pub(super) fn positions(file: &Gguf, head_dim: usize) -> Result<(Position, usize)> {
+    if let Some(name) = LONG_ROPE.iter().find(|name| file.has_tensor(name)) {
+        return Err(ModelError::Unsupported {
+            path: file.path().to_owned(),
+            what: "rotary scaling",
+            found: format!("longrope (tensor {name})"),
+            supported: format!("none, linear, yarn, {ROPE_FREQS}"),
+        });
+    }
     let prefix = format!("{}.rope.", file.str("general.architecture")?);
     for key in file.keys(&prefix) {
         let name = &key[prefix.len()..];
-        if !READ.contains(&name) && !WITHOUT_EFFECT.contains(&name) {
+        // llama.cpp writes it as 0 where there is none.
+        let none = name == "scaling.yarn_log_multiplier" && file.float(key).is_ok_and(|value| value == 0.0);
+        if !READ.contains(&name) && !WITHOUT_EFFECT.contains(&name) && !none {
             let expected = "no such key: nothing here reads it, and leaving it out could change positions";
             return Err(ModelError::bad_value(file.path(), key, expected, file.shown(key)));
         }

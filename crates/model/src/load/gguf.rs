@@ -194,6 +194,10 @@ impl Gguf {
             return Ok(None);
         }
         let (id, tokens) = (self.size(key)?, self.array_len(TOKENS)?);
+        // What llama.cpp writes for a token that there is not.
+        if id == u32::MAX as usize {
+            return Ok(None);
+        }
         match u32::try_from(id) {
             Ok(small) if id < tokens => Ok(Some(small)),
             _ => Err(ModelError::bad_value(&self.path, key, format!("an id below {tokens}"), id.to_string())),

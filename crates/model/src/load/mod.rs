@@ -145,6 +145,31 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     Ok(())
 }
 
+/// Whether a checkpoint whose head is said to be tied holds another one, as after training with a larger vocabulary: transformers takes
+/// that one then, and so do we.
+pub(crate) fn holds_own_head(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<bool> {
+    const HEAD: &str = "lm_head.weight";
+    /// Rows compared at a time.
+    const PIECE: usize = 4096;
+    let Some(found) = checkpoint.shape(HEAD) else { return Ok(false) };
+    let expected = vec![arch.vocab, arch.hidden];
+    if found != expected {
+        let (path, tensor) = (checkpoint.path().to_owned(), checkpoint.name_in_file(HEAD));
+        return Err(ModelError::TensorShape { path, tensor, expected, found });
+    }
+    let (head, embedding) = (checkpoint.tensor(HEAD)?, checkpoint.tensor("model.embed_tokens.weight")?);
+    for at in (0..arch.vocab).step_by(PIECE) {
+        let piece = |x: &Tensor| -> Result<Vec<f32>> {
+            let rows = x.narrow(0, at, PIECE.min(arch.vocab - at))?;
+            Ok(rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+        };
+        if piece(&head)? != piece(&embedding)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A tensor as it was read; integers are no weights, and f64 is more than any model is kept in.
 fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<Tensor> {
     let failed =

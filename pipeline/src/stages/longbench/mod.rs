@@ -183,6 +183,9 @@ fn answer(run: &Run, part: Option<Part>, dir: &Path) -> Result<()> {
     if let Some(part) = part {
         gather::keep(part, &mut work);
     }
+    if let Some(told) = Opened::of(&run.config.model, &run.paths)?.unapplied() {
+        ui::line(DECLARATION.name, &format!("warning: {told}"));
+    }
     let (decoder, tokenizer) = open_model(run)?;
     let schemes = artefacts::schemes(run, names(&run.config), &decoder)?;
     let options = RunOptions {

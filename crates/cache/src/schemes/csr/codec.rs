@@ -56,6 +56,11 @@ impl Codec for CsrCodec {
         self.0.online.is_some_and(|part| part.prefill == Prefill::Restored)
     }
 
+    /// Tables of atoms are made for all tokens of a head.
+    fn in_parts(&self) -> bool {
+        false
+    }
+
     fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
         tensors::stores(&self.0, uploads)
     }

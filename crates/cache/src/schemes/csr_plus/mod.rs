@@ -302,7 +302,7 @@ mod tests {
     fn tables_predict_less_loss_from_more_bits() {
         let geometry = Geometry { layers: 2, kv_heads: 2, head_dim: 64 };
         let cx = SchemeContext::untrained(geometry, 16);
-        let set = bound(&cx, |bound| bound.codebooks().unwrap());
+        let set = cx.codebooks(TABLES, "csr+@2").unwrap();
         let loss = |bits: f64| predicted_loss(set, geometry, bits, 4096).unwrap();
         // Coordinates of variance 1 / i², i from 1, in both layers.
         let all: f64 = 2.0 * (1..=256).map(|i| 1.0 / f64::from(i * i)).sum::<f64>();

@@ -1,5 +1,7 @@
 //! The cache of one layer that keeps a part of its tokens.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 use half::f16;
 use kvcsr_codec::{Footprint, Kind};
@@ -35,6 +37,14 @@ struct Row {
     heads: Vec<KeptHead>,
 }
 
+/// New tokens of a text: their positions, keys after position embedding and values, `(Hkv, n, D)`.
+struct New {
+    pad: usize,
+    positions: Range<usize>,
+    keys: Vec<f16>,
+    values: Vec<f16>,
+}
+
 /// Exact keys after position embedding, and values, in f16, of the tokens that were not deleted.
 pub(super) struct EvictingCache {
     layer: usize,
@@ -54,30 +64,51 @@ impl EvictingCache {
         (pad.saturating_sub(self.len).min(tokens), self.len.saturating_sub(pad))
     }
 
-    /// What is held and the new tokens, `(B, Hkv, T, D)` with keys before position embedding.
-    fn with(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<Vec<Row>, CacheError> {
-        let (b, h, t, d) = k.dims4()?;
-        let new = |row| Row { pad: padding.of(row), heads: vec![KeptHead::default(); h] };
-        let mut rows = if self.rows.is_empty() { (0..b).map(new).collect() } else { self.rows.clone() };
-        let found: Vec<usize> = (0..rows.len()).map(|row| padding.of(row)).collect();
-        if rows.iter().zip(&found).any(|(row, found)| row.pad != *found) {
-            let expected = rows.iter().map(|row| row.pad).collect();
+    /// The new tokens of each text, of `(B, Hkv, T, D)` with keys before position embedding. Changes nothing.
+    fn read(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<Vec<New>, CacheError> {
+        let (b, _, t, _) = k.dims4()?;
+        let found: Vec<usize> = (0..b).map(|row| padding.of(row)).collect();
+        if self.rows.iter().zip(&found).any(|(row, found)| row.pad != *found) {
+            let expected = self.rows.iter().map(|row| row.pad).collect();
             return Err(CacheError::Padding { layer: self.layer, expected, found });
         }
-        for (i, row) in rows.iter_mut().enumerate() {
-            let (skip, position) = self.begins(row.pad, t);
-            let n = t - skip;
-            if n == 0 {
-                continue;
+        let new = |(row, pad): (usize, usize)| -> Result<New, CacheError> {
+            let (skip, first) = self.begins(pad, t);
+            let mut new = New { pad, positions: first..first + t - skip, keys: Vec::new(), values: Vec::new() };
+            if skip < t {
+                let text = |x: &Tensor| x.get(row)?.narrow(1, skip, t - skip)?.unsqueeze(0);
+                new.keys = self.halves(&text(k)?, Some((rotary, first)), Kind::Key, skip)?;
+                new.values = self.halves(&text(v)?, None, Kind::Value, skip)?;
             }
-            let text = |x: &Tensor| x.get(i)?.narrow(1, skip, n)?.unsqueeze(0);
-            let keys = self.halves(&text(k)?, Some((rotary, position)), Kind::Key, skip)?;
-            let values = self.halves(&text(v)?, None, Kind::Value, skip)?;
-            for (head, (keys, values)) in row.heads.iter_mut().zip(keys.chunks(n * d).zip(values.chunks(n * d))) {
-                head.push(position..position + n, keys, values);
+            Ok(new)
+        };
+        found.into_iter().enumerate().map(new).collect()
+    }
+
+    /// Holds the new tokens too, of `heads` key-value heads. Nothing can fail any more.
+    fn push(&mut self, new: &[New], heads: usize) {
+        if self.rows.is_empty() {
+            let empty = |new: &New| Row { pad: new.pad, heads: vec![KeptHead::default(); heads] };
+            self.rows = new.iter().map(empty).collect();
+        }
+        for (row, new) in self.rows.iter_mut().zip(new) {
+            let each = (new.keys.len() / heads).max(1);
+            let own = new.keys.chunks_exact(each).zip(new.values.chunks_exact(each));
+            for (head, (keys, values)) in row.heads.iter_mut().zip(own) {
+                head.push(new.positions.clone(), keys, values);
             }
         }
-        Ok(rows)
+    }
+
+    /// Takes back what [`EvictingCache::push`] added.
+    fn pop(&mut self, new: &[New]) {
+        let d = self.head_dim;
+        for (row, new) in self.rows.iter_mut().zip(new) {
+            row.heads.iter_mut().for_each(|head| head.pop(new.positions.len(), d));
+        }
+        if self.len == 0 {
+            self.rows = Vec::new();
+        }
     }
 
     /// `(1, Hkv, n, D)` as f16, rotated where asked for; what f16 cannot hold becomes its largest number.
@@ -109,9 +140,10 @@ impl EvictingCache {
         rotary: &Rotary,
         padding: Padding<'_>,
     ) -> Result<(), CacheError> {
-        let (_, _, tokens, _) = check_kv(k, v, None, Some(self.head_dim))?;
+        let (_, heads, tokens, _) = check_kv(k, v, None, Some(self.head_dim))?;
         check_start(0, self.len)?;
-        self.rows = self.with(k, v, rotary, padding)?;
+        let new = self.read(k, v, rotary, padding)?;
+        self.push(&new, heads);
         self.len = tokens;
         Ok(())
     }
@@ -172,13 +204,17 @@ impl LayerCache for EvictingCache {
         if self.len + tokens > cx.rotary.max_positions() {
             return Err(CacheError::ContextLength { position: self.len + tokens, max: cx.rotary.max_positions() });
         }
-        let rows = self.with(k, v, cx.rotary, cx.pattern.padding)?;
-        let outs = rows.iter().enumerate().map(|(i, row)| self.row_out(&q.get(i)?, row, cx));
-        let out = Tensor::stack(&outs.collect::<Result<Vec<_>, _>>()?, 0)?;
-        self.rows = rows;
+        let new = self.read(k, v, cx.rotary, cx.pattern.padding)?;
+        self.push(&new, k.dim(1)?);
+        let outs = self.rows.iter().enumerate().map(|(i, row)| self.row_out(&q.get(i)?, row, cx));
+        let out = outs.collect::<Result<Vec<_>, _>>().and_then(|outs| Ok(Tensor::stack(&outs, 0)?));
+        if out.is_err() {
+            self.pop(&new);
+            return out;
+        }
         self.len += tokens;
         self.evict(cx.pattern.reach);
-        Ok(out)
+        out
     }
 
     fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError> {

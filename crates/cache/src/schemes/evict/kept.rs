@@ -1,14 +1,21 @@
 //! Tokens that were not deleted, exactly, and attention over them.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 use half::f16;
 use kvcsr_codec::Footprint;
+use kvcsr_codec::kernels::{Isa, Softmax};
 use rayon::prelude::*;
 
 use crate::{AttendCx, Bias, CacheError, Reach};
 
 /// Queries attended at once, which bounds the memory of scores.
 const QUERY_TILE: usize = 128;
+/// Query rows up to which keys are scored as they are stored.
+const FEW_ROWS: usize = 8;
+/// Values widened at a time.
+const WIDENED: usize = 256;
 
 /// What one key-value head of one text keeps, in order of position.
 #[derive(Debug, Clone, Default)]
@@ -23,25 +30,76 @@ pub(super) struct KeptHead {
 
 impl KeptHead {
     /// Adds the tokens at `positions`; `keys` and `values` are `(tokens, D)`.
-    pub fn push(&mut self, positions: std::ops::Range<usize>, keys: &[f16], values: &[f16]) {
+    pub fn push(&mut self, positions: Range<usize>, keys: &[f16], values: &[f16]) {
+        self.positions.reserve_exact(positions.len());
+        self.keys.reserve_exact(keys.len());
+        self.values.reserve_exact(values.len());
         self.positions.extend(positions.map(|p| p as u32));
         self.keys.extend_from_slice(keys);
         self.values.extend_from_slice(values);
     }
 
-    /// Deletes every token whose place in the list `keep` refuses, and the memory it took.
+    /// Takes the last tokens off again.
+    pub fn pop(&mut self, tokens: usize, head_dim: usize) {
+        self.truncate(self.positions.len() - tokens, head_dim);
+        self.shrink();
+    }
+
+    /// Deletes every token whose place in the list `keep` refuses, and the memory it took, but for room for one more token.
     pub fn retain(&mut self, head_dim: usize, keep: impl Fn(usize, u32) -> bool) {
-        let mut kept = Self::default();
-        for (at, &position) in self.positions.iter().enumerate().filter(|&(at, &p)| keep(at, p)) {
-            kept.positions.push(position);
-            let row = at * head_dim..(at + 1) * head_dim;
-            kept.keys.extend_from_slice(&self.keys[row.clone()]);
-            kept.values.extend_from_slice(&self.values[row]);
+        let (d, tokens) = (head_dim, self.positions.len());
+        let (mut kept, mut at) = (0, 0);
+        while at < tokens {
+            let run = (at..tokens).take_while(|&place| keep(place, self.positions[place])).count();
+            if kept < at {
+                self.positions.copy_within(at..at + run, kept);
+                self.keys.copy_within(at * d..(at + run) * d, kept * d);
+                self.values.copy_within(at * d..(at + run) * d, kept * d);
+            }
+            kept += run;
+            // The token behind the run is refused.
+            at += run + 1;
         }
-        kept.positions.shrink_to_fit();
-        kept.keys.shrink_to_fit();
-        kept.values.shrink_to_fit();
-        *self = kept;
+        self.truncate(kept, d);
+        if self.positions.capacity() > kept + 1 {
+            self.shrink();
+        }
+    }
+
+    fn truncate(&mut self, tokens: usize, d: usize) {
+        self.positions.truncate(tokens);
+        self.keys.truncate(tokens * d);
+        self.values.truncate(tokens * d);
+    }
+
+    fn shrink(&mut self) {
+        self.positions.shrink_to_fit();
+        self.keys.shrink_to_fit();
+        self.values.shrink_to_fit();
+    }
+
+    /// Attention of a few scaled queries `(rows, D)`; `scores` `(rows, kept)` are what is added to theirs.
+    fn few(&self, queries: &[f32], mut scores: Vec<f32>, d: usize) -> Vec<f32> {
+        let (isa, n, rows) = (Isa::detect(), self.positions.len(), queries.len() / d);
+        for (at, key) in self.keys.chunks_exact(d).enumerate() {
+            for (query, scores) in queries.chunks_exact(d).zip(scores.chunks_exact_mut(n)) {
+                scores[at] += isa.dot(key, query);
+            }
+        }
+        let mut softmax = vec![Softmax::default(); rows];
+        for (softmax, scores) in softmax.iter_mut().zip(scores.chunks_exact_mut(n)) {
+            softmax.weigh(isa, scores);
+        }
+        let (mut wide, mut out) = (vec![0f32; WIDENED.min(n) * d], vec![0f32; rows * d]);
+        for (block, values) in self.values.chunks(WIDENED * d).enumerate() {
+            let (wide, tokens) = (&mut wide[..values.len()], values.len() / d);
+            isa.widen(values, wide);
+            for (scores, out) in scores.chunks_exact(n).zip(out.chunks_exact_mut(d)) {
+                isa.add_weighted(&scores[block * WIDENED..][..tokens], wide, out);
+            }
+        }
+        out.chunks_exact_mut(d).zip(&softmax).for_each(|(out, softmax)| softmax.normalise(out));
+        out
     }
 
     pub fn footprint(&self) -> Footprint {
@@ -68,12 +126,19 @@ pub(super) fn attend(
         .enumerate()
         .map(|(number, head)| {
             let n = head.positions.len();
+            let own = queries.narrow(0, number * group, group)?;
+            if group * tokens <= FEW_ROWS {
+                let members = number * group..(number + 1) * group;
+                let added = added(start..start + tokens, &head.positions, cx, members, &sees);
+                let own = (own * cx.scale)?.flatten_all()?.to_vec1::<f32>()?;
+                return Ok(Tensor::from_vec(head.few(&own, added, d), (group, tokens, d), &Device::Cpu)?);
+            }
             let numbers = |x: &[f16]| -> Result<Tensor, CacheError> {
-                let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+                let mut wide = vec![0f32; x.len()];
+                Isa::detect().widen(x, &mut wide);
                 Ok(Tensor::from_vec(wide, (n, d), &Device::Cpu)?)
             };
             let (keys, values) = (numbers(&head.keys)?.t()?.contiguous()?, numbers(&head.values)?);
-            let own = queries.narrow(0, number * group, group)?;
             let mut tiles = Vec::new();
             for first in (0..tokens).step_by(QUERY_TILE) {
                 let rows = QUERY_TILE.min(tokens - first);
@@ -94,10 +159,10 @@ pub(super) fn attend(
 /// What is added to the scores of queries at `places` over kept keys: `-inf` where a query does not see a key, else a linear
 /// bias or 0. `(G, rows, kept)`.
 fn added(
-    places: std::ops::Range<usize>,
+    places: Range<usize>,
     positions: &[u32],
     cx: &AttendCx<'_>,
-    members: std::ops::Range<usize>,
+    members: Range<usize>,
     sees: &impl Fn(usize, usize) -> bool,
 ) -> Vec<f32> {
     let reach = match cx.pattern.reach {

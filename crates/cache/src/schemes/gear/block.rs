@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use half::f16;
-use kvcsr_codec::{EIGHT, pack_small, unpack_small};
+use kvcsr_codec::{EIGHT, pack_small, unpack_wide};
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
 
@@ -244,7 +244,7 @@ impl Coded {
                     }
                 }
             }
-            unpack_small(bytes, bits, |i, code| row[i] = f32::from(code));
+            unpack_wide(bytes, bits, row);
             for ((x, zero), step) in row.iter_mut().zip(&zeros).zip(&steps) {
                 *x = *x * step + zero;
             }

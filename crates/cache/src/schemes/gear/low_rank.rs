@@ -2,7 +2,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, to_f16};
+use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, to_f16};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -56,10 +56,13 @@ impl LowRank {
         let mut b = vec![0f32; d * self.rank];
         self.a[tokens.start * self.rank..tokens.end * self.rank].convert_to_f32_slice(&mut a);
         self.b.convert_to_f32_slice(&mut b);
+        // (r, D)
+        let mut turned = vec![0f32; b.len()];
+        for (i, row) in b.chunks_exact(self.rank).enumerate() {
+            row.iter().enumerate().for_each(|(k, x)| turned[k * d + i] = *x);
+        }
         for (row, a) in out.chunks_exact_mut(d).zip(a.chunks_exact(self.rank)) {
-            for (x, b) in row.iter_mut().zip(b.chunks_exact(self.rank)) {
-                *x += a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-            }
+            Isa::detect().add_weighted(a, &turned, row);
         }
     }
 

@@ -187,6 +187,11 @@ impl Codec for Coder {
         self.0.buffering
     }
 
+    /// Tables of atoms are made for all tokens of a head.
+    fn in_parts(&self) -> bool {
+        false
+    }
+
     fn tensors(&self, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
         tensors::stores(&self.0, uploads)
     }

@@ -88,11 +88,12 @@ impl CodedTokens for LexicoTokens {
             self.append_adaptive(block);
             return;
         }
-        let each = block.rows.len() / self.heads.len();
         let mut fresh = Fresh::default();
-        for (head, rows) in block.rows.chunks_exact(each).enumerate() {
-            self.encode(rows, &mut fresh);
-            self.heads[head].append(&fresh.indices, &fresh.coefficients);
+        self.encode(block.rows, &mut fresh);
+        let each = fresh.indices.len() / self.heads.len();
+        let codes = fresh.indices.chunks_exact(each).zip(fresh.coefficients.chunks_exact(each));
+        for (head, (indices, coefficients)) in self.heads.iter_mut().zip(codes) {
+            head.append(indices, coefficients);
         }
     }
 

@@ -1,7 +1,10 @@
 //! One sequence's keys as quantised latents, or in f16 where there is no basis.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -11,13 +14,32 @@ use rayon::prelude::*;
 
 use super::{Basis, Settings};
 use crate::coded::affine::{Affine, Scale, channel_ranges};
-use crate::coded::{Block, CodedTokens, drop_front, reserve};
+use crate::coded::{Block, CodedTokens, TILE, drop_front, reserve};
 
 /// Latents are kept inside of f16's range.
 const LARGEST: f32 = 60_000.0;
 
+/// Tiles that a thread keeps unpacked: heads take the same ones in turn.
+const TILES: usize = 2;
+
+/// Latents of some tokens, `(tokens, r)`, and whose they are: the state of a store, and its tokens.
+#[derive(Default)]
+struct Unpacked {
+    of: Option<(u64, Range<usize>)>,
+    latents: Vec<f32>,
+}
+
+thread_local! {
+    static UNPACKED: RefCell<[Unpacked; TILES]> = RefCell::default();
+}
+
+/// Numbers of states of stores: no two are the same.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// Keys of one sequence.
 pub(super) struct KeyTokens {
+    /// Which state of which store this is.
+    state: u64,
     settings: Arc<Settings>,
     calibrated: Option<Arc<Basis>>,
     own: Option<Box<Basis>>,
@@ -41,6 +63,7 @@ struct Group {
 impl KeyTokens {
     pub(super) fn new(settings: Arc<Settings>, calibrated: Option<Arc<Basis>>) -> Self {
         Self {
+            state: NEXT.fetch_add(1, Relaxed),
             settings,
             calibrated,
             own: None,
@@ -54,6 +77,35 @@ impl KeyTokens {
 
     fn basis(&self) -> Option<&Basis> {
         self.calibrated.as_deref().or(self.own.as_deref())
+    }
+
+    /// Writes the latents of `tokens`, `(n, r)`.
+    fn unpack(&self, basis: &Basis, tokens: Range<usize>, latents: &mut Vec<f32>) {
+        let (kept, row_bytes) = (basis.bits.len(), basis.row_bytes());
+        latents.resize(tokens.len() * kept, 0.0);
+        let mut group = self.ends.partition_point(|&end| end as usize <= tokens.start);
+        let (mut scales, mut loaded) = (vec![(0f32, 0f32); kept], usize::MAX);
+        for (token, row) in tokens.zip(latents.chunks_exact_mut(kept)) {
+            group += usize::from(self.ends[group] as usize <= token);
+            if loaded != group {
+                loaded = group;
+                let stored = &self.scales[group * kept..(group + 1) * kept];
+                scales.iter_mut().zip(stored).for_each(|(to, s)| *to = (s.step.to_f32(), s.zero.to_f32()));
+            }
+            let mut bytes = self.codes[token * row_bytes..(token + 1) * row_bytes].iter();
+            let (mut word, mut held) = (0u32, 0);
+            for ((x, (step, zero)), &bits) in row.iter_mut().zip(&scales).zip(&basis.bits) {
+                let bits = u32::from(bits);
+                while held < bits {
+                    word |= u32::from(*bytes.next().expect("a row holds the bits of all channels")) << held;
+                    held += 8;
+                }
+                let code = (word & ((1 << bits) - 1)) as f32;
+                word >>= bits;
+                held -= bits;
+                *x = code * step + zero;
+            }
+        }
     }
 
     fn append_exact(&mut self, block: &Block<'_>) {
@@ -125,6 +177,7 @@ fn centred(latents: &[f32], bits: &[u8], min: &mut [f32], max: &mut [f32]) {
 
 impl CodedTokens for KeyTokens {
     fn append(&mut self, block: &Block<'_>) {
+        self.state = NEXT.fetch_add(1, Relaxed);
         // Without as many tokens as make the basis of all channels plain, none is fitted: now or later.
         let long = block.prompt && block.tokens >= 2 * self.settings.channels();
         if self.tokens == 0 && self.calibrated.is_none() && long {
@@ -173,32 +226,21 @@ impl CodedTokens for KeyTokens {
         if kept == 0 {
             return;
         }
-        let mut group = self.ends.partition_point(|&end| end as usize <= tokens.start);
-        let row_bytes = basis.row_bytes();
-        let mut latents = vec![0f32; n * kept];
-        for (token, row) in tokens.zip(latents.chunks_exact_mut(kept)) {
-            group += usize::from(self.ends[group] as usize <= token);
-            let scales = &self.scales[group * kept..(group + 1) * kept];
-            let mut bytes = self.codes[token * row_bytes..(token + 1) * row_bytes].iter();
-            let (mut word, mut held) = (0u32, 0);
-            for ((x, scale), &bits) in row.iter_mut().zip(scales).zip(&basis.bits) {
-                let bits = u32::from(bits);
-                while held < bits {
-                    word |= u32::from(*bytes.next().expect("a row holds the bits of all channels")) << held;
-                    held += 8;
-                }
-                let code = (word & ((1 << bits) - 1)) as f32;
-                word >>= bits;
-                held -= bits;
-                *x = code * scale.step.to_f32() + scale.zero.to_f32();
-            }
-        }
         // The head's part of every vector, (r, D).
         let mut vectors = vec![0f32; kept * d];
         for (to, from) in vectors.chunks_exact_mut(d).zip(basis.vectors.chunks_exact(channels)) {
             from[head * d..(head + 1) * d].convert_to_f32_slice(to);
         }
-        multiply_add(MatrixMut::new(out, n, d), Matrix::new(&latents, n, kept), Matrix::new(&vectors, kept, d));
+        let vectors = Matrix::new(&vectors, kept, d);
+        UNPACKED.with_borrow_mut(|tiles| {
+            let Unpacked { of, latents } = &mut tiles[tokens.start / TILE % TILES];
+            if !of.as_ref().is_some_and(|(state, held)| *state == self.state && *held == tokens) {
+                *of = None;
+                self.unpack(basis, tokens.clone(), latents);
+                *of = Some((self.state, tokens));
+            }
+            multiply_add(MatrixMut::new(out, n, d), Matrix::new(latents, n, kept), vectors);
+        });
     }
 
     fn footprint(&self) -> Footprint {
@@ -219,6 +261,7 @@ impl CodedTokens for KeyTokens {
     }
 
     fn drop_first(&mut self, tokens: usize) {
+        self.state = NEXT.fetch_add(1, Relaxed);
         match self.basis().map(|basis| (basis.row_bytes(), basis.bits.len())) {
             None => drop_front(&mut self.exact, tokens * self.settings.channels()),
             Some((row_bytes, kept)) => {
