@@ -29,6 +29,12 @@ fn names(dir: &TempDir) -> Vec<PathBuf> {
     entries.map(|e| e.unwrap().file_name().into()).collect()
 }
 
+fn sorted(dir: &TempDir) -> Vec<String> {
+    let mut all: Vec<String> = names(dir).into_iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    all.sort();
+    all
+}
+
 /// The error's text, which must name the file.
 #[track_caller]
 fn complaint<T>(path: &Path, result: Result<T, CodecError>) -> String {
@@ -138,6 +144,38 @@ fn an_unfinished_shard_leaves_nothing() {
     huge.heads = 100;
     assert!(ShardWriter::create(&path, huge).is_err());
     assert!(names(&dir).is_empty());
+}
+
+#[test]
+fn a_shard_goes_on_where_a_killed_run_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let vectors: Vec<f32> = (0..36).map(|x| x as f32).collect();
+    let whole = dir.path().join("whole");
+    write_shard(&whole, &vectors);
+
+    let mut writer = ShardWriter::resume(&path, header(3)).unwrap();
+    writer.append(&vectors[..24]).unwrap();
+    writer.sync().unwrap();
+    drop(writer);
+    assert_eq!(sorted(&dir), ["s.unfinished", "whole"]);
+    // Half a token more, as a kill leaves it.
+    let unfinished = dir.path().join("s.unfinished");
+    let mut bytes = fs::read(&unfinished).unwrap();
+    bytes.extend([1; 12]);
+    fs::write(&unfinished, bytes).unwrap();
+    let mut writer = ShardWriter::resume(&path, header(3)).unwrap();
+    assert_eq!(writer.tokens(), 2);
+    // The others of its set may have less.
+    writer.keep(1).unwrap();
+    writer.append(&vectors[12..]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(sorted(&dir), ["s", "whole"]);
+    assert_eq!(fs::read(&path).unwrap(), fs::read(&whole).unwrap());
+
+    // A finished one is whole; one of another header is begun anew.
+    assert_eq!(ShardWriter::resume(&path, header(3)).unwrap().tokens(), 3);
+    assert_eq!(ShardWriter::resume(&path, header(4)).unwrap().tokens(), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Making a stage's outputs: is it up to date, why not, resume or start over, record and rename.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -67,7 +67,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
         if let Some((_, count)) = slices {
             slices::remove(stage, run, &recipe, count)?;
         }
-        sweep(&places)?;
+        sweep(stage, run, &places)?;
         end(stage, run, dir)
     };
     if outdated(dir, &recipe, run.force)?.is_none() {
@@ -232,14 +232,20 @@ fn record(run: &Run, places: &Places<'_>, recipe: Recipe, room: &Room, wall_seco
     places.place()
 }
 
-/// Removes what a kill left beside finished outputs while it wrote what follows them. Where that may not be done, or another process
-/// is at work, it stays.
-fn sweep(places: &Places<'_>) -> Result<()> {
-    if atomic::leftovers(&places.dir)?.is_empty() {
+/// Removes what a kill left beside finished outputs, and beside copies of them, while it wrote what follows them. Where that may not be
+/// done, or another process is at work, it stays.
+fn sweep(stage: &dyn Stage, run: &Run, places: &Places<'_>) -> Result<()> {
+    let copies = stage.copies(run).filter(|folder| folder.is_dir());
+    let folders: Vec<PathBuf> = [places.dir.clone()].into_iter().chain(copies).collect();
+    let mut left = false;
+    for folder in &folders {
+        left |= !atomic::leftovers(folder)?.is_empty();
+    }
+    if !left {
         return Ok(());
     }
     match places.lock() {
-        Ok(_lock) => atomic::remove_leftovers(&places.dir),
+        Ok(_lock) => folders.iter().try_for_each(|folder| atomic::remove_leftovers(folder)),
         Err(_) => Ok(()),
     }
 }
@@ -311,6 +317,9 @@ mod tests {
         }
         fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
             Ok(Map::new())
+        }
+        fn copies(&self, run: &Run) -> Option<PathBuf> {
+            Some(run.paths.results.clone())
         }
         fn make(&self, _run: &Run, dir: &Path) -> Result<()> {
             if !dir.join("first").is_file() {
@@ -398,6 +407,11 @@ mod tests {
         drop(held);
         run(&stage, &settings).unwrap();
         assert!(!left.exists());
+        let beside = settings.paths.results.join(".tmp-left.csv");
+        std::fs::create_dir_all(&settings.paths.results).unwrap();
+        std::fs::write(&beside, "half").unwrap();
+        run(&stage, &settings).unwrap();
+        assert!(!beside.exists());
     }
 
     #[test]

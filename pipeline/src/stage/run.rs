@@ -52,6 +52,10 @@ pub trait Stage: Sync {
     fn finish(&self, _run: &Run, _dir: &Path) -> Result<()> {
         Ok(())
     }
+    /// The folder of those copies, if there are any: what a kill left in it is removed by the next run.
+    fn copies(&self, _run: &Run) -> Option<PathBuf> {
+        None
+    }
     /// Shown after the stage, also when it was up to date.
     fn summary(&self, _run: &Run, _dir: &Path) -> Result<Vec<String>> {
         Ok(Vec::new())

@@ -135,6 +135,10 @@ impl Stage for Ablate {
         atomic::write_if_changed(&target.join(PAGE), section.page(run)?.as_bytes())
     }
 
+    fn copies(&self, run: &Run) -> Option<PathBuf> {
+        Some(page_dir(run))
+    }
+
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
         let section = Section::of(dir)?;
         let mut lines = vec![ablation::coverage(&section.rows)];

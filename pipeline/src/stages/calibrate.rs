@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use kvcsr_codec::{Kind, ShardHeader, ShardWriter};
@@ -12,12 +13,12 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{Config, check, sections};
 use crate::room::{Amount, Room};
-use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of, remove_file};
 use crate::stages::importance::Observed;
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, open_model, shard_name};
 use crate::stages::sizes::{Sizes, product};
 use crate::text::Side;
-use crate::ui;
+use crate::{atomic, ui};
 
 /// See the module.
 pub struct Calibrate;
@@ -88,7 +89,8 @@ impl Stage for Calibrate {
         let (decoder, tokenizer) = open_model(run)?;
         let settings = &run.config.calibrate;
         record(run, &decoder, &tokenizer, Side::Calibration, settings.tokens, dir)?;
-        record(run, &decoder, &tokenizer, Side::Heldout, settings.heldout_tokens, dir)
+        record(run, &decoder, &tokenizer, Side::Heldout, settings.heldout_tokens, dir)?;
+        [Side::Calibration, Side::Heldout].iter().try_for_each(|side| remove_file(&dir.join(progress_file(*side))))
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -108,8 +110,16 @@ fn per_corpus(run: &Run, tokens: usize) -> usize {
     tokens.div_ceil(run.config.calibrate.sequence * run.config.corpora.len())
 }
 
+/// File of the sequences that are durable in all shards of a side, while they are made.
+fn progress_file(side: Side) -> &'static str {
+    match side {
+        Side::Calibration => "progress-calibration.json",
+        Side::Heldout => "progress-heldout.json",
+    }
+}
+
 /// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
-/// and kind, and one of weights where they are asked for.
+/// and kind, and one of weights where they are asked for. Goes on after the sequences that an unfinished run has recorded.
 fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
@@ -128,7 +138,7 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
                     ]);
                     let heads = geometry.kv_heads;
                     let header = ShardHeader { layer, kind, tokens: total, heads, head_dim, extra };
-                    ShardWriter::create(dir.join(shard_name(layer, kind)), header)
+                    ShardWriter::resume(dir.join(shard_name(layer, kind)), header)
                 });
                 Ok([keys?, values?])
             })
@@ -140,10 +150,27 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
     };
     let mut vectors = create(vectors, geometry.head_dim)?;
     let mut weights = if run.config.calibrate.importance { create(weights, 1)? } else { Vec::new() };
+    let progress = dir.join(progress_file(side));
+    let durable: usize = if progress.is_file() { atomic::read_json(&progress)? } else { 0 };
+    let all = || vectors.iter().chain(&weights).flatten();
+    let mut done = all().map(|writer| writer.tokens() / length).min().unwrap_or(0).min(durable);
+    for writer in vectors.iter_mut().chain(&mut weights).flatten() {
+        writer.keep(done * length)?;
+    }
     let bar = ui::bar("calibrate", total as u64, "tokens");
+    bar.inc((done * length) as u64);
+    let (mut skipped, mut last, mut pause) = (0, Instant::now(), Duration::ZERO);
     for id in corpora {
         bar.set_message(format!("{id}, {}", if side == Side::Heldout { "held out" } else { "calibration" }));
+        if skipped + per_corpus <= done {
+            skipped += per_corpus;
+            continue;
+        }
         for ids in corpus(run, tokenizer, id, side, length, per_corpus)? {
+            if skipped < done {
+                skipped += 1;
+                continue;
+            }
             let seen = Observed::prefill(decoder, &ids, PREFILL_CHUNK, !weights.is_empty())?;
             for (writers, seen) in vectors.iter_mut().zip(&seen) {
                 for (writer, tensor) in writers.iter_mut().zip([&seen.keys, &seen.values]) {
@@ -157,8 +184,19 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
                 }
             }
             bar.inc(ids.len() as u64);
+            (done, skipped) = (done + 1, skipped + 1);
+            // As often as costs a twentieth of the time.
+            if last.elapsed() >= pause {
+                let started = Instant::now();
+                vectors.iter_mut().chain(&mut weights).flatten().try_for_each(ShardWriter::sync)?;
+                atomic::write_json(&progress, &done)?;
+                (last, pause) = (Instant::now(), 20 * started.elapsed());
+            }
         }
     }
+    // Before the files get their names: a run that is killed there finds all of it.
+    vectors.iter_mut().chain(&mut weights).flatten().try_for_each(ShardWriter::sync)?;
+    atomic::write_json(&progress, &done)?;
     for writer in vectors.into_iter().chain(weights).flatten() {
         writer.finish()?;
     }

@@ -6,7 +6,7 @@ pub mod shard;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -34,12 +34,23 @@ pub(crate) struct Planned {
     pub(crate) bytes: usize,
 }
 
-/// A file under a temporary name until [`Writer::finish`] renames it; dropped before that, it is removed.
+/// A file under another name until [`Writer::finish`] renames it.
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
-    file: AtomicFile,
+    target: Target,
 }
+
+#[derive(Debug)]
+enum Target {
+    /// Under a temporary name: dropped before it is finished, it is removed.
+    New(AtomicFile),
+    /// Under a name that the next run of the program finds, with the bytes of its header.
+    Kept { file: BufWriter<File>, at: PathBuf, header: u64 },
+}
+
+/// What is added to the name of a file that another run may go on with.
+const UNFINISHED: &str = ".unfinished";
 
 impl Writer {
     /// Creates the file and writes its header. Entries are in a fixed order, so equal
@@ -49,6 +60,63 @@ impl Writer {
         metadata: &BTreeMap<String, String>,
         tensors: &[Planned],
     ) -> Result<Self, CodecError> {
+        let file = AtomicFile::create(path).map_err(|e| CodecError::io(path, e))?;
+        let mut writer = Self { path: path.to_owned(), target: Target::New(file) };
+        writer.write(&Self::header(path, metadata, tensors)?)?;
+        Ok(writer)
+    }
+
+    /// As [`Writer::create`], but goes on with the file of the same header that an earlier run began, or finished; returns the bytes of
+    /// data that it holds. Dropped unfinished, it stays for the next run.
+    pub(crate) fn resume(
+        path: &Path,
+        metadata: &BTreeMap<String, String>,
+        tensors: &[Planned],
+    ) -> Result<(Self, u64), CodecError> {
+        let header = Self::header(path, metadata, tensors)?;
+        let mut at = path.as_os_str().to_owned();
+        at.push(UNFINISHED);
+        let at = PathBuf::from(at);
+        let open = || -> std::io::Result<(File, u64)> {
+            if path.is_file() {
+                std::fs::rename(path, &at)?;
+            }
+            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&at)?;
+            let mut found = Vec::with_capacity(header.len());
+            Read::by_ref(&mut file).take(header.len() as u64).read_to_end(&mut found)?;
+            if found == header {
+                let bytes = file.metadata()?.len() - header.len() as u64;
+                return Ok((file, bytes));
+            }
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&header)?;
+            Ok((file, 0))
+        };
+        let (file, bytes) = open().map_err(|e| CodecError::io(&at, e))?;
+        let file = BufWriter::with_capacity(1 << 16, file);
+        let header = header.len() as u64;
+        Ok((Self { path: path.to_owned(), target: Target::Kept { file, at, header } }, bytes))
+    }
+
+    /// Keeps the first `bytes` bytes of data of a file that is gone on with, and writes after them.
+    pub(crate) fn keep(&mut self, bytes: u64) -> Result<(), CodecError> {
+        let Target::Kept { file, at, header } = &mut self.target else { return Ok(()) };
+        let cut = |file: &mut BufWriter<File>| -> std::io::Result<()> {
+            file.seek(SeekFrom::Start(*header + bytes))?;
+            file.get_ref().set_len(*header + bytes)
+        };
+        cut(file).map_err(|e| CodecError::io(&*at, e))
+    }
+
+    /// Makes what was written so far durable, where another run may go on with it.
+    pub(crate) fn sync(&mut self) -> Result<(), CodecError> {
+        let Target::Kept { file, at, .. } = &mut self.target else { return Ok(()) };
+        file.flush().and_then(|()| file.get_ref().sync_data()).map_err(|e| CodecError::io(&*at, e))
+    }
+
+    /// The header and its length.
+    fn header(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[Planned]) -> Result<Vec<u8>, CodecError> {
         let mut header = Map::new();
         header.insert("__metadata__".into(), json!(metadata));
         let mut start = 0;
@@ -65,12 +133,7 @@ impl Writer {
             let most = format!("at most {MAX_HEADER} bytes");
             return Err(CodecError::file(path, "header", most, length.to_string()));
         }
-
-        let file = AtomicFile::create(path).map_err(|e| CodecError::io(path, e))?;
-        let mut writer = Self { path: path.to_owned(), file };
-        writer.write(&length.to_le_bytes())?;
-        writer.write(&text)?;
-        Ok(writer)
+        Ok([&length.to_le_bytes()[..], &text].concat())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -78,12 +141,23 @@ impl Writer {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
-        self.file.write_all(bytes).map_err(|e| CodecError::io(&self.path, e))
+        let written = match &mut self.target {
+            Target::New(file) => file.write_all(bytes),
+            Target::Kept { file, .. } => file.write_all(bytes),
+        };
+        written.map_err(|e| CodecError::io(&self.path, e))
     }
 
     /// Makes the data durable, then visible under its name.
     pub(crate) fn finish(self) -> Result<(), CodecError> {
-        self.file.persist().map_err(|e| CodecError::io(&self.path, e))
+        let finished = match self.target {
+            Target::New(file) => file.persist(),
+            Target::Kept { file, at, .. } => file
+                .into_inner()
+                .map_err(std::io::IntoInnerError::into_error)
+                .and_then(|_| atomic::rename(&at, &self.path)),
+        };
+        finished.map_err(|e| CodecError::io(&self.path, e))
     }
 }
 

@@ -37,7 +37,7 @@ pub struct ShardHeader {
 }
 
 /// Writes a shard token by token under a temporary name; [`ShardWriter::finish`] renames it.
-/// Dropped unfinished, it leaves nothing behind.
+/// Dropped unfinished, it leaves nothing behind, unless it was begun by [`ShardWriter::resume`].
 #[derive(Debug)]
 pub struct ShardWriter {
     file: Writer,
@@ -53,6 +53,49 @@ impl ShardWriter {
     /// If the header is not valid or the file cannot be created.
     pub fn create(path: impl AsRef<Path>, header: ShardHeader) -> Result<Self, CodecError> {
         let path = path.as_ref();
+        let (row, expected, metadata, planned) = Self::plan(path, header)?;
+        Ok(Self { file: Writer::create(path, &metadata, &[planned])?, row, expected, written: 0 })
+    }
+
+    /// Goes on with the shard of the same header that an earlier run began under the name with `.unfinished` added, or finished. Dropped
+    /// unfinished, it stays for the next run.
+    ///
+    /// # Errors
+    /// As [`ShardWriter::create`].
+    pub fn resume(path: impl AsRef<Path>, header: ShardHeader) -> Result<Self, CodecError> {
+        let path = path.as_ref();
+        let (row, expected, metadata, planned) = Self::plan(path, header)?;
+        let (file, bytes) = Writer::resume(path, &metadata, &[planned])?;
+        let tokens = usize::try_from(bytes).unwrap_or(usize::MAX) / (2 * row);
+        let mut shard = Self { file, row, expected, written: 0 };
+        shard.keep(tokens.min(expected / row))?;
+        Ok(shard)
+    }
+
+    /// Tokens written.
+    pub fn tokens(&self) -> usize {
+        self.written / self.row
+    }
+
+    /// Keeps the first `tokens` tokens of a shard that is gone on with.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn keep(&mut self, tokens: usize) -> Result<(), CodecError> {
+        self.written = tokens * self.row;
+        self.file.keep(2 * self.written as u64)
+    }
+
+    /// Makes the tokens written so far durable, where another run may go on with them.
+    ///
+    /// # Errors
+    /// If the disk refuses.
+    pub fn sync(&mut self) -> Result<(), CodecError> {
+        self.file.sync()
+    }
+
+    /// Numbers of a token and of all, metadata and the tensor.
+    fn plan(path: &Path, header: ShardHeader) -> Result<(usize, usize, BTreeMap<String, String>, Planned), CodecError> {
         let shape = [header.tokens, header.heads, header.head_dim];
         let wrong = |expected| CodecError::file(path, TENSOR, expected, format!("shape {shape:?}"));
         if header.heads == 0 || header.head_dim == 0 {
@@ -68,8 +111,7 @@ impl ShardWriter {
                 return Err(CodecError::file(path, key, "no extra entry", found));
             }
         }
-        let planned = Planned { name: TENSOR.into(), dtype: "F16", shape: shape.to_vec(), bytes };
-        Ok(Self { file: Writer::create(path, &metadata, &[planned])?, row, expected, written: 0 })
+        Ok((row, expected, metadata, Planned { name: TENSOR.into(), dtype: "F16", shape: shape.to_vec(), bytes }))
     }
 
     /// Appends tokens `(t, Hkv, D)`, rounded to f16.

@@ -146,6 +146,10 @@ impl Stage for LongBench {
         Ok(())
     }
 
+    fn copies(&self, run: &Run) -> Option<PathBuf> {
+        run.config.report.publish.then(|| run.paths.results.clone())
+    }
+
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
         let mut lines = scores::lines(dir)?;
         lines.push(format!("page     {}", run.paths.show(&dir.join(PAGE))));

@@ -8,7 +8,7 @@ pub mod section;
 pub mod sections;
 pub mod sheet;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use kvcsr_report::page::Page;
@@ -130,6 +130,10 @@ impl Stage for Report {
         let documents = format!("{}, {} and {}", README.path, RESULTS.path, CLAIMS.path);
         ui::line(self.name(), &format!("published in {}, {documents}", run.paths.show(target)));
         Ok(())
+    }
+
+    fn copies(&self, run: &Run) -> Option<PathBuf> {
+        run.config.report.publish.then(|| run.paths.results.clone())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
