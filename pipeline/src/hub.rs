@@ -128,7 +128,8 @@ impl HubName {
         use hf_hub::{Cache, Repo, RepoType};
 
         let mut builder = ApiBuilder::from_cache(Cache::new(cache.to_owned())).with_progress(true);
-        if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
+        let endpoint = std::env::var("HF_ENDPOINT").ok().map(|of| of.trim().trim_end_matches('/').to_owned());
+        if let Some(endpoint) = endpoint.filter(|of| !of.is_empty()) {
             builder = builder.with_endpoint(endpoint);
         }
         // A cache elsewhere has no token beside it: the login's is in the user's own.

@@ -174,7 +174,8 @@ impl Opened {
             Name::Path(path) if path.exists() => path,
             Name::Hub(name) => {
                 from = Some(name.to_string());
-                name.fetch()?
+                // What is there needs no network.
+                name.fetched().or_else(|_| name.fetch())?
             }
             other => match Paths::find("smol") {
                 Ok(paths) => other.locate(&paths)?,

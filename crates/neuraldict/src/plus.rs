@@ -48,20 +48,22 @@ pub fn fit(tokens: &[f32], metric: &[f32], config: PlusConfig) -> Result<PlusTab
     let _guard = tch::no_grad_guard();
     let n = metric.len() as i64;
     let weights = Tensor::f_from_slice(metric)?;
-    let rows = Tensor::f_from_slice(tokens)?.f_view([-1, n])?.f_mul(&weights)?;
-    let count = rows.size()[0];
+    let count = tokens.len() as i64 / n;
     assert!(count >= config.atoms as i64, "{count} tokens make at most as many atoms");
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     let mut order: Vec<i64> = (0..count).collect();
     rand::seq::SliceRandom::shuffle(&mut order[..], &mut rng);
-    let rows = rows.f_index_select(0, &Tensor::f_from_slice(&order)?)?;
+    let order = Tensor::f_from_slice(&order)?;
+    let rows = Tensor::f_from_slice(tokens)?.f_view([-1, n])?.f_index_select(0, &order)?.f_mul(&weights)?;
     let centroids = kmeans(&rows, config.atoms, config.iterations, &mut rng, &mut |_, _| {})?.centroids;
     let norms = row_norms(&rows)?.f_square()?.f_view([count])?;
     let (labels, _) = assign(&rows, &norms, &centroids)?;
-    let left = rows.f_sub(&centroids.f_index_select(0, &labels)?)?;
     let mut second = Tensor::f_zeros([n, n], (Kind::Double, Device::Cpu))?;
     for start in (0..count).step_by(CHUNK as usize) {
-        let part = left.f_narrow(0, start, CHUNK.min(count - start))?.f_to_kind(Kind::Double)?;
+        // What the atoms leave.
+        let part = |all: &Tensor| all.f_narrow(0, start, CHUNK.min(count - start));
+        let left = part(&rows)?.f_sub(&centroids.f_index_select(0, &part(&labels)?)?)?;
+        let part = left.f_to_kind(Kind::Double)?;
         second = second.f_add(&part.f_tr()?.f_matmul(&part)?)?;
     }
     let Axes { vectors, deviations } = principal(&second.f_div_scalar(count as f64)?)?;

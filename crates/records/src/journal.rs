@@ -106,9 +106,11 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
     /// [`RecordsError::Io`], [`RecordsError::Json`] for a row that JSON cannot hold.
     pub fn append(&mut self, row: &R) -> Result<R, RecordsError> {
         let line = self.done.len() + 1;
-        self.append_all(std::slice::from_ref(row))?;
+        // First: a number that JSON cannot hold would keep the file from being opened again.
         let read = serde_json::to_vec(row).and_then(|text| serde_json::from_slice(&text));
-        read.map_err(|source| RecordsError::Json { path: self.path.clone(), line, source })
+        let read = read.map_err(|source| RecordsError::Json { path: self.path.clone(), line, source })?;
+        self.append_all(std::slice::from_ref(row))?;
+        Ok(read)
     }
 
     /// Appends rows in one write and makes sure that they are on disk.

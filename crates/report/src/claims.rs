@@ -192,7 +192,10 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
         let others: Vec<Group<'_>> = others.iter().map(|rows| Group::new(ALL, rows)).collect();
         let n = ours.strata.iter().map(Vec::len).sum();
         let compared = if claim.other == DELETION {
-            Some((evidence::over_deletion(&ours, &others, statistics), n, ours.bits(), 0.0))
+            // Deletion is not taken beyond its rows.
+            let least = others.iter().map(Group::bits).fold(f64::INFINITY, f64::min);
+            let most = others.iter().map(Group::bits).fold(0.0, f64::max);
+            Some((evidence::over_deletion(&ours, &others, statistics), n, ours.bits().clamp(least, most), 0.0))
         } else {
             let noise = statistics.noise * others[0].lost() / others[0].hidden();
             evidence::difference(&ours, &others[0], statistics).map(|(of, n)| (of, n, others[0].bits(), noise))

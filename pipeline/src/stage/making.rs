@@ -93,7 +93,11 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
     ensure_same(stage, run, &recipe, partial)?;
     // What a run that grows goes on from took its time, too.
     let before = match Manifest::open(dir) {
-        Ok(Some(old)) if !run.force && recipe.extends(&old.recipe, stage.declaration().grows) => old.wall_seconds,
+        Ok(Some(old))
+            if !run.force && recipe.extends(&old.recipe, stage.declaration().grows) && old.damage(dir).is_none() =>
+        {
+            old.wall_seconds
+        }
         _ => 0.0,
     };
     record(run, &places, recipe.clone(), room, before + started.elapsed().as_secs_f64())?;
@@ -244,6 +248,10 @@ fn sweep(stage: &dyn Stage, run: &Run, places: &Places<'_>) -> Result<()> {
     if !left {
         return Ok(());
     }
+    // Others write their copies into the same folder.
+    let others = run.stages.iter().filter(|other| other.name() != stage.name() && other.copies(run).is_some());
+    let locked = others.map(|other| Places::new(&run.paths.run, other.name()).lock()).collect::<Result<Vec<_>>>();
+    let Ok(_others) = locked else { return Ok(()) };
     match places.lock() {
         Ok(_lock) => folders.iter().try_for_each(|folder| atomic::remove_leftovers(folder)),
         Err(_) => Ok(()),

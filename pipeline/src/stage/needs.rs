@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use super::declaration::{Declaration, Need};
 use super::makers::digests;
 use super::run::Run;
+use crate::config::Config;
+use crate::config::sections::executor::Kind;
 use crate::manifest::{ATTENTION, DEVICE, DTYPE};
 use crate::sources::{SourceKind, Sources};
 use crate::{documents, models};
@@ -32,7 +34,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                     Precision::Auto => {}
                     precision => drop(inputs.insert(DTYPE.to_owned(), precision.to_string().into())),
                 }
-                if !kvcsr_model::find_device(&run.config.device)?.is_cpu() {
+                if on_gpu(&run.config)? {
                     inputs.insert(DEVICE.to_owned(), "gpu".into());
                 }
             }
@@ -87,4 +89,14 @@ pub fn downloads(run: &Run) -> Result<Vec<(String, SourceKind)>> {
         }
     }
     Ok(wanted)
+}
+
+/// Whether a GPU computes. Jobs are submitted from machines that may have none: there the configuration says what nodes have.
+fn on_gpu(config: &Config) -> Result<bool> {
+    Ok(match config.device.as_str() {
+        "cpu" => false,
+        "auto" if config.executor.kind == Kind::Slurm => cfg!(feature = "cuda") && config.executor.gpus > 0,
+        "auto" => !kvcsr_model::find_device("auto")?.is_cpu(),
+        _ => true,
+    })
 }

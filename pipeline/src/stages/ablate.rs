@@ -61,13 +61,7 @@ impl Stage for Ablate {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.ablate)?;
-        let train = &run.config.train.trainer;
-        parameters.insert("sparsity".into(), train.sparsity.into());
-        parameters.insert("learning_rate".into(), train.learning_rate.into());
-        parameters.insert("batch".into(), train.batch.into());
-        parameters.insert("kmeans_iterations".into(), train.kmeans_iterations.into());
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("device".into(), run.config.device.clone().into());
+        parameters.insert("train".into(), crate::stages::train::parameters(run)?.into());
         Ok(parameters)
     }
 

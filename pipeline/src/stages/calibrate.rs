@@ -148,9 +148,18 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
         Side::Calibration => ("calibration", "importance"),
         Side::Heldout => ("heldout", "importance-heldout"),
     };
+    let progress = dir.join(progress_file(side));
+    // That file goes when all shards have their names: without it, and with all of them, this side is finished.
+    let folders = [Some(vectors), run.config.calibrate.importance.then_some(weights)];
+    let named = |folder: &str| {
+        let mut names = (0..geometry.layers).flat_map(|layer| Kind::ALL.map(|kind| shard_name(layer, kind)));
+        names.all(|name| dir.join(folder).join(name).is_file())
+    };
+    if !progress.is_file() && folders.into_iter().flatten().all(named) {
+        return Ok(());
+    }
     let mut vectors = create(vectors, geometry.head_dim)?;
     let mut weights = if run.config.calibrate.importance { create(weights, 1)? } else { Vec::new() };
-    let progress = dir.join(progress_file(side));
     let durable: usize = if progress.is_file() { atomic::read_json(&progress)? } else { 0 };
     let all = || vectors.iter().chain(&weights).flatten();
     let mut done = all().map(|writer| writer.tokens() / length).min().unwrap_or(0).min(durable);

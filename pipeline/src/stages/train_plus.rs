@@ -39,6 +39,7 @@ static DECLARATION: Declaration = Declaration {
     version: 2,
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
+    grows: &["trial", "trial_documents"],
     sliced: Some(&TrainPlus),
     ..Declaration::EMPTY
 };

@@ -13,7 +13,7 @@ use kvcsr_neuraldict::TrainConfig;
 use serde_json::{Map, Value};
 
 use crate::room::{Amount, Room};
-use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of, remove_file};
+use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, remove_file};
 use crate::stages::inputs::{model_layers, open_model, open_shard};
 use crate::stages::sizes::{Sizes, product};
 use crate::stages::train::{DICTIONARIES, Variant};
@@ -44,9 +44,7 @@ impl Stage for TrainRope {
     }
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
-        let mut parameters = parameters_of(&run.config.train)?;
-        parameters.insert("seed".into(), run.config.seed.into());
-        parameters.insert("device".into(), run.config.device.clone().into());
+        let mut parameters = crate::stages::train::parameters(run)?;
         parameters.insert("rope_positions".into(), run.config.calibrate_peers.rope_positions.into());
         Ok(parameters)
     }

@@ -117,6 +117,7 @@ fn what_was_joined_before_a_kill_is_not_made_again() {
         ("train", "dictionaries.safetensors"),
         ("train-rope", "dictionaries.safetensors"),
         ("train-plus", "csr-plus.safetensors"),
+        ("calibrate", "calibration/layer-00-keys.safetensors"),
     ] {
         let made = all.of(stage);
         // Killed before the record was written, whose text says what the outputs belong to.
@@ -125,7 +126,10 @@ fn what_was_joined_before_a_kill_is_not_made_again() {
         fs::rename(home.stage(stage), home.partial(stage)).unwrap();
         fs::write(home.partial(stage).join("recipe.json"), recipe.to_string()).unwrap();
         fs::remove_file(home.partial(stage).join("manifest.json")).unwrap();
-        let file = |folder: PathBuf| fs::metadata(folder.join(file)).unwrap().ino();
+        let file = |folder: PathBuf| {
+            let about = fs::metadata(folder.join(file)).unwrap();
+            (about.ino(), about.modified().unwrap())
+        };
         let before = file(home.partial(stage));
         home.check(made);
         assert_eq!(file(home.stage(stage)), before, "{stage}: made again");

@@ -250,8 +250,8 @@ impl CodedCache {
         out
     }
 
-    /// Attention of few queries over many tokens, by parts of the tokens: all heads of a part on one thread, so that what they share is
-    /// unpacked once, and the parts on all threads.
+    /// Attention of few queries over many tokens, by parts of the tokens on all threads: heads of a part on one thread, so that what they
+    /// share is unpacked once.
     fn attend_in_parts<'c>(
         &self,
         queries: &[f32],
@@ -267,14 +267,19 @@ impl CodedCache {
         let parts: Vec<(usize, Range<usize>)> = self.sequences.iter().enumerate().flat_map(of).collect();
         let mut weighted = vec![0f32; parts.len() * all];
         let mut softmax = vec![Softmax::default(); parts.len() * kv_heads * rows];
-        let work = weighted.par_chunks_exact_mut(all).zip(softmax.par_chunks_exact_mut(kv_heads * rows)).zip(&parts);
-        work.for_each(|((weighted, softmax), (row, part))| {
+        // Heads of a part on one thread: all of them, where that leaves work for every thread. No result depends on it.
+        let threads = rayon::current_num_threads();
+        let mut shares = (1..=kv_heads).rev().filter(|heads| kv_heads.is_multiple_of(*heads));
+        let heads = shares.find(|heads| parts.len() * (kv_heads / heads) >= threads).unwrap_or(1);
+        let work = weighted.par_chunks_exact_mut(heads * each).zip(softmax.par_chunks_exact_mut(heads * rows));
+        work.enumerate().for_each(|(task, (weighted, softmax))| {
+            let ((row, part), first) = (&parts[task * heads / kv_heads], task * heads % kv_heads);
             let mut scratch = SCRATCH.take();
-            let queries = queries[row * all..(row + 1) * all].chunks_exact(each);
+            let queries = queries[row * all + first * each..][..heads * each].chunks_exact(each);
             let to = weighted.chunks_exact_mut(each).zip(softmax.chunks_exact_mut(rows));
             for (head, ((weighted, softmax), queries)) in to.zip(queries).enumerate() {
                 let to = Part { softmax, weighted };
-                call(row * kv_heads + head).attend_part(queries, part.clone(), &mut scratch, to);
+                call(row * kv_heads + first + head).attend_part(queries, part.clone(), &mut scratch, to);
             }
             SCRATCH.set(scratch);
         });

@@ -85,6 +85,12 @@ impl Stage for Allocate {
         if levels.is_empty() || !levels.iter().all(|level| (1..=255).contains(level)) || !levels.is_sorted() {
             bail!("allocate.levels must be a rising list of levels from 1 to 255, found {levels:?}");
         }
+        let (keys, values) = (config.train.key_chunks, config.train.value_chunks);
+        if !design.iter().all(|level| level.is_multiple_of(keys) && level.is_multiple_of(values)) {
+            bail!(
+                "allocate.design must be multiples of train.key_chunks = {keys} and train.value_chunks = {values}, found {design:?}"
+            );
+        }
         let [low, high] = design;
         if low >= high || !design.iter().all(|level| levels.contains(level)) {
             bail!("allocate.design must be two rising levels of allocate.levels ({levels:?}), found {design:?}");

@@ -43,12 +43,15 @@ pub struct TrialRow {
 /// A text, the model or a scheme fails.
 pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
     let settings = &run.config.train_plus;
-    let (context, count) = (settings.trial_context, settings.trial_documents);
+    let count = settings.trial_documents;
     if settings.trial.is_empty() || count == 0 {
         return Ok(());
     }
     let (mut journal, _) = Journal::open(path, |row: &TrialRow| (row.id.clone(), row.scheme.clone()))?;
     let (decoder, tokenizer) = open_model(run)?;
+    // A model of fewer positions is tried on as many as it has.
+    let most = decoder.rotary().max_positions().saturating_sub(settings.trial_continuation);
+    let context = settings.trial_context.min(most);
     let set = CodebookSet::load(tables)?;
     let cx = SchemeContext::new(decoder.geometry()).with_attention(Attention::Auto, decoder.device());
     let dense = registry::build("dense", &cx)?;

@@ -9,6 +9,7 @@
 
 mod rotation;
 mod split;
+mod tokens;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -17,15 +18,14 @@ use std::sync::Arc;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::Footprint;
-use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add, saturating_f16};
+use kvcsr_codec::kernels::saturating_f16;
 use kvcsr_codec::{EIGHT, LloydMax, lloyd_max, pack_small, unpack_small};
 
 pub use self::rotation::Rotation;
 use self::split::Split;
+use self::tokens::Tokens;
 use crate::Geometry;
-use crate::coded::{
-    Block, Codec, CodedScheme, CodedTokens, HeadTokens, PerHead, ScoresCodes, SumsCodes, TILE, drop_front, reserve,
-};
+use crate::coded::{Codec, CodedScheme, CodedTokens, TILE, drop_front, reserve};
 use crate::entry::{CENTRE, Entry, KeysCoded, Parameter, WINDOW};
 use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
@@ -237,8 +237,7 @@ struct Whole {
 
 impl Codec for Whole {
     fn empty(&self) -> Box<dyn CodedTokens> {
-        let head = |_| Head { part: self.part.clone(), coded: Coded::default() };
-        Box::new(Tokens { part: self.part.clone(), heads: PerHead::new(self.geometry.kv_heads, head) })
+        Box::new(Tokens::new(&self.part, self.geometry.kv_heads))
     }
 
     /// Queries are rotated for all tokens of a head.
@@ -252,110 +251,6 @@ impl Codec for Whole {
 
     fn stored_bits(&self) -> f64 {
         self.part.bits as f64 + 16.0 / self.part.size as f64
-    }
-}
-
-struct Head {
-    part: Arc<Part>,
-    coded: Coded,
-}
-
-impl HeadTokens for Head {
-    fn append(&mut self, rows: &[f32], _tokens: usize, _prompt: bool) {
-        self.part.encode(rows, &mut self.coded);
-    }
-
-    fn restore(&self, tokens: Range<usize>, out: &mut [f32]) {
-        self.part.decode(&self.coded, tokens, out);
-    }
-
-    fn footprint(&self) -> Footprint {
-        self.coded.footprint()
-    }
-
-    fn drop_first(&mut self, tokens: usize) {
-        self.part.drop_first(&mut self.coded, tokens);
-    }
-}
-
-/// Keys or values of one sequence: queries are rotated instead of keys, and sums of values once.
-struct Tokens {
-    part: Arc<Part>,
-    heads: PerHead<Head>,
-}
-
-impl CodedTokens for Tokens {
-    fn append(&mut self, block: &Block<'_>) {
-        self.heads.append(block);
-    }
-
-    fn restore(&self, head: usize, tokens: Range<usize>, out: &mut [f32]) {
-        self.heads.restore(head, tokens, out);
-    }
-
-    fn scores_codes(&self) -> Option<&dyn ScoresCodes> {
-        Some(self)
-    }
-
-    fn sums_codes(&self) -> Option<&dyn SumsCodes> {
-        Some(self)
-    }
-
-    fn footprint(&self) -> Footprint {
-        let tables = size_of::<Self>() - size_of::<PerHead<Head>>();
-        self.heads.footprint() + Footprint { tables, ..Footprint::default() }
-    }
-
-    fn drop_first(&mut self, tokens: usize) {
-        self.heads.drop_first(tokens);
-    }
-}
-
-/// The table holds rotated queries, `(rows, D)`.
-impl ScoresCodes for Tokens {
-    fn prepare(&self, queries: &[f32], _tokens: usize, table: &mut Vec<f32>) -> bool {
-        table.resize(queries.len(), 0.0);
-        self.part.rotation.apply(queries, table);
-        true
-    }
-
-    fn score(&self, head: usize, tokens: Range<usize>, table: &[f32], out: &mut [f32]) {
-        let (n, d, rows) = (tokens.len(), self.part.size, table.len() / self.part.size);
-        let mut turned = TURNED.take();
-        self.part.unpack(&self.heads.head(head).coded, tokens, &mut turned);
-        if rows < 4 {
-            Isa::detect().scores(&turned, table, d, out);
-        } else {
-            let queries = Matrix::new(table, rows, d).transposed();
-            multiply(MatrixMut::new(out, n, rows), Matrix::new(&turned, n, d), queries);
-        }
-        TURNED.set(turned);
-    }
-}
-
-/// Sums are `(D, rows)` of rotated values.
-impl SumsCodes for Tokens {
-    fn sums(&self, rows: usize, _tokens: usize) -> usize {
-        self.part.size * rows
-    }
-
-    fn add(&self, head: usize, tokens: Range<usize>, weights: &[f32], rows: usize, sums: &mut [f32]) {
-        let (n, d) = (tokens.len(), self.part.size);
-        let mut turned = TURNED.take();
-        self.part.unpack(&self.heads.head(head).coded, tokens, &mut turned);
-        let values = Matrix::new(&turned, n, d).transposed();
-        multiply_add(MatrixMut::new(sums, d, rows), values, Matrix::new(weights, n, rows));
-        TURNED.set(turned);
-    }
-
-    fn finish(&self, _head: usize, sums: &[f32], rows: usize, out: &mut [f32]) {
-        let d = self.part.size;
-        let (mut own, mut back) = (vec![0f32; rows * d], vec![0f32; rows * d]);
-        for (row, own) in own.chunks_exact_mut(d).enumerate() {
-            own.iter_mut().zip(sums.iter().skip(row).step_by(rows)).for_each(|(to, sum)| *to = *sum);
-        }
-        self.part.rotation.undo(&own, &mut back);
-        out.iter_mut().zip(&back).for_each(|(out, x)| *out += x);
     }
 }
 
