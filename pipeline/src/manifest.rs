@@ -33,6 +33,8 @@ pub struct Recipe {
     pub inputs: Map<String, Value>,
 }
 
+/// A file that says how outputs did. No stage reads it, and other machines measure it otherwise: it is no part of the digest.
+pub const ASIDE: &str = "trials.jsonl";
 /// The input that names the dtype of weights, where it is not `auto`.
 pub const DTYPE: &str = "dtype";
 /// The input that says that a GPU computes, where one does: sums have another order there, and times are another machine's.
@@ -298,7 +300,9 @@ pub fn outputs(dir: &Path, others: &[&str]) -> Result<(Vec<Output>, String)> {
         let path = dir.join(&file);
         let (bytes, modified_ns) = describe(&path)?;
         let blake3 = hash(&path)?;
-        digest.update(file.as_bytes()).update(b"\0").update(hash_of_content(&path)?.as_bytes()).update(b"\n");
+        if file != ASIDE {
+            digest.update(file.as_bytes()).update(b"\0").update(hash_of_content(&path)?.as_bytes()).update(b"\n");
+        }
         outputs.push(Output { file, bytes, modified_ns, blake3 });
     }
     Ok((outputs, digest.finalize().to_hex().to_string()))

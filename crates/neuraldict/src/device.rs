@@ -9,8 +9,9 @@ use crate::{
 
 /// Environment variables, and the values with which libtorch and its BLAS compute the same bits on every x86-64 machine with AVX2.
 ///
-/// Both are read at the first call. Training of NeuralDict does not depend on them: its products are the codec's. Eigenvectors,
-/// Cholesky factors and the closed-form trainers do. A program sets those that the user has not set, before it starts a thread.
+/// Both are read at the first call. The products of training NeuralDict are the codec's, and do not depend on them; on Intel's processors
+/// something else in it does depend on `MKL_CBWR` (found by a test there, not yet traced). So do eigenvectors, Cholesky factors and the
+/// closed-form trainers. A program sets those that the user has not set, before it starts a thread.
 pub const SAME_EVERYWHERE: [(&str, &str); 2] = [("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "avx2")];
 
 /// Whether products of `tensor` are made by the codec, whose bits are the same on every machine: f32 on the CPU.
