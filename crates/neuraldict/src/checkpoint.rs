@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kvcsr_codec::{Dictionary, MAX_ATOMS, atomic::AtomicFile};
+use kvcsr_codec::{Dictionary, MAX_ATOMS, atomic};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -142,10 +142,9 @@ pub(crate) fn host(values: &Tensor) -> Result<Vec<f32>> {
 fn write(path: &Path, blobs: &[(&str, Blob)], metadata: Option<String>) -> Result<()> {
     let metadata = metadata.map(|text| HashMap::from([(METADATA_KEY.to_owned(), text)]));
     let bad = |reason: String| NeuralDictError::Checkpoint { path: path.to_owned(), reason };
-    let file = AtomicFile::create(path).map_err(|e| bad(e.to_string()))?;
-    safetensors::serialize_to_file(blobs.iter().map(|(name, blob)| (*name, blob)), metadata, file.temporary())
+    let bytes = safetensors::serialize(blobs.iter().map(|(name, blob)| (*name, blob)), metadata)
         .map_err(|e| bad(e.to_string()))?;
-    file.persist().map_err(|e| bad(e.to_string()))
+    atomic::write(path, &bytes).map_err(|e| bad(e.to_string()))
 }
 
 /// Saves a batch `(B, D)` and the atoms `(N, D)` that it was coded with.

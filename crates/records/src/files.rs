@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufRead, BufReader, Write},
     path::Path,
 };
 
@@ -11,17 +11,19 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::RecordsError;
 
-/// Runs `write` on a temporary path beside `path`, makes sure that the file is on disk, and renames it to `path`: a killed run leaves no
-/// half-written file under its final name. The temporary path has the extension of `path`, by which some encoders go. The folder is made
-/// if it is missing; the temporary file is removed if `write` fails.
+/// Runs `write` on a temporary file beside `path`, makes sure that it is on disk, and renames it to `path`: a killed run leaves no
+/// half-written file under its final name. The folder is made if it is missing; the temporary file is removed if `write` fails.
 ///
 /// # Errors
 /// That of `write`, or [`RecordsError::Io`].
-pub fn replace<E: From<RecordsError>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn replace<E: From<RecordsError>>(
+    path: &Path,
+    write: impl FnOnce(&mut AtomicFile) -> Result<(), E>,
+) -> Result<(), E> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(RecordsError::io(folder))?;
-    let file = AtomicFile::create(path).map_err(RecordsError::io(path))?;
-    write(file.temporary())?;
+    let mut file = AtomicFile::create(path).map_err(RecordsError::io(path))?;
+    write(&mut file)?;
     file.persist().map_err(RecordsError::io(path))?;
     Ok(())
 }
@@ -31,7 +33,7 @@ pub fn replace<E: From<RecordsError>>(path: &Path, write: impl FnOnce(&Path) -> 
 /// # Errors
 /// [`RecordsError::Io`] naming the file.
 pub fn write_text(path: &Path, text: &str) -> Result<(), RecordsError> {
-    replace(path, |unfinished| fs::write(unfinished, text).map_err(RecordsError::io(path)))
+    replace(path, |file| file.write_all(text.as_bytes()).map_err(RecordsError::io(path)))
 }
 
 /// Reads one JSON object per line; blank lines are skipped.
@@ -56,13 +58,12 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RecordsErr
 /// # Errors
 /// [`RecordsError::Io`] naming the file, [`RecordsError::Json`] for a row that JSON cannot hold.
 pub fn write_jsonl<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RecordsError> {
-    replace(path, |unfinished| {
-        let mut out = BufWriter::new(File::create(unfinished).map_err(RecordsError::io(path))?);
+    replace(path, |file| {
         for (index, row) in rows.iter().enumerate() {
             let line = serde_json::to_string(row).map_err(json(path, index))?;
-            writeln!(out, "{line}").map_err(RecordsError::io(path))?;
+            writeln!(file, "{line}").map_err(RecordsError::io(path))?;
         }
-        out.flush().map_err(RecordsError::io(path))
+        Ok(())
     })
 }
 
@@ -81,9 +82,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/some.txt");
         write_text(&path, "one").unwrap();
-        let failed = replace(&path, |unfinished| {
-            fs::write(unfinished, "half").unwrap();
-            assert_eq!(unfinished.extension(), path.extension());
+        let failed = replace(&path, |file| {
+            file.write_all(b"half").unwrap();
             Err(RecordsError::io("cause")(std::io::ErrorKind::Other.into()))
         });
         assert!(failed.unwrap_err().to_string().starts_with("cause"));

@@ -207,6 +207,8 @@ pub struct SchemeSummary {
     /// Mean score over the suite's tasks, 0 to 100, whatever the context; none where they have not been run, and for a single
     /// domain.
     pub task_score: Option<f64>,
+    /// Measured bits per channel on the tasks' prompts, which are shorter than `context`.
+    pub task_bits: Option<f64>,
     /// Prompts answered.
     pub task_n: Option<usize>,
     /// `task_score` less the uncompressed cache's, over the same prompts.

@@ -144,6 +144,8 @@ pub struct SweepRow {
     pub perplexity: f64,
     /// Mean KL to the uncompressed model per scored token, in nats.
     pub kl: f64,
+    /// Far-context recovery: 0 as deleting the far context, 1 as the exact cache; none where no position is far.
+    pub recovery: Option<f64>,
     /// Scored tokens whose most likely token is the uncompressed model's, in percent.
     pub top1_percent: f64,
 }

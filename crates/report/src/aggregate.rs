@@ -94,6 +94,7 @@ fn summary(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Sche
         ppl_ratio_low: low(&ratio_ends).map(f64::exp),
         ppl_ratio_high: high(&ratio_ends).map(f64::exp),
         task_score: None,
+        task_bits: None,
         task_n: None,
         task_difference: None,
         task_difference_low: None,

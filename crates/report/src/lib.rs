@@ -52,6 +52,7 @@ pub mod save;
 pub mod splice;
 pub mod style;
 mod svg;
+pub mod sweep;
 pub mod table;
 #[cfg(feature = "tables")]
 pub mod tables;

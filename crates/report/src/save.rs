@@ -1,9 +1,6 @@
 //! Figures as files and in notebooks.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use plotters::{
     backend::{BitMapBackend, SVGBackend},
@@ -112,11 +109,15 @@ pub fn raster<F: Figure>(rows: &[F::Row]) -> Result<(Vec<u8>, (u32, u32)), Repor
 /// Writes [`raster`] as a PNG file.
 pub fn png<F: Figure>(path: &Path, rows: &[F::Row]) -> Result<(), ReportError> {
     let (pixels, size) = raster::<F>(rows)?;
-    let draw = |error: &dyn fmt::Display| ReportError::Draw(format!("{}: {error}", path.display()));
-    files::replace(path, |unfinished| {
-        let mut backend = BitMapBackend::new(unfinished, size);
-        backend.blit_bitmap((0, 0), size, &pixels).map_err(|error| draw(&error))?;
-        backend.present().map_err(|error| draw(&error))
+    files::replace(path, |file| {
+        let mut encoder = png::Encoder::new(file, size.0, size.1);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        let encoded = encoder.write_header().and_then(|mut image| {
+            image.write_image_data(&pixels)?;
+            image.finish()
+        });
+        encoded.map_err(|error| ReportError::Draw(format!("{}: {error}", path.display())))
     })
 }
 

@@ -4,7 +4,7 @@
 //! callers need none of its types to go from rows to files. It is the eager part of polars: `lazy` with CSV or Parquet builds 275 crates
 //! with an HTTP stack among them instead of 145, and no table here is large.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, io::Write, path::Path};
 
 use kvcsr_records::{
     Comparison, RecordsError, SchemeSummary,
@@ -59,10 +59,7 @@ pub fn write_parquet<R: Row>(path: &Path, rows: &[R]) -> Result<(), ReportError>
     // In memory first: polars' own errors of a disk do not name the file.
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes).finish(&mut frame)?;
-    files::replace(path, |unfinished| {
-        std::fs::write(unfinished, &bytes).map_err(RecordsError::io(path))?;
-        Ok(())
-    })
+    files::replace(path, |file| Ok(file.write_all(&bytes).map_err(RecordsError::io(path))?))
 }
 
 /// Reads a table that [`write_parquet`] or another program wrote.

@@ -11,8 +11,7 @@ use anyhow::{Context, Result, bail};
 use kvcsr_report::figures::SweepQuality;
 use kvcsr_report::page::{Block, Page, Section};
 use kvcsr_report::save::{self, Figure};
-use kvcsr_report::table::Table;
-use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html};
+use kvcsr_report::{HeldoutRow, SweepRow, aggregate, files, html, sweep};
 use toml::Value;
 
 use super::fetch;
@@ -71,6 +70,7 @@ pub fn run(base: &Run) -> Result<()> {
             shared_bytes: s.shared_bytes,
             perplexity: s.ppl,
             kl: s.kl,
+            recovery: s.recovery,
             top1_percent: 100.0 * s.top1,
         }));
     }
@@ -156,39 +156,49 @@ fn plain(base: &Run) -> Run {
 fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
     let drawn = save::drawing::<SweepQuality>(dir, SweepQuality::NAME, rows)?;
     kvcsr_report::csv::write(&dir.join("sweep.csv"), rows)?;
-    let numbers = ["nominal bits", "measured bits", "shared bytes", "perplexity", "KL (nats)", "top-1 agreement (%)"];
-    let mut table = Table::of(["point", "scheme"], numbers);
-    for r in rows {
-        table.row([
-            r.point.clone(),
-            r.scheme.clone(),
-            format!("{:.2}", r.nominal_bits),
-            format!("{:.2}", r.measured_bits),
-            r.shared_bytes.to_string(),
-            format!("{:.2}", r.perplexity),
-            format!("{:.4}", r.kl),
-            format!("{:.1}", r.top1_percent),
-        ]);
-    }
     let figure = Block::Figure {
         name: SweepQuality::NAME.to_owned(),
         svg: std::fs::read_to_string(drawn.svg)?,
         caption: SweepQuality::caption(rows),
     };
+    let mut blocks = vec![figure, Block::Markdown(sweep::scores_markdown(rows))];
+    if let Some(spread) = sweep::spread_markdown(rows) {
+        blocks.push(Block::Markdown(format!(
+            "How far a scheme's scores lie apart. Where the points are seeds, this is the noise of training.\n\n{spread}"
+        )));
+    }
+    blocks.push(Block::Files(vec!["sweep.csv".to_owned()]));
     let page = Page {
         title: format!("Sweep of profile `{}`", base.profile),
         lead: format!("`{}` on {}.", base.config.model, base.config.corpora.join(", ")),
-        sections: vec![Section {
-            title: "Scores at every point".to_owned(),
-            command: base.command("sweep"),
-            blocks: vec![figure, Block::Markdown(table.into_text()), Block::Files(vec!["sweep.csv".to_owned()])],
-        }],
+        sections: vec![Section { title: "Scores at every point".to_owned(), command: base.command("sweep"), blocks }],
     };
     atomic::write(&dir.join("sweep.md"), page.markdown().as_bytes())?;
     atomic::write(&dir.join("sweep.html"), html::html(&page).as_bytes())?;
     for file in ["sweep.html", "sweep.md", "sweep.csv"] {
         ui::line("sweep", &base.paths.show(&dir.join(file)).to_string());
     }
+    if base.config.report.publish && sweeps_by_itself(base)? {
+        publish(base, dir)?;
+    }
+    Ok(())
+}
+
+/// Whether the profile's file has this sweep. One of the command line is an experiment, which is not published.
+fn sweeps_by_itself(base: &Run) -> Result<bool> {
+    let profiles = base.paths.root.join("pipeline/profiles");
+    Ok(Config::load(&profiles, &base.profile, &[])?.sweep == base.config.sweep)
+}
+
+/// Copies the page, its figure and its rows to the published results.
+fn publish(base: &Run, dir: &Path) -> Result<()> {
+    let target = &base.paths.results;
+    std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
+    for file in ["sweep.md", "sweep.csv", "sweep-quality.svg"] {
+        let bytes = std::fs::read(dir.join(file)).with_context(|| file.to_owned())?;
+        atomic::write_if_changed(&target.join(file), &bytes)?;
+    }
+    ui::line("sweep", &format!("published in {}", base.paths.show(target)));
     Ok(())
 }
 

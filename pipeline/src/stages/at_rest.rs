@@ -127,7 +127,7 @@ fn timed(
     let mut rows = Vec::new();
     let path = dir.join("prompt.kvc");
     for &context in contexts {
-        let units = texts.units(run, context, 1)?;
+        let units = texts.units(&run.config, context, 1)?;
         let window = &units.first().context("a context without a document")?.windows[0];
         let ids = &window.text.ids[..window.text.context];
         let started = Instant::now();

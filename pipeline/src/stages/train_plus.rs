@@ -2,6 +2,7 @@
 //! they leave, in a metric in which a squared error of 1 costs 1 nat by the measurements of `allocate`. Layers that an unfinished run of
 //! the same recipe completed are kept. The finished tables are tried once, see [`trial`].
 
+mod spread;
 mod trial;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use kvcsr_cache::schemes::csr_plus;
 use kvcsr_codec::{CodebookSet, Kind, Table};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
 use kvcsr_report::files;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::sizes::{PROGRAM, Sizes, product};
 use super::{allocate, artefacts, gather};
@@ -36,7 +37,7 @@ pub struct TrainPlus;
 static DECLARATION: Declaration = Declaration {
     name: "train-plus",
     about: "Learn atoms of whole tokens and the axes of what they leave, for csr+@B",
-    version: 2,
+    version: 3,
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
     grows: &["trial", "trial_documents"],
@@ -63,6 +64,11 @@ impl Stage for TrainPlus {
         ensure!(
             settings.trial.iter().all(|bits| (0.25..=8.0).contains(bits)),
             "train_plus.trial = {:?}: bits per channel from 0.25 to 8 are expected",
+            settings.trial
+        );
+        ensure!(
+            settings.trial.iter().enumerate().all(|(at, bits)| !settings.trial[..at].contains(bits)),
+            "train_plus.trial = {:?}: each once is expected",
             settings.trial
         );
         ensure!(
@@ -98,7 +104,10 @@ impl Stage for TrainPlus {
         let tokens = settings.trial_context + settings.trial_continuation;
         let sizes = Sizes::of(run)?;
         let trial = Amount {
-            bytes: sizes.with_prefill(tokens, 2) + sizes.distributions(settings.trial_continuation),
+            // The tables as they are read, in f16, and as each scheme holds them, in f32.
+            bytes: sizes.with_prefill(tokens, 2)
+                + sizes.distributions(settings.trial_continuation)
+                + layers * tables * (1 + 2 * settings.trial.len() as u64),
             lower: "train_plus.trial_context",
         };
         Ok(Room {
@@ -132,13 +141,21 @@ impl Stage for TrainPlus {
 
 /// Joins the layers' files into one.
 fn join(run: &Run, all: &[usize], dir: &Path) -> Result<()> {
+    let settings = &run.config.train_plus;
+    // What is tried afterwards changes no table.
+    let learning = json!({
+        "atoms": settings.atoms,
+        "iterations": settings.iterations,
+        "key_weight": settings.key_weight,
+        "query_texts": settings.query_texts,
+    });
     let mut joined = artefacts::joined(all.iter().map(|&layer| dir.join(layer_file(layer))))?;
     joined.provenance = [
         ("model".to_owned(), run.config.model.clone()),
         ("calibration".to_owned(), run.finished("calibrate")?.digest),
         ("costs".to_owned(), run.finished("allocate")?.digest),
         ("seed".to_owned(), run.config.seed.to_string()),
-        ("train-plus".to_owned(), serde_json::to_string(&run.config.train_plus)?),
+        ("train-plus".to_owned(), serde_json::to_string(&learning)?),
     ]
     .into();
     Ok(joined.save(dir.join(FILE))?)
@@ -150,6 +167,10 @@ impl Sliced for TrainPlus {
     }
 
     fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
+        // A run that only tries more has its tables.
+        if dir.join(FILE).is_file() {
+            return Ok(());
+        }
         make_layers(run, &part.of(0..layers(run)?), dir)
     }
 
@@ -257,18 +278,10 @@ fn layer_tables(
             (Kind::Key, Some(queries)) => queries.to_vec(),
             _ => vec![1.0; half],
         };
-        // `allocate` takes errors relative to what tokens do not have in common.
-        let mut mean = vec![0f64; half];
-        for row in rows.chunks_exact(half) {
-            mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += f64::from(x) / count as f64);
-        }
-        let mut energy = 0.0;
-        for row in rows.chunks_exact(half) {
-            let squares = row.iter().zip(&mean).map(|(&x, mean)| (f64::from(x) - mean).powi(2));
-            energy += squares.zip(&weights).map(|(square, w)| w * square).sum::<f64>();
-        }
+        // `allocate` takes errors relative to what the tokens of a text do not have in common.
+        let energy = spread::of_texts(&rows, &weights, run.config.calibrate.sequence);
         let least = weights.iter().sum::<f64>() / half as f64 * LEAST;
-        let scale = slope / (energy / count as f64).max(1e-30);
+        let scale = slope / energy.max(1e-30);
         metric.extend(weights.iter().map(|w| (scale * w.max(least)).sqrt() as f32));
         tokens.resize(count * 2 * half, 0.0);
         for (token, row) in tokens.chunks_exact_mut(2 * half).zip(rows.chunks_exact(half)) {

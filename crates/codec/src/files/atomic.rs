@@ -60,8 +60,9 @@ impl AtomicFile {
         Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, file), listed })
     }
 
-    /// The name that the file has until it is complete, with the extension of the final one: for encoders that write to
-    /// a path.
+    /// The name that the file has until it is complete, with the extension of the final one: for what reads it by path.
+    ///
+    /// Nothing may be written by this path: what opens it after [`remove_unfinished`] would make the file again.
     #[must_use]
     pub fn temporary(&self) -> &Path {
         self.out.get_ref().path()

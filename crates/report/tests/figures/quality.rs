@@ -183,6 +183,7 @@ fn sweep_quality() {
                 shared_bytes: 9,
                 perplexity: 14.0,
                 kl: kl * 0.8_f64.powi(index as i32),
+                recovery: None,
                 top1_percent: 60.0,
             });
         }

@@ -10,6 +10,8 @@ use crate::config::check;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub domains: Vec<String>,
+    /// Documents of each domain that are left out: those on which choices were made.
+    pub skip: usize,
     pub windows: usize,
     pub scored: usize,
     pub repeats: usize,

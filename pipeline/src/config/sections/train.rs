@@ -15,6 +15,8 @@ pub struct Settings {
     /// `sparsity` is the level that a vector's chunks share. Chunks, seed and device come from elsewhere: [`Settings::of`].
     #[serde(flatten, serialize_with = "own_parameters")]
     pub trainer: TrainConfig,
+    /// Of training alone: the texts and documents stay as they are. 0: the run's.
+    pub seed: u64,
     pub key_chunks: usize,
     pub value_chunks: usize,
     pub weighting: Weighting,
@@ -32,8 +34,8 @@ pub enum Weighting {
     Attention,
 }
 
-/// The trainer's parameters without those that `[train]` does not have: kinds have chunks of their own, and seed and device
-/// are the whole run's.
+/// The trainer's parameters without those that `[train]` does not have or has itself: kinds have chunks of their own, the seed may be
+/// the run's, and the device is.
 fn own_parameters<S: Serializer>(config: &TrainConfig, serializer: S) -> Result<S::Ok, S::Error> {
     let mut parameters: Map<String, Value> =
         serde_json::to_value(config).and_then(serde_json::from_value).map_err(serde::ser::Error::custom)?;
@@ -52,9 +54,10 @@ impl Settings {
         }
     }
 
-    /// What the trainer of one kind is told: the level is shared by the chunks.
-    pub fn of(&self, kind: Kind, seed: u64, device: &str) -> TrainConfig {
+    /// What the trainer of one kind is told in a run of this seed: the level is shared by the chunks.
+    pub fn of(&self, kind: Kind, run_seed: u64, device: &str) -> TrainConfig {
         let chunks = self.chunks(kind);
+        let seed = if self.seed == 0 { run_seed } else { self.seed };
         let trainer = self.trainer.clone();
         TrainConfig { sparsity: trainer.sparsity / chunks, chunks, seed, device: device.to_owned(), ..trainer }
             .resolved()
@@ -91,5 +94,13 @@ mod tests {
     #[test]
     fn the_defaults_are_the_trainers_own() {
         assert_eq!(defaults().train.trainer, TrainConfig::default());
+    }
+
+    #[test]
+    fn a_seed_of_training_alone_takes_the_place_of_the_runs() {
+        let mut settings = defaults().train;
+        assert_eq!(settings.of(Kind::Key, 20, "cpu").seed, 20);
+        settings.seed = 7;
+        assert_eq!(settings.of(Kind::Key, 20, "cpu").seed, 7);
     }
 }

@@ -12,7 +12,8 @@ use super::layer::Layer;
 use crate::stages::inputs::open_shard;
 use crate::text::Side;
 
-/// Lexico: dictionaries of `atoms` atoms of a layer's keys after position embedding and of its values, trained without position 0.
+/// Lexico: dictionaries of `atoms` atoms of a layer's keys after position embedding and of its values. The first token of a
+/// text counts as well: without a window it is coded like any other.
 pub(super) fn train(cx: &Layer<'_>, set: &str, atoms: usize, path: &Path) -> Result<()> {
     let settings = cx.settings();
     let mut groups = Vec::new();
@@ -58,8 +59,8 @@ impl Drop for Temporary {
     }
 }
 
-/// The vectors that Lexico trains on: keys after position embedding, spread over all positions below `rope_positions`, without
-/// the first of each text, at most `lexico_tokens` tokens.
+/// The vectors that Lexico trains on: keys after position embedding, spread over all positions below `rope_positions`, at most
+/// `lexico_tokens` tokens.
 fn rotated(cx: &Layer<'_>, set: &str, kind: Kind, side: Side) -> Result<Temporary> {
     let shard = open_shard(cx.run, side, cx.layer, kind)?;
     let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);
@@ -72,7 +73,7 @@ fn rotated(cx: &Layer<'_>, set: &str, kind: Kind, side: Side) -> Result<Temporar
     );
     let path = cx.folder.join(name);
     let header =
-        ShardHeader { layer: cx.layer, kind, tokens: used * (length - 1), heads, head_dim: d, extra: BTreeMap::new() };
+        ShardHeader { layer: cx.layer, kind, tokens: used * length, heads, head_dim: d, extra: BTreeMap::new() };
     let mut writer = ShardWriter::create(&path, header)?;
     let mut rows = vec![0f32; length * heads * d];
     for i in 0..used {
@@ -83,7 +84,7 @@ fn rotated(cx: &Layer<'_>, set: &str, kind: Kind, side: Side) -> Result<Temporar
             let first = rope::spread(i, length, positions);
             rows = rope::rotated_from(&rows, heads, d, length, cx.rotary, |_| first)?;
         }
-        writer.append(&rows[heads * d..])?;
+        writer.append(&rows)?;
     }
     writer.finish()?;
     Ok(Temporary { shard: Shard::open(&path)?, path })

@@ -48,7 +48,7 @@ static DECLARATION: Declaration = Declaration {
         Output { file: "lexico-4096.safetensors", artefact: Artefact::PeerDictionaries(LEXICO_4096) },
         Output { file: "<method>.safetensors", artefact: Artefact::Codebooks },
     ],
-    version: 2,
+    version: 3,
     grows: &["methods", "cq"],
     sliced: Some(&CalibratePeers),
     ..Declaration::EMPTY

@@ -66,39 +66,44 @@ impl Texts {
         self.of(Side::Threshold).flat_map(|text| cut.windows(&text.name, &text.ids)).collect()
     }
 
-    /// What is scored: at most `documents` of each domain that are long enough, then the passages that come back. One of each
-    /// domain after another, so that a run that was stopped has scored about as many of each.
-    pub fn units(&self, run: &Run, context: usize, documents: usize) -> Result<Vec<Unit>> {
-        let Settings { domains, scored, repeats, .. } = &run.config.heldout;
-        let cut = cut(&run.config, context);
+    /// What is scored: at most `documents` of each domain that are long enough, after `heldout.skip` of them, then the passages that
+    /// come back. One of each domain after another, so that a run that was stopped has scored about as many of each.
+    pub fn units(&self, config: &Config, context: usize, documents: usize) -> Result<Vec<Unit>> {
+        let Settings { domains, skip, .. } = &config.heldout;
+        let cut = cut(config, context);
         let mut by_domain: Vec<Vec<Unit>> = Vec::new();
         for domain in domains {
             let own = self.of(Side::Scored).filter(|text| text.domain == *domain);
             let windows = own.map(|text| cut.windows(&text.name, &text.ids)).filter(|windows| !windows.is_empty());
-            let units = windows.take(documents).enumerate();
+            let units = windows.skip(*skip).take(documents).enumerate();
             by_domain
                 .push(units.map(|(at, windows)| Unit { domain: domain.clone(), windows, timed: at == 0 }).collect());
         }
         if let Some(at) = by_domain.iter().position(Vec::is_empty) {
-            bail!("no document of domain `{}` is long enough for a context of {context} tokens", domains[at]);
+            bail!(
+                "domain `{}` has no more than heldout.skip = {skip} documents that are long enough for a context of {context} tokens",
+                domains[at]
+            );
         }
-        by_domain.push(self.repeats(context, *scored, *repeats, run.config.seed));
+        by_domain.push(self.repeats(context, config));
         let longest = by_domain.iter().map(Vec::len).max().unwrap_or(0);
         let mut queues: Vec<_> = by_domain.into_iter().map(Vec::into_iter).collect();
         Ok((0..longest).flat_map(|_| queues.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()).collect())
     }
 
     /// Passages that come back, each after the beginning of a document of another domain.
-    fn repeats(&self, context: usize, scored: usize, count: usize, seed: u64) -> Vec<Unit> {
+    fn repeats(&self, context: usize, config: &Config) -> Vec<Unit> {
+        let Settings { skip, scored, repeats: count, .. } = config.heldout;
         let passage = scored + CUE + 1;
         let Some(between) = context.checked_sub(passage + CUE).filter(|between| *between > 0) else {
             return Vec::new();
         };
-        let repeat = Repeat { passage, between, cue: CUE, seed };
+        let repeat = Repeat { passage, between, cue: CUE, seed: config.seed };
         let texts: Vec<&Text> = self.of(Side::Scored).collect();
         // One of each domain in turn, so that a few passages are of all of them.
         let mut order: Vec<&Text> = texts.clone();
         let rank = |text: &Text| texts.iter().filter(|t| t.domain == text.domain).position(|t| t.name == text.name);
+        order.retain(|text| rank(text).is_some_and(|rank| rank >= skip));
         order.sort_by_key(|text| rank(text));
         // What stands between is of another domain, each time another one; of one domain alone, another document.
         let other = |at: usize, text: &Text| {
@@ -111,5 +116,40 @@ impl Texts {
         });
         let unit = |window| Unit { domain: REPEAT.to_owned(), windows: vec![window], timed: false };
         windows.take(count).map(unit).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::tests::defaults;
+
+    fn texts(count: usize) -> Texts {
+        let text = |(domain, at): (&str, usize)| Text {
+            name: format!("{domain}-{at}"),
+            domain: domain.to_owned(),
+            side: Side::Scored,
+            ids: (0..3000).collect(),
+        };
+        Texts(
+            ["paper", "play"].into_iter().flat_map(|domain| (0..count).map(move |at| (domain, at))).map(text).collect(),
+        )
+    }
+
+    #[test]
+    fn documents_on_which_choices_were_made_are_left_out() {
+        let mut config = defaults();
+        config.heldout.domains = vec!["paper".to_owned(), "play".to_owned()];
+        (config.heldout.skip, config.heldout.repeats) = (2, 1);
+        let units = texts(4).units(&config, 1024, 1).unwrap();
+        let found: Vec<(&str, &str, bool)> =
+            units.iter().map(|unit| (&*unit.domain, &*unit.windows[0].document, unit.timed)).collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].1.contains("paper-2") && found[0].2, "{found:?}");
+        assert!(found[1].1.contains("play-2") && found[1].2, "{found:?}");
+        assert!(found[2].0 == REPEAT && found[2].1.contains("paper-2"), "{found:?}");
+        let error = texts(2).units(&config, 1024, 1).err().unwrap().to_string();
+        assert!(error.contains("heldout.skip = 2"), "{error}");
     }
 }

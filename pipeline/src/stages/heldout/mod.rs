@@ -142,7 +142,7 @@ impl Scoring<'_> {
         let mut order: Vec<Key> = Vec::new();
         self.fits(&run.config, decoder.rotary().max_positions())?;
         for &context in self.contexts {
-            let mut units = texts.units(run, context, self.documents)?;
+            let mut units = texts.units(&run.config, context, self.documents)?;
             if let Some(part) = part {
                 units = part.of(units);
             }

@@ -33,9 +33,15 @@ pub struct TrialRow {
     pub scheme: String,
     pub measured_bits: f64,
     pub scored: usize,
-    pub kl_sum: f64,
+    /// None where the model's answer is no number.
+    pub kl_sum: Option<f64>,
     /// Nats per token that the tables predict where all tokens are coded; none for the control.
     pub predicted: Option<f64>,
+}
+
+/// What a row is known by. Two numbers of bits can have the same control.
+fn key(id: &str, bits: f64, scheme: &str) -> (String, u64, String) {
+    (id.to_owned(), bits.to_bits(), scheme.to_owned())
 }
 
 /// Appends what the file lacks.
@@ -48,7 +54,7 @@ pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
     if settings.trial.is_empty() || count == 0 {
         return Ok(());
     }
-    let (mut journal, _) = Journal::open(path, |row: &TrialRow| (row.id.clone(), row.scheme.clone()))?;
+    let (mut journal, _) = Journal::open(path, |row: &TrialRow| key(&row.id, row.bits, &row.scheme))?;
     let (decoder, tokenizer) = open_model(run)?;
     // A model of fewer positions is tried on as many as it has.
     let most = decoder.rotary().max_positions().saturating_sub(settings.trial_continuation);
@@ -80,7 +86,7 @@ pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
         for (i, ids) in corpus(run, &tokenizer, corpus_id, Side::Heldout, length, count)?.into_iter().enumerate() {
             let id = format!("{corpus_id}-{i:03}");
             let todo: Vec<_> =
-                schemes.iter().filter(|(_, s, _)| !journal.contains(&(id.clone(), s.name().to_owned()))).collect();
+                schemes.iter().filter(|(bits, s, _)| !journal.contains(&key(&id, *bits, s.name()))).collect();
             bar.inc((schemes.len() - todo.len()) as u64);
             if todo.is_empty() {
                 continue;
@@ -97,7 +103,7 @@ pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
                     scheme: scheme.name().to_owned(),
                     measured_bits: score.measured_bits().0,
                     scored: score.scored,
-                    kl_sum: score.kl_sum,
+                    kl_sum: Some(score.kl_sum).filter(|kl| kl.is_finite()),
                     predicted: *predicted,
                 })?;
                 bar.inc(1);
@@ -116,25 +122,44 @@ pub fn lines(rows: &[TrialRow]) -> Vec<String> {
             tried.push(row.bits);
         }
     }
-    let mean = |bits: f64, coded: bool| -> (f64, f64) {
-        let own = || rows.iter().filter(move |row| row.bits == bits && row.predicted.is_some() == coded);
-        let scored: usize = own().map(|row| row.scored).sum();
-        let n = own().count().max(1) as f64;
-        let kl = own().map(|row| row.kl_sum).sum::<f64>() / scored.max(1) as f64;
-        (kl, own().map(|row| row.measured_bits).sum::<f64>() / n)
-    };
+    let of =
+        |bits: f64, coded: bool| Found::of(rows.iter().filter(|r| r.bits == bits && r.predicted.is_some() == coded));
     tried
         .into_iter()
-        .map(|bits| {
-            let ((coded, measured), (deleted, kept)) = (mean(bits, true), mean(bits, false));
+        .filter_map(|bits| {
+            let (coded, deleted) = (of(bits, true)?, of(bits, false)?);
             let predicted = rows.iter().find_map(|row| row.predicted.filter(|_| row.bits == bits)).unwrap_or(f64::NAN);
-            let verdict = if coded < deleted { "" } else { ". WARNING: deletion does better; do not use it" };
-            format!(
-                "csr+@{bits}, tried on other text: KL {coded:.4} nats at {measured:.2} bits ({predicted:.4} predicted); deletion \
-                 {deleted:.4} at {kept:.2}{verdict}"
-            )
+            let verdict = match coded.kl {
+                kl if kl < deleted.kl => "",
+                kl if kl.is_nan() => ". WARNING: the model's answers are no numbers; do not use it",
+                _ => ". WARNING: deletion does better; do not use it",
+            };
+            Some(format!(
+                "{}, tried on other text: KL {:.4} nats at {:.2} bits ({predicted:.4} predicted); deletion {:.4} at {:.2}{verdict}",
+                coded.scheme, coded.kl, coded.bits, deleted.kl, deleted.bits,
+            ))
         })
         .collect()
+}
+
+/// Means over the texts of one scheme.
+struct Found<'r> {
+    scheme: &'r str,
+    kl: f64,
+    bits: f64,
+}
+
+impl<'r> Found<'r> {
+    /// Nothing without rows.
+    fn of(rows: impl Iterator<Item = &'r TrialRow>) -> Option<Self> {
+        let rows: Vec<&TrialRow> = rows.collect();
+        let scored: usize = rows.iter().map(|row| row.scored).sum();
+        Some(Self {
+            scheme: &rows.first()?.scheme,
+            kl: rows.iter().map(|row| row.kl_sum.unwrap_or(f64::NAN)).sum::<f64>() / scored as f64,
+            bits: rows.iter().map(|row| row.measured_bits).sum::<f64>() / rows.len() as f64,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -146,10 +171,10 @@ mod tests {
         let row = |id: &str, bits: f64, kl_sum: f64, predicted| TrialRow {
             id: id.to_owned(),
             bits,
-            scheme: String::new(),
+            scheme: format!("csr+@{bits}(context=2048)"),
             measured_bits: bits,
             scored: 10,
-            kl_sum,
+            kl_sum: Some(kl_sum),
             predicted,
         };
         let rows = [
@@ -162,7 +187,12 @@ mod tests {
         ];
         let lines = lines(&rows);
         assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("csr+@1(context=2048), tried"), "{}", lines[0]);
         assert!(lines[0].contains("KL 0.3000 nats at 1.00 bits (0.1000 predicted); deletion 0.3500"), "{}", lines[0]);
         assert!(!lines[0].contains("WARNING") && lines[1].contains("WARNING"), "{lines:?}");
+        let broken = TrialRow { kl_sum: None, ..row("a", 1.0, 0.0, Some(0.1)) };
+        let lines = super::lines(&[broken, row("a", 1.0, 4.0, None)]);
+        assert!(lines[0].contains("no numbers"), "{lines:?}");
+        assert!(super::lines(&[row("a", 1.0, 2.0, Some(0.1))]).is_empty(), "nothing to compare with");
     }
 }
