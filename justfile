@@ -42,6 +42,11 @@ fetch *args: setup
 calibrate *args: setup
     @{{ stage }}
 
+# Measure the fewest bits that keys and values can take, by what is transformed together
+[group('stages')]
+ceiling *args: setup
+    @{{ stage }}
+
 # Measure how alike the layers are, and group those that share a dictionary
 [group('stages')]
 merge *args: setup

@@ -40,6 +40,7 @@
 //! ```
 
 mod axes;
+pub mod ceiling;
 pub mod checkpoint;
 pub mod closed;
 mod coder;

@@ -41,5 +41,5 @@ pub use journal::Journal;
 pub use kvcsr_codec::Kind;
 pub use memory::{FootprintRow, MemoryPoint, RestFileRow, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
-pub use training::{AblationRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
+pub use training::{AblationRow, CeilingRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
 pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};

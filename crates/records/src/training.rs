@@ -32,6 +32,23 @@ impl ReconstructionRow {
     }
 }
 
+/// The fewest bits that a layer's vectors can take for an error, as far as second moments tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CeilingRow {
+    /// The layer, counted from 0; the first one of two.
+    pub layer: usize,
+    /// `keys`, `values`, or `keys and values`.
+    pub vectors: String,
+    /// What is transformed together.
+    pub together: String,
+    /// How tokens count: `plain`, or by the `attention` that they get.
+    pub metric: String,
+    /// Squared error as a share of the variance.
+    pub error: f64,
+    /// Bits per channel.
+    pub bits: f64,
+}
+
 /// One epoch of one group's dictionary training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {

@@ -35,6 +35,7 @@ pub mod ablation;
 pub mod aggregate;
 pub mod axes;
 pub mod canvas;
+pub mod ceiling;
 pub mod claims;
 pub mod compare;
 mod error;
@@ -61,7 +62,7 @@ pub mod ticks;
 pub use error::ReportError;
 pub use kvcsr_records as records;
 pub use kvcsr_records::{
-    AblationRow, CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
+    AblationRow, CeilingRow, CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
     MemoryPoint, PatternRow, ReconstructionRow, RestFileRow, RetrievalRow, ScatterRow, SchemeSummary, SweepRow,
     UsageRow, csv, files,
 };

@@ -34,6 +34,7 @@ pub struct Config {
     pub dtype: String,
     pub attention: String,
     pub calibrate: sections::Calibrate,
+    pub ceiling: sections::Ceiling,
     pub merge: sections::Merge,
     pub train: sections::train::Settings,
     pub train_best: sections::TrainBest,

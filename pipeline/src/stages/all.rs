@@ -4,8 +4,8 @@
 use anyhow::Result;
 
 use super::{
-    ablate, allocate, at_rest, calibrate, calibrate_peers, compare, evaluate, longbench, merge, report, suite, train,
-    train_best, train_plus, train_rope,
+    ablate, allocate, at_rest, calibrate, calibrate_peers, ceiling, compare, evaluate, longbench, merge, report, suite,
+    train, train_best, train_plus, train_rope,
 };
 use crate::config::Config;
 use crate::stage::{Need, Stage, makers};
@@ -13,6 +13,7 @@ use crate::stage::{Need, Stage, makers};
 /// Every stage, each after those it needs.
 pub static ALL: &[&dyn Stage] = &[
     &calibrate::Calibrate,
+    &ceiling::Ceiling,
     &merge::Merge,
     &train::Train,
     &train_best::TrainBest,

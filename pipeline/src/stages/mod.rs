@@ -10,6 +10,7 @@ pub mod artefacts;
 pub mod at_rest;
 pub mod calibrate;
 pub mod calibrate_peers;
+pub mod ceiling;
 pub mod compare;
 pub mod evaluate;
 pub mod gather;

@@ -42,6 +42,13 @@ pub enum Target {
     Delta2,
 }
 
+/// The section `[ceiling]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ceiling {
+    pub errors: Vec<f64>,
+    pub atoms: usize,
+}
+
 /// The section `[train_best]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainBest {

@@ -5,6 +5,7 @@
 
 pub mod ablation;
 pub mod at_rest;
+pub mod ceiling;
 pub mod claims;
 pub mod compare;
 pub mod held_out;
@@ -27,6 +28,7 @@ pub const ALL: &[&dyn Section] = &[
     &reconstruction::Reconstruction,
     &training::Training,
     &merging::Merging,
+    &ceiling::Ceiling,
     &ablation::Ablation,
     &memory::Memory,
 ];

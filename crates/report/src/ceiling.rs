@@ -1,0 +1,109 @@
+//! Tables of the fewest bits that keys and values can take.
+
+use kvcsr_records::CeilingRow;
+
+use crate::grouping::distinct;
+use crate::table::Table;
+
+/// Each channel for itself.
+pub const CHANNEL: &str = "a channel";
+/// All channels of a head.
+pub const HEAD: &str = "a head";
+/// All heads of a layer.
+pub const LAYER: &str = "a layer";
+/// All heads of two layers that follow each other.
+pub const TWO_LAYERS: &str = "two layers";
+/// All heads of a layer, once the nearest atom is taken off.
+pub const ATOM: &str = "a layer, after an atom";
+/// Keys and values in one vector.
+pub const BOTH: &str = "keys and values";
+
+/// A row for each of what is transformed together, means over layers; a column for each error.
+pub fn markdown(rows: &[CeilingRow]) -> String {
+    let errors = distinct(rows.iter().map(|row| row.error));
+    let headings: Vec<String> = errors.iter().map(|error| format!("bits at {:.0} % error", 100.0 * error)).collect();
+    let mut table = Table::of(["tokens count", "vectors", "together"], headings.iter().map(String::as_str));
+    for (metric, vectors, together) in places(rows) {
+        let cells = errors.iter().map(|&error| {
+            let bits = mean(rows, (metric, vectors, together), error);
+            bits.map_or_else(String::new, |bits| format!("{bits:.2}"))
+        });
+        table.row([metric, vectors, together].into_iter().map(str::to_owned).chain(cells));
+    }
+    table.into_text()
+}
+
+/// A line for each of what is transformed together where all tokens count alike, at the middle one of the errors.
+pub fn lines(rows: &[CeilingRow]) -> Vec<String> {
+    let errors = distinct(rows.iter().map(|row| row.error));
+    let Some(&error) = errors.get(errors.len() / 2) else { return Vec::new() };
+    let plain = places(rows).into_iter().filter(|(metric, ..)| *metric == "plain");
+    plain
+        .filter_map(|place| {
+            let bits = mean(rows, place, error)?;
+            Some(format!(
+                "{} of {} together: {bits:.2} bits a channel at {:.0} % error",
+                place.1,
+                place.2,
+                100.0 * error
+            ))
+        })
+        .collect()
+}
+
+/// What rows are of: metric, vectors, and what is transformed together.
+type Place<'r> = (&'r str, &'r str, &'r str);
+
+fn place(row: &CeilingRow) -> Place<'_> {
+    (&row.metric, &row.vectors, &row.together)
+}
+
+/// Keys, values and both, each with more and more together.
+fn places(rows: &[CeilingRow]) -> Vec<Place<'_>> {
+    let mut places = distinct(rows.iter().map(place));
+    let order = [CHANNEL, HEAD, LAYER, TWO_LAYERS, ATOM];
+    let rank = |(metric, vectors, together): &Place<'_>| {
+        let vectors = ["keys", "values", BOTH].iter().position(|known| known == vectors);
+        (*metric != "plain", vectors, order.iter().position(|known| known == together))
+    };
+    places.sort_by_key(rank);
+    places
+}
+
+/// The mean over layers.
+fn mean(rows: &[CeilingRow], of: Place<'_>, error: f64) -> Option<f64> {
+    let bits: Vec<f64> = rows.iter().filter(|row| place(row) == of && row.error == error).map(|row| row.bits).collect();
+    (!bits.is_empty()).then(|| bits.iter().sum::<f64>() / bits.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_means_over_layers_in_the_order_of_what_is_together() {
+        let row = |layer: usize, vectors: &str, together: &str, metric: &str, bits: f64| CeilingRow {
+            layer,
+            vectors: vectors.to_owned(),
+            together: together.to_owned(),
+            metric: metric.to_owned(),
+            error: 0.1,
+            bits,
+        };
+        let rows = [
+            row(0, BOTH, ATOM, "plain", 0.5),
+            row(0, "keys", HEAD, "attention", 2.0),
+            row(0, "keys", HEAD, "plain", 1.0),
+            row(1, "keys", HEAD, "plain", 2.0),
+            row(0, "keys", CHANNEL, "plain", 3.0),
+        ];
+        let text = markdown(&rows);
+        let cells: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(cells[0], "| plain | keys | a channel | 3.00 |", "{text}");
+        assert_eq!(cells[1], "| plain | keys | a head | 1.50 |", "{text}");
+        assert_eq!(cells[2], "| plain | keys and values | a layer, after an atom | 0.50 |", "{text}");
+        assert_eq!(cells[3], "| attention | keys | a head | 2.00 |", "{text}");
+        assert_eq!(lines(&rows).len(), 3);
+        assert!(lines(&[]).is_empty());
+    }
+}

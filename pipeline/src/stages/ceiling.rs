@@ -1,0 +1,259 @@
+//! ceiling: the fewest bits that a layer's keys and values can take for an error, by what is transformed together: each channel, a head,
+//! a layer, keys with values, two layers. It tells what a transform can gain before anything is coded.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use kvcsr_cache::schemes::csr_plus::AROUND;
+use kvcsr_codec::{Kind, Shard};
+use kvcsr_neuraldict::ceiling::{Cloud, bits};
+use kvcsr_neuraldict::plus::{self, PlusConfig};
+use kvcsr_report::{CeilingRow, ceiling, files};
+use serde_json::{Map, Value};
+
+use super::sizes::{PROGRAM, product};
+use crate::config::Config;
+use crate::room::{Amount, Room};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stages::inputs::{layers, open_shard, open_weights};
+use crate::text::Side;
+use crate::ui;
+
+/// File of the rows.
+pub const ROWS: &str = "ceiling.jsonl";
+
+/// See the module.
+pub struct Ceiling;
+
+static DECLARATION: Declaration = Declaration {
+    name: "ceiling",
+    about: "Measure the fewest bits that keys and values can take, by what is transformed together",
+    needs: &[Need::Stage("calibrate")],
+    makes: &[Output::rows(ROWS)],
+    ..Declaration::EMPTY
+};
+
+impl Stage for Ceiling {
+    fn declaration(&self) -> &'static Declaration {
+        &DECLARATION
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        let errors = &config.ceiling.errors;
+        ensure!(
+            !errors.is_empty() && errors.iter().all(|error| *error > 0.0 && *error < 1.0),
+            "ceiling.errors = {errors:?}: shares between 0 and 1 are expected"
+        );
+        Ok(())
+    }
+
+    fn plan(&self, _run: &Run) -> String {
+        "principal axes of every layer's keys and values, and the bits that they take".to_owned()
+    }
+
+    fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
+        let mut parameters = parameters_of(&run.config.ceiling)?;
+        if run.config.ceiling.atoms > 0 {
+            parameters.insert("seed".into(), run.config.seed.into());
+        }
+        Ok(parameters)
+    }
+
+    fn needs_room(&self, run: &Run) -> Result<Room> {
+        let keys = open_shard(run, Side::Calibration, 0, Kind::Key)?;
+        let (tokens, width) = (keys.tokens(), 2 * keys.heads() * keys.head_dim());
+        // A layer's tokens as read and in the metric, where atoms are looked for; and moments of two layers.
+        let copies = if run.config.ceiling.atoms > 0 { 3 } else { 0 };
+        let bytes = PROGRAM + 4 * copies * product(&[tokens, width]) + 4 * 8 * product(&[2 * width, 2 * width]);
+        Ok(Room { memory: Amount { bytes, lower: "calibrate.tokens" }, disk: Amount { bytes: 0, lower: "" } })
+    }
+
+    fn make(&self, run: &Run, dir: &Path) -> Result<()> {
+        let all = layers(run)?;
+        let metrics: &[Metric] =
+            if run.config.calibrate.importance { &[Metric::Plain, Metric::Attention] } else { &[Metric::Plain] };
+        let bar = ui::bar("ceiling", (all * metrics.len()) as u64, "layers");
+        let mut rows = Vec::new();
+        for &metric in metrics {
+            for first in (0..all).step_by(2) {
+                let pair = first..(first + 2).min(all);
+                let tokens = pair.clone().map(|layer| Tokens::open(run, layer, metric)).collect::<Result<Vec<_>>>()?;
+                rows.extend(of_pair(run, first, &tokens, metric)?);
+                if metric == Metric::Plain && run.config.ceiling.atoms > 0 {
+                    for (layer, tokens) in pair.clone().zip(&tokens) {
+                        rows.extend(after_atoms(run, layer, tokens)?);
+                    }
+                }
+                bar.inc(pair.len() as u64);
+            }
+        }
+        bar.finish();
+        Ok(files::write_jsonl(&dir.join(ROWS), &rows)?)
+    }
+
+    fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
+        Ok(ceiling::lines(&files::read_jsonl(&dir.join(ROWS))?))
+    }
+}
+
+/// What rows call them, in the order of a token's channels.
+const KINDS: [&str; 2] = ["keys", "values"];
+
+/// How tokens count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Metric {
+    Plain,
+    /// By the attention that they get.
+    Attention,
+}
+
+impl Metric {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Attention => "attention",
+        }
+    }
+}
+
+/// The keys and values of a layer, token by token: keys of all heads, then values.
+struct Tokens {
+    /// Vectors, and where tokens count differently the square roots of how much.
+    kinds: [(Shard, Option<Shard>); 2],
+    heads: usize,
+    head_dim: usize,
+    /// Tokens of a text.
+    length: usize,
+}
+
+impl Tokens {
+    fn open(run: &Run, layer: usize, metric: Metric) -> Result<Self> {
+        let open = |kind| -> Result<_> {
+            let weights = match metric {
+                Metric::Plain => None,
+                Metric::Attention => Some(open_weights(run, Side::Calibration, layer, kind)?),
+            };
+            Ok((open_shard(run, Side::Calibration, layer, kind)?, weights))
+        };
+        let kinds = [open(Kind::Key)?, open(Kind::Value)?];
+        let (heads, head_dim) = (kinds[0].0.heads(), kinds[0].0.head_dim());
+        Ok(Self { kinds, heads, head_dim, length: run.config.calibrate.sequence })
+    }
+
+    /// Channels of all heads of one kind.
+    fn half(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn texts(&self) -> usize {
+        self.kinds[0].0.tokens() / self.length
+    }
+
+    /// The tokens of a text without its first ones, which schemes keep exact and which can lie far out, `(n, 2 half)`.
+    fn text(&self, at: usize) -> Result<Vec<f32>> {
+        let (half, d) = (self.half(), self.head_dim);
+        let skipped = AROUND.sinks.min(self.length - 1);
+        let range = (at * self.length + skipped) * self.heads..(at + 1) * self.length * self.heads;
+        let mut tokens = vec![0f32; (self.length - skipped) * 2 * half];
+        for (place, (vectors, weights)) in self.kinds.iter().enumerate() {
+            let mut rows = vec![0f32; range.len() * d];
+            vectors.read(d, range.clone(), &mut rows)?;
+            if let Some(weights) = weights {
+                let mut by = vec![0f32; range.len()];
+                weights.read(1, range.clone(), &mut by)?;
+                rows.chunks_exact_mut(d).zip(by).for_each(|(row, by)| row.iter_mut().for_each(|x| *x *= by));
+            }
+            for (token, row) in tokens.chunks_exact_mut(2 * half).zip(rows.chunks_exact(half)) {
+                token[place * half..][..half].copy_from_slice(row);
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+/// The rows of one or two layers.
+fn of_pair(run: &Run, first: usize, layers: &[Tokens], metric: Metric) -> Result<Vec<CeilingRow>> {
+    let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
+    let width = layers.len() * 2 * half;
+    let mut cloud = Cloud::new(width)?;
+    for text in 0..layers[0].texts() {
+        let parts = layers.iter().map(|layer| layer.text(text)).collect::<Result<Vec<_>>>()?;
+        let rows: Vec<f32> = (0..parts[0].len() / (2 * half))
+            .flat_map(|token| parts.iter().flat_map(move |part| &part[token * 2 * half..][..2 * half]))
+            .copied()
+            .collect();
+        cloud.add(&rows)?;
+    }
+    let covariance = cloud.covariance()?;
+    // The channels of one kind of one of the layers.
+    let block = |layer: usize, kind: usize| (2 * layer + kind) * half..(2 * layer + kind + 1) * half;
+    let mut rows = Vec::new();
+    let mut add = |layer: usize, vectors: &str, together: &str, variances: &[f64], channels: usize| {
+        let total: f64 = variances.iter().sum();
+        rows.extend(run.config.ceiling.errors.iter().map(|&error| CeilingRow {
+            layer,
+            vectors: vectors.to_owned(),
+            together: together.to_owned(),
+            metric: metric.name().to_owned(),
+            error,
+            bits: bits(variances, error * total) / channels as f64,
+        }));
+    };
+    for at in 0..layers.len() {
+        for (kind, name) in KINDS.into_iter().enumerate() {
+            let all = block(at, kind);
+            let of_head = |head: usize| covariance.axes(all.start + head * d..all.start + (head + 1) * d);
+            let of_heads = (0..heads).map(of_head).collect::<Result<Vec<_>, _>>()?.concat();
+            add(first + at, name, ceiling::CHANNEL, covariance.channels(all.clone()), half);
+            add(first + at, name, ceiling::HEAD, &of_heads, half);
+            add(first + at, name, ceiling::LAYER, &covariance.axes(all)?, half);
+        }
+        let both = covariance.relative_axes(&[block(at, 0), block(at, 1)])?;
+        add(first + at, ceiling::BOTH, ceiling::LAYER, &both, 2 * half);
+    }
+    if layers.len() == 2 {
+        for (kind, name) in KINDS.into_iter().enumerate() {
+            let axes = covariance.relative_axes(&[block(0, kind), block(1, kind)])?;
+            add(first, name, ceiling::TWO_LAYERS, &axes, 2 * half);
+        }
+        let axes = covariance.relative_axes(&[block(0, 0), block(0, 1), block(1, 0), block(1, 1)])?;
+        add(first, ceiling::BOTH, ceiling::TWO_LAYERS, &axes, 4 * half);
+    }
+    Ok(rows)
+}
+
+/// The rows of keys and values of a layer together, once the nearest of some atoms is taken off.
+fn after_atoms(run: &Run, layer: usize, tokens: &Tokens) -> Result<Vec<CeilingRow>> {
+    let half = tokens.half();
+    let (mut all, mut cloud) = (Vec::new(), Cloud::new(2 * half)?);
+    for text in 0..tokens.texts() {
+        let rows = tokens.text(text)?;
+        cloud.add(&rows)?;
+        all.extend(rows);
+    }
+    let atoms = run.config.ceiling.atoms.min(all.len() / (2 * half));
+    let covariance = cloud.covariance()?;
+    let scale = |block: Range<usize>| std::iter::repeat_n(covariance.scale(&block) as f32, half);
+    let metric: Vec<f32> = scale(0..half).chain(scale(half..2 * half)).collect();
+    let config = PlusConfig {
+        atoms,
+        iterations: run.config.train_plus.iterations,
+        seed: run.config.seed.wrapping_add(layer as u64),
+    };
+    let left: Vec<f64> = plus::fit(&all, &metric, config)?
+        .deviations
+        .into_iter()
+        .map(|deviation| f64::from(deviation).powi(2))
+        .collect();
+    let row = |&error: &f64| CeilingRow {
+        layer,
+        vectors: ceiling::BOTH.to_owned(),
+        together: ceiling::ATOM.to_owned(),
+        metric: Metric::Plain.name().to_owned(),
+        error,
+        // Keys and values have a variance of 1 each.
+        bits: ((atoms as f64).log2() + bits(&left, error * 2.0)) / (2 * half) as f64,
+    };
+    Ok(run.config.ceiling.errors.iter().map(row).collect())
+}
