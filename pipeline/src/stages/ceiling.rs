@@ -1,5 +1,6 @@
 //! ceiling: the fewest bits that a layer's keys and values can take for an error, by what is transformed together: each channel, a head,
-//! a layer, keys with values, two layers. It tells what a transform can gain before anything is coded.
+//! a layer, keys with values, two layers. It tells what a transform can gain before anything is coded. Layers that an unfinished run of
+//! the same recipe completed are kept.
 
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 use super::sizes::{PROGRAM, product};
 use crate::config::Config;
 use crate::room::{Amount, Room};
-use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of};
+use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of, remove_file};
 use crate::stages::inputs::{layers, open_shard, open_weights};
 use crate::text::Side;
 use crate::ui;
@@ -73,23 +74,26 @@ impl Stage for Ceiling {
         let all = layers(run)?;
         let metrics: &[Metric] =
             if run.config.calibrate.importance { &[Metric::Plain, Metric::Attention] } else { &[Metric::Plain] };
-        let bar = ui::bar("ceiling", (all * metrics.len()) as u64, "layers");
-        let mut rows = Vec::new();
-        for &metric in metrics {
-            for first in (0..all).step_by(2) {
-                let pair = first..(first + 2).min(all);
-                let tokens = pair.clone().map(|layer| Tokens::open(run, layer, metric)).collect::<Result<Vec<_>>>()?;
-                rows.extend(of_pair(run, first, &tokens, metric)?);
-                if metric == Metric::Plain && run.config.ceiling.atoms > 0 {
-                    for (layer, tokens) in pair.clone().zip(&tokens) {
-                        rows.extend(after_atoms(run, layer, tokens)?);
-                    }
+        let work: Vec<(Metric, Range<usize>)> = metrics
+            .iter()
+            .flat_map(|&metric| (0..all).step_by(2).map(move |first| (metric, first..(first + 2).min(all))))
+            .collect();
+        let part =
+            |(metric, pair): &(Metric, Range<usize>)| dir.join(format!("{}-{:02}.jsonl", metric.name(), pair.start));
+        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        if !dir.join(ROWS).is_file() {
+            let bar = ui::bar("ceiling", work.len() as u64, "pairs of layers");
+            for item in &work {
+                if !part(item).is_file() {
+                    files::write_jsonl(&part(item), &of_pair(run, item)?)?;
                 }
-                bar.inc(pair.len() as u64);
+                bar.inc(1);
             }
+            bar.finish();
+            let rows = work.iter().map(|item| files::read_jsonl(&part(item))).collect::<Result<Vec<_>, _>>()?;
+            files::write_jsonl::<CeilingRow>(&dir.join(ROWS), &rows.concat())?;
         }
-        bar.finish();
-        Ok(files::write_jsonl(&dir.join(ROWS), &rows)?)
+        work.iter().try_for_each(|item| remove_file(&part(item)))
     }
 
     fn summary(&self, _run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -173,7 +177,19 @@ impl Tokens {
 }
 
 /// The rows of one or two layers.
-fn of_pair(run: &Run, first: usize, layers: &[Tokens], metric: Metric) -> Result<Vec<CeilingRow>> {
+fn of_pair(run: &Run, (metric, pair): &(Metric, Range<usize>)) -> Result<Vec<CeilingRow>> {
+    let layers = pair.clone().map(|layer| Tokens::open(run, layer, *metric)).collect::<Result<Vec<_>>>()?;
+    let mut rows = of_covariance(run, pair.start, &layers, *metric)?;
+    if *metric == Metric::Plain && run.config.ceiling.atoms > 0 {
+        for (layer, tokens) in pair.clone().zip(&layers) {
+            rows.extend(after_atoms(run, layer, tokens)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// What the covariance of one or two layers tells.
+fn of_covariance(run: &Run, first: usize, layers: &[Tokens], metric: Metric) -> Result<Vec<CeilingRow>> {
     let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
     let width = layers.len() * 2 * half;
     let mut cloud = Cloud::new(width)?;
