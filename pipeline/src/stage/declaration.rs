@@ -17,6 +17,8 @@ pub struct Declaration {
     pub needs: &'static [Need],
     /// The files that later stages, schemes and the report read.
     pub makes: &'static [Output],
+    /// Files that say how outputs did. No stage reads them, and other machines measure them otherwise: they are no part of the digest.
+    pub aside: &'static [&'static str],
     /// Whether `reproduce` ends with it; what it needs comes before it.
     pub reproduced: bool,
     /// Options of its command that stand for parameters.
@@ -38,6 +40,7 @@ impl Declaration {
         version: 1,
         needs: &[],
         makes: &[],
+        aside: &[],
         reproduced: false,
         options: &[],
         grows: &[],

@@ -40,6 +40,7 @@ static DECLARATION: Declaration = Declaration {
     version: 3,
     needs: &[Need::Model, Need::Corpora, Need::Stage("calibrate"), Need::Stage("allocate")],
     makes: &[Output { file: FILE, artefact: Artefact::Tables(csr_plus::TABLES) }],
+    aside: &[trial::TRIALS],
     grows: &["trial", "trial_documents"],
     sliced: Some(&TrainPlus),
     ..Declaration::EMPTY

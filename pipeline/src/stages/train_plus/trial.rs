@@ -12,14 +12,13 @@ use kvcsr_eval::heldout::{HeldoutText, Reference};
 use kvcsr_records::Journal;
 use serde::{Deserialize, Serialize};
 
-use crate::manifest;
 use crate::stage::Run;
 use crate::stages::inputs::{PREFILL_CHUNK, corpus, open_model};
 use crate::text::Side;
 use crate::ui;
 
 /// File of what was found.
-pub const TRIALS: &str = manifest::ASIDE;
+pub const TRIALS: &str = "trials.jsonl";
 /// Sinks of the control that deletes.
 const SINKS: usize = 4;
 /// Bits of a number that the control keeps.
