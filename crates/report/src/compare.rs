@@ -77,8 +77,9 @@ pub fn markdown(rows: &[SchemeSummary]) -> String {
         "KL, 99.9th percentile",
         "top-1 (%)",
         "perplexity / dense",
-        "tasks (difference to dense, 95 %)",
     ];
+    let tasks = rows.iter().any(|row| row.task_score.is_some());
+    let numbers = numbers.into_iter().chain(tasks.then_some("tasks (difference to dense, 95 %)"));
     let mut table = Table::of(["scheme"], numbers);
     for row in by_bits(rows) {
         let again = rows.iter().find(|other| other.domain == REPEAT && other.label() == row.label());
@@ -86,7 +87,7 @@ pub fn markdown(rows: &[SchemeSummary]) -> String {
             (Some(points), Some(low), Some(high)) => format!(" ({points:+.1}, {low:+.1} to {high:+.1})"),
             _ => String::new(),
         };
-        table.row([
+        let cells = [
             name(row),
             format!("{:.2}", row.nominal_bits),
             format!("{:.2}", row.measured_bits),
@@ -97,8 +98,8 @@ pub fn markdown(rows: &[SchemeSummary]) -> String {
             format!("{:.3}", row.kl_tail),
             format!("{:.1}", 100.0 * row.top1),
             with_ends(row.ppl_ratio, (None, None), 3),
-            task_cell(row) + &difference,
-        ]);
+        ];
+        table.row(cells.into_iter().chain(tasks.then(|| task_cell(row) + &difference)));
     }
     table.into_text()
 }
@@ -151,8 +152,8 @@ const HEADLINE: [&str; 16] = [
 
 /// Which of a table's schemes keep tokens exact.
 pub const EXACT_TOKENS: &str = "Exact tokens: `csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more \
-     at 4 bits); `+window` the first 4 and the last 128; KIVI its last 128 values and up to 127 keys; the others none, unless their name \
-     says so.";
+     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI (also for the values of SVDq), GEAR, AsymKV, VidKV \
+     and Lexico keep a buffer of the newest tokens, as published. The others keep none.";
 
 /// The README's table of one context: a few schemes and the figures that matter most, the least measured bits first.
 pub fn headline_markdown(rows: &[SchemeSummary]) -> String {
@@ -260,7 +261,7 @@ mod tests {
             |start: &str| table.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{table}"));
         assert!(line("| **kivi-2** |").contains("| 2.00 | 3.25 | 0.898 ("), "{table}");
         assert!(line("| bad† |").contains(" | 0.196 | "), "{table}");
-        assert!(line("| dense |").contains("| not run |"));
+        assert!(!table.contains("tasks ("), "a column for what was not run");
         assert!(table.find("| **evict").unwrap() < table.find("| **kivi-2").unwrap(), "the least bits first");
 
         let scored = OverallRow {
@@ -283,7 +284,9 @@ mod tests {
             best: false,
         };
         add_tasks(&mut rows, &[scored]);
-        assert!(markdown(&rows).contains("| 31.2 at 3.0 bits (-2.5, -4.0 to +0.5) |"));
+        let table = markdown(&rows);
+        assert!(table.contains("| 31.2 at 3.0 bits (-2.5, -4.0 to +0.5) |"), "{table}");
+        assert!(table.contains("| not run |\n"), "{table}");
         let of = |domain: &str| rows.iter().find(|r| r.scheme == "kivi-2" && r.domain == domain).unwrap();
         assert_eq!((of("all").task_score, of("all").task_n, of("play").task_score), (Some(31.25), Some(12), None));
 
