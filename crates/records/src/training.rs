@@ -41,8 +41,6 @@ pub struct CeilingRow {
     pub vectors: String,
     /// What is transformed together.
     pub together: String,
-    /// How tokens count: `plain`, or by the `attention` that they get.
-    pub metric: String,
     /// Squared error as a share of the variance.
     pub error: f64,
     /// Bits per channel.

@@ -22,49 +22,49 @@ pub const BOTH: &str = "keys and values";
 pub fn markdown(rows: &[CeilingRow]) -> String {
     let errors = distinct(rows.iter().map(|row| row.error));
     let headings: Vec<String> = errors.iter().map(|error| format!("bits at {:.0} % error", 100.0 * error)).collect();
-    let mut table = Table::of(["tokens count", "vectors", "together"], headings.iter().map(String::as_str));
-    for (metric, vectors, together) in places(rows) {
+    let mut table = Table::of(["vectors", "together"], headings.iter().map(String::as_str));
+    for (vectors, together) in places(rows) {
         let cells = errors.iter().map(|&error| {
-            let bits = mean(rows, (metric, vectors, together), error);
+            let bits = mean(rows, (vectors, together), error);
             bits.map_or_else(String::new, |bits| format!("{bits:.2}"))
         });
-        table.row([metric, vectors, together].into_iter().map(str::to_owned).chain(cells));
+        table.row([vectors, together].into_iter().map(str::to_owned).chain(cells));
     }
     table.into_text()
 }
 
-/// A line for each of what is transformed together where all tokens count alike, at the middle one of the errors.
+/// A line for each of what is transformed together, at the middle one of the errors.
 pub fn lines(rows: &[CeilingRow]) -> Vec<String> {
     let errors = distinct(rows.iter().map(|row| row.error));
     let Some(&error) = errors.get(errors.len() / 2) else { return Vec::new() };
-    let plain = places(rows).into_iter().filter(|(metric, ..)| *metric == "plain");
-    plain
+    places(rows)
+        .into_iter()
         .filter_map(|place| {
             let bits = mean(rows, place, error)?;
             Some(format!(
                 "{} of {} together: {bits:.2} bits a channel at {:.0} % error",
+                place.0,
                 place.1,
-                place.2,
                 100.0 * error
             ))
         })
         .collect()
 }
 
-/// What rows are of: metric, vectors, and what is transformed together.
-type Place<'r> = (&'r str, &'r str, &'r str);
+/// What rows are of: vectors, and what is transformed together.
+type Place<'r> = (&'r str, &'r str);
 
 fn place(row: &CeilingRow) -> Place<'_> {
-    (&row.metric, &row.vectors, &row.together)
+    (&row.vectors, &row.together)
 }
 
 /// Keys, values and both, each with more and more together.
 fn places(rows: &[CeilingRow]) -> Vec<Place<'_>> {
     let mut places = distinct(rows.iter().map(place));
     let order = [CHANNEL, HEAD, LAYER, TWO_LAYERS, ATOM];
-    let rank = |(metric, vectors, together): &Place<'_>| {
+    let rank = |(vectors, together): &Place<'_>| {
         let vectors = ["keys", "values", BOTH].iter().position(|known| known == vectors);
-        (*metric != "plain", vectors, order.iter().position(|known| known == together))
+        (vectors, order.iter().position(|known| known == together))
     };
     places.sort_by_key(rank);
     places
@@ -82,27 +82,24 @@ mod tests {
 
     #[test]
     fn rows_are_means_over_layers_in_the_order_of_what_is_together() {
-        let row = |layer: usize, vectors: &str, together: &str, metric: &str, bits: f64| CeilingRow {
+        let row = |layer: usize, vectors: &str, together: &str, bits: f64| CeilingRow {
             layer,
             vectors: vectors.to_owned(),
             together: together.to_owned(),
-            metric: metric.to_owned(),
             error: 0.1,
             bits,
         };
         let rows = [
-            row(0, BOTH, ATOM, "plain", 0.5),
-            row(0, "keys", HEAD, "attention", 2.0),
-            row(0, "keys", HEAD, "plain", 1.0),
-            row(1, "keys", HEAD, "plain", 2.0),
-            row(0, "keys", CHANNEL, "plain", 3.0),
+            row(0, BOTH, ATOM, 0.5),
+            row(0, "keys", HEAD, 1.0),
+            row(1, "keys", HEAD, 2.0),
+            row(0, "keys", CHANNEL, 3.0),
         ];
         let text = markdown(&rows);
         let cells: Vec<&str> = text.lines().skip(2).collect();
-        assert_eq!(cells[0], "| plain | keys | a channel | 3.00 |", "{text}");
-        assert_eq!(cells[1], "| plain | keys | a head | 1.50 |", "{text}");
-        assert_eq!(cells[2], "| plain | keys and values | a layer, after an atom | 0.50 |", "{text}");
-        assert_eq!(cells[3], "| attention | keys | a head | 2.00 |", "{text}");
+        assert_eq!(cells[0], "| keys | a channel | 3.00 |", "{text}");
+        assert_eq!(cells[1], "| keys | a head | 1.50 |", "{text}");
+        assert_eq!(cells[2], "| keys and values | a layer, after an atom | 0.50 |", "{text}");
         assert_eq!(lines(&rows).len(), 3);
         assert!(lines(&[]).is_empty());
     }

@@ -152,8 +152,9 @@ const HEADLINE: [&str; 16] = [
 
 /// Which of a table's schemes keep tokens exact.
 pub const EXACT_TOKENS: &str = "Exact tokens: `csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more \
-     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI (also for the values of SVDq), GEAR, AsymKV, VidKV \
-     and Lexico keep a buffer of the newest tokens, as published. The others keep none.";
+     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI, GEAR, AsymKV, VidKV, SVDq, \
+     CommVQ and Lexico keep a buffer of the newest tokens, as published. `evict` and `snapkv` keep all that they do not delete. Other \
+     schemes that compress keep none.";
 
 /// The README's table of one context: a few schemes and the figures that matter most, the least measured bits first.
 pub fn headline_markdown(rows: &[SchemeSummary]) -> String {

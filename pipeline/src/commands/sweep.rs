@@ -178,16 +178,24 @@ fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
     for file in ["sweep.html", "sweep.md", "sweep.csv"] {
         ui::line("sweep", &base.paths.show(&dir.join(file)).to_string());
     }
-    if base.config.report.publish && sweeps_by_itself(base)? {
+    if base.config.report.publish && is_the_profile(base)? {
         publish(base, dir)?;
     }
     Ok(())
 }
 
-/// Whether the profile's file has this sweep. One of the command line is an experiment, which is not published.
-fn sweeps_by_itself(base: &Run) -> Result<bool> {
+/// Whether this is the profile as its file has it, wherever it runs. What the command line changes is an experiment, which is not
+/// published.
+fn is_the_profile(base: &Run) -> Result<bool> {
     let profiles = base.paths.root.join("pipeline/profiles");
-    Ok(Config::load(&profiles, &base.profile, &[])?.sweep == base.config.sweep)
+    let own = Config::load(&profiles, &base.profile, &[])?;
+    let here = Config {
+        threads: own.threads,
+        device: own.device.clone(),
+        executor: own.executor.clone(),
+        ..base.config.clone()
+    };
+    Ok(here == own)
 }
 
 /// Copies the page, its figure and its rows to the published results.

@@ -17,7 +17,7 @@ use super::sizes::{PROGRAM, product};
 use crate::config::Config;
 use crate::room::{Amount, Room};
 use crate::stage::{Declaration, Need, Output, Run, Stage, parameters_of, remove_file};
-use crate::stages::inputs::{layers, open_shard, open_weights};
+use crate::stages::inputs::{layers, open_shard};
 use crate::text::Side;
 use crate::ui;
 
@@ -57,6 +57,7 @@ impl Stage for Ceiling {
         let mut parameters = parameters_of(&run.config.ceiling)?;
         if run.config.ceiling.atoms > 0 {
             parameters.insert("seed".into(), run.config.seed.into());
+            parameters.insert("iterations".into(), run.config.train_plus.iterations.into());
         }
         Ok(parameters)
     }
@@ -66,20 +67,14 @@ impl Stage for Ceiling {
         let (tokens, width) = (keys.tokens(), 2 * keys.heads() * keys.head_dim());
         // A layer's tokens as read and in the metric, where atoms are looked for; and moments of two layers.
         let copies = if run.config.ceiling.atoms > 0 { 3 } else { 0 };
-        let bytes = PROGRAM + 4 * copies * product(&[tokens, width]) + 4 * 8 * product(&[2 * width, 2 * width]);
+        let bytes = PROGRAM + 4 * copies * product(&[tokens, width]) + 8 * 8 * product(&[2 * width, 2 * width]);
         Ok(Room { memory: Amount { bytes, lower: "calibrate.tokens" }, disk: Amount { bytes: 0, lower: "" } })
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let all = layers(run)?;
-        let metrics: &[Metric] =
-            if run.config.calibrate.importance { &[Metric::Plain, Metric::Attention] } else { &[Metric::Plain] };
-        let work: Vec<(Metric, Range<usize>)> = metrics
-            .iter()
-            .flat_map(|&metric| (0..all).step_by(2).map(move |first| (metric, first..(first + 2).min(all))))
-            .collect();
-        let part =
-            |(metric, pair): &(Metric, Range<usize>)| dir.join(format!("{}-{:02}.jsonl", metric.name(), pair.start));
+        let work: Vec<Range<usize>> = (0..all).step_by(2).map(|first| first..(first + 2).min(all)).collect();
+        let part = |pair: &Range<usize>| dir.join(format!("layers-{:02}.jsonl", pair.start));
         // An unfinished run that has the joined file may have removed some of those that it is made of.
         if !dir.join(ROWS).is_file() {
             let bar = ui::bar("ceiling", work.len() as u64, "pairs of layers");
@@ -104,27 +99,9 @@ impl Stage for Ceiling {
 /// What rows call them, in the order of a token's channels.
 const KINDS: [&str; 2] = ["keys", "values"];
 
-/// How tokens count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Metric {
-    Plain,
-    /// By the attention that they get.
-    Attention,
-}
-
-impl Metric {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Attention => "attention",
-        }
-    }
-}
-
 /// The keys and values of a layer, token by token: keys of all heads, then values.
 struct Tokens {
-    /// Vectors, and where tokens count differently the square roots of how much.
-    kinds: [(Shard, Option<Shard>); 2],
+    kinds: [Shard; 2],
     heads: usize,
     head_dim: usize,
     /// Tokens of a text.
@@ -132,16 +109,10 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn open(run: &Run, layer: usize, metric: Metric) -> Result<Self> {
-        let open = |kind| -> Result<_> {
-            let weights = match metric {
-                Metric::Plain => None,
-                Metric::Attention => Some(open_weights(run, Side::Calibration, layer, kind)?),
-            };
-            Ok((open_shard(run, Side::Calibration, layer, kind)?, weights))
-        };
+    fn open(run: &Run, layer: usize) -> Result<Self> {
+        let open = |kind| open_shard(run, Side::Calibration, layer, kind);
         let kinds = [open(Kind::Key)?, open(Kind::Value)?];
-        let (heads, head_dim) = (kinds[0].0.heads(), kinds[0].0.head_dim());
+        let (heads, head_dim) = (kinds[0].heads(), kinds[0].head_dim());
         Ok(Self { kinds, heads, head_dim, length: run.config.calibrate.sequence })
     }
 
@@ -151,7 +122,7 @@ impl Tokens {
     }
 
     fn texts(&self) -> usize {
-        self.kinds[0].0.tokens() / self.length
+        self.kinds[0].tokens() / self.length
     }
 
     /// The tokens of a text without its first ones, which schemes keep exact and which can lie far out, `(n, 2 half)`.
@@ -160,14 +131,9 @@ impl Tokens {
         let skipped = AROUND.sinks.min(self.length - 1);
         let range = (at * self.length + skipped) * self.heads..(at + 1) * self.length * self.heads;
         let mut tokens = vec![0f32; (self.length - skipped) * 2 * half];
-        for (place, (vectors, weights)) in self.kinds.iter().enumerate() {
+        for (place, vectors) in self.kinds.iter().enumerate() {
             let mut rows = vec![0f32; range.len() * d];
             vectors.read(d, range.clone(), &mut rows)?;
-            if let Some(weights) = weights {
-                let mut by = vec![0f32; range.len()];
-                weights.read(1, range.clone(), &mut by)?;
-                rows.chunks_exact_mut(d).zip(by).for_each(|(row, by)| row.iter_mut().for_each(|x| *x *= by));
-            }
             for (token, row) in tokens.chunks_exact_mut(2 * half).zip(rows.chunks_exact(half)) {
                 token[place * half..][..half].copy_from_slice(row);
             }
@@ -177,10 +143,10 @@ impl Tokens {
 }
 
 /// The rows of one or two layers.
-fn of_pair(run: &Run, (metric, pair): &(Metric, Range<usize>)) -> Result<Vec<CeilingRow>> {
-    let layers = pair.clone().map(|layer| Tokens::open(run, layer, *metric)).collect::<Result<Vec<_>>>()?;
-    let mut rows = of_covariance(run, pair.start, &layers, *metric)?;
-    if *metric == Metric::Plain && run.config.ceiling.atoms > 0 {
+fn of_pair(run: &Run, pair: &Range<usize>) -> Result<Vec<CeilingRow>> {
+    let layers = pair.clone().map(|layer| Tokens::open(run, layer)).collect::<Result<Vec<_>>>()?;
+    let mut rows = of_covariance(run, pair.start, &layers)?;
+    if run.config.ceiling.atoms > 0 {
         for (layer, tokens) in pair.clone().zip(&layers) {
             rows.extend(after_atoms(run, layer, tokens)?);
         }
@@ -189,7 +155,7 @@ fn of_pair(run: &Run, (metric, pair): &(Metric, Range<usize>)) -> Result<Vec<Cei
 }
 
 /// What the covariance of one or two layers tells.
-fn of_covariance(run: &Run, first: usize, layers: &[Tokens], metric: Metric) -> Result<Vec<CeilingRow>> {
+fn of_covariance(run: &Run, first: usize, layers: &[Tokens]) -> Result<Vec<CeilingRow>> {
     let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
     let width = layers.len() * 2 * half;
     let mut cloud = Cloud::new(width)?;
@@ -211,7 +177,6 @@ fn of_covariance(run: &Run, first: usize, layers: &[Tokens], metric: Metric) -> 
             layer,
             vectors: vectors.to_owned(),
             together: together.to_owned(),
-            metric: metric.name().to_owned(),
             error,
             bits: bits(variances, error * total) / channels as f64,
         }));
@@ -266,7 +231,6 @@ fn after_atoms(run: &Run, layer: usize, tokens: &Tokens) -> Result<Vec<CeilingRo
         layer,
         vectors: ceiling::BOTH.to_owned(),
         together: ceiling::ATOM.to_owned(),
-        metric: Metric::Plain.name().to_owned(),
         error,
         // Keys and values have a variance of 1 each.
         bits: ((atoms as f64).log2() + bits(&left, error * 2.0)) / (2 * half) as f64,

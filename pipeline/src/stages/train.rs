@@ -136,7 +136,7 @@ pub fn parameters(run: &Run) -> Result<Map<String, Value>> {
     // How often and how many at once: no part of the result.
     parameters.remove("checkpoint_seconds");
     parameters.remove("memory_gb");
-    parameters.insert("seed".into(), run.config.seed.into());
+    parameters.insert("seed".into(), run.config.train.seed_in(run.config.seed).into());
     parameters.insert("device".into(), run.config.device.clone().into());
     Ok(parameters)
 }

@@ -54,10 +54,15 @@ impl Settings {
         }
     }
 
+    /// The seed of training in a run of this seed.
+    pub fn seed_in(&self, run_seed: u64) -> u64 {
+        if self.seed == 0 { run_seed } else { self.seed }
+    }
+
     /// What the trainer of one kind is told in a run of this seed: the level is shared by the chunks.
     pub fn of(&self, kind: Kind, run_seed: u64, device: &str) -> TrainConfig {
         let chunks = self.chunks(kind);
-        let seed = if self.seed == 0 { run_seed } else { self.seed };
+        let seed = self.seed_in(run_seed);
         let trainer = self.trainer.clone();
         TrainConfig { sparsity: trainer.sparsity / chunks, chunks, seed, device: device.to_owned(), ..trainer }
             .resolved()

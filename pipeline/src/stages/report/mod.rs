@@ -96,13 +96,13 @@ impl Stage for Report {
         page.sections.push(sheet.into_section());
         // What this run has not made keeps what was published, in the page as in its files.
         let published = std::fs::read_to_string(run.paths.results.join(PAGE)).unwrap_or_default();
-        let published = if run.config.report.publish { published } else { String::new() };
+        let published = if publishes(run) { published } else { String::new() };
         atomic::write(&dir.join(PAGE), page.markdown_over(&published).as_bytes())?;
         atomic::write(&dir.join(HTML), html::html(&page).as_bytes())
     }
 
     fn finish(&self, run: &Run, dir: &Path) -> Result<()> {
-        if !run.config.report.publish {
+        if !publishes(run) {
             return Ok(());
         }
         let target = &run.paths.results;
@@ -133,7 +133,7 @@ impl Stage for Report {
     }
 
     fn copies(&self, run: &Run) -> Option<PathBuf> {
-        run.config.report.publish.then(|| run.paths.results.clone())
+        publishes(run).then(|| run.paths.results.clone())
     }
 
     fn summary(&self, run: &Run, dir: &Path) -> Result<Vec<String>> {
@@ -155,6 +155,11 @@ fn part_of(document: &Path, marker: &str, profile: &str) -> Result<String> {
     let text = std::fs::read_to_string(document).with_context(|| document.display().to_string())?;
     let own = format!("{marker}-{profile}");
     Ok(if splice::has(&text, &own) { own } else { marker.to_owned() })
+}
+
+/// Whether the profile's report is published. Of a profile that sweeps, the sweep is.
+fn publishes(run: &Run) -> bool {
+    run.config.report.publish && run.config.sweep.is_empty()
 }
 
 /// The sections in the order of the page: those of the last stage first.

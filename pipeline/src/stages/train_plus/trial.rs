@@ -131,6 +131,7 @@ pub fn lines(rows: &[TrialRow]) -> Vec<String> {
             let verdict = match coded.kl {
                 kl if kl < deleted.kl => "",
                 kl if kl.is_nan() => ". WARNING: the model's answers are no numbers; do not use it",
+                _ if deleted.kl.is_nan() => ". WARNING: the control's answers are no numbers",
                 _ => ". WARNING: deletion does better; do not use it",
             };
             Some(format!(

@@ -32,5 +32,5 @@ impl Section for Ceiling {
 const ABOUT: &str = "The fewest bits per channel that Gaussian vectors with the covariance of a layer's calibration vectors take for a \
      squared error (a share of their variance), means over layers. Vectors are transformed together by channel, head, layer or two \
      layers; keys are those before position embedding; the first 4 tokens of a text are left out. Where keys and values or two layers \
-     are together, an error counts relative to the variance of its part. Real codes need more bits, and structure that a covariance \
+     are together, an error counts relative to the variance of its part. After an atom: the bits of its index, and of what it leaves. Real codes need more bits, and structure that a covariance \
      does not show, such as what atoms find, needs fewer.";
