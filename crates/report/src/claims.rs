@@ -128,7 +128,7 @@ pub const CLAIMS: &[Claim] = &[
         claim: "Keys are better coded before position embedding: CSR-8",
         paper: "Figure 2b, without a number",
         ours: "csr-8",
-        other: "csr-8+rope",
+        other: "csr-8+rope@neuraldict-rope",
         better: true,
     },
 ];
