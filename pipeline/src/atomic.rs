@@ -21,6 +21,12 @@ pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, bytes)
 }
 
+/// As [`write_if_changed`], with what the file `from` holds.
+pub fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let bytes = std::fs::read(from).with_context(|| from.display().to_string())?;
+    write_if_changed(to, &bytes)
+}
+
 /// Writes `value` as indented JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, serde_json::to_string_pretty(value)?.as_bytes())

@@ -203,8 +203,7 @@ fn publish(base: &Run, dir: &Path) -> Result<()> {
     let target = &base.paths.results;
     std::fs::create_dir_all(target).with_context(|| target.display().to_string())?;
     for file in ["sweep.md", "sweep.csv", "sweep-quality.svg"] {
-        let bytes = std::fs::read(dir.join(file)).with_context(|| file.to_owned())?;
-        atomic::write_if_changed(&target.join(file), &bytes)?;
+        atomic::copy_if_changed(&dir.join(file), &target.join(file))?;
     }
     ui::line("sweep", &format!("published in {}", base.paths.show(target)));
     Ok(())

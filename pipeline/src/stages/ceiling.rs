@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use kvcsr_cache::schemes::csr_plus::AROUND;
 use kvcsr_codec::{Kind, Shard};
-use kvcsr_neuraldict::ceiling::{Cloud, bits};
+use kvcsr_neuraldict::ceiling::{Cloud, Covariance, bits};
 use kvcsr_neuraldict::plus::{self, PlusConfig};
 use kvcsr_report::{CeilingRow, ceiling, files};
 use serde_json::{Map, Value};
@@ -145,20 +145,26 @@ impl Tokens {
 /// The rows of one or two layers.
 fn of_pair(run: &Run, pair: &Range<usize>) -> Result<Vec<CeilingRow>> {
     let layers = pair.clone().map(|layer| Tokens::open(run, layer)).collect::<Result<Vec<_>>>()?;
-    let mut rows = of_covariance(run, pair.start, &layers)?;
+    let covariance = covariance(&layers)?;
+    let mut rows = of_covariance(run, pair.start, &layers, &covariance)?;
     if run.config.ceiling.atoms > 0 {
-        for (layer, tokens) in pair.clone().zip(&layers) {
-            rows.extend(after_atoms(run, layer, tokens)?);
+        for (at, tokens) in layers.iter().enumerate() {
+            let scales = [0, 1].map(|kind| covariance.scale(&block(tokens.half(), at, kind)));
+            rows.extend(after_atoms(run, pair.start + at, tokens, scales)?);
         }
     }
     Ok(rows)
 }
 
-/// What the covariance of one or two layers tells.
-fn of_covariance(run: &Run, first: usize, layers: &[Tokens]) -> Result<Vec<CeilingRow>> {
-    let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
-    let width = layers.len() * 2 * half;
-    let mut cloud = Cloud::new(width)?;
+/// The channels of one kind of one of the layers, whose kinds have `half` channels each.
+fn block(half: usize, layer: usize, kind: usize) -> Range<usize> {
+    (2 * layer + kind) * half..(2 * layer + kind + 1) * half
+}
+
+/// The covariance of the tokens of one or two layers.
+fn covariance(layers: &[Tokens]) -> Result<Covariance> {
+    let half = layers[0].half();
+    let mut cloud = Cloud::new(layers.len() * 2 * half)?;
     for text in 0..layers[0].texts() {
         let parts = layers.iter().map(|layer| layer.text(text)).collect::<Result<Vec<_>>>()?;
         let rows: Vec<f32> = (0..parts[0].len() / (2 * half))
@@ -167,9 +173,13 @@ fn of_covariance(run: &Run, first: usize, layers: &[Tokens]) -> Result<Vec<Ceili
             .collect();
         cloud.add(&rows)?;
     }
-    let covariance = cloud.covariance()?;
-    // The channels of one kind of one of the layers.
-    let block = |layer: usize, kind: usize| (2 * layer + kind) * half..(2 * layer + kind + 1) * half;
+    Ok(cloud.covariance()?)
+}
+
+/// What the covariance of one or two layers tells.
+fn of_covariance(run: &Run, first: usize, layers: &[Tokens], covariance: &Covariance) -> Result<Vec<CeilingRow>> {
+    let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
+    let block = |layer: usize, kind: usize| block(half, layer, kind);
     let mut rows = Vec::new();
     let mut add = |layer: usize, vectors: &str, together: &str, variances: &[f64], channels: usize| {
         let total: f64 = variances.iter().sum();
@@ -204,19 +214,12 @@ fn of_covariance(run: &Run, first: usize, layers: &[Tokens]) -> Result<Vec<Ceili
     Ok(rows)
 }
 
-/// The rows of keys and values of a layer together, once the nearest of some atoms is taken off.
-fn after_atoms(run: &Run, layer: usize, tokens: &Tokens) -> Result<Vec<CeilingRow>> {
+/// The rows of keys and values of a layer together, once the nearest of some atoms is taken off. `scales` give either a variance of 1.
+fn after_atoms(run: &Run, layer: usize, tokens: &Tokens, scales: [f64; 2]) -> Result<Vec<CeilingRow>> {
     let half = tokens.half();
-    let (mut all, mut cloud) = (Vec::new(), Cloud::new(2 * half)?);
-    for text in 0..tokens.texts() {
-        let rows = tokens.text(text)?;
-        cloud.add(&rows)?;
-        all.extend(rows);
-    }
+    let all = (0..tokens.texts()).map(|text| tokens.text(text)).collect::<Result<Vec<_>>>()?.concat();
     let atoms = run.config.ceiling.atoms.min(all.len() / (2 * half));
-    let covariance = cloud.covariance()?;
-    let scale = |block: Range<usize>| std::iter::repeat_n(covariance.scale(&block) as f32, half);
-    let metric: Vec<f32> = scale(0..half).chain(scale(half..2 * half)).collect();
+    let metric: Vec<f32> = scales.iter().flat_map(|&scale| std::iter::repeat_n(scale as f32, half)).collect();
     let config = PlusConfig {
         atoms,
         iterations: run.config.train_plus.iterations,

@@ -136,9 +136,7 @@ impl Stage for LongBench {
             (manifest::FILE, "longbench.manifest.json"),
         ];
         for (from, to) in copies {
-            let (from, to) = (dir.join(from), target.join(to));
-            let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
-            atomic::write_if_changed(&to, &bytes)?;
+            atomic::copy_if_changed(&dir.join(from), &target.join(to))?;
         }
         let text = std::fs::read_to_string(dir.join(RESULTS.file(MARKER)))?;
         splice::splice_file(&run.paths.root.join(RESULTS.path), MARKER, &text)?;

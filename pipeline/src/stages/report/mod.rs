@@ -118,13 +118,13 @@ impl Stage for Report {
                 let document = run.paths.root.join(document);
                 splice::splice_file(&document, &part_of(&document, marker, &run.label())?, &text)?;
             } else if path.extension().is_some_and(|extension| PUBLISHED.iter().any(|kept| extension == *kept)) {
-                copy_if_changed(&path, &target.join(name))?;
+                atomic::copy_if_changed(&path, &target.join(name))?;
             }
         }
         for stage in shown(run) {
             let path = run.stage_dir(stage).join(manifest::FILE);
             if path.is_file() {
-                copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
+                atomic::copy_if_changed(&path, &target.join(format!("{stage}.manifest.json")))?;
             }
         }
         let documents = format!("{}, {} and {}", README.path, RESULTS.path, CLAIMS.path);
@@ -177,9 +177,4 @@ fn in_order(run: &Run) -> Vec<&'static dyn Section> {
 fn shown(run: &Run) -> Vec<&'static str> {
     let shows = |name: &&str| sections::ALL.iter().any(|section| section.stages().contains(name));
     run.stages.iter().map(|stage| stage.name()).filter(shows).collect()
-}
-
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let bytes = std::fs::read(from).with_context(|| from.display().to_string())?;
-    atomic::write_if_changed(to, &bytes)
 }
