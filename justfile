@@ -259,9 +259,14 @@ stage-times: setup
 deny *args:
     @bash pipeline/setup/deny.sh "$@"
 
-# Benchmarks; each prints its ratio to a named peer
+# Our kernels beside PyTorch, SPAMS, scikit-learn and faiss, into data/results/bench.csv and docs/PERFORMANCE.md: just bench [encode attend compress threads]
 [group('develop')]
 bench *args: setup
+    @{{ kvcsr }} bench --python "$(bash pipeline/peers/venv.sh)" "$@"
+
+# Benchmarks of single kernels, for those who change them
+[group('develop')]
+bench-kernels *args: setup
     cargo bench --locked --workspace --benches "$@"
 
 # Remove the outputs of one profile's stages (default smol), keeping downloads and committed results

@@ -43,13 +43,15 @@ use crate::stages::all;
 pub fn main() -> ExitCode {
     // A reader that has seen enough, such as `head`, ends the program as it ends others.
     sigpipe::reset();
-    for (variable, value) in kvcsr_neuraldict::device::SAME_EVERYWHERE {
+    let command = Cli::parse().command;
+    // The peers of `bench` run as fast as they can; everything else has the same bits on every machine.
+    let beside_peers = matches!(&command, Command::Tool(tool) if matches!(**tool, Tool::Bench(_)));
+    for (variable, value) in kvcsr_neuraldict::device::SAME_EVERYWHERE.into_iter().filter(|_| !beside_peers) {
         if std::env::var_os(variable).is_none() {
             // SAFETY: no other thread runs yet, so none reads the environment.
             unsafe { std::env::set_var(variable, value) };
         }
     }
-    let command = Cli::parse().command;
     let ended = interrupt::watch(goes_on(&command)).and_then(|()| run(command));
     interrupt::settle();
     match ended {
@@ -112,6 +114,7 @@ fn run(command: Command) -> Result<()> {
             Tool::Footprint(args) => commands::footprint::run(&args),
             Tool::Generate(args) => commands::generate::run(&args),
             Tool::Logits(args) => commands::logits::run(&args),
+            Tool::Bench(args) => commands::bench::run(&args),
             Tool::Draw(args) => commands::draw::run(&args),
             Tool::GpuCheck(args) => commands::gpu_check::run(&args),
             Tool::Score(args) => commands::score::run(&args),

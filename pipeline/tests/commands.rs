@@ -297,3 +297,41 @@ fn the_check_of_a_gpu_can_be_rehearsed_on_the_cpu() {
     let absent = refused(folder.path(), &["gpu-check", "--device", "cuda:77"]);
     assert!(absent.contains("device `cuda:77`"), "{absent}");
 }
+
+#[test]
+fn a_bench_keeps_the_rows_of_parts_that_it_does_not_measure() {
+    let folder = model();
+    // Heads of 32 channels, which blocks of 32 need.
+    let config = CONFIG.replace("\"hidden_size\": 16", "\"hidden_size\": 64");
+    let arch = Arch::from_hf_config(&config, Path::new("config.json")).unwrap();
+    let zeros = |shape: Vec<usize>| Tensor::full(0.01f32, shape, &Device::Cpu).unwrap();
+    let weights: HashMap<String, Tensor> =
+        arch.tensors().into_iter().map(|(name, shape)| (name, zeros(shape))).collect();
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    fs::write(folder.path().join("config.json"), config).unwrap();
+    let markers =
+        ["encode", "attend", "compress", "threads"].map(|name| format!("<!-- BEGIN {name} -->\n<!-- END {name} -->\n"));
+    fs::write(folder.path().join("page.md"), markers.concat()).unwrap();
+    let bench = |parts: &[&str]| {
+        let fixed = ["--quick", "--rounds", "1", "--model", ".", "--out", "rows.csv", "--page", "page.md"];
+        let out = kvcsr(folder.path(), &[&["bench"], parts, &fixed].concat());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        fs::read_to_string(folder.path().join("rows.csv")).unwrap()
+    };
+    let rows = bench(&[]);
+    for part in ["encode,", "attend,", "compress,", "threads,"] {
+        assert!(rows.lines().any(|line| line.starts_with(part)), "{part} {rows}");
+    }
+    let again = bench(&["attend"]);
+    let others = |rows: &str| -> Vec<String> {
+        rows.lines().filter(|line| !line.starts_with("attend,")).map(str::to_owned).collect()
+    };
+    assert_eq!(others(&again), others(&rows));
+    let page = fs::read_to_string(folder.path().join("page.md")).unwrap();
+    assert!(page.contains("| `csr+@2` |") && page.contains("PyTorch orthogonal matching pursuit"), "{page}");
+    let unknown = refused(folder.path(), &["bench", "speed"]);
+    assert!(
+        unknown.contains("`speed` is not a part") && unknown.contains("encode, attend, compress, threads"),
+        "{unknown}"
+    );
+}

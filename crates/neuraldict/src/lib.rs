@@ -57,7 +57,6 @@ pub mod plus;
 pub mod pool;
 pub mod pursuit;
 pub mod record;
-pub mod sdpa;
 mod spread;
 mod step;
 #[cfg(test)]
@@ -65,6 +64,7 @@ mod testing;
 pub mod train;
 mod update;
 mod weights;
+pub mod yardstick;
 
 pub use config::{
     DeadAtoms, Diversity, GradientPath, Optimiser, Pursuit, Reduction, Schedule, Selection, Start, TrainConfig, Trainer,

@@ -12,6 +12,7 @@
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
 //! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
 //! | [`memory`] | bytes by length, and sweeps |
+//! | [`bench`] | speed beside named peers |
 //!
 //! ```
 //! use kvcsr_records::{MemoryPoint, csv};
@@ -23,6 +24,7 @@
 
 #![deny(missing_docs)]
 
+pub mod bench;
 pub mod columns;
 pub mod csv;
 mod error;
@@ -34,6 +36,7 @@ pub mod tasks;
 pub mod training;
 pub mod vectors;
 
+pub use bench::BenchRow;
 pub use columns::Row;
 pub use error::RecordsError;
 pub use heldout::{Comparison, DictionarySource, HeldoutRow, SchemeSummary, ThresholdRow, UnknownName};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::bench::BenchArgs;
 use crate::commands::diff_runs::DiffRunsArgs;
 use crate::commands::draw::DrawArgs;
 use crate::commands::gpu_check::GpuCheckArgs;
@@ -96,6 +97,8 @@ pub enum Tool {
     Score(ScoreArgs),
     /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the host, speed beside PyTorch, training
     GpuCheck(GpuCheckArgs),
+    /// Measure our kernels beside PyTorch, SPAMS, scikit-learn and faiss, into data/results/bench.csv and docs/PERFORMANCE.md
+    Bench(BenchArgs),
     /// Draw the README's two drawings: a vector as three atoms, and the pipeline
     Draw(DrawArgs),
     /// Put time, memory and disk of the published stages into docs/REPRODUCING.md

@@ -1,5 +1,6 @@
 //! Commands beside the stages: they keep no record.
 
+pub mod bench;
 pub mod diff_runs;
 pub mod draw;
 pub mod fetch;

@@ -10,7 +10,7 @@ use kvcsr_cache::tensor::Attention;
 use kvcsr_cache::tensor::pursuit::TensorAtoms;
 use kvcsr_cache::{AttendCx, Geometry, Pattern, Rotary, SchemeContext, registry};
 use kvcsr_codec::{Dictionary, Encoder, measured_bits};
-use kvcsr_neuraldict::sdpa::{Heads, sdpa_seconds};
+use kvcsr_neuraldict::yardstick::{Heads, sdpa_seconds};
 
 use super::Check;
 

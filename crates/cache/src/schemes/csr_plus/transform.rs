@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
 use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, MAX_ATOMS, Table, index_bits, lloyd_max};
+use rayon::prelude::*;
 
 use super::unpack::{Run, Unpacked};
 use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
@@ -14,6 +15,8 @@ use crate::Geometry;
 const GAIN_BITS: usize = 8;
 /// Gains are powers of two: the least, the largest, and the steps between them.
 pub(super) const GAINS: (f32, f32) = (-4.0, 4.0);
+/// Rows of a table that one thread multiplies with a decoded token at a time.
+const SEARCHED: usize = 64;
 /// Deviations below this are none: what they scale would overflow.
 const LEAST: f32 = 1e-12;
 
@@ -328,8 +331,9 @@ impl Transform {
 fn products(x: &[f32], y: &[f32], width: usize, out: &mut [f32]) {
     let (n, m) = (x.len() / width, y.len() / width);
     if n == 1 {
-        // A decoded token: no copy of y in another order.
-        return Isa::detect().scores(y, x, width, out);
+        // A decoded token: no copy of y in another order. y is megabytes, which one thread alone reads slowly.
+        let parts = out.par_chunks_mut(SEARCHED).zip(y.par_chunks(SEARCHED * width));
+        return parts.for_each(|(out, y)| Isa::detect().scores(y, x, width, out));
     }
     multiply(MatrixMut::new(out, n, m), Matrix::new(x, n, width), Matrix::new(y, m, width).transposed());
 }

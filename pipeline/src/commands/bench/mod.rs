@@ -1,0 +1,113 @@
+//! bench: our kernels beside named peers in the same run, as shares of what the machine allows.
+//!
+//! All who do one piece of work take turns, and the fastest turn of each counts ([`contest`]).
+
+mod attend;
+mod compress;
+mod contest;
+mod encode;
+mod page;
+mod roofs;
+mod worker;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use kvcsr_neuraldict::set_threads;
+use kvcsr_records::{BenchRow, csv};
+use kvcsr_report::splice::splice_file;
+
+use self::roofs::Roofs;
+use crate::machine::Machine;
+use crate::ui;
+
+/// Parts, in the order in which they run.
+const PARTS: [&str; 4] = ["encode", "attend", "compress", "threads"];
+/// The part that measures nothing.
+const TABLES: &str = "tables";
+
+/// What to measure, and where it goes.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure: encode, attend, compress, threads; without any, all. `tables` only writes the page again
+    #[arg(value_name = "PART")]
+    parts: Vec<String>,
+    /// Small sizes only, which say little: a rehearsal of seconds
+    #[arg(long)]
+    quick: bool,
+    /// Turns of each contender, of which the fastest counts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// A Python that has SPAMS, scikit-learn and faiss (`just bench` sets one up); without it they are left out
+    #[arg(long, value_name = "FILE")]
+    python: Option<PathBuf>,
+    /// The model of `compress`: a GGUF file, a folder, or the name of a source of data/sources.toml
+    #[arg(long, default_value = "default")]
+    model: String,
+    /// What its matrices are kept in
+    #[arg(long, default_value = "auto")]
+    dtype: String,
+    /// The rows; those of parts that are not measured now stay
+    #[arg(long, default_value = "data/results/bench.csv", value_name = "FILE")]
+    out: PathBuf,
+    /// The document to put the tables into
+    #[arg(long, default_value = "docs/PERFORMANCE.md", value_name = "FILE")]
+    page: PathBuf,
+}
+
+/// What the parts share.
+struct Bench<'a> {
+    quick: bool,
+    rounds: usize,
+    python: Option<&'a Path>,
+    machine: &'a Machine,
+}
+
+/// Measures, and writes rows and tables.
+///
+/// # Errors
+/// If a part is not known, a contender fails, or a file cannot be written.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(unknown) = args.parts.iter().find(|part| !PARTS.contains(&&part[..]) && *part != TABLES) {
+        bail!("`{unknown}` is not a part: expected {} or {TABLES}", PARTS.join(", "));
+    }
+    let mut all: Vec<BenchRow> = if args.out.exists() { csv::read(&args.out)? } else { Vec::new() };
+    set_threads(rayon::current_num_threads());
+    let machine = Machine::read("cpu");
+    let bench =
+        Bench { quick: args.quick, rounds: args.rounds.max(1), python: args.python.as_deref(), machine: &machine };
+    let parts: Vec<&str> =
+        PARTS.into_iter().filter(|part| args.parts.is_empty() || args.parts.iter().any(|p| p == part)).collect();
+    if !parts.is_empty() {
+        let roofs = Roofs::measure(args.quick);
+        ui::line(
+            "bench",
+            &format!(
+                "memory is read at {:.1} GB/s, f32 multiplied at {:.0} GFLOP/s",
+                roofs.read / 1e9,
+                roofs.product / 1e9
+            ),
+        );
+        for part in parts {
+            let rows = match part {
+                "encode" => encode::run(&bench, &roofs)?,
+                "attend" => attend::run(&bench, &roofs)?,
+                "compress" => compress::run(&bench, &args.model, &args.dtype)?,
+                _ => encode::threads(&bench)?,
+            };
+            let shapes: Vec<String> = rows.iter().map(|row| row.shape.clone()).collect();
+            all.retain(|row| row.work != part || part == "compress" && !shapes.contains(&row.shape));
+            all.extend(rows);
+        }
+        csv::write(&args.out, &all).with_context(|| args.out.display().to_string())?;
+        ui::line("bench", &format!("{} rows in {}", all.len(), args.out.display()));
+    }
+    for (name, table) in page::TABLES {
+        let table = table(&all)?;
+        println!("{table}");
+        splice_file(&args.page, name, &table)?;
+    }
+    ui::line("bench", &format!("tables in {}", args.page.display()));
+    Ok(())
+}
