@@ -172,6 +172,21 @@ impl Isa {
         self.run(sums::AddWeighted { weights, rows, out });
     }
 
+    /// `out_r += sum_j weights_rj rows_j` for several sums at a time: weights `(R, n)`, rows `(n, width)`, out `(R, width)`. Each
+    /// has the bits of [`Isa::add_weighted`].
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    pub fn add_weighted_together(self, weights: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
+        if width == 0 || rows.is_empty() {
+            assert!(weights.is_empty() || width == 0, "weights of rows that are not there");
+            return;
+        }
+        let n = rows.len() / width;
+        assert_eq!((rows.len() % width, out.len() % width, out.len() / width * n), (0, 0, weights.len()));
+        self.run(sums::AddWeightedTogether { weights, rows, width, out });
+    }
+
     /// `sum_i a_i b_i`, in f32.
     ///
     /// # Panics
@@ -180,6 +195,15 @@ impl Isa {
     pub fn dot<T: Stored>(self, a: &[T], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len());
         self.run(sums::Dot { a, b })
+    }
+
+    /// `out_r = sum_i a_i b_ri`: b `(out.len(), a.len())`. Each has the bits of [`Isa::dot`].
+    ///
+    /// # Panics
+    /// If the slices do not fit each other.
+    pub fn dots<T: Stored>(self, a: &[T], b: &[f32], out: &mut [f32]) {
+        assert_eq!(a.len() * out.len(), b.len());
+        self.run(sums::Dots { a, b, out });
     }
 
     /// Copies to f32.

@@ -250,6 +250,125 @@ impl Kernel for AddWeighted<'_> {
     }
 }
 
+/// See [`super::Isa::add_weighted_together`].
+pub(super) struct AddWeightedTogether<'a> {
+    pub(super) weights: &'a [f32],
+    pub(super) rows: &'a [f32],
+    pub(super) width: usize,
+    pub(super) out: &'a mut [f32],
+}
+
+impl Kernel for AddWeightedTogether<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        /// Sums whose parts are added up in registers at a time.
+        const TOGETHER: usize = 4;
+        let (n, width) = (self.rows.len() / self.width, self.width);
+        let sums = self.out.chunks_mut(TOGETHER * width).zip(self.weights.chunks(TOGETHER * n));
+        for (out, weights) in sums {
+            match out.len() / width {
+                4 => together::<S, 4>(simd, weights, self.rows, width, out),
+                3 => together::<S, 3>(simd, weights, self.rows, width, out),
+                2 => together::<S, 2>(simd, weights, self.rows, width, out),
+                _ => together::<S, 1>(simd, weights, self.rows, width, out),
+            }
+        }
+    }
+}
+
+/// `R` sums: each register of a row is read once for all of them.
+#[inline(always)]
+fn together<S: Simd, const R: usize>(simd: S, weights: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
+    /// Registers of a row at a time.
+    const TILE: usize = 4;
+    let whole = width / LANES;
+    let n = rows.len() / width;
+    let mut at = 0;
+    while at < whole {
+        let count = TILE.min(whole - at);
+        match count {
+            4 => tile::<S, R, 4>(simd, weights, n, rows, width, at, out),
+            3 => tile::<S, R, 3>(simd, weights, n, rows, width, at, out),
+            2 => tile::<S, R, 2>(simd, weights, n, rows, width, at, out),
+            _ => tile::<S, R, 1>(simd, weights, n, rows, width, at, out),
+        }
+        at += count;
+    }
+    for r in 0..R {
+        for column in whole * LANES..width {
+            let terms = weights[r * n..(r + 1) * n].iter().zip(rows.iter().skip(column).step_by(width));
+            let sum = &mut out[r * width + column];
+            *sum = terms.fold(*sum, |sum, (weight, x)| weight.mul_add(*x, sum));
+        }
+    }
+}
+
+/// `R` sums of `C` registers from register `at` on.
+#[inline(always)]
+fn tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    weights: &[f32],
+    n: usize,
+    rows: &[f32],
+    width: usize,
+    at: usize,
+    out: &mut [f32],
+) {
+    let from = at * LANES;
+    let mut sums = [[simd.splat(0.0); C]; R];
+    for r in 0..R {
+        let out = out[r * width + from..][..C * LANES].as_chunks::<LANES>().0;
+        for c in 0..C {
+            sums[r][c] = simd.load(&out[c]);
+        }
+    }
+    for (token, row) in rows.chunks_exact(width).enumerate() {
+        let row = row[from..from + C * LANES].as_chunks::<LANES>().0;
+        let mut x = [simd.splat(0.0); C];
+        for c in 0..C {
+            x[c] = simd.load(&row[c]);
+        }
+        for r in 0..R {
+            let weight = simd.splat(weights[r * n + token]);
+            for c in 0..C {
+                sums[r][c] = simd.mul_add(weight, x[c], sums[r][c]);
+            }
+        }
+    }
+    for r in 0..R {
+        let out = out[r * width + from..][..C * LANES].as_chunks_mut::<LANES>().0;
+        for c in 0..C {
+            simd.store(sums[r][c], &mut out[c]);
+        }
+    }
+}
+
+/// See [`super::Isa::dots`].
+pub(super) struct Dots<'a, T> {
+    pub(super) a: &'a [T],
+    pub(super) b: &'a [f32],
+    pub(super) out: &'a mut [f32],
+}
+
+impl<T: Stored> Kernel for Dots<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let width = self.a.len();
+        let (fours, rest) = self.out.as_chunks_mut::<4>();
+        let (of_fours, of_rest) = self.b.split_at(fours.len() * 4 * width);
+        for (out, b) in fours.iter_mut().zip(of_fours.chunks_exact(4 * width)) {
+            *out = dots(simd, self.a, std::array::from_fn(|r| &b[r * width..(r + 1) * width]));
+        }
+        for (out, b) in rest.iter_mut().zip(of_rest.chunks_exact(width)) {
+            [*out] = dots(simd, self.a, [b]);
+        }
+    }
+}
+
 /// See [`super::Isa::dot`].
 pub(super) struct Dot<'a, T> {
     pub(super) a: &'a [T],
@@ -287,26 +406,43 @@ impl Kernel for Scores<'_> {
     }
 }
 
-/// 32 sums side by side: enough to hide the latency of a fused multiply-add, and a smaller rounding error than one.
+/// One [`dots`].
 #[inline(always)]
 fn dot<S: Simd, T: Stored>(simd: S, a: &[T], b: &[f32]) -> f32 {
-    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let ((a_pairs, a_last), (b_pairs, b_last)) = (a.as_chunks::<2>(), b.as_chunks::<2>());
-    let mut sums = [simd.splat(0.0); 2];
-    for (a, b) in a_pairs.iter().zip(b_pairs) {
+    let [sum] = dots(simd, a, [b]);
+    sum
+}
+
+/// 32 sums side by side for each of the `R` products: enough to hide the latency of a fused multiply-add, and a smaller rounding
+/// error than one. A product's sums do not depend on `R`.
+#[inline(always)]
+fn dots<S: Simd, T: Stored, const R: usize>(simd: S, a: &[T], b: [&[f32]; R]) -> [f32; R] {
+    let (a, a_tail) = a.as_chunks::<LANES>();
+    let b: [_; R] = b.map(|b| b.as_chunks::<LANES>());
+    let registers: [_; R] = b.map(|(registers, _)| &registers[..a.len()]);
+    let mut sums = [[simd.splat(0.0); 2]; R];
+    let (pairs, last) = a.as_chunks::<2>();
+    for (at, pair) in pairs.iter().enumerate() {
         for k in 0..2 {
-            sums[k] = simd.mul_add(T::load(simd, &a[k]), simd.load(&b[k]), sums[k]);
+            let x = T::load(simd, &pair[k]);
+            for r in 0..R {
+                sums[r][k] = simd.mul_add(x, simd.load(&registers[r][2 * at + k]), sums[r][k]);
+            }
         }
     }
-    for (a, b) in a_last.iter().zip(b_last) {
-        sums[0] = simd.mul_add(T::load(simd, a), simd.load(b), sums[0]);
+    for x in last {
+        for r in 0..R {
+            sums[r][0] = simd.mul_add(T::load(simd, x), simd.load(&registers[r][2 * pairs.len()]), sums[r][0]);
+        }
     }
     if !a_tail.is_empty() {
-        let mut a = [0.0; LANES];
-        for (a, x) in a.iter_mut().zip(a_tail) {
-            *a = x.widen();
+        let mut tail = [0.0; LANES];
+        for (tail, x) in tail.iter_mut().zip(a_tail) {
+            *tail = x.widen();
         }
-        sums[1] = simd.mul_add(simd.load(&a), simd.load(&padded(b_tail)), sums[1]);
+        for r in 0..R {
+            sums[r][1] = simd.mul_add(simd.load(&tail), simd.load(&padded(b[r].1)), sums[r][1]);
+        }
     }
-    simd.sum(sums[0], sums[1])
+    std::array::from_fn(|r| simd.sum(sums[r][0], sums[r][1]))
 }

@@ -100,6 +100,40 @@ proptest! {
     }
 
     #[test]
+    fn weighted_rows_summed_together_are_those_summed_alone(
+        width in 1usize..100, sums in 0usize..10, n in 0usize..11, numbers in vec(-1.0f32..1.0, 1100), seed in 1usize..90
+    ) {
+        let rows = &numbers[..n * width];
+        let take = |count: usize| -> Vec<f32> { numbers.iter().cycle().skip(seed).step_by(7).take(count).copied().collect() };
+        let (weights, start) = (take(sums * n), take(sums * width));
+        let mut expected = start.clone();
+        for (sum, weights) in expected.chunks_exact_mut(width).zip(weights.chunks_exact(n.max(1))) {
+            portable().add_weighted(weights, rows, sum);
+        }
+        for isa in Isa::all() {
+            let mut out = start.clone();
+            isa.add_weighted_together(&weights, rows, width, &mut out);
+            prop_assert_eq!(bits(&out), bits(&expected), "{:?}", isa);
+        }
+    }
+
+    #[test]
+    fn dots_with_several_rows_are_those_with_one(width in 0usize..100, count in 0usize..10, numbers in vec(-1.0f32..1.0, 1100)) {
+        let (a, b) = (&numbers[numbers.len() - width..], &numbers[..count * width]);
+        let brain: Vec<bf16> = a.iter().map(|x| bf16::from_f32(*x)).collect();
+        for isa in Isa::all() {
+            let (mut out, mut of_brain) = (vec![f32::NAN; count], vec![f32::NAN; count]);
+            isa.dots(a, b, &mut out);
+            isa.dots(&brain, b, &mut of_brain);
+            for row in 0..count {
+                let b = &b[row * width..(row + 1) * width];
+                prop_assert_eq!(out[row].to_bits(), portable().dot(a, b).to_bits(), "{:?}", isa);
+                prop_assert_eq!(of_brain[row].to_bits(), portable().dot(&brain, b).to_bits(), "{:?}", isa);
+            }
+        }
+    }
+
+    #[test]
     fn dots_agree_in_every_type_and_are_the_definition(a in numbers(-1.0..1.0), seed in any::<u32>()) {
         let b: Vec<f32> = (0..a.len() as u32)
             .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / (1 << 23) as f32 - 1.0)

@@ -80,9 +80,9 @@ thread_local! {
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// Weights of one query row.
+    /// A number for each query row, and for each token.
     weights: Vec<f32>,
-    /// Sums of one query row.
+    /// Sums of each query row, `(rows, r)`.
     sums: Vec<f32>,
 }
 
@@ -245,15 +245,16 @@ impl SumsCodes for Values {
                 let levels = &unpacked.levels[tokens.start * width..tokens.end * width];
                 let gains = &unpacked.gains[tokens];
                 let mut scratch = SCRATCH.take();
+                scratch.weights.clear();
                 for row in 0..rows {
-                    let weights = weights.iter().skip(row).step_by(rows).zip(gains).map(|(weight, gain)| weight * gain);
-                    scratch.weights.clear();
-                    scratch.weights.extend(weights);
-                    scratch.sums.clear();
-                    scratch.sums.resize(width, 0.0);
-                    Isa::detect().add_weighted(&scratch.weights, levels, &mut scratch.sums);
-                    let sums = of_coordinates.iter_mut().skip(row).step_by(rows);
-                    sums.zip(&scratch.sums).for_each(|(sum, x)| *sum += x);
+                    let own = weights.iter().skip(row).step_by(rows);
+                    scratch.weights.extend(own.zip(gains).map(|(weight, gain)| weight * gain));
+                }
+                scratch.sums.clear();
+                scratch.sums.resize(rows * width, 0.0);
+                Isa::detect().add_weighted_together(&scratch.weights, levels, width, &mut scratch.sums);
+                for (row, sums) in scratch.sums.chunks_exact(width.max(1)).enumerate() {
+                    of_coordinates.iter_mut().skip(row).step_by(rows).zip(sums).for_each(|(sum, x)| *sum += x);
                 }
                 SCRATCH.set(scratch);
             });
@@ -276,11 +277,12 @@ impl SumsCodes for Values {
                 return;
             }
             let mut scratch = SCRATCH.take();
-            for (row, out) in out.chunks_exact_mut(d).enumerate() {
-                scratch.sums.clear();
-                scratch.sums.extend(of_coordinates.iter().skip(row).step_by(rows));
-                let channels = decode.chunks_exact(width);
-                out.iter_mut().zip(channels).for_each(|(x, channel)| *x += isa.dot(channel, &scratch.sums));
+            scratch.sums.clear();
+            (0..rows).for_each(|row| scratch.sums.extend(of_coordinates.iter().skip(row).step_by(rows)));
+            scratch.weights.resize(rows, 0.0);
+            for (channel, decode) in decode.chunks_exact(width).enumerate() {
+                isa.dots(decode, &scratch.sums, &mut scratch.weights);
+                out.iter_mut().skip(channel).step_by(d).zip(&scratch.weights).for_each(|(x, sum)| *x += sum);
             }
             SCRATCH.set(scratch);
         });
