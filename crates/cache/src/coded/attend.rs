@@ -359,7 +359,7 @@ impl HeadCall<'_> {
 }
 
 /// Tokens of a part. Parts begin where tiles do.
-const PART: usize = 2 * TILE;
+const PART: usize = 4 * TILE;
 /// Query rows up to which a pass is taken in parts.
 pub(super) const PART_ROWS: usize = 32;
 

@@ -1,7 +1,7 @@
 //! Rotary position embedding (RoPE; Su et al. 2021), half-split channel order: channel `j` turns with `j + D / 2`.
 
 use super::Isa;
-use super::simd::{Kernel, Simd};
+use super::simd::{Kernel, LANES, Simd};
 
 /// Rotary tables, `(positions, D / 2)` each.
 #[derive(Clone, Copy, Debug)]
@@ -43,16 +43,23 @@ struct Rotate<'a> {
 impl Kernel for Rotate<'_> {
     type Output = ();
 
-    /// Per number, so the compiler vectorises it for the instructions at hand.
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, simd: S) {
         let tables = self.cos.chunks_exact(self.half).zip(self.sin.chunks_exact(self.half));
+        let minus = simd.splat(-1.0);
         for (row, (cos, sin)) in self.rows.chunks_exact_mut(2 * self.half).zip(tables) {
             let (first, second) = row.split_at_mut(self.half);
-            for ((x, y), (&c, &s)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+            let ((first, x_tail), (second, y_tail)) = (first.as_chunks_mut::<LANES>(), second.as_chunks_mut::<LANES>());
+            let ((cos, c_tail), (sin, s_tail)) = (cos.as_chunks::<LANES>(), sin.as_chunks::<LANES>());
+            for (((x, y), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                let (a, b, c, s) = (simd.load(x), simd.load(y), simd.load(c), simd.load(s));
+                simd.store(simd.mul_add(a, c, simd.mul(minus, simd.mul(b, s))), x);
+                simd.store(simd.mul_add(b, c, simd.mul(a, s)), y);
+            }
+            for (((x, y), c), s) in x_tail.iter_mut().zip(y_tail).zip(c_tail).zip(s_tail) {
                 let (a, b) = (*x, *y);
-                *x = a.mul_add(c, -(b * s));
-                *y = b.mul_add(c, a * s);
+                *x = a.mul_add(*c, -(b * s));
+                *y = b.mul_add(*c, a * s);
             }
         }
     }

@@ -324,14 +324,18 @@ fn tile<S: Simd, const R: usize, const C: usize>(
             sums[r][c] = simd.load(&out[c]);
         }
     }
-    for (token, row) in rows.chunks_exact(width).enumerate() {
+    let mut own = [&[0.0; 0][..]; R];
+    for r in 0..R {
+        own[r] = &weights[r * n..(r + 1) * n];
+    }
+    for (token, row) in rows.chunks_exact(width).enumerate().take(n) {
         let row = row[from..from + C * LANES].as_chunks::<LANES>().0;
         let mut x = [simd.splat(0.0); C];
         for c in 0..C {
             x[c] = simd.load(&row[c]);
         }
         for r in 0..R {
-            let weight = simd.splat(weights[r * n + token]);
+            let weight = simd.splat(own[r][token]);
             for c in 0..C {
                 sums[r][c] = simd.mul_add(weight, x[c], sums[r][c]);
             }
@@ -418,8 +422,11 @@ fn dot<S: Simd, T: Stored>(simd: S, a: &[T], b: &[f32]) -> f32 {
 #[inline(always)]
 fn dots<S: Simd, T: Stored, const R: usize>(simd: S, a: &[T], b: [&[f32]; R]) -> [f32; R] {
     let (a, a_tail) = a.as_chunks::<LANES>();
-    let b: [_; R] = b.map(|b| b.as_chunks::<LANES>());
-    let registers: [_; R] = b.map(|(registers, _)| &registers[..a.len()]);
+    let (mut registers, mut tails) = ([&[[0.0; LANES]; 0][..]; R], [&[0.0; 0][..]; R]);
+    for r in 0..R {
+        let (whole, tail) = b[r].as_chunks::<LANES>();
+        (registers[r], tails[r]) = (&whole[..a.len()], tail);
+    }
     let mut sums = [[simd.splat(0.0); 2]; R];
     let (pairs, last) = a.as_chunks::<2>();
     for (at, pair) in pairs.iter().enumerate() {
@@ -441,8 +448,13 @@ fn dots<S: Simd, T: Stored, const R: usize>(simd: S, a: &[T], b: [&[f32]; R]) ->
             *tail = x.widen();
         }
         for r in 0..R {
-            sums[r][1] = simd.mul_add(simd.load(&tail), simd.load(&padded(b[r].1)), sums[r][1]);
+            sums[r][1] = simd.mul_add(simd.load(&tail), simd.load(&padded(tails[r])), sums[r][1]);
         }
     }
-    std::array::from_fn(|r| simd.sum(sums[r][0], sums[r][1]))
+    // A loop: what a closure calls is not compiled for the instructions of `simd`.
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = simd.sum(sums[r][0], sums[r][1]);
+    }
+    out
 }

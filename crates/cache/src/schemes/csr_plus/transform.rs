@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
+use kvcsr_codec::kernels::{Isa, LANES, Matrix, MatrixMut, multiply, multiply_add};
 use kvcsr_codec::{BitReader, BitWriter, CodebookSet, CodecError, Kind, MAX_ATOMS, Table, index_bits, lloyd_max};
 use rayon::prelude::*;
 
@@ -94,7 +94,7 @@ pub(super) struct Transform {
     encode: Vec<f32>,
     /// `(2 Hkv, D, width)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
     decode: Vec<bf16>,
-    /// `r`, rounded up to an even number.
+    /// `r`, rounded up to whole registers.
     width: usize,
     runs: Vec<Run>,
     kept: usize,
@@ -109,7 +109,7 @@ impl Transform {
         let kept =
             bits.iter().zip(&deviations).take_while(|(bits, deviation)| **bits > 0 && **deviation > LEAST).count();
         let basis = tables.basis.to_f32();
-        let width = kept.next_multiple_of(2);
+        let width = kept.next_multiple_of(LANES);
         let (mut encode, mut decode) = (vec![0.0; n * kept], vec![bf16::ZERO; n * width]);
         for (at, (row, deviation)) in basis.chunks_exact(n).zip(&deviations).take(kept).enumerate() {
             for (channel, (&x, &weight)) in row.iter().zip(&metric).enumerate() {
@@ -223,7 +223,7 @@ impl Transform {
         &self.decode[at * each..(at + 1) * each]
     }
 
-    /// Coordinates of a token as they are unpacked: `r`, rounded up to an even number.
+    /// Coordinates of a token as they are unpacked: `r`, rounded up to whole registers. Those beyond `r` are 0.
     pub(super) fn width(&self) -> usize {
         self.width
     }

@@ -84,7 +84,7 @@ pub(super) fn levels(bits: usize) -> &'static [f32] {
 pub(super) struct Unpacked {
     pub(super) atoms: Vec<usize>,
     pub(super) gains: Vec<f32>,
-    /// `(tokens, r)`, r rounded up to an even number: levels, all of them bf16.
+    /// `(tokens, width)`: levels, all of them bf16, and zeros beyond `r`.
     pub(super) levels: Vec<f32>,
     /// The same, to multiply.
     pub(super) rows: Bf16Rows,
