@@ -5,8 +5,11 @@ use std::fmt::Write;
 use anyhow::Result;
 use kvcsr_records::BenchRow;
 
+/// Makes a table of the rows of its part.
+type Table = fn(&[BenchRow]) -> Result<String>;
+
 /// What a table is called between its markers, and how it is made.
-pub const TABLES: [(&str, fn(&[BenchRow]) -> Result<String>); 4] =
+pub const TABLES: [(&str, Table); 4] =
     [("encode", encode), ("attend", attend), ("compress", compress), ("threads", threads)];
 
 /// The rows of one kind of work.
