@@ -203,6 +203,9 @@ impl Isa {
     /// If the slices do not fit each other.
     pub fn dots<T: Stored>(self, a: &[T], b: &[f32], out: &mut [f32]) {
         assert_eq!(a.len() * out.len(), b.len());
+        if a.is_empty() {
+            return out.fill(0.0);
+        }
         self.run(sums::Dots { a, b, out });
     }
 

@@ -29,13 +29,13 @@ pub fn run(bench: &Bench<'_>, name: &str, dtype: &str) -> Result<Vec<BenchRow>> 
     for atoms in if bench.quick { vec![256] } else { vec![1024, 8192] } {
         contexts.push((atoms, SchemeContext::untrained(decoder.geometry(), atoms)));
     }
-    let prefill = || timed(tokens as f64, || Ok(drop(decoder.prefill(&ids, PREFILL_CHUNK)?)));
+    let prefill = || timed(tokens as f64, || Ok(decoder.prefill(&ids, PREFILL_CHUNK)?));
     let mut contenders = vec![Contender::peer("our prefill", prefill)];
     for (scheme, atoms) in SCHEMES {
         let (atoms, cx) = contexts.iter().find(|(n, _)| *n == atoms || bench.quick).context("a number of atoms")?;
         let built = registry::build(scheme, cx)?;
         let (prompt, rotary) = (&prompt, decoder.rotary());
-        let fork = move || timed(tokens as f64, || Ok(drop(prompt.fork(built.as_ref(), rotary)?)));
+        let fork = move || timed(tokens as f64, || Ok(prompt.fork(built.as_ref(), rotary)?));
         contenders.push(Contender::ours(format!("{scheme}, N = {atoms}"), fork));
     }
     let shape = format!("{name}, {tokens} tokens");

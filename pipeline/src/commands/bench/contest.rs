@@ -106,11 +106,13 @@ pub fn rows(work: &Work<'_>, mut contenders: Vec<Contender<'_>>, rounds: usize) 
     Ok(rows)
 }
 
-/// A turn that does `units` of work without an error to tell.
-pub fn timed(units: f64, run: impl FnOnce() -> Result<()>) -> Result<Turn> {
+/// A turn that does `units` of work without an error to tell. What it makes is dropped after the time is taken.
+pub fn timed<R>(units: f64, run: impl FnOnce() -> Result<R>) -> Result<Turn> {
     let begun = Instant::now();
-    run()?;
-    Ok(Turn { units, seconds: begun.elapsed().as_secs_f64(), error: None })
+    let made = run()?;
+    let seconds = begun.elapsed().as_secs_f64();
+    drop(made);
+    Ok(Turn { units, seconds, error: None })
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         ui::line("bench", &format!("{} rows in {}", all.len(), args.out.display()));
     }
     for (name, table) in page::TABLES {
-        let table = table(&all)?;
+        let table = page::part(name, table, &all)?;
         println!("{table}");
         splice_file(&args.page, name, &table)?;
     }

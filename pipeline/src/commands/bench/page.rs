@@ -5,8 +5,11 @@ use std::fmt::Write;
 use anyhow::Result;
 use kvcsr_records::BenchRow;
 
+/// Makes a table of the rows of its part.
+type Table = fn(&[BenchRow]) -> Result<String>;
+
 /// What a table is called between its markers, and how it is made.
-pub const TABLES: [(&str, fn(&[BenchRow]) -> Result<String>); 4] =
+pub const TABLES: [(&str, Table); 4] =
     [("encode", encode), ("attend", attend), ("compress", compress), ("threads", threads)];
 
 /// The rows of one kind of work.
@@ -14,12 +17,15 @@ fn of<'a>(rows: &'a [BenchRow], work: &'a str) -> impl Iterator<Item = &'a Bench
     rows.iter().filter(move |row| row.work == work)
 }
 
-/// Where the rows come from.
-fn made(rows: &[BenchRow], work: &str) -> String {
-    of(rows, work).next().map_or_else(
-        || format!("Not measured yet: `just bench {work}`.\n"),
-        |row| format!("Made by `just bench {work}` at commit {} on {}.\n\n", row.commit, row.machine),
-    )
+/// The table called `name`, and where its rows come from.
+///
+/// # Errors
+/// None that can happen: text is written to memory.
+pub fn part(name: &str, table: Table, rows: &[BenchRow]) -> Result<String> {
+    let Some(row) = of(rows, name).next() else {
+        return Ok(format!("Not measured yet: `just bench {name}`.\n"));
+    };
+    Ok(format!("Made by `just bench {name}` at commit {} on {}.\n\n{}", row.commit, row.machine, table(rows)?))
 }
 
 fn percent(share: Option<f64>) -> String {
@@ -31,8 +37,8 @@ fn error(error: Option<f64>) -> String {
 }
 
 fn encode(rows: &[BenchRow]) -> Result<String> {
-    let mut table = made(rows, "encode");
-    table += "| sizes | ours | vectors/s | share of limit | error | peer | vectors/s | error | ratio |\n";
+    let mut table =
+        String::from("| sizes | ours | vectors/s | share of limit | error | peer | vectors/s | error | ratio |\n");
     table += "|---|---|--:|--:|--:|---|--:|--:|--:|\n";
     // Matching pursuit is set against all, orthogonal matching pursuit against those that do the same.
     let same = |row: &&BenchRow| !row.ours.starts_with("orthogonal") || row.peer != "PyTorch matching pursuit";
@@ -55,8 +61,9 @@ fn encode(rows: &[BenchRow]) -> Result<String> {
 }
 
 fn attend(rows: &[BenchRow]) -> Result<String> {
-    let mut table = made(rows, "attend");
-    table += "| layer and length | cache | bytes / bf16 | ms | share of limit | SDPA bf16 ms | time / SDPA bf16 | time / SDPA f32 |\n";
+    let mut table = String::from(
+        "| layer and length | cache | bytes / bf16 | ms | share of limit | SDPA bf16 ms | time / SDPA bf16 | time / SDPA f32 |\n",
+    );
     table += "|---|---|--:|--:|--:|--:|--:|--:|\n";
     for row in of(rows, "attend").filter(|row| row.peer.ends_with("bf16")) {
         let f32 = of(rows, "attend")
@@ -78,8 +85,7 @@ fn attend(rows: &[BenchRow]) -> Result<String> {
 }
 
 fn compress(rows: &[BenchRow]) -> Result<String> {
-    let mut table = made(rows, "compress");
-    table += "| prompt | cache | s | prefill s | share of the prefill |\n|---|---|--:|--:|--:|\n";
+    let mut table = String::from("| prompt | cache | s | prefill s | share of the prefill |\n|---|---|--:|--:|--:|\n");
     for row in of(rows, "compress") {
         let tokens: f64 =
             row.shape.rsplit(", ").next().and_then(|x| x.split(' ').next()?.parse().ok()).unwrap_or(f64::NAN);
@@ -96,8 +102,7 @@ fn compress(rows: &[BenchRow]) -> Result<String> {
 }
 
 fn threads(rows: &[BenchRow]) -> Result<String> {
-    let mut table = made(rows, "threads");
-    table += "| work | threads | times one thread |\n|---|---|--:|\n";
+    let mut table = String::from("| work | threads | times one thread |\n|---|---|--:|\n");
     for row in of(rows, "threads") {
         writeln!(table, "| {} | {} | **{:.2}** |", row.shape, row.ours, row.ratio)?;
     }
@@ -118,8 +123,8 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let rows: Vec<BenchRow> = csv::read(&root.join("data/results/bench.csv")).unwrap();
         let document = std::fs::read_to_string(root.join("docs/PERFORMANCE.md")).unwrap();
-        for (_, table) in TABLES {
-            let table = table(&rows).unwrap();
+        for (name, table) in TABLES {
+            let table = part(name, table, &rows).unwrap();
             assert!(document.contains(table.trim_matches('\n')), "run `just bench tables`; expected\n{table}");
         }
         assert!(rows.iter().all(|row| !row.commit.ends_with("-dirty")), "rows of uncommitted code");
@@ -129,7 +134,7 @@ mod tests {
     #[test]
     fn work_that_was_not_measured_says_how_to_measure_it() {
         for (name, table) in TABLES {
-            assert!(table(&[]).unwrap().contains(&format!("`just bench {name}`")));
+            assert!(part(name, table, &[]).unwrap().contains(&format!("`just bench {name}`")));
         }
     }
 }
