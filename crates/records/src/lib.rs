@@ -12,7 +12,7 @@
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
 //! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
 //! | [`memory`] | bytes by length, and sweeps |
-//! | [`bench`] | speed beside named peers |
+//! | [`mod@bench`] | speed beside named peers |
 //!
 //! ```
 //! use kvcsr_records::{MemoryPoint, csv};
