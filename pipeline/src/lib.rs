@@ -13,6 +13,7 @@ mod machine;
 mod manifest;
 mod models;
 mod paths;
+mod plans;
 pub mod readers;
 mod remedy;
 mod room;
@@ -120,6 +121,7 @@ fn run(command: Command) -> Result<()> {
             Tool::Score(args) => commands::score::run(&args),
             Tool::StageTimes(args) => commands::stage_times::run(&args),
             Tool::Schemes(args) => commands::schemes::run(&args),
+            Tool::Plan(args) => commands::plan::run(&args),
         },
     }
 }

@@ -53,6 +53,11 @@ impl Paths {
         label.split('+').next().unwrap_or_default().to_owned()
     }
 
+    /// `data/plans/<profile>`: plans of csr+ that people write, committed.
+    pub fn plans(&self, profile: &str) -> PathBuf {
+        self.root.join("data/plans").join(profile)
+    }
+
     /// A path as people type it: relative to the project where it lies inside.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
+use crate::schemes::csr_plus::BitPlan;
 use crate::tensor::Attention;
 use crate::{Budget, Budgets, CacheError, Geometry, Scheme};
 
@@ -17,6 +18,7 @@ pub struct SchemeContext {
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
     budgets: Budgets,
     codebooks: BTreeMap<String, CodebookSet>,
+    plans: BTreeMap<String, BitPlan>,
     attention: Attention,
     device: Device,
 }
@@ -28,6 +30,7 @@ impl SchemeContext {
             geometry,
             sets: BTreeMap::new(),
             codebooks: BTreeMap::new(),
+            plans: BTreeMap::new(),
             budgets: Budgets::new(),
             attention: Attention::default(),
             device: Device::Cpu,
@@ -68,6 +71,12 @@ impl SchemeContext {
         self
     }
 
+    /// Adds the plan of `csr+@B(plan=name)`.
+    pub fn with_plan(mut self, name: &str, plan: BitPlan) -> Self {
+        self.plans.insert(name.to_owned(), plan);
+        self
+    }
+
     /// The model's shape.
     pub fn geometry(&self) -> Geometry {
         self.geometry
@@ -97,6 +106,14 @@ impl SchemeContext {
         set.validate_for(layers, kv_heads, head_dim)
             .map_err(|e| CacheError::Unsuitable { scheme: scheme.to_owned(), reason: e.to_string() })?;
         Ok(set)
+    }
+
+    /// The plan called `name`.
+    ///
+    /// # Errors
+    /// [`CacheError::MissingPlan`], naming `scheme`.
+    pub fn plan(&self, name: &str, scheme: &str) -> Result<&BitPlan, CacheError> {
+        self.plans.get(name).ok_or_else(|| CacheError::MissingPlan { scheme: scheme.to_owned(), plan: name.to_owned() })
     }
 
     /// The budget that spends `level`, checked against the model.

@@ -137,6 +137,14 @@ pub enum CacheError {
         /// The name of the codebooks.
         codebooks: String,
     },
+    /// A scheme needs a plan that was not given.
+    #[error("scheme `{scheme}` needs the plan `{plan}`, which was not given: `just kvcsr plan` writes one")]
+    MissingPlan {
+        /// The scheme.
+        scheme: String,
+        /// The name of the plan.
+        plan: String,
+    },
     /// A dictionary does not fit the model.
     #[error("scheme `{scheme}`, layer {layer}, {kind}s: {reason}")]
     Dictionary {

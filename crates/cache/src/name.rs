@@ -136,7 +136,7 @@ impl<'a> SchemeName<'a> {
 }
 
 /// Whether a name may be that of a file: results of a scheme lie in a folder of its name.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
 }
 

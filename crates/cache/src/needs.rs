@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvcsr_codec::{CodebookSet, DictionarySet, Encoder};
 
 use crate::entry::KeysCoded;
+use crate::schemes::csr_plus::BitPlan;
 use crate::{Budget, CacheError, Geometry, SchemeContext};
 
 /// What has to be learned for a scheme before it can be built: see [`crate::registry::needs`].
@@ -20,12 +21,14 @@ pub struct Needs {
     pub codebooks: Option<String>,
     /// The level whose budget by layer and kind is spent.
     pub budget: Option<usize>,
+    /// The plan, by the name that [`SchemeContext::with_plan`] gives it.
+    pub plan: Option<String>,
 }
 
 impl Needs {
     /// Nothing but a model.
     pub fn nothing(keys_coded: KeysCoded) -> Self {
-        Self { keys_coded, dictionaries: None, codebooks: None, budget: None }
+        Self { keys_coded, dictionaries: None, codebooks: None, budget: None, plan: None }
     }
 
     /// A dictionary set.
@@ -46,7 +49,7 @@ impl Needs {
     /// Checks that `cx` has everything, for the scheme called `scheme`.
     ///
     /// # Errors
-    /// As [`SchemeContext::dictionaries`], [`SchemeContext::codebooks`] and [`SchemeContext::budget`].
+    /// As [`SchemeContext::dictionaries`], [`SchemeContext::codebooks`], [`SchemeContext::budget`] and [`SchemeContext::plan`].
     pub fn check(&self, scheme: &str, cx: &SchemeContext) -> Result<(), CacheError> {
         if let Some(name) = &self.dictionaries {
             cx.dictionaries(name, scheme)?;
@@ -56,6 +59,9 @@ impl Needs {
         }
         if let Some(level) = self.budget {
             cx.budget(level, scheme)?;
+        }
+        if let Some(name) = &self.plan {
+            cx.plan(name, scheme)?;
         }
         Ok(())
     }
@@ -114,6 +120,14 @@ impl<'a> Binding<'a> {
     /// As [`SchemeContext::budget`].
     pub fn budget(&self) -> Result<Option<&'a Budget>, CacheError> {
         self.needs.budget.map(|level| self.cx.budget(level, self.scheme)).transpose()
+    }
+
+    /// The plan, if one is needed.
+    ///
+    /// # Errors
+    /// As [`SchemeContext::plan`].
+    pub fn plan(&self) -> Result<Option<&'a BitPlan>, CacheError> {
+        self.needs.plan.as_deref().map(|name| self.cx.plan(name, self.scheme)).transpose()
     }
 
     /// The model cannot have this scheme.

@@ -11,7 +11,7 @@ use crate::needs::Needs;
 pub use crate::schemes::csr::{BEST_DICTIONARIES, DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
 use crate::schemes::evict::{snapkv, streaming};
 use crate::schemes::{
-    asymkv, commvq, cq, csr, csr_plus, dense, fp8, gear, ggml, kivi, lexico, svdq, turboquant, vidkv,
+    asymkv, commvq, cq, csr, csr_plus, dense, fp8, gear, ggml, kivi, lexico, nsnquant, svdq, turboquant, vidkv,
 };
 use crate::{CacheError, Geometry, Scheme, SchemeContext};
 
@@ -27,6 +27,7 @@ const FAMILIES: &[Family] = &[
     asymkv::FAMILY,
     vidkv::FAMILY,
     turboquant::FAMILY,
+    nsnquant::FAMILY,
     svdq::FAMILY,
     lexico::FAMILY,
     cq::FAMILY,
@@ -166,6 +167,7 @@ mod tests {
         for (name, expected) in [
             ("dense", Needs::nothing(AfterRope)),
             ("kivi-2(group=64)+window", Needs::nothing(AfterRope)),
+            ("nsnquant-2", Needs::nothing(BeforeRope)),
             ("svdq-2", Needs::nothing(BeforeRope)),
             ("svdq-2(basis=calibrated)", Needs::codebooks(BeforeRope, "svdq")),
             ("turboquant-2+pre-rope", Needs::nothing(BeforeRope)),

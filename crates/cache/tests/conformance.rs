@@ -224,6 +224,7 @@ fn more_bits_give_smaller_errors() {
         &["turboquant-1", "turboquant-2", "turboquant-3", "turboquant-4", "turboquant-5", "dense-f16"],
         &["turboquant-1+pre-rope", "turboquant-2+pre-rope", "turboquant-3+pre-rope", "turboquant-4+pre-rope"],
         &["turboquant-2.5", "turboquant-3.5"],
+        &["nsnquant-1(chunk=16)", "nsnquant-2(chunk=16)"],
     ] {
         let mut last = (0.0, f64::INFINITY);
         for name in ladder {

@@ -23,6 +23,7 @@ fn the_listing_states_parameters_sources_and_bits() {
         ("vidkv-B-1.58", (1.54, 2.1875)),
         ("turboquant-B", (2.0, 2.125)),
         ("turboquant-2.5", (2.5, 2.5)),
+        ("nsnquant-B", (2.0, 2.0 + 20.0 / 128.0 + 4.0 / 64.0 + 64.0 / 8192.0)),
         ("csr-S", (1.0, 1.0)),
     ] {
         let bits = bits(pattern);

@@ -131,7 +131,7 @@ pub fn memory_markdown(rows: &[SchemeSummary]) -> String {
 
 /// The schemes of the README's table: the control; CSR and CSR+ at several rates, with exact tokens and without; peers as published,
 /// and the best that we made of them at 2 to 5 bits; the exact cache of most servers.
-const HEADLINE: [&str; 16] = [
+const HEADLINE: [&str; 17] = [
     "evict(sinks=4,recent=508)",
     "csr-8",
     "csr-8+window",
@@ -144,6 +144,7 @@ const HEADLINE: [&str; 16] = [
     "svdq-2(values=kivi-2)",
     "turboquant-3+centre+window",
     "turboquant-4",
+    "nsnquant-2",
     "q4_0+hadamard+window",
     "kivi-2",
     "kivi-4",
@@ -152,8 +153,8 @@ const HEADLINE: [&str; 16] = [
 
 /// Which of a table's schemes keep tokens exact.
 pub const EXACT_TOKENS: &str = "Exact tokens: `csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more \
-     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI, GEAR, AsymKV, VidKV, SVDq, \
-     CommVQ and Lexico keep a buffer of the newest tokens, as published. `evict` and `snapkv` keep all that they do not delete. Other \
+     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI, GEAR, AsymKV, VidKV, NSNQuant, \
+     SVDq, CommVQ and Lexico keep a buffer of the newest tokens, as published. `evict` and `snapkv` keep all that they do not delete. Other \
      schemes that compress keep none.";
 
 /// The README's table of one context: a few schemes and the figures that matter most, the least measured bits first.

@@ -11,6 +11,7 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::diff_runs::DiffRunsArgs;
 use crate::commands::draw::DrawArgs;
 use crate::commands::gpu_check::GpuCheckArgs;
+use crate::commands::plan::PlanArgs;
 use crate::commands::schemes::SchemesArgs;
 use crate::commands::score::ScoreArgs;
 use crate::commands::stage_times::StageTimesArgs;
@@ -105,6 +106,8 @@ pub enum Tool {
     StageTimes(StageTimesArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
+    /// Write the bits by layer of csr+@B as a file to edit, or say what an edited one takes
+    Plan(PlanArgs),
 }
 
 /// Which model, and how it runs.

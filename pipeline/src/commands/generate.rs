@@ -15,7 +15,8 @@ use super::kept_prompt;
 use crate::cli::GenerateArgs;
 use crate::models::Opened;
 use crate::paths::Paths;
-use crate::stage::{Artefact, Output, makers};
+use crate::plans;
+use crate::stage::{Artefact, Output, makers, needs};
 use crate::stages::inputs::PREFILL_CHUNK;
 use crate::stages::provenance::{Owner, covers};
 use crate::stages::{all, artefacts};
@@ -175,10 +176,16 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
             Ok(context.with_dictionaries(registry::DEFAULT_DICTIONARIES, set))
         }
         _ => match (paths, owner) {
-            (Some(paths), Some(owner)) => artefacts::load(all::ALL, names, |stage| paths.run.join(stage), &owner)
-                .with_context(|| {
-                    format!("dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
-                }),
+            (Some(paths), Some(owner)) => {
+                let context =
+                    artefacts::load(all::ALL, names, |stage| paths.run.join(stage), &owner).with_context(|| {
+                        format!(
+                            "dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)",
+                            args.profile
+                        )
+                    })?;
+                plans::with(context, &needs(names)?, &paths.plans(&args.profile))
+            }
             _ => Ok(context),
         },
     }

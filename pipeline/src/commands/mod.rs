@@ -10,6 +10,7 @@ pub mod gpu_check;
 pub mod keep;
 mod kept_prompt;
 pub mod logits;
+pub mod plan;
 pub mod schemes;
 pub mod score;
 pub mod stage_times;

@@ -8,6 +8,7 @@ use kvcsr_cache::{Needs, registry};
 
 use super::declaration::{Artefact, Output, SchemeNames};
 use super::run::{Run, Stage, made};
+use crate::plans;
 
 /// What the schemes of these names need.
 pub fn needs(names: &[String]) -> Result<Vec<Needs>> {
@@ -53,6 +54,11 @@ pub fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
     }
 }
 
+/// The folder of the plans of `profile`. An empty `profile` is the run's own.
+pub fn plans_folder(run: &Run, profile: &str) -> PathBuf {
+    run.paths.plans(if profile.is_empty() { &run.profile } else { profile })
+}
+
 /// Names and digests of the files that schemes are built from, as `train/dictionaries.safetensors`: another file of the same stage
 /// changes nothing.
 ///
@@ -61,7 +67,7 @@ pub fn folder(run: &Run, profile: &str, stage: &str) -> PathBuf {
 pub fn digests(run: &Run, schemes: SchemeNames<'_>) -> Result<Vec<(String, String)>> {
     let SchemeNames { names, profile } = schemes;
     let needs = needs(names)?;
-    let mut digests = Vec::new();
+    let mut digests = plans::digests(&needs, &plans_folder(run, profile))?;
     for maker in makers(run.stages, names)? {
         let stage = maker.name();
         let record = if profile.is_empty() || profile == run.profile {

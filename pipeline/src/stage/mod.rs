@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 pub use self::declaration::{Artefact, CommandOption, Declaration, Need, Output, SchemeNames};
 pub use self::lock::{Lock, lock, without_locks};
-pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, wanted};
+pub use self::makers::{codebook_file, folder, makers, needs, peer_codebooks, plans_folder, wanted};
 pub use self::making::{is_made, run};
 pub use self::needs::downloads;
 pub use self::placing::{remove_dir, remove_file};

@@ -9,7 +9,10 @@ use kvcsr_codec::{CodebookSet, DictionarySet};
 use kvcsr_model::Decoder;
 
 use crate::manifest;
-use crate::stage::{Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, peer_codebooks, wanted};
+use crate::plans;
+use crate::stage::{
+    Artefact, Run, SchemeNames, Stage, codebook_file, folder, needs, peer_codebooks, plans_folder, wanted,
+};
 use crate::stages::allocate;
 use crate::stages::provenance::Owner;
 
@@ -19,7 +22,8 @@ use crate::stages::provenance::Owner;
 /// An artefact does not load or is another model's, or a scheme lacks one.
 pub fn schemes(run: &Run, schemes: SchemeNames<'_>, decoder: &Decoder) -> Result<Vec<Box<dyn Scheme>>> {
     let owner = Owner::of(run, decoder.geometry())?;
-    let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?
+    let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?;
+    let context = plans::with(context, &needs(schemes.names)?, &plans_folder(run, schemes.profile))?
         .with_attention(run.config.attention()?, decoder.device());
     schemes.names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }

@@ -1,17 +1,15 @@
 //! Data for the unit tests of codecs.
 #![allow(clippy::unwrap_used)]
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Independent N(0, 1) variates (Box and Muller).
+use crate::schemes::variates::normal;
+
+/// Independent N(0, 1) variates.
 pub(crate) fn variates(seed: u64, n: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut normal = || {
-        let (u, v): (f64, f64) = (rng.random_range(f64::MIN_POSITIVE..1.0), rng.random_range(0.0..1.0));
-        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
-    };
-    (0..n).map(|_| normal()).collect()
+    (0..n).map(|_| normal(&mut rng) as f32).collect()
 }
 
 /// `sum (x - y)^2 / sum x^2`

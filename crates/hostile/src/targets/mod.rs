@@ -298,6 +298,7 @@ const SCHEME: &[&str] = &[
     "@kmeans",
     "@best",
     "turboquant-",
+    "nsnquant-",
     "svdq-",
     "lexico-",
     "cq-8c8b",

@@ -13,9 +13,12 @@
 //! included. Unless the name says otherwise these are 4 exact sinks and 32 exact recent tokens, or below 1.75 bits, where 4 bits are
 //! better than the codes, 16 exact recent tokens and 112 before them at 4 bits.
 //!
+//! A [plan](BitPlan) that somebody wrote takes the place of the market: `csr+@B(plan=NAME)`.
+//!
 //! Values are summed over atoms and coordinates and restored once per query; keys are restored in tiles and rotated.
 
 pub mod allocation;
+mod plan;
 pub mod rest;
 mod tensors;
 mod tokens;
@@ -26,15 +29,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::f16;
-use kvcsr_codec::{CodebookSet, Kind};
+use kvcsr_codec::CodebookSet;
 
+pub use self::plan::{BitPlan, Outcome};
 use self::tokens::Joint;
 use self::transform::{Tables, Transform};
 use crate::coded::blocks::BLOCK;
 use crate::coded::{CodedScheme, JointCodec, window_bytes};
 use crate::entry::{Entry, KeysCoded, Parameter};
 use crate::family::{Family, Plan, Read};
-use crate::name::{PLUS, SchemeName};
+use crate::name::{PLUS, SchemeName, is_plain};
 use crate::needs::{Binding, Needs};
 use crate::{CacheError, Geometry, Reach, Window};
 
@@ -84,6 +88,11 @@ const ENTRIES: &[Entry] = &[Entry {
             default: "4096",
             meaning: "tokens of the sequence for which B counts the windows",
         },
+        Parameter {
+            name: "plan",
+            default: "",
+            meaning: "a file of bits by layer to use instead of those that the tables buy; `kvcsr plan` writes one",
+        },
         Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
         Parameter { name: "+window(recent)", default: "32", meaning: "last tokens kept in f16; 16 below 1.75 bits" },
         Parameter {
@@ -110,26 +119,15 @@ impl Asked {
         self.window.unwrap_or(if graded { GRADED } else { AROUND })
     }
 
-    /// The tables of every layer, and the bits of their coordinates: what the windows leave.
-    fn spend<'a>(
-        &self,
-        name: &str,
-        set: &'a CodebookSet,
-        geometry: Geometry,
-    ) -> Result<(Vec<Tables<'a>>, Vec<Vec<u8>>), CacheError> {
+    /// The bits of all coordinates: what the windows leave.
+    fn spend(&self, name: &str, tables: &[Tables<'_>], geometry: Geometry) -> Result<Vec<Vec<u8>>, CacheError> {
         let channels = geometry.kv_heads * geometry.head_dim;
         let around = window_bytes(self.window(geometry), self.context, channels, Reach::Full);
         let around = 8.0 * around as f64 / (self.context * channels) as f64;
-        let table = |layer| {
-            let codec = |source| CacheError::Codec { layer, kind: Kind::Key, source };
-            Tables::read(set, layer, geometry).map_err(codec)
-        };
-        let tables = (0..geometry.layers).map(table).collect::<Result<Vec<_>, _>>()?;
         let deviations: Vec<Vec<f64>> = tables.iter().map(Tables::deviations).collect();
         let overhead: Vec<usize> = tables.iter().map(Tables::overhead_bits).collect();
-        let spent = allocation::spend(&deviations, &overhead, self.bits - around)
-            .map_err(|reason| CacheError::Unsuitable { scheme: name.to_owned(), reason })?;
-        Ok((tables, spent))
+        allocation::spend(&deviations, &overhead, self.bits - around)
+            .map_err(|reason| CacheError::Unsuitable { scheme: name.to_owned(), reason })
     }
 }
 
@@ -139,7 +137,8 @@ impl Asked {
 /// [`CacheError::Codec`] for tables that are not of this model, [`CacheError::Unsuitable`] where the windows leave too few bits.
 pub fn predicted_loss(set: &CodebookSet, geometry: Geometry, bits: f64, context: usize) -> Result<f64, CacheError> {
     let asked = Asked { bits, context, window: None };
-    let (tables, spent) = asked.spend(&format!("{PLUS}{bits}"), set, geometry)?;
+    let tables = Tables::all(set, geometry)?;
+    let spent = asked.spend(&format!("{PLUS}{bits}"), &tables, geometry)?;
     Ok(tables.iter().zip(&spent).map(|(tables, bits)| allocation::loss(&tables.deviations(), bits)).sum())
 }
 
@@ -150,23 +149,33 @@ fn read(name: &SchemeName<'_>) -> Read {
         .ok()
         .filter(|bits| (0.25..=8.0).contains(bits))
         .ok_or_else(|| format!("`{text}` is not a number of bits per channel from 0.25 to 8, as in csr+@2"))?;
-    name.arguments.only(&["context"])?;
+    name.arguments.only(&["context", "plan"])?;
     let context = name.arguments.tokens("context", CONTEXT)?;
     if context == 0 {
         return Err("context: at least one token".to_owned());
     }
     name.only_parts(&[])?;
     let window = name.part("window").map(|_| name.window()).transpose()?;
+    let plan = name.arguments.get("plan").map(str::to_owned);
+    if let Some(plan) = plan.as_deref().filter(|plan| !is_plain(plan)) {
+        return Err(format!("plan: `{plan}` is not the name of a plan: letters, digits and ._+-"));
+    }
+    if plan.is_some() && (name.arguments.get("context").is_some() || window.is_some()) {
+        return Err("plan: the plan says the context and the windows".to_owned());
+    }
     let artefacts = name.artefacts.unwrap_or_default().to_owned();
-    let needs = Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(TABLES));
+    let needs = Needs { plan, ..Needs::codebooks(KeysCoded::BeforeRope, name.artefacts.unwrap_or(TABLES)) };
     let asked = Asked { bits, context, window };
     Ok(Some(Plan::new(needs, move |bound| Ok(Box::new(bind(&bound, asked, &artefacts)?)))))
 }
 
 fn bind(bound: &Binding<'_>, asked: Asked, artefacts: &str) -> Result<CodedScheme, CacheError> {
     let geometry = bound.geometry();
-    let window = asked.window(geometry);
-    let (tables, spent) = asked.spend(bound.scheme, bound.codebooks()?, geometry)?;
+    let tables = Tables::all(bound.codebooks()?, geometry)?;
+    let (window, spent) = match bound.plan()? {
+        None => (asked.window(geometry), asked.spend(bound.scheme, &tables, geometry)?),
+        Some(plan) => (plan.window(), plan.within(asked.bits, &tables, geometry).map_err(|r| bound.unsuitable(r))?),
+    };
     // Layers with one and the same tables and bits share what is made of them.
     let mut made: BTreeMap<(*const f16, &[u8]), Arc<Transform>> = BTreeMap::new();
     let mut transforms = Vec::with_capacity(tables.len());
@@ -195,7 +204,7 @@ fn bind(bound: &Binding<'_>, asked: Asked, artefacts: &str) -> Result<CodedSchem
 mod tests {
     #![allow(clippy::unwrap_used)]
     use candle_core::Device;
-    use kvcsr_codec::Table;
+    use kvcsr_codec::{Kind, Table};
 
     use super::*;
     use crate::conformance::{self, Inputs, Setting};

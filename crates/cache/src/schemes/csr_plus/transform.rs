@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::unpack::{Run, Unpacked};
 use super::{ATOMS, BASIS, DEVIATIONS, METRIC};
-use crate::Geometry;
+use crate::{CacheError, Geometry};
 
 /// Bits of a token's gain.
 const GAIN_BITS: usize = 8;
@@ -56,6 +56,18 @@ impl<'a> Tables<'a> {
             return Err(bad(DEVIATIONS, "falling numbers, none below 0"));
         }
         Ok(tables)
+    }
+
+    /// The tables of every layer.
+    ///
+    /// # Errors
+    /// [`CacheError::Codec`], naming the layer.
+    pub(super) fn all(set: &'a CodebookSet, geometry: Geometry) -> Result<Vec<Self>, CacheError> {
+        let table = |layer| {
+            let codec = |source| CacheError::Codec { layer, kind: Kind::Key, source };
+            Self::read(set, layer, geometry).map_err(codec)
+        };
+        (0..geometry.layers).map(table).collect()
     }
 
     /// Which tables these are: layers may share them.

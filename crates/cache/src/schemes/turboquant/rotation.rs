@@ -1,8 +1,10 @@
 //! Random orthogonal matrices.
 
 use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+
+use crate::schemes::variates::normal;
 
 /// A seeded random rotation of vectors of `size` channels.
 #[derive(Debug)]
@@ -58,12 +60,6 @@ impl Rotation {
     pub fn bytes(&self) -> usize {
         self.matrix.len() * size_of::<f32>()
     }
-}
-
-/// A standard normal variate (Box and Muller).
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let (u, v): (f64, f64) = (rng.random_range(f64::MIN_POSITIVE..1.0), rng.random_range(0.0..1.0));
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
 }
 
 #[cfg(test)]
