@@ -52,6 +52,7 @@ impl Simd for Avx2 {
     type U32 = [__m256i; 2];
 
     const SEARCHES: usize = 2;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {

@@ -39,6 +39,7 @@ impl Simd for Avx512 {
     type U32 = __m512i;
 
     const SEARCHES: usize = 4;
+    const SUMS: usize = 26;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {

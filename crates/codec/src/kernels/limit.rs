@@ -35,8 +35,7 @@ static LIMIT: AtomicU8 = AtomicU8::new(Width::Avx512 as u8);
 
 /// Keeps kernels from wider instructions than `width`, for the whole process. Call it before any kernel runs.
 ///
-/// Results do not depend on it, except those of products of bf16 operands. It is there to show that, and to do what a machine without
-/// the wider instructions does. The matrix product of the `gemm` crate finds its instructions by itself.
+/// Results do not depend on it. It is there to show that, and to do what a machine without the wider instructions does. The matrix product of the `gemm` crate finds its instructions by itself.
 pub fn limit_to(width: Width) {
     LIMIT.store(width as u8, Relaxed);
 }

@@ -4,8 +4,7 @@
 //! A kernel is one body over [`Simd`], compiled for AVX-512, for AVX2 with FMA, and for any machine; [`Isa`] picks at
 //! run time. Every multiply-add is fused, the order of every sum is fixed, and a search has one answer whatever its
 //! order (the lowest index among equals), so the versions agree to the bit and results do not depend on the machine's
-//! width. So do products of f32 matrices, though the `gemm` crate picks instructions by itself. The exception is the product of
-//! bf16 operands.
+//! width. So do products of f32 matrices, though the `gemm` crate picks instructions by itself.
 //!
 //! Other crates write their own kernels against the same interface:
 //!

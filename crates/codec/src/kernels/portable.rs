@@ -22,6 +22,7 @@ impl Simd for Portable {
     type U32 = [u32; LANES];
 
     const SEARCHES: usize = 1;
+    const SUMS: usize = 6;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {

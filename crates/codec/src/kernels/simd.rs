@@ -20,6 +20,8 @@ pub trait Simd: sealed::Sealed + Copy {
 
     /// Registers that a search compares side by side, at most 4: one alone would wait for its own comparison.
     const SEARCHES: usize;
+    /// Registers of sums that a product holds side by side, so that no sum goes to memory.
+    const SUMS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
