@@ -1,5 +1,5 @@
-//! The matrix product of bf16 operands, with sums in f32: twice the rate of f32 where the CPU multiplies pairs of them
-//! (AVX512-BF16), and the f32 product of the same numbers elsewhere.
+//! The matrix product of bf16 operands, with sums in f32. On CPUs that multiply pairs of bf16 (AVX512-BF16) it is twice as
+//! fast as the f32 product. On other CPUs it is the f32 product of the same numbers.
 
 use std::cell::Cell;
 
@@ -8,17 +8,18 @@ use rayon::prelude::*;
 
 use super::{Isa, Matrix, MatrixMut, Stored, multiply, multiply_parallel};
 
-/// Rows of 16-bit weights widened at a time hold so many numbers: 4 MiB as f32.
+/// How many numbers of `w` are widened at a time: 4 MiB as f32.
 const PANEL: usize = 1 << 20;
-/// Numbers of one thread's turn at widening.
+/// How many numbers one thread widens at a time.
 const TURN: usize = 1 << 15;
 
-/// `out = x wᵀ` on the current rayon pool: x `(rows, inputs)`, w `(outputs, inputs)`, out `(rows, outputs)`.
+/// Computes `out = x wᵀ` on the current rayon pool: x `(rows, inputs)`, w `(outputs, inputs)`, out `(rows, outputs)`.
 ///
-/// Every product of two bf16 is exact in f32. The order of the sums is fixed for one machine, whatever its number of
-/// threads, and differs between machines with and without pairs.
+/// Every product of two bf16 is exact in f32. On one machine the order of the sums is fixed and does not depend on the
+/// number of threads. The order differs between CPUs with and without AVX512-BF16.
 ///
 /// # Panics
+/// If the sizes of the slices do not match.
 /// If the slices do not fit each other.
 pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     assert!(inputs > 0 && x.len().is_multiple_of(inputs) && w.len().is_multiple_of(inputs));
@@ -33,16 +34,17 @@ pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     widened(out, x, w, inputs);
 }
 
-/// Rows to multiply on one thread, in the order in which pairs of bf16 are taken: reused from product to product.
+/// Rows for products on one thread, stored in the order in which the CPU takes pairs of bf16. The memory can be reused for
+/// several products.
 #[derive(Debug, Default)]
 pub struct Bf16Rows {
     rows: usize,
     inputs: usize,
-    /// Whether the machine multiplies pairs.
+    /// Whether the CPU multiplies pairs of bf16.
     paired: bool,
-    /// Where it does: panels of [`PANEL_ROWS`] rows, each `(inputs / 2, PANEL_ROWS)` of pairs.
+    /// With pairs: panels of [`PANEL_ROWS`] rows, each `(inputs / 2, PANEL_ROWS)` of pairs.
     pairs: Vec<[bf16; 2]>,
-    /// Elsewhere: `(rows, inputs)`.
+    /// Without pairs: `(rows, inputs)`.
     wide: Vec<f32>,
 }
 
@@ -50,7 +52,7 @@ pub struct Bf16Rows {
 const PANEL_ROWS: usize = 32;
 
 impl Bf16Rows {
-    /// Makes room for rows of `inputs` numbers, an even number of them. What they hold before [`Bf16Rows::set`] is of no meaning.
+    /// Makes room for `rows` rows of `inputs` numbers. The content of a row is undefined until [`Bf16Rows::set`].
     ///
     /// # Panics
     /// If `inputs` is odd.
@@ -66,10 +68,10 @@ impl Bf16Rows {
         self.wide.resize(if paired { 0 } else { rows * inputs }, 0.0);
     }
 
-    /// Sets a row to numbers whose lower 16 bits are dropped: f32 that are bf16 stay what they are.
+    /// Sets a row to `x`. The lower 16 bits of each number are dropped, so f32 numbers that are exact bf16 do not change.
     ///
     /// # Panics
-    /// If there is no such row, or `x` has another length.
+    /// If the row does not exist, or `x` has another length.
     pub fn set(&mut self, row: usize, x: &[f32]) {
         assert!(row < self.rows && x.len() == self.inputs);
         if x.is_empty() {
@@ -86,10 +88,11 @@ impl Bf16Rows {
         }
     }
 
-    /// `out = x wᵀ` on the calling thread, x being rows `from` to `from + out.len() / outputs`: w `(outputs, inputs)`.
+    /// Computes `out = x wᵀ` on the calling thread. x is the rows from `from` to `from + out.len() / outputs`, and w is
+    /// `(outputs, inputs)`.
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn multiply(&self, from: usize, w: &[bf16], out: &mut [f32]) {
         if w.is_empty() || out.is_empty() {
             return out.fill(0.0);
@@ -107,7 +110,7 @@ impl Bf16Rows {
         self.widened(from, w, out);
     }
 
-    /// The same by f32 copies.
+    /// The same product through f32 copies.
     fn widened(&self, from: usize, w: &[bf16], out: &mut [f32]) {
         let (inputs, outputs) = (self.inputs, w.len() / self.inputs);
         let rows = out.len() / outputs;
@@ -122,11 +125,11 @@ impl Bf16Rows {
 }
 
 thread_local! {
-    /// Rows of w of this thread, widened.
+    /// This thread's buffer for widened rows of w.
     static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Whether the machine multiplies pairs.
+/// Whether the CPU multiplies pairs of bf16.
 fn paired() -> bool {
     #[cfg(target_arch = "x86_64")]
     let there = pairs::Pairs::detect().is_some();
@@ -135,18 +138,18 @@ fn paired() -> bool {
     there
 }
 
-/// The product by f32 copies of both operands.
+/// The product through f32 copies of both operands.
 fn widened(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     let mut wide = vec![0f32; x.len()];
     widen(x, &mut wide);
     multiply_widened(out, &wide, w, inputs);
 }
 
-/// `out = x wᵀ` on the current rayon pool, w widened exactly as it is used: x `(rows, inputs)`, w `(outputs, inputs)`, out
-/// `(rows, outputs)`.
+/// Computes `out = x wᵀ` on the current rayon pool. w is widened exactly while it is used: x `(rows, inputs)`, w
+/// `(outputs, inputs)`, out `(rows, outputs)`.
 ///
 /// # Panics
-/// If the slices do not fit each other.
+/// If the sizes of the slices do not match.
 pub fn multiply_widened<W: Stored>(out: &mut [f32], x: &[f32], w: &[W], inputs: usize) {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     assert_eq!(out.len(), rows * outputs);
@@ -160,7 +163,7 @@ pub fn multiply_widened<W: Stored>(out: &mut [f32], x: &[f32], w: &[W], inputs: 
     }
 }
 
-/// Copies to f32 on the current rayon pool.
+/// Converts to f32 on the current rayon pool.
 fn widen<W: Stored>(from: &[W], to: &mut [f32]) {
     let isa = Isa::detect();
     to.par_chunks_mut(TURN).zip(from.par_chunks(TURN)).for_each(|(to, from)| isa.widen(from, to));
@@ -179,32 +182,33 @@ mod pairs {
 
     use super::super::limit::{Width, allows};
 
-    /// Rows of x that a tile covers: two registers.
+    /// Rows of x in a tile: two registers.
     const ROWS: usize = super::PANEL_ROWS;
-    /// Rows of w that a tile covers. With [`ROWS`], 26 of the 32 registers hold sums, and heads of 64 or 128 channels leave hardly a row over.
+    /// Rows of w in a tile. With [`ROWS`], 26 of the 32 registers hold sums. If w has 64 or 128 rows, one per channel of a
+    /// head, only 1 or 2 rows of the tiles are unused.
     const OUTPUTS: usize = 13;
-    /// Pairs along the inputs that are added up before the next tile: a panel of x takes 16 KiB, half of a
+    /// Pairs along the inputs that are added up before the next tile. A panel of x then takes 16 KiB, half of a
     /// first-level cache.
     const DEPTH: usize = 128;
-    /// Panels of x, and tiles of w, of one turn: 48 KiB of sums, and as much of w, in a second-level cache.
+    /// Panels of x, and tiles of w, per work item: 52 KiB of sums and as much of w fit in a second-level cache.
     const PANELS: usize = 4;
     const TILES: usize = 8;
 
-    /// The sums of a tile: a row of w each.
+    /// The sums of a tile, one row per row of w.
     type Tile = [[f32; ROWS]; OUTPUTS];
 
-    /// Two numbers that are multiplied and added up together.
+    /// Two numbers that one instruction multiplies and adds up.
     type Pair = [bf16; 2];
 
-    /// Proof that this machine multiplies pairs of bf16.
+    /// Proof that this CPU multiplies pairs of bf16.
     #[derive(Clone, Copy)]
     pub(super) struct Pairs(());
 
-    /// Where a block writes its part of the result.
+    /// Pointer to the result, to which every block writes its part.
     #[derive(Clone, Copy)]
     struct Out(*mut f32);
 
-    // SAFETY: every block writes rows and columns of its own, see `Pairs::multiply`.
+    // SAFETY: every block writes only its own rows and columns, see `Pairs::multiply`.
     unsafe impl Send for Out {}
     // SAFETY: as above.
     unsafe impl Sync for Out {}
@@ -221,7 +225,7 @@ mod pairs {
             (there && allows(Width::Avx512)).then_some(Self(()))
         }
 
-        /// As [`super::multiply_bf16`], whose checks have been made; `inputs` is even.
+        /// Does the same as [`super::multiply_bf16`]. The caller has made its checks, and `inputs` is even.
         pub(super) fn multiply(self, out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
             let (rows, outputs, depth) = (x.len() / inputs, w.len() / inputs, inputs / 2);
             let panels = packed(x, inputs);
@@ -230,7 +234,7 @@ mod pairs {
             (0..across * down).into_par_iter().for_each_init(
                 || vec![[[0f32; ROWS]; OUTPUTS]; TILES * PANELS],
                 |sums, block| {
-                    // Blocks of the same rows of w stand side by side.
+                    // Blocks with the same rows of w are neighbours.
                     let (stripe, group) = (block / down, block % down);
                     let first = stripe * OUTPUTS * TILES;
                     let count = (outputs - first).min(OUTPUTS * TILES);
@@ -246,7 +250,7 @@ mod pairs {
                             for row in 0..ROWS.min(rows.saturating_sub(top)) {
                                 let at = out.at((top + row) * outputs + first + tile * OUTPUTS);
                                 for (column, sums) in sums.iter().enumerate().take(columns) {
-                                    // SAFETY: row and column lie inside the result, and no other block has both.
+                                    // SAFETY: the row and the column are inside the result, and no other block writes this element.
                                     unsafe { at.add(column).write(sums[row]) };
                                 }
                             }
@@ -256,7 +260,8 @@ mod pairs {
             );
         }
 
-        /// As [`super::Bf16Rows::multiply`], whose checks have been made: rows `from` on of the panels `x`.
+        /// Does the same as [`super::Bf16Rows::multiply`]. The caller has made its checks. The rows start at `from` in the
+        /// panels `x`.
         pub(super) fn multiply_panels(
             self,
             out: &mut [f32],
@@ -277,7 +282,7 @@ mod pairs {
                         let row = first + at.min(count - 1);
                         w[row * depth..(row + 1) * depth].as_flattened()
                     });
-                    // SAFETY: a value of Pairs exists only where the machine has the instructions.
+                    // SAFETY: a value of Pairs exists only if the CPU has the instructions.
                     unsafe { add(&mut sums, x, w) };
                     for row in own.clone() {
                         let out = &mut out[(row - from) * outputs + first..][..count];
@@ -287,7 +292,7 @@ mod pairs {
             }
         }
 
-        /// The sums of `w`, some rows, with the `panels`: tile by tile, a panel each.
+        /// The sums of some rows `w` with the `panels`, tile by tile. Each tile is multiplied with one panel at a time.
         fn block(self, sums: &mut [Tile], panels: &[Pair], w: &[bf16], depth: usize) {
             sums.fill([[0.0; ROWS]; OUTPUTS]);
             let rows = w.len() / (2 * depth);
@@ -296,12 +301,12 @@ mod pairs {
                 for (panel, x) in panels.chunks_exact(depth * ROWS).enumerate() {
                     let x = &x[from * ROWS..(from + pairs) * ROWS];
                     for (tile, sums) in sums.chunks_exact_mut(PANELS).take(rows.div_ceil(OUTPUTS)).enumerate() {
-                        // A tile that reaches beyond w meets the last row again; those sums are not read.
+                        // A tile that reaches beyond w uses the last row again. Those sums are not read.
                         let w = std::array::from_fn(|row| {
                             let row = (tile * OUTPUTS + row).min(rows - 1);
                             &w[2 * (row * depth + from)..2 * (row * depth + from + pairs)]
                         });
-                        // SAFETY: a value of Pairs exists only where the machine has the instructions.
+                        // SAFETY: a value of Pairs exists only if the CPU has the instructions.
                         unsafe { add(&mut sums[panel], x, w) };
                     }
                 }
@@ -309,7 +314,7 @@ mod pairs {
         }
     }
 
-    /// Rows of x by panels of [`ROWS`], each `(inputs / 2, ROWS)` of pairs; rows that are not there are zero.
+    /// The rows of x in panels of [`ROWS`], each `(inputs / 2, ROWS)` of pairs. Missing rows are zero.
     fn packed(x: &[bf16], inputs: usize) -> Vec<Pair> {
         let (rows, depth) = (x.len() / inputs, inputs / 2);
         let mut packed = vec![[bf16::ZERO; 2]; rows.div_ceil(ROWS) * depth * ROWS];
@@ -323,10 +328,10 @@ mod pairs {
         packed
     }
 
-    /// `sums[o][r] +=` the products of the pairs of row `o` of w with those of row `r` of x.
+    /// Adds to `sums[o][r]` the products of the pairs in row `o` of w with those in row `r` of x.
     ///
     /// # Safety
-    /// The machine has AVX-512F and AVX512-BF16.
+    /// The CPU must have AVX-512F and AVX512-BF16.
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn add(sums: &mut Tile, x: &[Pair], w: [&[bf16]; OUTPUTS]) {
         let pairs = x.len() / ROWS;
@@ -337,7 +342,7 @@ mod pairs {
             *registers = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums.as_ptr().add(16))] };
         }
         for pair in 0..pairs {
-            // SAFETY: x has ROWS pairs for every `pair`, and each row of w one; all bit patterns are pairs of bf16.
+            // SAFETY: for every `pair`, x has ROWS pairs and each row of w has one. All bit patterns are valid pairs of bf16.
             unsafe {
                 let x = x.as_ptr().add(pair * ROWS).cast::<__m512i>();
                 let x = [_mm512_loadu_si512(x), _mm512_loadu_si512(x.add(1))].map(bits);
@@ -360,7 +365,7 @@ mod pairs {
     /// The same bits as pairs of bf16.
     #[inline(always)]
     fn bits(x: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes, and any bits are valid.
+        // SAFETY: both types have 64 bytes, and all bit patterns are valid.
         unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
     }
 }
