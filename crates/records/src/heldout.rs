@@ -180,8 +180,8 @@ pub struct SchemeSummary {
     /// Fraction of the positions that are far.
     pub far_share: f64,
     /// Recovery minus the recovery of deletion at equal measured bits. Deletion is `evict` with as many recent tokens as these
-    /// bits allow, interpolated between the two nearest measured rows. None if there are no such rows, and for a cache with more
-    /// bits than f16.
+    /// bits allow, interpolated between the two nearest measured rows. None if there are no such rows, for deletion itself, and
+    /// for uncompressed caches.
     pub over_deletion: Option<f64>,
     /// Lower end of its paired interval.
     pub over_deletion_low: Option<f64>,
