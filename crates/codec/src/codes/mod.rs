@@ -197,7 +197,7 @@ impl Codes {
     /// rayon pool.
     ///
     /// # Errors
-    /// As [`SparseCodes::decode_into`].
+    /// The same as [`SparseCodes::decode_into`].
     pub fn decode_into(&self, atoms: Atoms<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<(), CodecError> {
         decode::decode(atoms, [self.rows(), self.sparsity], rows, out, |rows, indices, coefficients| {
             self.unpack(rows, indices, coefficients);
