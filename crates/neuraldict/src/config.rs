@@ -55,8 +55,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// `auto` (CUDA if libtorch finds it), `cpu`, or `cuda:N`. Default auto.
     pub device: String,
-    /// How atoms are updated. Default NeuralDict, the method of the paper. All fields below are beyond the paper too, and
-    /// off by default.
+    /// How atoms are updated. Default NeuralDict, the method of the paper. Other trainers are beyond the paper. So are all
+    /// fields below, which are off by default.
     pub trainer: Trainer,
     /// Algorithm that picks atoms in training. Default matching pursuit.
     pub pursuit: Pursuit,

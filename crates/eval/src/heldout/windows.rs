@@ -32,7 +32,7 @@ pub struct Cut {
     /// Number of positions after the context that are not scored. It must exceed the recent window of every scheme. No scheme
     /// then keeps recent tokens of the prefill uncompressed at a scored position.
     pub skip: usize,
-    /// Number of positions scored after them.
+    /// Number of positions scored after the skipped ones.
     pub scored: usize,
     /// Maximum number of windows per document.
     pub windows: usize,
