@@ -1,9 +1,9 @@
-//! Matching pursuit, both paths, against the textbook form in the same run.
+//! Benchmark of matching pursuit: both paths of the encoder against a textbook implementation, in the same run.
 //!
-//! The peer, "textbook MP", is how batched GPU code of this field does it: at each step one
-//! dense product of all residuals with all atoms, an argmax over each row, one subtraction. Its
-//! product is the same `gemm` crate on one thread, its argmax is vectorised by the compiler.
-//! Everything runs on one thread; times are for 2048 rows at s = 8.
+//! The textbook implementation follows the batched GPU code of this field. Each step computes one dense product of all
+//! residuals with all atoms, takes an argmax over each row and does one subtraction. The product uses the same `gemm`
+//! crate on one thread. The compiler vectorises the argmax. Everything runs on one thread. The times are for 2048 rows
+//! at s = 8.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 const ROWS: usize = 2048;
 const SPARSITY: usize = 8;
 
-/// Buffers of the textbook form, allocated once.
+/// Buffers of the textbook implementation, allocated once.
 struct Textbook<'a> {
     dictionary: &'a Dictionary,
     residuals: Vec<f32>,
@@ -48,7 +48,7 @@ impl Textbook<'_> {
     }
 }
 
-/// The largest magnitude in vectorisable lanes, then its first position.
+/// Finds the largest magnitude in lanes that the compiler can vectorise, then its first position.
 fn argmax(p: &[f32]) -> usize {
     let mut lanes = [0.0f32; 16];
     for chunk in p.as_chunks::<16>().0 {
@@ -65,7 +65,7 @@ fn normalised(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum()).collect()
 }
 
-/// Runs one benchmark; its fastest time per vector.
+/// Runs one benchmark and returns its fastest time per vector.
 fn fastest(
     group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>,
     id: BenchmarkId,
@@ -133,7 +133,7 @@ fn main() {
     }
     println!("\nmatching pursuit, s = {SPARSITY}, one thread, fastest of the samples");
     println!("    N    d  path       us/vector  textbook MP  ratio  same atoms");
-    // A filter on the command line leaves some pairs unmeasured.
+    // With a filter on the command line some pairs are not measured.
     summary.retain(|&(.., ours, peer, _)| ours.max(peer) < Duration::MAX / ROWS as u32);
     for (atoms, width, name, ours, peer, same) in summary {
         let [ours, peer] = [ours, peer].map(|t| t.as_secs_f64() * 1e6);

@@ -1,4 +1,4 @@
-//! Compresses vectors over a dictionary, and attends on the codes without restoring them.
+//! Compresses vectors with a dictionary, and computes attention on the codes without decoding the vectors.
 //!
 //! ```sh
 //! cargo run --release --package kvcsr-codec --example compress
@@ -14,14 +14,14 @@ use kvcsr_codec::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Channels of a vector, atoms of the dictionary, and atoms that stand for a vector.
+/// Channels of a vector, atoms of the dictionary, and atoms used for each vector.
 const WIDTH: usize = 64;
 const ATOMS: usize = 512;
 const SPARSITY: usize = 8;
 const TOKENS: usize = 1000;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Vectors that really are sparse: four of 512 directions each, and some noise.
+    // These vectors are sparse: each is a sum of 4 of the 512 directions and some noise.
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut number = move || rng.random_range(-1.0f32..1.0);
     let dictionary = Arc::new(Dictionary::normalised(WIDTH, (0..ATOMS * WIDTH).map(|_| number()).collect())?);
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         error.relative, nominal.0, measured.0
     );
 
-    // Attend: the query meets every atom once, and a key's score is a sum over its codes.
+    // Attend: compute one product of the query with each atom. The score of a key is then a sum over its codes.
     let query: Vec<f32> = (0..WIDTH).map(|_| number()).collect();
     let coefficients: Vec<f32> = codes.coefficients().iter().map(|c| c.to_f32()).collect();
     let atoms = dictionary.as_ref().into();
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     add_weighted_codes(&mut sums, 1, 1, codes.indices(), &coefficients, &weights);
     add_atom_sums(atoms, 1, 1, &sums, &mut out);
 
-    // The same by restoring every vector first.
+    // Compute the same result by decoding every vector first.
     let mut restored = vec![0.0; TOKENS * WIDTH];
     codes.decode_into(&dictionary, 0..TOKENS, &mut restored)?;
     let mut expected = vec![0.0; WIDTH];

@@ -1,16 +1,16 @@
-//! The crate's one error type.
+//! The error type of this crate.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Everything that can go wrong in this crate.
+/// All errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// A dictionary, set or shard was given a vector width of zero.
     #[error("the vector width is 0; it must be at least 1")]
     ZeroWidth,
-    /// A dictionary's atom count does not fit a `u16` index, or is zero.
+    /// The atom count of a dictionary is zero or too large for `u16` indices.
     #[error("a dictionary holds 1 to 65536 atoms, found {found}")]
     AtomCount {
         /// Atoms found.
@@ -30,7 +30,7 @@ pub enum CodecError {
         /// Its l2 norm.
         norm: f64,
     },
-    /// A vector to code is NaN, infinite or so long that its l1 norm overflows `f32`.
+    /// A vector to encode has a NaN or infinite element, or its l1 norm overflows `f32`.
     #[error("row {row} has a NaN, infinite or overflowing element")]
     NonFiniteRow {
         /// Index of the first such row.
@@ -56,13 +56,13 @@ pub enum CodecError {
         /// Elements found.
         found: usize,
     },
-    /// A name of instructions that means nothing.
+    /// The name of an instruction set is unknown.
     #[error("`{found}` are no instructions: portable, avx2 or avx512 was expected")]
     Instructions {
         /// The name.
         found: String,
     },
-    /// Rows were asked for that are not there.
+    /// The requested rows do not exist.
     #[error("rows {start}..{end} asked for, {rows} held")]
     RowRange {
         /// First row asked for.
@@ -72,7 +72,7 @@ pub enum CodecError {
         /// Rows held.
         rows: usize,
     },
-    /// A code names an atom that the dictionary at hand does not have.
+    /// A code names an atom that the given dictionary does not have.
     #[error("row {row} names atom {index}, but the dictionary holds {atoms} atoms")]
     UnknownAtom {
         /// The row.
@@ -90,7 +90,7 @@ pub enum CodecError {
         /// Channels per head.
         head_dim: usize,
     },
-    /// A dictionary set does not serve the model at hand.
+    /// A dictionary set does not match the given model.
     #[error("dictionary set: {subject}: expected {expected}, found {found}")]
     Mismatch {
         /// What is compared, for example `head_dim` or `layer 3, keys`.
@@ -105,22 +105,22 @@ pub enum CodecError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file's content is not what it must be.
+    /// The content of a file is not valid.
     #[error("{}: {subject}: expected {expected}, found {found}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// The tensor, metadata key or header field at fault.
+        /// The tensor, metadata key or header field that is not valid.
         subject: String,
-        /// What a valid file has there.
+        /// What a valid file contains there.
         expected: String,
-        /// What this one has.
+        /// What this file contains.
         found: String,
     },
-    /// A tensor of atoms in a file is not a dictionary.
+    /// A tensor of atoms in a file is not a valid dictionary.
     #[error("{}: tensor {tensor}: {source}", path.display())]
     Atoms {
         /// The file.

@@ -1,4 +1,4 @@
-//! The byte ledger: what a cache really allocates, and bits per channel.
+//! The byte ledger: the bytes that a cache really allocates, and bits per channel.
 
 use std::fmt;
 use std::iter::Sum;
@@ -6,7 +6,7 @@ use std::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// Whose vectors: the attention's keys or its values.
+/// Which vectors of the attention: keys or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -36,38 +36,38 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Bytes allocated (capacity, not length), by part.
+/// Allocated bytes (capacity, not length), by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Footprint {
     /// Atom indices, u16 each.
     pub indices: usize,
-    /// Sparse coefficients, f16 each.
+    /// Sparse coefficients, f16 or e4m3 each.
     pub coefficients: usize,
-    /// Quantised integers, several to a word.
+    /// Quantised integers and packed codes, several numbers per word.
     pub packed: usize,
     /// Scales and zero points of quantised values.
     pub scales: usize,
     /// Per-row lengths of variable-length codes.
     pub row_lengths: usize,
-    /// Keys and values kept exactly.
+    /// Uncompressed keys and values.
     pub dense: usize,
-    /// Exact sinks and recent tokens around a compressed middle.
+    /// Uncompressed first tokens (sinks) and recent tokens around the compressed tokens.
     pub window: usize,
     /// Atoms sampled from the prompt.
     pub online_atoms: usize,
     /// Atoms taken from outliers (the paper's Guard).
     pub guard: usize,
-    /// Entries kept beside coarser codes because they stick out: values and positions.
+    /// Entries with extreme values, stored separately from coarser codes: their values and positions.
     pub outliers: usize,
-    /// Factors of low-rank parts, and bases fitted to a sequence.
+    /// Factors of low-rank parts, and bases that were fitted to one sequence.
     pub low_rank: usize,
-    /// Tables derived from the above to make coding fast, such as Gram matrices.
+    /// Tables derived from the parts above to make encoding fast, such as Gram matrices.
     pub tables: usize,
 }
 
 impl Footprint {
-    /// Each part's name and bytes, in the order of the fields.
+    /// Name and bytes of each part, in the order of the fields.
     pub fn parts(&self) -> impl Iterator<Item = (&'static str, usize)> + use<> {
         [
             ("indices", self.indices),
@@ -130,8 +130,8 @@ impl<'a> Sum<&'a Self> for Footprint {
     }
 }
 
-/// Bits spent per channel, that is per scalar of the uncompressed cache (16 for FP16).
-/// Displays with two decimals unless the format asks for others.
+/// Bits per channel. A channel is one scalar of the uncompressed cache, which takes 16 bits in FP16.
+/// The value is displayed with two decimals unless the format string sets another precision.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BitsPerChannel(pub f64);
@@ -143,16 +143,16 @@ impl fmt::Display for BitsPerChannel {
     }
 }
 
-/// The paper's own count (section 4): `32 s s_n / d_h`, codes only. One kind's
-/// share; keys at `(s, 1)` and values at `(s / 2, 2)` come to the same.
+/// The paper's own count (section 4): `32 s s_n / d_h`. It counts only the codes of one kind. Keys with `s` atoms and 1
+/// chunk have the same count as values with `s / 2` atoms and 2 chunks.
 #[must_use]
 pub fn nominal_bits(sparsity: usize, chunks: usize, head_dim: usize) -> BitsPerChannel {
     BitsPerChannel(32.0 * sparsity as f64 * chunks as f64 / head_dim as f64)
 }
 
-/// Bits per channel of `bytes` really allocated, where an uncompressed cache would hold `channels` numbers: the keys *and*
-/// values of all heads, layers and tokens, `2 tokens kv_heads head_dim layers`. A layer with a sliding window counts the
-/// tokens that it would hold, not all tokens. Not finite when there are no channels.
+/// Bits per channel of `bytes` really allocated bytes. `channels` is how many numbers an uncompressed cache would hold:
+/// the keys *and* values of all heads, layers and tokens, `2 tokens kv_heads head_dim layers`. For a layer with a sliding
+/// window, count only the tokens that the layer would hold. The result is not finite if `channels` is 0.
 #[must_use]
 pub fn measured_bits(bytes: usize, channels: usize) -> BitsPerChannel {
     BitsPerChannel(8.0 * bytes as f64 / channels as f64)
@@ -163,8 +163,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Each field a different power of two, so that a part left out or counted
-    /// twice changes the sum.
+    /// Each field is a different power of two. If a part is missing or counted twice, the sum changes.
     fn distinct() -> Footprint {
         serde_json::from_value(serde_json::Value::Object(
             Footprint::default()
@@ -200,7 +199,7 @@ mod tests {
         assert_eq!(nominal_bits(4, 1, 128), BitsPerChannel(1.0));
         assert_eq!(nominal_bits(2, 2, 128), BitsPerChannel(1.0));
         assert_eq!(nominal_bits(8, 1, 128), BitsPerChannel(2.0));
-        // An FP16 cache: 2 bytes per channel of keys and of values.
+        // An FP16 cache has 2 bytes per channel, for keys and values.
         let fp16 = 2 * 2 * 100 * 8 * 128 * 32;
         assert_eq!(measured_bits(fp16, 2 * 100 * 8 * 128 * 32), BitsPerChannel(16.0));
         assert_eq!(format!("{}", BitsPerChannel(1.005)), "1.00");

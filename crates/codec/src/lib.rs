@@ -1,9 +1,9 @@
 //! Dictionaries, matching pursuit, sparse codes and the byte ledger of CSR.
 //!
 //! CSR (Zhang et al., AAAI 2025, arXiv 2412.11741) replaces each key or value vector of an
-//! attention cache by `s` (index, coefficient) pairs over a learned dictionary. This crate is
-//! that codec and nothing else: slices in, slices out, no tensor framework, so that the
-//! cache, the trainer and the tools share one implementation and its tests.
+//! attention cache by `s` (index, coefficient) pairs over a learned dictionary. This crate
+//! implements only that codec. Its functions take and return slices and use no tensor framework.
+//! The cache, the trainer and the tools can therefore share one implementation and its tests.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -50,9 +50,9 @@
 //!
 //! # Files
 //!
-//! [`shard`] holds calibration vectors, [`set`] trained dictionaries and [`codebooks`] what other
-//! calibrated methods learn. All are safetensors
-//! files, read as untrusted and written under a temporary name that is renamed when complete.
+//! [`shard`] files hold calibration vectors. [`set`] files hold trained dictionaries. [`codebooks`] files hold what other
+//! calibrated methods learn. All are safetensors files. A reader does not trust their content and checks it. A writer
+//! uses a temporary name and renames the file when it is complete.
 
 mod codes;
 mod dictionary;

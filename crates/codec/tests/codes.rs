@@ -1,4 +1,4 @@
-//! Sparse codes: layout, rounding, growth, decoding.
+//! Tests of sparse codes: layout, rounding, growth, decoding.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,8 +12,8 @@ use proptest::prelude::*;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// What is appended comes back, rounded to f16, in any split into calls; decoding any
-    /// range equals the sum written out.
+    /// The codes that are read are those that were appended, rounded to f16, for any split into calls. Decoding any range
+    /// gives the sum of coefficients times atoms.
     #[test]
     fn round_trip(
         width in 1usize..80, s in 1usize..6, n in 1usize..300, split in 0.0f64..1.0,
@@ -76,7 +76,7 @@ fn a_bad_row_leaves_the_codes_as_they_were() {
     assert_eq!(codes.coefficients(), before.coefficients());
 }
 
-/// Large enough for the parallel path, which must agree with single rows decoded alone.
+/// The codes are large enough for the parallel path. It must give the same bits as decoding single rows.
 #[test]
 fn decoding_in_parallel_gives_the_same_bits() {
     let encoder = Encoder::new(dictionary(200, 64, 3));
@@ -135,7 +135,7 @@ fn growth_is_by_pages() {
     }
     codes.clear();
     assert_eq!((codes.rows(), codes.footprint().total()), (0, 0));
-    // A large append takes what it needs and no more.
+    // A large append allocates exactly what it needs.
     codes.append(&[1; 4000], &[1.0; 4000]);
     assert_eq!(codes.footprint().total(), 4000 * 4);
 }

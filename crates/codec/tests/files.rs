@@ -1,4 +1,4 @@
-//! Shards and dictionary sets: round trips, and files that lie.
+//! Tests of shards and dictionary sets: round trips, and files with wrong content.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A safetensors file from its parts, however wrong.
+/// Builds a safetensors file from its parts, even if they are wrong.
 fn raw(header: &Value, data: &[u8]) -> Vec<u8> {
     let header = header.to_string();
     let length = header.len() as u64;
@@ -35,7 +35,7 @@ fn sorted(dir: &TempDir) -> Vec<String> {
     all
 }
 
-/// The error's text, which must name the file.
+/// The text of the error. It must name the file.
 #[track_caller]
 fn complaint<T>(path: &Path, result: Result<T, CodecError>) -> String {
     let text = result.err().unwrap().to_string();
@@ -102,7 +102,7 @@ fn shard_round_trip() {
         assert!(matches!(error, Err(CodecError::ChunkWidth { .. })));
     }
 
-    // The reference reader agrees.
+    // The reference reader reads the same.
     let bytes = fs::read(&path).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(tensors.tensor("vectors").unwrap().shape(), [101, 2, 6]);
@@ -159,21 +159,21 @@ fn a_shard_goes_on_where_a_killed_run_stopped() {
     writer.sync().unwrap();
     drop(writer);
     assert_eq!(sorted(&dir), ["s.unfinished", "whole"]);
-    // Half a token more, as a kill leaves it.
+    // Add half a token, as a killed program may leave it.
     let unfinished = dir.path().join("s.unfinished");
     let mut bytes = fs::read(&unfinished).unwrap();
     bytes.extend([1; 12]);
     fs::write(&unfinished, bytes).unwrap();
     let mut writer = ShardWriter::resume(&path, header(3)).unwrap();
     assert_eq!(writer.tokens(), 2);
-    // The others of its set may have less.
+    // The other shards of its set may have fewer tokens.
     writer.keep(1).unwrap();
     writer.append(&vectors[12..]).unwrap();
     writer.finish().unwrap();
     assert_eq!(sorted(&dir), ["s", "whole"]);
     assert_eq!(fs::read(&path).unwrap(), fs::read(&whole).unwrap());
 
-    // A finished one is whole; one of another header is begun anew.
+    // A finished shard is complete. A shard with another header is started again.
     assert_eq!(ShardWriter::resume(&path, header(3)).unwrap().tokens(), 3);
     assert_eq!(ShardWriter::resume(&path, header(4)).unwrap().tokens(), 0);
 }
@@ -355,7 +355,7 @@ fn every_truncation_is_refused() {
     for write in [(|p| set().save(p).unwrap()) as fn(&Path), |p| write_shard(p, &normal(24, 1))] {
         write(&path);
         let bytes = fs::read(&path).unwrap();
-        // Every cut in the length field and near both ends, then a sample.
+        // Every cut in the length field and near both ends, then a sample of the others.
         let cuts = (0..bytes.len()).filter(|at| *at < 32 || bytes.len() - at < 32 || at % 13 == 0);
         for length in cuts {
             fs::write(&path, &bytes[..length]).unwrap();
@@ -368,8 +368,7 @@ fn every_truncation_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// A file with a few bytes changed loads or is refused; it never panics. What loads keeps
-    /// the promises of the types.
+    /// A file with a few changed bytes loads or is refused, but never panics. If it loads, the invariants of the types hold.
     #[test]
     fn damage_never_panics(
         changes in proptest::collection::vec((0.0f64..1.0, any::<u8>()), 1..4), shard: bool
@@ -382,7 +381,7 @@ proptest! {
             set().save(&path).unwrap();
         }
         let mut bytes = fs::read(&path).unwrap();
-        // Three in four changes to the header, where the interesting damage is.
+        // Three of four changes are in the header, where damage has the most varied effects.
         for (at, value) in changes {
             let span = if value & 3 == 0 { bytes.len() } else { 700.min(bytes.len()) };
             bytes[(at * span as f64) as usize] = value;

@@ -1,4 +1,4 @@
-//! The ledger against a counting allocator: what is reported is what is allocated.
+//! Compares the ledger with a counting allocator: the reported bytes are the allocated bytes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,29 +11,29 @@ use common::{dictionary, normal};
 use kvcsr_codec::{Dictionary, Encoder, PursuitPath, SparseCodes};
 
 thread_local! {
-    /// Bytes allocated less bytes freed by this thread.
+    /// Bytes allocated minus bytes freed by this thread.
     static LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 struct Counting;
 
 fn count(bytes: isize) {
-    // Fails only while the thread is being torn down, when nobody measures.
+    // This fails only while the thread is being destroyed, when no test measures.
     let _ = LIVE.try_with(|live| live.set(live.get() + bytes));
 }
 
-// SAFETY: every call goes to the system allocator unchanged; counting allocates nothing, as the
-// thread-local is const-initialised and has no destructor.
+// SAFETY: every call goes to the system allocator unchanged. Counting does not allocate, because the thread-local is
+// const-initialised and has no destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller keeps the contract of `alloc`.
+        // SAFETY: the caller satisfies the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the caller keeps the contract of `dealloc`.
+        // SAFETY: the caller satisfies the contract of `dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that `make`'s result holds.
+/// The result of `make`, and the bytes that it holds.
 fn held<T>(make: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.get();
     let value = make();
@@ -50,7 +50,7 @@ fn held<T>(make: impl FnOnce() -> T) -> (T, usize) {
 
 #[test]
 fn the_footprint_is_what_is_allocated() {
-    // All work on this thread, whose allocations are the ones counted.
+    // All work runs on this thread, because only its allocations are counted.
     let _pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().unwrap();
     let rows = normal(10_000 * 32, 1);
 
@@ -65,7 +65,7 @@ fn the_footprint_is_what_is_allocated() {
 
     let d = dictionary(200, 32, 2);
     for path in [PursuitPath::Gram, PursuitPath::Residual] {
-        // Once for the buffers that gemm and rayon keep per thread.
+        // Run once before, for the buffers that gemm and rayon keep per thread.
         let warm = Encoder::with_path(d.clone(), path);
         SparseCodes::new(3).encode_append(&warm, &rows).unwrap();
         let (encoder, bytes) = held(|| Encoder::with_path(d.clone(), path));

@@ -1,4 +1,4 @@
-//! Coding over offline and online atoms, and scores and sums on such codes, against plain definitions.
+//! Compares encoding over offline and online atoms, and scores and sums on such codes, with plain definitions.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -36,7 +36,8 @@ fn code(encoder: &Encoder, atoms: Atoms<'_>, rows: &[f32], s: usize) -> (Vec<u16
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Over the union as over one dictionary of all atoms, and rows coded alone as together, both up to near ties.
+    /// Codes over the union equal codes over one dictionary of all atoms. Rows encoded alone equal rows encoded together. Both
+    /// hold except at near ties.
     #[test]
     fn a_union_is_one_dictionary(
         offline in 1usize..1200, sampled in 0usize..700, guard in 0usize..40, width in 1usize..100, s in 1usize..6,
@@ -61,7 +62,7 @@ proptest! {
             let together = &indices[r * s..(r + 1) * s];
             for (step, (a, b)) in alone.1.iter().zip(&coefficients[r * s..]).enumerate() {
                 if alone.0[step] != together[step] {
-                    // Of a near tie only the size is the same, and what follows is another pursuit.
+                    // At a near tie only the magnitude is the same. The following steps belong to another pursuit.
                     prop_assert!((a.abs() - b.abs()).abs() < 1e-5 * norm);
                     break;
                 }
@@ -75,7 +76,7 @@ proptest! {
         }
     }
 
-    /// Scores and weighted sums taken on codes, against restoring them first, in f64.
+    /// Compares scores and weighted sums on codes with those on decoded vectors, in f64.
     #[test]
     fn codes_are_scored_and_summed_as_what_they_restore(
         tokens in 1usize..200, queries in 1usize..7, width in 1usize..40, chunks in 1usize..3, ragged in any::<bool>(),
@@ -123,13 +124,13 @@ proptest! {
     }
 }
 
-/// Where a prompt's own vectors are atoms, near ties are common. The two ways to the same codes may then pick
-/// different atoms, but neither restores better than the other, or than pursuit in f64.
+/// If a prompt's own vectors are atoms, near ties are common. The two paths may then pick different atoms. Neither path
+/// may have a larger error than the other, or than pursuit in f64.
 #[test]
 fn neither_path_restores_better_where_near_ties_are_common() {
     let (width, n, s) = (32, 600, 6);
     let offline = dictionary(256, width, 1);
-    // Vectors in a few directions with little noise, a third of them atoms.
+    // The vectors lie near a few directions, with little noise. A third of them are atoms.
     let (base, noise) = (normal(20 * width, 2), normal(n * width, 3));
     let rows: Vec<f32> =
         noise.iter().enumerate().map(|(i, x)| base[i / width % 20 * width + i % width] + 0.05 * x).collect();
@@ -161,7 +162,7 @@ fn widened(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| x.into()).collect()
 }
 
-/// The squared residual after `s` steps.
+/// The squared norm of the residual after `s` steps.
 fn pursuit_in_f64(atoms: &[Vec<f64>], residual: &mut [f64], s: usize) -> f64 {
     for _ in 0..s {
         let products = atoms.iter().map(|atom| atom.iter().zip(&*residual).map(|(a, r)| a * r).sum::<f64>());

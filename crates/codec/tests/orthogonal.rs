@@ -1,4 +1,4 @@
-//! Orthogonal matching pursuit against tests/data/orthogonal.py (numpy, checked against scikit-learn).
+//! Compares orthogonal matching pursuit with tests/data/orthogonal.py (numpy, checked against scikit-learn).
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Matching pursuit against its definition, by hand and at random.
+//! Compares matching pursuit with its definition, on examples computed by hand and at random.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ fn bits((indices, coefficients): (Vec<u16>, Vec<f32>)) -> (Vec<u16>, Vec<u32>) {
     (indices, coefficients.into_iter().map(f32::to_bits).collect())
 }
 
-/// Decodes one row in f64, without the crate's help.
+/// Decodes one row in f64, without code of the crate.
 fn restore(dictionary: &Dictionary, indices: &[u16], coefficients: &[f32]) -> Vec<f64> {
     let mut out = vec![0.0; dictionary.width()];
     for (&i, &c) in indices.iter().zip(coefficients) {
@@ -43,7 +43,7 @@ fn assert_close(found: &[f32], expected: &[f32]) {
     }
 }
 
-/// (1, 2) over e0, e1, (0.6, 0.8). <x, d> = 1, 2, 2.2: atom 2 leaves (-0.32, 0.24).
+/// (1, 2) over e0, e1, (0.6, 0.8). <x, d> = 1, 2, 2.2: atom 2 leaves the residual (-0.32, 0.24).
 /// <R, d> = -0.32, 0.24, 0: atom 0 leaves (0, 0.24), which is 0.24 of atom 1.
 #[test]
 fn worked_example() {
@@ -58,8 +58,8 @@ fn worked_example() {
     }
 }
 
-/// (1, 1) over e0, (0.6, 0.8). <x, d> = 1, 1.4: atom 1 leaves (0.16, -0.12). <R, d> = 0.16, 0:
-/// atom 0 leaves (0, -0.12). <R, d> = 0, -0.096: atom 1 again.
+/// (1, 1) over e0, (0.6, 0.8). <x, d> = 1, 1.4: atom 1 leaves the residual (0.16, -0.12). <R, d> = 0.16, 0:
+/// atom 0 leaves (0, -0.12). <R, d> = 0, -0.096: atom 1 is picked again.
 #[test]
 fn a_repeated_atom_adds_up() {
     let dictionary = Arc::new(Dictionary::new(2, vec![1.0, 0.0, 0.6, 0.8]).unwrap());
@@ -92,7 +92,7 @@ fn an_orthonormal_dictionary_with_all_atoms_is_exact() {
 
 #[test]
 fn equal_correlations_take_the_lowest_index() {
-    // Copies of one atom (and its negative) far apart, in other tiles of the residual path.
+    // Copies of one atom (and its negative) that are far apart, in different tiles of the residual path.
     let mut atoms = vec![0.0; 2 * 3000];
     atoms.iter_mut().step_by(2).for_each(|x| *x = 1.0);
     for i in [700, 1500, 2999] {
@@ -154,13 +154,13 @@ fn the_budget_picks_the_path() {
     assert_eq!(Encoder::new(dictionary(4096, 1, 4)).path(), Gram);
     assert_eq!(Encoder::new(dictionary(4097, 1, 4)).path(), Residual);
     let (gram, residual) = PATHS.map(|p| Encoder::with_path(dictionary(64, 8, 4), p).bytes()).into();
-    // The atoms transposed, with a line between columns; then the matrix, or on some machines the atoms in 8 bits.
+    // The transposed atoms, with one extra cache line per row; then the matrix, or on some CPUs the atoms in 8 bits.
     let transposed = ((64 + 16) * 8 + 15) * 4;
     assert_eq!(gram, transposed + (64 * 64 + 15) * 4);
     assert!([0, 64 * (8 + 4 + 4)].contains(&(residual - transposed)), "{residual}");
 }
 
-/// A row's bits depend neither on the pool's size nor on the rows coded with it.
+/// The bits of a row depend neither on the size of the pool nor on the rows encoded with it.
 #[test]
 fn the_same_bits_for_any_threads_and_any_batch() {
     for (atoms, width) in [(300, 24), (64, 2), (1100, 64), (5, 33)] {
@@ -202,7 +202,7 @@ fn more_atoms_and_more_steps_fit_no_worse() {
 
 #[test]
 fn reconstruction_error_by_hand() {
-    // Over e0 alone, (3, 4) keeps 9 of 25; (0, 0) costs nothing.
+    // Over e0 alone, (3, 4) keeps 9 of its energy of 25. (0, 0) adds no error.
     let encoder = Encoder::new(Arc::new(Dictionary::new(2, vec![1.0, 0.0]).unwrap()));
     let found = reconstruction_error(&encoder, &[3.0, 4.0, 0.0, 0.0], 1).unwrap();
     assert_eq!((found.relative, found.mse, found.vectors), (16.0 / 25.0, 8.0, 2));
@@ -210,7 +210,7 @@ fn reconstruction_error_by_hand() {
     assert_eq!((empty.relative, empty.mse, empty.vectors), (0.0, 0.0, 0));
 }
 
-/// `<row - restored so far, atom>` for every atom, in f64.
+/// `<row - decoded so far, atom>` for every atom, in f64.
 fn correlations(dictionary: &Dictionary, row: &[f32], restored: &[f64]) -> Vec<f64> {
     let residual: Vec<f64> = row.iter().zip(restored).map(|(&x, y)| f64::from(x) - y).collect();
     dictionary
@@ -223,9 +223,9 @@ fn correlations(dictionary: &Dictionary, row: &[f32], restored: &[f64]) -> Vec<f
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Each step of each path, in f64 and given the steps before: the atom is the best (within
-    /// rounding, should two be that close), and the coefficient is its inner product to 1e-4.
-    /// Where the two paths part, it must be at such a near tie.
+    /// Checks each step of each path in f64, given the previous steps. The atom must be the best (within rounding, if two are
+    /// that close), and the coefficient must be its inner product to 1e-4. Where the two paths differ, it must be at such a
+    /// near tie.
     #[test]
     fn both_paths_follow_the_definition(
         atoms in 1usize..400, width in 1usize..140, s in 1usize..10, seed in 0u64..1_000_000
@@ -243,7 +243,7 @@ proptest! {
                     let best = p.iter().fold(0.0f64, |m, x| m.max(x.abs()));
                     let (i, c) = (indices[r * s + g], f64::from(coefficients[r * s + g]));
                     let exact = p[usize::from(i)];
-                    // Relative to the coefficient until it drowns in the row's own rounding.
+                    // Relative to the coefficient, until the coefficient is smaller than the rounding error of the row.
                     let slack = 1e-4 * c.abs().max(1e-2 * norm);
                     prop_assert!(exact.abs() >= best - slack, "{path:?} row {r} step {g}: {exact} {best}");
                     prop_assert!((exact - c).abs() <= slack, "{path:?} row {r} step {g}: {exact} {c}");

@@ -1,11 +1,11 @@
-//! The error type of the crate.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
-/// Error of a caller's tokenizer, passed through unchanged.
+/// Error of a caller's tokenizer. It is passed on unchanged.
 pub type TokensError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What can go wrong while records and texts are read, prompted, run and scored.
+/// Errors of reading, prompting, running and scoring records and texts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
@@ -14,11 +14,11 @@ pub enum EvalError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
-    /// One line of a JSONL file is not what it should be.
+    /// One line of a JSONL file is not valid.
     #[error("{}:{line}: {message}", path.display())]
     Line {
         /// The file.
@@ -29,18 +29,18 @@ pub enum EvalError {
         message: String,
     },
 
-    /// Rows could not be read or written, or are not what they should be.
+    /// Rows could not be read or written, or are not valid.
     #[error(transparent)]
     Records(#[from] kvcsr_records::RecordsError),
 
-    /// A JSONL file without a single record: there is no mean to take.
+    /// A JSONL file has no records, so there is no mean.
     #[error("{}: no records", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
 
-    /// One of LongBench's config files is malformed, or lacks an entry.
+    /// One of LongBench's config files is malformed, or an entry is missing.
     #[error("{}: {message}", path.display())]
     Config {
         /// The config file.
@@ -49,23 +49,23 @@ pub enum EvalError {
         message: String,
     },
 
-    /// A task that the table does not have.
+    /// The table does not have this task.
     #[error("unknown task {name:?}; {table} has: {known}")]
     UnknownTask {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// What the table is of.
+        /// The name of the table.
         table: String,
-        /// All names, comma separated.
+        /// All names, separated by commas.
         known: String,
     },
 
-    /// A task group that the task table does not have.
+    /// The task table does not have this task group.
     #[error("unknown task group {name:?}; the task table has: {known}")]
     UnknownGroup {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// All names, comma separated.
+        /// All names, separated by commas.
         known: String,
     },
 
@@ -73,37 +73,37 @@ pub enum EvalError {
     #[error("task table: {0}")]
     TaskTable(String),
 
-    /// A prompt template that plain substitution of `{context}` and `{input}` cannot fill.
+    /// A prompt template that cannot be filled by substituting `{context}` and `{input}`.
     #[error("prompt template: {0}")]
     Template(String),
 
-    /// The checkpoint's own chat template was asked for, and it has none.
+    /// The checkpoint's own chat template was requested, but it has none.
     #[error("the checkpoint has no chat template: set longbench.chat to none, llama2, chatml or baichuan2")]
     NoTemplate,
 
-    /// A prediction and answer that LongBench's own scorer would fail on.
+    /// A pair of prediction and answer on which LongBench's own scorer would fail.
     #[error("metric {metric}: {reason}")]
     Unscorable {
         /// The metric.
         metric: &'static str,
-        /// Why it has no value.
+        /// Why there is no score.
         reason: String,
     },
 
-    /// A token limit too small to keep a head and a tail of the prompt.
+    /// A token limit that is too small for a head and a tail of the prompt.
     #[error("a prompt limit of {0} tokens leaves no room for a head and a tail; give at least 2")]
     PromptLimit(usize),
 
-    /// A prompt that is longer than the model's context.
+    /// A prompt is longer than the model's context length.
     #[error("{task}, record {id}: the prompt has {tokens} tokens, but the model has {positions} positions")]
     PromptTooLong {
         /// The task.
         task: String,
         /// The record.
         id: String,
-        /// Tokens of the prompt.
+        /// Number of tokens of the prompt.
         tokens: usize,
-        /// The model's positions.
+        /// Number of positions of the model.
         positions: usize,
     },
 
@@ -111,10 +111,10 @@ pub enum EvalError {
     #[error("tokenizer: {0}")]
     Tokens(#[source] TokensError),
 
-    /// The suite lacks one of its texts, or a text does not have the form it should have.
+    /// A text of the suite is missing or has the wrong form.
     #[error("suite, text {text}: {message}")]
     Suite {
-        /// Id of the text in `data/sources.toml`.
+        /// The text's id in `data/sources.toml`.
         text: String,
         /// What was expected and what was found.
         message: String,
@@ -123,13 +123,13 @@ pub enum EvalError {
     /// A held-out text has no continuation to score.
     #[error("a held-out text of {found} tokens is too short: {needed} are needed")]
     TooShort {
-        /// Tokens of the text.
+        /// Number of tokens of the text.
         found: usize,
-        /// Tokens needed at least.
+        /// Minimum number of tokens.
         needed: usize,
     },
 
-    /// The scheme has coded no token of the context, so its score would be that of exact tokens.
+    /// The scheme has not compressed any token of the context. Its score would be that of uncompressed tokens.
     #[error(
         "scheme `{scheme}` has compressed none of the {tokens} tokens of context: all are in its exact window; \
          lengthen the context (evaluate.context) or shrink the window"
@@ -137,7 +137,7 @@ pub enum EvalError {
     NothingCompressed {
         /// The scheme.
         scheme: String,
-        /// Tokens of the context.
+        /// Number of tokens of the context.
         tokens: usize,
     },
 
@@ -145,12 +145,12 @@ pub enum EvalError {
     #[error(transparent)]
     Model(#[from] kvcsr_model::ModelError),
 
-    /// A cache scheme failed to take over a prefill.
+    /// A cache scheme could not take over a prefill.
     #[error("scheme {scheme}: {source}")]
     Scheme {
-        /// The scheme, with its dictionaries.
+        /// The scheme, including its dictionaries.
         scheme: String,
-        /// What it said.
+        /// The error of the scheme.
         source: Box<kvcsr_cache::CacheError>,
     },
 
@@ -169,17 +169,17 @@ pub enum EvalError {
         task: String,
         /// The record's `_id`.
         id: String,
-        /// What failed.
+        /// The cause.
         source: Box<EvalError>,
     },
 }
 
-// Boxed, since it is large and every result would be as large.
+// Boxed because the error is large, and would make every result large.
 impl From<kvcsr_cache::CacheError> for EvalError {
     fn from(error: kvcsr_cache::CacheError) -> Self {
         Self::Cache(Box::new(error))
     }
 }
 
-/// Result of this crate.
+/// The result type of this crate.
 pub type Result<T, E = EvalError> = std::result::Result<T, E>;

@@ -1,4 +1,4 @@
-//! JSON Lines files, read line by line, with errors that name the file and the line.
+//! Reads JSON Lines files line by line. Errors name the file and the line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,27 +8,27 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{EvalError, Result};
 
-/// A value and the line it stands on, from 1.
+/// A value and its line number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<T> {
     /// Line number, from 1.
     pub number: usize,
-    /// What the line says.
+    /// The value of the line.
     pub value: T,
 }
 
-/// Reads every line of `path` as a `T`; blank lines are skipped.
+/// Reads every line of `path` as a `T` and skips blank lines.
 ///
 /// # Errors
-/// [`EvalError::Read`] when the file cannot be read, [`EvalError::Line`] when a line is not a `T`.
+/// [`EvalError::Read`] if the file cannot be read, [`EvalError::Line`] if a line is not a `T`.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
     read_each(path)?.into_iter().collect()
 }
 
-/// As [`read`], but a line that is not a `T` is an error in its own place, and the others are still there.
+/// Does the same as [`read`], but a line that is not a `T` only gives an error for that line. The other lines are still read.
 ///
 /// # Errors
-/// [`EvalError::Read`] when the file cannot be read, [`EvalError::Line`] when its first line shows that it is not UTF-8.
+/// [`EvalError::Read`] if the file cannot be read, [`EvalError::Line`] if its first line shows that it is not UTF-8.
 pub fn read_each<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<Line<T>>>> {
     let read_error = |source| EvalError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(read_error)?;
@@ -60,7 +60,7 @@ pub(crate) fn line_error(path: &Path, number: usize, message: String) -> EvalErr
     EvalError::Line { path: path.to_owned(), line: number, message }
 }
 
-/// What went wrong, without serde_json's own line number, which is always 1 here.
+/// The message of an error, without serde_json's own line number, which is always 1 here.
 fn json_message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());

@@ -1,13 +1,13 @@
-//! Evaluation of compressed caches: what a scheme costs a model, on held-out text and on tasks.
+//! Evaluation of compressed caches: how much quality a scheme costs, on held-out text and on tasks.
 //!
-//! One exact prefill of a prompt serves every scheme ([`kvcsr_cache::PrefillSnapshot::fork`]), so that all of them see the same
-//! state and differ in nothing but what they keep of it.
+//! Each prompt is prefilled once without compression. All schemes start from this prefill
+//! ([`kvcsr_cache::PrefillSnapshot::fork`]), so they see the same state and differ only in what they keep of it.
 //!
-//! - [`heldout`]: perplexity, divergence and agreement with the uncompressed cache on the continuation of a text.
-//! - [`longbench`]: LongBench v1 as its authors prompt and score it, detail by detail.
-//! - [`suite`]: tasks of our own for machines without LongBench; LongBench's runner and metrics serve them too.
-//! - [`stats`]: paired intervals, for all three, from `kvcsr-stats`.
-//! - [`jsonl`]: the files that they read.
+//! - [`heldout`]: perplexity, divergence and agreement with the uncompressed cache, on the continuation of a text.
+//! - [`longbench`]: LongBench v1 with exactly the prompts and scores of its authors.
+//! - [`suite`]: our own tasks, for use without LongBench's data. They use LongBench's runner and metrics.
+//! - [`stats`]: paired intervals for all three, from `kvcsr-stats`.
+//! - [`jsonl`]: reads the JSON Lines files that they use.
 //!
 //! ```
 //! use kvcsr_eval::longbench::metrics::MetricOptions;

@@ -1,4 +1,4 @@
-//! Far tokens, bits and pieces on a small random model: deletion scores 0, the exact cache 1.
+//! Tests far tokens, bits and pieces on a small random model. Deletion scores 0 and the uncompressed cache 1.
 
 #![allow(clippy::unwrap_used)]
 
@@ -67,11 +67,11 @@ fn bits_are_those_of_a_cache_in_use() {
         let unit = prepared.score(&decoder, scheme(&decoder, name).as_ref(), 0).unwrap();
         unit.measured_bits(decoder.geometry()).0
     };
-    // 26 of so many tokens in f16, and 4 bytes for a position: between what it is at the ends of the continuation.
+    // 26 of the tokens in f16, and 4 bytes for a position. The mean is between the values at the two ends of the continuation.
     let evicted = bits(HIDDEN);
     let at = |tokens: f64| 16.0 * 26.0 / tokens;
     assert!(evicted > at(last) && evicted < 1.5 * at(context), "{evicted}");
-    // KIVI's buffer of keys fills and empties; one reading after the context would see one filling.
+    // KIVI's buffer of keys fills and empties. A single reading after the context would see only one fill level.
     let reading =
         prepared.reference().score(&decoder, scheme(&decoder, "kivi-2(group=16,window=64)").as_ref()).unwrap();
     let (once, over) = (reading.measured_bits().0, bits("kivi-2(group=16,window=64)"));
@@ -88,10 +88,10 @@ fn bits_are_of_what_an_uncompressed_cache_would_hold_where_layers_have_a_window(
         let once = |name: &str| reference.score(&decoder, scheme(&decoder, name).as_ref()).unwrap();
         assert_eq!(once("dense").measured_bits().0, 32.0, "{sliding:?}");
         assert_eq!(once("dense-f16").measured_bits().0, 16.0, "{sliding:?}");
-        // Coded tokens are dropped 128 at a time.
+        // Encoded tokens are dropped 128 at a time.
         let coded = once("fp8").measured_bits().0;
         assert!((8.0..13.0).contains(&coded), "{sliding:?}: {coded}");
-        // Over a continuation, pages fill: never below 16 bits, and not far above.
+        // Over a continuation, pages fill. The bits are never below 16, and not far above.
         let over = reference.measure(&decoder, scheme(&decoder, "dense-f16").as_ref(), 31).unwrap();
         let over = over.measured_bits(decoder.geometry()).0;
         assert!((16.0..33.0).contains(&over), "{sliding:?}: {over}");

@@ -1,4 +1,4 @@
-//! Every score that LongBench's own `eval.py` gave to two models' predictions, to the last printed digit.
+//! Compares every score with that of LongBench's own `eval.py` for the predictions of two models, to the last printed digit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use kvcsr_eval::longbench::metrics::{CodeSim, MetricOptions, Recursion};
 use kvcsr_eval::longbench::score::{sample_scores, score_file, score_file_by_length};
 use kvcsr_eval::longbench::tasks::TaskTable;
 
-/// `"task": [` and one number a line. Read by hand because serde_json may be off by one unit in the last of 17 digits.
+/// Parses `"task": [` and one number per line. This does not use serde_json, which may be off by one unit in the last of 17 digits.
 fn samples_by_task(text: &str) -> BTreeMap<String, Vec<f64>> {
     let mut tasks = BTreeMap::new();
     let mut samples: Option<&mut Vec<f64>> = None;

@@ -1,4 +1,4 @@
-//! The uncompressed SmolLM2 on genuine LongBench records, against transformers' greedy generation in LongBench's own loop.
+//! Compares the uncompressed SmolLM2 on real LongBench records with transformers' greedy generation in LongBench's own loop.
 
 #![allow(clippy::unwrap_used)]
 
@@ -81,7 +81,7 @@ impl Golden {
         rows.remove(0)
     }
 
-    /// The first token of `expected` that is not the most likely here, and by how much another is more likely.
+    /// The first token of `expected` that is not the most likely token here, and by how much another token is more likely.
     fn first_difference(&self, task: &Task, record: &Record, expected: &[u32]) -> Option<(usize, f32)> {
         let mut ids = self.runner().prompt(task, record).unwrap().ids;
         let prompt = ids.len();
@@ -124,7 +124,7 @@ fn short_answers_are_the_same() {
     }
 }
 
-/// Minutes on two cores: `cargo test --release --test golden_answers -- --ignored --nocapture`.
+/// Takes minutes on two cores: `cargo test --release --test golden_answers -- --ignored --nocapture`.
 #[test]
 #[ignore = "generates all thirty answers, which takes minutes"]
 fn all_answers_are_the_same_but_for_near_ties() {

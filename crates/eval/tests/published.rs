@@ -1,4 +1,4 @@
-//! LongBench's own config files and records go through the reader and the prompt builder.
+//! Reads LongBench's own config files and records, and builds prompts from them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,7 +36,7 @@ fn config_covers_every_task() {
     }
     assert_eq!(limits, 3168);
     assert_eq!(config.max_prompt_tokens("llama2-7b-chat-4k").unwrap(), 3500);
-    // Typos and trailing spaces are LongBench's.
+    // The typos and trailing spaces are those of LongBench.
     assert!(config.template("narrativeqa").unwrap().source().contains("asconcisely"));
     assert!(config.template("multi_news").unwrap().source().contains("all news. \n"));
 }

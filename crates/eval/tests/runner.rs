@@ -1,4 +1,4 @@
-//! The runner on a small random model: one row per scheme, truncation, limits, and errors that name the record.
+//! Tests the runner on a small random model: one row per scheme, truncation, limits, and errors that name the record.
 
 #![allow(clippy::unwrap_used)]
 
@@ -100,7 +100,7 @@ fn every_scheme_answers_the_same_prompt() {
     let rows = predictions.rows();
     assert_eq!(rows.iter().map(|row| row.label()).collect::<Vec<_>>(), ["dense", "dense-f16"]);
     for row in rows {
-        // "the quick brown fox jumps over why" has 34 letters; 8 are kept at either end.
+        // "the quick brown fox jumps over why" has 34 letters. 8 are kept at each end.
         assert_eq!((row.tokens_before, row.tokens), (34, 16));
         assert!(row.generated <= 6 && row.pred.chars().count() <= row.generated, "{row:?}");
         assert_eq!((row.task.as_str(), row.id.as_str(), row.length), ("qasper", "r-0", 3));
@@ -166,7 +166,7 @@ fn an_answer_does_not_depend_on_the_schemes_beside_it() {
             let alone = answers(&runner, &record, &[*scheme]).remove(0);
             assert_eq!((&alone.pred, alone.generated), (&row.pred, row.generated), "{context} {}", row.scheme);
         }
-        // And it is what generating by itself gives.
+        // The prediction is the same as that of a separate generation.
         let ids = runner.prompt(TaskTable::embedded().get("qasper").unwrap(), &record).unwrap().ids;
         let snapshot = decoder.prefill(&ids, 16).unwrap();
         let mut caches = snapshot.fork(schemes[0], decoder.rotary()).unwrap();
@@ -177,7 +177,7 @@ fn an_answer_does_not_depend_on_the_schemes_beside_it() {
     }
 }
 
-/// Uncompressed caches that count the bytes of those alive.
+/// Uncompressed caches that count the bytes of the caches in existence.
 struct Counted {
     dense: Box<dyn Scheme>,
     alive: Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! The suite's records from the real texts: as many as the suite says, of the lengths it promises, the same everywhere.
+//! Makes the suite's records from the real texts. They have the number and the lengths that the suite states, and are the same
+//! on every machine.
 
 #![allow(clippy::unwrap_used)]
 
@@ -41,7 +42,7 @@ fn records_are_as_many_and_as_long_as_promised() {
         assert_eq!(ids.len(), work.records.len(), "{}: ids are not distinct", task.name);
         let grid = task.samples == 1000;
         assert_eq!(work.records.len(), if grid { 6 } else { task.samples }, "{}", task.name);
-        // The first twenty are what a run of any usual limit takes.
+        // A run with a usual limit uses the first twenty records.
         for record in work.records.iter().take(20) {
             let template = suite.config().template(&task.name).unwrap();
             let prompt = prepare(task, template, record, &tokenizer, 100_000, None).unwrap();

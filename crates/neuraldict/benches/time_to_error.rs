@@ -1,9 +1,10 @@
-//! Time to a held-out error: this crate's default training against the recipe of Lexico's public
-//! trainer (`TrainConfig::lexico`), re-created in the same harness, on one thread.
+//! Measures the time to a given held-out error. Compares this crate's default training with the recipe of Lexico's public
+//! trainer (`TrainConfig::lexico`), on one thread. Both run in this crate.
 //!
-//! The peer runs in full; its best held-out error is the goal. Ours counts from the start, k-means
-//! and evaluation included, to the end of the first epoch that is at least as good. Vectors are
-//! made up (few of many directions, fading coefficients, noise), or come from calibration shards:
+//! First Lexico's recipe runs in full. Its best held-out error is the goal. The time of our training includes k-means and
+//! evaluation, and ends with the first epoch whose error is at most the goal. By default the vectors are synthetic: each
+//! is a sum of a few of many directions, with decreasing coefficients and noise. With arguments they come from
+//! calibration shards:
 //!
 //! `cargo bench -p kvcsr-neuraldict --bench time_to_error -- TRAIN.safetensors HELDOUT.safetensors`
 
@@ -19,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 const WIDTH: usize = 64;
 const DIRECTIONS: usize = 600;
 
-/// `count` vectors, each eight of the same hidden directions with fading coefficients, plus noise.
+/// `count` vectors. Each is a sum of eight of the same hidden directions, with decreasing coefficients and noise.
 fn shard(folder: &Path, name: &str, count: usize, seed: u64) -> Result<Shard, Box<dyn Error>> {
     let mut hidden = ChaCha8Rng::seed_from_u64(1);
     let directions: Vec<f32> = (0..DIRECTIONS * WIDTH).map(|_| hidden.random_range(-1.0f32..1.0)).collect();
@@ -27,7 +28,7 @@ fn shard(folder: &Path, name: &str, count: usize, seed: u64) -> Result<Shard, Bo
     let mut vectors = vec![0f32; count * WIDTH];
     for vector in vectors.chunks_mut(WIDTH) {
         for step in 0..8 {
-            // Some directions are far more common than others, as in real caches.
+            // As in real caches, some directions are much more frequent than others.
             let share: f32 = rng.random_range(0.0f32..1.0);
             let picked = ((share * share * DIRECTIONS as f32) as usize).min(DIRECTIONS - 1);
             let coefficient = rng.random_range(-2.0f32..2.0) * 0.75f32.powi(step);

@@ -1,4 +1,4 @@
-//! Trains one dictionary on synthetic vectors, and shows its error against that of its k-means start.
+//! Trains one dictionary on synthetic vectors, and compares its error with that of its k-means start.
 //!
 //! ```sh
 //! just setup    # libtorch
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if after < before { Ok(()) } else { Err("training should lower the error".into()) }
 }
 
-/// A file of keys as `just calibrate` writes them: one head a token, each a mix of 3 of 40 directions.
+/// A file of keys like those that `just calibrate` writes: one head per token, each a mix of 3 of 40 directions.
 fn shard(path: &Path, seed: u64, tokens: usize) -> Result<Shard, Box<dyn Error>> {
     let mut hidden = ChaCha8Rng::seed_from_u64(1000);
     let directions: Vec<f32> = (0..40 * HEAD_DIM).map(|_| hidden.random_range(-1.0f32..1.0)).collect();

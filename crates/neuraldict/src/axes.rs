@@ -1,18 +1,18 @@
-//! Principal axes of a cloud of vectors.
+//! Principal axes of a set of vectors.
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Unit axes `(D, D)`, one per row, the strongest first, and the standard deviation along each, `(D)`.
+/// Unit axes `(D, D)`, one per row, sorted by decreasing standard deviation, and the standard deviations, `(D)`.
 pub(crate) struct Axes {
     pub(crate) vectors: Vec<f32>,
     pub(crate) deviations: Vec<f32>,
 }
 
-/// The axes of a cloud with the second moment or covariance `moment` `(D, D)`, in double precision.
+/// The axes for the second moment or covariance `moment` `(D, D)`, in double precision.
 pub(crate) fn principal(moment: &Tensor) -> Result<Axes> {
-    // Eigenvalues rise; columns are eigenvectors.
+    // Eigenvalues are in rising order; eigenvectors are columns.
     let (values, vectors) = moment.f_linalg_eigh("L")?;
     let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
     Ok(Axes { vectors: numbers(&vectors.f_tr()?.f_flip([0])?)?, deviations: numbers(&deviations)? })

@@ -1,8 +1,9 @@
-//! The fewest bits that vectors can take for a given error: what a transform can gain, before anything is coded.
+//! A lower bound on the bits that vectors need for a given error. It shows what a transform can gain without any coding.
 //!
-//! A Gaussian vector with the variances `λ` along its principal axes takes at least `Σ max(0, ½ log2(λ_j / θ))` bits for the squared
-//! error `Σ min(θ, λ_j)` (reverse water-filling; Cover and Thomas, Elements of Information Theory, 10.3.3). Real vectors are not
-//! Gaussian and take fewer bits than that: atoms find what this leaves out. Real codes take more: whole coordinates, scales, gaps.
+//! A Gaussian vector with variances `λ` along its principal axes needs at least `Σ max(0, ½ log2(λ_j / θ))` bits for the
+//! squared error `Σ min(θ, λ_j)` (reverse water-filling; Cover and Thomas, Elements of Information Theory, 10.3.3). Real
+//! vectors are not Gaussian and need fewer bits than this bound. Atoms use structure that the bound ignores. Real codes
+//! need more bits, because coordinates are quantised, scales are stored and there are gaps.
 
 use std::ops::Range;
 
@@ -11,17 +12,17 @@ use tch::{Device, Kind, Tensor};
 use crate::axes::principal;
 use crate::error::Result;
 
-/// Vectors of one width, of which mean and covariance are kept.
+/// The mean and covariance of vectors of one width.
 #[derive(Debug)]
 pub struct Cloud {
-    /// Sums of vectors `(n)` and of products `(n, n)`, in double precision.
+    /// Sums of the vectors, `(n)`, and of their outer products, `(n, n)`, in double precision.
     sum: Tensor,
     second: Tensor,
     count: usize,
 }
 
 impl Cloud {
-    /// No vectors yet, of `width` channels.
+    /// No vectors yet. Vectors will have `width` channels.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -44,7 +45,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// How the vectors seen so far are spread about their mean.
+    /// The covariance of the vectors added so far.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -54,7 +55,7 @@ impl Cloud {
         let mean = self.sum.f_div_scalar(n)?;
         let matrix = self.second.f_div_scalar(n)?.f_sub(&mean.f_outer(&mean)?)?;
         let diagonal = Vec::<f64>::try_from(matrix.f_diagonal(0, 0, 1)?.f_contiguous()?)?;
-        // Rounding can leave a channel that is always the same a little below 0.
+        // Rounding can make the variance of a constant channel slightly negative.
         Ok(Covariance { matrix, variances: diagonal.into_iter().map(|variance| variance.max(0.0)).collect() })
     }
 }
@@ -67,7 +68,7 @@ pub struct Covariance {
 }
 
 impl Covariance {
-    /// Variances of single channels.
+    /// Variances of the single channels.
     pub fn channels(&self, channels: Range<usize>) -> &[f64] {
         &self.variances[channels]
     }
@@ -80,14 +81,14 @@ impl Covariance {
         self.principal(&[channels], |_| 1.0)
     }
 
-    /// What a block of channels is multiplied with to have a total variance of 1; 0 for one that never changes.
+    /// The factor that gives a block of channels a total variance of 1, or 0 if the block is constant.
     pub fn scale(&self, block: &Range<usize>) -> f64 {
         let total: f64 = self.variances[block.clone()].iter().sum();
         if total > 0.0 { total.sqrt().recip() } else { 0.0 }
     }
 
-    /// Variances along the principal axes of all `blocks` together, each scaled by [`Covariance::scale`]: an error counts relative to
-    /// its block.
+    /// Variances along the principal axes of all `blocks` together, with each block scaled by [`Covariance::scale`]. Errors
+    /// are then relative to their block.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -106,7 +107,7 @@ impl Covariance {
     }
 }
 
-/// Bits for all axes together at the squared error `allowed`, which their variances add up to where nothing is coded.
+/// Bits for all axes together at the squared error `allowed`. Without any bits the squared error is the sum of `variances`.
 pub fn bits(variances: &[f64], allowed: f64) -> f64 {
     let error = |level: f64| variances.iter().map(|&variance| variance.min(level)).sum::<f64>();
     let (mut low, mut high) = (0.0, variances.iter().copied().fold(0.0, f64::max));
@@ -124,9 +125,9 @@ mod tests {
 
     #[test]
     fn bits_are_those_of_reverse_water_filling() {
-        // A quarter of equal variances: 1 bit each.
+        // A quarter of the variance, the same on every axis: 1 bit each.
         assert!((bits(&[3.0; 8], 6.0) - 8.0).abs() < 1e-9);
-        // With a level of 1, axes of 4 and 2 leave 1 each, one of 0.5 all of it.
+        // With a level of 1, the axes with 4 and 2 each leave an error of 1. The axis with 0.5 leaves all of its variance.
         assert!((bits(&[4.0, 2.0, 0.5], 2.5) - 1.5).abs() < 1e-9);
         assert!(bits(&[4.0, 2.0], 6.0) < 1e-9);
         assert_eq!(bits(&[0.0, 0.0], 0.1), 0.0);
@@ -147,7 +148,7 @@ mod tests {
         let near = |found: &[f64], expected: &[f64]| {
             found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3 * b.max(1.0))
         };
-        // Whole numbers from -9.5 to 9.5 have a variance of 33.25.
+        // Numbers from -9.5 to 9.5 in steps of 1 have a variance of 33.25.
         assert!(near(covariance.channels(0..3), &[33.25, 133.0, 33.25]), "{covariance:?}");
         let together = covariance.axes(0..3).unwrap();
         assert!(near(&together, &[166.25, 33.25, 0.0]), "{together:?}");

@@ -1,8 +1,8 @@
-//! Checkpoints: everything a killed run needs to end with the same bytes, and the batch that a
-//! diverged run stopped at.
+//! Checkpoints. They hold everything that a killed run needs to finish with the same bytes. This module also saves the
+//! batch at which a run diverged.
 //!
-//! A safetensors file, replaced by rename. It is read as untrusted: what it belongs to, shapes,
-//! finiteness and counts are checked.
+//! A checkpoint is a safetensors file that is replaced by rename. The reader does not trust it. It checks which run the
+//! checkpoint belongs to, and the shapes, finiteness and counts.
 
 use std::{
     borrow::Cow,
@@ -25,16 +25,16 @@ use crate::{
     update::{Updater, Worst},
 };
 
-/// Name of a checkpoint inside the group's folder.
+/// File name of a checkpoint inside the group's folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
-/// Name of the file with the batch that made the loss diverge.
+/// File name of the batch at which the loss diverged.
 pub const DIVERGED: &str = "diverged.safetensors";
 const METADATA_KEY: &str = "kvcsr-checkpoint";
 const FORMAT: u32 = 1;
-/// Numbers of an [`EpochRecord`] in its row of the tensor `epochs`.
+/// Number of values of an [`EpochRecord`] in its row of the tensor `epochs`.
 const FIELDS: usize = 12;
 
-/// What a checkpoint belongs to.
+/// The run that a checkpoint belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
@@ -54,7 +54,7 @@ impl Identity {
     }
 }
 
-/// Small state, as JSON. Numbers that matter to the bit are in tensors.
+/// The small part of the state, as JSON. Numbers that must keep all their bits are in tensors.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
@@ -69,7 +69,7 @@ struct Manifest {
     worst_numbers: Vec<u32>,
 }
 
-/// Sums over the batches of the epoch under way.
+/// Sums over the batches of the current epoch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sums {
     pub error: f64,
@@ -79,7 +79,7 @@ pub(crate) struct Sums {
     pub seconds: f64,
 }
 
-/// A run between two steps.
+/// The state of a run between two steps.
 pub(crate) struct State {
     /// The next step: epoch from 1, batch from 0.
     pub epoch: usize,
@@ -91,12 +91,12 @@ pub(crate) struct State {
     pub worst: Worst,
     pub epochs: Vec<EpochRecord>,
     pub start: Dictionary,
-    /// The epoch with the least held-out error and its atoms (kept with patience only), and epochs since.
+    /// The epoch with the smallest held-out error, its atoms (only with patience), and the epochs since then.
     pub best: (usize, Option<Vec<f32>>),
     pub stale: usize,
 }
 
-/// One tensor of a file: bytes little-endian.
+/// One tensor of a file, with little-endian bytes.
 struct Blob {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -131,7 +131,7 @@ fn tensor(values: &Tensor) -> Result<Blob> {
     Ok(f32s(&host(values)?, &shape))
 }
 
-/// A tensor's values on the host.
+/// Copies the values of a tensor to the host.
 pub(crate) fn host(values: &Tensor) -> Result<Vec<f32>> {
     let mut copy = vec![0f32; values.numel()];
     let length = copy.len();
@@ -147,7 +147,7 @@ fn write(path: &Path, blobs: &[(&str, Blob)], metadata: Option<String>) -> Resul
     atomic::write(path, &bytes).map_err(|e| bad(e.to_string()))
 }
 
-/// Saves a batch `(B, D)` and the atoms `(N, D)` that it was coded with.
+/// Saves a batch `(B, D)` and the atoms `(N, D)` that encoded it.
 pub(crate) fn save_diverged(folder: &Path, rows: &[f32], atoms: &Tensor) -> Result<PathBuf> {
     let path = folder.join(DIVERGED);
     let width = atoms.size2()?.1 as usize;
@@ -238,7 +238,7 @@ impl State {
         write(&path, &blobs, Some(json))
     }
 
-    /// The state in `folder`, if there is one; `room` is the room for worst-fitted vectors.
+    /// The state saved in `folder`, if there is one. `room` is the number of worst-fitted vectors to keep.
     pub(crate) fn load(folder: &Path, identity: &Identity, device: Device, room: usize) -> Result<Option<Self>> {
         let path = folder.join(CHECKPOINT);
         let bytes = match fs::read(&path) {
@@ -259,7 +259,7 @@ impl State {
         let text = header.metadata().as_ref().and_then(|m| m.get(METADATA_KEY));
         let text = text.ok_or_else(|| because(format!("no metadata {METADATA_KEY}")))?;
         let manifest: Manifest = serde_json::from_str(text).map_err(|e| because(e.to_string()))?;
-        // Through text as well: reading a number from text may move its last bit.
+        // Convert the expected identity through text too, because parsing a number from text may change its last bit.
         let text = serde_json::to_string(identity).map_err(|e| because(e.to_string()))?;
         let expected: Identity = serde_json::from_str(&text).map_err(|e| because(e.to_string()))?;
         if manifest.identity != expected {
@@ -326,7 +326,7 @@ impl State {
     }
 }
 
-/// Why a checkpoint was not taken.
+/// Why a checkpoint cannot be used.
 enum Unusable {
     Because(String),
     Library(NeuralDictError),
@@ -338,7 +338,7 @@ impl From<NeuralDictError> for Unusable {
     }
 }
 
-/// A parsed file whose tensors are checked as they are taken.
+/// A parsed file. Each tensor is checked when it is read.
 struct File<'a>(SafeTensors<'a>);
 
 impl File<'_> {

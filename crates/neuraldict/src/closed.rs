@@ -1,11 +1,11 @@
-//! Trainer `mod`: atoms in closed form from the codes (beyond the paper).
+//! Trainer `mod`: computes the atoms in closed form from the codes (beyond the paper).
 //!
-//! MOD, the method of optimal directions (Engan, Aase, Husøy 1999), alternates sparse coding with
-//! the dictionary that is optimal for those codes. With codes `r_x`, `G = Σ w r rᵀ` and `C = Σ w r
-//! xᵀ`, the minimiser of `Σ w ||x - W r||²` solves `G W = C` (atoms are the rows of `W`). The sums
-//! are kept while batches stream by, as in online dictionary learning (Mairal et al. 2010), older
-//! batches counting less since their codes come from older atoms. Solved is `(G + λ I) W = C + λ
-//! W_old`: an atom that is hardly used stays where it is instead of following noise.
+//! MOD, the method of optimal directions (Engan, Aase, Husøy 1999), alternates sparse coding with the computation of the
+//! dictionary that is optimal for the codes. For codes `r_x`, let `G = Σ w r rᵀ` and `C = Σ w r xᵀ`. The minimiser of
+//! `Σ w ||x - W r||²` solves `G W = C`, where atoms are the rows of `W`. The sums are updated batch by batch, as in online
+//! dictionary learning (Mairal et al. 2010). Older batches have less weight, because their codes come from older atoms.
+//! The system that is solved is `(G + λ I) W = C + λ W_old`. With it, an atom that is rarely used stays where it is and
+//! does not follow noise.
 
 use tch::{Device, Kind, Tensor};
 
@@ -15,39 +15,37 @@ use crate::{
     optimiser::{renorm, row_norms},
 };
 
-/// Vectors coded per atom between two solutions: a solution costs `N³ / 3`, coding as many vectors
-/// for it `8 N² D s`.
+/// Vectors encoded per atom between two solutions. A solution costs `N³ / 3`; encoding these vectors costs `8 N² D s`.
 const VECTORS_PER_ATOM: usize = 8;
-/// Statistics before the `t`-th solution keep the share `(1 - 1/(t + 1))^FORGETTING`.
+/// The `t`-th solution multiplies the earlier statistics by `(1 - 1/(t + 1))^FORGETTING`.
 const FORGETTING: i32 = 3;
-/// `λ`, as a share of the mean of `G`'s diagonal.
+/// `λ`, as a fraction of the mean of `G`'s diagonal.
 const PULL: f64 = 1e-2;
-/// Above so many atoms the system is solved in f32, for its memory.
+/// With more atoms than this the system is solved in f32, to save memory.
 const DOUBLE_UP_TO: usize = 4096;
 
-/// Sums over the vectors seen, on the host.
+/// Sums over the vectors seen so far, on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Closed {
     pub(crate) atoms: usize,
     pub(crate) width: usize,
-    /// `Σ w r rᵀ`, `(N, N)`; only the lower triangle is kept up.
+    /// `Σ w r rᵀ`, `(N, N)`. Only the lower triangle is updated.
     pub(crate) gram: Vec<f32>,
     /// `Σ w r xᵀ`, `(N, D)`.
     pub(crate) cross: Vec<f32>,
-    /// Vectors since the last solution, and solutions so far.
+    /// Number of vectors since the last solution, and number of solutions so far.
     pub(crate) pending: usize,
     pub(crate) solutions: usize,
 }
 
 impl Closed {
-    /// Nothing seen yet. Holds `4 N (N + D)` bytes.
+    /// The state before any vector. It holds `4 N (N + D)` bytes.
     #[must_use]
     pub fn new(atoms: usize, width: usize) -> Self {
         Self { atoms, width, gram: vec![0.0; atoms * atoms], cross: vec![0.0; atoms * width], pending: 0, solutions: 0 }
     }
 
-    /// Adds the codes of `rows (B, D)`, each with its weight where there are any. Sums in the order
-    /// of the rows.
+    /// Adds the codes of `rows (B, D)`, with their weights if there are any. The sums are in the order of the rows.
     pub(crate) fn absorb(&mut self, rows: &[f32], codes: &HostCodes, sparsity: usize, weights: Option<&[f32]>) {
         let (n, width) = (self.atoms, self.width);
         let coded = codes.indices.chunks_exact(sparsity).zip(codes.coefficients.chunks_exact(sparsity));
@@ -72,15 +70,15 @@ impl Closed {
         self.pending += rows.len() / width;
     }
 
-    /// Whether enough was seen since the last solution.
+    /// Whether enough vectors were added since the last solution.
     pub(crate) fn is_due(&self) -> bool {
         self.pending >= VECTORS_PER_ATOM * self.atoms
     }
 
-    /// The atoms `(N, D)` of unit length that suit the codes seen, given the present ones.
+    /// Computes the atoms `(N, D)` of unit length for the codes seen so far, given the present atoms.
     ///
     /// # Errors
-    /// If the system cannot be solved: its entries are not finite.
+    /// If the system cannot be solved because its entries are not finite.
     pub(crate) fn solve(&mut self, atoms: &Tensor, device: Device) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let (n, width) = (self.atoms as i64, self.width as i64);
@@ -94,7 +92,7 @@ impl Closed {
         let mut diagonal = system.f_diagonal(0, 0, 1)?;
         let _ = diagonal.f_add_scalar_(pull)?;
         let right = on(&self.cross, width)?.f_add(&atoms.f_to_kind(kind)?.f_mul_scalar(pull)?)?;
-        // Reads the lower triangle only.
+        // This reads only the lower triangle.
         let factor = system.f_linalg_cholesky(false)?;
         let solved = right.f_cholesky_solve(&factor, false)?.f_to_kind(atoms.kind())?;
         self.pending = 0;
@@ -104,8 +102,8 @@ impl Closed {
         renorm(&solved)
     }
 
-    /// Makes the sums those of the codes over atoms of unit length (`r` grows by what an atom
-    /// shrinks), and lets older ones fade.
+    /// Converts the sums to those of codes over atoms of unit length, and reduces the weight of older vectors. If an atom is
+    /// shortened by a factor, its coefficients grow by the same factor.
     fn rescale(&mut self, lengths: &Tensor) -> Result<()> {
         let mut scale = vec![0f32; self.atoms];
         lengths.f_to_kind(Kind::Float)?.f_view([-1])?.f_copy_data(&mut scale, self.atoms)?;
@@ -120,7 +118,7 @@ impl Closed {
         Ok(())
     }
 
-    /// Forgets what was seen of one atom.
+    /// Removes the statistics of one atom.
     pub(crate) fn forget(&mut self, atom: usize) {
         let n = self.atoms;
         self.gram[atom * n..(atom + 1) * n].fill(0.0);
@@ -167,7 +165,7 @@ mod tests {
         assert!(closed.is_due());
         let before = closed.clone();
         let solved = closed.solve(&atoms, Device::Cpu).unwrap();
-        // Coefficients that make up for ReNorm: G scaled by the lengths, as the statistics are.
+        // Coefficients that compensate for ReNorm: `G` is scaled by the lengths, as the statistics are.
         let lengths: Vec<f32> =
             (0..20).map(|i| (closed.gram[i * 20 + i] / before.gram[i * 20 + i] * 8.0).sqrt()).collect();
         let refitted = HostCodes {
@@ -181,7 +179,7 @@ mod tests {
         };
         let (old, new) = (error(&atoms, &rows, &codes), error(&solved, &rows, &refitted));
         assert!(new < 0.9 * old, "{old} -> {new}");
-        // Any small turn of any atom is worse, up to the pull.
+        // A small rotation of any atom increases the error, up to the effect of the pull.
         let turned = unit_rows(&(&solved + random_tensor(3, &[20, 6]).to_kind(Kind::Float) * 0.1));
         assert!(error(&turned, &rows, &refitted) > new);
     }

@@ -1,4 +1,4 @@
-//! The current dictionary at work: picking atoms for batches, and measuring errors with it.
+//! Encodes batches with the current dictionary and measures its errors.
 
 use std::sync::Arc;
 
@@ -16,11 +16,10 @@ use crate::{
     weights::Weights,
 };
 
-/// Rows whose errors are summed by one thread at a time; fixed, so that sums do not depend on the
-/// number of threads.
+/// Rows whose errors one thread sums at a time. The number is fixed, so that sums do not depend on the number of threads.
 const ROWS_PER_TASK: usize = 512;
 
-/// Picks of a batch on the host: `(B, S)` each, row-major.
+/// The codes of a batch on the host: `(B, S)` each, row-major.
 #[derive(Debug, Default)]
 pub(crate) struct HostCodes {
     pub indices: Vec<u16>,
@@ -28,7 +27,7 @@ pub(crate) struct HostCodes {
 }
 
 impl HostCodes {
-    /// Copies `(B, S)` picks to the host.
+    /// Copies `(B, S)` codes to the host.
     pub(crate) fn take(&mut self, found: &AtomCodes) -> Result<()> {
         let wanted = found.indices.numel();
         self.coefficients.clear();
@@ -54,14 +53,14 @@ impl HostCodes {
     }
 }
 
-/// Matching pursuit against one state of the atoms, by the codec or by libtorch.
+/// Matching pursuit over the current atoms, by the codec or by libtorch.
 pub(crate) enum Coder {
     Codec(Box<Encoder>),
     Torch { dictionary: Arc<Dictionary>, atoms: Tensor },
 }
 
 impl Coder {
-    /// `selection` is already resolved; `Auto` counts as `Codec`.
+    /// `selection` must already be resolved. `Auto` is treated as `Codec`.
     pub(crate) fn new(selection: Selection, atoms: &Tensor) -> Result<Self> {
         let dictionary = Arc::new(dictionary_of(atoms)?);
         Ok(match selection {
@@ -77,7 +76,7 @@ impl Coder {
         }
     }
 
-    /// Codes `rows (B, D)`, row-major.
+    /// Encodes `rows (B, D)`, row-major.
     pub(crate) fn encode(&self, rows: &[f32], sparsity: usize, codes: &mut HostCodes) -> Result<()> {
         let width = self.dictionary().width();
         match self {
@@ -96,7 +95,7 @@ impl Coder {
     }
 }
 
-/// Copies `(N, D)` atoms to the host; ReNorm removes the last rounding.
+/// Copies `(N, D)` atoms to the host. ReNorm then removes the remaining rounding error.
 pub(crate) fn dictionary_of(atoms: &Tensor) -> Result<Dictionary> {
     let (count, width) = atoms.size2()?;
     let mut values = vec![0f32; (count * width) as usize];
@@ -105,12 +104,12 @@ pub(crate) fn dictionary_of(atoms: &Tensor) -> Result<Dictionary> {
     Ok(Dictionary::normalised(width as usize, values)?)
 }
 
-/// Copies `rows`, row-major of `width`, to `device` as `(B, D)`.
+/// Copies `rows`, row-major with `width` columns, to `device` as `(B, D)`.
 pub(crate) fn to_tensor(rows: &[f32], width: usize, device: Device) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(rows)?.f_view([-1, width as i64])?.f_to_device(device)?)
 }
 
-/// Sum over the rows of the squared l2 norm, in f64, the same for any number of threads.
+/// Sum of the rows' squared l2 norms, in f64. It is the same for any number of threads.
 pub(crate) fn energy(rows: &[f32], width: usize) -> f64 {
     let parts: Vec<f64> = rows
         .par_chunks(ROWS_PER_TASK * width)
@@ -122,17 +121,17 @@ pub(crate) fn energy(rows: &[f32], width: usize) -> f64 {
 /// Squared errors of a set of vectors.
 #[derive(Debug)]
 pub(crate) struct Evaluation {
-    /// Over the sum of squared norms; 0 if all vectors are zero.
+    /// The sum of squared errors divided by the sum of squared norms, or 0 if all vectors are zero.
     pub relative: f64,
-    /// Per vector.
+    /// The mean squared error per vector.
     pub mse: f64,
-    /// `relative` with both sums weighted, where there are weights.
+    /// `relative` with both sums weighted, if there are weights.
     pub weighted: Option<f64>,
     pub usage: Usage,
 }
 
-/// Codes the vectors `numbers` of `pool`, `batch` at a time, and measures `||x - x^||^2` with
-/// coefficients rounded to f16 as the cache stores them.
+/// Encodes the vectors `numbers` of `pool`, `batch` at a time, and measures `||x - x^||^2`. The coefficients are rounded
+/// to f16, as the cache stores them.
 pub(crate) fn evaluate(
     pool: &VectorPool<'_>,
     weights: Option<&Weights<'_>>,

@@ -11,73 +11,71 @@ pub use choices::{
     DeadAtoms, Diversity, GradientPath, Optimiser, Pursuit, Reduction, Schedule, Selection, Start, Trainer,
 };
 
-/// Bytes that libtorch and its allocator were seen to take beside the tensors, and some room.
+/// Bytes that libtorch and its allocator took in measurements besides the tensors, plus a margin.
 const LIBRARY_BYTES: u64 = 192 << 20;
 
-/// Parameters of one dictionary's training (section 3 of the paper).
+/// Parameters for the training of one dictionary (section 3 of the paper).
 ///
-/// Unknown fields are errors; missing fields take the defaults, which suit keys of a small model
-/// (`head_dim` 64) on a few CPU cores. Values use `chunks = 2` and half the sparsity.
+/// Unknown fields are errors. Missing fields take the defaults, which suit keys of a small model (`head_dim` 64) on a few
+/// CPU cores. For values, use `chunks = 2` and half the sparsity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Offline size `N`: atoms of the dictionary, 1 to 65,536. Default 1024.
     pub atoms: usize,
-    /// MP level `s` while training and in the reported errors. Default 8.
+    /// MP level `s` during training and in the reported errors. Default 8.
     pub sparsity: usize,
-    /// Equal contiguous chunks per head vector, `s_n`; they share the dictionary. Default 1.
+    /// Number of equal contiguous chunks per head vector, `s_n`. They share the dictionary. Default 1.
     pub chunks: usize,
-    /// Passes `E` over the training vectors after k-means; 0 keeps the k-means dictionary.
-    /// Default 8.
+    /// Passes `E` over the training vectors after k-means. With 0 the result is the k-means dictionary. Default 8.
     pub epochs: usize,
-    /// Vectors (chunks) per step; an epoch is cut into batches of nearly equal size, at most this.
-    /// Default 4096.
+    /// Maximum number of vectors (chunks) per step. An epoch is split into batches of nearly equal size. Default 4096.
     pub batch: usize,
-    /// Adam's step for one entry of an atom; entries of a unit atom are about `1/sqrt(width)`, so
-    /// the default of 0.02 first turns an atom by up to ten degrees a step. On a middle layer, with
-    /// the cosine, 0.01 to 0.04 end within 5 % of each other; 0.001 needs several times the epochs.
+    /// Adam's step for one entry of an atom. Default 0.02. The entries of a unit atom are about `1/sqrt(width)`, so the
+    /// default first turns an atom by up to ten degrees per step. On a middle layer, with the cosine schedule, the final
+    /// errors of 0.01 to 0.04 are within 5 % of each other; 0.001 needs several times as many epochs.
     pub learning_rate: f64,
     /// Update rule. Default Adam.
     pub optimiser: Optimiser,
-    /// Learning rate over the run. Default cosine.
+    /// Learning rate schedule of the run. Default cosine.
     pub schedule: Schedule,
-    /// Share of all steps, in [0, 1), over which the rate rises linearly from zero. Default 0.
+    /// Fraction of all steps, in [0, 1), over which the rate rises linearly from zero. Default 0.
     pub warmup: f64,
-    /// Gathering of `L_MSE` over a batch. Default sum, as the paper writes it.
+    /// How `L_MSE` combines the vectors of a batch. Default sum, as the paper writes it.
     pub reduction: Reduction,
-    /// Path of the gradient. Default through the coefficients.
+    /// Path of the gradient. Default: through the coefficients.
     pub gradient: GradientPath,
-    /// Who runs matching pursuit. Default auto.
+    /// Implementation of matching pursuit. Default auto.
     pub selection: Selection,
-    /// Most Lloyd iterations of the k-means initialisation. Default 10.
+    /// Maximum number of Lloyd iterations of the k-means initialisation. Default 10.
     pub kmeans_iterations: usize,
-    /// Most vectors k-means looks at, drawn with the seed; at least `atoms`. Default 65,536.
+    /// Maximum number of vectors for k-means, drawn with the seed. At least `atoms`. Default 65,536.
     pub kmeans_sample: usize,
-    /// Seed of every random draw: k-means sample, k-means++, order of the batches. Default 0.
+    /// Seed of every random draw: k-means sample, k-means++ and order of the batches. Default 0.
     pub seed: u64,
-    /// `auto` (CUDA where libtorch finds it), `cpu`, or `cuda:N`. Default auto.
+    /// `auto` (CUDA if libtorch finds it), `cpu`, or `cuda:N`. Default auto.
     pub device: String,
-    /// Update of the atoms. Default NeuralDict, the paper's; every field below is beyond the paper
-    /// too, and off by default.
+    /// How atoms are updated. Default NeuralDict, the method of the paper. Other trainers are beyond the paper. So are all
+    /// fields below, which are off by default.
     pub trainer: Trainer,
-    /// What picks atoms in training. Default matching pursuit.
+    /// Algorithm that picks atoms in training. Default matching pursuit.
     pub pursuit: Pursuit,
     /// Atoms before the first step. Default k-means.
     pub start: Start,
     /// Whether `L_div` is in the loss. Default adaptive.
     pub diversity: Diversity,
-    /// Takes from the gradient its part along each atom, which ReNorm would undo. Default false.
+    /// Removes from the gradient its component along each atom, which ReNorm would undo. Default false.
     pub tangent: bool,
     /// What happens to atoms that are never picked. Default keep.
     pub dead_atoms: DeadAtoms,
-    /// Share of all steps, in [0, 1), over which the training sparsity rises from 1 to `sparsity`.
-    /// Default 0: `sparsity` throughout.
+    /// Fraction of all steps, in [0, 1), over which the training sparsity rises from 1 to `sparsity`. Default 0: the sparsity
+    /// is always `sparsity`.
     pub curriculum: f64,
-    /// Stops after so many epochs without a better held-out error and takes the best epoch's atoms;
-    /// 0 runs all epochs and takes the last. The held-out vectors then choose, so the error reported
-    /// on them flatters. Default 0.
+    /// Stops after this many epochs without a smaller held-out error, and returns the atoms of the best epoch. 0 runs all
+    /// epochs and returns the last atoms. If the held-out vectors choose the epoch, the error reported on them is too
+    /// optimistic. Default 0.
     pub patience: usize,
-    /// Most training vectors used, drawn with the seed; 0: all. Default 0.
+    /// Maximum number of training vectors, drawn with the seed. 0 uses all. Default 0.
     pub vectors: usize,
 }
 
@@ -114,12 +112,12 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The settings of Lexico's public trainer (Kim et al., ICML 2025) at this configuration's size,
-    /// data and seed: random start, batches of 64, atoms picked by OMP, gradient of the mean error
-    /// to the atoms only and tangent to them, Adam at 1e-4 falling along a cosine for 20 epochs.
+    /// The settings of Lexico's public trainer (Kim et al., ICML 2025), with the size, data and seed of this configuration:
+    /// random start, batches of 64, and atoms picked by OMP. The gradient is that of the mean error, reaches the atoms only
+    /// and is tangent to them. Adam's rate falls from 1e-4 along a cosine for 20 epochs.
     ///
-    /// Unlike the original, atoms are scaled back to unit length after each step, not before the
-    /// next one, so that the last step does not leave them off the sphere.
+    /// There is one difference to the original. Atoms are scaled to unit length after each step, not before the next one.
+    /// Atoms then have unit length after the last step too.
     #[must_use]
     pub fn lexico(self) -> Self {
         Self {
@@ -141,7 +139,7 @@ impl TrainConfig {
         }
     }
 
-    /// The configuration that is trained with: where the trainer stands for settings of its own, these.
+    /// The configuration that training uses. If the trainer implies other settings, these settings replace the fields.
     #[must_use]
     pub fn resolved(self) -> Self {
         match self.trainer {
@@ -150,8 +148,8 @@ impl TrainConfig {
         }
     }
 
-    /// Training sparsity of step `step` (from 0) of `steps`: 1 to `sparsity` in equal parts over the
-    /// curriculum, then `sparsity`.
+    /// Training sparsity in step `step` (from 0) of `steps`. It rises from 1 to `sparsity` in equal parts over the curriculum.
+    /// After the curriculum it is `sparsity`.
     #[must_use]
     pub fn sparsity_at(&self, step: usize, steps: usize) -> usize {
         let rising = self.curriculum * steps as f64;
@@ -161,8 +159,8 @@ impl TrainConfig {
         (1 + (step as f64 / rising * self.sparsity as f64) as usize).min(self.sparsity)
     }
 
-    /// Most bytes that training holds for `vectors` vectors of `width` channels beside the mapped
-    /// shards, which the system may drop from memory at any time.
+    /// Upper bound of the bytes that training holds for `vectors` vectors of `width` channels. Mapped shards are not included,
+    /// because the system may remove them from memory at any time.
     #[must_use]
     pub fn memory_bytes(&self, vectors: usize, width: usize) -> u64 {
         let (n, d, b) = (self.atoms as u64, width as u64, self.batch as u64);
@@ -182,14 +180,13 @@ impl TrainConfig {
         kmeans.max(batch + gram + correlations + closed) + order + dictionary + LIBRARY_BYTES
     }
 
-    /// The same for `groups` groups trained side by side: libtorch is there once.
+    /// The same bound for `groups` groups that are trained in parallel. It counts libtorch only once.
     #[must_use]
     pub fn memory_bytes_of(groups: usize, of_one: u64) -> u64 {
         groups as u64 * of_one.saturating_sub(LIBRARY_BYTES) + LIBRARY_BYTES
     }
 
-    /// Checks every field on its own. Whether the device exists and the data suffices is found out
-    /// by training.
+    /// Checks every field on its own. Training checks whether the device exists and whether there is enough data.
     ///
     /// # Errors
     /// [`NeuralDictError::Config`] names the first field that is out of range.

@@ -1,4 +1,4 @@
-//! Where libtorch computes, and with how many threads.
+//! The device on which libtorch computes, and the number of its threads.
 
 use tch::{Cuda, Device, Kind, Tensor};
 
@@ -7,26 +7,27 @@ use crate::{
     error::{NeuralDictError, Result},
 };
 
-/// Environment variables, and the values with which libtorch and its BLAS compute the same bits on every x86-64 machine with AVX2.
+/// Environment variables and their values with which libtorch and its BLAS compute the same bits on every x86-64 CPU with
+/// AVX2.
 ///
-/// Both are read at the first call. The products of training NeuralDict are the codec's, and do not depend on them; on Intel's processors
-/// something else in it does depend on `MKL_CBWR` (found by a test there, not yet traced). So do eigenvectors, Cholesky factors and the
-/// closed-form trainers. A program sets those that the user has not set, before it starts a thread.
+/// Both variables are read at the first call. The matrix products in NeuralDict training are those of the codec and do not
+/// depend on the variables. On Intel CPUs something else in this training does depend on `MKL_CBWR`; a test showed this, but
+/// the cause is not known yet. Eigenvectors, Cholesky factors and the closed-form trainers depend on the variables too. A
+/// program should set those that the user has not set, before it starts a thread.
 pub const SAME_EVERYWHERE: [(&str, &str); 2] = [("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "avx2")];
 
-/// Whether products of `tensor` are made by the codec, whose bits are the same on every machine: f32 on the CPU.
+/// Whether the codec computes the products of `tensor`, with the same bits on every CPU. This is the case for f32 on the CPU.
 pub(crate) fn is_on_host(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu && tensor.kind() == Kind::Float
 }
 
-/// Sets the number of CPU threads libtorch uses inside one operation, for the whole process.
+/// Sets the number of CPU threads that libtorch uses inside one operation, for the whole process.
 ///
-/// libtorch otherwise takes one per core. A training step is hundreds of operations of well under a
-/// millisecond, and OpenMP's threads spin at the barrier of each: when other work shares the cores,
-/// two threads have been seen to take ten times as long as one. So call this with 1 and run
-/// several [`train_group`](crate::train_group)s side by side instead; the codec's matching pursuit
-/// uses rayon's global pool in any case. Values below 1 count as 1. Threads that have already
-/// called libtorch keep their number: call this first.
+/// By default libtorch uses one thread per core. A training step is hundreds of operations of much less than a millisecond
+/// each. OpenMP's threads wait actively at the end of each operation. If other programs use the cores too, two threads have
+/// been seen to take ten times as long as one. Therefore call this with 1, and run several
+/// [`train_group`](crate::train_group)s in parallel instead. The codec's matching pursuit always uses rayon's global pool.
+/// Values below 1 are treated as 1. Threads that have already called libtorch keep their number, so call this first.
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
 }
@@ -37,10 +38,10 @@ pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
-/// Turns `auto`, `cpu`, `cuda` or `cuda:N` into a device that exists.
+/// Converts `auto`, `cpu`, `cuda` or `cuda:N` to a device that exists.
 ///
 /// # Errors
-/// [`NeuralDictError::Device`] for another word, or for a CUDA device that libtorch does not see.
+/// [`NeuralDictError::Device`] for any other word, or for a CUDA device that libtorch does not find.
 pub fn resolve_device(requested: &str) -> Result<Device> {
     let fail = |reason: String| Err(NeuralDictError::Device { requested: requested.to_owned(), reason });
     let index = match requested {
@@ -62,7 +63,7 @@ pub fn resolve_device(requested: &str) -> Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-/// Replaces `Auto` by the pursuit that suits the device.
+/// Replaces `Auto` by the implementation that suits the device.
 #[must_use]
 pub fn resolve_selection(selection: Selection, device: Device) -> Selection {
     match selection {
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_missing_cuda_device_is_an_error_with_a_way_out() {
-        // No machine has this many, so the test holds with and without CUDA.
+        // No machine has this many devices, so the test passes with and without CUDA.
         let message = resolve_device("cuda:4096").unwrap_err().to_string();
         assert!(message.contains("cuda:4096"), "{message}");
         assert!(message.contains("LIBTORCH") || message.contains("found"), "{message}");

@@ -1,9 +1,9 @@
-//! How alike the spaces of two layers are: Jensen-Shannon divergence between 2-D histograms (paper,
-//! observation 3 and Figure 3).
+//! How similar the vectors of two layers are: the Jensen-Shannon divergence between 2-D histograms (paper, observation 3
+//! and Figure 3).
 //!
-//! Vectors are scaled to unit length; a principal component analysis of both layers' vectors
-//! together gives the plane; each layer's vectors become a histogram over one shared range of that
-//! plane; the divergence compares the two, in nats: 0 for equal histograms, `ln 2` for disjoint ones.
+//! Vectors are scaled to unit length. A principal component analysis of both layers' vectors together defines a plane. Each
+//! layer's vectors give a histogram over the same range of that plane. The divergence compares the two histograms, in nats.
+//! It is 0 for equal histograms and `ln 2` for disjoint ones.
 
 use kvcsr_codec::Shard;
 use rand::SeedableRng;
@@ -14,12 +14,12 @@ use tch::{Kind as Dtype, Tensor};
 use crate::error::Result;
 use crate::pool::VectorPool;
 
-/// Unit vectors of one layer, with the sums that any pair's principal components need.
+/// Unit vectors of one layer, with the sums that the principal components of any pair of layers need.
 pub struct LayerSample {
     width: usize,
-    /// `(n, width)`, row-major; zero vectors are left out.
+    /// `(n, width)`, row-major, without zero vectors.
     unit: Vec<f32>,
-    /// Sum of the vectors, and of their outer products.
+    /// Sum of the vectors, and sum of their outer products.
     sum: Vec<f64>,
     second: Vec<f64>,
 }
@@ -28,7 +28,7 @@ impl LayerSample {
     /// Draws at most `count` of a layer's head vectors and scales them to unit length.
     ///
     /// # Errors
-    /// Those of reading the shard; a vector that is not finite is named.
+    /// Errors of reading the shard. The error names a vector that is not finite.
     pub fn draw(shard: &Shard, count: usize, seed: u64) -> Result<Self> {
         let pool = VectorPool::new(&[shard], 1, "calibration")?;
         let numbers = pool.sample(count, &mut ChaCha8Rng::seed_from_u64(seed));
@@ -37,7 +37,7 @@ impl LayerSample {
         Ok(Self::of(&rows, pool.width()))
     }
 
-    /// The same from `(n, width)` rows.
+    /// Makes a sample from `(n, width)` rows.
     #[must_use]
     pub fn of(rows: &[f32], width: usize) -> Self {
         let mut unit = Vec::with_capacity(rows.len());
@@ -64,19 +64,19 @@ impl LayerSample {
         Self { width, unit, sum, second }
     }
 
-    /// Vectors drawn.
+    /// Number of vectors, without zero vectors.
     #[must_use]
     pub fn len(&self) -> usize {
         self.unit.len() / self.width
     }
 
-    /// True if every vector was zero, or none was drawn.
+    /// True if no vectors were drawn or all were zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unit.is_empty()
     }
 
-    /// Every other vector, and the rest: what two layers with one and the same space would look like.
+    /// Two halves of the sample: every other vector, and the rest. They stand for two layers with the same distribution.
     #[must_use]
     pub fn halves(&self) -> [Self; 2] {
         [0, 1].map(|first| {
@@ -99,7 +99,7 @@ struct Plane {
 }
 
 impl Plane {
-    /// Principal components of two layers' vectors together, about their common mean.
+    /// The principal components of two layers' vectors together, around their common mean.
     fn of_pair(a: &LayerSample, b: &LayerSample) -> Result<Self> {
         let (n, width) = ((a.len() + b.len()) as f64, a.width);
         let mean: Vec<f64> = a.sum.iter().zip(&b.sum).map(|(x, y)| (x + y) / n).collect();
@@ -119,7 +119,7 @@ impl Plane {
 
 /// Jensen-Shannon divergence in nats between the `bins x bins` histograms of two layers.
 ///
-/// An empty layer is at distance 0 from an empty one and `ln 2` from any other.
+/// The divergence of two empty layers is 0. The divergence of an empty layer and any other is `ln 2`.
 ///
 /// # Errors
 /// If the principal components cannot be computed.
@@ -137,7 +137,7 @@ pub fn jensen_shannon(a: &LayerSample, b: &LayerSample, bins: usize) -> Result<f
     Ok(divergence(&p, &q))
 }
 
-/// Shares of the points in each bin.
+/// The fraction of the points in each bin.
 fn histogram(points: &[(f64, f64)], x: (f64, f64), y: (f64, f64), bins: usize) -> Vec<f64> {
     let bin = |value: f64, (low, high): (f64, f64)| {
         if high > low { (((value - low) / (high - low) * bins as f64) as usize).min(bins - 1) } else { 0 }
@@ -155,23 +155,23 @@ fn divergence(p: &[f64], q: &[f64]) -> f64 {
     p.iter().zip(q).map(|(&p, &q)| half(p, 0.5 * (p + q)) + half(q, 0.5 * (p + q))).sum::<f64>().max(0.0)
 }
 
-/// The divergence in nats that a layer has from itself: between the histograms of two halves of its vectors.
+/// The divergence in nats between the histograms of two halves of one layer's vectors.
 ///
-/// Few vectors in many bins differ by chance alone. No divergence at or below this says that two layers differ; with twice as
-/// many vectors, as whole samples have, it is about half as large while most bins hold few.
+/// With few vectors in many bins, two histograms differ by chance. A divergence at or below this value does not show that
+/// two layers differ. Whole samples have twice as many vectors. Their divergence by chance is about half as large, while
+/// most bins hold few vectors.
 ///
 /// # Errors
-/// As [`jensen_shannon`].
+/// The same as [`jensen_shannon`].
 pub fn noise_floor(sample: &LayerSample, bins: usize) -> Result<f64> {
     let [first, second] = sample.halves();
     jensen_shannon(&first, &second, bins)
 }
 
-/// The divergence of every pair of layers, `(layers, layers)` row-major, symmetric with a zero
-/// diagonal.
+/// The divergence of every pair of layers, `(layers, layers)` row-major, symmetric, with a zero diagonal.
 ///
 /// # Errors
-/// As [`jensen_shannon`].
+/// The same as [`jensen_shannon`].
 pub fn divergence_matrix(samples: &[LayerSample], bins: usize) -> Result<Vec<f64>> {
     let layers = samples.len();
     let pairs: Vec<(usize, usize)> = (0..layers).flat_map(|a| (a + 1..layers).map(move |b| (a, b))).collect();
@@ -230,7 +230,7 @@ mod tests {
         assert!(floor > 0.03, "{floor}");
         let fewer = noise_floor(quarter, 100).unwrap();
         assert!(fewer > 1.5 * floor, "{fewer} of a quarter, {floor}");
-        // The floor is what another sample of the same space shows.
+        // The floor is the divergence of another sample from the same distribution.
         let again = jensen_shannon(&half, &cloud(5, [1.0, 0.5, 0.0, 0.0], 0.8).halves()[0], 100).unwrap();
         assert!((again / floor - 1.0).abs() < 0.1, "{again} and {floor}");
         assert_eq!(noise_floor(&LayerSample::of(&[0.0; 40], 4), 10).unwrap(), 0.0);

@@ -1,10 +1,10 @@
-//! What can go wrong while learning dictionaries.
+//! Errors of dictionary learning.
 
 use std::path::PathBuf;
 
 use kvcsr_codec::{CodecError, Kind};
 
-/// The end of a message: where something was saved.
+/// The end of a message: where the batch and the atoms were saved.
 fn told(saved: &Option<PathBuf>) -> String {
     saved.as_ref().map_or_else(String::new, |path| format!(" (batch and atoms: {})", path.display()))
 }
@@ -20,21 +20,21 @@ pub enum NeuralDictError {
         /// What was found and what is allowed.
         reason: String,
     },
-    /// Vectors that codebooks cannot be learned from.
+    /// Codebooks cannot be learned from these vectors.
     #[error("codebooks: {reason}")]
     Codebooks {
-        /// What is wrong with them.
+        /// What is wrong with the vectors.
         reason: String,
     },
     /// The requested device does not exist, or libtorch cannot use it.
     #[error("device {requested:?}: {reason}")]
     Device {
-        /// As written in the configuration.
+        /// The device as written in the configuration.
         requested: String,
-        /// What is missing, and the way out.
+        /// What is missing, and how to solve it.
         reason: String,
     },
-    /// No shard, or only empty ones.
+    /// There are no shards, or all shards are empty.
     #[error("{group}: no {what} vectors: calibrate on a longer text")]
     NoVectors {
         /// The group.
@@ -42,7 +42,7 @@ pub enum NeuralDictError {
         /// `training` or `held-out`.
         what: &'static str,
     },
-    /// A dictionary cannot have more atoms than vectors to be initialised from.
+    /// There are fewer vectors than atoms. The atoms are initialised from the vectors.
     #[error(
         "{group}: {vectors} training vectors are fewer than {atoms} atoms: calibrate on more tokens or lower train.atoms"
     )]
@@ -51,10 +51,10 @@ pub enum NeuralDictError {
         group: String,
         /// Vectors found (after cutting into chunks).
         vectors: usize,
-        /// Atoms asked for.
+        /// Number of atoms in the configuration.
         atoms: usize,
     },
-    /// Vectors are addressed by 32-bit numbers.
+    /// There are more vectors than 32-bit numbers can address.
     #[error("{group}: {vectors} vectors are more than {max}: calibrate on fewer tokens or merge fewer layers", max = u32::MAX)]
     TooManyVectors {
         /// The group.
@@ -72,7 +72,7 @@ pub enum NeuralDictError {
         /// Channels of a head vector.
         head_dim: usize,
     },
-    /// The shards of one group differ in kind or width.
+    /// The shards of one group have different kinds or widths.
     #[error("{group}: layer {layer} holds {found}, the group's first shard {expected}")]
     MixedShards {
         /// The group.
@@ -81,28 +81,28 @@ pub enum NeuralDictError {
         layer: usize,
         /// Kind and head_dim of that shard.
         found: String,
-        /// Kind and head_dim of the first.
+        /// Kind and head_dim of the first shard.
         expected: String,
     },
-    /// A calibration vector holds NaN or an infinity.
+    /// A calibration vector contains NaN or an infinity.
     #[error("{kind} shard of layer {layer}: vector {vector} (of width {width}) is not finite: calibrate again")]
     NonFiniteVector {
         /// Layer of the shard.
         layer: usize,
         /// Kind of the shard.
         kind: Kind,
-        /// Vector within the shard, counted after cutting into chunks.
+        /// Number of the vector within the shard, counted after cutting into chunks.
         vector: usize,
         /// Channels of a chunk.
         width: usize,
     },
-    /// Every calibration vector is zero: there is no direction to learn.
+    /// Every calibration vector is zero, so there is no direction to learn.
     #[error("{group}: all sampled vectors are zero")]
     AllZero {
         /// The group.
         group: String,
     },
-    /// Training diverged: the loss, or an atom after its update, is not a usable number.
+    /// Training diverged: the loss or the norm of an updated atom is not a usable number.
     #[error("{group}: {what} at epoch {epoch}, batch {batch}: lower train.learning_rate{}", told(.saved))]
     Diverged {
         /// The group.
@@ -113,15 +113,15 @@ pub enum NeuralDictError {
         batch: usize,
         /// The quantity and its value.
         what: String,
-        /// Where the batch and the atoms before it were saved, if a folder was given.
+        /// Where the batch and the atoms before the update were saved, if a folder was given.
         saved: Option<PathBuf>,
     },
-    /// A weight is not a number from 0 up, or the weights do not fit the vectors.
+    /// A weight is negative or not finite, or the weights do not match the vectors.
     #[error("{group}: weights: {reason}")]
     Weights {
         /// The group.
         group: String,
-        /// What was found and expected.
+        /// What was found and what was expected.
         reason: String,
     },
     /// A checkpoint cannot be used.
@@ -129,10 +129,10 @@ pub enum NeuralDictError {
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// What was found and expected.
+        /// What was found and what was expected.
         reason: String,
     },
-    /// The layer groups do not partition the model.
+    /// The layer groups are not a partition of the model's layers.
     #[error("{kind} layer groups: {reason}")]
     Groups {
         /// Keys or values.

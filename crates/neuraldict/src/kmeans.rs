@@ -1,10 +1,9 @@
-//! k-means, which initialises `W_D` (Algorithm 1, step 3): plain Euclidean clusters of the raw
-//! vectors, whose centroids are then brought to unit norm.
+//! k-means, which initialises `W_D` (Algorithm 1, step 3). It finds plain Euclidean clusters of the raw vectors. Their
+//! centroids are then scaled to unit norm.
 //!
-//! Seeding is k-means++ (Arthur and Vassilvitskii 2007) on a part of the sample; then Lloyd's
-//! iterations on all of it, with distances as blocked matrix products. On the CPU these are the
-//! codec's, whose bits are the same on every machine. On CUDA the prefix sums of the seeding may
-//! round differently from run to run.
+//! The seeding is k-means++ (Arthur and Vassilvitskii 2007) on a part of the sample. Lloyd's iterations then use the whole
+//! sample. Distances are computed as blocked matrix products. On the CPU these are the products of the codec, whose bits
+//! are the same on every CPU. On CUDA the prefix sums of the seeding may be rounded differently from run to run.
 
 use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply};
 use rand::RngExt;
@@ -18,20 +17,18 @@ use crate::{
     optimiser::{renorm, row_norms},
 };
 
-/// Entries of the distance matrix held at once on the CPU: 8 MB stay in cache, and the allocator
-/// reuses them.
+/// Entries of the distance matrix that are held at once on the CPU. 8 MB stay in the cache, and the allocator reuses them.
 const BLOCK_CPU: i64 = 1 << 21;
-/// The same on CUDA, where few large products are quicker.
+/// The same on CUDA, where fewer and larger products are faster.
 const BLOCK_CUDA: i64 = 1 << 26;
-/// Vectors that k-means++ looks at, per cluster. Seeding costs `clusters x (this x clusters) x D`
-/// multiplications.
+/// Vectors per cluster that k-means++ uses. Seeding costs `clusters x (this x clusters) x D` multiplications.
 const SEEDING_VECTORS_PER_CLUSTER: i64 = 16;
-/// Lloyd's iterations stop when the inertia falls by less than this share.
+/// Lloyd's iterations stop when the inertia falls by less than this fraction.
 const TOLERANCE: f64 = 1e-4;
-/// Centroids shorter than this share of the longest one count as zero: they have no direction.
+/// Centroids shorter than this fraction of the longest one are treated as zero: they have no direction.
 const ZERO_NORM: f64 = 1e-6;
 
-/// What k-means found.
+/// The result of k-means.
 #[derive(Debug)]
 pub struct Clusters {
     /// `(N, D)`: means of the clusters.
@@ -40,17 +37,16 @@ pub struct Clusters {
     pub labels: Tensor,
     /// `(M)`: squared distance of each vector to the centroid it was assigned to.
     pub costs: Tensor,
-    /// Sum of the costs at each assignment.
+    /// Sum of the costs after each assignment.
     pub inertia: Vec<f64>,
-    /// Empty clusters that were re-seeded, over all iterations.
+    /// Number of empty clusters that were seeded again, over all iterations.
     pub reseeded: usize,
 }
 
-/// Clusters `vectors (M, D)`, `M >= clusters`, in random order, into `clusters` groups.
+/// Clusters `vectors (M, D)`, `M >= clusters`, into `clusters` groups. The vectors must be in random order.
 ///
-/// At most `iterations` rounds of assignment and update. A cluster without vectors moves to one of
-/// the vectors that are farthest from their centroids. `observer` gets each iteration's number and
-/// inertia.
+/// There are at most `iterations` rounds of assignment and update. The centroid of a cluster without vectors moves to one
+/// of the vectors that are farthest from their centroids. `observer` gets the number and the inertia of each iteration.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -75,8 +71,7 @@ pub fn kmeans(
         observer(iteration, total);
         let settled = inertia.last().is_some_and(|last| last - total <= TOLERANCE * last);
         inertia.push(total);
-        // Means of the assigned vectors; the embedding's backward pass adds rows up in a fixed
-        // order on any device.
+        // Means of the assigned vectors. The embedding's backward pass adds rows up in a fixed order on any device.
         let sums = Tensor::f_embedding_dense_backward(vectors, &labels, n, -1, false)?;
         let sizes = labels.f_bincount(None::<Tensor>, n)?;
         let empty = sizes.f_eq(0)?;
@@ -100,11 +95,10 @@ pub fn kmeans(
     Ok(Clusters { centroids, labels, costs, inertia, reseeded })
 }
 
-/// k-means++: the first centre at random, each further one with a probability proportional to the
-/// squared distance to the nearest centre so far. `vectors (M, D)` with `M >= 1`; returns
-/// `(clusters, D)`.
+/// k-means++: the first centre is drawn uniformly. Each further centre is drawn with a probability proportional to the
+/// squared distance to the nearest centre so far. `vectors` is `(M, D)` with `M >= 1`; the result is `(clusters, D)`.
 ///
-/// Where all vectors already coincide with a centre, the next one is drawn uniformly.
+/// If all vectors coincide with a centre, the next centre is drawn uniformly.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -142,7 +136,7 @@ pub fn seed_plus_plus(vectors: &Tensor, clusters: usize, rng: &mut ChaCha8Rng) -
             None => distances,
             Some(nearest) => nearest.f_minimum(&distances)?,
         };
-        // Rounding leaves a distance of about 1e-7 of the squared norm to itself.
+        // Rounding leaves a distance of about 1e-7 of the squared norm from a vector to itself.
         let _ = distances.f_narrow(0, index, 1)?.f_zero_()?;
         nearest = Some(std::mem::replace(&mut distances, Tensor::new()));
         chosen.push(index);
@@ -160,7 +154,7 @@ fn along(rows: &[f32], direction: &[f32]) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&products)?)
 }
 
-/// Nearest centroid of each vector, the first among equals, and the squared distance to it.
+/// The nearest centroid of each vector, the first among equals, and the squared distance to it.
 pub(crate) fn assign(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
     if is_on_host(vectors) {
         assign_on_host(vectors, norms, centroids)
@@ -169,7 +163,7 @@ pub(crate) fn assign(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Re
     }
 }
 
-/// As [`assign`], with the codec's products.
+/// [`assign`] with the products of the codec.
 fn assign_on_host(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
     let (clusters, width) = (centroids.size()[0] as usize, centroids.size()[1] as usize);
     let (rows, centres) = (numbers(vectors)?, numbers(centroids)?);
@@ -183,7 +177,7 @@ fn assign_on_host(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Resul
         let rows = Matrix::new(rows, norms.len(), width);
         multiply(MatrixMut::new(closeness, norms.len(), clusters), rows, columns);
         for (row, norm) in closeness.chunks_exact_mut(clusters).zip(norms) {
-            // ||x - c||^2 = ||x||^2 - (2 <x, c> - ||c||^2): the largest bracket is the nearest centroid's.
+            // ||x - c||^2 = ||x||^2 - (2 <x, c> - ||c||^2). The nearest centroid has the largest value in brackets.
             row.iter_mut().zip(&squared).for_each(|(product, squared)| *product = 2.0 * *product - squared);
             let best = isa.max(row);
             labels.push(row.iter().position(|&of| of == best).unwrap_or(0) as i64);
@@ -193,12 +187,12 @@ fn assign_on_host(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Resul
     Ok((Tensor::f_from_slice(&labels)?, Tensor::f_from_slice(&costs)?))
 }
 
-/// As [`assign`], block by block in libtorch.
+/// [`assign`] in libtorch, block by block.
 fn assign_on_device(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Result<(Tensor, Tensor)> {
     let count = vectors.size()[0];
     let entries = if vectors.device().is_cuda() { BLOCK_CUDA } else { BLOCK_CPU };
     let block = (entries / centroids.size()[0]).max(64);
-    // ||x - c||^2 = ||x||^2 - 2 <x, c> + ||c||^2; the first term does not matter for the minimum.
+    // ||x - c||^2 = ||x||^2 - 2 <x, c> + ||c||^2. The first term does not affect the minimum.
     let scaled = centroids.f_mul_scalar(-2.0)?.f_tr()?;
     let squared = row_norms(centroids)?.f_square()?.f_view([1, -1])?;
     let (mut labels, mut costs) = (Vec::new(), Vec::new());
@@ -214,10 +208,10 @@ fn assign_on_device(vectors: &Tensor, norms: &Tensor, centroids: &Tensor) -> Res
     Ok((Tensor::f_cat(&labels, 0)?, Tensor::f_cat(&costs, 0)?))
 }
 
-/// Unit-norm atoms from centroids (ReNorm), or `None` if all vectors are zero.
+/// Computes unit-norm atoms from centroids (ReNorm). Returns `None` if all vectors are zero.
 ///
-/// A centroid that is zero up to rounding has no direction (a cluster of zero vectors, or of
-/// vectors that cancel out): it gives way to the worst-fitted vector that is not zero.
+/// A centroid that is zero up to rounding has no direction. It comes from a cluster of zero vectors or of vectors that
+/// cancel out. It is replaced by the worst-fitted vector that is not zero.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -238,7 +232,7 @@ pub fn centroids_to_atoms(vectors: &Tensor, clusters: &Clusters) -> Result<Optio
     let ranked = clusters.costs.f_where_self(&usable, &clusters.costs.f_full_like(-1.0)?)?;
     let available = usable.f_sum(Kind::Int64)?.f_int64_value(&[])?;
     let (_, worst) = ranked.f_topk(missing.min(available), 0, true, true)?;
-    // Fewer usable vectors than places: use them again.
+    // There are fewer usable vectors than places, so some are used more than once.
     let repeats = (missing + available - 1) / available;
     let worst = worst.f_repeat([repeats])?.f_narrow(0, 0, missing)?;
     let replaced = clusters.centroids.f_index_copy(0, &directionless, &vectors.f_index_select(0, &worst)?)?;
@@ -261,7 +255,7 @@ mod tests {
         Vec::<f32>::try_from(tensor.to_kind(Kind::Float).flatten(0, -1)).unwrap()
     }
 
-    /// `each` vectors around each of 8 corners of a cube of side 20, shuffled together.
+    /// `each` vectors around each of the 8 corners of a cube of side 20, shuffled together.
     fn cube(each: usize) -> Tensor {
         let noise = random_values(7, 8 * each * 3);
         let rows: Vec<f32> = (0..8 * each)
@@ -322,7 +316,7 @@ mod tests {
 
     #[test]
     fn seeding_prefers_far_vectors() {
-        // 990 vectors near the origin and 10 far groups: uniform draws would miss most groups.
+        // 990 vectors near the origin and 10 distant groups. Uniform draws would miss most of the groups.
         let mut rows = vec![0f32; 1000 * 2];
         for (row, value) in random_values(9, 2000).into_iter().enumerate() {
             rows[row] = value as f32 * 0.01;
@@ -346,8 +340,7 @@ mod tests {
 
     #[test]
     fn an_empty_cluster_moves_to_the_worst_fitted_vector() {
-        // Two equal vectors seed two clusters at the same place; one of them must end at the far
-        // vector.
+        // Two equal vectors seed two clusters at the same place. One of these clusters must end at the distant vector.
         let vectors = Tensor::from_slice(&[1f32, 1.0, 1.0, 1.0, 1.0, 9.0]).view([6, 1]);
         for seed in 0..8 {
             let found = kmeans(&vectors, 3, 6, &mut rng(seed), &mut |_, _| {}).unwrap();

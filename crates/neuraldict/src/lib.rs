@@ -1,9 +1,9 @@
-//! NeuralDict: learning CSR's offline dictionaries with libtorch.
+//! NeuralDict: learns the offline dictionaries of CSR with libtorch.
 //!
 //! CSR (Zhang et al., AAAI 2025, arXiv 2412.11741) stores a key or value vector as a few atoms of a
-//! dictionary. This crate learns the dictionary from calibration vectors by the paper's Algorithm
-//! 1: k-means centroids as a start, then gradient descent on what matching pursuit leaves over. It
-//! is the only crate of the workspace that links libtorch; everything it gives back is plain data
+//! dictionary. This crate learns the dictionary from calibration vectors with the paper's Algorithm 1.
+//! It starts from k-means centroids. Gradient descent then reduces the residual that matching pursuit
+//! leaves. This is the only crate of the workspace that links libtorch. All its results are plain data
 //! of [`kvcsr_codec`].
 //!
 //! | paper | here |
@@ -17,15 +17,14 @@
 //! | update, ReNorm | [`optimiser::Adam`], [`optimiser::renorm`] |
 //! | the loop over epochs and batches | [`train_group`] |
 //!
-//! Beyond the paper, each a field of [`TrainConfig`] and off by default: closed-form updates
-//! ([`closed`]), orthogonal matching pursuit ([`pursuit::orthogonal_codes`]), other starts, dead
-//! atoms that move, a curriculum over `s`, early stopping, and weights ([`Inputs::weights`]).
-//! [`TrainConfig::lexico`] gives the settings of a public trainer, to compare with. [`train_group_from`]
-//! keeps checkpoints.
+//! The crate has options beyond the paper. Each is a field of [`TrainConfig`] and off by default: closed-form updates
+//! ([`closed`]), orthogonal matching pursuit ([`pursuit::orthogonal_codes`]), other starts, replacement of dead atoms, a
+//! curriculum over `s`, early stopping, and weights ([`Inputs::weights`]). [`TrainConfig::lexico`] gives the settings of
+//! a public trainer for comparison. [`train_group_from`] writes checkpoints.
 //!
-//! Symbols: `N` atoms, `D` channels of a (chunk of a) head vector, `S` sparsity (the paper's `s`,
-//! "MP level"), `B` vectors in a batch, `M` vectors in the k-means sample. Atoms are rows, `(N,
-//! D)`; the paper's `W_D` is the transpose.
+//! Symbols: `N` atoms, `D` channels of a head vector or of a chunk of it, `S` sparsity (the paper's `s`, "MP level"),
+//! `B` vectors in a batch, `M` vectors in the k-means sample. Atoms are rows, `(N, D)`. The paper's `W_D` is the
+//! transpose of that matrix.
 //!
 //! ```no_run
 //! use kvcsr_codec::Shard;

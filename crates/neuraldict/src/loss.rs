@@ -1,14 +1,12 @@
 //! The loss of Algorithm 1: `L = L_MSE + beta * L_div`.
 //!
-//! Atoms are the rows of an `(N, D)` tensor here, so that one atom is contiguous; the paper's `W_D`
-//! is its transpose.
+//! Here atoms are the rows of an `(N, D)` tensor, so that one atom is contiguous. The paper's `W_D` is its transpose.
 
 use tch::{Kind, Tensor};
 
 use crate::{config::Reduction, error::Result};
 
-/// `L_MSE = sum_x ||x - W_D r(x, W_D, s)||^2`, given the residuals `(B, D)`; or its mean over the
-/// `B` vectors.
+/// `L_MSE = sum_x ||x - W_D r(x, W_D, s)||^2` for the residuals `(B, D)`, or its mean over the `B` vectors.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -20,13 +18,12 @@ pub fn reconstruction(residual: &Tensor, reduction: Reduction) -> Result<Tensor>
     })
 }
 
-/// `L_div = (1/N^2) ||I - W_Dᵀ W_D||_F^2` for atoms `(N, D)`, differentiable, without the `N x N`
-/// Gram matrix when `N > D`.
+/// `L_div = (1/N^2) ||I - W_Dᵀ W_D||_F^2` for atoms `(N, D)`. It is differentiable. For `N > D` the `N x N` Gram matrix is
+/// not computed.
 ///
-/// With `S = Σ_n d_n d_nᵀ`, of size `D x D`: `||I - G||_F^2 = N - 2 tr G + ||G||_F^2`, and `||G||_F
-/// = ||S||_F`, `tr G = tr S`. That is `N/D` times less work than the definition, for values and
-/// gradients alike, and holds for atoms of any norm. Where `N <= D` the definition itself is
-/// cheaper and free of cancellation, so it is used.
+/// Let `S = Σ_n d_n d_nᵀ`, of size `D x D`. Then `||I - G||_F^2 = N - 2 tr G + ||G||_F^2`, with `||G||_F = ||S||_F` and
+/// `tr G = tr S`. This takes `N/D` times less work than the definition, for values and for gradients. It is valid for atoms
+/// of any norm. For `N <= D` the definition is cheaper and has no cancellation, so it is used.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -42,7 +39,7 @@ pub fn diversity(atoms: &Tensor) -> Result<Tensor> {
     Ok(sum.f_div_scalar((count * count) as f64)?)
 }
 
-/// `L_div` as it is defined, through the `(N, N)` Gram matrix. Needs `4 N^2` bytes.
+/// `L_div` by its definition, with the `(N, N)` Gram matrix. Needs `4 N^2` bytes.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -53,9 +50,9 @@ pub fn diversity_by_gram(atoms: &Tensor) -> Result<Tensor> {
     Ok(identity.f_sub(&gram)?.f_square()?.f_sum(None::<Kind>)?.f_div_scalar((count * count) as f64)?)
 }
 
-/// `beta = clamp(0.1 * L_MSE / L_div, 0, 1)`. Plain numbers: no gradient flows through it.
+/// `beta = clamp(0.1 * L_MSE / L_div, 0, 1)`. The inputs are plain numbers, so no gradient flows through `beta`.
 ///
-/// Orthonormal atoms have `L_div = 0`; then beta is 1 unless `L_MSE` is zero too.
+/// Orthonormal atoms have `L_div = 0`. Then `beta` is 1, or 0 if `L_MSE` is zero too.
 #[must_use]
 pub fn beta(mse: f64, diversity: f64) -> f64 {
     if diversity > 0.0 {
@@ -76,7 +73,7 @@ mod tests {
     #[test]
     fn both_forms_of_diversity_agree_with_their_gradients() {
         for (count, width) in [(40, 7), (7, 7), (5, 12)] {
-            // Not of unit norm on purpose: the identity must hold between a step and ReNorm too.
+            // These atoms do not have unit norm, because the identity must also hold between a step and ReNorm.
             let leaf = || random_tensor(3, &[count, width]).set_requires_grad(true);
             let (fast, direct) = (leaf(), leaf());
             let a = diversity(&fast).unwrap();
@@ -94,7 +91,7 @@ mod tests {
     fn diversity_of_known_dictionaries() {
         let eye = Tensor::eye(4, (Kind::Double, tch::Device::Cpu));
         assert_eq!(diversity(&eye).unwrap().double_value(&[]), 0.0);
-        // Two equal unit atoms: I - G has two entries of -1 off the diagonal.
+        // Two equal unit atoms: I - G has two entries of -1 outside the diagonal.
         let twins = Tensor::from_slice(&[1.0f64, 1.0]).view([2, 1]);
         assert_eq!(diversity(&twins).unwrap().double_value(&[]), 0.5);
     }

@@ -1,5 +1,4 @@
-//! Which layers share a dictionary: the paper's partitions `M_K` and `M_V` (section 2, observation
-//! 3).
+//! Which layers share a dictionary: the paper's partitions `M_K` and `M_V` (section 3.2, observation 3).
 
 use kvcsr_codec::Kind;
 use serde::{Deserialize, Serialize};
@@ -8,8 +7,8 @@ use crate::error::{NeuralDictError, Result};
 
 /// A partition of a model's layers into groups of adjacent layers, one for keys and one for values.
 ///
-/// Every layer is in exactly one group of each kind; groups follow the order of the layers. Reading
-/// a partition from a file checks that.
+/// Every layer is in exactly one group of each kind, and the groups are in the order of the layers. A partition that is
+/// read from a file is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Partition")]
 pub struct LayerGroups {
@@ -17,7 +16,7 @@ pub struct LayerGroups {
     value: Vec<Vec<usize>>,
 }
 
-/// The serialised form, before it is checked.
+/// The serialised form, which is not checked yet.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Partition {
@@ -37,8 +36,8 @@ impl LayerGroups {
     /// Takes both partitions and checks them.
     ///
     /// # Errors
-    /// [`NeuralDictError::Groups`] if the layers of a partition, read in order, are not `0, 1, 2,
-    /// ..`, a group is empty, or keys and values cover a different number of layers.
+    /// [`NeuralDictError::Groups`] if the layers of a partition, read in order, are not `0, 1, 2, ..`, a group is empty, or
+    /// keys and values have different numbers of layers.
     pub fn new(key: Vec<Vec<usize>>, value: Vec<Vec<usize>>) -> Result<Self> {
         for (kind, groups) in [(Kind::Key, &key), (Kind::Value, &value)] {
             if let Some(at) = groups.iter().position(Vec::is_empty) {
@@ -64,17 +63,16 @@ impl LayerGroups {
         Ok(groups)
     }
 
-    /// No merging: each of `layers` layers is a group of its own.
+    /// Does not merge: each of the `layers` layers is a group.
     #[must_use]
     pub fn per_layer(layers: usize) -> Self {
         let singles: Vec<Vec<usize>> = (0..layers).map(|layer| vec![layer]).collect();
         Self { key: singles.clone(), value: singles }
     }
 
-    /// Greedy merging from layer 0 upward: a layer joins the group before it if then every pair in
-    /// the group has a divergence of at most `delta_1`, and the divergences of its neighbouring
-    /// layers sum to at most `delta_2`; otherwise it starts a group. `divergence` is
-    /// `(layers, layers)` row-major.
+    /// Greedy merging from layer 0 upward. A layer joins the previous group if two conditions then hold: every pair of layers
+    /// in the group has a divergence of at most `delta_1`, and the divergences of neighbouring layers in the group sum to at
+    /// most `delta_2`. Otherwise the layer starts a new group. `divergence` is `(layers, layers)` row-major.
     #[must_use]
     pub fn greedy(divergence: &[f64], layers: usize, delta_1: f64, delta_2: f64) -> Vec<Vec<usize>> {
         let between = |a: usize, b: usize| divergence[a * layers + b];
@@ -95,8 +93,7 @@ impl LayerGroups {
         groups
     }
 
-    /// The smallest `delta_1` for which [`LayerGroups::greedy`], with no bound on the sum, gives at
-    /// most `groups` groups.
+    /// The smallest `delta_1` for which [`LayerGroups::greedy`] gives at most `groups` groups, without a limit on the sum.
     #[must_use]
     pub fn threshold_for(divergence: &[f64], layers: usize, groups: usize) -> f64 {
         let mut candidates = divergence.to_vec();
@@ -106,14 +103,13 @@ impl LayerGroups {
         candidates.into_iter().find(|&delta| enough(delta)).unwrap_or(0.0)
     }
 
-    /// The smallest `delta_2` for which [`LayerGroups::greedy`], with no bound on single pairs, gives
-    /// at most `groups` groups. Groups come out of more even length than by
-    /// [`LayerGroups::threshold_for`].
+    /// The smallest `delta_2` for which [`LayerGroups::greedy`] gives at most `groups` groups, without a limit on single pairs.
+    /// The groups have more similar sizes than those of [`LayerGroups::threshold_for`].
     #[must_use]
     pub fn sum_threshold_for(divergence: &[f64], layers: usize, groups: usize) -> f64 {
         let mut candidates = vec![0.0];
         for first in 0..layers {
-            // Added up in the order that merging adds, so that the sums compare equal.
+            // Add up in the same order as `greedy`, so that equal sums compare equal.
             let mut sum = 0.0;
             for layer in first + 1..layers {
                 sum += divergence[(layer - 1) * layers + layer];
@@ -126,7 +122,7 @@ impl LayerGroups {
         candidates.into_iter().find(|&delta| enough(delta)).unwrap_or(0.0)
     }
 
-    /// The groups of one kind, each a run of adjacent layers.
+    /// The groups of one kind. Each is a sequence of adjacent layers.
     #[must_use]
     pub fn of(&self, kind: Kind) -> &[Vec<usize>] {
         match kind {
@@ -135,20 +131,20 @@ impl LayerGroups {
         }
     }
 
-    /// All groups, keys first: one dictionary is trained for each.
+    /// All groups, keys first. One dictionary is trained for each group.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, &[usize])> {
         [Kind::Key, Kind::Value]
             .into_iter()
             .flat_map(|kind| self.of(kind).iter().map(move |layers| (kind, layers.as_slice())))
     }
 
-    /// Number of the group that `layer` belongs to, among the groups of `kind`.
+    /// Number of the group of `layer` among the groups of `kind`.
     #[must_use]
     pub fn group_of(&self, layer: usize, kind: Kind) -> Option<usize> {
         self.of(kind).iter().position(|layers| layers.contains(&layer))
     }
 
-    /// Number of layers covered.
+    /// Number of layers.
     #[must_use]
     pub fn layers(&self) -> usize {
         self.count(Kind::Key)
@@ -198,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Four layers: 0, 1 and 2 are close to their neighbours, 0 and 2 less so, 3 is far from all.
+    /// Four layers. Layers 0, 1 and 2 are close to their neighbours, 0 and 2 are farther apart, and 3 is far from all others.
     const FOUR: [f64; 16] = [0.0, 0.1, 0.25, 0.6, 0.1, 0.0, 0.1, 0.6, 0.25, 0.1, 0.0, 0.6, 0.6, 0.6, 0.6, 0.0];
 
     #[test]
@@ -221,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_target_number_by_the_sum_gives_even_groups() {
-        // Six layers, neighbours 0.3 apart but for 0.2 between the first two.
+        // Six layers. Neighbours have a divergence of 0.3, except the first two, which have 0.2.
         let mut matrix = [0.6; 36];
         for layer in 0..5 {
             let near = if layer == 0 { 0.2 } else { 0.3 };

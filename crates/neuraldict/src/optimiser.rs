@@ -10,8 +10,8 @@ const EPSILON: f64 = 1e-8;
 
 /// Adam (Kingma and Ba 2015, algorithm 1) for one parameter tensor.
 ///
-/// Written out rather than taken from libtorch, whose optimisers own their parameters: here the
-/// parameter is replaced by its ReNorm after every step. The unit tests compare the two.
+/// This crate implements Adam itself, because libtorch's optimisers own their parameters. Here ReNorm replaces the parameter
+/// after every step. The unit tests compare this implementation with libtorch's.
 #[derive(Debug)]
 pub struct Adam {
     pub(crate) step: i32,
@@ -20,7 +20,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// Moments of zero, shaped like `parameter`.
+    /// Starts with moments of zero, in the shape of `parameter`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -28,7 +28,7 @@ impl Adam {
         Ok(Self { step: 0, first: parameter.f_zeros_like()?, second: parameter.f_zeros_like()? })
     }
 
-    /// The parameter after one step along `gradient` with learning rate `rate`.
+    /// Returns the parameter after one step along `gradient` with learning rate `rate`.
     ///
     /// # Errors
     /// Errors of libtorch.
@@ -42,7 +42,7 @@ impl Adam {
         Ok(parameter.f_sub(&change.f_mul_scalar(rate)?)?)
     }
 
-    /// Moments of zero again for some rows.
+    /// Resets the moments of some rows to zero.
     pub(crate) fn forget(&mut self, rows: &[usize], device: Device) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
@@ -53,9 +53,9 @@ impl Adam {
     }
 }
 
-/// ReNorm of Algorithm 1: each row (atom) of `(N, D)` divided by its l2 norm.
+/// ReNorm of Algorithm 1: divides each row (atom) of `(N, D)` by its l2 norm.
 ///
-/// A zero row stays zero; [`Dictionary`](kvcsr_codec::Dictionary) then refuses it.
+/// A zero row stays zero. [`Dictionary`](kvcsr_codec::Dictionary) then refuses it.
 ///
 /// # Errors
 /// Errors of libtorch.

@@ -1,7 +1,7 @@
-//! What CSR+ is built from: atoms of whole tokens, and the principal axes of what they leave.
+//! The tables of CSR+: atoms for whole tokens, and the principal axes of what the atoms leave.
 //!
-//! A token is the keys and values of all heads of a layer, one vector. Everything is learned in a diagonal metric, in which a squared
-//! error of 1 costs 1 nat; atoms are given back in natural units.
+//! A token is one vector: the keys and values of all heads of a layer. Everything is learned in a diagonal metric, in which a
+//! squared error of 1 costs 1 nat. Atoms are returned in natural units.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -15,14 +15,14 @@ use crate::optimiser::row_norms;
 /// Rows whose products are summed at a time.
 const CHUNK: i64 = 4096;
 
-/// How much is learned.
+/// The size and the seed of the training.
 #[derive(Debug, Clone, Copy)]
 pub struct PlusConfig {
     /// Atoms, `N`.
     pub atoms: usize,
-    /// Most rounds of k-means.
+    /// Maximum number of k-means iterations.
     pub iterations: usize,
-    /// Of the order in which k-means sees tokens, and of its start.
+    /// Seed for the order of the tokens in k-means, and for its start.
     pub seed: u64,
 }
 
@@ -31,13 +31,13 @@ pub struct PlusConfig {
 pub struct PlusTables {
     /// `(N, n)`, in natural units.
     pub atoms: Vec<f32>,
-    /// Orthonormal rows in the metric, the strongest first, `(n, n)`.
+    /// Orthonormal rows in the metric, sorted by decreasing standard deviation, `(n, n)`.
     pub basis: Vec<f32>,
-    /// Standard deviation along each of them of what atoms leave, `(n)`.
+    /// Standard deviation, along each row, of what the atoms leave, `(n)`.
     pub deviations: Vec<f32>,
 }
 
-/// The tables of `tokens` `(m, n)`, in natural units; `metric` `(n)` are the weights of channels.
+/// Computes the tables for `tokens` `(m, n)`, in natural units. `metric` `(n)` are the weights of the channels.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -60,7 +60,7 @@ pub fn fit(tokens: &[f32], metric: &[f32], config: PlusConfig) -> Result<PlusTab
     let (labels, _) = assign(&rows, &norms, &centroids)?;
     let mut second = Tensor::f_zeros([n, n], (Kind::Double, Device::Cpu))?;
     for start in (0..count).step_by(CHUNK as usize) {
-        // What the atoms leave.
+        // What the atoms leave of each token.
         let part = |all: &Tensor| all.f_narrow(0, start, CHUNK.min(count - start));
         let left = part(&rows)?.f_sub(&centroids.f_index_select(0, &part(&labels)?)?)?;
         let part = left.f_to_kind(Kind::Double)?;
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn clouds_become_atoms_and_their_common_shape_the_basis() {
-        // Two clouds, 3 long along (0.6, 0.8) in the metric and 1 across; the metric halves the second channel.
+        // Two clouds. In the metric their deviation is 3 along (0.6, 0.8) and 1 across it. The metric halves the second channel.
         let metric = [1.0, 0.5];
         let tokens: Vec<f32> = (0..800)
             .flat_map(|i| {

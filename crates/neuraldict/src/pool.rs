@@ -1,5 +1,5 @@
-//! One view over the shards of a merged group: "concatenate its layers' vectors" (Algorithm 1, step
-//! 2) without copying them.
+//! A view over the shards of a merged group. It concatenates the vectors of the group's layers (Algorithm 1, step 2)
+//! without copying them.
 
 use kvcsr_codec::Shard;
 use rand::seq::SliceRandom;
@@ -7,19 +7,18 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{NeuralDictError, Result};
 
-/// The vectors of several shards, each head vector cut into chunks of `width` channels, numbered
-/// from 0 in the order of the shards. Vectors stay in the shards' memory maps, in f16, until they
-/// are gathered.
+/// The vectors of several shards. Each head vector is cut into chunks of `width` channels, which are numbered from 0 in the
+/// order of the shards. Vectors stay in the shards' memory maps, in f16, until they are gathered.
 #[derive(Debug)]
 pub struct VectorPool<'a> {
     group: String,
     shards: Vec<&'a Shard>,
-    /// Number of vectors in the shards up to and including each one.
+    /// For each shard: the number of vectors in the shards up to and including it.
     ends: Vec<usize>,
     width: usize,
 }
 
-/// Names a group by its shards: `key[3]`, `value[4-6]`.
+/// The name of a group of shards: `key[3]`, `value[4-6]`.
 #[must_use]
 pub fn group_name(shards: &[&Shard]) -> String {
     match (shards.first(), shards.last()) {
@@ -32,11 +31,11 @@ pub fn group_name(shards: &[&Shard]) -> String {
 }
 
 impl<'a> VectorPool<'a> {
-    /// `chunks` is the paper's `s_n`; `what` names the role of the vectors in errors.
+    /// `chunks` is the paper's `s_n`. `what` names the role of the vectors in errors.
     ///
     /// # Errors
-    /// No vectors, chunks that do not divide the head vector, shards of different kind or head_dim,
-    /// or more vectors than 32-bit numbers address.
+    /// If there are no vectors, `chunks` does not divide the head vector, the shards have different kinds or head_dims, or there
+    /// are more vectors than 32-bit numbers can address.
     pub fn new(shards: &[&'a Shard], chunks: usize, what: &'static str) -> Result<Self> {
         let group = group_name(shards);
         let Some(first) = shards.first() else {
@@ -82,7 +81,7 @@ impl<'a> VectorPool<'a> {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Never true: [`VectorPool::new`] refuses an empty pool.
+    /// Always false, because [`VectorPool::new`] refuses an empty pool.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -94,8 +93,8 @@ impl<'a> VectorPool<'a> {
         self.width
     }
 
-    /// Numbers of `count` vectors drawn without replacement (of all vectors, if there are no more),
-    /// in random order.
+    /// Draws the numbers of `count` vectors without replacement, in random order. If the pool has at most `count` vectors, it
+    /// returns all numbers.
     #[must_use]
     pub fn sample(&self, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
         draw(self.numbers(), count, rng)
@@ -107,11 +106,10 @@ impl<'a> VectorPool<'a> {
         (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect()
     }
 
-    /// Reads the vectors `numbers` into `rows`, which becomes `(numbers.len(), width)` row-major in
-    /// f32.
+    /// Reads the vectors `numbers` into `rows`. `rows` becomes `(numbers.len(), width)`, row-major in f32.
     ///
     /// # Errors
-    /// A vector that is not finite is named by its shard; errors of the shards.
+    /// If a vector is not finite; the error names its shard. Also errors of the shards.
     pub fn gather(&self, numbers: &[u32], rows: &mut Vec<f32>) -> Result<()> {
         let width = self.width;
         rows.clear();
@@ -121,7 +119,7 @@ impl<'a> VectorPool<'a> {
             shard.gather(width, &inside, rows)?;
             return check_finite(shard, width, &inside, rows);
         }
-        // (position in the batch, number inside the shard), by shard.
+        // For each shard: positions in the batch, and numbers inside the shard.
         let mut wanted: Vec<(Vec<usize>, Vec<usize>)> = vec![Default::default(); self.shards.len()];
         for (position, &number) in numbers.iter().enumerate() {
             let number = number as usize;
@@ -144,7 +142,7 @@ impl<'a> VectorPool<'a> {
     }
 }
 
-/// `count` of `numbers` without replacement (all, if there are no more), in random order.
+/// Draws `count` of `numbers` without replacement, in random order. If there are at most `count`, it returns all.
 pub(crate) fn draw(mut numbers: Vec<u32>, count: usize, rng: &mut ChaCha8Rng) -> Vec<u32> {
     let count = count.min(numbers.len());
     numbers.partial_shuffle(rng, count).0.to_vec()
@@ -172,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// A shard whose vector `n` (of four channels) holds `start + 4 n ..`.
+    /// A shard whose vector `n` of four channels contains `start + 4 n ..`.
     fn shard(folder: &std::path::Path, layer: usize, tokens: usize, start: u16) -> Shard {
         let path = folder.join(format!("{layer}.safetensors"));
         let header = ShardHeader { layer, kind: Kind::Key, tokens, heads: 1, head_dim: 4, extra: BTreeMap::new() };

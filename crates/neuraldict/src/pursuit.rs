@@ -1,29 +1,27 @@
-//! Matching pursuit in libtorch: picking atoms on the training device, and the residual as a
-//! differentiable function of the atoms (paper section 1; the gradient of Algorithm 1, step 4).
+//! Matching pursuit in libtorch. It picks atoms on the training device, and computes the residual as a differentiable
+//! function of the atoms (paper section 3.1; the gradient of Algorithm 1, step 4).
 //!
-//! Picking is an argmax and has no gradient. Given the picks `i_1 .. i_s`, the residual `R_{g+1} =
-//! R_g - <R_g, d_{i_g}> d_{i_g}` is a polynomial of the atoms; [`unrolled_residual`] is that
-//! polynomial.
+//! A pick is an argmax and has no gradient. For given picks `i_1 .. i_s`, the residual
+//! `R_{g+1} = R_g - <R_g, d_{i_g}> d_{i_g}` is a polynomial of the atoms. [`unrolled_residual`] computes this polynomial.
 
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
 
-/// Atoms picked for each row, with their signed coefficients.
+/// The atoms picked for each row, with their signed coefficients.
 #[derive(Debug)]
 pub struct AtomCodes {
-    /// `(B, S)` int64, in the order of picking.
+    /// `(B, S)` int64, in the order of the picks.
     pub indices: Tensor,
-    /// `(B, S)`, the kind of the rows.
+    /// `(B, S)`, with the dtype of the rows.
     pub coefficients: Tensor,
 }
 
-/// Matching pursuit without gradient: exactly `sparsity` picks for each row.
+/// Matching pursuit without gradient. Each row gets exactly `sparsity` picks.
 ///
-/// `atoms` is `(N, D)` with unit rows, `rows` is `(B, D)`. Each pick is one `(B, D) x (D, N)`
-/// product with the residual: for widths of 32 to 128 that costs no more than updating `B x N`
-/// correlations through the Gram matrix, and needs no `N x N` memory. Picks agree with the codec's
-/// encoder except where two atoms tie within rounding.
+/// `atoms` is `(N, D)` with unit rows, `rows` is `(B, D)`. Each pick is one `(B, D) x (D, N)` product with the residual. For
+/// widths of 32 to 128, this costs no more than updating `B x N` correlations through the Gram matrix, and needs no `N x N`
+/// memory. The picks are those of the codec's encoder, except if two atoms tie within rounding.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -45,18 +43,18 @@ pub fn select_atoms(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Result<At
     Ok(AtomCodes { indices: Tensor::f_cat(&indices, 1)?, coefficients: Tensor::f_cat(&coefficients, 1)? })
 }
 
-/// Orthogonal matching pursuit without gradient: exactly `sparsity` picks for each row, and the
-/// coefficients that minimise `||x - Σ_g c_g d_{i_g}||²` over them.
+/// Orthogonal matching pursuit without gradient. Each row gets exactly `sparsity` picks, with the coefficients that minimise
+/// `||x - Σ_g c_g d_{i_g}||²`.
 ///
-/// Each picked atom's part orthogonal to those before it joins an orthonormal basis (modified
-/// Gram-Schmidt); the residual loses its part along it, and one triangular system per row gives the
-/// coefficients at the end. The same minimiser as the inverse-Cholesky form without the `N x N` Gram
-/// matrix. An atom that adds no direction gets the coefficient 0.
+/// The part of each picked atom that is orthogonal to the previous ones joins an orthonormal basis (modified Gram-Schmidt).
+/// The projection on it is subtracted from the residual. At the end one triangular system per row gives the coefficients.
+/// The inverse-Cholesky form has the same minimiser, but needs the `N x N` Gram matrix. An atom that adds no direction gets
+/// the coefficient 0.
 ///
 /// # Errors
 /// Errors of libtorch.
 pub fn orthogonal_codes(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Result<AtomCodes> {
-    /// Squared length below which what is left of a unit atom counts as rounding.
+    /// If the squared length of the orthogonal part of a unit atom is below this, the part is only rounding error.
     const DEPENDENT: f64 = 1e-6;
     let _guard = tch::no_grad_guard();
     let rows = rows.f_detach()?;
@@ -84,7 +82,7 @@ pub fn orthogonal_codes(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Resul
         let new = squared.f_gt(DEPENDENT)?.f_to_kind(atoms.kind())?;
         let length = squared.f_clamp_min(DEPENDENT)?.f_sqrt()?;
         direction = direction.f_div(&length)?.f_mul(&new)?;
-        // A dependent atom gets a unit diagonal, so that the system stays solvable and its answer 0.
+        // A dependent atom gets a unit diagonal, so that the system stays solvable and its coefficient is 0.
         let diagonal = length.f_mul(&new)?.f_add(&new.f_neg()?.f_add_scalar(1.0)?)?;
         triangle.f_select(2, pick)?.f_narrow(1, pick, 1)?.f_copy_(&diagonal)?;
         let projection = along(&residual, &direction)?;
@@ -93,27 +91,25 @@ pub fn orthogonal_codes(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Resul
         basis.push(direction);
         projections.push(projection);
     }
-    // A dependent atom's column above the diagonal multiplies its coefficient, which is 0.
+    // The column of a dependent atom above the diagonal is multiplied by its coefficient, which is 0.
     let right = Tensor::f_cat(&projections, 1)?.f_unsqueeze(2)?;
     let coefficients = triangle.f_linalg_solve_triangular(&right, true, true, false)?.f_squeeze_dim(2)?;
     Ok(AtomCodes { indices: Tensor::f_cat(&indices, 1)?, coefficients: coefficients.f_contiguous()? })
 }
 
-/// The atoms at `indices (B, S)`, as `S` tensors of `(B, D)`, differentiable with respect to `atoms
-/// (N, D)`.
+/// The atoms at `indices (B, S)`, as `S` tensors of `(B, D)`, differentiable with respect to `atoms (N, D)`.
 ///
-/// An embedding rather than an index: its backward pass adds up the gradients of an atom in a fixed
+/// This uses an embedding instead of an index. The backward pass of an embedding adds up the gradients of an atom in a fixed
 /// order, on the CPU and on CUDA, so that training is reproducible.
 fn picked_atoms(atoms: &Tensor, indices: &Tensor) -> Result<Vec<Tensor>> {
     let by_pick = indices.f_tr()?.f_contiguous()?;
     Ok(Tensor::f_embedding(atoms, &by_pick, -1, false, false)?.f_unbind(0)?)
 }
 
-/// `R_{s+1}`, shape `(B, D)`, with the gradient flowing through the coefficients
+/// `R_{s+1}`, shape `(B, D)`. The gradient flows through the coefficients
 /// ([`GradientPath::Coefficients`](crate::GradientPath::Coefficients)).
 ///
-/// `rows (B, D)`, `indices (B, S)` int64 as [`select_atoms`] or the codec picked them for `atoms
-/// (N, D)`.
+/// `rows` is `(B, D)`. `indices` is `(B, S)` int64, as picked for `atoms (N, D)` by [`select_atoms`] or the codec.
 ///
 /// # Errors
 /// Errors of libtorch.
@@ -126,7 +122,7 @@ pub fn unrolled_residual(atoms: &Tensor, rows: &Tensor, indices: &Tensor) -> Res
     Ok(residual)
 }
 
-/// `x - Σ_g c_g d_{i_g}`, shape `(B, D)`, with `coefficients (B, S)` as constants
+/// `x - Σ_g c_g d_{i_g}`, shape `(B, D)`, with constant `coefficients (B, S)`
 /// ([`GradientPath::Atoms`](crate::GradientPath::Atoms)).
 ///
 /// # Errors
@@ -196,19 +192,19 @@ mod tests {
         let (atoms, rows) = setup();
         let codes = orthogonal_codes(&atoms, &rows, 4).unwrap();
         let residual = linear_residual(&atoms, &rows, &codes.indices, &codes.coefficients).unwrap();
-        // Least squares: what is left is orthogonal to every picked atom.
+        // Least squares: the residual is orthogonal to every picked atom.
         let picked = Tensor::embedding(&atoms, &codes.indices, -1, false, false);
         let left = picked.bmm(&residual.unsqueeze(2)).abs().max().double_value(&[]);
         assert!(left < 1e-9, "{left}");
-        // Greedy: the first pick is matching pursuit's, and each pick is the atom that the residual
-        // of the earlier ones points along most.
+        // Greedy: the first pick is that of matching pursuit. Each pick is the atom with the largest correlation with the residual
+        // of the earlier picks.
         let first = select_atoms(&atoms, &rows, 1).unwrap().indices;
         assert!(bool::try_from(codes.indices.narrow(1, 0, 1).eq_tensor(&first).all()).unwrap());
         let three = orthogonal_codes(&atoms, &rows, 3).unwrap();
         let after_three = linear_residual(&atoms, &rows, &three.indices, &three.coefficients).unwrap();
         let fourth = after_three.matmul(&atoms.tr()).abs().argmax(1, true);
         assert!(bool::try_from(codes.indices.narrow(1, 3, 1).eq_tensor(&fourth).all()).unwrap());
-        // No worse than matching pursuit's own picks and coefficients, on the whole.
+        // The total error is smaller than with the picks and coefficients of matching pursuit.
         let plain = select_atoms(&atoms, &rows, 4).unwrap();
         let plain = linear_residual(&atoms, &rows, &plain.indices, &plain.coefficients).unwrap();
         let energy = |t: &Tensor| t.square().sum(None::<Kind>).double_value(&[]);
@@ -218,7 +214,7 @@ mod tests {
     #[test]
     fn orthogonal_codes_survive_rows_that_fewer_atoms_explain() {
         let (atoms, _) = setup();
-        // Twice an atom, and zero: after one pick, or none, nothing is left.
+        // The rows are twice an atom, and zero. After one pick, or none, the residual is zero.
         let rows = Tensor::stack(&[atoms.get(7) * 2.0, atoms.get(7) * 0.0], 0);
         let codes = orthogonal_codes(&atoms, &rows, 3).unwrap();
         assert!(bool::try_from(codes.coefficients.isfinite().all()).unwrap());

@@ -1,18 +1,18 @@
-//! What a training run reports: progress while it runs, one record per epoch, and the result.
+//! Reports of a training run: progress during the run, one record per epoch, and the result.
 
 use kvcsr_codec::Dictionary;
 use serde::{Deserialize, Serialize};
 
-/// Events of a run, in order of time.
+/// Events of a run, in the order of time.
 #[derive(Debug)]
 pub enum Progress<'a> {
-    /// An interrupted run goes on from its checkpoint.
+    /// An interrupted run continues from its checkpoint.
     Resumed {
         /// The group's name.
         group: &'a str,
-        /// The epoch, from 1, and the batch in it, from 0, that come next.
+        /// The next epoch, from 1.
         epoch: usize,
-        /// See `epoch`.
+        /// The next batch in that epoch, from 0.
         batch: usize,
     },
     /// One assignment of k-means.
@@ -21,7 +21,7 @@ pub enum Progress<'a> {
         group: &'a str,
         /// From 0.
         iteration: usize,
-        /// Most iterations there will be.
+        /// Maximum number of iterations.
         iterations: usize,
         /// Sum of squared distances to the centroids.
         inertia: f64,
@@ -39,7 +39,7 @@ pub enum Progress<'a> {
         /// Mean squared error per vector of this batch, before the step.
         mse: f64,
     },
-    /// An epoch has ended and been evaluated; epoch 0 is the k-means initialisation.
+    /// An epoch has ended and was evaluated. Epoch 0 is the initialisation.
     Epoch {
         /// The group's name.
         group: &'a str,
@@ -48,63 +48,61 @@ pub enum Progress<'a> {
     },
 }
 
-/// Measurements of one epoch. "Per vector" counts chunks of the head vector; errors are squared l2
-/// norms.
+/// Measurements of one epoch. "Per vector" means per chunk of a head vector. Errors are squared l2 norms.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochRecord {
-    /// 0 for the k-means initialisation, then from 1.
+    /// 0 for the initialisation, then from 1.
     pub epoch: usize,
-    /// Mean over the training vectors of `||x - x^||^2`, each measured just before its batch's
-    /// step, with unrounded coefficients. Epoch 0: over a seeded sample of them.
+    /// Mean of `||x - x^||^2` over the training vectors. Each vector is measured just before the step of its batch, with
+    /// unrounded coefficients. In epoch 0 it is measured over a seeded sample of the vectors, with coefficients rounded to f16.
     pub mse: f64,
     /// `L_div` of the dictionary at the end of the epoch.
     pub diversity: f64,
-    /// Mean of `beta` over the epoch's batches; 0 in epoch 0.
+    /// Mean of `beta` over the epoch's batches. 0 in epoch 0.
     pub beta: f64,
-    /// `sum ||x - x^||^2 / sum ||x||^2` over the vectors behind `mse`.
+    /// `sum ||x - x^||^2 / sum ||x||^2` over the vectors that `mse` was measured on.
     pub train_relative: f64,
-    /// The same over the held-out vectors, with the dictionary at the end of the epoch and
-    /// coefficients rounded to f16.
+    /// The same over the held-out vectors, with the dictionary at the end of the epoch and coefficients rounded to f16.
     pub heldout_relative: f64,
-    /// Mean over the held-out vectors of `||x - x^||^2`, likewise.
+    /// Mean of `||x - x^||^2` over the held-out vectors, measured in the same way.
     pub heldout_mse: f64,
-    /// Atoms that no vector behind `mse` picked.
+    /// Number of atoms that no vector behind `mse` picked.
     pub dead_atoms: usize,
-    /// Entropy of the picks over the atoms, in bits: `log2 N` if all are used alike.
+    /// Entropy of the picks over the atoms, in bits. It is `log2 N` if all atoms are used equally often.
     pub usage_entropy: f64,
-    /// Dead atoms that were moved at the end of the epoch.
+    /// Number of dead atoms that were replaced at the end of the epoch.
     #[serde(default)]
     pub replaced_atoms: usize,
-    /// Learning rate of the epoch's last step; 0 in epoch 0.
+    /// Learning rate of the epoch's last step. 0 in epoch 0.
     pub learning_rate: f64,
-    /// Wall time in seconds, evaluation included.
+    /// Wall time in seconds, including evaluation.
     pub seconds: f64,
 }
 
 /// A trained group.
 #[derive(Debug, Clone)]
 pub struct Trained {
-    /// The initialisation: centroids after ReNorm (or what [`TrainConfig::start`](crate::TrainConfig::start) says).
+    /// The initialisation: centroids after ReNorm, or the other start given by [`TrainConfig::start`](crate::TrainConfig::start).
     pub kmeans: Dictionary,
-    /// The dictionary after the last epoch; with
-    /// [`TrainConfig::patience`](crate::TrainConfig::patience), after the best one.
+    /// The dictionary after the last epoch, or after the best epoch if
+    /// [`TrainConfig::patience`](crate::TrainConfig::patience) is set.
     pub dictionary: Dictionary,
-    /// One record per epoch, beginning with epoch 0.
+    /// One record per epoch, starting with epoch 0.
     pub epochs: Vec<EpochRecord>,
     /// Held-out relative squared error of `kmeans`.
     pub kmeans_heldout_relative: f64,
     /// Held-out relative squared error of `dictionary`.
     pub heldout_relative: f64,
-    /// Epoch with the least held-out relative error. Its dictionary is only kept with
-    /// [`TrainConfig::patience`](crate::TrainConfig::patience): Algorithm 1 has no early stopping.
+    /// The epoch with the smallest relative error on held-out vectors. Its dictionary is kept only with
+    /// [`TrainConfig::patience`](crate::TrainConfig::patience), because Algorithm 1 has no early stopping.
     pub best_epoch: usize,
-    /// Held-out relative error with each vector's squared error and norm weighted, where weights
+    /// Relative error on held-out vectors, with the squared error and the squared norm of each vector weighted. Only if weights
     /// were given.
     pub heldout_weighted: Option<f64>,
 }
 
-/// How often each atom was picked with a coefficient other than zero.
+/// How often each atom was picked with a nonzero coefficient.
 #[derive(Debug, Clone)]
 pub(crate) struct Usage(pub(crate) Vec<u64>);
 
@@ -121,7 +119,7 @@ impl Usage {
         }
     }
 
-    /// Numbers of the atoms never picked.
+    /// Numbers of the atoms that were never picked.
     pub(crate) fn unused(&self) -> Vec<usize> {
         self.0.iter().enumerate().filter(|&(_, &count)| count == 0).map(|(atom, _)| atom).collect()
     }
@@ -130,7 +128,7 @@ impl Usage {
         self.0.iter().filter(|&&count| count == 0).count()
     }
 
-    /// In bits; 0 if nothing was counted.
+    /// The entropy in bits, or 0 if nothing was counted.
     pub(crate) fn entropy(&self) -> f64 {
         let total = self.0.iter().sum::<u64>() as f64;
         self.0

@@ -1,7 +1,7 @@
-//! `L_div` of [`crate::loss`] with its gradient written out, so that no graph is kept for it.
+//! `L_div` of [`crate::loss`] and its gradient in closed form, so that no autograd graph is needed.
 //!
-//! With `S = Aᵀ A` for atoms `A (N, D)`, the gradient of `(1/N²) ||I - A Aᵀ||_F²` is `(4/N²) (A S - A)`. On the CPU the products are
-//! the codec's, whose bits are the same on every machine.
+//! With `S = Aᵀ A` for atoms `A (N, D)`, the gradient of `(1/N²) ||I - A Aᵀ||_F²` is `(4/N²) (A S - A)`. On the CPU the codec
+//! computes the products, with the same bits on every CPU.
 
 use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply};
 use tch::Tensor;
@@ -49,7 +49,7 @@ fn scatter(atoms: &[f32], count: usize, width: usize) -> Vec<f32> {
     scatter
 }
 
-/// `(N - 2 tr S + ||S||_F²) / N²`; by the definition where there are few atoms, since differences of such sums would cancel.
+/// `(N - 2 tr S + ||S||_F²) / N²`. For few atoms the definition is used, because differences of such sums would cancel.
 fn by_sums(atoms: &[f32], scatter: &[f32], count: usize, width: usize) -> f64 {
     let squared = |x: f32| f64::from(x) * f64::from(x);
     let sum = if count <= width {

@@ -13,7 +13,7 @@ use crate::{
     update::Updater,
 };
 
-/// What one step reports.
+/// The result of one step.
 pub(crate) struct Step {
     /// Sum over the batch of the squared errors before the step, unweighted.
     pub error: f64,
@@ -22,7 +22,7 @@ pub(crate) struct Step {
 
 /// Why a step ended the run.
 pub(crate) enum StepError {
-    /// The loss or an atom is no usable number.
+    /// The loss or the norm of an atom is not a usable number.
     Diverged(String),
     Other(NeuralDictError),
 }
@@ -38,12 +38,12 @@ pub(crate) struct Stepper<'a> {
     config: &'a TrainConfig,
     device: Device,
     selection: Selection,
-    /// The batch, `(B, D)`, and its weights, `(B)`: filled by the caller.
+    /// The batch, `(B, D)`, and its weights, `(B)`. The caller fills both.
     pub rows: Vec<f32>,
     pub weights: Vec<f32>,
-    /// The last step's picks.
+    /// The codes of the last step.
     pub codes: HostCodes,
-    /// The last step's squared errors, `(B)`; only with dead atoms to place.
+    /// The squared errors of the last step, `(B)`. Filled only if dead atoms are replaced.
     pub errors: Vec<f32>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Stepper<'a> {
         }
     }
 
-    /// Replaces `atoms`; leaves the picks in `codes`.
+    /// Updates `atoms` with one batch, and leaves the picks in `codes`.
     pub(crate) fn step(
         &mut self,
         atoms: &mut Tensor,
@@ -152,7 +152,7 @@ impl<'a> Stepper<'a> {
         }
     }
 
-    /// What is left to do once an epoch's batches have been seen.
+    /// Does the remaining work after the batches of an epoch.
     pub(crate) fn end_epoch(&mut self, atoms: &mut Tensor, updater: &mut Updater) -> Result<()> {
         if let Updater::Closed(closed) = updater
             && closed.pending > 0
@@ -162,7 +162,7 @@ impl<'a> Stepper<'a> {
         Ok(())
     }
 
-    /// Keeps the rows' squared errors if dead atoms will want them.
+    /// Keeps the squared errors of the rows if dead atoms will be replaced.
     fn keep_errors(&mut self, residual: &Tensor) -> Result<()> {
         if self.config.dead_atoms == DeadAtoms::Replace {
             let squared = residual.f_detach()?.f_square()?;

@@ -20,8 +20,7 @@ use crate::{
     weights::Weights,
 };
 
-/// Independent streams of the seeded generator, one per purpose, so that changing one draw leaves
-/// the others alone.
+/// Independent streams of the seeded generator, one per purpose. A change to one draw therefore does not change the others.
 #[derive(Clone, Copy)]
 enum Stream {
     KMeansSample,
@@ -32,39 +31,37 @@ enum Stream {
     Start,
 }
 
-/// What a run reads and writes beside its configuration.
+/// The inputs and outputs of a run other than its configuration.
 #[derive(Clone, Copy, Default)]
 pub struct Inputs<'a> {
-    /// Shards to learn from: the layers of one group, all keys or all values.
+    /// Shards to learn from: the layers of one group, either all keys or all values.
     pub train: &'a [&'a Shard],
-    /// Shards that are only ever measured.
+    /// Shards used for measurements only.
     pub heldout: &'a [&'a Shard],
-    /// How much each training head vector counts in the loss: one shard `(T, Hkv, 1)` for each of
-    /// `train`. Weights of mean 1 leave `beta` comparable. k-means does not use them.
+    /// The weight of each training head vector in the loss: one shard `(T, Hkv, 1)` for each shard of `train`. With weights of
+    /// mean 1, `beta` stays comparable. k-means does not use weights.
     pub weights: Option<&'a [&'a Shard]>,
-    /// The same for `heldout`: only measured, in [`Trained::heldout_weighted`].
+    /// The same for `heldout`. These weights are used only for [`Trained::heldout_weighted`].
     pub heldout_weights: Option<&'a [&'a Shard]>,
-    /// Folder for the checkpoint ([`CHECKPOINT`](crate::checkpoint::CHECKPOINT)), which a later call
-    /// with the same configuration and vectors goes on from, and for the batch at which the loss
-    /// diverged ([`DIVERGED`](crate::checkpoint::DIVERGED)). Without, neither is written.
+    /// Folder for two files. One is the checkpoint ([`CHECKPOINT`](crate::checkpoint::CHECKPOINT)), from which a later call with
+    /// the same configuration and vectors continues. The other is the batch at which the loss diverged
+    /// ([`DIVERGED`](crate::checkpoint::DIVERGED)). Without a folder, neither file is written.
     pub folder: Option<&'a Path>,
-    /// Least time between two checkpoints; zero writes one after every step.
+    /// Minimum time between two checkpoints. With zero, one is written after every step.
     pub checkpoint_every: Duration,
 }
 
-/// Learns one dictionary from the vectors of `train`, the shards of one group: all keys or all
-/// values.
+/// Learns one dictionary from the vectors of `train`, the shards of one group: either all keys or all values.
 ///
-/// k-means on a sample, ReNorm, then `epochs` passes in seeded random order; each step picks atoms
-/// with the current dictionary, takes the gradient of `L_MSE + beta L_div`, updates and applies
-/// ReNorm. `heldout` vectors are only ever measured. Memory: the k-means sample and one batch in
+/// Training starts with k-means on a sample and ReNorm. Then it makes `epochs` passes over the vectors in seeded random
+/// order. Each step picks atoms with the current dictionary, takes the gradient of `L_MSE + beta L_div`, updates the atoms
+/// and applies ReNorm. `heldout` vectors are used for measurements only. The memory is the k-means sample and one batch in
 /// f32, four bytes per vector for the order, and `O(N D)`.
 ///
-/// The result depends on the configuration, the vectors and the number of libtorch's threads alone
-/// (on CUDA: up to rounding).
+/// The result depends only on the configuration, the vectors and the number of libtorch's threads (on CUDA: up to rounding).
 ///
 /// # Errors
-/// See [`NeuralDictError`]; each names the group. Nothing is written anywhere.
+/// See [`NeuralDictError`]. Each error names the group. This function writes no files.
 ///
 /// # Example
 /// ```no_run
@@ -92,13 +89,12 @@ pub fn train_group(
 
 /// [`train_group`] with weights and checkpoints.
 ///
-/// A run that goes on from a checkpoint ends with the same bytes as one that was never interrupted,
-/// but for the times in its records. The checkpoint stays in its folder; whoever saved the result
-/// may remove it.
+/// A run that continues from a checkpoint gives the same bytes as a run without interruption, except for the times in its
+/// records. The checkpoint stays in its folder. The caller may remove it after saving the result.
 ///
 /// # Errors
-/// As [`train_group`]; also for weights that do not fit, and for a checkpoint that is damaged or
-/// belongs to another run.
+/// The same as [`train_group`]. Also if weights do not match the vectors, or a checkpoint is damaged or belongs to another
+/// run.
 pub fn train_group_from(
     config: &TrainConfig,
     inputs: &Inputs<'_>,
@@ -108,7 +104,7 @@ pub fn train_group_from(
     let config = &config.clone().resolved();
     let device = resolve_device(&config.device)?;
     let pool = VectorPool::new(inputs.train, config.chunks, "training")?;
-    // Checked together with the first training shard, so that both sides are alike in kind and width.
+    // Checked together with the first training shard, so that both sides have the same kind and width.
     let mixed: Vec<&Shard> = inputs.train.iter().take(1).chain(inputs.heldout).copied().collect();
     VectorPool::new(&mixed, config.chunks, "held-out")?;
     let heldout = VectorPool::new(inputs.heldout, config.chunks, "held-out")?;
@@ -145,11 +141,11 @@ pub fn train_group_from(
     run.train(observer)
 }
 
-/// The vectors that [`train_group`] learns from, `(M, D)` row-major, as [`TrainConfig::vectors`]
-/// limits them and in the order of their numbers' draw: for other trainers to learn from the same.
+/// The vectors that [`train_group`] learns from, `(M, D)` row-major, so that other trainers can learn from the same vectors.
+/// [`TrainConfig::vectors`] limits their number. They are in the order in which their numbers are drawn.
 ///
 /// # Errors
-/// As [`train_group`], for the vectors.
+/// The errors of [`train_group`] about vectors.
 pub fn training_vectors(config: &TrainConfig, train: &[&Shard]) -> Result<Vec<f32>> {
     let pool = VectorPool::new(train, config.chunks, "training")?;
     let mut rows = Vec::new();
@@ -157,7 +153,7 @@ pub fn training_vectors(config: &TrainConfig, train: &[&Shard]) -> Result<Vec<f3
     Ok(rows)
 }
 
-/// Numbers of the vectors trained on.
+/// Numbers of the training vectors.
 fn numbers(config: &TrainConfig, pool: &VectorPool<'_>) -> Vec<u32> {
     match config.vectors {
         0 => pool.numbers(),

@@ -1,4 +1,4 @@
-//! What turns one batch and its codes into new atoms, and its state.
+//! The update rules, which compute new atoms from one batch and its codes, and their state.
 
 use tch::{Device, Tensor};
 
@@ -25,7 +25,7 @@ impl Updater {
         })
     }
 
-    /// Starts over for some atoms.
+    /// Resets the state of some atoms.
     pub(crate) fn forget(&mut self, atoms: &[usize], device: Device) -> Result<()> {
         match self {
             Self::Adam(adam) => adam.forget(atoms, device),
@@ -37,7 +37,7 @@ impl Updater {
     }
 }
 
-/// The vectors that an epoch fitted worst, worst first: the places that dead atoms move to.
+/// The vectors that an epoch fitted worst, worst first. Dead atoms are replaced by them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Worst {
     room: usize,
@@ -49,7 +49,7 @@ impl Worst {
         Self { room, found: Vec::new() }
     }
 
-    /// Takes a batch's squared errors and the vectors' numbers. Equal errors: the lower number.
+    /// Adds the squared errors of a batch and the numbers of its vectors. Among equal errors the lower number comes first.
     pub(crate) fn count(&mut self, errors: &[f32], numbers: &[u32]) {
         if self.room == 0 {
             return;

@@ -1,4 +1,4 @@
-//! How much each vector matters: weights recorded beside the calibration vectors (beyond the paper).
+//! The weight of each vector, recorded together with the calibration vectors (beyond the paper).
 
 use kvcsr_codec::Shard;
 
@@ -15,7 +15,7 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// `shards` hold `(T, Hkv, 1)`, one for each shard of `vectors`, in the same order.
+    /// `shards` contain `(T, Hkv, 1)`, one for each shard of `vectors`, in the same order.
     pub(crate) fn new(
         shards: &[&'a Shard],
         vectors: &[&Shard],
@@ -45,7 +45,7 @@ impl<'a> Weights<'a> {
         Ok(Self { pool: VectorPool::new(shards, 1, what)?, chunks })
     }
 
-    /// Weights of the (chunk) vectors `numbers` of the group's pool.
+    /// Reads the weights of the chunk vectors with the given `numbers` in the group's pool.
     pub(crate) fn gather(&self, numbers: &[u32], weights: &mut Vec<f32>) -> Result<()> {
         let heads: Vec<u32> = numbers.iter().map(|&number| number / self.chunks as u32).collect();
         self.pool.gather(&heads, weights)?;

@@ -1,4 +1,4 @@
-//! PyTorch at the same work, to compare with: its attention, and matching pursuit in batches as its users write it.
+//! PyTorch baselines for comparison: its attention, and batched matching pursuit as PyTorch users write it.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use tch::{Cuda, Device, Kind, Tensor, no_grad};
 use crate::error::{NeuralDictError, Result};
 use crate::pursuit::{orthogonal_codes, select_atoms};
 
-/// Rows that [`TorchPursuit`] codes at a time.
+/// Rows that [`TorchPursuit`] encodes at a time.
 const BATCH: i64 = 2048;
 
-/// Shapes of one decoded token's attention.
+/// The shapes in the attention of one decoded token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
     /// Query heads.
@@ -21,16 +21,16 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
-/// What keys and values are kept in.
+/// The number format of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// 16 bits, 8 of them the exponent.
+    /// 16 bits, with 8 bits of exponent.
     Bf16,
 }
 
-/// `scaled_dot_product_attention` of one query token over exact keys and values, which are random numbers.
+/// `scaled_dot_product_attention` of one query token over uncompressed keys and values. All are random numbers.
 #[derive(Debug)]
 pub struct Sdpa {
     device: Device,
@@ -40,10 +40,10 @@ pub struct Sdpa {
 }
 
 impl Sdpa {
-    /// Makes queries, keys and values of `tokens` tokens on `device`: `cpu`, `cuda:0` or `auto`.
+    /// Creates queries, keys and values of `tokens` tokens on `device`: `cpu`, `cuda:0` or `auto`.
     ///
     /// # Errors
-    /// If the device is not there or libtorch refuses.
+    /// If the device does not exist or libtorch reports an error.
     pub fn new(device: &str, heads: Heads, tokens: usize, precision: Precision) -> Result<Self> {
         let device = crate::resolve_device(device)?;
         let kind = match precision {
@@ -60,10 +60,10 @@ impl Sdpa {
         })
     }
 
-    /// Seconds that it takes once, until the device is done.
+    /// Runs the attention once and returns the seconds until the device has finished.
     ///
     /// # Errors
-    /// If libtorch refuses.
+    /// If libtorch reports an error.
     pub fn seconds(&self) -> Result<f64> {
         no_grad(|| {
             wait(self.device);
@@ -77,10 +77,10 @@ impl Sdpa {
     }
 }
 
-/// Seconds of [`Sdpa`] in bf16, the fastest of `rounds`.
+/// Runs [`Sdpa`] in bf16 `rounds` times and returns the seconds of the fastest run.
 ///
 /// # Errors
-/// Those of [`Sdpa::new`] and [`Sdpa::seconds`].
+/// The same as [`Sdpa::new`] and [`Sdpa::seconds`].
 pub fn sdpa_seconds(device: &str, heads: Heads, tokens: usize, rounds: usize) -> Result<f64> {
     let sdpa = Sdpa::new(device, heads, tokens, Precision::Bf16)?;
     (0..rounds.max(1)).try_fold(f64::INFINITY, |fastest, _| Ok(fastest.min(sdpa.seconds()?)))
@@ -98,7 +98,7 @@ impl TorchPursuit {
     /// Takes `atoms` `(N, width)` of unit length and `rows` `(n, width)`.
     ///
     /// # Errors
-    /// [`NeuralDictError::Config`] for slices that are not whole rows; errors of libtorch.
+    /// [`NeuralDictError::Config`] if the slices are not whole rows. Also errors of libtorch.
     pub fn new(atoms: &[f32], rows: &[f32], width: usize, sparsity: usize) -> Result<Self> {
         if width == 0 || !atoms.len().is_multiple_of(width) || !rows.len().is_multiple_of(width) {
             let reason = format!("{} numbers, and {} of atoms, are not rows of {width}", rows.len(), atoms.len());
@@ -108,10 +108,10 @@ impl TorchPursuit {
         Ok(Self { atoms: matrix(atoms)?, rows: matrix(rows)?, sparsity })
     }
 
-    /// Codes the first `rows` of the rows; the seconds, and the relative squared error of what the codes restore.
+    /// Encodes the first `rows` rows. Returns the seconds, and the relative squared error of the decoded vectors.
     ///
     /// # Errors
-    /// If libtorch refuses.
+    /// If libtorch reports an error.
     pub fn measure(&self, rows: usize, orthogonal: bool) -> Result<(f64, f64)> {
         no_grad(|| {
             let rows = self.rows.f_narrow(0, 0, rows as i64)?;

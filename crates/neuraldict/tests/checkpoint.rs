@@ -1,4 +1,4 @@
-//! A run that is cut off ends with the same bytes, whatever moment it is cut off at.
+//! A run that is interrupted at any moment ends with the same bytes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +27,7 @@ fn run(config: &TrainConfig, shards: [&Shard; 2], folder: &Path, stop: usize) ->
         train_group_from(config, &inputs, &mut |progress| {
             if matches!(progress, Progress::Batch { .. } | Progress::Epoch { .. }) {
                 if left == 0 {
-                    // Unwinds out of the trainer without another word, as a kill would.
+                    // This unwinds out of the trainer without any further action, like a kill.
                     panic::resume_unwind(Box::new("cut off"));
                 }
                 left -= 1;
@@ -61,7 +61,7 @@ fn interrupted_anywhere_it_ends_with_the_same_bytes() {
     ];
     for config in &configs {
         let whole = train_group(config, &[&train], &[&heldout], &mut |_| {}).unwrap();
-        // Eight batches and one record an epoch: before, at and after an epoch's end, and twice.
+        // An epoch has eight batches and one record. The run stops before, at and after the end of an epoch, and twice.
         for stops in [vec![3], vec![8], vec![9, 1, 4], vec![10], vec![20, 2]] {
             let folder = tempfile::tempdir().unwrap();
             for &stop in &stops {
@@ -91,7 +91,7 @@ fn a_checkpoint_of_another_run_or_damaged_is_an_error_that_says_what_to_do() {
     let good = fs::read(&path).unwrap();
     fs::write(&path, &good[..good.len() / 2]).unwrap();
     assert!(refused(&config).contains("remove the file"));
-    // The last bytes belong to some f32 tensor: make them NaN.
+    // The last bytes belong to an f32 tensor. Set them to NaN.
     let mut poisoned = good.clone();
     let end = poisoned.len();
     poisoned[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -122,7 +122,7 @@ fn a_diverging_run_saves_the_batch_and_no_dictionary() {
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("vectors").unwrap().shape(), [125, 16]);
     assert_eq!(file.tensor("atoms").unwrap().shape(), [24, 16]);
-    // The checkpoint that stays is the one before: it has finite atoms only.
+    // The remaining checkpoint is the previous one. It contains finite atoms only.
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }

@@ -1,4 +1,4 @@
-//! Bad input is named: what was found, where, and what to do about it.
+//! Errors for bad input say what was found, where, and what to do.
 
 #![allow(clippy::unwrap_used)]
 
@@ -53,7 +53,7 @@ fn a_missing_device() {
     assert!(matches!(error, NeuralDictError::Device { .. }), "{error}");
 }
 
-/// Overwrites one f16 of a shard's file behind its writer's back.
+/// Overwrites one f16 in the file of a finished shard.
 fn poison(folder: &Path, layer: usize, element: usize, bits: u16) -> Shard {
     drop(good(folder, layer));
     let path = folder.join(format!("key.{layer}.200.safetensors"));

@@ -1,4 +1,4 @@
-//! Both gradient paths of the loss against central differences, in double precision.
+//! Compares both gradient paths of the loss with central differences, in double precision.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,12 +36,12 @@ impl Case {
         let codes = select_atoms(&atoms, &rows, SPARSITY).unwrap();
         let left = unrolled_residual(&atoms, &rows, &codes.indices).unwrap();
         let mse = reconstruction(&left, Reduction::Sum).unwrap().double_value(&[]);
-        // An interior value, so that a missing or doubled diversity term shows.
+        // The value is inside the range, so that a missing or doubled diversity term is visible.
         let beta = beta(mse, diversity(&atoms).unwrap().double_value(&[])).min(0.7);
         Self { atoms, rows, codes, beta }
     }
 
-    /// `L_MSE + beta L_div` with picks (and, off the coefficient path, coefficients) held fixed.
+    /// `L_MSE + beta L_div` with fixed picks. Without the coefficient path, the coefficients are fixed too.
     fn loss(&self, atoms: &Tensor, through_coefficients: bool) -> Tensor {
         let AtomCodes { indices, coefficients } = &self.codes;
         let residual = if through_coefficients {

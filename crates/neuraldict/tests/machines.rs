@@ -1,4 +1,4 @@
-//! The same bits on machines with other instructions: each run is a process that is told to do without some of them.
+//! The bits are the same on CPUs with other instruction sets. Each run is a process that may not use some of them.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,14 +13,14 @@ use kvcsr_neuraldict::config::{GradientPath, Trainer};
 use kvcsr_neuraldict::device::SAME_EVERYWHERE;
 use kvcsr_neuraldict::{TrainConfig, train_group};
 
-/// Set in the processes that train.
+/// This variable is set in the processes that train.
 const CHILD: &str = "KVCSR_TEST_CHILD";
-/// The widest instructions of our kernels.
+/// The widest instructions that our kernels may use.
 const WIDEST: &str = "KVCSR_TEST_WIDEST";
 const MARK: &str = "digest ";
 
-/// What a machine has: the widest instructions of our kernels and of libtorch. Its BLAS, and with it MKL's functions of vectors, is told to
-/// be the same everywhere, as programs do: on Intel's processors training has other bits otherwise.
+/// The simulated CPUs: the widest instructions for our kernels and for libtorch. The BLAS, and with it MKL's vector functions,
+/// is set to give the same bits everywhere, as programs do. Without this setting, training gives other bits on Intel CPUs.
 const MACHINES: [(&str, [Option<&str>; 2]); 4] = [
     ("all that is there", [None, None]),
     ("AVX2", [Some("avx2"), Some("avx2")]),
@@ -28,7 +28,7 @@ const MACHINES: [(&str, [Option<&str>; 2]); 4] = [
     ("AVX2 in our kernels alone", [Some("avx2"), None]),
 ];
 
-/// Channels: enough that a BLAS adds up in another order with wider instructions.
+/// Number of channels. It is large enough that a BLAS adds up in another order with wider instructions.
 const WIDTH: usize = 128;
 
 fn shard(folder: &Path, seed: u64, tokens: usize) -> Shard {
@@ -40,7 +40,7 @@ fn shard(folder: &Path, seed: u64, tokens: usize) -> Shard {
     Shard::open(&path).unwrap()
 }
 
-/// A digest of what every trainer here makes; FNV-1a.
+/// A digest (FNV-1a) of the dictionaries of all configurations.
 fn train() -> u64 {
     let folder = tempfile::tempdir().unwrap();
     let (vectors, heldout) = (shard(folder.path(), 1, 3000), shard(folder.path(), 2, 100));

@@ -1,4 +1,4 @@
-//! Memory of a large group. That of a million vectors is ignored: minutes, and 256 MB of disk.
+//! Memory of a large group. The test with a million vectors is ignored by default: it takes minutes and 256 MB of disk.
 //!
 //! `cargo test --release -p kvcsr-neuraldict --test memory -- --ignored --nocapture`
 
@@ -44,7 +44,7 @@ fn a_million_vectors_of_128_channels_stay_within_the_estimate() {
     let heldout = Shard::open(&heldout_path).unwrap();
 
     let all = TrainConfig { epochs: 1, sparsity: 2, kmeans_iterations: 2, ..TrainConfig::default() };
-    // All vectors once; then the paper's largest dictionary, on as many as its start needs.
+    // The first run uses all vectors. The second uses the paper's largest dictionary, with as many vectors as its start needs.
     let largest =
         TrainConfig { atoms: 16_384, vectors: 32_768, kmeans_sample: 32_768, kmeans_iterations: 1, ..all.clone() };
     let before = anonymous();
@@ -58,7 +58,7 @@ fn a_million_vectors_of_128_channels_stay_within_the_estimate() {
     }
 }
 
-/// A shard of `tokens` tokens of 8 heads, written a block at a time.
+/// A shard of `tokens` tokens with 8 heads, written block by block.
 fn made_up(folder: &std::path::Path, tokens: usize) -> Shard {
     let path = folder.join(format!("{tokens}.safetensors"));
     let header = ShardHeader { layer: 0, kind: Kind::Key, tokens, heads: 8, head_dim: WIDTH, extra: BTreeMap::new() };
@@ -72,7 +72,7 @@ fn made_up(folder: &std::path::Path, tokens: usize) -> Shard {
     Shard::open(&path).unwrap()
 }
 
-/// Runs alone in its process: the test above is ignored.
+/// This test runs alone in its process, because the test above is ignored.
 #[test]
 fn memory_grows_by_the_order_of_vectors_and_not_by_the_vectors() {
     set_threads(1);
@@ -94,14 +94,14 @@ fn memory_grows_by_the_order_of_vectors_and_not_by_the_vectors() {
         peak
     };
     let (few, many) = (made_up(folder.path(), 2000), made_up(folder.path(), 16_000));
-    // Libraries and buffers come with the first run.
+    // Libraries and buffers are allocated in the first run.
     let first = peak(&few);
     let grown = peak(&many).saturating_sub(first);
     let (more, bytes) = (14_000 * 8u64, 4 * WIDTH as u64);
     assert!(grown < more * bytes / 4, "{grown} bytes for {more} more vectors, which take {} as f32", more * bytes);
 
-    // The formula that says how many groups train at once: 60 groups of a million vectors of 128 channels fit 8 GB, one
-    // after the other in any case, and three at a time at the default size.
+    // The formula that decides how many groups are trained in parallel. 60 groups of a million vectors of 128 channels fit 8 GB:
+    // one at a time for every size, and three at a time for the default size.
     let eight = 8u64 << 30;
     for (atoms, at_once) in [(1024, 3), (8192, 1), (16_384, 1)] {
         let config = TrainConfig { atoms, ..TrainConfig::default() };

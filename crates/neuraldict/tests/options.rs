@@ -1,4 +1,4 @@
-//! Options beyond the paper: each does what its name says on vectors with a known structure.
+//! Options beyond the paper. On vectors with a known structure, each option has the effect that its name says.
 
 #![allow(clippy::unwrap_used)]
 
@@ -46,14 +46,14 @@ fn orthogonal_pursuit_in_training_learns() {
     let data = data();
     let trained = run(&TrainConfig { pursuit: Pursuit::Omp, ..small() }, &data);
     assert!(trained.heldout_relative < 0.7 * trained.kmeans_heldout_relative, "{:?}", trained.epochs.last());
-    // Training errors are those of refitted coefficients: below what matching pursuit gives.
+    // The training errors use refitted coefficients, so they are below those of matching pursuit.
     let plain = run(&small(), &data);
     assert!(trained.epochs[1].train_relative < plain.epochs[1].train_relative);
 }
 
 #[test]
 fn dead_atoms_move_to_the_worst_fitted_vectors() {
-    // 3000 vectors near one axis and 40 along another: random starts leave most atoms unused.
+    // 3000 vectors near one axis and 40 along another. Random starts leave most atoms unused.
     let folder = tempfile::tempdir().unwrap();
     let mut vectors = vec![0f32; 3040 * HEAD_DIM];
     for (at, vector) in vectors.chunks_mut(HEAD_DIM).enumerate() {
@@ -82,8 +82,8 @@ fn dead_atoms_move_to_the_worst_fitted_vectors() {
 fn the_curriculum_trains_at_rising_sparsity() {
     let data = data();
     let trained = run(&TrainConfig { curriculum: 0.5, ..small() }, &data);
-    // The first epochs code with fewer atoms, so their training error is larger than the last one's
-    // by more than learning explains.
+    // The first epochs use fewer atoms. Their training error therefore exceeds that of a plain run by more than learning can
+    // explain.
     let plain = run(&small(), &data);
     assert!(trained.epochs[1].train_relative > 1.5 * plain.epochs[1].train_relative);
     assert!(trained.heldout_relative < 0.7 * trained.kmeans_heldout_relative);
@@ -114,7 +114,7 @@ fn the_peers_recipe_learns_slowly_from_noise() {
 #[test]
 fn patience_stops_and_takes_the_best_epoch() {
     let data = data();
-    // A rate that overshoots: the start is the best there ever is.
+    // The rate overshoots, so the start has the smallest error of all epochs.
     let config = TrainConfig { learning_rate: 3.0, patience: 2, epochs: 50, ..small() };
     let trained = run(&config, &data);
     assert!(trained.epochs.len() < 50, "{} epochs", trained.epochs.len());
@@ -150,7 +150,7 @@ fn halves(folder: &Path, tokens: usize, second: f32) -> Shard {
 
 #[test]
 fn weighted_vectors_are_fitted_better_at_the_cost_of_others() {
-    // Two halves with unlike directions, and room for one of them only.
+    // Two halves with different directions, and atoms for only one of them.
     let folder = tempfile::tempdir().unwrap();
     let mut vectors = sparse_vectors(1, 4000);
     vectors[2000 * HEAD_DIM..].iter_mut().enumerate().for_each(|(at, v)| {
@@ -189,7 +189,7 @@ fn even_weights_change_nothing_but_rounding() {
         let inputs = Inputs { train: &train, heldout: &heldout, weights: Some(weights), ..Inputs::default() };
         train_group_from(&small(), &inputs, &mut |_| {})
     };
-    // The shard of weights says layer 0, the vectors layer 3.
+    // The shard of weights has layer 0, the vectors have layer 3.
     let error = run_with(&[&weights]).unwrap_err();
     assert!(matches!(error, NeuralDictError::Weights { .. }) && error.to_string().contains("layer 3"), "{error}");
 

@@ -1,4 +1,4 @@
-//! The same bits on any number of threads of libtorch and of rayon.
+//! The bits are the same for any number of threads of libtorch and of rayon.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,7 +22,7 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
     Vec::<f32>::try_from(tensor.flatten(0, -1)).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
-/// One fresh thread for each count, since libtorch fixes a thread's number at its first call.
+/// Starts a new thread for each count, because libtorch fixes a thread's number of threads at its first call.
 fn on_threads<T: Send>(of: impl Fn() -> T + Sync) -> Vec<T> {
     let each = |count: usize| {
         std::thread::scope(|scope| {

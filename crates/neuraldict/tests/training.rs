@@ -1,4 +1,4 @@
-//! Whole runs on synthetic vectors that really are sparse.
+//! Complete runs on synthetic vectors that are sparse.
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,7 +49,7 @@ fn reported_errors_are_those_of_the_dictionaries() {
         [(&trained.kmeans, trained.kmeans_heldout_relative), (&trained.dictionary, trained.heldout_relative)]
     {
         let encoder = Encoder::new(Arc::new(dictionary.clone()));
-        // The shard rounded the vectors to f16: not more than 1e-3 of the error comes from that.
+        // The shard rounded the vectors to f16. This causes at most 1e-3 of the error.
         let found = reconstruction_error(&encoder, &data.heldout_vectors, 3).unwrap();
         assert!((found.relative - reported).abs() < 2e-3 * reported, "{} {reported}", found.relative);
     }
@@ -85,8 +85,7 @@ fn records_are_complete_and_consistent() {
     let best = &trained.epochs[trained.best_epoch];
     assert!(trained.epochs.iter().all(|record| record.heldout_relative >= best.heldout_relative));
     assert_eq!(trained.epochs[4].heldout_relative, trained.heldout_relative);
-    // The running training error of the last epoch and the held-out error measure the same
-    // distribution.
+    // The training error of the last epoch and the held-out error measure the same distribution.
     let last = &trained.epochs[4];
     assert!((last.train_relative / last.heldout_relative - 1.0).abs() < 0.3, "{last:?}");
 }

@@ -1,4 +1,4 @@
-//! Work of ours beside that of a named peer, as `just bench` measures it.
+//! Our speed compared with that of a named peer, as `just bench` measures it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize};
 pub struct BenchRow {
     /// `encode`, `attend`, `compress` or `threads`.
     pub work: String,
-    /// Its sizes.
+    /// The sizes of the work.
     pub shape: String,
-    /// Ours: a scheme, or a way to encode.
+    /// Our method: a scheme, or an encoder.
     pub ours: String,
-    /// What it is compared with.
+    /// The peer.
     pub peer: String,
-    /// What is counted: `vectors` or `tokens`.
+    /// The unit that is counted: `vectors` or `tokens`.
     pub unit: String,
-    /// Units a second, ours.
+    /// Our speed in units per second.
     pub ours_per_s: f64,
-    /// Units a second, the peer's.
+    /// The peer's speed in units per second.
     pub peer_per_s: f64,
-    /// `ours_per_s / peer_per_s`: above 1 we are faster.
+    /// `ours_per_s / peer_per_s`. Above 1 we are faster.
     pub ratio: f64,
-    /// What the machine allows: see docs/PERFORMANCE.md.
+    /// The limit that the machine sets: see docs/PERFORMANCE.md.
     pub limit: String,
-    /// Share of that limit that ours reaches, if there is one.
+    /// Fraction of that limit that we reach, if there is a limit.
     pub limit_share: Option<f64>,
-    /// Bytes of ours: of a coded vector, or of a cache.
+    /// Our bytes: of a code of one vector, or of a cache.
     pub ours_bytes: Option<f64>,
-    /// Bytes of the peer's.
+    /// The peer's bytes.
     pub peer_bytes: Option<f64>,
-    /// Relative squared error of what ours restores, where vectors are coded.
+    /// Relative squared error of our decoded vectors, if the work encodes vectors.
     pub ours_error: Option<f64>,
-    /// Relative squared error of what the peer's restores.
+    /// Relative squared error of the peer's decoded vectors.
     pub peer_error: Option<f64>,
-    /// The processor, and threads.
+    /// The processor and the number of threads.
     pub machine: String,
     /// The commit of this program.
     pub commit: String,

@@ -1,4 +1,4 @@
-//! The columns of a row, asked of serde, so that no list of names is kept beside the struct.
+//! The columns of a row. They come from serde, so no separate list of names is needed.
 
 use serde::{
     Deserializer, Serialize,
@@ -6,15 +6,15 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// A struct of numbers, texts and names that serde writes and reads. Every such struct is a row.
+/// A struct of numbers, texts and names that serde can write and read. Every such struct is a row.
 pub trait Row: Serialize + DeserializeOwned {}
 
 impl<R: Serialize + DeserializeOwned> Row for R {}
 
-/// The names of a row's fields, in their order; none for what is not a struct.
+/// The names of a row's fields, in their order. Empty if the type is not a struct.
 pub fn names<R: Row>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
-    // The names are all that is wanted: reading stops at them with an error.
+    // Only the names are needed: reading stops with an error when it has them.
     let _ = R::deserialize(Names(&mut names));
     names
 }

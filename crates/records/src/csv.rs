@@ -1,4 +1,4 @@
-//! Rows as CSV (RFC 4180): the names of the fields, then a line for each row. Numbers read back to the last bit; what is not there is
+//! Rows as CSV (RFC 4180): the names of the fields, then one line per row. Numbers are read back exactly. A missing value is
 //! an empty field.
 
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::{
     files,
 };
 
-/// The whole file. No rows give the names of the columns alone.
+/// The content of the file. Without rows it has only the names of the columns.
 ///
 /// # Errors
-/// [`RecordsError::Row`] for a row with a list or a struct among its fields.
+/// [`RecordsError::Row`] for a row with a list or a struct as a field.
 pub fn to_string<R: Row>(rows: &[R]) -> Result<String, RecordsError> {
     let refused = |error: csv::Error| RecordsError::Row { row: std::any::type_name::<R>(), reason: error.to_string() };
     let mut writer = WriterBuilder::new().has_headers(false).from_writer(Vec::new());
@@ -31,15 +31,15 @@ pub fn to_string<R: Row>(rows: &[R]) -> Result<String, RecordsError> {
 /// Writes [`to_string`] to `path` through a temporary file.
 ///
 /// # Errors
-/// Those of [`to_string`] and of [`files::write_text`].
+/// The errors of [`to_string`] and of [`files::write_text`].
 pub fn write<R: Row>(path: &Path, rows: &[R]) -> Result<(), RecordsError> {
     files::write_text(path, &to_string(rows)?)
 }
 
-/// A table without the columns whose name is `left_out`. Lines of any length are taken as they are.
+/// Removes from a table the columns for whose name `left_out` is true. Lines may have any number of fields.
 ///
 /// # Errors
-/// [`RecordsError::Row`] for what is no text.
+/// [`RecordsError::Row`] if the input is not text.
 pub fn without_columns(table: &str, left_out: impl Fn(&str) -> bool) -> Result<String, RecordsError> {
     let refused = |error: csv::Error| RecordsError::Row { row: "a table", reason: error.to_string() };
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(table.as_bytes());
@@ -57,10 +57,10 @@ pub fn without_columns(table: &str, left_out: impl Fn(&str) -> bool) -> Result<S
     String::from_utf8(bytes).map_err(|error| RecordsError::Row { row: "a table", reason: error.to_string() })
 }
 
-/// Reads rows, columns by their names.
+/// Reads rows. Columns are matched by their names.
 ///
 /// # Errors
-/// [`RecordsError::Io`] naming the file, [`RecordsError::Csv`] naming the file, line and column of what is not a row.
+/// [`RecordsError::Io`] with the file; [`RecordsError::Csv`] with the file, line and column that is not part of a row.
 pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, RecordsError> {
     let text = std::fs::read_to_string(path).map_err(RecordsError::io(path))?;
     let mut reader = ReaderBuilder::new().from_reader(text.as_bytes());
@@ -80,7 +80,7 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>, RecordsError> {
         .collect()
 }
 
-/// What is wrong, with the column and its text where one of them is.
+/// Describes the error, with the column and its text if one column is the cause.
 fn reason(error: &csv::Error, found: &StringRecord, names: &StringRecord) -> String {
     match error.kind() {
         ErrorKind::UnequalLengths { expected_len, len, .. } => format!("expected {expected_len} fields, found {len}"),

@@ -1,8 +1,8 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::{io, path::PathBuf};
 
-/// What can go wrong when rows are written or read.
+/// Errors of writing or reading rows.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
     /// A file could not be read or written.
@@ -30,25 +30,25 @@ pub enum RecordsError {
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         reason: String,
     },
-    /// A line of a journal does not belong there.
+    /// A line of a journal is not allowed there.
     #[error("{}:{line}: {reason}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// What is wrong with the line.
         reason: String,
     },
-    /// A struct has fields that no column of a table holds.
+    /// A struct has fields that a table column cannot hold.
     #[error("{row} is not a row of a table: {reason}; fields are numbers, texts and names")]
     Row {
         /// The type.
         row: &'static str,
-        /// What was refused.
+        /// The reason.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Files that are whole or not there, and rows as JSON lines.
+//! Writes files completely or not at all, and rows as JSON lines.
 
 use std::{
     fs::{self, File},
@@ -11,11 +11,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::RecordsError;
 
-/// Runs `write` on a temporary file beside `path`, makes sure that it is on disk, and renames it to `path`: a killed run leaves no
-/// half-written file under its final name. The folder is made if it is missing; the temporary file is removed if `write` fails.
+/// Runs `write` on a temporary file in the folder of `path`, syncs the file to disk, and renames it to `path`. A killed run
+/// therefore leaves no incomplete file under the final name. The folder is created if it is missing. The temporary file is
+/// removed if `write` fails.
 ///
 /// # Errors
-/// That of `write`, or [`RecordsError::Io`].
+/// The error of `write`, or [`RecordsError::Io`].
 pub fn replace<E: From<RecordsError>>(
     path: &Path,
     write: impl FnOnce(&mut AtomicFile) -> Result<(), E>,
@@ -31,15 +32,15 @@ pub fn replace<E: From<RecordsError>>(
 /// Writes `text` to `path` through a temporary file.
 ///
 /// # Errors
-/// [`RecordsError::Io`] naming the file.
+/// [`RecordsError::Io`] with the file.
 pub fn write_text(path: &Path, text: &str) -> Result<(), RecordsError> {
     replace(path, |file| file.write_all(text.as_bytes()).map_err(RecordsError::io(path)))
 }
 
-/// Reads one JSON object per line; blank lines are skipped.
+/// Reads one JSON object per line and skips blank lines.
 ///
 /// # Errors
-/// [`RecordsError::Io`] naming the file, [`RecordsError::Json`] naming the file and line of what is not a row.
+/// [`RecordsError::Io`] with the file; [`RecordsError::Json`] with the file and the line that is not a row.
 pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RecordsError> {
     let file = File::open(path).map_err(RecordsError::io(path))?;
     let mut rows = Vec::new();
@@ -56,7 +57,7 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RecordsErr
 /// Writes one JSON object per line, through a temporary file.
 ///
 /// # Errors
-/// [`RecordsError::Io`] naming the file, [`RecordsError::Json`] for a row that JSON cannot hold.
+/// [`RecordsError::Io`] with the file; [`RecordsError::Json`] for a row that JSON cannot represent.
 pub fn write_jsonl<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), RecordsError> {
     replace(path, |file| {
         for (index, row) in rows.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Rows on disk as they are made, by a stage that may be killed and go on.
+//! Rows that are written to disk as they are made, by a stage that may be killed and continued.
 
 use std::{
     collections::HashSet,
@@ -13,10 +13,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::RecordsError;
 
-/// A file of JSON lines to which a running stage appends its rows, each known by a key.
+/// A file of JSON lines to which a running stage appends its rows. Each row is identified by a key.
 ///
-/// What was appended is on disk. A run that goes on after a kill finds the rows of the one before, without a last line that was
-/// cut off in writing, and asks [`Journal::contains`] what is left to do.
+/// Appended rows are on disk. After a kill, a new run finds the rows of the previous run, without a last line that was cut
+/// off. It asks [`Journal::contains`] which rows are still missing.
 ///
 /// ```
 /// use kvcsr_records::{Journal, MemoryPoint};
@@ -36,21 +36,21 @@ pub struct Journal<R, K> {
 }
 
 impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
-    /// Opens the file `path`, with its folder, or makes them; returns the rows that are there.
+    /// Opens the file `path`, or creates it and its folder. Returns the rows that it already holds.
     ///
     /// # Errors
-    /// [`RecordsError::Io`]; [`RecordsError::Json`] and [`RecordsError::Line`], with the line's number, for what is not a row or
-    /// repeats a key.
+    /// [`RecordsError::Io`]. [`RecordsError::Json`] and [`RecordsError::Line`], with the line's number, for a line that is not a
+    /// row or that repeats a key.
     pub fn open(path: &Path, key: fn(&R) -> K) -> Result<(Self, Vec<R>), RecordsError> {
         Self::open_checked(path, key, |_, repeats| {
             if repeats { Err("the same row stands on an earlier line already".to_owned()) } else { Ok(()) }
         })
     }
 
-    /// As [`Journal::open`], with a check of its own: `check` is given each row, and whether it repeats a key.
+    /// Does the same as [`Journal::open`] with another check. `check` gets each row, and whether the row repeats a key.
     ///
     /// # Errors
-    /// As [`Journal::open`]; [`RecordsError::Line`] with what `check` says.
+    /// The same as [`Journal::open`], and [`RecordsError::Line`] with the text that `check` returns.
     pub fn open_checked(
         path: &Path,
         key: fn(&R) -> K,
@@ -89,24 +89,24 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
         Ok((Self { path: path.to_owned(), key, done }, rows))
     }
 
-    /// Whether a row of this key is there.
+    /// Whether the journal has a row with this key.
     pub fn contains(&self, key: &K) -> bool {
         self.done.contains(key)
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends a row, makes sure that it is on disk, and returns it as [`Journal::open`] will: a number that is written and read may
-    /// differ in its last digit.
+    /// Appends a row, makes sure that it is on disk, and returns it as [`Journal::open`] will read it. A number may differ in
+    /// its last digit after it was written and read.
     ///
     /// # Errors
-    /// [`RecordsError::Io`], [`RecordsError::Json`] for a row that JSON cannot hold.
+    /// [`RecordsError::Io`], or [`RecordsError::Json`] for a row that JSON cannot represent.
     pub fn append(&mut self, row: &R) -> Result<R, RecordsError> {
         let line = self.done.len() + 1;
-        // First: a number that JSON cannot hold would keep the file from being opened again.
+        // Do this first: with a number that JSON cannot represent, the file could not be opened again.
         let read = serde_json::to_vec(row).and_then(|text| serde_json::from_slice(&text));
         let read = read.map_err(|source| RecordsError::Json { path: self.path.clone(), line, source })?;
         self.append_all(std::slice::from_ref(row))?;
@@ -116,7 +116,7 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
     /// Appends rows in one write and makes sure that they are on disk.
     ///
     /// # Errors
-    /// As [`Journal::append`].
+    /// The same as [`Journal::append`].
     pub fn append_all(&mut self, rows: &[R]) -> Result<(), RecordsError> {
         let mut lines = Vec::new();
         for row in rows {
@@ -128,7 +128,7 @@ impl<R: Serialize + DeserializeOwned, K: Eq + Hash> Journal<R, K> {
             })?;
             lines.push(b'\n');
         }
-        // Opened for each write: a stage may keep hundreds of journals.
+        // The file is opened for each write, because a stage may have hundreds of journals.
         let write = || {
             let mut file = File::options().append(true).open(&self.path)?;
             file.write_all(&lines)?;
@@ -165,7 +165,7 @@ mod tests {
         journal.append_all(&[point(2), point(3)]).unwrap();
         let whole = fs::read(&path).unwrap();
 
-        // Killed in the midst of the last row, or of its line end.
+        // The run is killed while it writes the last row, or the end of its line.
         for cut in [20, 1] {
             fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let (mut journal, left) = open(&path).unwrap();

@@ -1,18 +1,18 @@
-//! Rows: what the pipeline measures, one struct for each table.
+//! Rows: the measurements of the pipeline, one struct per table.
 //!
-//! A row is written down once. serde takes it to a line of JSON ([`files`]) and to a line of CSV ([`csv`]) and back, and
-//! `kvcsr_report::tables` takes it to a data frame and to Parquet. The fields of a row are numbers, texts and names; lists are texts.
-//! So a new column is a new field, and nothing else.
+//! Each row type is defined once. With serde a row is written as a line of JSON ([`files`]) or of CSV ([`csv`]) and read
+//! back. `kvcsr_report::tables` converts rows to data frames and to Parquet. The fields of a row are numbers, texts and
+//! names; a list is written as a text. To add a column, add a field. Nothing else has to change.
 //!
 //! | module | rows |
 //! |---|---|
 //! | [`journal`] | the file to which a running stage appends rows |
-//! | [`heldout`] | a held-out document under a scheme, a scheme over documents, and where far tokens begin |
+//! | [`heldout`] | one held-out document under one scheme, one scheme over documents, and the threshold of far tokens |
 //! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
-//! | [`vectors`] | what notebooks show of codes: patterns, usage, coefficients, points in a plane |
+//! | [`vectors`] | data about codes for notebooks: patterns, usage, coefficients, points in a plane |
 //! | [`memory`] | bytes by length, and sweeps |
-//! | [`mod@bench`] | speed beside named peers |
+//! | [`mod@bench`] | speed compared with named peers |
 //!
 //! ```
 //! use kvcsr_records::{MemoryPoint, csv};

@@ -9,55 +9,55 @@ use kvcsr_codec::Footprint;
 pub struct MemoryPoint {
     /// The model.
     pub model: String,
-    /// The scheme. Its ending ` with dictionaries` marks lines that count dictionaries and online atoms.
+    /// The scheme. The suffix ` with dictionaries` marks lines that include dictionaries and online atoms.
     pub scheme: String,
     /// Sequence length.
     pub tokens: usize,
-    /// Bytes, keys and values of all layers.
+    /// Bytes of the keys and values of all layers.
     pub bytes: u64,
 }
 
-/// A prompt kept as a file.
+/// A prompt that is stored as a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RestFileRow {
     /// The document.
     pub document: String,
-    /// Most tokens of the prompt.
+    /// Maximum number of tokens of the prompt.
     pub context: usize,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub tokens: usize,
-    /// Bits per channel that were asked for.
+    /// Requested bits per channel.
     pub bits: f64,
     /// Bytes of the file.
     pub file_bytes: usize,
     /// Bytes of the same keys and values in f16.
     pub f16_bytes: usize,
-    /// Time of the exact prefill, in milliseconds.
+    /// Time of the uncompressed prefill, in milliseconds.
     pub prefill_ms: f64,
-    /// Time to code and write, in milliseconds.
+    /// Time to encode and write, in milliseconds.
     pub write_ms: f64,
-    /// Time to open, check and restore, in milliseconds.
+    /// Time to open, check and decode, in milliseconds.
     pub restore_ms: f64,
 }
 
-/// What one scheme's cache takes for one model's shape at one length, by formula. Bytes are those of all sequences and layers.
+/// Bytes of one scheme's cache for one model's shape at one length, by formula. Bytes are those of all sequences and layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FootprintRow {
     /// The shape's name.
     pub model: String,
     /// The scheme.
     pub scheme: String,
-    /// Tokens of every sequence.
+    /// Number of tokens of each sequence.
     pub tokens: usize,
-    /// Sequences.
+    /// Number of sequences.
     pub batch: usize,
-    /// Bits per channel by the method's own count.
+    /// Bits per channel as the method itself counts them.
     pub nominal_bits: f64,
     /// Bits per channel from every byte of the sequences.
     pub measured_bits: f64,
-    /// All bytes: the sum of the parts that follow.
+    /// All bytes: the sum of the following parts.
     pub total: usize,
-    /// Indices of atoms.
+    /// Atom indices.
     pub indices: usize,
     /// Sparse coefficients.
     pub coefficients: usize,
@@ -67,26 +67,26 @@ pub struct FootprintRow {
     pub scales: usize,
     /// Lengths of rows.
     pub row_lengths: usize,
-    /// Keys and values kept exactly.
+    /// Uncompressed keys and values.
     pub dense: usize,
-    /// Sinks and recent tokens.
+    /// Uncompressed first tokens (sinks) and recent tokens.
     pub window: usize,
     /// Atoms sampled from the prompt.
     pub online_atoms: usize,
     /// Atoms taken from outliers.
     pub guard: usize,
-    /// Outlying values and their positions.
+    /// Outliers and their positions.
     pub outliers: usize,
     /// Low-rank factors and bases.
     pub low_rank: usize,
-    /// Tables that make coding fast.
+    /// Tables that make encoding fast.
     pub tables: usize,
-    /// Bytes of offline dictionaries in f16, once for all sequences; neither in `total` nor in `measured_bits`.
+    /// Bytes of the offline dictionaries in f16, once for all sequences. Not included in `total` or `measured_bits`.
     pub dictionaries: usize,
 }
 
 impl FootprintRow {
-    /// A row of `scheme` on `model` with the parts of `footprint`; the other figures are zero.
+    /// A row for `scheme` on `model` with the parts of `footprint`. The other numbers are zero.
     pub fn of(model: &str, scheme: &str, footprint: &Footprint) -> Self {
         let Footprint {
             indices,
@@ -130,13 +130,13 @@ impl FootprintRow {
 /// One scheme at one point of a sweep, over all held-out documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepRow {
-    /// The swept parameters and their values, `train.atoms = 512`.
+    /// The swept parameters and their values, for example `train.atoms = 512`.
     pub point: String,
-    /// The scheme with its dictionaries.
+    /// The scheme, including its dictionaries.
     pub scheme: String,
     /// Bits per channel by the paper's formula, codes only.
     pub nominal_bits: f64,
-    /// Bits per channel from every byte that the documents' caches hold.
+    /// Bits per channel from every byte that the caches of the documents hold.
     pub measured_bits: f64,
     /// Bytes of offline dictionaries, shared by all documents.
     pub shared_bytes: usize,
@@ -144,8 +144,8 @@ pub struct SweepRow {
     pub perplexity: f64,
     /// Mean KL to the uncompressed model per scored token, in nats.
     pub kl: f64,
-    /// Far-context recovery: 0 as deleting the far context, 1 as the exact cache; none where no position is far.
+    /// Far-context recovery: 0 for deletion of the far context, 1 for the uncompressed cache. None if no position is far.
     pub recovery: Option<f64>,
-    /// Scored tokens whose most likely token is the uncompressed model's, in percent.
+    /// Percentage of the scored tokens whose most likely token is that of the uncompressed model.
     pub top1_percent: f64,
 }

@@ -1,4 +1,4 @@
-//! Training of dictionaries: its epochs, what they restore, which layers share one, and what changes it.
+//! Training of dictionaries: epochs, reconstruction errors, which layers share a dictionary, and ablations.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub struct ReconstructionRow {
     pub layer: usize,
     /// Keys or values.
     pub kind: Kind,
-    /// Where the dictionary came from.
+    /// How the dictionary was made.
     pub dictionary: DictionarySource,
     /// Matching-pursuit steps per chunk, the paper's `s`.
     pub sparsity: usize,
@@ -21,27 +21,28 @@ pub struct ReconstructionRow {
     pub relative: f64,
     /// Mean over vectors of `|x - x'|^2`.
     pub mse: f64,
-    /// Vectors measured.
+    /// Number of vectors measured.
     pub vectors: usize,
 }
 
 impl ReconstructionRow {
-    /// The `n` of CSR-n that this row's kind has under the paper's rule: keys use `(n, 1)`, values `(n / 2, 2)`, so `sparsity * chunks`.
+    /// The `n` of CSR-n for this row. By the paper's rule keys use `(n, 1)` and values `(n / 2, 2)`, so `n` is
+    /// `sparsity * chunks`.
     pub fn level(&self) -> usize {
         self.sparsity * self.chunks
     }
 }
 
-/// The fewest bits that a layer's vectors can take for an error, as far as second moments tell.
+/// A lower bound on the bits that a layer's vectors need for a given error, computed from their second moments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CeilingRow {
-    /// The layer, counted from 0; the first one of two.
+    /// The layer, counted from 0. For two layers, the first one.
     pub layer: usize,
     /// `keys`, `values`, or `keys and values`.
     pub vectors: String,
-    /// What is transformed together.
+    /// Which channels are transformed together.
     pub together: String,
-    /// Squared error as a share of the variance.
+    /// Squared error as a fraction of the variance.
     pub error: f64,
     /// Bits per channel.
     pub bits: f64,
@@ -54,10 +55,10 @@ pub struct EpochRow {
     pub group: String,
     /// Keys or values.
     pub kind: Kind,
-    /// The merged layers; in files a text like `3 4 5`.
+    /// The merged layers. In files they are a text like `3 4 5`.
     #[serde(with = "layers")]
     pub layers: Vec<usize>,
-    /// The epoch; 0 is the state before training, if it was measured.
+    /// The epoch. 0 is the state before training, if it was measured.
     pub epoch: usize,
     /// `L_MSE` per vector.
     pub mse: f64,
@@ -71,18 +72,19 @@ pub struct EpochRow {
     pub heldout_relative: f64,
     /// Atoms that no training vector used in this epoch.
     pub dead_atoms: usize,
-    /// Entropy of the atoms' usage, in nats; `ln N` when all are used alike.
+    /// Entropy of the atoms' usage, in bits. It is `log2 N` if all atoms are used equally often.
     pub usage_entropy: f64,
     /// Wall time of the epoch.
     pub seconds: f64,
 }
 
-/// `[3, 4, 5]` as `3 4 5`.
+/// Writes `[3, 4, 5]` as `3 4 5`.
 pub fn spaced(layers: &[usize]) -> String {
     layers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// Layers in files: written as a text, which is one field of a table; read as a text or as the list of older files.
+/// Layers in files. They are written as a text, which is one field of a table. They are read from a text, or from the list
+/// of older files.
 mod layers {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -112,18 +114,19 @@ mod layers {
     }
 }
 
-/// How far apart the spaces of two layers are.
+/// The divergence between the vectors of two layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DivergenceRow {
     /// Keys or values.
     pub kind: Kind,
     /// The layer.
     pub layer: usize,
-    /// The layer it is compared with.
+    /// The layer that `layer` is compared with.
     pub other: usize,
-    /// Number of the group that `layer` was put in.
+    /// Number of the group of `layer`.
     pub group: usize,
-    /// Jensen-Shannon divergence in nats, 0 to ln 2. Of a layer with itself: that of two halves of its vectors, the noise floor.
+    /// Jensen-Shannon divergence in nats, from 0 to ln 2. For a layer with itself: the divergence of two halves of its vectors,
+    /// which is the noise floor.
     pub divergence: f64,
 }
 
@@ -131,30 +134,30 @@ pub struct DivergenceRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AblationRow {
-    /// The comparison: `table3`, `options`, `merged`, or `peers` for other projects' learners.
+    /// The comparison: `table3`, `options`, `merged`, or `peers` for the dictionary learning of other projects.
     pub section: String,
-    /// What was varied: the option, or how layers were merged. `neuraldict` for the paper's method.
+    /// What was varied: the option, or how layers were merged. `neuraldict` is the paper's method.
     pub name: String,
     /// The layer whose held-out vectors were measured.
     pub layer: usize,
     /// Keys or values.
     pub kind: Kind,
-    /// `N`.
+    /// Number of atoms, `N`.
     pub atoms: usize,
-    /// `s`, per chunk.
+    /// Sparsity per chunk, `s`.
     pub sparsity: usize,
-    /// `s_n`.
+    /// Number of chunks, `s_n`.
     pub chunks: usize,
-    /// Vectors (chunks) that the dictionary was trained on.
+    /// Number of vectors (chunks) that the dictionary was trained on.
     pub vectors: usize,
-    /// Passes over them; 0 for a start that was not trained.
+    /// Number of passes over them. 0 for a start that was not trained.
     pub epochs: usize,
-    /// `sum |x - x'|^2 / sum |x|^2` over held-out vectors, by matching pursuit.
+    /// `sum |x - x'|^2 / sum |x|^2` over held-out vectors, encoded by matching pursuit.
     pub relative: f64,
-    /// Mean over held-out (chunk) vectors of `|x - x'|^2`: the paper's unit.
+    /// Mean of `|x - x'|^2` over held-out (chunk) vectors, the unit of the paper.
     pub mse: f64,
-    /// `relative` with both sums weighted by the attention vectors get, where it was recorded.
+    /// `relative` with both sums weighted by the attention that the vectors get, if that was recorded.
     pub weighted: Option<f64>,
-    /// Wall time of training on one thread, in seconds. Other work may share the machine.
+    /// Wall time of training on one thread, in seconds. Other programs may have used the machine too.
     pub seconds: f64,
 }

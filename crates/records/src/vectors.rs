@@ -1,4 +1,4 @@
-//! What notebooks show of codes, and vectors as points in a plane.
+//! Data about codes for notebooks, and vectors as points in a plane.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct PatternRow {
     pub chunk: usize,
     /// The atom.
     pub atom: usize,
-    /// Atoms of the dictionary.
+    /// Number of atoms of the dictionary.
     pub atoms: usize,
     /// Its coefficient.
     pub coefficient: f32,
@@ -34,41 +34,41 @@ pub struct UsageRow {
     pub kind: Kind,
     /// The atom.
     pub atom: usize,
-    /// Times that it was picked.
+    /// How often the atom was picked.
     pub uses: usize,
 }
 
-/// How often coefficients of a size are picked at one step of pursuit.
+/// How often coefficients of a size are picked in one step of matching pursuit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoefficientRow {
     /// The layer, counted from 0.
     pub layer: usize,
     /// Keys or values.
     pub kind: Kind,
-    /// The step of pursuit that picked the atom, from 1.
+    /// The step of matching pursuit that picked the atom, from 1.
     pub step: usize,
-    /// Lower end of the bin: coefficient over the length of the vector that it codes, -1 to 1.
+    /// Lower end of the bin, from -1 to 1. Values are coefficients divided by the length of the encoded vector.
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// Share of the step's coefficients that lie in the bin.
+    /// Fraction of the step's coefficients that are in the bin.
     pub share: f64,
 }
 
-/// One vector's point.
+/// A vector as a point.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScatterRow {
-    /// The panel it stands in, and that panel's heading.
+    /// The panel that shows the point, and the heading of that panel.
     pub panel: String,
-    /// What it is coloured by: the number of the prompt, or of the group of positions.
+    /// The group that sets the colour: the number of the prompt, or of the group of positions.
     pub group: usize,
-    /// The group in words.
+    /// The name of the group.
     pub label: String,
     /// Coordinate along the first principal component of the panel's vectors.
     pub x: f64,
-    /// Along the second.
+    /// Coordinate along the second principal component.
     pub y: f64,
-    /// Share of the panel's variance that lies in the plane.
+    /// Fraction of the panel's variance that is in the plane.
     pub variance: f64,
 }

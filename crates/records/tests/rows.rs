@@ -1,4 +1,4 @@
-//! The rows' JSON is a contract with files already written.
+//! The JSON of the rows must stay compatible with existing files.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -15,16 +15,16 @@ mod merged;
 
 pub use merged::{merged_markdown, merged_verdict};
 
-/// [`AblationRow::section`] of other projects' dictionary learning on the vectors of the options.
+/// [`AblationRow::section`] for the dictionary learning of other projects, on the same vectors as the options.
 pub const PEERS: &str = "peers";
 
-/// `N` of the paper's Table 3, shown with empty cells where they were not run; so are its `s` and `s_n`.
+/// The `N` of the paper's Table 3. Cells that were not run are empty. The next two constants are its `s` and `s_n`.
 const PAPER_ATOMS: [usize; 2] = [8192, 16_384];
 const PAPER_SPARSITY: [usize; 2] = [4, 8];
 const PAPER_CHUNKS: [usize; 3] = [1, 2, 4];
 
-/// Table 3: a row for each `N` and `s`, a column for each kind and `s_n`, the mean over layers of the
-/// held-out MSE and, in brackets, of the relative error. Empty cells were not run.
+/// Table 3: one row for each `N` and `s`, and one column for each kind and `s_n`. A cell is the mean over layers of the
+/// held-out MSE and, in brackets, of the relative error. Cells that were not run are empty.
 pub fn table3_markdown(rows: &[AblationRow]) -> String {
     let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "table3").collect();
     let atoms = sorted(rows.iter().map(|row| row.atoms).chain(PAPER_ATOMS));
@@ -50,7 +50,7 @@ pub fn table3_markdown(rows: &[AblationRow]) -> String {
     table.into_text()
 }
 
-/// Which cells of Table 3 there are, and which of the paper's sizes there are not, as sentences.
+/// Sentences that say which cells of Table 3 were run, and which of the paper's sizes were not.
 pub fn coverage(rows: &[AblationRow]) -> String {
     let rows: Vec<&AblationRow> = rows.iter().filter(|row| row.section == "table3").collect();
     let run = |of: fn(&AblationRow) -> usize| sorted(rows.iter().map(|row| of(row)));
@@ -84,13 +84,12 @@ fn joined(values: &[usize]) -> String {
     values.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The trainer options: a row each, in the order of appearance, with the mean over layers for keys
-/// and for values.
+/// The trainer options: one row per option, in order of first appearance, with the mean over layers for keys and for values.
 pub fn options_markdown(rows: &[AblationRow]) -> String {
     trainers(&rows.iter().filter(|row| row.section == "options").collect::<Vec<_>>())
 }
 
-/// The same where the peers were run: their rows, and those of the options on the same layers. Empty without peers.
+/// The rows of the peers, and those of the options on the same layers. Empty if no peers were run.
 pub fn peers_markdown(rows: &[AblationRow]) -> String {
     let theirs = sorted(rows.iter().filter(|row| row.section == PEERS).map(|row| row.layer));
     if theirs.is_empty() {

@@ -1,4 +1,5 @@
-//! From rows to what tables and figures say about a scheme. Sums run in the rows' order, so equal files give equal bits.
+//! Computes from rows what tables and figures show about a scheme. Sums are in the order of the rows, so equal files give equal
+//! bits.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,19 +13,20 @@ use crate::group::Group;
 pub use crate::group::Statistics;
 use crate::grouping::{distinct, grouped};
 
-/// Summaries over all documents without intervals, one per (scheme, dictionary) and context.
+/// Summaries over all documents without intervals, one per pair of scheme and dictionary and per context.
 ///
 /// # Errors
-/// [`ReportError::Duplicate`] for a document that is counted twice.
+/// [`ReportError::Duplicate`] if a document occurs twice.
 pub fn overall(rows: &[HeldoutRow]) -> Result<Vec<SchemeSummary>, ReportError> {
     let all = summarise(rows, Statistics::MEANS)?;
     Ok(all.into_iter().filter(|summary| summary.domain == ALL).collect())
 }
 
-/// Summaries of every scheme: by context, the shortest first; within it [`ALL`] first, then every domain, in order of appearance.
+/// Summaries of every scheme. They are sorted by context, the shortest first. Within a context [`ALL`] comes first, then every
+/// domain, in order of first appearance.
 ///
 /// # Errors
-/// [`ReportError::Duplicate`] for a document that is counted twice.
+/// [`ReportError::Duplicate`] if a document occurs twice.
 pub fn summarise(rows: &[HeldoutRow], statistics: Statistics) -> Result<Vec<SchemeSummary>, ReportError> {
     let mut seen = HashSet::new();
     for row in rows {
@@ -109,14 +111,15 @@ fn summary(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Sche
     }
 }
 
-/// Pairs summaries of the same place and scheme by their KL. Schemes with only one of the two dictionaries have no pair.
+/// Pairs summaries of the same place and scheme and compares their KL. A scheme with only one of the two dictionaries has no
+/// pair.
 pub fn compare_heldout(summaries: &[SchemeSummary]) -> Vec<Comparison> {
     pairs(summaries, |s| s.dictionary, |s| (s.context, s.domain.clone(), s.scheme.clone()))
         .map(|(own, kmeans)| Comparison::new(own.domain.clone(), own.scheme.clone(), "KL", own.kl, kmeans.kl))
         .collect()
 }
 
-/// Pairs reconstruction rows of the same layer, kind, sparsity and chunks by their relative error.
+/// Pairs reconstruction rows of the same layer, kind, sparsity and chunks and compares their relative errors.
 pub fn compare_reconstruction(rows: &[ReconstructionRow]) -> Vec<Comparison> {
     pairs(rows, |r| r.dictionary, |r| (r.layer, r.kind, r.sparsity, r.chunks))
         .map(|(own, kmeans)| {
@@ -126,7 +129,7 @@ pub fn compare_reconstruction(rows: &[ReconstructionRow]) -> Vec<Comparison> {
         .collect()
 }
 
-/// The comparisons that NeuralDict does not win. A report lists them rather than averaging them away.
+/// The comparisons in which NeuralDict is not better. A report lists them, so that a mean does not hide them.
 pub fn not_better(comparisons: &[Comparison]) -> Vec<&Comparison> {
     comparisons.iter().filter(|comparison| !comparison.neuraldict_wins).collect()
 }
@@ -213,7 +216,7 @@ mod tests {
         assert!((all.kl - (0.1 + 0.45) / 2.0).abs() < 1e-12, "{}", all.kl);
         assert!((all.ppl - ((1.0 + 3.0) / 2.0_f64).exp()).abs() < 1e-12);
         assert!((all.measured_bits - 1.5).abs() < 1e-15 && (all.encode_ms - 50.0).abs() < 1e-12);
-        // Sums over far tokens, not means of ratios: 1 - ((1 + 3) / 2) / 4.
+        // The ratio of sums over far tokens, not a mean of ratios: 1 - ((1 + 3) / 2) / 4.
         assert!((all.recovery.unwrap() - 0.5).abs() < 1e-12);
         assert_eq!((all.decode_ms_per_token, all.ppl_ratio, all.recovery_low), (Some(4.0), None, None));
         // 50 bytes over 8 channels and 100 tokens.
@@ -254,7 +257,8 @@ mod tests {
         let summaries = summarise(&rows, statistics).unwrap();
         let own = |domain: &str| summaries.iter().find(|s| s.domain == domain && s.scheme == "csr-4").unwrap();
         assert!((own(ALL).ppl_ratio.unwrap() - 1f64.exp()).abs() < 1e-9);
-        // One nat a token in both documents: no spread. A single document shows none, and with it no mean over domains does.
+        // One nat per token in both documents, so there is no spread. A single document gives no interval. The mean over
+        // domains then has none either.
         assert!((own("code").ppl_ratio_high.unwrap() - 1f64.exp()).abs() < 1e-9);
         assert_eq!((own("wiki").ppl_ratio_high, own(ALL).ppl_ratio_high), (None, None));
     }
@@ -263,7 +267,7 @@ mod tests {
     fn losses_to_kmeans_are_listed_ties_included() {
         let mut rows = three_documents();
         rows.truncate(2);
-        // k-means ties on wiki (0.1) and is worse on code (0.45).
+        // k-means is equal on wiki (0.1) and worse on code (0.45).
         for (index, kl_sum) in [(0, 1.0), (1, 9.0)] {
             rows.push(HeldoutRow { dictionary: DictionarySource::KMeans, kl_sum, ..rows[index].clone() });
         }

@@ -1,7 +1,8 @@
-//! Axes and panels: plain frames with light grids, linear or logarithmic, with units in their titles.
+//! Axes and panels: plain frames with light grids, linear or logarithmic scales, and units in the titles.
 //!
-//! plotters' own chart builder fixes the scale of an axis in its type and hands out no pixel positions for labels; these figures choose
-//! the scale from the data and place labels at the lines, so they map values to units themselves and leave strokes and glyphs to plotters.
+//! The chart builder of plotters fixes the scale of an axis in its type, and does not give pixel positions for labels. These
+//! figures choose the scale from the data and place labels at the lines. This module therefore maps values to units itself, and
+//! plotters only draws strokes and glyphs.
 
 use plotters::prelude::DrawingBackend;
 
@@ -24,7 +25,7 @@ pub enum Scale {
 /// One axis: a range, ticks and a title with its unit.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// Title, with the unit where there is one.
+    /// Title, with the unit if there is one.
     pub title: String,
     scale: Scale,
     low: f64,
@@ -40,15 +41,15 @@ impl Axis {
         Self { title: title.to_owned(), scale: Scale::Linear, low, high, ticks }
     }
 
-    /// A linear axis over whole numbers (layers, epochs): ticks at integers only.
+    /// A linear axis for whole numbers (layers, epochs). It has ticks at integers only.
     pub fn counted(title: &str, low: usize, high: usize) -> Self {
         let mut axis = Self::linear(title, low as f64, high.max(low + 1) as f64);
         axis.ticks.retain(|(at, _)| at.fract() == 0.0);
         axis
     }
 
-    /// A logarithmic axis that holds all positive `values` with a margin. Values that are not positive have no place on it and are ignored;
-    /// without any value it runs from 0.1 to 1.
+    /// A logarithmic axis that holds all positive `values` with a margin. Other values are ignored. Without positive values it runs
+    /// from 0.1 to 1.
     pub fn log(title: &str, values: impl IntoIterator<Item = f64>) -> Self {
         const MARGIN: f64 = 0.05;
         let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
@@ -58,13 +59,13 @@ impl Axis {
         if high == 0.0 {
             (low, high) = (0.1, 1.0);
         }
-        // A flat line still needs a range to stand in.
+        // A horizontal line needs a range too.
         let span = (high / low).max(1.6).ln();
         let (low, high) = (low / (MARGIN * span).exp(), high.max(low * 1.6) * (MARGIN * span).exp());
         Self { title: title.to_owned(), scale: Scale::Log, low, high, ticks: log_ticks(low, high) }
     }
 
-    /// Replaces the ticks by those of `values` within the range.
+    /// Replaces the ticks by those of `values` that are inside the range.
     #[must_use]
     pub fn with_ticks(mut self, values: impl IntoIterator<Item = f64>) -> Self {
         let (low, high) = (self.low, self.high);
@@ -72,7 +73,8 @@ impl Axis {
         self
     }
 
-    /// Where `value` lies: 0 at the low end, 1 at the high end. On a logarithmic axis what is not positive lies at the low end.
+    /// The position of `value`: 0 at the low end, 1 at the high end. On a logarithmic axis values that are not positive are at the
+    /// low end.
     pub fn fraction(&self, value: f64) -> f64 {
         match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low),
@@ -93,7 +95,7 @@ pub struct Panel {
 }
 
 impl Panel {
-    /// The point of the pair of values (x, y).
+    /// The point of the values (x, y).
     pub fn at(&self, x: f64, y: f64) -> (f64, f64) {
         (
             self.plot.left + self.x.fraction(x) * (self.plot.right - self.plot.left),
@@ -101,14 +103,14 @@ impl Panel {
         )
     }
 
-    /// The points of a line, left to right.
+    /// The points of a line, from left to right.
     pub fn path(&self, values: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let mut values = values.to_vec();
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
         values.into_iter().map(|(x, y)| self.at(x, y)).collect()
     }
 
-    /// Grid, ticks, titles. The heading and the y title stand upright above the plot, where they can be read.
+    /// Draws grid, ticks and titles. The heading and the title of the y axis are horizontal texts above the plot.
     pub fn frame<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>, heading: &str) -> Result<(), ReportError> {
         let Rect { left, top, right, bottom } = self.plot;
         let grid = Stroke { width: 1.0, ..Stroke::solid(FAINT) };
@@ -139,20 +141,20 @@ const AXIS_ROOM: f64 = 62.0;
 const HEADING_ROOM: f64 = 52.0;
 const BELOW_ROOM: f64 = 52.0;
 
-/// The figure's title, above everything.
+/// Draws the figure's title at the top.
 pub fn title<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, text: &str) -> Result<(), ReportError> {
     canvas.text(text, (4.0, 16.0), TITLE, INK, Align::Left)
 }
 
-/// Height of the title alone, and of the title with a [`Canvas::key`] under it at [`KEY_AT`].
+/// Height of the title alone. [`TITLE_AND_KEY_ROOM`] is the height of the title with a [`Canvas::key`] under it at [`KEY_AT`].
 pub const TITLE_ROOM: f64 = 30.0;
 /// See [`TITLE_ROOM`].
 pub const TITLE_AND_KEY_ROOM: f64 = 56.0;
-/// Where a key stands under the title.
+/// Position of a key under the title.
 pub const KEY_AT: (f64, f64) = (4.0, 42.0);
 
-/// `count` plot rectangles of equal size side by side in a figure of nominal `size`, below `above` units of title,
-/// with room for axes and, right of each, `label_room` for labels at line ends. A panel without heading needs less above it.
+/// `count` plot rectangles of equal size side by side in a figure of nominal `size`. They are below `above` units of title, and
+/// leave room for axes. Each has `label_room` to its right for labels at line ends. Without headings less room is left above.
 pub fn columns(size: (u32, u32), count: usize, above: f64, label_room: f64, headings: bool) -> Vec<Rect> {
     let (width, height) = (f64::from(size.0), f64::from(size.1));
     let each = width / count as f64;

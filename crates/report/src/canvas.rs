@@ -1,4 +1,4 @@
-//! Drawing in units on an area of any pixel size and any backend.
+//! Drawing in units on an area of any pixel size, with any backend.
 
 use plotters::{
     coord::Shift,
@@ -16,7 +16,7 @@ use crate::{
     style::{self, FONT, GREY, Stroke, TICK},
 };
 
-/// Where a text stands relative to its point; vertically always centred on it.
+/// Position of a text relative to its point. Vertically it is always centred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Starts at the point.
@@ -41,7 +41,7 @@ pub struct Rect {
 }
 
 impl Rect {
-    /// The rectangle that a text of this width and height covers.
+    /// The rectangle covered by a text of this width and height.
     pub fn of_text(at: (f64, f64), width: f64, height: f64, align: Align) -> Self {
         let left = match align {
             Align::Left => at.0,
@@ -51,41 +51,41 @@ impl Rect {
         Self { left, top: at.1 - height / 2.0, right: left + width, bottom: at.1 + height / 2.0 }
     }
 
-    /// The square of half-width `reach` around a point.
+    /// The square around a point that extends `reach` in each direction.
     pub fn around(at: (f64, f64), reach: f64) -> Self {
         Self { left: at.0 - reach, top: at.1 - reach, right: at.0 + reach, bottom: at.1 + reach }
     }
 
-    /// Its point that lies nearest to `at`.
+    /// The point of the rectangle nearest to `at`.
     pub fn nearest(&self, at: (f64, f64)) -> (f64, f64) {
         (at.0.clamp(self.left, self.right), at.1.clamp(self.top, self.bottom))
     }
 
-    /// How far `at` lies from it.
+    /// The distance of `at` from the rectangle.
     pub fn distance(&self, at: (f64, f64)) -> f64 {
         let near = self.nearest(at);
         (near.0 - at.0).hypot(near.1 - at.1)
     }
 
-    /// Whether the two share area.
+    /// Whether the two rectangles overlap.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
     }
 
-    /// Whether `other` lies inside.
+    /// Whether `other` is inside this rectangle.
     pub fn contains(&self, other: &Self) -> bool {
         self.left <= other.left && other.right <= self.right && self.top <= other.top && other.bottom <= self.bottom
     }
 }
 
-/// An area with its scale: `area pixels = units * scale`.
+/// An area and its scale: `area pixels = units * scale`.
 pub struct Canvas<'a, DB: DrawingBackend> {
     area: &'a DrawingArea<DB, Shift>,
     scale: f64,
 }
 
 impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
-    /// Whites `area` and fits a figure of nominal `size` (width, height in units) to its width. Registers the font.
+    /// Fills `area` with white and scales a figure of nominal `size` (width, height in units) to fit it. Registers the font.
     pub fn new(area: &'a DrawingArea<DB, Shift>, size: (u32, u32)) -> Result<Self, ReportError> {
         style::register()?;
         area.fill(&WHITE)?;
@@ -106,7 +106,7 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         }
     }
 
-    /// A line through `points`. Fewer than two points draw nothing.
+    /// A line through `points`. With fewer than two points it draws nothing.
     pub fn line(&self, points: &[(f64, f64)], stroke: Stroke) -> Result<(), ReportError> {
         if points.len() < 2 {
             return Ok(());
@@ -153,7 +153,7 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         let font = TextStyle::from((FONT, size * self.scale).into_font())
             .color(&colour)
             .pos(Pos::new(horizontal, VPos::Center));
-        // Both backends set the baseline for lower-case letters too high to look centred beside a point or tick.
+        // Both backends place lower-case text too high to look centred next to a point or tick.
         let at = (at.0, at.1 + 0.12 * size);
         self.area.draw(&Text::new(text.to_owned(), self.pixels(at), font))?;
         Ok(())
@@ -164,7 +164,8 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
         style::width_of(text, size)
     }
 
-    /// A row of line samples with their meaning, starting at `at`. Explains dashes and weights; colours are labelled at the lines themselves.
+    /// A row of line samples with their meaning, starting at `at`. It explains dashes and line widths. Colours are explained by
+    /// labels at the lines.
     pub fn key(&self, at: (f64, f64), entries: &[(Stroke, &str)]) -> Result<(), ReportError> {
         const SAMPLE: f64 = 26.0;
         let mut x = at.0;

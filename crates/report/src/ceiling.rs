@@ -1,24 +1,24 @@
-//! Tables of the fewest bits that keys and values can take.
+//! Tables of the lower bound on the bits that keys and values need.
 
 use kvcsr_records::CeilingRow;
 
 use crate::grouping::distinct;
 use crate::table::Table;
 
-/// Each channel for itself.
+/// Each channel separately.
 pub const CHANNEL: &str = "a channel";
 /// All channels of a head.
 pub const HEAD: &str = "a head";
 /// All heads of a layer.
 pub const LAYER: &str = "a layer";
-/// All heads of two layers that follow each other.
+/// All heads of two consecutive layers.
 pub const TWO_LAYERS: &str = "two layers";
-/// All heads of a layer, once the nearest atom is taken off.
+/// All heads of a layer, after the nearest atom was subtracted.
 pub const ATOM: &str = "a layer, after an atom";
 /// Keys and values in one vector.
 pub const BOTH: &str = "keys and values";
 
-/// A row for each of what is transformed together, means over layers; a column for each error.
+/// One row per set of channels that is transformed together, with means over layers, and one column per error.
 pub fn markdown(rows: &[CeilingRow]) -> String {
     let errors = distinct(rows.iter().map(|row| row.error));
     let headings: Vec<String> = errors.iter().map(|error| format!("bits at {:.0} % error", 100.0 * error)).collect();
@@ -33,7 +33,7 @@ pub fn markdown(rows: &[CeilingRow]) -> String {
     table.into_text()
 }
 
-/// A line for each of what is transformed together, at the middle one of the errors.
+/// One line per set of channels that is transformed together, at the middle error.
 pub fn lines(rows: &[CeilingRow]) -> Vec<String> {
     let errors = distinct(rows.iter().map(|row| row.error));
     let Some(&error) = errors.get(errors.len() / 2) else { return Vec::new() };
@@ -51,14 +51,14 @@ pub fn lines(rows: &[CeilingRow]) -> Vec<String> {
         .collect()
 }
 
-/// What rows are of: vectors, and what is transformed together.
+/// What a row measures: the vectors, and the channels that are transformed together.
 type Place<'r> = (&'r str, &'r str);
 
 fn place(row: &CeilingRow) -> Place<'_> {
     (&row.vectors, &row.together)
 }
 
-/// Keys, values and both, each with more and more together.
+/// Keys, values and both. For each, the sets of channels that are transformed together grow.
 fn places(rows: &[CeilingRow]) -> Vec<Place<'_>> {
     let mut places = distinct(rows.iter().map(place));
     let order = [CHANNEL, HEAD, LAYER, TWO_LAYERS, ATOM];

@@ -1,4 +1,4 @@
-//! The paper's claims, each held against what this run measured: recoveries of the far context on the same documents, in pairs.
+//! The paper's claims, each compared with what this run measured: recovery of the far context on the same documents, in pairs.
 
 use kvcsr_records::heldout::{ALL, REPEAT};
 use kvcsr_records::{HeldoutRow, SchemeSummary};
@@ -10,28 +10,28 @@ use crate::group::{Group, Statistics};
 use crate::grouping::distinct;
 use crate::table::Table;
 
-/// A claim of the paper that one scheme does at least as well as another.
+/// A claim of the paper that one scheme is at least as good as another.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
-    /// In words.
+    /// The claim in words.
     pub claim: &'static str,
     /// What the paper reports.
     pub paper: &'static str,
     /// The scheme that should not be worse.
     pub ours: &'static str,
-    /// The scheme it is held against, or `evict` for deletion at as many bits.
+    /// The scheme it is compared with, or `evict` for deletion at the same bits.
     pub other: &'static str,
-    /// Whether it should be better, rather than about as good.
+    /// True if the claim is that ours is better, false if it is that ours is about as good.
     pub better: bool,
 }
 
-/// Stands for the rows of deletion around a scheme's measured bits.
+/// Stands for the rows of deletion with bits near those of the scheme.
 const DELETION: &str = "evict";
 
-/// How much recovery may be less where a claim says "about as good".
+/// By how much recovery may be lower if a claim says "about as good".
 pub const NEAR: f64 = 0.02;
 
-/// The claims that a comparison of schemes on the same documents can test.
+/// The claims that can be tested by comparing schemes on the same documents.
 pub const CLAIMS: &[Claim] = &[
     Claim {
         claim: "CSR-8 is about as good as KIVI-2",
@@ -133,36 +133,36 @@ pub const CLAIMS: &[Claim] = &[
     },
 ];
 
-/// A claim beside what was measured.
+/// A claim and the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClaimRow {
     /// The claim in words.
     pub claim: String,
     /// What the paper reports.
     pub paper: String,
-    /// The scheme that should not be worse, and its measured bits per channel.
+    /// The scheme that should not be worse.
     pub ours: String,
-    /// See `ours`.
+    /// Its measured bits per channel.
     pub our_bits: Option<f64>,
-    /// The scheme it is held against.
+    /// The scheme it is compared with.
     pub other: String,
-    /// See `other`.
+    /// Its measured bits per channel.
     pub other_bits: Option<f64>,
-    /// Tokens of the contexts.
+    /// Number of tokens of the contexts.
     pub context: usize,
-    /// Documents that both were scored on.
+    /// Number of documents on which both were scored.
     pub n: usize,
-    /// Recovery of ours less that of the other, with its paired 95 % interval.
+    /// Recovery of ours minus that of the other, with a paired 95 % interval.
     pub difference: Option<f64>,
-    /// Its lower end.
+    /// Lower end of the interval.
     pub low: Option<f64>,
-    /// Its upper end.
+    /// Upper end of the interval.
     pub high: Option<f64>,
     /// `holds`, `does not hold`, `open` or `not run`.
     pub verdict: String,
 }
 
-/// Every claim, tested on the first of `runs` that has both schemes: each the documents of one stage.
+/// Tests every claim on the first of `runs` that has both schemes. A run is the documents of one stage.
 pub fn test(runs: &[&[HeldoutRow]], statistics: Statistics) -> Vec<ClaimRow> {
     CLAIMS.iter().map(|claim| one(claim, runs, statistics)).collect()
 }
@@ -183,7 +183,7 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
         verdict: "not run".to_owned(),
     };
     for rows in runs {
-        // The longest context: there the cache matters most.
+        // Use the longest context, where the cache matters most.
         let Some(context) = rows.iter().map(|row| row.context).max() else { continue };
         let of = |label: &str| -> Vec<&HeldoutRow> {
             let own = |row: &&HeldoutRow| row.context == context && row.domain != REPEAT && row.label() == label;
@@ -205,10 +205,10 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
         }
         let others: Vec<Group<'_>> = others.iter().map(|rows| Group::new(ALL, rows)).collect();
         let n = ours.strata.iter().map(Vec::len).sum();
-        // Deletion is not trained: the noise is ours then.
+        // Deletion is not trained, so the noise is that of our scheme.
         let noise_of = |group: &Group<'_>| statistics.noise * group.lost() / group.hidden();
         let compared = if claim.other == DELETION {
-            // Deletion is not taken beyond its rows.
+            // Do not extrapolate deletion beyond its rows.
             let least = others.iter().map(Group::bits).fold(f64::INFINITY, f64::min);
             let most = others.iter().map(Group::bits).fold(0.0, f64::max);
             Some((
@@ -233,7 +233,7 @@ fn one(claim: &Claim, runs: &[&[HeldoutRow]], statistics: Statistics) -> ClaimRo
     row
 }
 
-/// What an interval says of a claim. A gain within the noise of training is none.
+/// The verdict that an interval gives for a claim. A gain within the noise of training does not count.
 fn verdict(claim: &Claim, ends: Option<Interval>, noise: f64) -> &'static str {
     let (above, below) = if claim.better { (noise, 0.0) } else { (-NEAR, -NEAR) };
     match ends {
@@ -243,10 +243,10 @@ fn verdict(claim: &Claim, ends: Option<Interval>, noise: f64) -> &'static str {
     }
 }
 
-/// Shares of the uncompressed score on tasks that the paper reports for CSR levels.
+/// Fractions of the uncompressed task score that the paper reports for CSR levels.
 const SHARES: [(&str, f64); 4] = [("csr-4", 0.943), ("csr-6", 0.977), ("csr-8", 0.991), ("csr-16", 1.003)];
 
-/// The table, and below it the shares of the task average that CSR keeps where tasks were run.
+/// The table. If tasks were run, the fractions of the task average that CSR keeps follow below it.
 pub fn markdown(rows: &[ClaimRow], tasks: &[SchemeSummary]) -> String {
     let mut table = Table::of(
         ["claim", "the paper's number", "schemes (measured bits)", "verdict"],
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!((lost.verdict.as_str(), lost.n), ("does not hold", 12));
         assert!((lost.difference.unwrap() + 0.2).abs() < 1e-9);
         assert_eq!(of("csr-8", "csr-4").verdict, "holds");
-        // 0.5 points less is about as good.
+        // 0.5 points lower is about as good.
         assert_eq!(of("csr-16", "gear-4").verdict, "holds");
         assert_eq!(of("csr-8", "csr-8@kmeans").verdict, "not run");
         assert_eq!(of("csr-4", DELETION).verdict, "not run");

@@ -1,4 +1,4 @@
-//! Every scheme on the same documents: what tables say of it at a context length.
+//! Tables that compare all schemes on the same documents at one context length.
 
 use kvcsr_records::heldout::{ALL, REPEAT};
 pub use kvcsr_records::{OverallRow, SchemeSummary};
@@ -7,7 +7,7 @@ use crate::evidence::{is_reference, not_shown_better_than_deletion};
 use crate::grouping::{distinct, grouped};
 use crate::table::{Cells, Table};
 
-/// Puts the scores that schemes had on tasks into the rows of all domains; they are the same for every context.
+/// Adds the task scores of the schemes to the rows over all domains. The scores are the same for every context.
 pub fn add_tasks(rows: &mut [SchemeSummary], scores: &[OverallRow]) {
     for row in rows.iter_mut().filter(|row| row.domain == ALL) {
         let label = row.label();
@@ -20,14 +20,14 @@ pub fn add_tasks(rows: &mut [SchemeSummary], scores: &[OverallRow]) {
     }
 }
 
-/// The rows over all documents, the least measured bits first.
+/// The rows over all documents, sorted by rising measured bits.
 fn by_bits(rows: &[SchemeSummary]) -> Vec<&SchemeSummary> {
     let mut rows: Vec<&SchemeSummary> = rows.iter().filter(|row| row.domain == ALL).collect();
     rows.sort_by(|a, b| a.measured_bits.total_cmp(&b.measured_bits));
     rows
 }
 
-/// A number with `decimals` and its interval where there is one.
+/// A number with `decimals` decimals, and its interval if there is one.
 fn with_ends(value: Option<f64>, ends: (Option<f64>, Option<f64>), decimals: usize) -> String {
     match (value, ends) {
         (None, _) => String::new(),
@@ -38,10 +38,10 @@ fn with_ends(value: Option<f64>, ends: (Option<f64>, Option<f64>), decimals: usi
     }
 }
 
-/// The mark of a scheme that is not shown to be better than deletion at equal bits.
+/// Marks a scheme that is not shown to be better than deletion at equal bits.
 pub const MARK: &str = "†";
 
-/// What the marks of [`markdown`] say.
+/// Explains the marks of [`markdown`].
 pub const LEGEND: &str = "Far-context recovery: 0 as deleting all but 4 sinks and the last 256 tokens, 1 as the exact cache, over the \
      positions where deletion changes the model. Bold: no scheme of at most as many measured bits recovers more, as far as the paired \
      95 % interval can tell; to win, another scheme must also lose less by more than the noise of training, \
@@ -49,14 +49,15 @@ pub const LEGEND: &str = "Far-context recovery: 0 as deleting all but 4 sinks an
      †: not shown to be better than deletion of the StreamingLLM kind (`evict`) at equal \
      measured bits: the paired interval of the difference reaches 0. The other deletion, `snapkv`, has rows of its own.";
 
-/// The scheme as a table names it: bold on the frontier, with [`MARK`] where it is not shown to be better than deletion.
+/// The name of the scheme in a table: bold on the frontier, with [`MARK`] if it is not shown to be better than deletion.
 fn name(row: &SchemeSummary) -> String {
     let mark = if not_shown_better_than_deletion(row) { MARK } else { "" };
     let label = row.label();
     if row.frontier && !is_reference(row) { format!("**{label}**{mark}") } else { format!("{label}{mark}") }
 }
 
-/// The score on tasks, at the bits that it cost there: prompts are shorter than the context, and windows weigh more.
+/// The task score and the bits it took there. Prompts of tasks are shorter than the context, so windows take more bits per
+/// channel.
 fn task_cell(row: &SchemeSummary) -> String {
     match (row.task_score, row.task_bits) {
         (None, _) => "not run".to_owned(),
@@ -65,7 +66,7 @@ fn task_cell(row: &SchemeSummary) -> String {
     }
 }
 
-/// The table of one context: `rows` are those of all its domains; the least measured bits first.
+/// The table of one context. `rows` are those of all its domains. Lines are sorted by rising measured bits.
 pub fn markdown(rows: &[SchemeSummary]) -> String {
     let numbers = [
         "nominal bits",
@@ -104,7 +105,7 @@ pub fn markdown(rows: &[SchemeSummary]) -> String {
     table.into_text()
 }
 
-/// What sequences share, and the bits with it: one context.
+/// The bytes that sequences share, and the bits including them, for one context.
 pub fn memory_markdown(rows: &[SchemeSummary]) -> String {
     let numbers = [
         "measured bits",
@@ -129,8 +130,8 @@ pub fn memory_markdown(rows: &[SchemeSummary]) -> String {
     table.into_text()
 }
 
-/// The schemes of the README's table: the control; CSR and CSR+ at several rates, with exact tokens and without; peers as published,
-/// and the best that we made of them at 2 to 5 bits; the exact cache of most servers.
+/// The schemes in the README's table: deletion as the control; CSR and CSR+ at several rates, with exact tokens and without;
+/// peers as published, and our best variants of them at 2 to 5 bits; the uncompressed cache that most servers use.
 const HEADLINE: [&str; 17] = [
     "evict(sinks=4,recent=508)",
     "csr-8",
@@ -151,13 +152,13 @@ const HEADLINE: [&str; 17] = [
     "dense-f16",
 ];
 
-/// Which of a table's schemes keep tokens exact.
+/// Says which schemes of a table keep tokens exact.
 pub const EXACT_TOKENS: &str = "Exact tokens: `csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more \
      at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI, GEAR, AsymKV, VidKV, NSNQuant, \
      SVDq, CommVQ and Lexico keep a buffer of the newest tokens, as published. `evict` and `snapkv` keep all that they do not delete. Other \
      schemes that compress keep none.";
 
-/// The README's table of one context: a few schemes and the figures that matter most, the least measured bits first.
+/// The README's table of one context: some of the schemes and the most important numbers, sorted by rising measured bits.
 pub fn headline_markdown(rows: &[SchemeSummary]) -> String {
     let rows: Vec<_> = by_bits(rows).into_iter().filter(|row| HEADLINE.contains(&row.label().as_str())).collect();
     let tasks = rows.iter().any(|row| row.task_score.is_some());
@@ -180,11 +181,11 @@ pub fn headline_markdown(rows: &[SchemeSummary]) -> String {
 
 type Time = fn(&SchemeSummary) -> Option<f64>;
 
-/// The times of a row, each with its heading and the decimals that it is shown to.
+/// The times of a row, each with its heading and number of decimals.
 const TIMES: [(&str, Time, usize); 2] =
     [("encode", |row| Some(row.encode_ms), 0), ("decode", |row| row.decode_ms_per_token, 1)];
 
-/// Time to compress a context and to decode a token after it, a line per scheme and a pair of columns per context.
+/// Time to compress a context and to decode a token after it: one line per scheme, and two columns per context.
 pub fn times_markdown(rows: &[SchemeSummary]) -> String {
     let contexts = distinct(rows.iter().map(|row| row.context));
     let heading = |what: &str, context: usize| (format!("{what} {context} tokens (ms)"), Cells::Number);

@@ -1,20 +1,20 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use std::error::Error;
 
 use kvcsr_records::RecordsError;
 use plotters::drawing::DrawingAreaErrorKind;
 
-/// What can go wrong when a report is read, drawn or written.
+/// Errors of reading, drawing or writing a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// The drawing backend refused; the text is the backend's.
+    /// The drawing backend reported an error. The text is that of the backend.
     #[error("drawing failed: {0}")]
     Draw(String),
-    /// The font compiled into the crate is not a font.
+    /// The font compiled into the crate is not valid.
     #[error("the font {0} that ships with this crate cannot be parsed")]
     Font(&'static str),
-    /// A figure or table was asked for without rows that it can show.
+    /// A figure or table was requested without any rows that it can show.
     #[error("{what}: nothing to show; expected {expected}")]
     Empty {
         /// The figure or table.
@@ -22,7 +22,7 @@ pub enum ReportError {
         /// The rows it needs.
         expected: &'static str,
     },
-    /// Rows that must agree (one layer, one group) do not.
+    /// Rows that must have the same layer or group have different ones.
     #[error("{what}: expected rows of one {field}, found {first} and {second}")]
     Mixed {
         /// The figure or table.
@@ -31,10 +31,10 @@ pub enum ReportError {
         field: &'static str,
         /// The first value seen.
         first: String,
-        /// A later, different value.
+        /// A later value that differs.
         second: String,
     },
-    /// One document was measured twice under one scheme and context length; sums would count it double.
+    /// One document was measured twice under one scheme and context length. Sums would count it twice.
     #[error("document `{id}` occurs twice under scheme `{scheme}`; remove one of the rows")]
     Duplicate {
         /// The document.
@@ -45,7 +45,7 @@ pub enum ReportError {
     /// A file of rows or text could not be read or written.
     #[error(transparent)]
     Records(#[from] RecordsError),
-    /// A `<!-- BEGIN name -->` ... `<!-- END name -->` pair is missing, doubled or out of order.
+    /// A `<!-- BEGIN name -->` ... `<!-- END name -->` pair is missing, duplicated or in the wrong order.
     #[error("marker `{marker}`: expected exactly once, BEGIN before END; {found}")]
     Marker {
         /// The marker's full text.
@@ -53,7 +53,7 @@ pub enum ReportError {
         /// What was found instead.
         found: String,
     },
-    /// polars refused.
+    /// polars reported an error.
     #[cfg(feature = "tables")]
     #[error("table: {0}")]
     Table(#[from] polars::error::PolarsError),

@@ -1,15 +1,16 @@
-//! What may be said of a scheme against deletion, and against the others.
+//! What the measurements show about a scheme compared with deletion and with other schemes.
 //!
-//! Recovery and differences of recovery are ratios of sums over what is hidden. Their intervals are those of the linearised ratio: of
-//! document `i`, `(d_i - r hidden_i) / H` with the ratio `r` and the mean `H` of what is hidden. For recovery `d_i` is
-//! `hidden_i - kl_i`. For the difference of two schemes it is `kl_b,i - kl_a,i`: both read the same documents.
+//! Recovery and differences of recovery are ratios of sums. The denominator `hidden` is the KL at far tokens of the model with
+//! the far context hidden. Their intervals are those of the linearised ratio. The term of document `i` is `(d_i - r hidden_i) / H`,
+//! with the ratio `r` and the mean `H` of `hidden`. For recovery, `d_i` is `hidden_i - kl_i`. For the difference of two schemes
+//! it is `kl_b,i - kl_a,i`, since both read the same documents.
 
 use kvcsr_records::{HeldoutRow, SchemeSummary};
 use kvcsr_stats::{Interval, mean_of_means};
 
 use crate::group::{Group, Statistics};
 
-/// Whether this is the scheme that deletes, with whatever options.
+/// Whether this is the scheme that deletes, with any options.
 fn deletes(scheme: &str) -> bool {
     is(scheme, "evict")
 }
@@ -19,17 +20,17 @@ fn is(scheme: &str, method: &str) -> bool {
     scheme.strip_prefix(method).is_some_and(|rest| rest.is_empty() || rest.starts_with('('))
 }
 
-/// Bits that count as equal, as a share.
+/// Bits within this factor count as equal.
 const EQUAL_BITS: f64 = 1.005;
 
-/// A number and its interval, where either can be had.
+/// A number and its interval, if they can be computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Estimate {
     pub value: Option<f64>,
     pub ends: Option<Interval>,
 }
 
-/// The share of what is hidden that is gained. `gains` holds, by domain, what each document gains and what is hidden of it.
+/// The ratio of the gain to `hidden`. `gains` has for each domain the pairs (gain, hidden) of its documents.
 fn share_of_hidden(gains: &[Vec<(f64, f64)>], statistics: Statistics) -> Estimate {
     let values = |of: &dyn Fn(&(f64, f64)) -> f64| -> Vec<Vec<f64>> {
         gains.iter().map(|documents| documents.iter().map(of).collect()).collect()
@@ -51,7 +52,8 @@ pub(crate) fn recovery(group: &Group<'_>, statistics: Statistics) -> Estimate {
     share_of_hidden(&gains, statistics)
 }
 
-/// Recovery of `group` less that of `other`, and the documents that both were scored on; nothing if one of them is missing there.
+/// Recovery of `group` minus that of `other`, and the number of documents on which both were scored. None if `other` does not
+/// have one of the documents.
 pub(crate) fn difference(group: &Group<'_>, other: &Group<'_>, statistics: Statistics) -> Option<(Estimate, usize)> {
     let pairs = group.paired(other)?;
     let gain = |(own, other): &(&HeldoutRow, &HeldoutRow)| (other.far_kl_sum - own.far_kl_sum, own.hidden_kl_sum);
@@ -59,9 +61,9 @@ pub(crate) fn difference(group: &Group<'_>, other: &Group<'_>, statistics: Stati
     Some((share_of_hidden(&gains, statistics), gains.iter().map(Vec::len).sum()))
 }
 
-/// Recovery less that of deletion at equal measured bits, between the two nearest rows of deletion. What has fewer bits than all of
-/// these is held against the smallest of them, and what has more against the largest. Nothing for deletion itself and for caches that
-/// keep everything.
+/// Recovery minus that of deletion at equal measured bits, interpolated between the two nearest rows of deletion. A scheme with
+/// fewer bits than all of these rows is compared with the smallest row, and one with more bits with the largest. There is no
+/// estimate for deletion itself and for uncompressed caches.
 pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> Estimate {
     let own = group.bits();
     let mut controls: Vec<&Group<'_>> = all.iter().filter(|other| deletes(&other.first.scheme)).collect();
@@ -93,8 +95,8 @@ pub(crate) fn over_deletion(group: &Group<'_>, all: &[Group<'_>], statistics: St
     share_of_hidden(&gains, statistics)
 }
 
-/// Whether no scheme of at most as many measured bits recovers more beyond doubt: by the paired interval, and by more than the noise
-/// of training.
+/// True if no scheme with at most as many measured bits recovers significantly more. Significant means: by the paired
+/// interval, and by more than the noise of training.
 pub(crate) fn on_frontier(group: &Group<'_>, all: &[Group<'_>], statistics: Statistics) -> bool {
     let own_loss = group.lost();
     let beats = |other: &Group<'_>| {
@@ -105,18 +107,18 @@ pub(crate) fn on_frontier(group: &Group<'_>, all: &[Group<'_>], statistics: Stat
     !all.iter().any(|other| could(other) && beats(other))
 }
 
-/// Whether a scheme is a control: it deletes, and codes nothing.
+/// Whether a scheme is a control: it deletes tokens and does not encode any.
 pub fn is_control(row: &SchemeSummary) -> bool {
     deletes(&row.scheme) || is(&row.scheme, "snapkv")
 }
 
-/// Whether a scheme is not shown to do better than deletion at equal measured bits: the paired interval reaches 0 or below, or there
-/// are too few documents for one.
+/// Whether a scheme is not shown to be better than deletion at equal measured bits. The paired interval then includes 0 or
+/// lower values, or there are too few documents for an interval.
 pub fn not_shown_better_than_deletion(row: &SchemeSummary) -> bool {
     row.over_deletion.is_some() && row.over_deletion_low.is_none_or(|low| low <= 0.0)
 }
 
-/// Whether a cache keeps everything: it has no place among those that compress.
+/// Whether a cache is uncompressed. Such a cache is not compared with those that compress.
 pub fn is_reference(row: &SchemeSummary) -> bool {
     keeps_everything(&row.scheme)
 }
@@ -137,7 +139,7 @@ mod tests {
     const STATISTICS: Statistics =
         Statistics { bootstrap: Bootstrap { resamples: 500, level: 0.95, seed: 3 }, noise: 0.0 };
 
-    /// Twelve documents in two domains, of which a scheme loses `share` of the far context, give or take.
+    /// Twelve documents in two domains. A scheme loses about the fraction `share` of their far context.
     fn rows(scheme: &str, measured_bits: f64, share: impl Fn(f64) -> f64) -> Vec<HeldoutRow> {
         let of = |i: usize| {
             let hidden = 20.0 + (i * 5 % 7) as f64;
@@ -215,7 +217,7 @@ mod tests {
         assert!((of("better").over_deletion.unwrap() - 0.3).abs() < 0.02, "{:?}", of("better").over_deletion);
         assert!(!not_shown_better_than_deletion(of("better")) && not_shown_better_than_deletion(of("worse")));
         assert!((of("tiny").over_deletion.unwrap() - 0.09).abs() < 0.02);
-        // More bits than any deletion: against the largest.
+        // It has more bits than any deletion, so it is compared with the largest.
         assert!((of("large").over_deletion.unwrap() - 0.605).abs() < 0.01);
         assert!(!not_shown_better_than_deletion(of("large")) && not_shown_better_than_deletion(of("large, bad")));
         assert_eq!(of("dense").over_deletion, None);
@@ -233,7 +235,7 @@ mod tests {
 
     #[test]
     fn losses_that_go_with_what_is_hidden_are_told_apart_however_documents_differ() {
-        // The same share of documents of 20 to 26 nats.
+        // Each document loses the same fraction of its 20 to 26 nats.
         let found = all(&[rows("a", 2.0, |_| 0.5), rows("b", 2.0, |_| 0.501)].concat(), STATISTICS);
         let frontier: Vec<&str> = found.iter().filter(|row| row.frontier).map(|row| row.scheme.as_str()).collect();
         assert_eq!(frontier, ["a"]);
@@ -253,7 +255,7 @@ mod tests {
             found.into_iter().filter(|row| row.frontier).map(|row| row.scheme).collect()
         };
         assert_eq!(frontier(STATISTICS), ["a", "as good", "best"]);
-        // What training with another seed changes counts as no difference.
+        // A difference that training with another seed can cause does not count.
         assert_eq!(frontier(Statistics { noise: 0.05, ..STATISTICS }), ["a", "as good", "more bits", "best"]);
     }
 }

@@ -1,9 +1,9 @@
-//! Rows in groups. Groups stand in order of appearance and keep the order of their rows, so sums over them are the same to the last bit
-//! for equal files; a data frame's grouping promises neither, and notebooks would have to build polars for it.
+//! Groups of rows. The groups are in order of first appearance and keep the order of their rows, so sums over them have the same
+//! bits for equal files. The grouping of a data frame guarantees neither order, and would make notebooks build polars.
 
 use kvcsr_records::Kind;
 
-/// The rows of each key, keys in order of appearance.
+/// The rows of each key. The keys are in order of first appearance.
 pub(crate) fn grouped<'r, R, K: PartialEq>(
     rows: impl IntoIterator<Item = &'r R>,
     key: impl Fn(&'r R) -> K,
@@ -19,7 +19,7 @@ pub(crate) fn grouped<'r, R, K: PartialEq>(
     groups
 }
 
-/// The distinct values, in order of appearance.
+/// The distinct values, in order of first appearance.
 pub(crate) fn distinct<T: PartialEq>(values: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for value in values {
@@ -40,13 +40,13 @@ pub(crate) fn kinds<R>(rows: &[R], kind: impl Fn(&R) -> Kind) -> Vec<Kind> {
     sorted(rows.iter().map(kind))
 }
 
-/// The mean; `None` for no values.
+/// The mean, or `None` if there are no values.
 pub(crate) fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let values: Vec<f64> = values.into_iter().collect();
     if values.is_empty() { None } else { Some(values.iter().sum::<f64>() / values.len() as f64) }
 }
 
-/// The median; the mean of the middle two for an even count. `None` for no values.
+/// The median, or `None` if there are no values. For an even count it is the mean of the two middle values.
 pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

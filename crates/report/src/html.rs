@@ -1,4 +1,5 @@
-//! A report as one HTML file: drawings inline, no script, nothing from the network, readable on a phone and on paper.
+//! A report as one HTML file. It has inline drawings and no scripts, loads nothing from the network, and can be read on a phone
+//! and on paper.
 
 use std::fmt::Write as _;
 
@@ -13,7 +14,8 @@ const STYLE: &str = include_str!("html.css");
 
 /// The page as a self-contained HTML document.
 ///
-/// Texts are Markdown; HTML inside of them is shown as text, not interpreted, since names of models, schemes and files come from outside.
+/// Texts are Markdown. HTML inside them is shown as text and not interpreted, because names of models, schemes and files come
+/// from outside.
 pub fn html(page: &Page) -> String {
     let mut body = String::new();
     for section in &page.sections {
@@ -61,13 +63,13 @@ fn write_section(out: &mut String, section: &Section) {
     out.push_str("</section>\n");
 }
 
-/// Links to files beside the page.
+/// Links to files in the folder of the page.
 fn links(names: &[String]) -> String {
     let link = |name: &String| format!("<a href=\"{0}\">{0}</a>", escaped(name));
     format!("<span class=\"files\">{}</span>", names.iter().map(link).collect::<Vec<_>>().join(" "))
 }
 
-/// Markdown as HTML, tables in boxes of their own that scroll sideways where the screen is narrow.
+/// Converts Markdown to HTML. Each table is in a box that scrolls sideways if the screen is narrow.
 pub fn markdown(text: &str) -> String {
     let events = Parser::new_ext(text, Options::ENABLE_TABLES).map(|event| match event {
         Event::Html(html) | Event::InlineHtml(html) => Event::Text(html),
@@ -78,14 +80,14 @@ pub fn markdown(text: &str) -> String {
     html.replace("<table>", "<div class=\"table\"><table>").replace("</table>", "</table></div>")
 }
 
-/// One paragraph of Markdown without the paragraph around it.
+/// Converts one paragraph of Markdown to HTML, without the surrounding `<p>` element.
 fn inner(text: &str) -> String {
     let html = markdown(text);
     let html = html.trim();
     html.strip_prefix("<p>").and_then(|rest| rest.strip_suffix("</p>")).unwrap_or(html).to_owned()
 }
 
-/// The drawing to be put into a page: a name for screen readers, and a size that the page decides.
+/// Prepares a drawing for a page: it gets a name for screen readers, and the page decides its size.
 fn inline(svg: &str, caption: &str) -> String {
     let Some(tag_end) = svg.find('>') else { return String::new() };
     let (head, rest) = svg.split_at(tag_end);

@@ -1,25 +1,26 @@
 //! Tables and figures of CSR experiments.
 //!
-//! The pipeline writes rows ([`kvcsr_records`]) and hands them here; notebooks read the same rows and call the same functions. Figures are generic over
-//! plotters' drawing backend, so one function serves SVG files, PNG files and notebook cells; they carry their own font and look alike on every
-//! machine. Tables need polars (feature `tables`, on by default); notebooks leave it off, because building it takes minutes.
+//! The pipeline writes rows ([`kvcsr_records`]) and passes them to this crate. Notebooks read the same rows and call the same
+//! functions. Figures are generic over the drawing backend of plotters, so one function draws SVG files, PNG files and
+//! notebook cells. The font is included, so figures look the same on every machine. Tables need polars (feature `tables`, on
+//! by default). Notebooks turn this feature off, because building polars takes minutes.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`records`] | the rows, and reading and writing them as JSON lines and CSV |
-//! | [`aggregate`] | perplexity, KL, agreement, bits per scheme and domain; NeuralDict against k-means |
+//! | [`records`] | the rows, and how to read and write them as JSON lines and CSV |
+//! | [`aggregate`] | perplexity, KL, agreement and bits per scheme and domain; NeuralDict compared with k-means |
 //! | [`ablation`] | tables of dictionary training: Table 3, trainer options, merged layers |
 //! | [`compare`] | every scheme on the same prompts: summaries, frontier, table |
 //! | [`figures`] | one figure per file, each with its caption |
 //! | [`save`] | a figure as SVG, PNG and the CSV of its data, or inline in a notebook |
 //! | [`table`] | a table in Markdown, row by row |
 //! | `tables` | data frames: from rows, from CSV and Parquet, as Parquet and Markdown |
-//! | [`longbench`] | LongBench scores in the paper's layout, beside the paper's |
+//! | [`longbench`] | LongBench scores in the layout of the paper, next to the paper's scores |
 //! | [`memory`] | KV-cache bytes from published model shapes |
 //! | [`page`], [`html`] | a report of sections, as Markdown and as one self-contained HTML file |
-//! | [`notebook`] | what notebooks share: runs, vectors, codes, and values shown under a cell |
+//! | [`notebook`] | helpers for notebooks: runs, vectors, codes, and values shown under a cell |
 //! | [`splice`] | generated text between markers in a README |
-//! | [`style`], [`canvas`], [`axes`], [`ticks`], [`labels`] | how all figures look |
+//! | [`style`], [`canvas`], [`axes`], [`ticks`], [`labels`] | the common style of all figures |
 //!
 //! ```
 //! use kvcsr_report::{figures::MemoryLength, memory, save};

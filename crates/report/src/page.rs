@@ -1,6 +1,6 @@
-//! A report as a list of sections, written as Markdown for repositories and as HTML for browsers from the same blocks.
+//! A report as a list of sections. The same blocks are written as Markdown for repositories and as HTML for browsers.
 //!
-//! Texts are GitHub's Markdown (tables included). [`crate::html`] writes the HTML.
+//! Texts are GitHub's Markdown, including tables. [`crate::html`] writes the HTML.
 
 use std::fmt::Write as _;
 
@@ -9,18 +9,18 @@ use std::fmt::Write as _;
 pub struct Page {
     /// The heading.
     pub title: String,
-    /// What this is a report of, in Markdown.
+    /// The subject of the report, in Markdown.
     pub lead: String,
-    /// The parts, in order.
+    /// The sections, in order.
     pub sections: Vec<Section>,
 }
 
-/// One part: what it shows, and the command that makes it.
+/// One section: what it shows, and the command that makes it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Section {
     /// The heading.
     pub title: String,
-    /// The command that makes what is shown; empty for none.
+    /// The command that makes the content. Empty if there is none.
     pub command: String,
     /// Texts, tables and figures, in order.
     pub blocks: Vec<Block>,
@@ -33,23 +33,23 @@ pub enum Block {
     Markdown(String),
     /// A drawing with its caption.
     Figure {
-        /// The stem of its files.
+        /// The stem of the names of its files.
         name: String,
-        /// The drawing, as the text of an SVG file.
+        /// The drawing as the text of an SVG file.
         svg: String,
-        /// What it shows, in plain sentences.
+        /// What the figure shows, in plain sentences.
         caption: String,
     },
-    /// Markdown that opens on demand: long tables, configurations.
+    /// Markdown that is hidden until the reader opens it: long tables, configurations.
     Folded {
-        /// The line that is always seen.
+        /// The line that is always visible.
         summary: String,
-        /// What it opens.
+        /// The hidden text.
         text: String,
     },
-    /// Why the section has nothing to show.
+    /// The reason why the section has nothing to show.
     Absent(String),
-    /// Data files beside the page, by name.
+    /// Names of data files in the folder of the page.
     Files(Vec<String>),
 }
 
@@ -69,7 +69,7 @@ impl Section {
 }
 
 impl Section {
-    /// Whether there is nothing to show: what makes it has not been run.
+    /// True if there is nothing to show because the command was not run.
     pub fn is_absent(&self) -> bool {
         self.blocks.iter().all(|block| matches!(block, Block::Absent(_)))
     }
@@ -104,12 +104,12 @@ impl Section {
 }
 
 impl Page {
-    /// The page as Markdown. Figures are links to their SVG files beside it.
+    /// The page as Markdown. Figures are links to their SVG files in the folder of the page.
     pub fn markdown(&self) -> String {
         self.markdown_over("")
     }
 
-    /// The page as Markdown, with sections of a page that was published before where this one has nothing to show.
+    /// The page as Markdown. If a section of this page has nothing to show, the section of a page published earlier replaces it.
     pub fn markdown_over(&self, published: &str) -> String {
         let before: Vec<&str> = published.split("\n## ").skip(1).collect();
         let mut text = format!("# {}\n\n{}\n", self.title, self.lead.trim());
@@ -126,7 +126,7 @@ impl Page {
     }
 }
 
-/// Text for HTML, in elements and in quoted attributes.
+/// Escapes a text for HTML elements and quoted attributes.
 pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

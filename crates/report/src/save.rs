@@ -1,4 +1,4 @@
-//! Figures as files and in notebooks.
+//! Writes figures to files and shows them in notebooks.
 
 use std::path::{Path, PathBuf};
 
@@ -17,16 +17,16 @@ use crate::{
     svg,
 };
 
-/// A figure: rows in, drawing and caption out.
+/// A figure: it draws rows and describes them in a caption.
 pub trait Figure {
-    /// One row of its data.
+    /// The type of its rows.
     type Row: Row;
-    /// Its file stem.
+    /// The stem of the names of its files.
     const NAME: &'static str;
-    /// Its nominal size, width and height in units.
+    /// Its nominal width and height in units.
     const SIZE: (u32, u32);
 
-    /// Draws `rows` on all of `root`, scaled to its width or height, whichever is tighter.
+    /// Draws `rows` on `root`, scaled to fit its width and its height.
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, rows: &[Self::Row]) -> Result<(), ReportError>;
 
     /// What the figure shows, in plain sentences.
@@ -38,7 +38,7 @@ pub trait Figure {
 pub struct Drawn {
     /// Vector graphic.
     pub svg: PathBuf,
-    /// Raster, twice the nominal size.
+    /// Raster graphic of twice the nominal size.
     pub png: PathBuf,
 }
 
@@ -47,21 +47,22 @@ pub struct Drawn {
 pub struct Saved {
     /// Vector graphic.
     pub svg: PathBuf,
-    /// Raster, twice the nominal size.
+    /// Raster graphic of twice the nominal size.
     pub png: PathBuf,
-    /// The rows that it shows.
+    /// The rows of the figure.
     pub csv: PathBuf,
 }
 
-/// Backends take whole pixels. Drawing this much larger than nominal keeps curves smooth: the SVG is shown scaled back, the PNG is averaged down.
+/// Backends use whole pixels. Figures are drawn larger than nominal by this factor, which keeps curves smooth. The SVG is then
+/// displayed smaller, and the PNG is averaged.
 const FINE: u32 = 4;
-/// A PNG's pixels per unit.
+/// Pixels per unit of a PNG.
 const PNG_SCALE: u32 = 2;
 
 /// Draws `rows` into `folder` as `stem.svg` and `stem.png`, each through a temporary file.
 ///
 /// # Errors
-/// Those of the figure's `draw`, and [`kvcsr_records::RecordsError::Io`] naming the file.
+/// The errors of the figure's `draw`, and [`kvcsr_records::RecordsError::Io`] with the file.
 pub fn drawing<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) -> Result<Drawn, ReportError> {
     let path = |extension: &str| folder.join(format!("{stem}.{extension}"));
     let drawn = Drawn { svg: path("svg"), png: path("png") };
@@ -70,10 +71,10 @@ pub fn drawing<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) -> Result<
     Ok(drawn)
 }
 
-/// Draws `rows` into `folder` under the figure's own name, and writes them beside it as CSV.
+/// Draws `rows` into `folder` under the figure's own name, and writes them as CSV into the same folder.
 ///
 /// # Errors
-/// Those of [`drawing`].
+/// The same as [`drawing`].
 pub fn figure<F: Figure>(folder: &Path, rows: &[F::Row]) -> Result<Saved, ReportError> {
     let Drawn { svg, png } = drawing::<F>(folder, F::NAME, rows)?;
     let csv = svg.with_extension("csv");
@@ -93,7 +94,7 @@ pub fn svg<F: Figure>(rows: &[F::Row]) -> Result<String, ReportError> {
     svg::with_text_widths(&svg::of_size(&text, fine, F::SIZE))
 }
 
-/// The figure as RGB bytes, row by row, with its width and height in pixels: twice the nominal size.
+/// The figure as RGB bytes, row by row, and its width and height in pixels, which are twice the nominal size.
 pub fn raster<F: Figure>(rows: &[F::Row]) -> Result<(Vec<u8>, (u32, u32)), ReportError> {
     let fine = (F::SIZE.0 * FINE, F::SIZE.1 * FINE);
     let mut pixels = vec![0_u8; fine.0 as usize * fine.1 as usize * 3];
@@ -157,7 +158,8 @@ impl Shown for Inline {
     }
 }
 
-/// Draws a figure for a notebook, where it is shown as the last value of a cell: `save::inline::<SparsityError>(&rows).unwrap()`.
+/// Draws a figure for a notebook. It is shown if it is the last value of a cell:
+/// `save::inline::<SparsityError>(&rows).unwrap()`.
 pub fn inline<F: Figure>(rows: &[F::Row]) -> Result<Inline, ReportError> {
     Ok(Inline { svg: svg::<F>(rows)?, caption: F::caption(rows) })
 }
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn averaging_rounds_to_nearest_and_keeps_channels_apart() {
-        // Two pixels by two, then one: red 0, 0, 1, 1 -> 0.5 -> 1; green 10 throughout; blue 0, 4, 8, 12 -> 6.
+        // A block of two by two pixels becomes one pixel: red 0, 0, 1, 1 -> 0.5 -> 1; green is always 10; blue 0, 4, 8, 12 -> 6.
         let pixels = [0, 10, 0, 0, 10, 4, 1, 10, 8, 1, 10, 12];
         assert_eq!(averaged(&pixels, (1, 1), 2), [1, 10, 6]);
     }

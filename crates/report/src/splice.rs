@@ -6,10 +6,11 @@ use kvcsr_records::{RecordsError, files};
 
 use crate::error::ReportError;
 
-/// Replaces what stands between the markers `name` in `document` by `text`, on lines of its own. The markers stay.
+/// Replaces the text between the markers `name` in `document` by `text`, on separate lines. The markers stay.
 ///
 /// # Errors
-/// [`ReportError::Marker`] if a marker is missing, occurs twice, or END comes before BEGIN. A generated table never lands in the wrong place.
+/// [`ReportError::Marker`] if a marker is missing, occurs twice, or END comes before BEGIN. A generated table is therefore never
+/// written to the wrong place.
 pub fn splice(document: &str, name: &str, text: &str) -> Result<String, ReportError> {
     let begin = format!("<!-- BEGIN {name} -->");
     let end = format!("<!-- END {name} -->");
@@ -21,13 +22,14 @@ pub fn splice(document: &str, name: &str, text: &str) -> Result<String, ReportEr
     Ok(format!("{}\n{}\n{}", &document[..from], text.trim_matches('\n'), &document[to..]))
 }
 
-/// Whether `document` has a part of that name.
+/// Whether `document` has markers with this name.
 #[must_use]
 pub fn has(document: &str, name: &str) -> bool {
     document.contains(&format!("<!-- BEGIN {name} -->"))
 }
 
-/// [`splice`] on a file, through a temporary file. Returns whether the file changed; an unchanged file is not written.
+/// Does the same as [`splice`] for a file, through a temporary file. Returns whether the file changed. An unchanged file is not
+/// written.
 pub fn splice_file(path: &Path, name: &str, text: &str) -> Result<bool, ReportError> {
     let document = fs::read_to_string(path).map_err(RecordsError::io(path))?;
     let spliced = splice(&document, name, text)?;

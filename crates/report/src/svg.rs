@@ -1,18 +1,18 @@
-//! What plotters' SVG lacks: a nominal size, and texts that keep their width where the viewer has another font.
+//! Adds what plotters' SVG lacks: a nominal size, and texts that keep their width if the viewer has another font.
 
 use crate::{error::ReportError, style};
 
-/// plotters writes a font of height `h` as one of size `h / 1.24`.
+/// plotters writes a font of height `h` with the size `h / 1.24`.
 const HEIGHT_OF_SIZE: f64 = 1.24;
 
-/// `drawn`, an SVG of `drawn_size` pixels, shown at `size`.
+/// Displays `drawn`, an SVG of `drawn_size` pixels, at the size `size`.
 pub fn of_size(drawn: &str, drawn_size: (u32, u32), size: (u32, u32)) -> String {
     let head = |(width, height)| format!("<svg width=\"{width}\" height=\"{height}\"");
     drawn.replacen(&head(drawn_size), &head(size), 1)
 }
 
-/// Gives every text the width that it was placed with. Labels were kept apart by the shipped font's metrics; a viewer that has
-/// none of the same metrics would draw them wider, over each other and over the edge.
+/// Gives every text the width with which it was placed. The places of labels use the metrics of the included font. A viewer
+/// without a font of these metrics would draw them wider, over each other and over the edge.
 pub fn with_text_widths(drawn: &str) -> Result<String, ReportError> {
     const OPEN: &str = "<text";
     let mut out = String::with_capacity(drawn.len() + drawn.len() / 8);
@@ -33,7 +33,7 @@ pub fn with_text_widths(drawn: &str) -> Result<String, ReportError> {
     Ok(out)
 }
 
-/// An attribute's value; `tag` is what stands between an element's name, its space included, and its `>`.
+/// The value of an attribute. `tag` is the text between an element's name (starting with the space after it) and its `>`.
 pub fn attribute<'t>(tag: &'t str, name: &str) -> Option<&'t str> {
     let from = tag.find(&format!(" {name}=\""))? + name.len() + 3;
     tag[from..].split('"').next()

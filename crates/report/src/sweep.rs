@@ -1,4 +1,4 @@
-//! Tables of a sweep: scores at every point, and how far they lie apart.
+//! Tables of a sweep: scores at every point, and how much they vary.
 
 use crate::{grouping::distinct, records::SweepRow, table::Table};
 
@@ -30,8 +30,8 @@ pub fn scores_markdown(rows: &[SweepRow]) -> String {
     table.into_text()
 }
 
-/// How far a scheme's scores at the points lie apart, as a share of their mean: of KL, and of what recovery lacks to 1. Where the points
-/// are seeds of training, this is the noise of training. Nothing for a single point, nor for schemes that lose nothing.
+/// How much a scheme's scores vary over the points, relative to their mean: the KL, and `1 - recovery`. If the points are seeds of
+/// training, this is the noise of training. None for a single point, and for schemes that lose nothing.
 pub fn spread_markdown(rows: &[SweepRow]) -> Option<String> {
     let numbers = ["points", "KL, least", "KL, most", "apart (% of mean)", "1 - recovery, mean", "apart (% of mean)"];
     let mut table = Table::of(["scheme"], numbers);
@@ -55,7 +55,7 @@ pub fn spread_markdown(rows: &[SweepRow]) -> Option<String> {
     any.then(|| table.into_text())
 }
 
-/// Several values of one thing, their mean above 0.
+/// Several values of one quantity. Their mean is above 0.
 struct Spread {
     least: f64,
     most: f64,

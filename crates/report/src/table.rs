@@ -2,16 +2,16 @@
 
 use std::fmt::{self, Write as _};
 
-/// Which side a column's cells stand on.
+/// Alignment of a column's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cells {
-    /// Texts, to the left.
+    /// Texts, aligned to the left.
     Text,
-    /// Numbers, to the right.
+    /// Numbers, aligned to the right.
     Number,
 }
 
-/// A table in the making.
+/// A table that is being built.
 #[derive(Clone, Debug)]
 pub struct Table(String);
 
@@ -29,7 +29,7 @@ impl Table {
         table
     }
 
-    /// A table whose columns are texts first and then numbers.
+    /// A table with columns of texts, then columns of numbers.
     pub fn of<'h>(texts: impl IntoIterator<Item = &'h str>, numbers: impl IntoIterator<Item = &'h str>) -> Self {
         let texts = texts.into_iter().map(|heading| (heading, Cells::Text));
         Self::new(texts.chain(numbers.into_iter().map(|heading| (heading, Cells::Number))))
@@ -45,7 +45,7 @@ impl Table {
         self.0.push('\n');
     }
 
-    /// The table, each line ended.
+    /// The text of the table. Each line ends with a line break.
     pub fn into_text(self) -> String {
         self.0
     }

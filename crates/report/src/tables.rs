@@ -1,8 +1,8 @@
-//! Rows as polars data frames, for grouping, joining and pivoting, and for Parquet; data frames as Markdown.
+//! Converts rows to polars data frames, for grouping, joining, pivoting and Parquet, and data frames to Markdown.
 //!
-//! A frame's columns are the fields of its rows, asked of serde: no list of columns is kept here. polars stays behind this module:
-//! callers need none of its types to go from rows to files. It is the eager part of polars: `lazy` with CSV or Parquet builds 275 crates
-//! with an HTTP stack among them instead of 145, and no table here is large.
+//! The columns of a frame are the fields of its rows. They come from serde, so this module has no list of columns. Only this
+//! module uses polars: callers go from rows to files without its types. It uses the eager part of polars. `lazy` with CSV or
+//! Parquet would build 275 crates, including an HTTP stack, instead of 145, and no table here is large.
 
 use std::{fs::File, io::Write, path::Path};
 
@@ -19,11 +19,11 @@ use serde_json::Value;
 
 use crate::{error::ReportError, ticks::number};
 
-/// The data frame of `rows`, a column per field: numbers, texts and truth values, nothing where a field is nothing or not a number. No
-/// rows give an empty frame with all columns.
+/// The data frame of `rows`, with one column per field: numbers, texts and booleans. A value is null if the field is null or not a
+/// number. Without rows the frame is empty but has all columns.
 ///
 /// # Errors
-/// [`RecordsError::Row`] for a row with a list or a struct among its fields.
+/// [`RecordsError::Row`] for a row with a list or a struct as a field.
 pub fn frame<R: Row>(rows: &[R]) -> Result<DataFrame, ReportError> {
     let refused = |reason: String| RecordsError::Row { row: std::any::type_name::<R>(), reason };
     let objects: Vec<Value> =
@@ -35,7 +35,7 @@ pub fn frame<R: Row>(rows: &[R]) -> Result<DataFrame, ReportError> {
     Ok(DataFrame::new(rows.len(), columns.collect::<Result<Vec<Column>, _>>()?)?)
 }
 
-/// One column, of the type of its first value that is something.
+/// One column. Its type is that of the first value that is not null.
 fn series(name: &str, values: &[&Value]) -> Option<Series> {
     let known = values.iter().find(|value| !value.is_null());
     let name = name.into();
@@ -53,10 +53,10 @@ fn series(name: &str, values: &[&Value]) -> Option<Series> {
 /// Writes `rows` as Parquet, through a temporary file.
 ///
 /// # Errors
-/// Those of [`frame`], [`RecordsError::Io`] naming the file, or polars' own.
+/// The errors of [`frame`], [`RecordsError::Io`] with the file, or errors of polars.
 pub fn write_parquet<R: Row>(path: &Path, rows: &[R]) -> Result<(), ReportError> {
     let mut frame = frame(rows)?;
-    // In memory first: polars' own errors of a disk do not name the file.
+    // Write to memory first, because the disk errors of polars do not name the file.
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes).finish(&mut frame)?;
     files::replace(path, |file| Ok(file.write_all(&bytes).map_err(RecordsError::io(path))?))
@@ -65,7 +65,7 @@ pub fn write_parquet<R: Row>(path: &Path, rows: &[R]) -> Result<(), ReportError>
 /// Reads a table that [`write_parquet`] or another program wrote.
 ///
 /// # Errors
-/// [`RecordsError::Io`] naming the file, or polars' own for a file that is not Parquet.
+/// [`RecordsError::Io`] with the file, or an error of polars if the file is not Parquet.
 pub fn read_parquet(path: &Path) -> Result<DataFrame, ReportError> {
     let file = File::open(path).map_err(RecordsError::io(path))?;
     Ok(ParquetReader::new(file).finish()?)
@@ -76,13 +76,13 @@ pub fn read_parquet(path: &Path) -> Result<DataFrame, ReportError> {
 pub struct MarkdownColumn<'a> {
     /// The data frame's column.
     pub name: &'a str,
-    /// The heading, with the unit where there is one.
+    /// The heading, with the unit if there is one.
     pub heading: &'a str,
-    /// Digits after the point for floating-point columns; `None` for the shortest form of four significant digits.
+    /// Decimals of floating-point columns. `None` is the shortest form with four significant digits.
     pub decimals: Option<usize>,
 }
 
-/// A data frame's `columns` as a Markdown table: text left, numbers right.
+/// The `columns` of a data frame as a Markdown table. Texts are left-aligned, numbers right-aligned.
 pub fn markdown(frame: &DataFrame, columns: &[MarkdownColumn<'_>]) -> Result<String, ReportError> {
     let mut lines = vec![String::from("|"), String::from("|")];
     lines.resize(frame.height() + 2, String::from("|"));
@@ -110,10 +110,10 @@ fn column<'a>(name: &'a str, heading: &'a str, decimals: Option<usize>) -> Markd
     MarkdownColumn { name, heading, decimals }
 }
 
-/// The results table: one line per summary. `domains` adds the domain's column.
+/// The results table: one line per summary. `domains` adds a column for the domain.
 ///
 /// # Errors
-/// Those of [`frame`] and [`markdown`].
+/// The errors of [`frame`] and [`markdown`].
 pub fn results_markdown(summaries: &[SchemeSummary], domains: bool) -> Result<String, ReportError> {
     let mut columns = vec![
         column("scheme", "scheme", None),
@@ -135,7 +135,8 @@ pub fn results_markdown(summaries: &[SchemeSummary], domains: bool) -> Result<St
     markdown(&frame(summaries)?, &columns)
 }
 
-/// The comparisons that NeuralDict does not win, as a table under a sentence that counts them; the sentence alone where it wins all.
+/// The comparisons in which NeuralDict is not better, as a table below a sentence that counts them. If it is always better, only
+/// the sentence.
 pub fn losses_markdown(comparisons: &[Comparison]) -> Result<String, ReportError> {
     let lost: Vec<Comparison> = crate::aggregate::not_better(comparisons).into_iter().cloned().collect();
     if comparisons.is_empty() {
@@ -224,7 +225,7 @@ mod tests {
             |names: &[&str]| names.iter().map(|name| frame.column(name).unwrap().dtype().clone()).collect::<Vec<_>>();
         use polars::prelude::DataType::{Float64, String, UInt64};
         assert_eq!(types(&["dictionary", "context", "nll_sum"]), [String, UInt64, Float64]);
-        // A whole number in a field of fractions stays a fraction.
+        // A whole number in a floating-point field stays a floating-point number.
         assert_eq!(frame.column("nominal_bits").unwrap().f64().unwrap().get(0), Some(1.0));
 
         let comparison = Comparison::new("all".to_owned(), "csr-4".to_owned(), "KL", f64::NAN, 0.1);

@@ -1,6 +1,6 @@
-//! Where ticks stand and how numbers read.
+//! Positions of ticks, and the format of numbers.
 
-/// Round steps (1, 2, 2.5, 5 times a power of ten) giving between `about / 2` and `about` intervals.
+/// Ticks with a round step (1, 2, 2.5 or 5 times a power of ten) that give between `about / 2` and `about` intervals.
 pub(crate) fn linear_ticks(low: f64, high: f64, about: f64) -> Vec<(f64, String)> {
     let rough = (high - low) / about;
     let power = 10.0_f64.powf(rough.log10().floor());
@@ -11,7 +11,8 @@ pub(crate) fn linear_ticks(low: f64, high: f64, about: f64) -> Vec<(f64, String)
     (first..=last).map(|k| k as f64 * step).map(|at| (at, number(at))).collect()
 }
 
-/// The sparsest of several patterns per decade that still gives four ticks; linear ticks on a narrow range, every n-th power of ten on a wide one.
+/// Uses the pattern per decade with the fewest ticks that still gives at least four. On a narrow range the ticks are linear. On a
+/// wide range they are every n-th power of ten.
 pub(crate) fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
     let whole: Vec<f64> = decades.clone().map(|k| 10.0_f64.powi(k)).filter(|at| (low..=high).contains(at)).collect();
@@ -34,7 +35,7 @@ pub(crate) fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     ticks.into_iter().step_by(every.max(1)).map(|at| (at, number(at))).collect()
 }
 
-/// A number for readers: `0.05`, `2.5`, `30 000`, `1e−4`, `3e−5`.
+/// Formats a number for readers: `0.05`, `2.5`, `30 000`, `1e−4`, `3e−5`.
 pub fn number(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -46,7 +47,7 @@ pub fn number(value: f64) -> String {
         if leading.abs() >= 10.0 {
             (leading, power) = (leading / 10.0, power + 1);
         }
-        // The shipped font has no superscript minus sign.
+        // The included font has no superscript minus sign.
         return format!("{leading}e\u{2212}{}", -power);
     }
     if magnitude >= 10_000.0 {
@@ -57,7 +58,7 @@ pub fn number(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// Groups of three digits, parted by thin spaces.
+/// Groups of three digits, separated by thin spaces.
 fn grouped(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = if value < 0 { "\u{2212}".to_owned() } else { String::new() };

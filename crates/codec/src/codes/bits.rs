@@ -1,6 +1,6 @@
-//! The one packer of numbers of a few bits: the lowest bits first, one number directly after the other.
+//! Packs numbers of a few bits each. The lowest bits come first, and there are no gaps between numbers.
 
-/// Appends numbers of up to 16 bits to bytes.
+/// Appends numbers of up to 32 bits to bytes.
 #[derive(Debug)]
 pub struct BitWriter<'a> {
     bytes: &'a mut Vec<u8>,
@@ -9,12 +9,12 @@ pub struct BitWriter<'a> {
 }
 
 impl<'a> BitWriter<'a> {
-    /// Begins at the next whole byte of `bytes`.
+    /// Starts at the next whole byte of `bytes`.
     pub fn new(bytes: &'a mut Vec<u8>) -> Self {
         Self { bytes, held: 0, count: 0 }
     }
 
-    /// Appends the lowest `bits` bits, at most 32; the others must be 0.
+    /// Appends the lowest `bits` bits of `value`, at most 32. The other bits of `value` must be 0.
     pub fn write(&mut self, value: u32, bits: usize) {
         debug_assert!(bits == 32 || value >> bits == 0);
         self.held |= u64::from(value) << self.count;
@@ -26,7 +26,7 @@ impl<'a> BitWriter<'a> {
         }
     }
 
-    /// Fills up the last byte with zeros.
+    /// Fills the last byte with zero bits.
     pub fn finish(self) {
         if self.count > 0 {
             self.bytes.push(self.held as u8);
@@ -43,16 +43,16 @@ pub struct BitReader<'a> {
 }
 
 impl<'a> BitReader<'a> {
-    /// Begins at the first byte.
+    /// Starts at the first byte.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, held: 0, count: 0 }
     }
 
-    /// The next `bits` bits, at most 32.
+    /// Returns the next `bits` bits, at most 32.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If fewer than `bits` bits are left.
     #[inline]
     pub fn read(&mut self, bits: usize) -> u32 {
         while self.count < bits {
@@ -68,7 +68,7 @@ impl<'a> BitReader<'a> {
     }
 }
 
-/// Bytes of a row of `count` numbers of `bits` bits.
+/// Bytes that a row of `count` numbers of `bits` bits each takes.
 #[must_use]
 pub fn packed_bytes(count: usize, bits: usize) -> usize {
     (count * bits).div_ceil(8)
@@ -83,10 +83,10 @@ pub fn pack_bits(numbers: &[u16], bits: usize, bytes: &mut Vec<u8>) {
     writer.finish();
 }
 
-/// Reads a row that [`pack_bits`] made, as many numbers as the slice holds.
+/// Reads a row that [`pack_bits`] wrote. It reads as many numbers as the slice holds.
 ///
 /// # Panics
-/// If there are not as many.
+/// If the bytes hold fewer numbers.
 pub fn unpack_bits(bytes: &[u8], bits: usize, numbers: &mut [u16]) {
     if bits == 8 {
         assert!(bytes.len() >= numbers.len());
@@ -98,11 +98,11 @@ pub fn unpack_bits(bytes: &[u8], bits: usize, numbers: &mut [u16]) {
     }
 }
 
-/// Numbers that [`pack_small`] and [`unpack_small`] take at a time: eight of `b` bits are `b` bytes.
+/// How many numbers [`pack_small`] and [`unpack_small`] process at a time. Eight numbers of `b` bits take `b` bytes.
 pub const EIGHT: usize = 8;
 
-/// [`pack_bits`] of numbers of 1 to 8 bits, a multiple of eight of them: a row then has no padding, and neither does a
-/// sequence of rows.
+/// Does the same as [`pack_bits`] for numbers of 1 to 8 bits. Their count must be a multiple of eight, so neither a row
+/// nor a sequence of rows has padding.
 pub fn pack_small(numbers: &[u8], bits: usize, bytes: &mut Vec<u8>) {
     debug_assert!(numbers.len().is_multiple_of(EIGHT) && (1..=8).contains(&bits));
     for eight in numbers.chunks_exact(EIGHT) {
@@ -111,10 +111,10 @@ pub fn pack_small(numbers: &[u8], bits: usize, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Calls `each(at, number)` for all numbers of `bytes`, which [`pack_small`] made.
+/// Calls `each(at, number)` for all numbers in `bytes`, which [`pack_small`] wrote.
 #[inline]
 pub fn unpack_small(bytes: &[u8], bits: usize, each: impl FnMut(usize, u8)) {
-    // The usual widths are compiled apart: a constant shift makes them several times as fast.
+    // The usual widths are compiled separately: with a constant shift they run several times as fast.
     match bits {
         1 => unpack_eights(bytes, 1, each),
         2 => unpack_eights(bytes, 2, each),
@@ -137,7 +137,7 @@ fn unpack_eights(bytes: &[u8], bits: usize, mut each: impl FnMut(usize, u8)) {
     }
 }
 
-/// [`unpack_small`] of all numbers of `out`, as f32: through a table where they lie within bytes.
+/// Does the same as [`unpack_small`] for all numbers of `out`, as f32. It uses a table if no number crosses a byte.
 pub fn unpack_wide(bytes: &[u8], bits: usize, out: &mut [f32]) {
     match bits {
         1 => look_up(&ONES, bytes, out),
@@ -151,7 +151,7 @@ static ONES: [[f32; 8]; 256] = fields();
 static TWOS: [[f32; 4]; 256] = fields();
 static FOURS: [[f32; 2]; 256] = fields();
 
-/// The `N` equal fields of every byte, the lowest first.
+/// The `N` equal fields of every byte, lowest bits first.
 const fn fields<const N: usize>() -> [[f32; N]; 256] {
     let (bits, mut all, mut byte) = (8 / N, [[0.0; N]; 256], 0);
     while byte < 256 {

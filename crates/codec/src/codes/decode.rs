@@ -1,4 +1,4 @@
-//! From codes back to vectors.
+//! Decodes sparse codes to vectors.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +9,14 @@ use super::early::used;
 use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
 
-/// Rows expanded as one unit of parallel work.
+/// Rows decoded as one unit of parallel work.
 const BLOCK: usize = 64;
 
-/// Multiply-adds below which a thread pool costs more than it saves.
+/// Below this number of multiply-adds a thread pool costs more than it saves.
 const PARALLEL_FLOOR: usize = 1 << 17;
 
-/// Writes `X^ = r D` of `rows`, of `held` with `s` entries each, to `out`, `(rows.len(), width)`. `unpack` gives indices
-/// and coefficients of rows, `(n, s)` each. Parallel over blocks of rows when that pays.
+/// Writes `X^ = r D` of `rows` to `out`, `(rows.len(), width)`. There are `held` rows of `s` entries each. `unpack` gives
+/// the indices and coefficients of a range of rows, `(n, s)` each. Large calls run in parallel over blocks of rows.
 pub(super) fn decode(
     atoms: Atoms<'_>,
     [held, s]: [usize; 2],
@@ -29,7 +29,7 @@ pub(super) fn decode(
     }
     let width = atoms.width();
     CodecError::length("decoded rows", rows.len() * width, out.len())?;
-    // The lowest offending row, so that the error is the same for any thread count.
+    // The first row with an unknown atom, so that the error is the same for any number of threads.
     let unknown = AtomicUsize::new(usize::MAX);
     let isa = Isa::detect();
     let scratch_rows = BLOCK.min(rows.len());
@@ -65,7 +65,7 @@ pub(super) fn decode(
     }
 }
 
-/// Place of the first index that names no atom.
+/// Position of the first index that is not an atom.
 pub(super) fn beyond(indices: &[u16], atoms: usize) -> Option<usize> {
     indices.iter().position(|&index| usize::from(index) >= atoms)
 }

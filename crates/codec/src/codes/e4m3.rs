@@ -1,8 +1,8 @@
-//! Eight-bit floating point with 4 exponent and 3 mantissa bits, no infinity.
+//! Eight-bit floating point with 4 exponent bits, 3 mantissa bits and no infinity.
 
 use float8::F8E4M3;
 
-/// The nearest e4m3 number, ties to even, saturating at ±448; NaN stays NaN.
+/// The nearest e4m3 number. Ties go to even, values saturate at ±448, and NaN stays NaN.
 #[must_use]
 pub fn to_e4m3(x: f32) -> u8 {
     F8E4M3::from_f32(x).to_bits()

@@ -1,19 +1,20 @@
-//! Rows that need fewer atoms than they may have.
+//! Rows that use fewer atoms than the sparsity allows.
 
-/// Entries of a row before the zeros at its end.
+/// Number of entries of a row without the zeros at its end.
 pub(super) fn used(coefficients: &[f32]) -> usize {
     coefficients.iter().rposition(|&c| c != 0.0).map_or(0, |last| last + 1)
 }
 
-/// Keeps of every row of codes `(n, s)` only the atoms that matching pursuit needed to come within
-/// `tolerance`, in `‖x - x̂‖² / ‖x‖²`, and sets the rest to index 0 with coefficient 0. A row that
-/// does not come that close keeps all.
+/// Keeps in each row of codes `(n, s)` only the atoms that matching pursuit needed to reach a relative squared error
+/// `‖x - x̂‖² / ‖x‖²` of at most `tolerance`. The other entries become index 0 with coefficient 0. A row that does not
+/// reach the tolerance keeps all its atoms.
 ///
-/// Each step of pursuit takes the square of its coefficient off the squared residual, so nothing
-/// is restored to find out. The coefficients must be those of pursuit itself: refit afterwards.
+/// Each step of matching pursuit subtracts the square of its coefficient from the squared residual. The error is
+/// therefore known without decoding. The coefficients must be those of matching pursuit itself, so call
+/// [`refit`](crate::refit) after this function.
 ///
 /// # Panics
-/// If `rows` `(n, width)` and the codes differ in rows.
+/// If `rows` `(n, width)` and the codes have different numbers of rows.
 pub fn stop_early(rows: &[f32], width: usize, tolerance: f32, indices: &mut [u16], coefficients: &mut [f32]) {
     let n = rows.len() / width.max(1);
     if n == 0 || indices.is_empty() {
@@ -42,7 +43,7 @@ mod tests {
 
     #[test]
     fn pursuit_stops_where_enough_is_represented() {
-        // Energies 25, of which steps take 16 and 9; then 1, all in the first; then nothing at all.
+        // Row 1 has energy 25: its steps take 16 and 9. Row 2 has energy 1: its first step takes all. Row 3 is zero.
         let rows = [4.0, 3.0, 1.0, 0.0, 0.0, 0.0];
         let run = |tolerance: f32| {
             let (mut indices, mut coefficients) = ([5, 6, 7, 0, 0, 0], [4.0, 3.0, 1.0, 0.0, 0.0, 0.0]);

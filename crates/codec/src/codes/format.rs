@@ -1,4 +1,4 @@
-//! The bit stream of packed codes: indices in as many bits as the dictionary needs, small coefficients.
+//! The bit stream of packed codes: each index takes only as many bits as the dictionary needs, and coefficients are small.
 
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -15,16 +15,16 @@ pub enum CoefficientFormat {
     F16,
     /// Eight-bit floating point: 4 exponent and 3 mantissa bits, no infinity, saturating at ±448.
     Fp8,
-    /// Eight-bit integers times a scale per row.
+    /// Eight-bit integers multiplied by one scale per row.
     Int8,
-    /// Six-bit integers times a scale per row.
+    /// Six-bit integers multiplied by one scale per row.
     Int6,
-    /// Four-bit integers times a scale per row.
+    /// Four-bit integers multiplied by one scale per row.
     Int4,
 }
 
 impl CoefficientFormat {
-    /// All formats, the widest first.
+    /// All formats, widest first.
     pub const ALL: [Self; 5] = [Self::F16, Self::Fp8, Self::Int8, Self::Int6, Self::Int4];
 
     /// `"f16"`, `"fp8"`, `"int8"`, `"int6"` or `"int4"`.
@@ -50,7 +50,7 @@ impl CoefficientFormat {
         }
     }
 
-    /// The largest integer of an integer format; the smallest is its negative.
+    /// The largest integer of an integer format. The smallest is its negative.
     pub(super) const fn largest_integer(self) -> Option<i32> {
         match self {
             Self::F16 | Self::Fp8 => None,
@@ -65,8 +65,8 @@ impl CoefficientFormat {
     }
 }
 
-/// How one row becomes bits: indices of `ceil(log2 N)` bits, then coefficients, padded to a whole byte. Integer formats
-/// add one f16 scale per row, the largest magnitude over the largest integer.
+/// Packs one row into bits: first the indices of `ceil(log2 N)` bits each, then the coefficients, then zeros up to a
+/// whole byte. Integer formats add one f16 scale per row: the largest magnitude divided by the largest integer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowFormat {
     index_bits: usize,
@@ -85,10 +85,10 @@ impl RowFormat {
         packed_bytes(entries, self.index_bits + self.coefficients.bits())
     }
 
-    /// Appends one row; its scale is returned for integer formats.
+    /// Appends one row. Returns the scale of the row for integer formats.
     ///
     /// # Panics
-    /// If an index needs more bits than the dictionary.
+    /// If an index needs more bits than the dictionary uses.
     pub(super) fn write(self, indices: &[u16], coefficients: &[f32], bytes: &mut Vec<u8>) -> Option<f16> {
         let mut bits = BitWriter::new(bytes);
         for &index in indices {
@@ -119,7 +119,7 @@ impl RowFormat {
         kept
     }
 
-    /// Reads the row in `bytes`, as many entries as the slices hold; `scale` is that of integer formats.
+    /// Reads the row in `bytes`: as many entries as the slices hold. `scale` is used by integer formats only.
     pub(super) fn read(self, bytes: &[u8], scale: f16, indices: &mut [u16], coefficients: &mut [f32]) {
         let mut bits = BitReader::new(bytes);
         for index in indices {
@@ -139,7 +139,7 @@ impl RowFormat {
     }
 }
 
-/// Bits that name one of `atoms` atoms: `ceil(log2 N)`.
+/// Bits needed to name one of `atoms` atoms: `ceil(log2 N)`.
 ///
 /// # Panics
 /// If `atoms` is not in `1..=65536`.

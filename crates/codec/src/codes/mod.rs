@@ -1,4 +1,4 @@
-//! The store of sparse codes: rows of one layout, all of one length or each of its own.
+//! Storage of sparse codes: rows in one layout, with a fixed length or one length per row.
 
 mod bits;
 mod decode;
@@ -32,11 +32,11 @@ pub use self::on_codes::{add_atom_sums, add_weighted_codes, atom_products, score
 pub use self::paper::SparseCodes;
 pub use self::range::{Coder, Odds, RangeDecoder, RangeEncoder};
 
-/// Rows by which vectors grow: doubling would leave up to half of a cache allocated and empty, and the ledger counts
+/// Rows by which vectors grow. Doubling would leave up to half of the allocated cache empty, and the ledger counts
 /// capacity.
 const PAGE_ROWS: usize = 256;
 
-/// Rows between two stored starts: finding a row adds up the lengths of fewer than these.
+/// Rows between two stored start positions. To find a row, fewer than this many row lengths are added up.
 pub const START_ROWS: usize = 64;
 
 /// How codes are stored.
@@ -48,13 +48,13 @@ pub enum CodeLayout {
     Paper,
     /// e4m3 coefficients and u16 indices (Lexico).
     Bytes,
-    /// Indices of `ceil(log2 N)` bits and coefficients of the format given.
+    /// Indices of `ceil(log2 N)` bits and coefficients in the given format.
     Packed(CoefficientFormat),
 }
 
 impl CodeLayout {
-    /// Bits per channel of one kind's codes, with `chunks` codes of `sparsity` atoms over a head
-    /// of `head_dim` channels: `32 s s_n / d_h` in the paper's layout.
+    /// Bits per channel of the codes of one kind. A head of `head_dim` channels has `chunks` codes of `sparsity` atoms.
+    /// In the paper's layout this is `32 s s_n / d_h`.
     #[must_use]
     pub fn bits(self, sparsity: usize, chunks: usize, head_dim: usize, atoms: usize) -> BitsPerChannel {
         let row = match self {
@@ -66,10 +66,11 @@ impl CodeLayout {
     }
 }
 
-/// Sparse codes: per row up to `s` atoms and their coefficients, in a [`CodeLayout`].
+/// Sparse codes: each row has up to `s` atoms and their coefficients, in a [`CodeLayout`].
 ///
-/// Rows directly follow each other. All have `s` entries ([`Codes::new`]), or each as many as it uses
-/// ([`Codes::ragged`]): a row's length then takes a byte, and the start of every 64th row four.
+/// Rows are stored one directly after the other. Either all rows have `s` entries ([`Codes::new`]), or each row has as
+/// many as it uses ([`Codes::ragged`]). Ragged codes take one more byte per row for its length, and 4 bytes for the
+/// start of every 64th row.
 #[derive(Clone, Debug)]
 pub struct Codes {
     sparsity: usize,
@@ -78,16 +79,16 @@ pub struct Codes {
     lengths: Option<Lengths>,
 }
 
-/// Lengths of rows, and where some of them start.
+/// The lengths of rows, and the start positions of some of them.
 #[derive(Clone, Debug, Default)]
 struct Lengths {
     of_rows: Vec<u8>,
-    /// Where every 64th row starts, in the unit of [`Rows::size`].
+    /// Start position of every 64th row, in the unit of [`Rows::size`].
     starts: Vec<u32>,
 }
 
 impl Codes {
-    /// No rows yet, and nothing allocated; rows will name `atoms` atoms at most and have `sparsity` entries each.
+    /// Empty codes without allocations. Rows will name at most `atoms` atoms and have `sparsity` entries each.
     ///
     /// # Panics
     /// If `sparsity` is 0 or `atoms` is not in `1..=65536`.
@@ -97,7 +98,7 @@ impl Codes {
         Self { sparsity, held: 0, rows: Rows::new(layout, atoms), lengths: None }
     }
 
-    /// As [`Codes::new`] for rows that leave out the zero coefficients at their end.
+    /// Does the same as [`Codes::new`], for rows without the zero coefficients at their end.
     ///
     /// # Panics
     /// If `sparsity` is not in `1..=255` or `atoms` not in `1..=65536`.
@@ -107,19 +108,19 @@ impl Codes {
         Self { lengths: Some(Lengths::default()), ..Self::new(layout, sparsity, atoms) }
     }
 
-    /// Rows held.
+    /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.held
     }
 
-    /// Atoms per row, the paper's `s`, or the most there are.
+    /// Atoms per row, the paper's `s`. For ragged codes, the most atoms of a row.
     #[must_use]
     pub fn sparsity(&self) -> usize {
         self.sparsity
     }
 
-    /// Atoms kept, over all rows.
+    /// Number of atoms stored, over all rows.
     #[must_use]
     pub fn atoms_kept(&self) -> usize {
         match &self.lengths {
@@ -128,13 +129,13 @@ impl Codes {
         }
     }
 
-    /// Appends rows `(n, sparsity)`, rounding the coefficients to the nearest value that the layout stores; they
-    /// saturate at the largest, since an infinite coefficient would decode to NaN. Ragged rows leave out the zeros at
-    /// their end.
+    /// Appends rows `(n, sparsity)`. Coefficients are rounded to the nearest value of the layout. They saturate at its
+    /// largest value, because an infinite coefficient would decode to NaN. Ragged rows leave out the zeros at their end.
     ///
     /// # Panics
-    /// If the slices differ in length or are not a whole number of rows; of packed codes, if an index needs more bits
-    /// than the dictionary; of ragged ones, if they outgrow 4 GiB.
+    /// - If the slices have different lengths or are not a whole number of rows.
+    /// - For packed codes: if an index needs more bits than the dictionary uses.
+    /// - For ragged codes: if the codes grow beyond 4 GiB.
     pub fn append(&mut self, indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len(), "one coefficient per index");
         assert_eq!(indices.len() % self.sparsity, 0, "whole rows");
@@ -157,11 +158,11 @@ impl Codes {
         self.held += n;
     }
 
-    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each; what a row does not use
-    /// is index 0 with coefficient 0.
+    /// Writes the indices and coefficients of `rows`, `(rows.len(), sparsity)` each. Entries that a row does not use are
+    /// index 0 with coefficient 0.
     ///
     /// # Panics
-    /// If the rows are not held or a slice has another size.
+    /// If the codes do not hold these rows or a slice has another size.
     pub fn unpack(&self, rows: Range<usize>, indices: &mut [u16], coefficients: &mut [f32]) {
         assert_eq!(indices.len(), rows.len() * self.sparsity);
         assert_eq!(coefficients.len(), indices.len());
@@ -192,21 +193,22 @@ impl Codes {
         }
     }
 
-    /// De-sparse (paper section 4): writes `rows` restored over `atoms` to `out`,
-    /// `(rows.len(), width)`. Runs on the current rayon pool.
+    /// Decodes `rows` over `atoms` to `out`, `(rows.len(), width)`: the paper's de-sparse (section 4). Runs on the current
+    /// rayon pool.
     ///
     /// # Errors
-    /// As [`SparseCodes::decode_into`].
+    /// The same as [`SparseCodes::decode_into`].
     pub fn decode_into(&self, atoms: Atoms<'_>, rows: Range<usize>, out: &mut [f32]) -> Result<(), CodecError> {
         decode::decode(atoms, [self.rows(), self.sparsity], rows, out, |rows, indices, coefficients| {
             self.unpack(rows, indices, coefficients);
         })
     }
 
-    /// As [`Codes::decode_into`] on the calling thread alone, with buffers that are reused from call to call.
+    /// Does the same as [`Codes::decode_into`] on the calling thread only, with buffers that later calls reuse. `out` is
+    /// `(rows.len(), width)`; its size is not checked.
     ///
     /// # Panics
-    /// If the rows are not held, a code names an atom that is not there, or `out` has another size.
+    /// If the codes do not hold these rows or a code names an unknown atom.
     pub fn restore(&self, atoms: Atoms<'_>, rows: Range<usize>, buffers: &mut CodeBuffers, out: &mut [f32]) {
         let (s, isa) = (self.sparsity(), Isa::detect());
         let (indices, coefficients) = buffers.unpacked(self, rows);
@@ -217,10 +219,10 @@ impl Codes {
         }
     }
 
-    /// Drops the first rows, a multiple of 64, and gives their memory back. The rows left are counted from 0 again.
+    /// Drops the first `rows` rows and frees their memory. The next row becomes row 0.
     ///
     /// # Panics
-    /// If so many are not held, or it is no multiple of 64.
+    /// If the codes hold fewer rows, or `rows` is not a multiple of 64.
     pub fn drop_first(&mut self, rows: usize) {
         assert!(rows <= self.held && rows.is_multiple_of(START_ROWS), "{rows} of {} rows", self.held);
         let size = match &mut self.lengths {
@@ -231,14 +233,14 @@ impl Codes {
         self.held -= rows;
     }
 
-    /// Forgets all rows and gives the memory back.
+    /// Removes all rows and frees the memory.
     pub fn clear(&mut self) {
         self.held = 0;
         self.rows.clear();
         self.lengths = self.lengths.take().map(|_| Lengths::default());
     }
 
-    /// Bytes allocated, by part.
+    /// Allocated bytes, by part.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
         let mut all = self.rows.footprint();
@@ -248,14 +250,14 @@ impl Codes {
         all
     }
 
-    /// What [`Codes::footprint`] of empty codes becomes with `rows` rows in one call; for ragged ones, the most.
+    /// The value of [`Codes::footprint`] after one call appends `rows` rows to empty codes. For ragged codes, the maximum.
     #[must_use]
     pub fn footprint_of(&self, rows: usize) -> Footprint {
         self.footprint_of_exactly(if rows == 0 { 0 } else { rows.max(PAGE_ROWS) })
     }
 
-    /// [`Codes::footprint`] of `rows` rows after others before them were [dropped](Codes::drop_first); for ragged ones, the
-    /// most.
+    /// The value of [`Codes::footprint`] for `rows` rows after earlier rows were [dropped](Codes::drop_first). For ragged
+    /// codes, the maximum.
     #[must_use]
     pub fn footprint_of_exactly(&self, rows: usize) -> Footprint {
         let mut all = self.rows.footprint_of(rows, self.sparsity);
@@ -275,7 +277,7 @@ impl Lengths {
         }
     }
 
-    /// Keeps the length of a row that will start at `at`.
+    /// Stores the length of a row that will start at `at`, and returns the length.
     fn push(&mut self, length: usize, at: usize) -> usize {
         if self.of_rows.len().is_multiple_of(START_ROWS) {
             self.starts.push(u32::try_from(at).expect("less than 4 GiB of codes per head"));
@@ -302,7 +304,7 @@ impl Lengths {
     }
 }
 
-/// Room for unpacked codes.
+/// Reusable buffers for unpacked codes.
 #[derive(Debug, Default)]
 pub struct CodeBuffers {
     indices: Vec<u16>,
@@ -310,10 +312,10 @@ pub struct CodeBuffers {
 }
 
 impl CodeBuffers {
-    /// Indices and coefficients of `rows`, `(rows.len(), sparsity)` each.
+    /// Unpacks `rows` of `codes` and returns their indices and coefficients, `(rows.len(), sparsity)` each.
     ///
     /// # Panics
-    /// If the rows are not held.
+    /// If the codes do not hold these rows.
     pub fn unpacked(&mut self, codes: &Codes, rows: Range<usize>) -> (&[u16], &[f32]) {
         let n = rows.len() * codes.sparsity();
         if self.indices.len() < n {

@@ -1,29 +1,32 @@
-//! Attention on codes over a dictionary, without restoring them.
+//! Attention on the codes of a dictionary, without decoding them.
 //!
-//! - The score of a key is the sum, over its codes, of coefficient times the product of atom and query. With all these
-//!   products taken once, `S` keys of `s` atoms and `N` atoms cost `S s + N d` operations a query instead of `S s d + S d`.
-//! - `sum_t p_t D r_t = D (sum_t p_t r_t)`: weights times coefficients of values add up per atom, and one product with
-//!   the dictionary ends the pass. That costs `S s + N d` instead of `S s d + S d` too.
+//! - The score of a key is a sum over its codes. Each term is the coefficient times the product of atom and query. These
+//!   products are computed once. For `S` keys of `s` atoms and `N` atoms, a query then costs `S s + N d` operations
+//!   instead of `S s d + S d`.
+//! - The weighted sum of values is `sum_t p_t D r_t = D (sum_t p_t r_t)`. The weights times the coefficients are added
+//!   up per atom. One product with the dictionary gives the result. This also costs `S s + N d` instead of
+//!   `S s d + S d`.
 //!
-//! A head vector is `chunks` rows of codes, one after the other. `Q` is the number of query rows.
+//! A head vector is stored as `chunks` consecutive rows of codes. `Q` is the number of query rows.
 
 use std::cell::Cell;
 
 use crate::Atoms;
 use crate::kernels::{Isa, correlate};
 
-/// Online atoms expanded at a time.
+/// Online atoms converted to f32 at a time.
 const ATOM_TILE: usize = 64;
 
 thread_local! {
-    /// A chunk of queries, or online atoms as f32.
+    /// Scratch memory for one chunk of the queries, or for online atoms as f32.
     static EXPANDED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// `out[c][n][q] = atoms[n] . queries[q][c]`: queries `(Q, chunks, width)`, out `(chunks, N, Q)`, resized to that.
+/// Computes `out[c][n][q] = atoms[n] . queries[q][c]` for queries `(Q, chunks, width)`. `out` is resized to
+/// `(chunks, N, Q)`.
 ///
 /// # Panics
-/// If `queries` are not rows of `chunks` times the atoms' width.
+/// If the rows of `queries` do not have the width `chunks` times the atoms' width.
 pub fn atom_products(atoms: Atoms<'_>, chunks: usize, queries: &[f32], out: &mut Vec<f32>) {
     let (width, offline) = (atoms.width(), atoms.offline());
     assert!(queries.len().is_multiple_of(chunks * width), "queries have the width of a head");
@@ -48,11 +51,11 @@ pub fn atom_products(atoms: Atoms<'_>, chunks: usize, queries: &[f32], out: &mut
     EXPANDED.set(expanded);
 }
 
-/// `out[t][q] = sum_cj coefficients[t][c][j] products[c][indices[t][c][j]][q]`: codes `(n, chunks, s)`, products
-/// `(chunks, N, Q)`, out `(n, Q)`.
+/// Computes `out[t][q] = sum_cj coefficients[t][c][j] products[c][indices[t][c][j]][q]` for codes `(n, chunks, s)`,
+/// products `(chunks, N, Q)` and out `(n, Q)`.
 ///
 /// # Panics
-/// If an index is not below `N`, or the slices do not fit each other.
+/// If an index is not below `N`, or the sizes of the slices do not match.
 pub fn score_codes(
     products: &[f32],
     chunks: usize,
@@ -71,11 +74,11 @@ pub fn score_codes(
     Isa::detect().score_codes(products, chunks, indices, coefficients, out, queries);
 }
 
-/// `sums[c][indices[t][c][j]][q] += coefficients[t][c][j] weights[t][q]`: codes `(n, chunks, s)`, weights `(n, Q)`, sums
-/// `(chunks, N, Q)`.
+/// Computes `sums[c][indices[t][c][j]][q] += coefficients[t][c][j] weights[t][q]` for codes `(n, chunks, s)`, weights
+/// `(n, Q)` and sums `(chunks, N, Q)`.
 ///
 /// # Panics
-/// If an index is not below `N`, or the slices do not fit each other.
+/// If an index is not below `N`, or the sizes of the slices do not match.
 pub fn add_weighted_codes(
     sums: &mut [f32],
     chunks: usize,
@@ -87,10 +90,10 @@ pub fn add_weighted_codes(
     Isa::detect().scatter(sums, queries, chunks, indices, coefficients, weights);
 }
 
-/// `out[q][c] += sum_n sums[c][n][q] atoms[n]`: sums `(chunks, N, Q)`, out `(Q, chunks, width)`.
+/// Computes `out[q][c] += sum_n sums[c][n][q] atoms[n]` for sums `(chunks, N, Q)` and out `(Q, chunks, width)`.
 ///
 /// # Panics
-/// If the slices do not fit each other.
+/// If the sizes of the slices do not match.
 pub fn add_atom_sums(atoms: Atoms<'_>, chunks: usize, queries: usize, sums: &[f32], out: &mut [f32]) {
     let (isa, width, offline) = (Isa::detect(), atoms.width(), atoms.offline());
     let d = chunks * width;
@@ -121,7 +124,8 @@ mod tests {
         ((i * 7919 % 1013) as f32 - 506.0) / 300.0
     }
 
-    /// Codes of `keys` vectors of two chunks, over offline and online atoms, with what they restore to.
+    /// Compares scores and sums on codes with those on the decoded vectors. The codes are of `keys` vectors of two chunks,
+    /// over offline and online atoms.
     #[test]
     fn scores_and_sums_are_those_of_restored_vectors() {
         let (n, width, chunks, s, keys) = (37, 12, 2, 3, 6);

@@ -1,4 +1,4 @@
-//! Sparse codes in the paper's layout, whose indices and coefficients can be looked at in place.
+//! Sparse codes in the paper's layout. Callers can read the indices and coefficients in place.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use super::decode::decode;
 use super::rows::Columns;
 use crate::{CodecError, Dictionary, Encoder, Footprint};
 
-/// Rows coded at a time by [`SparseCodes::encode_append`], to bound its scratch.
+/// Rows that [`SparseCodes::encode_append`] encodes at a time, to limit its scratch memory.
 const ENCODE_ROWS: usize = 4096;
 
-/// Codes of fixed sparsity `s`: per row `s` atom indices (u16) and `s` signed
-/// coefficients (f16), the storage of paper section 4.
+/// Codes of fixed sparsity `s`: each row has `s` atom indices (u16) and `s` signed coefficients (f16). This is the storage
+/// of paper section 4.
 ///
-/// A row stands for `sum_j coefficient[j] * atom[index[j]]`; an index may repeat.
+/// A row encodes the vector `sum_j coefficient[j] * atom[index[j]]`. An index may repeat.
 #[derive(Clone, Debug)]
 pub struct SparseCodes {
     sparsity: usize,
@@ -23,7 +23,7 @@ pub struct SparseCodes {
 }
 
 impl SparseCodes {
-    /// No rows yet, and nothing allocated.
+    /// Empty codes without allocations.
     ///
     /// # Panics
     /// If `sparsity` is 0.
@@ -33,7 +33,7 @@ impl SparseCodes {
         Self { sparsity, columns: Columns::new() }
     }
 
-    /// Rows held.
+    /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.columns.indices.len() / self.sparsity
@@ -45,11 +45,11 @@ impl SparseCodes {
         self.sparsity
     }
 
-    /// Appends rows `(n, sparsity)`; coefficients are rounded to the nearest f16 and
-    /// saturate at ±65504, since an infinite coefficient would decode to NaN.
+    /// Appends rows `(n, sparsity)`. Coefficients are rounded to the nearest f16. They saturate at ±65504, because an
+    /// infinite coefficient would decode to NaN.
     ///
     /// # Panics
-    /// If the slices differ in length or are not a whole number of rows.
+    /// If the slices have different lengths or are not a whole number of rows.
     pub fn append(&mut self, indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len(), "one coefficient per index");
         assert_eq!(indices.len() % self.sparsity, 0, "whole rows");
@@ -57,10 +57,10 @@ impl SparseCodes {
         self.columns.push(indices, coefficients);
     }
 
-    /// Codes `rows` `(n, width)` and appends them.
+    /// Encodes `rows` `(n, width)` and appends the codes.
     ///
     /// # Errors
-    /// As [`Encoder::encode`]; the codes are then as they were.
+    /// The same as [`Encoder::encode`]. After an error the codes are unchanged.
     pub fn encode_append(&mut self, encoder: &Encoder, rows: &[f32]) -> Result<(), CodecError> {
         let n = encoder.check_rows(rows)?;
         self.reserve(n);
@@ -87,7 +87,7 @@ impl SparseCodes {
         &self.columns.coefficients
     }
 
-    /// Row `i`: its indices and coefficients, `(sparsity,)` each.
+    /// Indices and coefficients of row `i`, `(sparsity,)` each.
     ///
     /// # Panics
     /// If `i >= self.rows()`.
@@ -97,19 +97,19 @@ impl SparseCodes {
         (&self.columns.indices[at.clone()], &self.columns.coefficients[at])
     }
 
-    /// De-sparse (paper section 4): writes `X^ = r D` of `rows` to `out`,
-    /// `(rows.len(), width)`. Parallel over blocks of rows when that pays.
+    /// Decodes `rows`: writes `X^ = r D` to `out`, `(rows.len(), width)`. This is the paper's de-sparse (section 4). Large
+    /// calls run in parallel over blocks of rows.
     ///
     /// # Errors
-    /// If `rows` is out of range, `out` has another size, or a code names an atom
-    /// that `dictionary` lacks; `out` is then partly written.
+    /// If `rows` is out of range, `out` has another size, or a code names an atom that `dictionary` does not have. In the
+    /// last case `out` may be partly written.
     pub fn decode_into(&self, dictionary: &Dictionary, rows: Range<usize>, out: &mut [f32]) -> Result<(), CodecError> {
         decode(dictionary.into(), [self.rows(), self.sparsity], rows, out, |rows, indices, coefficients| {
             self.columns.read(rows.start * self.sparsity, indices, coefficients);
         })
     }
 
-    /// Forgets all rows and gives the memory back.
+    /// Removes all rows and frees the memory.
     pub fn clear(&mut self) {
         *self = Self::new(self.sparsity);
     }

@@ -1,19 +1,19 @@
-//! Adaptive range coding of yes-or-no decisions: each takes as many bits as its history makes it surprising.
+//! Adaptive range coding of binary decisions. A decision that the previous ones make likely takes few bits.
 //!
-//! The arithmetic is that of LZMA: a range of 32 bits, carries resolved by counting pending bytes. An estimate is the mean of
-//! one that follows fast and one that follows slowly.
+//! The arithmetic is that of LZMA: the range has 32 bits, and carries are resolved by a count of pending bytes. The
+//! probability is the mean of two estimates. One follows the decisions fast, the other slowly.
 
-/// How likely a decision is, learned as it is coded.
+/// The probability of a decision. It is learned during coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Odds {
-    /// Probabilities of "no" in 65536ths.
+    /// Two estimates of the probability of "no", in units of 1/65536.
     fast: u16,
     slow: u16,
 }
 
-/// Shifts by which the two estimates follow.
+/// The right shifts that set how fast the two estimates follow.
 const RATES: [u32; 2] = [4, 7];
-/// Below this the range is refilled.
+/// The range is refilled when it is below this value.
 const LEAST: u32 = 1 << 24;
 
 impl Default for Odds {
@@ -23,7 +23,7 @@ impl Default for Odds {
 }
 
 impl Odds {
-    /// Of "no", in 65536ths, never 0 nor 65536.
+    /// The probability of "no", in units of 1/65536. It is never 0 or 65536.
     #[inline]
     fn no(self) -> u32 {
         u32::from(self.fast).midpoint(self.slow.into())
@@ -33,36 +33,36 @@ impl Odds {
     fn learn(&mut self, bit: bool) {
         let follow = |p: u16, rate: u32| {
             let p = u32::from(p);
-            // The bounds of both estimates lie inside u16, above 0.
+            // Both estimates stay inside u16 and above 0.
             (if bit { p - (p >> rate) } else { p + (((1 << 16) - p) >> rate) }) as u16
         };
         (self.fast, self.slow) = (follow(self.fast, RATES[0]), follow(self.slow, RATES[1]));
     }
 }
 
-/// Either side of a code: what it writes, or reads in place of what it is given. A model written once for both cannot differ
-/// between them.
+/// One side of the range code. The encoder writes the given value and returns it. The decoder ignores the given value and
+/// returns the value that it reads. A model written once over this trait is therefore the same on both sides.
 pub trait Coder {
-    /// Codes a decision.
+    /// Codes a decision with the probability `odds`, and updates `odds`.
     fn bit(&mut self, bit: bool, odds: &mut Odds) -> bool;
 
-    /// Codes the lowest `bits` bits of `value`, at most 16, as they are.
+    /// Codes the lowest `bits` bits of `value`, at most 16, without a model.
     fn plain(&mut self, value: u32, bits: u32) -> u32;
 }
 
-/// Writes a code.
+/// Writes a range code.
 #[derive(Debug)]
 pub struct RangeEncoder<'a> {
     out: &'a mut Vec<u8>,
     low: u64,
     range: u32,
     held: u8,
-    /// The held byte, and bytes of 255 after it, that a carry may still change.
+    /// Number of bytes that a carry may still change: the held byte and the bytes of 255 after it.
     pending: usize,
 }
 
 impl<'a> RangeEncoder<'a> {
-    /// Begins at the end of `out`. The first byte of a code is 0, as LZMA's: a carry always has a byte to go to.
+    /// Starts at the end of `out`. As in LZMA, the first byte of a code is 0, so that a carry always has a byte to go to.
     pub fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, low: 0, range: u32::MAX, held: 0, pending: 1 }
     }
@@ -88,7 +88,7 @@ impl<'a> RangeEncoder<'a> {
         }
     }
 
-    /// Writes what is pending.
+    /// Writes the pending bytes.
     pub fn finish(mut self) {
         for _ in 0..5 {
             self.shift();
@@ -124,8 +124,8 @@ impl Coder for RangeEncoder<'_> {
     }
 }
 
-/// Reads what [`RangeEncoder`] wrote. Bytes that are not there read as 0: a code that was cut gives other numbers, and never
-/// a panic.
+/// Reads what [`RangeEncoder`] wrote. Missing bytes are read as 0. A truncated code therefore decodes to other values, but
+/// never panics.
 #[derive(Debug)]
 pub struct RangeDecoder<'a> {
     bytes: std::slice::Iter<'a, u8>,
@@ -134,11 +134,11 @@ pub struct RangeDecoder<'a> {
 }
 
 impl<'a> RangeDecoder<'a> {
-    /// Begins at the first byte.
+    /// Starts at the first byte.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         let mut this = Self { bytes: bytes.iter(), code: 0, range: u32::MAX };
-        // The first byte says nothing.
+        // The first byte carries no information.
         for _ in 0..5 {
             this.code = this.code << 8 | this.next();
         }
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// Decisions of three models with plain bits between them.
+    /// Codes decisions of three models, with plain bits between them.
     fn pass(coder: &mut impl Coder, symbols: &[(bool, u8, u16)]) -> Vec<(bool, u8, u16)> {
         let mut odds = [Odds::default(); 3];
         let code = |&(bit, model, value): &(bool, u8, u16)| {
@@ -252,7 +252,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut encoder = RangeEncoder::new(&mut bytes);
         let mut odds = Odds::default();
-        // Every 50th is yes: 0.141 bits each at best.
+        // Every 50th decision is yes: the entropy is 0.141 bits per decision.
         for at in 0..100_000 {
             encoder.bit(at % 50 == 0, &mut odds);
         }

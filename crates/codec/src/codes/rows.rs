@@ -1,4 +1,4 @@
-//! Entries of sparse codes, row directly after row, in one layout.
+//! Entries of sparse codes in one layout. Rows are stored one directly after the other.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -9,7 +9,7 @@ use super::{CodeLayout, PAGE_ROWS};
 use crate::Footprint;
 use crate::kernels::saturating_f16;
 
-/// A coefficient as a column of them stores it.
+/// A coefficient in the format that a column stores.
 pub(super) trait Coefficient: Copy {
     fn round(x: f32) -> Self;
     fn widen(from: &[Self], to: &mut [f32]);
@@ -39,7 +39,7 @@ impl Coefficient for E4m3 {
     }
 }
 
-/// u16 indices and coefficients, apart.
+/// u16 indices and coefficients in separate arrays.
 #[derive(Clone, Debug)]
 pub(super) struct Columns<C> {
     pub(super) indices: Vec<u16>,
@@ -63,14 +63,14 @@ impl<C: Coefficient> Columns<C> {
         self.coefficients.extend(coefficients.iter().map(|&c| C::round(c)));
     }
 
-    /// Entries from `at` on, as many as the slices hold.
+    /// Reads entries from `at`, as many as the slices hold.
     pub(super) fn read(&self, at: usize, indices: &mut [u16], coefficients: &mut [f32]) {
         let entries = at..at + indices.len();
         indices.copy_from_slice(&self.indices[entries.clone()]);
         C::widen(&self.coefficients[entries], coefficients);
     }
 
-    /// Drops the first entries, and the memory they took.
+    /// Drops the first entries and frees their memory.
     fn drop_first(&mut self, entries: usize) {
         self.indices.drain(..entries);
         self.coefficients.drain(..entries);
@@ -91,7 +91,7 @@ impl<C: Coefficient> Columns<C> {
     }
 }
 
-/// Rows in a layout. Positions and sizes are in entries for columns and in bytes for a bit stream.
+/// Rows in one layout. Positions and sizes are counted in entries for columns, and in bytes for a bit stream.
 #[derive(Clone, Debug)]
 pub(super) enum Rows {
     Halves(Columns<f16>),
@@ -114,12 +114,12 @@ impl Rows {
         }
     }
 
-    /// Whether several rows can be read as one.
+    /// Whether several rows can be read in one call.
     pub(super) fn in_columns(&self) -> bool {
         !matches!(self, Self::Packed { .. })
     }
 
-    /// What a row of `length` entries takes.
+    /// Size of a row of `length` entries.
     pub(super) fn size(&self, length: usize) -> usize {
         match self {
             Self::Packed { format, .. } => format.bytes(length),
@@ -127,7 +127,7 @@ impl Rows {
         }
     }
 
-    /// Where the next row goes.
+    /// Position of the next row.
     pub(super) fn end(&self) -> usize {
         match self {
             Self::Halves(columns) => columns.indices.len(),
@@ -136,7 +136,7 @@ impl Rows {
         }
     }
 
-    /// Makes room for `rows` rows of `size` in all, or for a page of rows of up to `most` entries.
+    /// Makes room for `rows` rows of total size `size`, or for a page of rows of up to `most` entries.
     pub(super) fn reserve(&mut self, rows: usize, size: usize, most: usize) {
         let grow = if rows < PAGE_ROWS { size.max(PAGE_ROWS * self.size(most)) } else { size };
         match self {
@@ -153,10 +153,10 @@ impl Rows {
         }
     }
 
-    /// Appends a row, rounding its coefficients.
+    /// Appends a row and rounds its coefficients.
     ///
     /// # Panics
-    /// If a bit stream gets an index that needs more bits than the dictionary.
+    /// If the layout is a bit stream and an index needs more bits than the dictionary uses.
     pub(super) fn push(&mut self, indices: &[u16], coefficients: &[f32]) {
         match self {
             Self::Halves(columns) => columns.push(indices, coefficients),
@@ -165,7 +165,7 @@ impl Rows {
         }
     }
 
-    /// Reads the row at position `at`, as many entries as the slices hold.
+    /// Reads the row at position `at`: as many entries as the slices hold.
     pub(super) fn read(&self, row: usize, at: usize, indices: &mut [u16], coefficients: &mut [f32]) {
         match self {
             Self::Halves(columns) => columns.read(at, indices, coefficients),
@@ -177,7 +177,7 @@ impl Rows {
         }
     }
 
-    /// Drops the first `rows` rows, of `size` in all, and the memory they took.
+    /// Drops the first `rows` rows, of total size `size`, and frees their memory.
     pub(super) fn drop_first(&mut self, rows: usize, size: usize) {
         match self {
             Self::Halves(columns) => columns.drop_first(size),
@@ -199,7 +199,7 @@ impl Rows {
         }
     }
 
-    /// Bytes allocated, by part.
+    /// Allocated bytes, by part.
     pub(super) fn footprint(&self) -> Footprint {
         match self {
             Self::Halves(columns) => columns.footprint(),
@@ -212,7 +212,7 @@ impl Rows {
         }
     }
 
-    /// What [`Rows::footprint`] is with room for `rows` rows of `length` entries.
+    /// The value of [`Rows::footprint`] for a capacity of `rows` rows of `length` entries.
     pub(super) fn footprint_of(&self, rows: usize, length: usize) -> Footprint {
         let size = rows * self.size(length);
         match self {

@@ -1,4 +1,4 @@
-//! Every layout, with rows of one length and of their own.
+//! Tests of every layout, with rows of fixed length and of their own lengths.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 proptest! {
-    /// Indices come back exactly and coefficients within half a step, in any split into calls,
-    /// and the bytes are what the formula says.
+    /// The indices that are read are the indices that were written. Coefficients differ by at most half a step. This holds
+    /// for any split into calls, and the number of bytes is that of the formula.
     #[test]
     fn round_trip(
         s in 1usize..9, n in 0usize..600, atoms in 1usize..=65536, split in 0.0f64..1.0, seed in any::<u64>()
@@ -70,8 +70,8 @@ fn layouts() -> impl Iterator<Item = CodeLayout> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// In every layout rows come back as the fixed codes of the same layout give them, in any
-    /// split into calls, from any row on, and take what their lengths say.
+    /// In every layout, ragged rows decode to the same values as fixed rows. This holds for any split into calls and any
+    /// first row. The size is that of the lengths.
     #[test]
     fn rows_come_back_and_take_their_length(
         s in 1usize..9, lengths in proptest::collection::vec(0usize..9, 0..400), atoms in 1usize..=65536,
@@ -102,7 +102,7 @@ proptest! {
             let mut found = (vec![9u16; (n - from) * s], vec![9.0f32; (n - from) * s]);
             ragged.unpack(from..n, &mut found.0, &mut found.1);
             prop_assert_eq!(&found.0, &indices[from * s..]);
-            // Rounding is that of rows as long as they are.
+            // The rounding is that of fixed codes whose length is the row's own.
             for row in from..n {
                 let at = (row - from) * s;
                 let length = lengths[row];
@@ -145,7 +145,7 @@ fn clearing_gives_the_memory_back() {
 fn rows_left_after_the_first_were_dropped_read_as_before() {
     let (s, n) = (5, 300);
     let indices: Vec<u16> = (0..n * s).map(|i| (i * 7 % 100) as u16).collect();
-    // Rows of all lengths.
+    // Rows of every length.
     let coefficients: Vec<f32> =
         (0..n * s).map(|i| if i % s < i / s % (s + 1) { 0.25 + (i % 13) as f32 } else { 0.0 }).collect();
     let layouts = [

@@ -1,4 +1,4 @@
-//! The dictionary in use: shared offline atoms and one prompt's own (paper section 4).
+//! The atoms in use: the shared offline atoms and the online atoms of one prompt (paper section 4).
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -6,10 +6,10 @@ use half::slice::HalfFloatSliceExt;
 use crate::kernels::Isa;
 use crate::{CodecError, Dictionary, Footprint, MAX_ATOMS};
 
-/// Atoms taken from one prompt, f16 `(N, width)`: first the sampled ones, then the Guard's.
+/// Atoms taken from one prompt, f16 `(N, width)`: first the sampled ones, then those of the Guard.
 ///
-/// Each is a prompt vector scaled to unit l2 norm and rounded to f16, the precision the paper
-/// stores; coding and restoring both use the rounded atom.
+/// Each atom is a prompt vector scaled to unit l2 norm and rounded to f16, the precision that the paper
+/// stores. Encoding and decoding both use the rounded atom.
 #[derive(Clone, Debug)]
 pub struct OnlineAtoms {
     width: usize,
@@ -18,7 +18,7 @@ pub struct OnlineAtoms {
 }
 
 impl OnlineAtoms {
-    /// No atoms yet, and nothing allocated.
+    /// Holds no atoms and allocates nothing.
     ///
     /// # Panics
     /// If `width` is 0.
@@ -28,21 +28,21 @@ impl OnlineAtoms {
         Self { width, sampled: 0, atoms: Vec::new() }
     }
 
-    /// Adds the directions of `vectors`, each `(width,)`, to the sampled part. A zero vector has no
-    /// direction and is left out.
+    /// Adds the directions of `vectors`, each `(width,)`, to the sampled part. A zero vector has no direction and is
+    /// skipped.
     ///
     /// # Panics
-    /// If the Guard has been filled already, or a vector is not finite or of another width.
+    /// If the Guard already holds atoms, or a vector is not finite or has another width.
     pub fn sample<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f32]>) {
         assert_eq!(self.sampled, self.len(), "sampled atoms come before the guard");
         self.extend(vectors);
         self.sampled = self.len();
     }
 
-    /// Adds the directions of `vectors`, each `(width,)`, to the Guard, as [`OnlineAtoms::sample`].
+    /// Adds the directions of `vectors`, each `(width,)`, to the Guard, in the same way as [`OnlineAtoms::sample`].
     ///
     /// # Panics
-    /// If a vector is not finite or of another width.
+    /// If a vector is not finite or has another width.
     pub fn guard<'a>(&mut self, vectors: impl ExactSizeIterator<Item = &'a [f32]>) {
         self.extend(vectors);
     }
@@ -66,13 +66,13 @@ impl OnlineAtoms {
         self.width
     }
 
-    /// Atoms held, sampled and guard.
+    /// Number of atoms, sampled and Guard together.
     #[must_use]
     pub fn len(&self) -> usize {
         self.atoms.len() / self.width
     }
 
-    /// True when no atom is held.
+    /// True if there are no atoms.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.atoms.is_empty()
@@ -87,7 +87,7 @@ impl OnlineAtoms {
         &self.atoms[i * self.width..(i + 1) * self.width]
     }
 
-    /// Bytes allocated, sampled and guard apart.
+    /// Allocated bytes. Sampled atoms and Guard are counted separately.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
         let sampled = self.sampled * self.width * size_of::<f16>();
@@ -98,14 +98,14 @@ impl OnlineAtoms {
         }
     }
 
-    /// Atoms `from..` as far as `out`, `(n, width)` f32, reaches.
+    /// Writes the atoms from `from` on to `out`, `(n, width)` f32, until `out` is full.
     pub(crate) fn expand(&self, from: usize, out: &mut [f32]) {
         self.atoms[from * self.width..][..out.len()].convert_to_f32_slice(out);
     }
 }
 
-/// Offline atoms followed by online ones: index `i` is offline atom `i` below the offline
-/// count, and online atom `i - N` from there on.
+/// Offline atoms followed by online atoms. An index `i` below the number `N` of offline atoms is offline atom `i`.
+/// Otherwise it is online atom `i - N`.
 #[derive(Clone, Copy, Debug)]
 pub struct Atoms<'a> {
     offline: &'a Dictionary,
@@ -119,10 +119,10 @@ impl<'a> From<&'a Dictionary> for Atoms<'a> {
 }
 
 impl<'a> Atoms<'a> {
-    /// The union of both parts.
+    /// Joins both parts.
     ///
     /// # Errors
-    /// If the widths differ or there are more atoms than a `u16` can name.
+    /// If the widths differ, or there are more atoms than a `u16` can index.
     pub fn new(offline: &'a Dictionary, online: &'a OnlineAtoms) -> Result<Self, CodecError> {
         if online.is_empty() {
             return Ok(offline.into());
@@ -155,28 +155,28 @@ impl<'a> Atoms<'a> {
         self.offline
     }
 
-    /// The online part, if it holds any atom.
+    /// The online part, if it holds any atoms.
     #[must_use]
     pub fn online(&self) -> Option<&'a OnlineAtoms> {
         self.online
     }
 
-    /// Restores one vector: `out = sum_j coefficients[j] d_{indices[j]}`.
+    /// Decodes one vector: `out = sum_j coefficients[j] d_{indices[j]}`.
     ///
     /// # Panics
-    /// If an index is beyond the atoms, or the slices do not fit each other.
+    /// If an index is beyond the atoms, or the sizes of the slices do not match.
     pub fn restore(&self, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
         self.combine(Isa::detect(), indices, coefficients, out);
     }
 
-    /// `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
+    /// Computes `out = sum_j coefficients[j] atom[indices[j]]`, out `(width,)`.
     #[inline]
     pub(crate) fn combine(&self, isa: Isa, indices: &[u16], coefficients: &[f32], out: &mut [f32]) {
         let online = self.online.map_or(&[][..], |online| &online.atoms);
         isa.combine(out, self.offline.atoms(), online, indices, coefficients);
     }
 
-    /// All atoms as one dictionary, a copy.
+    /// Copies all atoms into one dictionary.
     pub(crate) fn joined(&self) -> Result<Dictionary, CodecError> {
         let mut all = vec![0.0; self.len() * self.width()];
         let (offline, rest) = all.split_at_mut(self.offline.atoms().len());
@@ -187,7 +187,7 @@ impl<'a> Atoms<'a> {
         Dictionary::new(self.width(), all)
     }
 
-    /// Atom `i`, `(width,)`: an offline one where it lies, an online one written to `buffer`.
+    /// Atom `i`, `(width,)`. An offline atom is borrowed in place; an online atom is written to `buffer`.
     pub(crate) fn atom<'b>(&self, i: usize, buffer: &'b mut [f32]) -> &'b [f32]
     where
         'a: 'b,

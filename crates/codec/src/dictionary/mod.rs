@@ -1,4 +1,4 @@
-//! Dictionaries: `N` unit-norm atoms of one width.
+//! Dictionaries: `N` atoms of unit norm and equal width.
 
 mod atoms;
 mod refit;
@@ -8,11 +8,11 @@ use crate::CodecError;
 pub use self::atoms::{Atoms, OnlineAtoms};
 pub use self::refit::refit;
 
-/// Most atoms a `u16` index can name.
+/// The largest number of atoms that a `u16` can index.
 pub const MAX_ATOMS: usize = 1 << 16;
 
-/// How far an atom's l2 norm may be from 1: f32 rounding of a renormalised
-/// atom is far below this, an atom that was never normalised far above.
+/// How much an atom's l2 norm may differ from 1. The f32 rounding of a normalised atom is far below this limit. The norm
+/// of an atom that was not normalised is usually far above it.
 const NORM_TOLERANCE: f64 = 1e-3;
 
 /// `N` atoms of unit l2 norm and width `d`: the paper's `D` (section 3.1),
@@ -27,8 +27,8 @@ impl Dictionary {
     /// Takes atoms `(N, width)` that already have unit norm.
     ///
     /// # Errors
-    /// If `width` is 0, `atoms` is not a whole number of rows, `N` is not in
-    /// `1..=65536`, an element is not finite, or a norm is off 1 by more than 1e-3.
+    /// If `width` is 0, `atoms` is not a whole number of rows, `N` is not in `1..=65536`, an element is not finite, or a
+    /// norm differs from 1 by more than 1e-3.
     pub fn new(width: usize, mut atoms: Vec<f32>) -> Result<Self, CodecError> {
         check_shape(width, &atoms)?;
         for (atom, row) in atoms.chunks_exact(width).enumerate() {
@@ -45,7 +45,7 @@ impl Dictionary {
     /// (Algorithm 1).
     ///
     /// # Errors
-    /// As [`Dictionary::new`]; an atom of norm 0 has no direction and is an error too.
+    /// The same as [`Dictionary::new`]. An atom of norm 0 has no direction and is an error too.
     pub fn normalised(width: usize, mut atoms: Vec<f32>) -> Result<Self, CodecError> {
         check_shape(width, &atoms)?;
         for (atom, row) in atoms.chunks_exact_mut(width).enumerate() {
@@ -89,7 +89,7 @@ impl Dictionary {
         &self.atoms
     }
 
-    /// Heap bytes held: capacity, not length.
+    /// Bytes on the heap: the capacity, not the length.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.atoms.capacity() * size_of::<f32>()

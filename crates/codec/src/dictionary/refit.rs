@@ -4,19 +4,18 @@ use rayon::prelude::*;
 
 use crate::{Atoms, CodecError};
 
-/// Rows refitted as one unit of parallel work.
+/// Rows processed as one unit of parallel work.
 const BLOCK: usize = 64;
 
-/// Added to the unit diagonal of the normal equations, so that near copies of an atom stay solvable.
+/// Added to the unit diagonal of the normal equations, so that they stay solvable if two atoms are almost equal.
 const RIDGE: f64 = 1e-6;
 
-/// Replaces the coefficients `(n, s)` of `rows` `(n, width)` by those that minimise
-/// `||x - sum_j c_j d_{i_j}||²` over the atoms picked, up to a ridge of `1e-6`: the last step of
-/// orthogonal matching pursuit. Of an atom picked more than once the first entry takes all and
-/// the others become 0; a row of zeros stays one.
+/// Replaces the coefficients `(n, s)` of `rows` `(n, width)` by those that minimise `||x - sum_j c_j d_{i_j}||²` over the
+/// picked atoms, up to a ridge of `1e-6`. This is the last step of orthogonal matching pursuit. If an atom was picked more
+/// than once, its first entry gets the whole coefficient and its other entries become 0. A row of zeros stays zero.
 ///
 /// # Errors
-/// If the slices do not fit each other or a code names an atom that is not there.
+/// If the sizes of the slices do not match, or a code names an unknown atom.
 pub fn refit(atoms: Atoms<'_>, rows: &[f32], indices: &[u16], coefficients: &mut [f32]) -> Result<(), CodecError> {
     let width = atoms.width();
     let n = CodecError::multiple("rows", width, rows.len())?;
@@ -44,13 +43,13 @@ pub fn refit(atoms: Atoms<'_>, rows: &[f32], indices: &[u16], coefficients: &mut
     Ok(())
 }
 
-/// Normal equations of one row, reused from row to row.
+/// Normal equations of one row. The buffers are reused for the next row.
 struct System {
     /// Atoms `(s, width)`.
     picked: Vec<f32>,
-    /// Places of the distinct atoms in the row's code.
+    /// Positions of the distinct atoms in the row's code.
     places: Vec<usize>,
-    /// Lower triangle of the Gram matrix, then its Cholesky factor, `(s, s)`.
+    /// The lower triangle of the Gram matrix, later overwritten by its Cholesky factor, `(s, s)`.
     factor: Vec<f64>,
     right: Vec<f64>,
 }
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
     use crate::Dictionary;
 
-    /// (1, 1) over e0 and (0.6, 0.8): exactly 0.25 e0 + 1.25 (0.6, 0.8).
+    /// (1, 1) over e0 and (0.6, 0.8) is exactly 0.25 e0 + 1.25 (0.6, 0.8).
     #[test]
     fn least_squares_by_hand() {
         let dictionary = Dictionary::new(2, vec![1.0, 0.0, 0.6, 0.8]).unwrap();

@@ -1,8 +1,8 @@
-//! Files that appear under their name whole or not at all.
+//! Files that appear under their name complete or not at all.
 //!
-//! Everything in this project that writes a file for later readers writes it so: under a temporary name in the same
-//! folder, synced, then renamed, and the folder synced. A killed program leaves at most a temporary file, which
-//! [`remove_leftovers`] finds. A program that is asked to end calls [`remove_unfinished`] and leaves none.
+//! All code in this project that writes a file for later readers uses this module. It writes under a temporary name in
+//! the same folder, syncs the file, renames it and syncs the folder. A killed program leaves at most a temporary file,
+//! which [`remove_leftovers`] finds. A program that is asked to end calls [`remove_unfinished`] and leaves none.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,18 +12,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
-/// What temporary names begin with.
+/// Temporary names start with this prefix.
 const PREFIX: &str = ".tmp-";
 
 /// The temporary files that this process has now.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    // The set is whole after every step, so that of a thread that panicked is, too.
+    // The set is valid after every step, so it is also valid if a thread panicked.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file in the making. Dropped before [`AtomicFile::persist`], it is removed.
+/// An unfinished file. It is removed if it is dropped before [`AtomicFile::persist`].
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
@@ -31,7 +31,7 @@ pub struct AtomicFile {
     listed: Listed,
 }
 
-/// A temporary file's place in [`UNFINISHED`].
+/// The entry of a temporary file in [`UNFINISHED`].
 #[derive(Debug)]
 struct Listed(PathBuf);
 
@@ -42,15 +42,15 @@ impl Drop for Listed {
 }
 
 impl AtomicFile {
-    /// Starts the file that will be `path`; its folder must exist.
+    /// Starts the file that will become `path`. Its folder must exist.
     ///
     /// # Errors
-    /// If no file can be made in the folder.
+    /// If no file can be created in the folder.
     pub fn create(path: &Path) -> io::Result<Self> {
         let suffix = path.extension().map_or_else(String::new, |e| format!(".{}", e.to_string_lossy()));
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX).suffix(&suffix);
-        // A temporary file is its owner's alone by default; this one becomes a file like any other.
+        // By default only the owner may read a temporary file. This one becomes an ordinary file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut names = unfinished();
@@ -60,24 +60,26 @@ impl AtomicFile {
         Ok(Self { path: path.to_owned(), out: BufWriter::with_capacity(1 << 16, file), listed })
     }
 
-    /// The name that the file has until it is complete, with the extension of the final one: for what reads it by path.
+    /// The temporary name that the file has until it is complete. It has the extension of the final name, for programs that
+    /// read it by path.
     ///
-    /// Nothing may be written by this path: what opens it after [`remove_unfinished`] would make the file again.
+    /// Do not open this path for writing. After [`remove_unfinished`] that would create the file again.
     #[must_use]
     pub fn temporary(&self) -> &Path {
         self.out.get_ref().path()
     }
 
-    /// Makes the data durable, then visible under its name.
+    /// Makes the data durable, then makes the file visible under its name.
     ///
     /// # Errors
-    /// If the disk refuses; nothing is left then, and what was under the name before is still there.
+    /// If the disk refuses. No temporary file is left then. The previous file of that name stays, unless only the final sync
+    /// of the folder failed.
     pub fn persist(self) -> io::Result<()> {
         let Self { path, out, listed } = self;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         {
-            // A file that takes its name now is not one that `remove_unfinished` may remove.
+            // A file that gets its final name now is not one that `remove_unfinished` may remove.
             let _names = unfinished();
             file.persist(&path).map_err(|error| error.error)?;
         }
@@ -96,18 +98,18 @@ impl Write for AtomicFile {
     }
 }
 
-/// Writes `bytes` as the file `path`.
+/// Writes `bytes` to the file `path`.
 ///
 /// # Errors
-/// As [`AtomicFile::create`] and [`AtomicFile::persist`].
+/// The same as [`AtomicFile::create`] and [`AtomicFile::persist`].
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes)?;
     file.persist()
 }
 
-/// Makes the finished file `from` durable, then visible as `to`, which must lie in the same file system: for files that
-/// several runs of a program make together, under a temporary name that the next run finds.
+/// Makes the finished file `from` durable, then renames it to `to`, which must be in the same file system. This is for
+/// files that several runs of a program write together, under a temporary name that the next run finds.
 ///
 /// # Errors
 /// If the disk refuses.
@@ -117,24 +119,25 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_folder(folder(to))
 }
 
-/// Gives a folder another name in the same folder, durably. What is in it must have been written durably, as by this module.
+/// Renames a folder within its parent folder, durably. The content of the folder must already be durable, for example
+/// written by this module.
 ///
 /// # Errors
-/// If the disk refuses, or `to` is there and is not an empty folder.
+/// If the disk refuses, or `to` exists and is not an empty folder.
 pub fn rename_folder(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_folder(folder(to))
 }
 
-/// Removes the temporary files that killed programs left in `dir` and below. No program may be writing there.
+/// Removes the temporary files that killed programs left in `dir` and its subfolders. No program may be writing there.
 ///
 /// # Errors
-/// If a folder cannot be read or a file not removed.
+/// If a folder cannot be read or a file cannot be removed.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     leftovers(dir)?.iter().try_for_each(fs::remove_file)
 }
 
-/// The temporary files in `dir` and below, of programs that were killed or that are writing.
+/// Finds the temporary files in `dir` and its subfolders, of killed programs and of programs that are still writing.
 ///
 /// # Errors
 /// If a folder cannot be read.
@@ -151,23 +154,23 @@ pub fn leftovers(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes the temporary files that this process has now, for a program that is about to end. Files that other threads begin or
-/// finish after this call wait for that end: none gets its name any more.
+/// Removes the current temporary files of this process, for a program that is about to end. Other threads that start or
+/// finish a file after this call block until the program ends, so no more files get their names.
 pub fn remove_unfinished() {
     let names = unfinished();
     for name in names.iter() {
-        // Best effort: what stays is a leftover like that of a killed program.
+        // Best effort: a file that stays is a leftover like that of a killed program.
         let _ = fs::remove_file(name);
     }
     std::mem::forget(names);
 }
 
-/// The folder of a file; that of a bare name is the current one.
+/// The folder of a file. The folder of a bare file name is the current one.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes new and renamed entries of a folder durable, where the system lets a folder be opened.
+/// Makes new and renamed entries of a folder durable, on systems where a folder can be opened.
 ///
 /// # Errors
 /// If the disk refuses.
@@ -220,7 +223,7 @@ mod tests {
         fs::create_dir(dir.path().join("sub")).unwrap();
         let file = AtomicFile::create(&dir.path().join("sub/a.bin")).unwrap();
         let left = file.temporary().to_owned();
-        // As if the program had been killed: nothing removes the file.
+        // This acts as if the program had been killed: nothing removes the file.
         assert!(unfinished().contains(&left));
         file.out.into_inner().unwrap().keep().unwrap();
         drop(file.listed);

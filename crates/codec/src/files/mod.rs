@@ -1,4 +1,4 @@
-//! Safetensors files: written whole or not at all, read as untrusted.
+//! Safetensors files. A file is written completely or not at all, and a reader does not trust its content.
 
 pub mod atomic;
 pub mod set;
@@ -19,14 +19,14 @@ use crate::CodecError;
 pub use self::set::{DictionaryGroup, DictionarySet};
 pub use self::shard::{Shard, ShardHeader, ShardWriter};
 
-/// Largest header read, in bytes. Ours are a few kilobytes; the bound keeps a hostile file from
-/// making the JSON parser allocate many times its length.
+/// The largest header that is read, in bytes. Our headers have a few kilobytes. With this limit a malicious file cannot make
+/// the JSON parser allocate many times the length of the header.
 const MAX_HEADER: u64 = 1 << 20;
 
 /// Bytes of the header's length field.
 const LENGTH_FIELD: usize = 8;
 
-/// A tensor to come in a file being written.
+/// A tensor that will be written to a file.
 pub(crate) struct Planned {
     pub(crate) name: String,
     pub(crate) dtype: &'static str,
@@ -34,7 +34,7 @@ pub(crate) struct Planned {
     pub(crate) bytes: usize,
 }
 
-/// A file under another name until [`Writer::finish`] renames it.
+/// Writes a file under another name until [`Writer::finish`] renames it.
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
@@ -43,18 +43,17 @@ pub(crate) struct Writer {
 
 #[derive(Debug)]
 enum Target {
-    /// Under a temporary name: dropped before it is finished, it is removed.
+    /// The file has a temporary name. It is removed if it is dropped before it is finished.
     New(AtomicFile),
-    /// Under a name that the next run of the program finds, with the bytes of its header.
+    /// The file has a name that the next run of the program finds. `header` is the size of its header in bytes.
     Kept { file: BufWriter<File>, at: PathBuf, header: u64 },
 }
 
-/// What is added to the name of a file that another run may go on with.
+/// Suffix of the name of a file that another run may continue.
 const UNFINISHED: &str = ".unfinished";
 
 impl Writer {
-    /// Creates the file and writes its header. Entries are in a fixed order, so equal
-    /// content gives equal bytes.
+    /// Creates the file and writes its header. The entries have a fixed order, so equal content gives equal bytes.
     pub(crate) fn create(
         path: &Path,
         metadata: &BTreeMap<String, String>,
@@ -66,8 +65,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// As [`Writer::create`], but goes on with the file of the same header that an earlier run began, or finished; returns the bytes of
-    /// data that it holds. Dropped unfinished, it stays for the next run.
+    /// Does the same as [`Writer::create`], but continues the file with the same header that an earlier run started or finished.
+    /// Returns the number of data bytes in that file. If the writer is dropped unfinished, the file stays for the next run.
     pub(crate) fn resume(
         path: &Path,
         metadata: &BTreeMap<String, String>,
@@ -99,7 +98,7 @@ impl Writer {
         Ok((Self { path: path.to_owned(), target: Target::Kept { file, at, header } }, bytes))
     }
 
-    /// Keeps the first `bytes` bytes of data of a file that is gone on with, and writes after them.
+    /// Keeps the first `bytes` bytes of data of a continued file, removes the rest, and writes after them.
     pub(crate) fn keep(&mut self, bytes: u64) -> Result<(), CodecError> {
         let Target::Kept { file, at, header } = &mut self.target else { return Ok(()) };
         let cut = |file: &mut BufWriter<File>| -> std::io::Result<()> {
@@ -109,13 +108,13 @@ impl Writer {
         cut(file).map_err(|e| CodecError::io(&*at, e))
     }
 
-    /// Makes what was written so far durable, where another run may go on with it.
+    /// Makes the data written so far durable, so that another run can continue it.
     pub(crate) fn sync(&mut self) -> Result<(), CodecError> {
         let Target::Kept { file, at, .. } = &mut self.target else { return Ok(()) };
         file.flush().and_then(|()| file.get_ref().sync_data()).map_err(|e| CodecError::io(&*at, e))
     }
 
-    /// The header and its length.
+    /// The header, preceded by its length.
     fn header(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[Planned]) -> Result<Vec<u8>, CodecError> {
         let mut header = Map::new();
         header.insert("__metadata__".into(), json!(metadata));
@@ -126,7 +125,7 @@ impl Writer {
             start = end;
         }
         let mut text = Value::Object(header).to_string().into_bytes();
-        // Data then starts 8-byte aligned, as the format recommends.
+        // The data then starts 8-byte aligned, as the format recommends.
         text.resize(text.len().next_multiple_of(LENGTH_FIELD), b' ');
         let length = text.len() as u64;
         if length > MAX_HEADER {
@@ -148,7 +147,7 @@ impl Writer {
         written.map_err(|e| CodecError::io(&self.path, e))
     }
 
-    /// Makes the data durable, then visible under its name.
+    /// Makes the data durable, then makes the file visible under its name.
     pub(crate) fn finish(self) -> Result<(), CodecError> {
         let finished = match self.target {
             Target::New(file) => file.persist(),
@@ -161,7 +160,7 @@ impl Writer {
     }
 }
 
-/// A mapped file whose header was parsed and agrees with the file's length.
+/// A mapped file. Its header was parsed and matches the length of the file.
 #[derive(Debug)]
 pub(crate) struct Reader {
     path: PathBuf,
@@ -180,9 +179,9 @@ impl Reader {
             let least = format!("at least {LENGTH_FIELD} bytes");
             return bad("file", least, format!("{length} bytes"));
         }
-        // SAFETY: the map is read-only and only ever read as bytes, for which every pattern is
-        // valid. Files are replaced by rename, never edited in place, by this crate; another
-        // program that truncates one while it is open breaks the contract of every mapped reader.
+        // SAFETY: the map is read-only and is read only as bytes, for which every pattern is valid. This crate replaces files by
+        // rename and never changes them in place. Another program that truncates a file while it is open breaks the contract of
+        // every reader that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| CodecError::io(path, e))?;
         let Some((field, rest)) = map.split_first_chunk::<LENGTH_FIELD>() else {
             return bad("file", "a header length".into(), "nothing".into());
@@ -216,23 +215,23 @@ impl Reader {
         self.header.offset_keys()
     }
 
-    /// A tensor's description and bytes.
+    /// The description and the bytes of a tensor.
     pub(crate) fn tensor(&self, name: &str) -> Result<(&TensorInfo, &[u8]), CodecError> {
         let Some(info) = self.header.info(name) else {
             return Err(self.error(name, "a tensor", format!("tensors {:?}", self.names())));
         };
         let (start, end) = info.data_offsets;
-        // Inside the data: the header's offsets were checked to be contiguous and to end with it.
+        // In bounds: the header's offsets were checked to be contiguous and to end with the data.
         Ok((info, &self.map[self.data_start..][start..end]))
     }
 
-    /// All metadata strings.
+    /// All metadata strings, as pairs of key and value.
     pub(crate) fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let entries = self.header.metadata().iter().flatten();
         entries.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// A metadata string that must be there.
+    /// The metadata string of a key that must exist.
     pub(crate) fn meta(&self, key: &str) -> Result<&str, CodecError> {
         match self.metadata().find(|(k, _)| *k == key) {
             Some((_, value)) => Ok(value),

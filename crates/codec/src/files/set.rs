@@ -1,8 +1,8 @@
 //! Dictionary sets: all offline dictionaries of one model, on disk and in memory.
 //!
-//! A safetensors file with tensors `group.{g}.atoms`, f32 `(N, width)`, and one metadata string
-//! `kvcsr`: JSON `{format: 1, head_dim, groups: [{kind, layers, chunks, sparsity}], provenance}`.
-//! Layers of one group share a dictionary (paper section 3.2, observation 3).
+//! A set is a safetensors file. It has tensors `group.{g}.atoms`, f32 `(N, width)`, and one metadata string `kvcsr`: JSON
+//! `{format: 1, head_dim, groups: [{kind, layers, chunks, sparsity}], provenance}`. Layers of one group share a
+//! dictionary (paper section 3.2, observation 3).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,9 +22,9 @@ const FORMAT: u32 = 1;
 pub struct DictionaryGroup {
     /// Keys or values.
     pub kind: Kind,
-    /// The layers served, at least one.
+    /// The layers that use the dictionary, at least one.
     pub layers: Vec<usize>,
-    /// Chunks a head vector is cut into, the paper's `s_n`; `chunks * width == head_dim`.
+    /// Number of chunks that a head vector is cut into, the paper's `s_n`. `chunks * width == head_dim`.
     pub chunks: usize,
     /// Atoms per vector that the dictionary was trained with, the paper's `s`.
     pub sparsity: usize,
@@ -32,14 +32,14 @@ pub struct DictionaryGroup {
     pub dictionary: Arc<Dictionary>,
 }
 
-/// The dictionaries of a model, each layer served at most once per kind.
+/// The dictionaries of a model. For each kind, at most one of them serves a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DictionarySet {
     /// Channels per head, the paper's `d_h`.
     pub head_dim: usize,
     /// One group per dictionary.
     pub groups: Vec<DictionaryGroup>,
-    /// Where the set came from: model, corpus, seeds and the like.
+    /// Origin of the set: model, corpus, seeds and similar data.
     pub provenance: BTreeMap<String, String>,
 }
 
@@ -69,7 +69,7 @@ impl DictionarySet {
     /// Writes the set under a temporary name, then renames it.
     ///
     /// # Errors
-    /// If the set is one that [`DictionarySet::load`] would refuse, or the disk refuses.
+    /// If [`DictionarySet::load`] would refuse the set, or the disk refuses.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), CodecError> {
         let path = path.as_ref();
         let manifest = Manifest {
@@ -107,8 +107,8 @@ impl DictionarySet {
         file.finish()
     }
 
-    /// Reads a set from a file that need not be trusted: header length, group map, tensor
-    /// names, dtypes, shapes, widths, finiteness and norms are all checked.
+    /// Reads a set from an untrusted file. Checks the header length, group map, tensor names, dtypes, shapes, widths,
+    /// finiteness and norms.
     ///
     /// # Errors
     /// If the file cannot be read or any check fails.
@@ -162,11 +162,11 @@ impl DictionarySet {
         self.groups.iter().find(|group| group.kind == kind && group.layers.contains(&layer))
     }
 
-    /// Checks that the set serves a model of `layers` layers: the same head width, keys and
-    /// values for every layer, and none for layers the model does not have.
+    /// Checks that the set matches a model of `layers` layers. The head width must be the same. Every layer must have a
+    /// dictionary for keys and one for values. There must be none for layers that the model does not have.
     ///
     /// # Errors
-    /// Names the first thing missing.
+    /// Names the first mismatch.
     pub fn validate_for(&self, layers: usize, head_dim: usize) -> Result<(), CodecError> {
         let mismatch =
             |subject: String, expected: String, found: String| Err(CodecError::Mismatch { subject, expected, found });
@@ -223,7 +223,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks a tensor's shape against its group; the width.
+    /// Checks the shape of a tensor against its group and returns the width.
     fn check_shape(&self, path: &Path, g: usize, shape: &[usize]) -> Result<usize, CodecError> {
         let width = self.head_dim / self.groups[g].chunks;
         match shape {

@@ -1,7 +1,7 @@
-//! Calibration shards: one layer's vectors of one kind, on disk.
+//! Calibration shards: files with the vectors of one layer and one kind.
 //!
-//! A safetensors file with one tensor `vectors`, f16 `(T, Hkv, D)` (tokens, KV heads, head_dim),
-//! and metadata strings `layer`, `kind` and the caller's own.
+//! A shard is a safetensors file with one tensor `vectors`, f16 `(T, Hkv, D)` (tokens, KV heads, head_dim). Its metadata
+//! strings are `layer`, `kind` and those of the caller.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ const TENSOR: &str = "vectors";
 /// Elements converted at a time, on the stack.
 const BATCH: usize = 256;
 
-/// What a shard holds.
+/// The content of a shard, as its header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardHeader {
     /// Layer index, from 0.
@@ -32,12 +32,12 @@ pub struct ShardHeader {
     pub heads: usize,
     /// Channels per head, `D`, at least 1.
     pub head_dim: usize,
-    /// Further metadata, for example the model and the corpus. `layer` and `kind` are taken.
+    /// More metadata, for example the model and the corpus. The keys `layer` and `kind` are reserved.
     pub extra: BTreeMap<String, String>,
 }
 
-/// Writes a shard token by token under a temporary name; [`ShardWriter::finish`] renames it.
-/// Dropped unfinished, it leaves nothing behind, unless it was begun by [`ShardWriter::resume`].
+/// Writes a shard token by token under a temporary name. [`ShardWriter::finish`] renames it. If a writer is dropped
+/// unfinished, the file is removed, unless it was started by [`ShardWriter::resume`].
 #[derive(Debug)]
 pub struct ShardWriter {
     file: Writer,
@@ -57,11 +57,11 @@ impl ShardWriter {
         Ok(Self { file: Writer::create(path, &metadata, &[planned])?, row, expected, written: 0 })
     }
 
-    /// Goes on with the shard of the same header that an earlier run began under the name with `.unfinished` added, or finished. Dropped
-    /// unfinished, it stays for the next run.
+    /// Continues the shard with the same header that an earlier run started or finished. An unfinished shard has the suffix
+    /// `.unfinished`. If this writer is dropped unfinished, the file stays for the next run.
     ///
     /// # Errors
-    /// As [`ShardWriter::create`].
+    /// The same as [`ShardWriter::create`].
     pub fn resume(path: impl AsRef<Path>, header: ShardHeader) -> Result<Self, CodecError> {
         let path = path.as_ref();
         let (row, expected, metadata, planned) = Self::plan(path, header)?;
@@ -72,12 +72,12 @@ impl ShardWriter {
         Ok(shard)
     }
 
-    /// Tokens written.
+    /// Number of tokens written so far.
     pub fn tokens(&self) -> usize {
         self.written / self.row
     }
 
-    /// Keeps the first `tokens` tokens of a shard that is gone on with.
+    /// Keeps the first `tokens` tokens of a continued shard and removes the others.
     ///
     /// # Errors
     /// If the disk refuses.
@@ -86,7 +86,7 @@ impl ShardWriter {
         self.file.keep(2 * self.written as u64)
     }
 
-    /// Makes the tokens written so far durable, where another run may go on with them.
+    /// Makes the tokens written so far durable, so that another run can continue them.
     ///
     /// # Errors
     /// If the disk refuses.
@@ -94,7 +94,7 @@ impl ShardWriter {
         self.file.sync()
     }
 
-    /// Numbers of a token and of all, metadata and the tensor.
+    /// The number of elements per token, the total number of elements, the metadata and the tensor.
     fn plan(path: &Path, header: ShardHeader) -> Result<(usize, usize, BTreeMap<String, String>, Planned), CodecError> {
         let shape = [header.tokens, header.heads, header.head_dim];
         let wrong = |expected| CodecError::file(path, TENSOR, expected, format!("shape {shape:?}"));
@@ -117,9 +117,11 @@ impl ShardWriter {
     /// Appends tokens `(t, Hkv, D)`, rounded to f16.
     ///
     /// # Errors
-    /// If `vectors` is not a whole number of tokens, goes beyond the announced count, holds an
-    /// element that is not finite in f16 (the row is the token's number within the call), or the
-    /// disk refuses. A shard that met an error cannot be finished with a hole: it stays short.
+    /// - If `vectors` is not a whole number of tokens, or there are more tokens than the header says.
+    /// - If an element is not finite in f16. The row of this error is the token's number within the call.
+    /// - If the disk refuses.
+    ///
+    /// After an error no token of the call counts. The shard then has too few tokens, and [`ShardWriter::finish`] refuses it.
     pub fn append(&mut self, vectors: &[f32]) -> Result<(), CodecError> {
         CodecError::multiple("calibration vectors", self.row, vectors.len())?;
         if vectors.len() > self.expected - self.written {
@@ -147,10 +149,10 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Checks the count, makes the file durable and gives it its name.
+    /// Checks the number of tokens, makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// If fewer tokens were appended than announced, or the disk refuses.
+    /// If fewer tokens were appended than the header says, or the disk refuses.
     pub fn finish(self) -> Result<(), CodecError> {
         if self.written != self.expected {
             let tokens = |elements| format!("{} tokens", elements / self.row);
@@ -160,10 +162,10 @@ impl ShardWriter {
     }
 }
 
-/// A shard open for reading: mapped, so that random vectors of a file larger than memory can
-/// be drawn.
+/// A shard that is open for reading. The file is mapped, so random vectors can be read from a file that is larger than
+/// the memory.
 ///
-/// The file is validated on opening and must not be changed while it is open.
+/// The file is validated when it is opened. It must not be changed while it is open.
 #[derive(Debug)]
 pub struct Shard {
     file: Reader,
@@ -209,7 +211,7 @@ impl Shard {
         Ok(Self { file, header })
     }
 
-    /// Everything the file says about itself.
+    /// All header fields of the file.
     #[must_use]
     pub fn header(&self) -> &ShardHeader {
         &self.header
@@ -245,8 +247,8 @@ impl Shard {
         self.header.head_dim
     }
 
-    /// Vectors when every head vector is cut into equal chunks of `width` channels (the paper's
-    /// `s_n = head_dim / width` chunks): `T * Hkv * s_n`, ordered by token, head, chunk.
+    /// Number of vectors if every head vector is cut into equal chunks of `width` channels (the paper's
+    /// `s_n = head_dim / width` chunks): `T * Hkv * s_n`. They are ordered by token, head, chunk.
     ///
     /// # Panics
     /// If `width` does not divide `head_dim`.
@@ -260,7 +262,7 @@ impl Shard {
         self.tokens() * self.heads() * (self.head_dim() / width)
     }
 
-    /// Reads vectors `rows` of width `width` to `out`, `(rows.len(), width)`.
+    /// Reads the vectors `rows` of width `width` into `out`, `(rows.len(), width)`.
     ///
     /// # Errors
     /// If `width` does not divide `head_dim`, `rows` is out of range or `out` has another size.
@@ -275,10 +277,10 @@ impl Shard {
         Ok(())
     }
 
-    /// Reads the vectors named by `rows`, in that order, to `out`, `(rows.len(), width)`.
+    /// Reads the vectors with the numbers in `rows`, in that order, into `out`, `(rows.len(), width)`.
     ///
     /// # Errors
-    /// As [`Shard::read`]; `out` is then partly written.
+    /// The same as [`Shard::read`]. `out` may then be partly written.
     pub fn gather(&self, width: usize, rows: &[usize], out: &mut [f32]) -> Result<(), CodecError> {
         let held = self.checked_rows(width)?;
         CodecError::length("vectors gathered", rows.len() * width, out.len())?;
@@ -305,7 +307,7 @@ fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }
 
-/// Little-endian f16 to f32, through the stack: the mapped bytes may lie at an odd address.
+/// Converts little-endian f16 to f32 through a buffer on the stack, since the mapped bytes may have an odd address.
 fn to_f32(bytes: &[u8], out: &mut [f32]) {
     let mut halves = [f16::ZERO; BATCH];
     for (bytes, out) in bytes.chunks(2 * BATCH).zip(out.chunks_mut(BATCH)) {

@@ -5,8 +5,8 @@ use std::ops::{Deref, DerefMut};
 /// Floats per cache line, and per AVX-512 register.
 pub(crate) const LINE: usize = 16;
 
-/// `len` floats starting on a 64-byte boundary. Rows whose stride is a multiple of
-/// [`LINE`] then never split a vector load over two cache lines.
+/// `len` floats that start on a 64-byte boundary. If the stride of rows is a multiple of [`LINE`], no vector load then
+/// crosses two cache lines.
 #[derive(Debug)]
 pub(crate) struct AlignedVec {
     buffer: Vec<f32>,
@@ -17,7 +17,7 @@ pub(crate) struct AlignedVec {
 impl AlignedVec {
     pub(crate) fn zeros(len: usize) -> Self {
         let buffer = vec![0.0; len + LINE - 1];
-        // `align_offset` may decline by returning usize::MAX; unaligned is then merely slower.
+        // `align_offset` may return usize::MAX instead of an offset. The buffer is then unaligned, which is only slower.
         let start = match buffer.as_ptr().align_offset(LINE * size_of::<f32>()) {
             offset if offset < LINE => offset,
             _ => 0,

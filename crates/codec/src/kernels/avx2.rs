@@ -1,4 +1,4 @@
-//! AVX2, FMA and F16C: a register is two of the machine's.
+//! AVX2, FMA and F16C. A register of [`Simd`] is two registers of the CPU.
 
 use std::arch::x86_64::*;
 
@@ -7,11 +7,11 @@ use half::{bf16, f16};
 use super::limit::{Width, allows};
 use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
-/// The proof that the machine has AVX2, FMA and F16C.
+/// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
-/// Whether the machine has what [`run`] needs. Cheap: the answer is remembered.
+/// Whether the CPU has the instructions that [`run`] needs. The call is cheap, because the answer is cached.
 pub(super) fn detected() -> bool {
     allows(Width::Avx2)
         && is_x86_feature_detected!("avx2")
@@ -25,12 +25,12 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
-/// Calls intrinsics on the two halves of registers.
+/// Calls intrinsics on the two halves of a register.
 macro_rules! halves {
     ($($half:ident),* => $call:expr) => {{
         let low = {
             $(let $half = $half[0];)*
-            // SAFETY: an `Avx2` exists only inside `run`, which may be called only where the instructions are there.
+            // SAFETY: an `Avx2` exists only inside `run`, which may be called only if the CPU has the instructions.
             unsafe { $call }
         };
         // SAFETY: as above.
@@ -39,7 +39,7 @@ macro_rules! halves {
     }};
 }
 
-/// Where the halves of a register are in memory.
+/// Pointers to the two halves of a register in memory.
 #[inline(always)]
 fn split<T>(from: &[T; LANES]) -> [*const T; 2] {
     [from.as_ptr(), from[LANES / 2..].as_ptr()]
@@ -56,7 +56,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F32 {
-        // SAFETY: `self` proves that the instruction is there.
+        // SAFETY: `self` proves that the CPU has the instruction.
         [unsafe { _mm256_set1_ps(x) }; 2]
     }
 
@@ -84,7 +84,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn store(self, x: Self::F32, to: &mut [f32; LANES]) {
         let to = to.as_mut_ptr();
-        // SAFETY: `self` proves that the instruction is there, and `to` holds two registers of 8.
+        // SAFETY: `self` proves that the CPU has the instruction, and `to` holds two registers of 8.
         unsafe {
             _mm256_storeu_ps(to, x[0]);
             _mm256_storeu_ps(to.add(LANES / 2), x[1]);
@@ -128,13 +128,13 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn sum(self, a: Self::F32, b: Self::F32) -> f32 {
-        // SAFETY: `self` proves that the instructions are there.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { sum_of_eight(_mm256_add_ps(_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1]))) }
     }
 
     #[inline(always)]
     fn largest(self, x: Self::F32) -> f32 {
-        // SAFETY: `self` proves that the instructions are there.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe {
             let x = _mm256_max_ps(x[0], x[1]);
             let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
@@ -153,7 +153,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn splat_u32(self, x: u32) -> Self::U32 {
-        // SAFETY: `self` proves that the instruction is there.
+        // SAFETY: `self` proves that the CPU has the instruction.
         [unsafe { _mm256_set1_epi32(x.cast_signed()) }; 2]
     }
 
@@ -170,7 +170,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn first_of(self, x: Self::F32, value: f32, index: Self::U32, offset: u32) -> u32 {
-        // SAFETY: `self` proves that the instructions are there.
+        // SAFETY: `self` proves that the CPU has the instructions.
         unsafe { first_equal(x, value, index, offset) }
     }
 }
@@ -194,7 +194,7 @@ fn first_equal(x: [__m256; 2], value: f32, index: [__m256i; 2], offset: u32) -> 
     _mm_cvtsi128_si32(least).cast_unsigned()
 }
 
-/// Adds up eight numbers, halves onto halves.
+/// Adds up eight numbers: it adds the upper half to the lower half, and repeats this.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn sum_of_eight(x: __m256) -> f32 {

@@ -1,4 +1,4 @@
-//! AVX-512F: a register is one of the machine's.
+//! AVX-512F. A register of [`Simd`] is one register of the CPU.
 
 use std::arch::x86_64::*;
 
@@ -8,11 +8,11 @@ use super::avx2::{self, sum_of_eight};
 use super::limit::{Width, allows};
 use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
-/// The proof that the machine has AVX-512F, AVX2, FMA and F16C.
+/// Proof that the CPU has AVX-512F, AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
-/// Whether the machine has what [`run`] needs. Cheap: the answer is remembered.
+/// Whether the CPU has the instructions that [`run`] needs. The call is cheap, because the answer is cached.
 pub(super) fn detected() -> bool {
     allows(Width::Avx512) && is_x86_feature_detected!("avx512f") && avx2::detected()
 }
@@ -26,8 +26,8 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 /// Calls intrinsics.
 macro_rules! call {
     ($call:expr) => {
-        // SAFETY: an `Avx512` exists only inside `run`, which may be called only where the instructions are there.
-        // What is read or written is an array of one register.
+        // SAFETY: an `Avx512` exists only inside `run`, which may be called only if the CPU has the instructions.
+        // The memory that is read or written is an array of one register.
         unsafe { $call }
     };
 }
@@ -153,7 +153,7 @@ impl Simd for Avx512 {
     }
 }
 
-/// Lanes 8 to 15.
+/// Returns lanes 8 to 15.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn upper(x: __m512) -> __m256 {

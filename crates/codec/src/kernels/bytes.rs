@@ -1,13 +1,13 @@
-//! Inner products of 8-bit numbers, compared with a floor on the way: the machine adds up 64 of them in one instruction
-//! (AVX512-VNNI) where it multiplies 16 numbers of f32.
+//! Inner products of 8-bit numbers, compared with a floor during the computation. With AVX512-VNNI the CPU adds up 64
+//! products in one instruction; in f32 it multiplies 16 numbers per instruction.
 
-/// Atoms of a group: four registers of sums.
+/// Atoms per group: their sums take four registers.
 pub(crate) const GROUP: usize = 64;
-/// Rows that a group is multiplied with at a time: with [`GROUP`], 24 of the 32 registers hold sums.
+/// Rows that are multiplied with a group at a time. With [`GROUP`], 24 of the 32 registers hold sums.
 pub(crate) const TILE_ROWS: usize = 6;
-/// Numbers that a lane adds up at a time.
+/// Numbers that one lane adds up at a time.
 pub(crate) const QUAD: usize = 4;
-/// What is added to a row's numbers, since the instruction takes unsigned ones there.
+/// Added to the numbers of a row, because the instruction takes unsigned numbers there.
 pub(crate) const OFFSET: i32 = 128;
 
 /// The atoms of a group in 8 bits.
@@ -15,19 +15,19 @@ pub(crate) const OFFSET: i32 = 128;
 pub(crate) struct Group<'a> {
     /// `(width / QUAD, GROUP, QUAD)`.
     pub(crate) atoms: &'a [i8],
-    /// `-OFFSET` times the sum of each atom's numbers: what undoes the offset of the rows.
+    /// `-OFFSET` times the sum of each atom's numbers. This removes the effect of the rows' offset.
     pub(crate) corrections: &'a [i32; GROUP],
-    /// What one unit of each atom's numbers is worth.
+    /// The value of one unit of each atom's numbers.
     pub(crate) scales: &'a [f32; GROUP],
 }
 
-/// Magnitudes of the inner products of a tile of rows with a group.
+/// Magnitudes of the inner products of a tile of rows with a group of atoms.
 pub(crate) type Estimates = [[f32; GROUP]; TILE_ROWS];
 
-/// Which implementation runs; both give the same numbers.
+/// The implementation to use. Both give the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bytes {
-    /// The twin that the quick one is tested against; slower than a product in f32.
+    /// The reference that the fast implementation is tested against. It is slower than a product in f32.
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests want it"))]
     Portable,
     #[cfg(target_arch = "x86_64")]
@@ -35,7 +35,7 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
-    /// The quick one, where this machine has it.
+    /// The fast implementation, if this CPU supports it.
     pub(crate) fn detect() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if let Some(vnni) = vnni::Vnni::detect() {
@@ -44,11 +44,11 @@ impl Bytes {
         None
     }
 
-    /// Writes `|<row, atom>|`, in units of the row's, to `estimates`; bit `a` of a row's mask says that atom `a` is at
-    /// least the row's floor. Rows are offset, `(width)` each.
+    /// Writes `|<row, atom>|`, in the units of the row, to `estimates`. Bit `a` of a row's mask is set if the estimate of
+    /// atom `a` is at least the floor of the row. The numbers of rows have [`OFFSET`] added; rows have `(width)` numbers each.
     ///
     /// # Panics
-    /// If a row and the group differ in width.
+    /// If a row and the group have different widths.
     pub(crate) fn multiply(
         self,
         rows: [&[u8]; TILE_ROWS],
@@ -95,7 +95,7 @@ mod vnni {
     use super::super::limit::{Width, allows};
     use super::{Estimates, GROUP, Group, QUAD, TILE_ROWS};
 
-    /// Proof that this machine adds up products of 8-bit numbers.
+    /// Proof that this CPU adds up products of 8-bit numbers.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Vnni(());
 
@@ -105,7 +105,7 @@ mod vnni {
             (there && allows(Width::Avx512)).then_some(Self(()))
         }
 
-        /// As [`super::Bytes::multiply`], whose checks have been made.
+        /// Does the same as [`super::Bytes::multiply`]. The caller has made its checks.
         pub(super) fn multiply(
             self,
             rows: [&[u8]; TILE_ROWS],
@@ -113,16 +113,16 @@ mod vnni {
             floors: &[f32; TILE_ROWS],
             estimates: &mut Estimates,
         ) -> [u64; TILE_ROWS] {
-            // SAFETY: a value of Vnni exists only where the machine has the instructions.
+            // SAFETY: a value of Vnni exists only if the CPU has the instructions.
             unsafe { multiply(rows, group, floors, estimates) }
         }
     }
 
-    /// Registers of a group's sums.
+    /// Registers for the sums of a group.
     const REGISTERS: usize = GROUP / 16;
 
     /// # Safety
-    /// The machine has AVX-512F and AVX512-VNNI.
+    /// The CPU must have AVX-512F and AVX512-VNNI.
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn multiply(
         rows: [&[u8]; TILE_ROWS],
@@ -153,7 +153,7 @@ mod vnni {
         let mut masks = [0; TILE_ROWS];
         for (((mask, sums), &floor), estimates) in masks.iter_mut().zip(&sums).zip(floors).zip(estimates) {
             for (at, &sum) in sums.iter().enumerate() {
-                // SAFETY: a group has GROUP scales, and a row as many estimates.
+                // SAFETY: a group has GROUP scales, and a row has GROUP estimates.
                 unsafe {
                     let scale = _mm512_loadu_ps(scales.as_ptr().add(16 * at));
                     let estimate = _mm512_abs_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_offset_is_undone() {
-        // One atom of (1, -2, 3, 0) in its own units, one row of (5, 6, -7, 0).
+        // One atom, (1, -2, 3, 0) in its own units, and one row, (5, 6, -7, 0).
         let mut atoms = [0i8; GROUP * QUAD];
         atoms[..4].copy_from_slice(&[1, -2, 3, 0]);
         let (mut corrections, mut scales) = ([0; GROUP], [0.0; GROUP]);

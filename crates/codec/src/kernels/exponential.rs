@@ -1,23 +1,23 @@
-//! The exponential, the one that every softmax and activation here is made of.
+//! The exponential function that all softmax and activation code uses.
 
 use super::simd::{Kernel, LANES, Simd, padded};
 
 /// Arguments are clamped to this range.
 const SMALLEST: f32 = -87.0;
 const LARGEST: f32 = 88.0;
-/// Adding `1.5 * 2^23` rounds to the nearest whole number and leaves it in the low bits.
+/// Adding `1.5 * 2^23` to a number rounds it to the nearest integer and leaves that integer in the low bits.
 const SHIFT: f32 = 12_582_912.0;
-/// In two parts: the first has few bits, so that a whole number times it is exact.
+/// `-ln 2` in two parts. The first part has few bits, so its product with an integer is exact.
 const MINUS_LN_2: [f32; 2] = [-0.693_359_4, 2.121_944_4e-4];
-/// Of `(e^r - 1 - r) / r^2`, the highest power first (Cephes' `expf`).
+/// Coefficients of `(e^r - 1 - r) / r^2`, the highest power first (Cephes' `expf`).
 const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5];
 
-/// `e^x` in every lane: `2^n` times a polynomial on half a power of two to either side.
+/// Computes `e^x` in every lane as `2^n e^r` with a polynomial for `e^r`, where `|r|` is at most `ln(2) / 2`.
 ///
-/// Off by at most three units in the last place. `x` is taken as -87 below that and as 88 above; NaN stays NaN.
+/// The error is at most three units in the last place. `x` is clamped to the range from -87 to 88. NaN stays NaN.
 #[inline(always)]
 pub fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
-    // The second operand is what a NaN leaves.
+    // If x is NaN, `min` and `max` return the second operand, x.
     let x = simd.min(simd.splat(LARGEST), simd.max(simd.splat(SMALLEST), x));
     let shifted = simd.mul_add(x, simd.splat(std::f32::consts::LOG2_E), simd.splat(SHIFT));
     let n = simd.sub(shifted, simd.splat(SHIFT));
@@ -28,7 +28,7 @@ pub fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
         p = simd.mul_add(p, r, simd.splat(coefficient));
     }
     let p = simd.add(simd.mul_add(simd.mul(p, r), r, r), simd.splat(1.0));
-    // The rounded number is in the low bits of `shifted`.
+    // The rounded integer is in the low bits of `shifted`.
     simd.add_to_exponent(p, shifted)
 }
 
@@ -62,7 +62,7 @@ impl Kernel for Exponentials<'_> {
     }
 }
 
-/// Eight sums side by side, for their smaller rounding error.
+/// Adds up in eight separate sums, because their rounding error is smaller.
 #[inline(always)]
 fn tail_sum(tail: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];

@@ -1,15 +1,15 @@
-//! Rounding to half precision without infinities: one infinite number makes NaN of every sum it enters.
+//! Rounding to half precision without infinities. An infinite number would make every sum that contains it infinite or NaN.
 
 use half::f16;
 
-/// The nearest half, saturating at ±65504; NaN stays NaN.
+/// The nearest f16. Values saturate at ±65504, and NaN stays NaN.
 #[inline]
 #[must_use]
 pub fn saturating_f16(x: f32) -> f16 {
     f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
 }
 
-/// [`saturating_f16`] of every number.
+/// Applies [`saturating_f16`] to every number.
 #[must_use]
 pub fn to_f16(x: &[f32]) -> Vec<f16> {
     x.iter().map(|&x| saturating_f16(x)).collect()

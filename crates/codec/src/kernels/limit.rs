@@ -1,15 +1,15 @@
-//! A limit on the instructions that kernels use.
+//! A limit on the instruction sets that kernels use.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::error::CodecError;
 
-/// Sets of instructions, each with those before it.
+/// Instruction sets. Each includes the previous ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Width {
-    /// What the target of the build has.
+    /// The instructions of the build target.
     Portable,
     /// AVX2 with FMA and F16C.
     Avx2,
@@ -33,14 +33,15 @@ impl FromStr for Width {
 
 static LIMIT: AtomicU8 = AtomicU8::new(Width::Avx512 as u8);
 
-/// Keeps kernels from wider instructions than `width`, for the whole process. Call it before any kernel runs.
+/// Forbids kernels to use wider instructions than `width`, for the whole process. Call it before any kernel runs.
 ///
-/// Results do not depend on it. It is there to show that, and to do what a machine without the wider instructions does. The matrix product of the `gemm` crate finds its instructions by itself.
+/// The results do not depend on this limit. Use it to show this, or to run as on a CPU without the wider instructions. It does not
+/// affect the matrix product of the `gemm` crate, which selects its own instructions.
 pub fn limit_to(width: Width) {
     LIMIT.store(width as u8, Relaxed);
 }
 
-/// Whether instructions of this width may be used.
+/// Whether kernels may use instructions of this width.
 pub(super) fn allows(width: Width) -> bool {
     width as u8 <= LIMIT.load(Relaxed)
 }

@@ -1,12 +1,12 @@
-//! The inner loops, each in one place: searches, sums, the exponential, the streaming softmax, rotary embedding and the
-//! matrix product.
+//! The inner loops, each implemented once: searches, sums, the exponential, the streaming softmax, rotary embedding and
+//! the matrix product.
 //!
-//! A kernel is one body over [`Simd`], compiled for AVX-512, for AVX2 with FMA, and for any machine; [`Isa`] picks at
-//! run time. Every multiply-add is fused, the order of every sum is fixed, and a search has one answer whatever its
-//! order (the lowest index among equals), so the versions agree to the bit and results do not depend on the machine's
-//! width. So do products of f32 matrices, though the `gemm` crate picks instructions by itself.
+//! A kernel is one generic body over [`Simd`]. It is compiled for AVX-512, for AVX2 with FMA, and for any other CPU.
+//! [`Isa`] selects the version at run time. All versions give the same bits, for three reasons: every multiply-add is
+//! fused, the order of every sum is fixed, and a search returns the lowest index among equal elements. Products of f32
+//! matrices also give the same bits on every CPU, although the `gemm` crate selects its own instructions.
 //!
-//! Other crates write their own kernels against the same interface:
+//! Other crates can write their own kernels with the same traits:
 //!
 //! ```
 //! use kvcsr_codec::kernels::{Isa, Kernel, LANES, Simd, exp};
@@ -67,8 +67,8 @@ pub(crate) use self::aligned::{AlignedVec, LINE};
 pub(crate) use self::bytes::{Bytes, Estimates, GROUP, Group, OFFSET, QUAD, TILE_ROWS};
 pub(crate) use self::product::correlate;
 
-/// An instruction set that this machine has. Only [`Isa::detect`] makes one, so holding it is the proof that kernels
-/// may be run with it.
+/// An instruction set that this CPU has. Only [`Isa::detect`] creates one. Its existence therefore proves that kernels may
+/// run with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
@@ -82,7 +82,7 @@ enum Level {
 }
 
 impl Isa {
-    /// The widest set this machine has, or the widest that [`limit_to`] allows. Cheap: the answer is remembered.
+    /// The widest instruction set that this CPU has and [`limit_to`] allows. The call is cheap, because the answer is cached.
     #[must_use]
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
@@ -97,7 +97,7 @@ impl Isa {
         Self(Level::Portable)
     }
 
-    /// Every set this machine has, the portable one first.
+    /// Every instruction set that this CPU has, the portable one first.
     #[cfg(test)]
     fn all() -> Vec<Self> {
         let mut all = vec![Self(Level::Portable)];
@@ -115,20 +115,20 @@ impl Isa {
         match self.0 {
             Level::Portable => portable::run(kernel),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa of this level exists only where `avx2::detected`.
+            // SAFETY: an Isa of this level exists only if `avx2::detected` returned true.
             Level::Avx2 => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa of this level exists only where `avx512::detected`.
+            // SAFETY: an Isa of this level exists only if `avx512::detected` returned true.
             Level::Avx512 => unsafe { avx512::run(kernel) },
         }
     }
 
-    /// Index of the largest `|p|`, the lowest among equals; 0 if all are zero. NaN is never the largest.
+    /// Index of the largest `|p|`, the lowest among equals, or 0 if all are zero. NaN is ignored.
     pub(crate) fn peak(self, p: &[f32]) -> usize {
         self.run(search::Peak { p })
     }
 
-    /// `p -= c g`, then [`Isa::peak`] of the result, in one pass.
+    /// Computes `p -= c g`, then [`Isa::peak`] of the result, in one pass.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -137,13 +137,13 @@ impl Isa {
         self.run(search::SubtractThenPeak { p, c, g })
     }
 
-    /// The largest element, minus infinity of none; NaN is not seen.
+    /// The largest element, or minus infinity if there is none. NaN is ignored.
     #[must_use]
     pub fn max(self, x: &[f32]) -> f32 {
         self.run(search::Max { x })
     }
 
-    /// `y += a x`.
+    /// Computes `y += a x`.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -152,30 +152,30 @@ impl Isa {
         self.run(sums::Axpy { y, a, x });
     }
 
-    /// `out = sum_j coefficients[j] atoms[indices[j]]`, over atoms `(N, out.len())` followed by `online` ones in f16,
-    /// which the indices from `N` on name.
+    /// Computes `out = sum_j coefficients[j] atoms[indices[j]]`. The atoms are `atoms` `(N, out.len())`, followed by the f16
+    /// atoms `online`, whose indices start at `N`.
     ///
     /// # Panics
-    /// If an index is beyond both, or there are not as many coefficients as indices.
+    /// If an index is beyond both parts, or the numbers of coefficients and indices differ.
     pub(crate) fn combine(self, out: &mut [f32], atoms: &[f32], online: &[f16], indices: &[u16], coefficients: &[f32]) {
         assert_eq!(indices.len(), coefficients.len());
         self.run(sums::Combine { out, atoms, online, indices, coefficients });
     }
 
-    /// `out += sum_j weights_j rows_j` for rows `(weights.len(), out.len())`.
+    /// Computes `out += sum_j weights_j rows_j` for rows `(weights.len(), out.len())`.
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn add_weighted(self, weights: &[f32], rows: &[f32], out: &mut [f32]) {
         assert_eq!(weights.len() * out.len(), rows.len());
         self.run(sums::AddWeighted { weights, rows, out });
     }
 
-    /// `out_r += sum_j weights_rj rows_j` for several sums at a time: weights `(R, n)`, rows `(n, width)`, out `(R, width)`. Each
-    /// has the bits of [`Isa::add_weighted`].
+    /// Computes `out_r += sum_j weights_rj rows_j` for several sums at a time: weights `(R, n)`, rows `(n, width)`, out
+    /// `(R, width)`. Each sum has the same bits as [`Isa::add_weighted`].
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn add_weighted_together(self, weights: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
         if width == 0 || rows.is_empty() {
             assert!(weights.is_empty() || width == 0, "weights of rows that are not there");
@@ -186,7 +186,7 @@ impl Isa {
         self.run(sums::AddWeightedTogether { weights, rows, width, out });
     }
 
-    /// `sum_i a_i b_i`, in f32.
+    /// Computes `sum_i a_i b_i` in f32.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -196,10 +196,10 @@ impl Isa {
         self.run(sums::Dot { a, b })
     }
 
-    /// `out_r = sum_i a_i b_ri`: b `(out.len(), a.len())`. Each has the bits of [`Isa::dot`].
+    /// Computes `out_r = sum_i a_i b_ri` for b `(out.len(), a.len())`. Each result has the same bits as [`Isa::dot`].
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn dots<T: Stored>(self, a: &[T], b: &[f32], out: &mut [f32]) {
         assert_eq!(a.len() * out.len(), b.len());
         if a.is_empty() {
@@ -208,7 +208,7 @@ impl Isa {
         self.run(sums::Dots { a, b, out });
     }
 
-    /// Copies to f32.
+    /// Converts `from` to f32.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -217,25 +217,25 @@ impl Isa {
         self.run(sums::Widen { from, to });
     }
 
-    /// `out[t][q] = <keys[t], queries[q]>`: keys `(n, width)`, queries `(Q, width)`, out `(n, Q)`.
+    /// Computes `out[t][q] = <keys[t], queries[q]>` for keys `(n, width)`, queries `(Q, width)` and out `(n, Q)`.
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn scores(self, keys: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
         assert_eq!(out.len(), keys.len() / width * (queries.len() / width));
         self.run(sums::Scores { keys, queries, width, out });
     }
 
-    /// Replaces each `x` by `e^(x - reference)`, see [`exp`], and returns their sum.
+    /// Replaces each `x` by `e^(x - reference)`, see [`exp`], and returns the sum of the new values.
     pub fn exponentials(self, x: &mut [f32], reference: f32) -> f32 {
         self.run(exponential::Exponentials { x, reference })
     }
 
-    /// `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk
-    /// `c`: codes `(n, chunks, s)`, weights `(n, Q)`, sums `(chunks, N, Q)`.
+    /// Computes `sums[c][index][q] += coefficient * weights[t][q]` for every code of token `t` and chunk `c`: codes
+    /// `(n, chunks, s)`, weights `(n, Q)`, sums `(chunks, N, Q)`.
     ///
     /// # Panics
-    /// If an index is not below `N` or the slices do not fit each other.
+    /// If an index is not below `N`, or the sizes of the slices do not match.
     pub(crate) fn scatter(
         self,
         sums: &mut [f32],
@@ -249,11 +249,11 @@ impl Isa {
         self.run(sparse::Scatter { sums, queries, chunks, indices, coefficients, weights });
     }
 
-    /// `out[t][q] = sum` of coefficient times `products[c][index][q]` over the codes of token `t` and all
-    /// chunks `c`: codes `(n, chunks, s)`, products `(chunks, N, Q)`, out `(n, Q)`.
+    /// Computes `out[t][q]`, the sum of `coefficient * products[c][index][q]` over the codes of token `t` and all chunks
+    /// `c`: codes `(n, chunks, s)`, products `(chunks, N, Q)`, out `(n, Q)`.
     ///
     /// # Panics
-    /// If an index is not below `N` or the slices do not fit each other.
+    /// If an index is not below `N`, or the sizes of the slices do not match.
     pub(crate) fn score_codes(
         self,
         products: &[f32],
@@ -267,11 +267,11 @@ impl Isa {
         self.run(sparse::ScoreCodes { products, chunks, indices, coefficients, out, queries });
     }
 
-    /// `out[q] += sum_n sums[n][q] atoms[n]`: atoms `(N, width)`, sums `(N, Q)`, and row `q` of out
-    /// starts at `q * stride`.
+    /// Computes `out[q] += sum_n sums[n][q] atoms[n]` for atoms `(N, width)` and sums `(N, Q)`. Row `q` of out starts at
+    /// `q * stride`.
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub(crate) fn gather(
         self,
         out: &mut [f32],

@@ -1,4 +1,4 @@
-//! For any machine, and the twin that the others are tested against.
+//! The implementation for any CPU. The other implementations are tested against it.
 
 use std::array::from_fn;
 
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::simd::{Kernel, LANES, Simd, sealed::Sealed};
 
-/// Plain Rust: no instruction set is needed.
+/// Plain Rust, which needs no special instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
 

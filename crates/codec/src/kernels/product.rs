@@ -1,18 +1,19 @@
-//! The matrix product: the one place that calls the `gemm` crate, which finds the machine's instructions by itself.
+//! The matrix product. Only this module calls the `gemm` crate, which selects the CPU's instructions by itself.
 //!
-//! The bits are the same on every machine with fused multiply-adds. `gemm` adds up the products of an element one after the other,
-//! but cuts the sum into pieces that depend on the machine's caches, of 512 terms or more: here no piece is longer than [`PIECE`].
-//! Where it would go other ways, for few terms, few elements and vectors, products are made here.
+//! The bits are the same on every CPU with fused multiply-adds. `gemm` adds up the products of an element in order, but
+//! splits the sum into pieces. The length of the pieces depends on the caches of the CPU and is at least 512 terms. This
+//! module therefore passes at most [`PIECE`] terms at a time. `gemm` uses another order for few terms, few elements and
+//! vectors, so this module computes those products itself.
 
 use gemm::{Parallelism, gemm};
 
 use super::Isa;
 
-/// Terms of a sum that `gemm` is given at a time; it cuts no piece of so many.
+/// Terms of a sum that are passed to `gemm` at a time. `gemm` does not split so few terms.
 const PIECE: usize = 512;
-/// Terms up to which `gemm` adds up in another order.
+/// Up to this number of terms `gemm` adds up in another order.
 const FEW: usize = 2;
-/// Elements up to which `gemm` adds up as many sums as a register holds, where the terms of each lie in one piece.
+/// Up to this number of elements `gemm` computes as many sums as a register holds, if the terms of each are contiguous.
 const SMALL: usize = 256;
 
 /// A matrix of f32 in a slice.
@@ -21,24 +22,24 @@ pub struct Matrix<'a> {
     elements: &'a [f32],
     rows: usize,
     columns: usize,
-    /// From an element to the one below, and to the one beside it.
+    /// The distances from an element to the next row and to the next column.
     strides: [usize; 2],
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows one after the other: `(rows, columns)`.
+    /// Consecutive rows: `(rows, columns)`.
     ///
     /// # Panics
-    /// If there are fewer elements; so for all matrices here.
+    /// If `elements` has too few elements. This applies to all matrices of this module.
     #[must_use]
     pub fn new(elements: &'a [f32], rows: usize, columns: usize) -> Self {
         Self::spaced(elements, rows, columns, columns)
     }
 
-    /// Rows whose first elements are `stride` apart.
+    /// Rows whose first elements are `stride` elements apart.
     ///
     /// # Panics
-    /// As [`Matrix::new`].
+    /// The same as [`Matrix::new`].
     #[must_use]
     pub fn spaced(elements: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
         check(elements.len(), rows, columns, stride);
@@ -53,7 +54,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A matrix to write to, with rows that may lie apart.
+/// A matrix to write to. There may be gaps between its rows.
 #[derive(Debug)]
 pub struct MatrixMut<'a> {
     elements: &'a mut [f32],
@@ -63,19 +64,19 @@ pub struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// Rows one after the other: `(rows, columns)`.
+    /// Consecutive rows: `(rows, columns)`.
     ///
     /// # Panics
-    /// As [`Matrix::new`].
+    /// The same as [`Matrix::new`].
     #[must_use]
     pub fn new(elements: &'a mut [f32], rows: usize, columns: usize) -> Self {
         Self::spaced(elements, rows, columns, columns)
     }
 
-    /// Rows whose first elements are `stride` apart; what lies between is left as it is.
+    /// Rows whose first elements are `stride` elements apart. The elements between rows are not changed.
     ///
     /// # Panics
-    /// As [`Matrix::new`], or if rows overlap.
+    /// The same as [`Matrix::new`], or if rows overlap.
     #[must_use]
     pub fn spaced(elements: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
         check(elements.len(), rows, columns, stride);
@@ -95,26 +96,26 @@ fn check(elements: usize, rows: usize, columns: usize, stride: usize) {
     );
 }
 
-/// `out = a b`, on the calling thread alone.
+/// Computes `out = a b` on the calling thread only.
 ///
 /// # Panics
-/// If the shapes do not fit each other; so for all products here.
+/// If the shapes do not match. This applies to all products of this module.
 pub fn multiply(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     product(out, a, b, false, Parallelism::None);
 }
 
-/// `out += a b`, on the calling thread alone.
+/// Computes `out += a b` on the calling thread only.
 ///
 /// # Panics
-/// As [`multiply`].
+/// The same as [`multiply`].
 pub fn multiply_add(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     product(out, a, b, true, Parallelism::None);
 }
 
-/// `out = a b`, on the current rayon pool.
+/// Computes `out = a b` on the current rayon pool.
 ///
 /// # Panics
-/// As [`multiply`].
+/// The same as [`multiply`].
 pub fn multiply_parallel(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     let parallelism = match rayon::current_num_threads() {
         1 => Parallelism::None,
@@ -123,7 +124,8 @@ pub fn multiply_parallel(out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     product(out, a, b, false, parallelism);
 }
 
-/// `out[r][a] = <rows[r], atoms[a]>`: atoms `(m, width)`, rows `(n, width)`, out `(n, m)`. On the calling thread alone.
+/// Computes `out[r][a] = <rows[r], atoms[a]>` for atoms `(m, width)`, rows `(n, width)` and out `(n, m)`, on the calling
+/// thread only.
 ///
 /// # Panics
 /// If a slice has the wrong length.
@@ -153,8 +155,8 @@ fn product(mut out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool, para
     }
     for first in (0..k).step_by(PIECE) {
         let terms = PIECE.min(k - first);
-        // SAFETY: constructing the matrices checked that every element is inside its slice, and `first + terms` is at most the
-        // number of columns of `a` and of rows of `b`. `out` is borrowed exclusively, so it overlaps neither input.
+        // SAFETY: the constructors of the matrices checked that every element is inside its slice. `first + terms` is at most the
+        // number of columns of `a` and the number of rows of `b`. `out` is borrowed exclusively, so it does not overlap the inputs.
         unsafe {
             gemm(
                 m,
@@ -181,7 +183,7 @@ fn product(mut out: MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool, para
     }
 }
 
-/// The product of at most [`FEW`] terms; of none, it is zero.
+/// The product of at most [`FEW`] terms. Without terms it is zero.
 fn of_few(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     for row in 0..a.rows {
         for column in 0..b.columns {
@@ -198,7 +200,7 @@ fn of_few(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     }
 }
 
-/// The product by [`Isa::dot`]: rows of `a` and columns of `b` lie in one piece each.
+/// The product by [`Isa::dot`]. Each row of `a` and each column of `b` must be contiguous.
 fn by_dots(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     let isa = Isa::detect();
     for row in 0..a.rows {
@@ -211,7 +213,7 @@ fn by_dots(out: &mut MatrixMut<'_>, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     }
 }
 
-/// The product of one row with a matrix, to elements `stride` apart: a weighted sum of the matrix's rows, in order.
+/// The product of one row with a matrix, written to elements `stride` apart: a weighted sum of the matrix's rows, in order.
 fn of_vector(out: &mut [f32], stride: usize, row: Matrix<'_>, matrix: Matrix<'_>, add: bool) {
     let (terms, columns) = (matrix.rows, matrix.columns);
     let [below, beside] = matrix.strides;
@@ -260,7 +262,7 @@ mod tests {
         assert_eq!(out, [0.0; 4]);
     }
 
-    /// An element of a product: fused multiply-adds in order, a new sum for every [`PIECE`] terms.
+    /// An element of a product: fused multiply-adds in order, with a new sum for every [`PIECE`] terms.
     fn in_order(a: &[f32], b: &[f32], start: Option<f32>) -> f32 {
         let pieces = a.chunks(PIECE).zip(b.chunks(PIECE));
         let mut sums = pieces.map(|(a, b)| a.iter().zip(b).fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum)));
@@ -276,7 +278,7 @@ mod tests {
             for (rows, columns) in shapes.iter().flat_map(|m| shapes.map(|n| (*m, n))) {
                 let mut numbers = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
                 let (a, b) = (numbers(rows * terms), numbers(columns * terms));
-                // The left rows; their columns one after the other; and the same for the right.
+                // The rows of the left matrix, then its columns one after the other, and the same for the right matrix.
                 let turned =
                     |x: &[f32], n: usize| -> Vec<f32> { (0..n * terms).map(|i| x[i % n * terms + i / n]).collect() };
                 let (a_turned, b_turned) = (turned(&a, rows), turned(&b, columns));

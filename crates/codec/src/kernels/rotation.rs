@@ -1,4 +1,4 @@
-//! Rotary position embedding (RoPE; Su et al. 2021), half-split channel order: channel `j` turns with `j + D / 2`.
+//! Rotary position embedding (RoPE; Su et al. 2021) in half-split channel order: channels `j` and `j + D / 2` form a pair.
 
 use super::Isa;
 use super::simd::{Kernel, LANES, Simd};
@@ -19,10 +19,10 @@ impl RotaryTables<'_> {
         self.cos.len().min(self.sin.len()) / (head_dim / 2)
     }
 
-    /// Rotates `rows`, `(n, head_dim)`, the first of them at `position`.
+    /// Rotates `rows`, `(n, head_dim)`. The first row is at `position`.
     ///
     /// # Panics
-    /// If `head_dim` is odd or zero, the rows are not whole, or the tables end before the last of them.
+    /// If `head_dim` is odd or zero, the rows are not complete, or the tables end before the position of the last row.
     pub fn rotate(self, rows: &mut [f32], head_dim: usize, position: usize) {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2) && rows.len().is_multiple_of(head_dim));
         let half = head_dim / 2;
@@ -32,7 +32,7 @@ impl RotaryTables<'_> {
     }
 }
 
-/// Rows `(n, 2 half)`, cosines and sines `(n, half)`.
+/// Rows `(n, 2 half)`; cosines and sines `(n, half)`.
 struct Rotate<'a> {
     rows: &'a mut [f32],
     cos: &'a [f32],

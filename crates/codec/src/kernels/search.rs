@@ -1,6 +1,6 @@
-//! The largest element: of a slice, in magnitude, and after a step of matching pursuit.
+//! Searches for the largest element of a slice, for the largest magnitude, and for that after a step of matching pursuit.
 //!
-//! The answer does not depend on the order of the search: the lowest index among equals.
+//! The result does not depend on the order of the search. Among equal elements it is the lowest index.
 
 use super::simd::{Kernel, LANES, Simd};
 
@@ -74,7 +74,7 @@ impl Kernel for SubtractThenPeak<'_> {
 struct Search<S: Simd> {
     simd: S,
     bests: [(S::F32, S::U32); 4],
-    /// Where the next group of registers begins: in all lanes, and as a number.
+    /// Start of the next group of registers: in all lanes, and as a number.
     start: S::U32,
     at: usize,
 }
@@ -98,7 +98,7 @@ impl<S: Simd> Search<S> {
         self.start = self.simd.splat_u32(self.at as u32);
     }
 
-    /// The best of all, `tail` following the registers.
+    /// Index of the largest magnitude. `tail` follows the registers.
     #[inline(always)]
     fn end(self, tail: &[f32]) -> usize {
         let simd = self.simd;
@@ -137,7 +137,7 @@ impl Kernel for Max<'_> {
         let (registers, tail) = self.x.as_chunks::<LANES>();
         let mut largest = simd.splat(f32::NEG_INFINITY);
         for register in registers {
-            // The second operand is what a NaN in the first leaves.
+            // If the first operand is NaN, `max` returns the second.
             largest = simd.max(simd.load(register), largest);
         }
         let mut top = simd.largest(largest);

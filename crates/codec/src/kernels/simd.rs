@@ -1,35 +1,35 @@
-//! Sixteen numbers at a time: the one interface that every kernel is written to.
+//! Operations on sixteen numbers at a time. Every kernel is written with this trait.
 //!
-//! A kernel is one generic body over [`Simd`]. What it computes per number, and the order in which it adds numbers up,
-//! is in the body and the same for every instruction set, so all of them give the same bits.
+//! A kernel is one generic body over [`Simd`]. The body fixes what is computed for each number and the order in which
+//! numbers are added up. It is the same for every instruction set, so all instruction sets give the same bits.
 
 use half::{bf16, f16};
 
-/// Numbers of a register, whatever the width of the machine's own.
+/// Numbers in a register, independent of the width of the CPU's registers.
 pub const LANES: usize = 16;
 
-/// The instructions of one instruction set, each on [`LANES`] numbers.
+/// The operations of one instruction set, each on [`LANES`] numbers.
 ///
-/// A value of an implementing type is the proof that the machine has the instructions: only [`super::Isa`] makes one, so
-/// these methods are safe to call. They are fast only inside [`Kernel::run`] and what is inlined into it.
+/// A value of an implementing type proves that the CPU has the instructions, because only [`super::Isa`] creates one.
+/// These methods are therefore safe to call. They are fast only inside [`Kernel::run`] and in functions inlined into it.
 pub trait Simd: sealed::Sealed + Copy {
     /// Sixteen `f32`.
     type F32: Copy;
     /// Sixteen `u32`.
     type U32: Copy;
 
-    /// Registers that a search compares side by side, at most 4: one alone would wait for its own comparison.
+    /// Registers that a search compares in parallel, at most 4. A single one would have to wait for its own last comparison.
     const SEARCHES: usize;
     /// Registers of sums that a product holds side by side, so that no sum goes to memory.
     const SUMS: usize;
 
-    /// All lanes `x`.
+    /// Sets all lanes to `x`.
     fn splat(self, x: f32) -> Self::F32;
     /// Reads a register.
     fn load(self, from: &[f32; LANES]) -> Self::F32;
-    /// Reads and widens halves; exact.
+    /// Reads f16 numbers and widens them exactly.
     fn load_f16(self, from: &[f16; LANES]) -> Self::F32;
-    /// Reads and widens bf16; exact.
+    /// Reads bf16 numbers and widens them exactly.
     fn load_bf16(self, from: &[bf16; LANES]) -> Self::F32;
     /// Writes a register.
     fn store(self, x: Self::F32, to: &mut [f32; LANES]);
@@ -44,33 +44,33 @@ pub trait Simd: sealed::Sealed + Copy {
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a b + c`, rounded once.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
-    /// The larger; `b` where either is NaN.
+    /// The larger number, or `b` if either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// The smaller; `b` where either is NaN.
+    /// The smaller number, or `b` if either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
-    /// Adds up the 32 numbers of two registers: the halves of each, then both, then halves again.
+    /// Adds up the 32 numbers of two registers: first the halves of each register, then both results, then halves again.
     fn sum(self, a: Self::F32, b: Self::F32) -> f32;
-    /// The largest lane; no lane is NaN.
+    /// The largest lane. No lane may be NaN.
     fn largest(self, x: Self::F32) -> f32;
-    /// Adds `x` to the bits of each lane's exponent: `a 2^x` for the integer in the lowest bits of `x`.
+    /// Adds the lowest bits of `x` to the exponent of each lane: the result is `a 2^x` for the integer in those bits.
     fn add_to_exponent(self, a: Self::F32, x: Self::F32) -> Self::F32;
 
-    /// All lanes `x`.
+    /// Sets all lanes to `x`.
     fn splat_u32(self, x: u32) -> Self::U32;
-    /// Takes the magnitude of `x`, and `index`, in the lanes where it is larger than that of `best`.
+    /// Replaces `best` by the magnitude of `x` and by `index`, in the lanes where that magnitude is larger.
     fn keep_larger(self, best: (Self::F32, Self::U32), x: Self::F32, index: Self::U32) -> (Self::F32, Self::U32);
-    /// The least of `index + offset + lane` over the lanes where `x` is `value`; `u32::MAX` if there is none.
+    /// The smallest `index + offset + lane` over the lanes where `x` is `value`, or `u32::MAX` if there are none.
     fn first_of(self, x: Self::F32, value: f32, index: Self::U32, offset: u32) -> u32;
 }
 
-/// A computation to run with the machine's instructions, by [`super::Isa::run`].
+/// A computation that [`super::Isa::run`] runs with the CPU's instructions.
 pub trait Kernel {
-    /// What it returns.
+    /// The type of the result.
     type Output;
 
-    /// The one body. Mark it `#[inline(always)]`, and all that it calls, so that it is compiled once per instruction
-    /// set; iterate with `for`, since a closure may not be inlined.
+    /// The body. Mark it and all functions that it calls `#[inline(always)]`, so that they are compiled once per instruction
+    /// set. Iterate with `for`, because a closure may not be inlined.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
@@ -78,7 +78,7 @@ pub(super) mod sealed {
     pub trait Sealed {}
 }
 
-/// `x` and zeros: the end of a slice as a register.
+/// Fills a register with `x` and then zeros. Use it for the end of a slice.
 ///
 /// # Panics
 /// If `x` is longer than a register.

@@ -1,12 +1,12 @@
-//! The softmax taken as scores come (Milakov and Gimelshein 2018).
+//! The streaming softmax, which processes scores as they arrive (Milakov and Gimelshein 2018).
 
 use super::Isa;
 
-/// What one query has added up so far: the sum of its weights `e^(score - reference)`.
+/// The state of one query: the sum of its weights `e^(score - reference)` so far.
 ///
-/// Whoever holds sums weighted by these weights multiplies them by the factors that the methods return. The reference
-/// may trail the largest score by a `slack`, so that sums that are dear to rescale are rescaled rarely: a relative
-/// rounding error does not depend on it.
+/// The caller keeps sums weighted by these weights, and multiplies them by the factors that the methods return. The
+/// reference may be lower than the largest score by at most `slack`. Sums that are expensive to rescale are then rescaled
+/// rarely. This does not change the relative rounding error.
 ///
 /// ```
 /// use kvcsr_codec::kernels::{Isa, Softmax};
@@ -35,7 +35,7 @@ impl Default for Softmax {
 }
 
 impl Softmax {
-    /// What is subtracted from scores; minus infinity before any came.
+    /// The number that is subtracted from scores. It is minus infinity before the first score.
     #[must_use]
     pub fn reference(&self) -> f32 {
         self.reference
@@ -47,15 +47,15 @@ impl Softmax {
         self.sum == 0.0
     }
 
-    /// Turns scores into weights and counts them. What was added up before is to be multiplied by the result.
+    /// Turns scores into weights and adds them to the sum. Multiply earlier weighted sums by the result.
     pub fn weigh(&mut self, isa: Isa, scores: &mut [f32]) -> f32 {
         let factor = self.raise(isa.max(scores), 0.0);
         self.sum += isa.exponentials(scores, self.reference);
         factor
     }
 
-    /// Raises the reference to `largest` if that is more than `slack` above it. What was added up before is to be
-    /// multiplied by the result. The caller turns scores into weights and counts them by [`Softmax::add`].
+    /// Raises the reference to `largest` if `largest` is more than `slack` above it. Multiply earlier weighted sums by the
+    /// result. The caller turns scores into weights and adds them with [`Softmax::add`].
     pub fn raise(&mut self, largest: f32, slack: f32) -> f32 {
         if largest <= self.reference + slack || largest.is_nan() {
             return 1.0;
@@ -66,13 +66,13 @@ impl Softmax {
         factor
     }
 
-    /// Counts a weight.
+    /// Adds one weight to the sum.
     pub fn add(&mut self, weight: f32) {
         self.sum += weight;
     }
 
-    /// All parts of the same scores together. Sums of a part are multiplied by its [`Softmax::share`] before they are
-    /// added up.
+    /// Joins the parts of one set of scores. Multiply the weighted sums of each part by its [`Softmax::share`] before you add
+    /// them up.
     pub fn joined<'a>(parts: impl Iterator<Item = &'a Self> + Clone) -> Self {
         let reference = parts.clone().map(|part| part.reference).fold(f32::NEG_INFINITY, f32::max);
         let mut all = Self { reference, sum: 0.0 };
@@ -82,13 +82,13 @@ impl Softmax {
         all
     }
 
-    /// What turns sums of this part into sums of the whole.
+    /// The factor that converts the weighted sums of this part to the scale of `whole`.
     #[must_use]
     pub fn share(&self, whole: &Self) -> f32 {
         if self.is_empty() { 0.0 } else { (self.reference - whole.reference).exp() }
     }
 
-    /// Divides weighted sums by the sum of the weights; zeros if there were none.
+    /// Divides weighted sums by the sum of the weights. Without weights the result is zero.
     pub fn normalise(&self, weighted: &mut [f32]) {
         if self.is_empty() {
             weighted.fill(0.0);

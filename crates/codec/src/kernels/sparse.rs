@@ -1,17 +1,17 @@
-//! Attention on sparse codes: scores looked up, weights scattered to atoms, atoms gathered.
+//! Attention on sparse codes: look up scores, scatter weights to atoms, gather atoms.
 //!
-//! One pass over codes touches a few numbers per atom, one for each query, so the bodies are written for given numbers
-//! of queries and left to the compiler to vectorise.
+//! A pass over codes touches a few numbers per atom, one per query. The bodies are therefore written for fixed numbers
+//! of queries, and the compiler vectorises them.
 
 use super::simd::{Kernel, Simd};
 
-/// A body for a number of queries that the compiler knows, and one for any.
+/// A body for a number of queries that the compiler knows, and one for any number.
 trait ByQueries: Sized {
     fn some<const Q: usize>(self);
     fn any(self);
 }
 
-/// Runs the body for this many queries: 1 to 4 and 8, which groups of heads have, are unrolled.
+/// Runs the body for this number of queries. It is unrolled for 1 to 4 and 8, the usual numbers of heads per group.
 #[inline(always)]
 fn by_queries(queries: usize, body: impl ByQueries) {
     match queries {
@@ -82,7 +82,7 @@ impl ByQueries for Scatter<'_> {
     }
 }
 
-/// Atoms per row of codes; 1 where there are no rows.
+/// Atoms per row of codes, or 1 if there are no rows.
 #[inline(always)]
 fn code_length(indices: &[u16], weights: &[f32], queries: usize, chunks: usize) -> usize {
     (indices.len() / (weights.len() / queries * chunks).max(1)).max(1)

@@ -4,12 +4,12 @@ use half::{bf16, f16};
 
 use super::simd::{Kernel, LANES, Simd, padded};
 
-/// A number that weights, atoms and caches are stored in, widened exactly to f32 as it is used.
+/// A number type in which weights, atoms and caches are stored. It is widened exactly to f32 when it is used.
 pub trait Stored: Copy + Send + Sync {
     /// Reads a register.
     fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::F32;
 
-    /// The number.
+    /// The number as f32.
     fn widen(self) -> f32;
 }
 
@@ -107,7 +107,7 @@ impl Kernel for Combine<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        /// Registers summed at a time: one after the other, each sum would wait for the one before it.
+        /// Registers summed in parallel. With one register, each sum would have to wait for the previous one.
         const TILE: usize = 4;
         let width = self.out.len();
         let sources =
@@ -148,7 +148,7 @@ impl Kernel for Combine<'_> {
     }
 }
 
-/// Atoms `(N, width)` followed by online ones in f16.
+/// Atoms `(N, width)`, followed by online atoms in f16.
 struct Sources<'a> {
     width: usize,
     /// `N`
@@ -164,7 +164,7 @@ enum Atom<'a> {
 }
 
 impl<'a> Sources<'a> {
-    /// Channels of an atom from `channel` on.
+    /// Returns `channels` channels of an atom, starting at `channel`.
     #[inline(always)]
     fn of(&self, index: u16, channel: usize, channels: usize) -> Atom<'a> {
         let index = usize::from(index);
@@ -175,7 +175,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Sums of `R` registers of channels.
+    /// Sums for `R` registers of channels.
     #[inline(always)]
     fn sum<S: Simd, const R: usize>(
         &self,
@@ -214,7 +214,7 @@ pub(super) struct AddWeighted<'a> {
 impl Kernel for AddWeighted<'_> {
     type Output = ();
 
-    /// Four rows at a time, so that `out` is read and written once for four products.
+    /// Processes four rows at a time, so that `out` is read and written once for four products.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let width = self.out.len();
@@ -263,7 +263,7 @@ impl Kernel for AddWeightedTogether<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        /// Sums whose parts are added up in registers at a time.
+        /// Sums whose parts are added up in registers at the same time.
         const TOGETHER: usize = 4;
         let (n, width) = (self.rows.len() / self.width, self.width);
         let sums = self.out.chunks_mut(TOGETHER * width).zip(self.weights.chunks(TOGETHER * n));
@@ -278,10 +278,10 @@ impl Kernel for AddWeightedTogether<'_> {
     }
 }
 
-/// `R` sums: each register of a row is read once for all of them.
+/// Computes `R` sums. Each register of a row is read once for all of them.
 #[inline(always)]
 fn together<S: Simd, const R: usize>(simd: S, weights: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
-    /// Registers of a row at a time.
+    /// Registers of a row processed at a time.
     const TILE: usize = 4;
     let whole = width / LANES;
     let n = rows.len() / width;
@@ -305,7 +305,7 @@ fn together<S: Simd, const R: usize>(simd: S, weights: &[f32], rows: &[f32], wid
     }
 }
 
-/// `R` sums of `C` registers from register `at` on.
+/// `R` sums of `C` registers, starting at register `at`.
 #[inline(always)]
 fn tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
@@ -410,15 +410,15 @@ impl Kernel for Scores<'_> {
     }
 }
 
-/// One [`dots`].
+/// Computes one product of [`dots`].
 #[inline(always)]
 fn dot<S: Simd, T: Stored>(simd: S, a: &[T], b: &[f32]) -> f32 {
     let [sum] = dots(simd, a, [b]);
     sum
 }
 
-/// 32 sums side by side for each of the `R` products: enough to hide the latency of a fused multiply-add, and a smaller rounding
-/// error than one. A product's sums do not depend on `R`.
+/// Uses 32 parallel sums for each of the `R` products. They hide the latency of a fused multiply-add, and their rounding
+/// error is smaller than that of one sum. The sums of a product do not depend on `R`.
 #[inline(always)]
 fn dots<S: Simd, T: Stored, const R: usize>(simd: S, a: &[T], b: [&[f32]; R]) -> [f32; R] {
     let (a, a_tail) = a.as_chunks::<LANES>();
@@ -451,7 +451,7 @@ fn dots<S: Simd, T: Stored, const R: usize>(simd: S, a: &[T], b: [&[f32]; R]) ->
             sums[r][1] = simd.mul_add(simd.load(&tail), simd.load(&padded(tails[r])), sums[r][1]);
         }
     }
-    // A loop: what a closure calls is not compiled for the instructions of `simd`.
+    // This is a loop because a function that a closure calls is not compiled for the instructions of `simd`.
     let mut out = [0.0; R];
     for r in 0..R {
         out[r] = simd.sum(sums[r][0], sums[r][1]);

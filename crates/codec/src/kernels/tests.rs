@@ -1,4 +1,4 @@
-//! Every instruction set of this machine against the portable twin, the same bits, and against definitions.
+//! Tests every instruction set of this CPU against the portable implementation (same bits) and against definitions.
 
 use half::{bf16, f16};
 use proptest::collection::vec;
@@ -14,14 +14,14 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Numbers, more often a few near a whole number of registers than any other count.
+/// A list of numbers. Lengths near a whole number of registers are more frequent.
 fn numbers(range: std::ops::Range<f32>) -> impl Strategy<Value = Vec<f32>> {
     let near = (0usize..5, 0usize..5).prop_map(|(registers, more)| (registers * LANES + more).saturating_sub(2));
     prop_oneof![near, 0usize..300].prop_flat_map(move |n| vec(range.clone(), n))
 }
 
 proptest! {
-    /// Small integers, so that equal magnitudes are common and the tie rule is at work.
+    /// Small integers make equal magnitudes frequent, so this tests the rule for ties.
     #[test]
     fn peak_agrees_and_takes_the_lowest_of_equals(
         p in vec((-3i8..=3).prop_map(f32::from), 0..300)
@@ -187,7 +187,7 @@ proptest! {
         for isa in Isa::all() {
             prop_assert_eq!(&run(isa), &expected, "{:?}", isa);
         }
-        // By definition, one number at a time.
+        // Computed by definition, one number at a time.
         let mut sums = vec![0.0f32; chunks * 13 * queries];
         let mut looked_up = vec![0.0f32; tokens * queries];
         for (at, (&index, &c)) in indices.iter().zip(&coefficients).enumerate() {
@@ -224,7 +224,7 @@ proptest! {
         }
     }
 
-    /// In any split, joined from any two parts, with any slack: the softmax of all scores at once.
+    /// For any split of the scores, any two joined parts and any slack, the result is the softmax of all scores at once.
     #[test]
     fn streaming_softmax_is_the_softmax(
         scores in vec(-60.0f32..60.0, 1..80), split in 0.0f64..1.0, slack in 0.0f32..20.0

@@ -1,25 +1,25 @@
-//! Which atoms may be a row's best: what a quick look leaves for the exact one.
+//! The candidates for a row's best atom: a quick estimate selects them, and an exact product decides.
 //!
-//! A quick look gives every atom an estimate of `|<R, d>|` and a bound on how far the exact value may be from it. An atom
-//! stays a candidate while its estimate plus the bound reaches the largest estimate less its own bound. The exact value
-//! of each candidate is then one [`Isa::dot`], whose sums have a fixed order: the atom that is picked, and its
-//! coefficient, are the same whatever gave the estimates, on any machine.
+//! A quick method gives every atom an estimate of `|<R, d>|` and a bound on the error of that estimate. Some atom has an
+//! exact value of at least the largest (estimate - bound). An atom stays a candidate while its estimate plus its bound
+//! reaches that value. The exact value of each candidate is then one [`Isa::dot`], whose sums have a fixed order. The
+//! picked atom and its coefficient therefore do not depend on the method that gave the estimates, or on the CPU.
 
 use std::ops::Range;
 
 use crate::kernels::Isa;
 
-/// The candidates of one row, in the order of their indices.
+/// The candidates of one row, sorted by index.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    /// The best atom is at least this.
+    /// The exact value of the best atom is at least this.
     least: f32,
-    /// Atom, and the most that it may be.
+    /// An atom, and the upper bound of its exact value.
     found: Vec<(u32, f32)>,
 }
 
 impl Candidates {
-    /// With room for the candidates of a dictionary of `atoms`, so that few rows make it grow.
+    /// Allocates for the candidates of a dictionary of `atoms` atoms, so that only few rows need more memory.
     pub(super) fn with_room(atoms: usize) -> Self {
         Self { least: 0.0, found: Vec::with_capacity(atoms.min(1024)) }
     }
@@ -29,12 +29,12 @@ impl Candidates {
         self.found.clear();
     }
 
-    /// Estimates below this are of no candidate, if they are off by `error` at most.
+    /// An atom whose estimate is below this value is not a candidate, if the error of the estimate is at most `error`.
     pub(super) fn floor(&self, error: f32) -> f32 {
         self.least - error
     }
 
-    /// Takes an atom beyond those taken before.
+    /// Adds an atom if it is a candidate. Its index must be larger than those of the previous calls.
     pub(super) fn take(&mut self, atom: usize, estimate: f32, error: f32) {
         let most = estimate + error;
         if most >= self.least {
@@ -43,20 +43,20 @@ impl Candidates {
         }
     }
 
-    /// Takes all `atoms`, for a row too small or too large for estimates; none of them is of use to a row of zeros.
+    /// Adds all `atoms`, for a row whose numbers are too small or too large for estimates. A row of zeros gets none.
     pub(super) fn take_all(&mut self, row: &[f32], atoms: Range<usize>) {
         if row.iter().any(|&x| x != 0.0) {
             atoms.for_each(|atom| self.take(atom, 0.0, f32::MAX));
         }
     }
 
-    /// How many the exact look will see.
+    /// Number of candidates that need an exact product.
     #[cfg(test)]
     pub(super) fn left(&self) -> usize {
         self.found.iter().filter(|&&(_, most)| most >= self.least).count()
     }
 
-    /// The best: its signed inner product and its index, the lowest among equals; `(0, 0)` where all are zero.
+    /// The best atom: its signed inner product and its index, the lowest among equals, or `(0, 0)` if all products are zero.
     pub(super) fn best(&self, mut exact: impl FnMut(usize) -> f32) -> (f32, usize) {
         let mut best = (0.0f32, 0);
         for &(atom, most) in &self.found {
@@ -71,13 +71,13 @@ impl Candidates {
     }
 }
 
-/// How far sums of `width` products in any order may be from each other, for a row of length `norm` and atoms of length 1:
-/// twice the bound on one sum, and room for what rounds the bound itself.
+/// An upper bound on the difference of two sums of the same `width` products in different orders, for a row of length
+/// `norm` and atoms of length 1. It is twice the bound on the error of one sum, plus a margin for the rounding of the bound.
 pub(super) fn rounding(width: usize, norm: f32) -> f32 {
     2.5 * (width + 8) as f32 * f32::EPSILON * norm
 }
 
-/// The length of a row, if f32 holds its square and that of its elements that count.
+/// The l2 norm of a row, if f32 can hold its square and the squares of the elements that matter.
 pub(super) fn norm(isa: Isa, row: &[f32]) -> Option<f32> {
     let norm = isa.dot(row, row).sqrt();
     (1e-15..1e15).contains(&norm).then_some(norm)

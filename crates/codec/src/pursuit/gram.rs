@@ -1,4 +1,4 @@
-//! Matching pursuit on correlations, through the Gram matrix.
+//! Matching pursuit on correlations, with the Gram matrix.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::Dictionary;
 use crate::kernels::Isa;
 use crate::kernels::{AlignedVec, LINE};
 
-/// `G = D Dᵀ`, `(N, stride)`: rows padded with zeros to whole cache lines.
+/// `G = D Dᵀ`, `(N, stride)`. Rows are padded with zeros to whole cache lines.
 #[derive(Debug)]
 pub(super) struct Gram {
     entries: AlignedVec,
@@ -39,7 +39,7 @@ impl Gram {
         self.entries.bytes()
     }
 
-    /// Codes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
+    /// Encodes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
     pub(super) fn encode(
         &self,
         isa: Isa,
@@ -58,7 +58,7 @@ impl Gram {
         }
     }
 
-    /// The `s` steps for one row, given its correlations `p` `(stride,)`.
+    /// Runs the `s` steps for one row, given its correlations `p` `(stride,)`.
     fn pursue(&self, isa: Isa, p: &mut [f32], indices: &mut [u16], coefficients: &mut [f32]) {
         let mut best = isa.peak(p);
         let last = indices.len() - 1;

@@ -1,16 +1,16 @@
 //! Matching pursuit (paper section 3.1; Mallat and Zhang 1993).
 //!
-//! From the residual `R_1 = x`, each of `s` steps picks the atom with the largest
-//! `|<R_g, d_n>|`, the lowest index among equals, keeps the signed inner product as its
-//! coefficient and subtracts: `R_{g+1} = R_g - c_g d_{i_g}`.
+//! The pursuit starts from the residual `R_1 = x`. Each of `s` steps picks the atom with the largest `|<R_g, d_n>|`, the
+//! lowest index among equals. The signed inner product is its coefficient. The step then subtracts:
+//! `R_{g+1} = R_g - c_g d_{i_g}`.
 //!
-//! Two ways to the same codes:
-//! - [`PursuitPath::Gram`] never forms the residual. With `p = D x` and `G = D Dᵀ`
-//!   a step is `p -= c G[i]`, `N` multiply-adds instead of `N d`, fused with the
-//!   search for the next largest `|p|`. `G` takes `4 N²` bytes.
-//! - [`PursuitPath::Residual`] looks at all atoms anew at every step, a block of rows at a time: for `N` so large that
-//!   `G` does not fit. The look is quick and inexact, in 8 bits where the machine is good at that and as a product in
-//!   f32 elsewhere; the atoms that it leaves are looked at exactly. The codes are the same to the bit on any machine.
+//! Two methods compute the same codes:
+//! - [`PursuitPath::Gram`] never computes the residual. With `p = D x` and `G = D Dᵀ` a step is `p -= c G[i]`. This takes
+//!   `N` multiply-adds instead of `N d`, and the same pass finds the next largest `|p|`. `G` takes `4 N²` bytes.
+//! - [`PursuitPath::Residual`] compares the residual with all atoms in every step, for a block of rows at a time. It is for
+//!   an `N` so large that `G` does not fit. A quick and inexact comparison leaves a few candidates, for which exact products
+//!   are computed. The quick comparison uses 8-bit numbers if the CPU is fast at them, and otherwise a product in f32. The
+//!   codes are the same to the bit on any CPU.
 
 mod candidates;
 mod gram;
@@ -37,36 +37,35 @@ pub use self::orthogonal::OrthogonalCodes;
 pub use self::reconstruct::{ReconstructionError, reconstruction_error};
 pub use self::union::relative_residuals;
 
-/// Rows coded together. Fixed, so that the codes never depend on the thread count.
+/// Rows encoded together. The number is fixed, so that the codes never depend on the number of threads.
 pub(crate) const BLOCK_ROWS: usize = 64;
 
-/// Largest Gram matrix that [`Encoder::new`] builds, in bytes: N = 4096 just fits.
+/// The largest Gram matrix that [`Encoder::new`] builds, in bytes. N = 4096 just fits.
 pub const GRAM_BUDGET: usize = 64 << 20;
 
-/// How an [`Encoder`] follows the residual; both give the same codes up to rounding.
+/// How an [`Encoder`] tracks the residual. Both paths give the same codes, up to rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PursuitPath {
-    /// Update correlations with rows of the Gram matrix: fast, `4 N²` bytes.
+    /// Update correlations with rows of the Gram matrix. Fast, but takes `4 N²` bytes.
     Gram,
-    /// Look at all atoms anew at every step: slower, and no table is larger than the atoms. The same bits on any machine.
+    /// Compare with all atoms in every step. Slower, but no table is larger than the atoms. Gives the same bits on any CPU.
     Residual,
 }
 
-/// Matching pursuit against one dictionary.
+/// Encodes vectors by matching pursuit over one dictionary.
 ///
-/// Building one costs `N² d` multiply-adds on the Gram path and next to nothing on the other.
+/// Building an encoder costs `N² d` multiply-adds on the Gram path and very little on the other path.
 #[derive(Debug)]
 pub struct Encoder {
     dictionary: Arc<Dictionary>,
     transposed: Transposed,
     gram: Option<Gram>,
-    /// Only on the residual path.
+    /// Present on the residual path only, if the CPU supports it.
     screen: Option<Screen>,
 }
 
 impl Encoder {
-    /// Takes the Gram path if its matrix fits [`GRAM_BUDGET`] (`N <= 4096`), else the
-    /// residual path.
+    /// Uses the Gram path if its matrix fits [`GRAM_BUDGET`] (`N <= 4096`), otherwise the residual path.
     #[must_use]
     pub fn new(dictionary: Arc<Dictionary>) -> Self {
         let gram_bytes = dictionary.len().pow(2) * size_of::<f32>();
@@ -74,7 +73,7 @@ impl Encoder {
         Self::with_path(dictionary, path)
     }
 
-    /// Takes the path asked for, whatever its memory.
+    /// Uses the given path, whatever memory it needs.
     #[must_use]
     pub fn with_path(dictionary: Arc<Dictionary>, path: PursuitPath) -> Self {
         let transposed = Transposed::new(&dictionary);
@@ -85,13 +84,13 @@ impl Encoder {
         Self { dictionary, transposed, gram, screen }
     }
 
-    /// The dictionary coded against.
+    /// The dictionary of this encoder.
     #[must_use]
     pub fn dictionary(&self) -> &Arc<Dictionary> {
         &self.dictionary
     }
 
-    /// The path taken.
+    /// The path that this encoder uses.
     #[must_use]
     pub fn path(&self) -> PursuitPath {
         match self.gram {
@@ -100,8 +99,8 @@ impl Encoder {
         }
     }
 
-    /// Heap bytes of the tables: transposed atoms and, where held, the Gram matrix or the atoms in 8 bits.
-    /// The dictionary itself is not included; it may be shared.
+    /// Bytes of the tables on the heap: the transposed atoms and, if present, the Gram matrix or the atoms in 8 bits. The
+    /// dictionary itself is not included, because it may be shared.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.transposed.bytes()
@@ -109,7 +108,7 @@ impl Encoder {
             + self.screen.as_ref().map_or(0, Screen::bytes)
     }
 
-    /// What [`Encoder::bytes`] is for `atoms` atoms of `width` elements on this machine, without making one.
+    /// The value of [`Encoder::bytes`] for `atoms` atoms of `width` elements on this machine. It does not build an encoder.
     #[must_use]
     pub fn bytes_of(atoms: usize, width: usize) -> usize {
         let small = atoms.pow(2) * size_of::<f32>() <= GRAM_BUDGET;
@@ -117,17 +116,16 @@ impl Encoder {
         Transposed::bytes_of(atoms, width) + table
     }
 
-    /// Codes `rows` `(n, width)` into `indices` and `coefficients`, both `(n, sparsity)`:
-    /// exactly `sparsity` steps per row, in the order taken. An atom may be picked again;
-    /// its coefficients add up on decoding. Once the residual has no correlation left the
-    /// remaining entries are index 0 with coefficient 0.
+    /// Encodes `rows` `(n, width)` into `indices` and `coefficients`, both `(n, sparsity)`. Each row takes exactly
+    /// `sparsity` steps, and the entries are in the order of the steps. An atom may be picked again; decoding adds up its
+    /// coefficients. When all correlations of the residual are zero, the remaining entries are index 0 with coefficient 0.
     ///
-    /// Runs on the current rayon pool. A row's code depends on that row alone: not
-    /// on the thread count, nor on which rows it is coded with.
+    /// Runs on the current rayon pool. The code of a row does not depend on the number of threads or on the other rows of the
+    /// call.
     ///
     /// # Errors
-    /// If a slice has the wrong length, or a row holds a NaN, an infinity or elements whose
-    /// absolute values overflow `f32` when summed. The outputs are then untouched.
+    /// If a slice has the wrong length, or a row contains a NaN, an infinity, or elements whose absolute values overflow
+    /// `f32` when they are summed. The outputs are then unchanged.
     pub fn encode(
         &self,
         rows: &[f32],
@@ -143,12 +141,12 @@ impl Encoder {
         Ok(())
     }
 
-    /// Checks that `rows` can be coded, and counts them.
+    /// Checks that `rows` can be encoded, and returns their number.
     pub(crate) fn check_rows(&self, rows: &[f32]) -> Result<usize, CodecError> {
         let width = self.dictionary.width();
         let n = CodecError::multiple("rows", width, rows.len())?;
-        // |<x, d>| <= sum |x_k| for a unit atom: while this sum is finite, and with room for
-        // rounding, no correlation can overflow.
+        // |<x, d>| <= sum |x_k| for a unit atom. While this sum is finite, with a margin for rounding, no correlation can
+        // overflow.
         let codable = |row: &[f32]| absolute_sum(row) < f32::MAX / 2.0;
         match rows.chunks_exact(width).position(|row| !codable(row)) {
             None => Ok(n),
@@ -156,7 +154,7 @@ impl Encoder {
         }
     }
 
-    /// [`Encoder::encode`] after all checks.
+    /// [`Encoder::encode`] without its checks.
     pub(crate) fn encode_checked(&self, rows: &[f32], sparsity: usize, indices: &mut [u16], coefficients: &mut [f32]) {
         if sparsity == 0 || rows.is_empty() {
             return;
@@ -179,17 +177,17 @@ impl Encoder {
         }
     }
 
-    /// The dictionary without online atoms.
+    /// The atoms of the dictionary, without online atoms.
     fn atoms(&self) -> Atoms<'_> {
         self.dictionary.as_ref().into()
     }
 
-    /// The residual path over `atoms`, whose offline part is this encoder's dictionary.
+    /// The residual path over `atoms`. Their offline part must be this encoder's dictionary.
     fn residual<'a>(&'a self, atoms: Atoms<'a>) -> Residual<'a> {
         Residual { atoms, transposed: &self.transposed, screen: self.screen.as_ref() }
     }
 
-    /// Codes block after block, on the current rayon pool if there are several.
+    /// Encodes the rows in blocks, on the current rayon pool if there are several blocks.
     fn by_blocks<S>(
         &self,
         rows: &[f32],
@@ -210,14 +208,14 @@ impl Encoder {
     }
 }
 
-/// Where the codes of a block go: `(rows, sparsity)` each.
+/// Where to write the codes of a block: `(rows, sparsity)` each.
 struct Codes<'a> {
     sparsity: usize,
     indices: &'a mut [u16],
     coefficients: &'a mut [f32],
 }
 
-/// Sum of absolute values in eight lanes, which vectorises where a plain fold would not.
+/// Sums absolute values in eight lanes, which the compiler vectorises. It would not vectorise a plain fold.
 fn absolute_sum(row: &[f32]) -> f32 {
     let (chunks, tail) = row.as_chunks::<8>();
     let mut lanes = [0.0f32; 8];
@@ -229,7 +227,7 @@ fn absolute_sum(row: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail.iter().map(|x| x.abs()).sum::<f32>()
 }
 
-/// An index below `N <= 65536` as stored.
+/// Converts an index below `N <= 65536` to its stored type.
 fn index_u16(index: usize) -> u16 {
     u16::try_from(index).expect("a dictionary has at most 65536 atoms")
 }

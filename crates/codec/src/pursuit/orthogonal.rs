@@ -1,10 +1,11 @@
-//! Orthogonal matching pursuit through an inverse Cholesky factor, as Lexico codes (Kim et al., ICML 2025).
+//! Orthogonal matching pursuit with an inverse Cholesky factor, the encoder of Lexico (Kim et al., ICML 2025).
 //!
-//! Each step picks the atom with the largest correlation among those not picked before, the lowest index among equals,
-//! and then re-solves all coefficients by least squares. With `p = D y` and rows of the Gram matrix, a step costs
-//! `k N` multiply-adds for `k` atoms picked so far: the new Gram row is made orthogonal to those before it and taken off
-//! `p`, and the small triangular factor `F` turns the orthogonal coefficients into those of the atoms
-//! (Zhu et al., Efficient Implementations for Orthogonal Matching Pursuit, 2020, version 0).
+//! Each step picks the atom with the largest correlation among the atoms not picked yet, the lowest index among equals.
+//! It then solves for all coefficients again by least squares. `p = D y` are the correlations. With rows of the Gram
+//! matrix, a step costs `k N` multiply-adds for `k` atoms picked so far. The step makes the new Gram row orthogonal to the
+//! previous ones and subtracts it from `p`. The small triangular factor `F` converts the coefficients of the orthogonal
+//! atoms to those of the picked atoms (Zhu et al., Efficient Implementations for Orthogonal Matching Pursuit, 2020,
+//! version 0).
 
 use std::sync::Arc;
 
@@ -15,33 +16,33 @@ use crate::kernels::AlignedVec;
 use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
 
-/// A step ends the pursuit where less than this is left of the new atom outside the span of those picked.
+/// The pursuit of a row ends if less than this part of the new atom is outside the span of the picked atoms.
 const DEPENDENT: f32 = 1e-6;
 
-/// Where [`Encoder::encode_orthogonal`] writes, one row per vector.
+/// Output buffers of [`Encoder::encode_orthogonal`], one row per vector.
 #[derive(Debug)]
 pub struct OrthogonalCodes<'a> {
-    /// Atoms, `(n, sparsity)`; 0 beyond a row's length.
+    /// Atom indices, `(n, sparsity)`. Entries after a row's length are 0.
     pub indices: &'a mut [u16],
-    /// Least-squares coefficients, `(n, sparsity)`; 0 beyond a row's length.
+    /// Least-squares coefficients, `(n, sparsity)`. Entries after a row's length are 0.
     pub coefficients: &'a mut [f32],
-    /// Atoms picked, `(n)`.
+    /// Numbers of picked atoms, `(n)`.
     pub lengths: &'a mut [u8],
-    /// `||x - x^||² / ||x||²` before any rounding of coefficients, `(n)`; 0 for a zero row.
+    /// `||x - x^||² / ||x||²` before the coefficients are rounded, `(n)`. It is 0 for a row of zeros.
     pub residuals: &'a mut [f32],
 }
 
 impl Encoder {
-    /// Codes `rows` `(n, width)` over `atoms` with at most `sparsity` atoms each, fewer where the relative residual
-    /// `||x - x^|| / ||x||` comes to `tolerance` before (0: never), or where no atom is left that would help.
+    /// Encodes `rows` `(n, width)` over `atoms` with at most `sparsity` atoms per row. A row stops earlier if its relative
+    /// residual `||x - x^|| / ||x||` reaches `tolerance` (0: never), or if no other atom reduces the residual.
     ///
-    /// Runs on the current rayon pool. A row's code depends on that row alone.
+    /// Runs on the current rayon pool. The code of a row does not depend on the other rows.
     ///
     /// # Errors
-    /// As [`Encoder::encode`]; also if `sparsity` is beyond 255.
+    /// The same as [`Encoder::encode`]. Also if `sparsity` is greater than 255.
     ///
     /// # Panics
-    /// If the offline part of `atoms` is another dictionary.
+    /// If the offline part of `atoms` is not this encoder's dictionary.
     pub fn encode_orthogonal(
         &self,
         atoms: Atoms<'_>,
@@ -118,7 +119,7 @@ impl Encoder {
         }
     }
 
-    /// One row: what it picked, and what share of its energy is left.
+    /// Encodes one row. Returns the number of picked atoms and the fraction of the row's energy that remains.
     fn pursue_orthogonal(
         &self,
         atoms: Atoms<'_>,
@@ -176,7 +177,7 @@ impl Encoder {
         (length, if whole > 0.0 { left.max(0.0) / whole } else { 0.0 })
     }
 
-    /// The atom whose correlation stands at `place`: online ones follow the padding of the offline ones.
+    /// The atom whose correlation is at `place`. Online atoms follow the padding of the offline atoms.
     fn atom_of(&self, place: usize) -> usize {
         let (stride, offline) = (self.transposed.stride(), self.dictionary().len());
         if place < stride { place } else { offline + place - stride }
@@ -216,12 +217,12 @@ fn online_products(atoms: Atoms<'_>, row: &[f32], out: &mut [f32]) {
 /// Buffers for one block of rows.
 struct Scratch {
     isa: Isa,
-    /// Correlations of a row: offline ones with their padding, then online ones.
+    /// Correlations of one row: the offline ones with their padding, then the online ones.
     all: usize,
     correlations: AlignedVec,
     /// Orthogonalised Gram rows, `(sparsity, all)`.
     basis: AlignedVec,
-    /// Offline products of one vector, aligned.
+    /// Products of one vector with the offline atoms, aligned.
     offline: AlignedVec,
     atom: Vec<f32>,
     /// `F`, `(sparsity, sparsity)`, lower triangle.

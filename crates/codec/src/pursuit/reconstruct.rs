@@ -1,28 +1,28 @@
-//! How well a dictionary represents a set of vectors.
+//! Measures how well a dictionary represents a set of vectors.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{CodecError, Encoder, SparseCodes};
 
-/// Rows measured at a time, to bound scratch memory.
+/// Rows measured at a time, to limit scratch memory.
 const BLOCK: usize = 4096;
 
-/// Error of `x^`, the vectors restored from their codes. Sums are kept in f64.
+/// Error of `x^`, the vectors decoded from their codes. Sums are in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReconstructionError {
-    /// `sum ||x - x^||² / sum ||x||²`; 0 where every vector is zero.
+    /// `sum ||x - x^||² / sum ||x||²`, or 0 if every vector is zero.
     pub relative: f64,
-    /// Mean over vectors of `||x - x^||²`, the paper's MSE (Table 3).
+    /// Mean of `||x - x^||²` over the vectors, the paper's MSE (Table 3).
     pub mse: f64,
-    /// Vectors measured.
+    /// Number of vectors measured.
     pub vectors: usize,
 }
 
-/// Codes `rows` `(n, width)` with `sparsity` atoms each, rounds the coefficients to f16 as
-/// the cache stores them, restores and compares.
+/// Encodes `rows` `(n, width)` with `sparsity` atoms each, rounds the coefficients to f16 as the cache does, decodes the
+/// codes and compares.
 ///
 /// # Errors
-/// As [`Encoder::encode`].
+/// The same as [`Encoder::encode`].
 ///
 /// # Panics
 /// If `sparsity` is 0.

@@ -1,5 +1,5 @@
-//! Matching pursuit on the residual, a block of rows at a time: a quick look at all atoms, and an exact one at those that
-//! it leaves (see [`super::candidates`]).
+//! Matching pursuit on the residual, for a block of rows at a time. It estimates the products with all atoms quickly, and
+//! then computes exact products for the candidates only (see [`super::candidates`]).
 
 use super::candidates::{Candidates, norm, rounding};
 use super::screen::{Screen, ScreenScratch};
@@ -8,13 +8,13 @@ use super::{BLOCK_ROWS, Codes, index_u16};
 use crate::kernels::{AlignedVec, Isa, correlate};
 use crate::{Atoms, OnlineAtoms};
 
-/// Offline atoms correlated at a time: with [`BLOCK_ROWS`] rows the tile of correlations is 256 KiB
-/// and stays in the L2 cache between the product that writes it and the search that reads it.
+/// Offline atoms correlated at a time. With [`BLOCK_ROWS`] rows, the tile of correlations is 256 KiB. It stays in the L2
+/// cache between the product that writes it and the search that reads it.
 const TILE: usize = 1024;
-/// Online atoms expanded from f16 and correlated at a time, so that a prompt's bank needs no table of its own.
+/// Online atoms converted from f16 and correlated at a time. The online atoms of a prompt then need no table of their own.
 const ONLINE_TILE: usize = 512;
 
-/// The atoms of this path, and the tables of the offline ones, borrowed from the encoder.
+/// The atoms of this path, and the tables of the offline atoms, borrowed from the encoder.
 #[derive(Clone, Copy)]
 pub(super) struct Residual<'a> {
     pub(super) atoms: Atoms<'a>,
@@ -26,7 +26,7 @@ pub(super) struct Residual<'a> {
 pub(super) struct Scratch {
     /// Residuals `(rows, width)`.
     residuals: Vec<f32>,
-    /// A tile of correlations; empty where a screen looks first and there are no online atoms.
+    /// A tile of correlations. It is empty if a screen gives the estimates and there are no online atoms.
     correlations: AlignedVec,
     screen: Option<ScreenScratch>,
     candidates: Vec<Candidates>,
@@ -37,7 +37,7 @@ pub(super) struct Scratch {
 }
 
 impl Residual<'_> {
-    /// For at most `rows` rows.
+    /// Allocates buffers for at most `rows` rows.
     pub(super) fn scratch(&self, rows: usize) -> Scratch {
         let width = self.atoms.width();
         let offline = if self.screen.is_some() { 0 } else { TILE.min(self.transposed.stride()) };
@@ -52,7 +52,7 @@ impl Residual<'_> {
         }
     }
 
-    /// Codes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
+    /// Encodes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
     pub(super) fn encode(&self, isa: Isa, rows: &[f32], codes: Codes<'_>, scratch: &mut Scratch) {
         let width = self.atoms.width();
         scratch.residuals[..rows.len()].copy_from_slice(rows);
@@ -73,7 +73,7 @@ impl Residual<'_> {
         }
     }
 
-    /// Adds the offline atoms' candidates for the first rows of `scratch`, of `elements` elements together.
+    /// Adds the candidates among the offline atoms, for the first rows of `scratch`. These rows have `elements` elements in all.
     fn search(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
         let Scratch { residuals, correlations, screen, candidates, .. } = scratch;
         let (residuals, candidates) = (&residuals[..elements], &mut candidates[..elements / self.atoms.width()]);
@@ -90,7 +90,7 @@ impl Residual<'_> {
         }
     }
 
-    /// Adds the online atoms' candidates, tile by tile in the order of the indices.
+    /// Adds the candidates among the online atoms, tile by tile in the order of their indices.
     fn search_online(&self, isa: Isa, elements: usize, scratch: &mut Scratch) {
         let Some(online) = self.atoms.online() else { return };
         let (offline, width) = (self.atoms.offline().len(), self.atoms.width());
@@ -108,7 +108,8 @@ impl Residual<'_> {
     }
 }
 
-/// Adds to `candidates` what may be the best of the atoms `atoms`, by correlations `(rows, stride)` of any order of sums.
+/// Adds the atoms of `atoms` that may be the best to `candidates`. The correlations are `(rows, stride)`, and the order of
+/// their sums does not matter.
 pub(super) fn take_correlations(
     isa: Isa,
     residuals: &[f32],

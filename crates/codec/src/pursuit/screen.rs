@@ -1,19 +1,20 @@
-//! A first look at all atoms in 8 bits, four times as quick as in f32, which leaves a few candidates for the exact one.
+//! Estimates the products with all atoms in 8 bits, four times as fast as in f32. This leaves a few candidates for exact
+//! products.
 //!
-//! With atoms `d = q + e` and the residual `R = Q + E`, where `q` and `Q` are what 8 bits hold:
-//! `|<R, d> - <Q, q>| <= |R| |e| + |E| |q|`. The largest `|e|` and `|q|` are kept, `|R|` and `|E|` are measured for every
-//! row, so the bound is some hundredths of `|R|`, and about one atom in a thousand is left.
+//! Let the atoms be `d = q + e` and the residual `R = Q + E`, where `q` and `Q` are the values held in 8 bits. Then
+//! `|<R, d> - <Q, q>| <= |R| |e| + |E| |q|`. The largest `|e|` and `|q|` are stored, and `|R|` and `|E|` are measured for
+//! every row. The bound is a few hundredths of `|R|`, and about one atom in a thousand remains a candidate.
 
 use super::BLOCK_ROWS;
 use super::candidates::{Candidates, norm, rounding};
 use crate::Dictionary;
 use crate::kernels::{Bytes, Estimates, GROUP, Group, Isa, OFFSET, QUAD, TILE_ROWS};
 
-/// The largest number of 8 bits in use, positive or negative.
+/// The largest magnitude of the 8-bit numbers.
 const LARGEST: f32 = 127.0;
-/// The widest atoms whose sums fit 32 bits.
+/// The largest width of atoms whose sums fit 32 bits.
 const WIDEST: usize = 1 << 15;
-/// Room for the rounding of the bound and of the estimates.
+/// Margin for the rounding of the bound and of the estimates.
 const ROOM: f32 = 1.0 + 1e-4;
 
 /// The atoms of a dictionary in 8 bits.
@@ -21,7 +22,7 @@ const ROOM: f32 = 1.0 + 1e-4;
 pub(super) struct Screen {
     bytes: Bytes,
     atoms: usize,
-    /// Elements of an atom, and those with zeros up to whole quads.
+    /// Elements of an atom, and that number rounded up to whole quads (the rest is zeros).
     width: usize,
     padded: usize,
     /// `(groups, padded / QUAD, GROUP, QUAD)`.
@@ -42,12 +43,12 @@ pub(super) struct ScreenScratch {
 }
 
 impl Screen {
-    /// None where this machine is not quicker in 8 bits, or the atoms are too wide.
+    /// Returns None if 8 bits are not faster on this CPU, or the atoms are too wide.
     pub(super) fn new(dictionary: &Dictionary) -> Option<Self> {
         Self::on(Bytes::detect()?, dictionary)
     }
 
-    /// By the implementation `bytes`.
+    /// Does the same with the implementation `bytes`.
     pub(super) fn on(bytes: Bytes, dictionary: &Dictionary) -> Option<Self> {
         let width = dictionary.width();
         if width > WIDEST {
@@ -83,7 +84,7 @@ impl Screen {
             + self.scales.capacity() * size_of::<[f32; GROUP]>()
     }
 
-    /// What [`Screen::bytes`] is for `atoms` atoms of `width` elements on this machine.
+    /// The value of [`Screen::bytes`] for `atoms` atoms of `width` elements on this machine.
     pub(super) fn bytes_of(atoms: usize, width: usize) -> usize {
         if Bytes::detect().is_none() || width > WIDEST {
             return 0;
@@ -98,7 +99,7 @@ impl Screen {
         }
     }
 
-    /// Adds to `candidates` what may be the best atom of each of `residuals` `(n, width)`, `n <= BLOCK_ROWS`.
+    /// Adds the atoms that may be the best for each row of `residuals` `(n, width)` to `candidates`, `n <= BLOCK_ROWS`.
     pub(super) fn search(
         &self,
         isa: Isa,
@@ -106,7 +107,7 @@ impl Screen {
         scratch: &mut ScreenScratch,
         candidates: &mut [Candidates],
     ) {
-        // What a unit of a row's numbers is worth, and how far an estimate may be off.
+        // For each row: the value of one unit of its numbers, and the bound on the error of its estimates.
         let mut units = [(0f32, 0f32); BLOCK_ROWS];
         let rows = residuals.chunks_exact(self.width).zip(scratch.rows.chunks_exact_mut(self.padded));
         for ((unit, (row, numbers)), candidates) in units.iter_mut().zip(rows).zip(candidates.iter_mut()) {
@@ -142,9 +143,9 @@ impl Screen {
         }
     }
 
-    /// Writes a row in 8 bits; what a unit is worth, and how far an estimate may be off.
+    /// Writes a row in 8 bits. Returns the value of one unit and the bound on the error of the estimates.
     fn quantise(&self, row: &[f32], norm: f32, numbers: &mut [u8]) -> (f32, f32) {
-        /// Added to a number of magnitude below 2^22, it leaves the rounded number in the lowest bits.
+        /// Adding this to a number of magnitude below 2^22 leaves the rounded number in the lowest bits.
         const ROUND: f32 = 12_582_912.0;
         let unit = largest(row) / LARGEST;
         let factor = unit.recip();
@@ -188,7 +189,7 @@ mod tests {
     use crate::pursuit::{Codes, PursuitPath};
     use crate::{Encoder, kernels::Isa};
 
-    /// Numbers of which some are far larger than the rest, as a key's are.
+    /// Numbers of which some are much larger than the others, as in keys.
     fn uneven(count: usize, seed: u64) -> Vec<f32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut one = || {
@@ -198,7 +199,7 @@ mod tests {
         (0..count).map(|_| one()).collect()
     }
 
-    /// The definition, in the order of sums of [`Isa::dot`].
+    /// The codes by definition. The order of the sums is that of [`Isa::dot`].
     fn by_definition(dictionary: &Dictionary, rows: &[f32], sparsity: usize) -> (Vec<u16>, Vec<u32>) {
         let isa = Isa::detect();
         let (mut indices, mut coefficients) = (vec![], vec![]);
@@ -241,15 +242,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Bytes, their twin and f32 leave the best atom to the exact look, whatever the sizes, and ties go to the
-        /// lowest index: the same bits as looking at every atom exactly.
+        /// With 8-bit estimates, with their portable reference and with f32 estimates, the codes have the same bits as those of
+        /// exact products with every atom. This holds for all sizes, and ties go to the lowest index.
         #[test]
         fn every_quick_look_gives_the_codes_of_the_definition(
             atoms in 1usize..1300, width in 1usize..150, rows in 1usize..40, sparsity in 1usize..6,
             scale in -25i32..25, repeats in 0usize..3, seed in 0u64..1_000_000
         ) {
             let mut values = uneven(atoms * width, seed);
-            // Some atoms twice: a tie.
+            // Some atoms occur twice or more, which gives ties.
             let distinct = atoms.div_ceil(repeats + 1) * width;
             for at in distinct..values.len() {
                 values[at] = values[at - distinct];

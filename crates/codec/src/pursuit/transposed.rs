@@ -5,12 +5,11 @@ use std::ops::Range;
 use crate::Dictionary;
 use crate::kernels::{AlignedVec, LINE, Matrix, MatrixMut, multiply};
 
-/// The atoms transposed, `(width, pitch)`, padded with zero atoms to whole cache lines: the
-/// product then reads them in place, where the row-major atoms would be repacked for every
-/// block of rows.
+/// The transposed atoms, `(width, pitch)`, padded with zero atoms to whole cache lines. The matrix product reads them in
+/// place. It would have to repack row-major atoms for every block of rows.
 ///
-/// The pitch is an odd number of lines. With the powers of two that dictionaries come in, a
-/// column's elements would otherwise all compete for the same few places in the cache.
+/// The pitch is an odd number of cache lines. Dictionary sizes are usually powers of two. With a power of two as the pitch,
+/// all elements of a column would compete for the same few places in the cache.
 #[derive(Debug)]
 pub(super) struct Transposed {
     atoms: AlignedVec,
@@ -38,7 +37,7 @@ impl Transposed {
         self.width
     }
 
-    /// Atoms padded to whole cache lines: the stride of rows of correlations.
+    /// Number of atoms, rounded up to whole cache lines. This is the stride of rows of correlations.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
@@ -47,7 +46,7 @@ impl Transposed {
         ((stride / LINE) | 1) * LINE
     }
 
-    /// What [`Transposed::bytes`] is for `atoms` atoms of `width` elements.
+    /// The value of [`Transposed::bytes`] for `atoms` atoms of `width` elements.
     pub(super) fn bytes_of(atoms: usize, width: usize) -> usize {
         AlignedVec::bytes_of(width * Self::pitch(atoms.next_multiple_of(LINE)))
     }
@@ -56,8 +55,8 @@ impl Transposed {
         self.atoms.bytes()
     }
 
-    /// `out[r][a] = <rows[r], atom[a]>` for the atoms of `tile`: rows `(n, width)`,
-    /// out `(n, tile.len())`. On the calling thread alone.
+    /// Computes `out[r][a] = <rows[r], atom[a]>` for the atoms of `tile`: rows `(n, width)`, out `(n, tile.len())`. Runs on
+    /// the calling thread only.
     ///
     /// # Panics
     /// If the tile is out of range or a slice has the wrong length.

@@ -1,7 +1,7 @@
 //! Matching pursuit over offline and online atoms together (paper section 4).
 //!
-//! A few rows are coded on the residual path with the shared encoder's tables of the offline part.
-//! Many rows at once, a prefill, are worth tables of the union that are dropped afterwards.
+//! A few rows are encoded on the residual path, with the shared encoder's tables of the offline atoms. For many rows at
+//! once, such as a prefill, it is faster to build tables of the union and drop them afterwards.
 
 use std::sync::Arc;
 
@@ -10,17 +10,18 @@ use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
 
 impl Encoder {
-    /// Codes `rows` `(n, width)` over `atoms`, whose offline part is this encoder's dictionary:
-    /// as [`Encoder::encode`], which is called where there is no online part. Indices from `N` on
-    /// name online atoms. For many rows tables of the union are made for the call, and a row's code depends on its company in
-    /// rounding where these are a Gram matrix, as it does between the two paths of an encoder. It does not depend on the thread
-    /// count.
+    /// Encodes `rows` `(n, width)` over `atoms`, whose offline part must be this encoder's dictionary. Indices from `N` on are
+    /// online atoms. Without online atoms this is [`Encoder::encode`].
+    ///
+    /// For many rows, the call builds tables of the union. If such a table is a Gram matrix, the code of a row may differ by
+    /// rounding from the code that a call with few rows gives, as between the two paths of an encoder. The codes do not depend
+    /// on the number of threads.
     ///
     /// # Errors
-    /// As [`Encoder::encode`].
+    /// The same as [`Encoder::encode`].
     ///
     /// # Panics
-    /// If the offline part is another dictionary.
+    /// If the offline part of `atoms` is another dictionary.
     pub fn encode_over(
         &self,
         atoms: Atoms<'_>,
@@ -41,7 +42,7 @@ impl Encoder {
         if n == 0 || sparsity == 0 {
             return Ok(());
         }
-        // Tables of the union cost about as much as looking at all its atoms once per atom.
+        // Building tables of the union of N atoms costs about as much as N comparisons of a row with all atoms.
         if n * sparsity > atoms.len() {
             Encoder::new(Arc::new(atoms.joined()?)).encode_checked(rows, sparsity, indices, coefficients);
             return Ok(());
@@ -58,11 +59,10 @@ impl Encoder {
     }
 }
 
-/// `||x - x^||² / ||x||²` of each of `rows` `(n, width)` under its codes `(n, sparsity)`; 0 for a
-/// zero row.
+/// `||x - x^||² / ||x||²` of each of `rows` `(n, width)` for its codes `(n, sparsity)`. It is 0 for a row of zeros.
 ///
 /// # Errors
-/// If the slices do not fit each other or a code names an atom that is not there.
+/// If the sizes of the slices do not match, or a code names an unknown atom.
 pub fn relative_residuals(
     atoms: Atoms<'_>,
     rows: &[f32],

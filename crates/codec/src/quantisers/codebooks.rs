@@ -1,8 +1,8 @@
-//! Codebook sets: what calibrated methods other than sparse coding learn, on disk and in memory.
+//! Codebook sets: files with what calibrated methods other than sparse coding learn.
 //!
-//! A safetensors file with f16 tensors `layer.{l}.{kind}.{name}` and one metadata string `kvcsr`: JSON
-//! `{format: 1, method, layers, kv_heads, head_dim, provenance}`. What the tables of a method are called and mean is
-//! the method's own business; the file says how many there are and how large, and holds nothing that is not finite.
+//! A set is a safetensors file with f16 tensors `layer.{l}.{kind}.{name}` and one metadata string `kvcsr`: JSON
+//! `{format: 1, method, layers, kv_heads, head_dim, provenance}`. Each method defines the names and the meaning of its
+//! tables. The file defines their number and sizes, and all values are finite.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ impl Table {
     /// Rounds `values` to f16.
     ///
     /// # Errors
-    /// If there are not as many values as the shape says, or one is not finite in f16.
+    /// If the number of values differs from that of the shape, or a value is not finite in f16.
     pub fn new(shape: &[usize], values: &[f32]) -> Result<Self, CodecError> {
         let mut halves = vec![f16::ZERO; values.len()];
         halves.convert_from_f32_slice(values);
@@ -47,13 +47,13 @@ impl Table {
         }
     }
 
-    /// Extent of each dimension.
+    /// Size of each dimension.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The values as stored.
+    /// The values in f16, as stored.
     #[must_use]
     pub fn values(&self) -> &[f16] {
         &self.values
@@ -72,18 +72,18 @@ impl Table {
     }
 }
 
-/// The tables of one method for one model. Cloning copies no values.
+/// The tables of one method for one model. Cloning does not copy the values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CodebookSet {
     /// The method, for example `cq-8c8b`.
     pub method: String,
-    /// Layers of the model.
+    /// Number of layers of the model.
     pub layers: usize,
     /// Key-value heads, `Hkv`.
     pub kv_heads: usize,
     /// Channels per head, `D`.
     pub head_dim: usize,
-    /// Where the set came from: model, corpus, seeds and the like.
+    /// Origin of the set: model, corpus, seeds and similar data.
     pub provenance: BTreeMap<String, String>,
     tables: BTreeMap<String, Table>,
 }
@@ -122,21 +122,21 @@ impl CodebookSet {
         self.tables.insert(key(layer, kind, name), table);
     }
 
-    /// Takes over all tables of `other`.
+    /// Moves all tables of `other` into this set.
     pub fn extend(&mut self, other: Self) {
         self.tables.extend(other.tables);
     }
 
-    /// The table `name` of a layer, if it is there.
+    /// The table `name` of a layer, if it exists.
     #[must_use]
     pub fn get(&self, layer: usize, kind: Kind, name: &str) -> Option<&Table> {
         self.tables.get(&key(layer, kind, name))
     }
 
-    /// The table `name` of a layer, which must have this shape.
+    /// The table `name` of a layer. It must have the shape `shape`.
     ///
     /// # Errors
-    /// [`CodecError::Mismatch`] if it is missing or of another shape.
+    /// [`CodecError::Mismatch`] if the table is missing or has another shape.
     pub fn table(&self, layer: usize, kind: Kind, name: &str, shape: &[usize]) -> Result<&Table, CodecError> {
         let mismatch = |found: String| CodecError::Mismatch {
             subject: format!("{}, layer {layer}, {kind}, `{name}`", self.method),
@@ -150,7 +150,7 @@ impl CodebookSet {
     /// Checks that the set was made for a model of this shape.
     ///
     /// # Errors
-    /// [`CodecError::Mismatch`] naming what differs.
+    /// [`CodecError::Mismatch`] that names the difference.
     pub fn validate_for(&self, layers: usize, kv_heads: usize, head_dim: usize) -> Result<(), CodecError> {
         for (subject, expected, found) in [
             ("layers", layers, self.layers),
@@ -177,7 +177,7 @@ impl CodebookSet {
     /// Writes the set under a temporary name, then renames it.
     ///
     /// # Errors
-    /// If the disk refuses, or there are more tables than a header may name.
+    /// If the disk refuses, or the header with the names of all tables is too long.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), CodecError> {
         let path = path.as_ref();
         let manifest = Manifest {
@@ -204,8 +204,8 @@ impl CodebookSet {
         file.finish()
     }
 
-    /// Reads a set from a file that need not be trusted: header length, manifest, tensor names, dtypes, sizes and
-    /// finiteness are checked. Shapes are checked by whoever asks for a table.
+    /// Reads a set from an untrusted file. Checks the header length, manifest, tensor names, dtypes, sizes and finiteness. The
+    /// caller checks the shape of a table when it requests the table.
     ///
     /// # Errors
     /// If the file cannot be read or a check fails.

@@ -1,18 +1,19 @@
-//! Scalar quantisers of least squared error for normally distributed numbers (Lloyd 1957, Max 1960).
+//! Scalar quantisers with the least mean squared error for normally distributed numbers (Lloyd 1957, Max 1960).
 
 use std::sync::OnceLock;
 
-/// Widest code of a [`LloydMax`] quantiser.
+/// The largest number of bits of a [`LloydMax`] quantiser.
 pub const WIDEST: usize = 8;
-/// Widest code whose levels are found from evenly spaced ones; those of wider codes start from the next narrower's.
+/// Up to this number of bits the iteration starts from evenly spaced levels. Above, it starts from the levels of the
+/// quantiser with one bit less.
 const FROM_EVEN: usize = 5;
 
-/// Half-width of the grid on which the normal density is summed, and cells per unit: the error of a centroid is
-/// below 1e-6.
+/// Half-width of the grid on which the normal density is summed, and cells per unit. The error of a centroid is below
+/// 1e-6.
 const REACH: f64 = 9.0;
 const CELLS: usize = 4096;
 
-/// Levels in rising order and the thresholds between them, for N(0, 1).
+/// The levels in rising order and the thresholds between them, for N(0, 1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct LloydMax {
     /// `2^bits` levels.
@@ -23,17 +24,17 @@ pub struct LloydMax {
     pub distortion: f64,
 }
 
-/// The quantiser of `bits` bits, 1 to [`WIDEST`].
+/// The quantiser with `bits` bits, 1 to [`WIDEST`].
 ///
 /// # Panics
-/// For another number of bits.
+/// If `bits` is not in this range.
 #[must_use]
 pub fn lloyd_max(bits: usize) -> &'static LloydMax {
     static TABLES: [OnceLock<LloydMax>; WIDEST] = [const { OnceLock::new() }; WIDEST];
     TABLES[bits - 1].get_or_init(|| solve(bits))
 }
 
-/// Density and first moment of N(0, 1), summed from the left end of the grid to the right end of each cell.
+/// Density and first moment of N(0, 1). Both are summed from the left end of the grid to the right end of each cell.
 struct Sums {
     mass: Vec<f64>,
     moment: Vec<f64>,
@@ -52,7 +53,7 @@ impl Sums {
         Self { mass, moment }
     }
 
-    /// Both sums up to `x`.
+    /// Both sums from the left end of the grid to `x`.
     fn at(&self, x: f64) -> (f64, f64) {
         let place = ((x + REACH) * CELLS as f64).clamp(0.0, (self.mass.len() - 1) as f64);
         let (cell, part) = (place as usize, place.fract());
@@ -62,13 +63,13 @@ impl Sums {
     }
 }
 
-/// Lloyd's iteration: levels are the means of their cells, thresholds halfway between levels.
+/// Lloyd's iteration: each level is the mean of its cell, and each threshold is halfway between two levels.
 fn solve(bits: usize) -> LloydMax {
     let (n, sums) = (1usize << bits, Sums::new());
     let mut levels: Vec<f64> = if bits <= FROM_EVEN {
         (0..n).map(|i| 4.0 * (i as f64 + 0.5) / n as f64 - 2.0).collect()
     } else {
-        // Two levels in the place of one, a quarter of the gap apart from it.
+        // Each level is replaced by two, a quarter of the gap below and above it.
         let narrower: Vec<f64> = lloyd_max(bits - 1).levels.iter().map(|&level| f64::from(level)).collect();
         let gap = |i: usize| narrower[(i + 1).min(n / 2 - 1)] - narrower[(i + 1).min(n / 2 - 1) - 1];
         (0..n).map(|i| narrower[i / 2] + gap(i / 2) * if i % 2 == 0 { -0.25 } else { 0.25 }).collect()
@@ -86,20 +87,20 @@ fn solve(bits: usize) -> LloydMax {
             moved = moved.max((mean - *level).abs());
             *level = mean;
         }
-        // Levels of wide codes settle slowly, and their error long before them.
+        // With many bits the levels converge slowly, but their error converges much earlier.
         if moved < if bits <= FROM_EVEN { 1e-10 } else { 1e-6 } {
             break second;
         }
     };
     let thresholds = halfway(&levels);
     let single = |x: Vec<f64>| x.into_iter().map(|x| x as f32).collect();
-    // A level is the mean of its cell, so that errors and levels are uncorrelated: their squares add up to 1.
+    // A level is the mean of its cell, so errors and levels are uncorrelated. Their mean squares add up to 1.
     let distortion = 1.0 - second / sums.mass[sums.mass.len() - 1];
     LloydMax { thresholds: single(thresholds), levels: single(levels), distortion }
 }
 
 impl LloydMax {
-    /// The code of `x`: how many thresholds it exceeds.
+    /// The code of `x`: the number of thresholds below it.
     #[inline]
     #[must_use]
     pub fn code(&self, x: f32) -> u8 {

@@ -1,4 +1,4 @@
-//! Quantisers: levels of scalars, codebooks of vectors, the search in them, and the files that hold them.
+//! Quantisers: scalar levels, vector codebooks, the search for the nearest centroid, and files for them.
 
 pub mod codebooks;
 mod lloyd_max;

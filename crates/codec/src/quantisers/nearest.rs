@@ -1,12 +1,12 @@
-//! The nearest of a few hundred centroids: the search of vector quantisers and of k-means.
+//! Finds the nearest of a few hundred centroids. Vector quantisers and k-means use this search.
 
 use crate::CodecError;
 use crate::kernels::Isa;
 
-/// Centroids `(N, width)` laid out for exhaustive search.
+/// Centroids `(N, width)`, stored for exhaustive search.
 ///
-/// `||x - c||²` is least where `<x, c> - ||c||² / 2` is largest; that takes one pass over the centroids per channel.
-/// What a vector gets depends on that vector alone, not on which others it is searched with.
+/// `||x - c||²` is smallest where `<x, c> - ||c||² / 2` is largest. The search for the largest value takes one pass over
+/// the centroids per channel. The result for a vector does not depend on the other vectors that are searched.
 #[derive(Clone, Debug)]
 pub struct Nearest {
     width: usize,
@@ -23,8 +23,8 @@ impl Nearest {
     /// Takes centroids `(N, width)`.
     ///
     /// # Errors
-    /// If `width` is 0, `centroids` is not a whole number of rows, there are none or more than 65536, or an element is
-    /// not finite.
+    /// If `width` is 0, `centroids` is not a whole number of rows, there are no centroids or more than 65536, or an element
+    /// is not finite.
     pub fn new(width: usize, centroids: Vec<f32>) -> Result<Self, CodecError> {
         let n = CodecError::multiple("centroids", width, centroids.len())?;
         if !(1..=crate::MAX_ATOMS).contains(&n) {
@@ -70,8 +70,8 @@ impl Nearest {
         &self.centroids[i * self.width..(i + 1) * self.width]
     }
 
-    /// The nearest centroid of the finite `x` `(width,)`, the lowest among equals. `scores` is scratch, reused from
-    /// call to call.
+    /// The nearest centroid to `x` `(width,)`, the lowest index among equals. `x` must be finite. `scores` is scratch memory
+    /// that later calls reuse.
     ///
     /// # Panics
     /// If `x` has another width.
@@ -94,7 +94,7 @@ impl Nearest {
     }
 }
 
-/// Place of the largest element, the lowest among equals; 0 for none.
+/// Position of the largest element, the lowest among equals, or 0 if there is none.
 pub(super) fn largest(isa: Isa, x: &[f32]) -> usize {
     let top = isa.max(x);
     x.iter().position(|&x| x == top).unwrap_or(0)

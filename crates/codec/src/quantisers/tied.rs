@@ -1,18 +1,19 @@
 //! Codebooks that commute with rotary position embedding (CommVQ: Li et al., ICML 2025).
 //!
-//! A vector of `D` channels is read as `D / 2` complex numbers, channel `j` with channel `j + D / 2`, the pairs that
-//! rotary embedding turns. A codebook of `n` rows `z` stands for `n²` codewords: `z_a + i z_b` for every pair of rows.
-//! Multiplying by a phase commutes with that sum, so codewords of a rotated codebook are the rotated codewords.
+//! A vector of `D` channels is read as `D / 2` complex numbers. Channels `j` and `j + D / 2` are one number, the pair that
+//! rotary embedding rotates. A codebook of `n` rows `z` has `n²` codewords: `z_a + i z_b` for every pair of rows.
+//! Multiplication by a phase commutes with that sum. The codewords of a rotated codebook are therefore the rotated
+//! codewords.
 
 use super::nearest::largest;
 use crate::CodecError;
 use crate::kernels::Isa;
 
-/// One residual step's codebook.
+/// The codebook of one residual step.
 #[derive(Clone, Debug)]
 pub struct TiedCodebook {
     width: usize,
-    /// `z`, real parts then imaginary ones, `(n, D)`.
+    /// `z`: the real parts, then the imaginary parts, `(n, D)`.
     rows: Vec<f32>,
     /// `z` and `i z`, transposed: `(D, 2 n)`.
     transposed: Vec<f32>,
@@ -21,17 +22,17 @@ pub struct TiedCodebook {
     isa: Isa,
 }
 
-/// `i z`: real parts become imaginary ones.
+/// Computes `i z`. The real parts become the imaginary parts.
 fn turned(row: &[f32]) -> impl Iterator<Item = f32> + '_ {
     let (real, imaginary) = row.split_at(row.len() / 2);
     imaginary.iter().map(|x| -x).chain(real.iter().copied())
 }
 
 impl TiedCodebook {
-    /// Takes rows `(n, width)`, real parts before imaginary ones.
+    /// Takes rows `(n, width)`, with the real parts before the imaginary parts.
     ///
     /// # Errors
-    /// If `width` is odd or 0, the rows are not whole, there are none or more than 256, or an element is not finite.
+    /// If `width` is odd or 0, the rows are not complete, there are no rows or more than 256, or an element is not finite.
     pub fn new(width: usize, rows: Vec<f32>) -> Result<Self, CodecError> {
         let n = CodecError::multiple("codebook rows", width, rows.len())?;
         CodecError::multiple("codebook width", 2, width)?;
@@ -57,7 +58,7 @@ impl TiedCodebook {
         Ok(Self { width, rows, transposed, offsets, isa: Isa::detect() })
     }
 
-    /// Rows, `n`; codewords are `n²`.
+    /// Number of rows, `n`. There are `n²` codewords.
     #[expect(clippy::len_without_is_empty, reason = "there is at least one row")]
     #[must_use]
     pub fn len(&self) -> usize {
@@ -76,8 +77,8 @@ impl TiedCodebook {
         &self.rows
     }
 
-    /// `<x, z_a + i z_b> - ||z_a + i z_b||² / 2` for all pairs into `scores`, `(n, n)`: half of `||x||²` less the
-    /// squared distance. `parts` is scratch.
+    /// Writes `<x, z_a + i z_b> - ||z_a + i z_b||² / 2` for all pairs to `scores`, `(n, n)`. This equals
+    /// `(||x||² - ||x - z_a - i z_b||²) / 2`. `parts` is scratch memory.
     ///
     /// # Panics
     /// If `x` has another width.
@@ -98,10 +99,10 @@ impl TiedCodebook {
         }
     }
 
-    /// The rows `(a, b)` of the codeword nearest to the finite `x`.
+    /// The rows `(a, b)` of the codeword nearest to `x`, which must be finite.
     ///
     /// # Panics
-    /// As [`TiedCodebook::scores`].
+    /// The same as [`TiedCodebook::scores`].
     #[must_use]
     pub fn find(&self, x: &[f32], parts: &mut Vec<f32>, scores: &mut Vec<f32>) -> (usize, usize) {
         self.scores(x, parts, scores);

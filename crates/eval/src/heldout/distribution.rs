@@ -1,17 +1,17 @@
-//! Next-token distributions, and how far two of them are apart.
+//! Next-token distributions, and the divergence between two of them.
 
-/// Two next-token distributions at one position.
+/// The comparison of two next-token distributions at one position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Position {
     /// `-ln q(next token)`.
     pub nll: f64,
     /// `KL(p || q)` in nats.
     pub kl: f64,
-    /// Whether both prefer the same token.
+    /// Whether both have the same most likely token.
     pub agree: bool,
 }
 
-/// `ln softmax(x)`, with the normaliser summed in f64.
+/// `ln softmax(x)`. The normaliser is summed in f64.
 pub(super) fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
@@ -22,10 +22,10 @@ pub(super) fn log_softmax(mut row: Vec<f32>) -> Vec<f32> {
     row
 }
 
-/// `q` against `p`, both `ln` probabilities `(V)`, where token `next` follows.
+/// Compares `q` with `p`, both `ln` probabilities `(V)`. `next` is the token that follows.
 pub(super) fn compare(p: &[f32], q: &[f32], next: usize) -> Position {
     let kl = p.iter().zip(q).map(|(&p, &q)| f64::from(p).exp() * (f64::from(p) - f64::from(q))).sum::<f64>();
-    // A NaN stays one: it must not look like a perfect score.
+    // NaN stays NaN, because it must not look like a perfect score.
     Position { nll: -f64::from(q[next]), kl: if kl < 0.0 { 0.0 } else { kl }, agree: argmax(p) == argmax(q) }
 }
 

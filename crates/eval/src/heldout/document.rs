@@ -1,12 +1,12 @@
-//! Long documents as text.
+//! Reads long documents as text.
 
 use serde::Deserialize;
 
-/// How a file holds one document.
+/// The form in which a file holds one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TextForm {
-    /// The file is the text.
+    /// The whole file is the text.
     Whole,
     /// A paper as S2ORC JSON (Lo et al., 2020): title, abstract, and the paragraphs under `pdf_parse.body_text`.
     S2orc,
@@ -32,10 +32,10 @@ struct Paragraph {
 }
 
 impl TextForm {
-    /// The document's text, blocks apart by a blank line; a section's name stands before its first paragraph.
+    /// The text of the document. Blocks are separated by a blank line. A section's name is before its first paragraph.
     ///
     /// # Errors
-    /// If a paper's JSON lacks one of these.
+    /// If the JSON of a paper lacks one of these fields.
     pub fn of(self, file: &str) -> Result<String, serde_json::Error> {
         if self == Self::Whole {
             return Ok(file.to_owned());

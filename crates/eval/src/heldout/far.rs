@@ -1,23 +1,23 @@
-//! Far tokens: where the uncompressed model itself needs what lies beyond the recent tokens.
+//! Far tokens: positions at which the uncompressed model needs text beyond the recent tokens.
 //!
-//! Most next tokens can be told from the last few hundred. A cache that deletes all but those does well on the mean over all
-//! tokens, and says nothing about compression. So the model is run once more with everything hidden but the first
-//! [`SINKS`] and the last [`RECENT`] tokens; positions where its distribution changes by more than a threshold are *far*.
-//! Over them, a scheme's recovery is `1 - sum KL(scheme) / sum KL(hidden)`: 0 for deletion, 1 for the exact cache, below 0
-//! for what does worse than deleting.
+//! Most next tokens can be predicted from the last few hundred tokens. A cache that deletes all others is therefore good on
+//! the mean over all tokens, and this mean says nothing about compression. For this reason the model is run once more, with
+//! all tokens hidden except the first [`SINKS`] and the last [`RECENT`]. A position at which its distribution changes by more
+//! than a threshold is *far*. Over the far positions a scheme's recovery is `1 - sum KL(scheme) / sum KL(hidden)`. It is 0 for
+//! deletion, 1 for the uncompressed cache, and below 0 for a scheme that is worse than deletion.
 
 use std::ops::AddAssign;
 
 use crate::stats::quantile;
 
-/// First tokens that stay visible.
+/// Number of first tokens that stay visible.
 pub const SINKS: usize = 4;
-/// Last tokens that stay visible.
+/// Number of last tokens that stay visible.
 pub const RECENT: usize = 256;
-/// The registered scheme that hides the rest.
+/// The registered scheme that hides all other tokens.
 pub const HIDDEN: &str = "evict(sinks=4,recent=256)";
 
-/// Which positions of a text are far.
+/// Says which positions of a text are far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FarTokens {
     hidden_kl: Vec<f64>,
@@ -25,16 +25,16 @@ pub struct FarTokens {
 }
 
 impl FarTokens {
-    /// `hidden_kl` is the KL, position by position, of the model with the rest hidden; what is above `threshold` nats is far.
+    /// `hidden_kl` is the KL at each position of the model with the far context hidden. Positions above `threshold` nats are far.
     #[must_use]
     pub fn new(hidden_kl: Vec<f64>, threshold: f64) -> Self {
         Self { hidden_kl, threshold }
     }
 
-    /// How a scheme did, given its KL at the same positions.
+    /// The score of a scheme, given its KL at the same positions.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If the number of positions is different.
     #[must_use]
     pub fn score(&self, kl: &[f64]) -> FarScore {
         assert_eq!(kl.len(), self.hidden_kl.len(), "KL at every position");
@@ -51,30 +51,30 @@ impl FarTokens {
 /// Sums over the far tokens of one text, or of several.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct FarScore {
-    /// Positions scored, far or not.
+    /// Number of positions scored, far or not.
     pub scored: usize,
-    /// Far ones.
+    /// Number of far positions.
     pub far: usize,
-    /// Sum of the scheme's KL over the far ones, in nats.
+    /// Sum of the scheme's KL over the far positions, in nats.
     pub kl_sum: f64,
-    /// Sum of the KL with the rest hidden over the far ones, in nats.
+    /// Sum over the far positions of the KL with the far context hidden, in nats.
     pub hidden_kl_sum: f64,
 }
 
 impl FarScore {
-    /// Share of the scored positions that are far, 0 to 1.
+    /// Fraction of the scored positions that are far, 0 to 1.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.far as f64 / self.scored as f64
     }
 
-    /// Mean KL over far tokens, in nats; NaN without any.
+    /// Mean KL over far tokens, in nats. NaN if there are none.
     #[must_use]
     pub fn kl(&self) -> f64 {
         self.kl_sum / self.far as f64
     }
 
-    /// Far-context recovery; NaN where no token is far.
+    /// Far-context recovery. NaN if there are no far tokens.
     #[must_use]
     pub fn recovery(&self) -> f64 {
         1.0 - self.kl_sum / self.hidden_kl_sum
@@ -90,8 +90,8 @@ impl AddAssign for FarScore {
     }
 }
 
-/// The threshold above which lie the fewest positions that hold `share` of all KL with the rest hidden: to be taken on
-/// calibration text, and kept for every text that is scored. 0 where nothing changes at all.
+/// The threshold for which the far positions are the fewest that hold the fraction `share` of the KL with the far context
+/// hidden. Compute it on calibration text, and use it for every text that is scored. It is 0 if nothing changes at all.
 #[must_use]
 pub fn threshold(calibration_kl: &[f64], share: f64) -> f64 {
     let mut falling = calibration_kl.to_vec();
@@ -101,7 +101,7 @@ pub fn threshold(calibration_kl: &[f64], share: f64) -> f64 {
     for (at, kl) in falling.iter().enumerate() {
         held += kl;
         if held >= wanted {
-            // Between this one, which is far, and the next, which is not.
+            // The threshold is between this position, which is far, and the next, which is not.
             return falling.get(at + 1).map_or(0.0, |next| 0.5 * (kl + next));
         }
     }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!((deletion.scored, deletion.far), (4, 2));
         assert_eq!((deletion.recovery(), deletion.share(), deletion.kl()), (0.0, 0.5, 1.5));
         assert_eq!(far.score(&[0.0; 4]).recovery(), 1.0);
-        // Near tokens do not count, however badly they are kept.
+        // Near tokens do not count, even if they are badly kept.
         assert_eq!(far.score(&[9.0, 1.0, 9.0, 0.5]).recovery(), 0.5);
         assert!(far.score(&[0.0, 4.0, 0.0, 2.0]).recovery() < 0.0);
         assert!(FarTokens::new(hidden, 5.0).score(&[0.0; 4]).recovery().is_nan());

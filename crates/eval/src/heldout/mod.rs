@@ -1,9 +1,9 @@
 //! Quality after compression on held-out text: perplexity, KL divergence and top-1 agreement.
 //!
-//! A context is prefilled once, exactly. Every scheme takes over that prefill, compresses it, and
-//! then reads the same continuation token by token (in one causal pass, which by the contract of
-//! [`kvcsr_cache::LayerCache::attend`] is the same), compressing each token as it arrives. Its next-token distributions
-//! are compared with those of the uncompressed cache at the same positions.
+//! A context is prefilled once without compression. Every scheme takes over that prefill, compresses it, and reads the same
+//! continuation token by token. Each token is compressed when it arrives. The tokens are read in one causal pass, which gives
+//! the same result by the contract of [`kvcsr_cache::LayerCache::attend`]. The next-token distributions are compared with
+//! those of the uncompressed cache at the same positions.
 //!
 //! Any [`Scheme`](kvcsr_cache::Scheme) can be scored, registered or your own:
 //!
@@ -20,12 +20,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The mean over all positions cannot tell compression from deletion: what most next tokens need stands in the last few
-//! hundred. [`Prepared`] scores single long documents ([`windows`]) and keeps the far tokens apart ([`far`]), over which
+//! The mean over all positions cannot distinguish compression from deletion, because most next tokens need only the last few
+//! hundred tokens. [`Prepared`] scores single long documents ([`windows`]) and separates the far tokens ([`far`]). On these,
 //! deletion recovers nothing.
 //!
-//! The distribution after the context's last token is left out: it comes from the exact prefill
-//! and is the same for every scheme.
+//! The distribution after the last token of the context is not scored. It comes from the uncompressed prefill and is the same
+//! for every scheme.
 
 mod distribution;
 mod document;

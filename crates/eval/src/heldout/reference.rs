@@ -1,4 +1,4 @@
-//! The exact prefill of a text, and the scores of the schemes that take it over.
+//! The uncompressed prefill of a text, and the scores of the schemes that take it over.
 
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use super::HeldoutText;
 use super::distribution::{Position, compare, log_softmax};
 use crate::error::{EvalError, Result};
 
-/// Rows of logits taken at a time, so that memory stays bounded for large vocabularies.
+/// Rows of logits computed at a time, so that memory stays limited for large vocabularies.
 const LOGIT_ROWS: usize = 64;
 
-/// The exact prefill of a text's context and the uncompressed model's distributions after it.
+/// The uncompressed prefill of a text's context, and the distributions of the uncompressed model after it.
 pub struct Reference {
     snapshot: PrefillSnapshot,
     continuation: Vec<u32>,
@@ -23,45 +23,45 @@ pub struct Reference {
     log_probs: Vec<Vec<f32>>,
 }
 
-/// How one scheme did on one text.
+/// The score of one scheme on one text.
 #[derive(Debug, Clone)]
 pub struct ContinuationScore {
-    /// Distributions compared.
+    /// Number of distributions compared.
     pub scored: usize,
     /// Sum over positions of `-ln q(next token)`.
     pub nll_sum: f64,
     /// Sum over positions of `KL(p || q)` in nats, `p` uncompressed and `q` after compression.
     pub kl_sum: f64,
-    /// Positions where both prefer the same next token.
+    /// Number of positions at which both have the same most likely token.
     pub top1_agree: usize,
-    /// Bytes allocated for the context's tokens, all layers.
+    /// Bytes allocated for the tokens of the context, over all layers.
     pub footprint: Footprint,
-    /// Tokens of the context.
+    /// Number of tokens of the context.
     pub tokens: usize,
-    /// Numbers that an uncompressed cache of the context holds, see [`Geometry::channels`].
+    /// Number of scalars that an uncompressed cache of the context holds, see [`Geometry::channels`].
     pub channels: usize,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
-    /// Time to read the continuation, compression of its tokens included.
+    /// Time to read the continuation, including the compression of its tokens.
     pub score_ms: f64,
 }
 
-/// What one scheme did at every position of one text.
+/// The measurements of one scheme at every position of one text.
 #[derive(Debug, Clone)]
 pub struct Measurement {
-    /// One per scored distribution, in order.
+    /// One entry per scored distribution, in order.
     pub positions: Vec<Position>,
-    /// Bytes allocated, all layers, per token that an uncompressed cache holds (the mean of the layers, where some have a
-    /// sliding window), averaged over the continuation.
+    /// Bytes allocated over all layers per token that an uncompressed cache holds, averaged over the continuation. If some layers
+    /// have a sliding window, the number of tokens is the mean over the layers.
     pub bytes_per_token: f64,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
-    /// Time per token of decoding token by token after the continuation, where that was asked for.
+    /// Time per token of decoding one token at a time after the continuation, if it was requested.
     pub decode_ms_per_token: Option<f64>,
 }
 
 impl Measurement {
-    /// Bits per channel of every byte allocated, averaged over the continuation.
+    /// Bits per channel from every allocated byte, averaged over the continuation.
     pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
         BitsPerChannel(8.0 * self.bytes_per_token / geometry.channels_per_token() as f64)
     }
@@ -73,12 +73,12 @@ impl Measurement {
 }
 
 impl ContinuationScore {
-    /// Mean KL to the uncompressed cache's distributions, in nats per token.
+    /// Mean KL to the distributions of the uncompressed cache, in nats per token.
     pub fn kl(&self) -> f64 {
         self.kl_sum / self.scored as f64
     }
 
-    /// Share of positions where the most likely token is that of the uncompressed cache, 0 to 1.
+    /// Fraction of the positions at which the most likely token is that of the uncompressed cache, 0 to 1.
     pub fn top1(&self) -> f64 {
         self.top1_agree as f64 / self.scored as f64
     }
@@ -88,14 +88,14 @@ impl ContinuationScore {
         (self.nll_sum / self.scored as f64).exp()
     }
 
-    /// Bits per channel of every byte allocated for the context.
+    /// Bits per channel from every byte allocated for the context.
     pub fn measured_bits(&self) -> BitsPerChannel {
         measured_bits(self.footprint.total(), self.channels)
     }
 }
 
 impl Reference {
-    /// Prefills the context, `chunk` tokens at a time, and reads the continuation uncompressed.
+    /// Prefills the context, `chunk` tokens at a time, and reads the continuation without compression.
     ///
     /// # Errors
     /// If the text has fewer than two tokens after its context, or the model cannot run it.
@@ -113,7 +113,7 @@ impl Reference {
         Ok(Self { snapshot, continuation: continuation.to_vec(), log_probs })
     }
 
-    /// The exact prefill of the context.
+    /// The uncompressed prefill of the context.
     #[must_use]
     pub fn snapshot(&self) -> &PrefillSnapshot {
         &self.snapshot
@@ -150,22 +150,22 @@ impl Reference {
         })
     }
 
-    /// Lets `scheme` take over the prefill and read the continuation, `piece` tokens a call, and keeps what it did at every
-    /// position. What is allocated is read after every piece, so that the bits are those of a cache in use: a scheme whose
-    /// buffer happens to be empty after the context does not look smaller than it is. A `piece` that divides no method's
-    /// block, such as 193, sees several fillings of the buffers.
+    /// Lets `scheme` take over the prefill and read the continuation, `piece` tokens per call. Keeps the result at every position.
+    /// The allocated bytes are read after every piece, so the bits are those of a cache in use. A scheme whose buffer is empty
+    /// after the context therefore does not look smaller than it is. A `piece` that does not divide the block of any method, such
+    /// as 193, samples several fill levels of the buffers.
     ///
     /// # Errors
-    /// As [`Reference::score`].
+    /// The same as [`Reference::score`].
     pub fn measure(&self, decoder: &Decoder, scheme: &dyn Scheme, piece: usize) -> Result<Measurement> {
         self.measure_and_decode(decoder, scheme, piece, 0)
     }
 
-    /// [`Reference::measure`], and then the continuation's first `decode` tokens once more, one call each: the time that a token
-    /// takes after so many, head included.
+    /// Does the same as [`Reference::measure`], and then decodes the first `decode` tokens of the continuation again, one per call.
+    /// This gives the time per token after that many tokens, including the output head.
     ///
     /// # Errors
-    /// As [`Reference::score`]; context, continuation and decoded tokens must fit the model's context length.
+    /// The same as [`Reference::score`]. The context, the continuation and the decoded tokens must fit the model's context length.
     pub fn measure_and_decode(
         &self,
         decoder: &Decoder,
@@ -185,7 +185,7 @@ impl Reference {
             let bytes: usize = caches.iter().map(|c| c.footprint().total()).sum();
             readings.push((done, bytes as f64 / (decoder.channels(context + done) as f64 / per_token)));
         })?;
-        // Each reading stands for the tokens of its piece.
+        // Each reading is weighted by the number of tokens in its piece.
         let mut before = 0;
         let mut weighted = 0.0;
         for (done, bytes_per_token) in readings {
@@ -202,8 +202,8 @@ impl Reference {
         Ok(Measurement { positions, bytes_per_token, encode_ms, decode_ms_per_token })
     }
 
-    /// Reads all but the last token of the continuation, `piece` tokens a call, and compares what comes out with the
-    /// uncompressed model. `after` sees the caches after every call, and how many tokens they have read by then.
+    /// Reads all tokens of the continuation except the last, `piece` tokens per call, and compares the distributions with those of
+    /// the uncompressed model. After every call, `after` gets the number of tokens read so far and the caches.
     fn read(
         &self,
         decoder: &Decoder,
@@ -231,7 +231,7 @@ impl Reference {
     }
 }
 
-/// Refuses to score a compressing scheme before it has compressed anything.
+/// Refuses to score a compressing scheme that has not compressed anything yet.
 fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Result<()> {
     let codes = footprint.indices + footprint.coefficients + footprint.packed;
     if codes == 0 && footprint.dense == 0 {
@@ -240,7 +240,7 @@ fn check_compressed(scheme: &str, footprint: &Footprint, tokens: usize) -> Resul
     Ok(())
 }
 
-/// Runs tokens and hands out the logits after each, in order.
+/// Runs tokens and passes on the logits after each, in order.
 fn for_each_distribution(
     decoder: &Decoder,
     ids: &[u32],

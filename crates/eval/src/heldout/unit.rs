@@ -1,4 +1,4 @@
-//! One document's windows under one scheme, as one unit of the statistics.
+//! The windows of one document under one scheme. They are one unit of the statistics.
 
 use kvcsr_cache::{Geometry, Scheme};
 use kvcsr_codec::BitsPerChannel;
@@ -8,10 +8,11 @@ use super::far::{FarScore, FarTokens, tail};
 use super::{HeldoutText, Measurement, Reference, Window};
 use crate::error::{EvalError, Result};
 
-/// Tokens per call while a continuation is read: no multiple or divisor of a block, so that bits are seen at several fillings of the buffers.
+/// Tokens per call when a continuation is read. It is not a multiple or a divisor of any block, so the bits are read at several
+/// fill levels of the buffers.
 pub const PIECE: usize = 193;
 
-/// A window prefilled once, with what the uncompressed model makes of it, and of its near part alone.
+/// A window that was prefilled once, with the distributions of the uncompressed model and its far tokens.
 pub struct Prepared {
     window: Window,
     reference: Reference,
@@ -19,11 +20,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Prefills a window `chunk` tokens at a time, and reads it with everything hidden that `hidden` hides (see
+    /// Prefills a window, `chunk` tokens at a time. Then reads it with the scheme `hidden`, which hides the far context (see
     /// [`super::far`]). Positions whose distribution changes by more than `threshold` nats are far.
     ///
     /// # Errors
-    /// As [`Reference::new`] and [`Reference::measure`]; [`EvalError::TooShort`] if the window has no scored position.
+    /// The same as [`Reference::new`] and [`Reference::measure`]. [`EvalError::TooShort`] if the window has no scored position.
     pub fn new(
         decoder: &Decoder,
         window: Window,
@@ -48,42 +49,43 @@ impl Prepared {
         &self.window
     }
 
-    /// The exact prefill.
+    /// The uncompressed prefill.
     #[must_use]
     pub fn reference(&self) -> &Reference {
         &self.reference
     }
 
-    /// What `scheme` makes of the window; `decode` tokens more are decoded one by one, for their time.
+    /// The score of `scheme` on the window. If `decode` is not 0, that many more tokens are decoded one at a time to measure the
+    /// time.
     ///
     /// # Errors
-    /// As [`Reference::measure_and_decode`].
+    /// The same as [`Reference::measure_and_decode`].
     pub fn score(&self, decoder: &Decoder, scheme: &dyn Scheme, decode: usize) -> Result<UnitScore> {
         let measured = self.reference.measure_and_decode(decoder, scheme, PIECE, decode)?;
         Ok(UnitScore::of(&self.window, &self.far, &measured))
     }
 }
 
-/// One scheme on one unit. Windows of one document are added up with [`UnitScore::add`].
+/// The score of one scheme on one unit. The windows of one document are added up with [`UnitScore::add`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnitScore {
-    /// The unit: the document's name.
+    /// The unit: the name of the document.
     pub document: String,
-    /// Windows of the document.
+    /// Number of windows of the document.
     pub windows: usize,
     /// Sum over positions of `-ln q(next token)`.
     pub nll_sum: f64,
     /// KL to the uncompressed model at every scored position, in nats.
     pub kl: Vec<f64>,
-    /// Positions where both prefer the same next token.
+    /// Number of positions at which both have the same most likely token.
     pub top1_agree: usize,
-    /// Far tokens, which lead every table.
+    /// The scores over far tokens, the main result in every table.
     pub far: FarScore,
     /// Sum over windows of the bytes allocated per token.
     bytes_per_token: f64,
-    /// Time to compress the contexts, summed over windows, in milliseconds.
+    /// Time to compress the contexts, summed over the windows, in milliseconds.
     pub encode_ms: f64,
-    /// Time per token of decoding one by one, in the first window, in milliseconds; none where it was not asked for.
+    /// Time per token of decoding one token at a time, in the first window, in milliseconds. None if it was not requested.
     pub decode_ms_per_token: Option<f64>,
 }
 
@@ -115,7 +117,7 @@ impl UnitScore {
         self.encode_ms += other.encode_ms;
     }
 
-    /// Distributions compared.
+    /// Number of distributions compared.
     #[must_use]
     pub fn scored(&self) -> usize {
         self.kl.len()
@@ -133,7 +135,7 @@ impl UnitScore {
         tail(&self.kl)
     }
 
-    /// Bits per channel of every byte allocated, averaged over the continuations.
+    /// Bits per channel from every allocated byte, averaged over the continuations.
     #[must_use]
     pub fn measured_bits(&self, geometry: Geometry) -> BitsPerChannel {
         let bytes = self.bytes_per_token / self.windows as f64;

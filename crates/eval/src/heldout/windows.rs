@@ -1,57 +1,59 @@
-//! Windows of long documents, and passages that come back.
+//! Windows of long documents, and passages that are repeated.
 //!
-//! Nothing is joined in scored text: a window lies within one document, and what a repeated passage repeats lies within one.
-//! All windows of a document are one unit of the statistics.
+//! Scored text is never joined from several documents: a window lies within one document, and so does a repeated passage. All
+//! windows of a document are one unit of the statistics.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::HeldoutText;
 
-/// The block that most methods fill before they code it: contexts of a multiple of it leave every buffer empty.
+/// The block that most methods fill before they encode it. After a context of a multiple of this length, all buffers are empty.
 const BLOCK: usize = 128;
 
-/// A text to score, and the document that it counts for.
+/// A text to score, and its document.
 #[derive(Debug, Clone)]
 pub struct Window {
-    /// The unit: the document's name.
+    /// The unit: the name of the document.
     pub document: String,
-    /// Place among the document's windows, from 0.
+    /// Number of the window in the document, from 0.
     pub index: usize,
     /// Context and continuation.
     pub text: HeldoutText,
-    /// Positions after the context that are not scored.
+    /// Number of positions after the context that are not scored.
     pub skip: usize,
 }
 
-/// How documents are cut.
+/// How documents are cut into windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Most tokens of a context. Contexts are drawn from the 128 lengths up to it and are never a multiple of it.
+    /// Maximum number of tokens of a context. Contexts are drawn from the 128 lengths up to it, and are never a multiple of 128.
     pub context: usize,
-    /// Positions after the context that are not scored: more than any recent window, so that no exact prefill is scored.
+    /// Number of positions after the context that are not scored. It must exceed the recent window of every scheme. No scheme
+    /// then keeps recent tokens of the prefill uncompressed at a scored position.
     pub skip: usize,
-    /// Positions scored after them.
+    /// Number of positions scored after the skipped ones.
     pub scored: usize,
-    /// Most windows of a document.
+    /// Maximum number of windows per document.
     pub windows: usize,
-    /// Seed of the contexts' lengths.
+    /// Seed for the lengths of the contexts.
     pub seed: u64,
 }
 
 impl Cut {
-    /// Tokens that the longest window takes.
+    /// Number of tokens of the longest window.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
         self.context + self.follows()
     }
 
-    /// Tokens after a context: the last one is scored, but not read.
+    /// Number of tokens after a context. The last one is scored, but not read.
     fn follows(&self) -> usize {
         self.skip + self.scored + 1
     }
 
-    /// Windows of a document of tokens `ids`, one after another without overlap; none of a document that is too short.
+    /// The windows of a document with the tokens `ids`. They follow each other without overlap. A document that is too short has
+    /// none.
     #[must_use]
     pub fn windows(&self, document: &str, ids: &[u32]) -> Vec<Window> {
         let mut rng = generator(self.seed, document);
@@ -68,29 +70,29 @@ impl Cut {
     }
 }
 
-/// A passage, other text, and the passage again: far by construction, so that every scored position counts. A threshold of
-/// `f64::NEG_INFINITY` in [`super::Prepared::new`] says so.
+/// A passage, other text, and the passage again. All scored positions are far by construction. To count every position, use a
+/// threshold of `f64::NEG_INFINITY` in [`super::Prepared::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeat {
-    /// Tokens of the passage.
+    /// Number of tokens of the passage.
     pub passage: usize,
-    /// Most tokens of other text between the passage and its return. Drawn as contexts of [`Cut`] are.
+    /// Maximum number of tokens of other text between the two passages. The number is drawn in the same way as contexts of [`Cut`].
     pub between: usize,
-    /// Tokens of the passage's beginning that stand at the end of the context; the rest is scored.
+    /// Number of tokens from the start of the passage that are at the end of the context. The rest of the passage is scored.
     pub cue: usize,
     /// Seed of the lengths.
     pub seed: u64,
 }
 
 impl Repeat {
-    /// Tokens that the longest text takes.
+    /// Number of tokens of the longest text.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
         2 * self.passage + self.between
     }
 
-    /// The beginning of `ids`, then the beginning of `other`, then that of `ids` again. None if a document is too short, or
-    /// if nothing is left to score.
+    /// The start of `ids`, then the start of `other`, then the start of `ids` again. None if a document is too short, or if nothing
+    /// is left to score.
     #[must_use]
     pub fn window(&self, document: &str, ids: &[u32], other: &[u32]) -> Option<Window> {
         let passage = ids.get(..self.passage)?;
@@ -105,7 +107,7 @@ impl Repeat {
     }
 }
 
-/// A length of at most `most` and above `most - BLOCK` that is not a multiple of the block.
+/// A length in the range from `most - BLOCK + 1` to `most` that is not a multiple of the block.
 fn drawn_length(most: usize, rng: &mut ChaCha8Rng) -> usize {
     loop {
         let length = most.saturating_sub(rng.random_range(0..BLOCK));
@@ -115,7 +117,7 @@ fn drawn_length(most: usize, rng: &mut ChaCha8Rng) -> usize {
     }
 }
 
-/// A generator of the seed and the document's name alone, so that other documents change nothing (FNV-1a).
+/// A generator that depends only on the seed and the document's name, so that it is independent of other documents (FNV-1a).
 fn generator(seed: u64, document: &str) -> ChaCha8Rng {
     let mixed = document
         .bytes()

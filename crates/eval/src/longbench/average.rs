@@ -1,7 +1,7 @@
 //! The two overall averages in use.
 //!
-//! LongBench's own tables average six category means; papers on cache compression average the tasks. On the same scores the two
-//! differ by several points, so both are given, with names.
+//! LongBench's own tables average the means of six categories. Papers on cache compression average the tasks. For the same
+//! scores the two averages differ by several points, so both are computed and have separate names.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::longbench::tasks::{Category, TaskTable};
 pub struct Averages {
     /// Mean over the tasks, as papers report it.
     pub task_mean: f64,
-    /// Mean over the category means, as LongBench reports it. It is the official average only when all six categories are there.
+    /// Mean over the category means, as LongBench reports it. It is the official average only if all six categories are present.
     pub category_mean: f64,
-    /// Mean of the tasks of each category that has any.
+    /// Mean of the tasks of each category that has tasks.
     pub by_category: BTreeMap<Category, f64>,
 }
 
-/// Averages `scores`; NaN when there are none.
+/// Averages `scores`. NaN if there are none.
 ///
 /// # Errors
 /// [`EvalError::UnknownTask`](crate::EvalError::UnknownTask) for a score of a task that the table does not have.
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_official_average_weighs_categories_not_tasks() {
-        // GPT-3.5-Turbo-16k, English tasks, LongBench's README: 44.0 overall.
+        // LongBench's README: GPT-3.5-Turbo-16k has 44.0 overall on the English tasks.
         let table = TaskTable::embedded();
         let found = averages(
             table,

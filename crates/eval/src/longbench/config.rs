@@ -1,7 +1,7 @@
 //! LongBench's own config files: prompt templates, generation limits and context limits.
 //!
-//! They belong to LongBench and are read from a folder that the caller names, typos and trailing spaces included:
-//! `dataset2prompt.json`, `dataset2maxlen.json` and `model2maxlen.json`.
+//! The files belong to LongBench. They are read from a folder given by the caller and used exactly as they are, including
+//! typos and trailing spaces: `dataset2prompt.json`, `dataset2maxlen.json` and `model2maxlen.json`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ impl Config {
     /// Reads the three files in `folder`.
     ///
     /// # Errors
-    /// [`EvalError::Read`] for a missing file, [`EvalError::Config`] for a malformed one, including a prompt with
-    /// any other placeholder than `{context}` and `{input}`.
+    /// [`EvalError::Read`] for a missing file. [`EvalError::Config`] for a malformed file, or a prompt with a placeholder other
+    /// than `{context}` and `{input}`.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(PROMPTS);
         let templates = read_json::<BTreeMap<String, String>>(&path)?
@@ -47,7 +47,7 @@ impl Config {
         })
     }
 
-    /// Templates and generation limits of tasks that are not LongBench's; `origin` names them in errors.
+    /// Templates and generation limits of tasks that are not LongBench's. Errors name `origin`.
     #[must_use]
     pub fn of_own(
         origin: &Path,
@@ -60,23 +60,23 @@ impl Config {
     /// The prompt template of `task`.
     ///
     /// # Errors
-    /// [`EvalError::Config`] when the file has none.
+    /// [`EvalError::Config`] if the file has none.
     pub fn template(&self, task: &str) -> Result<&Template> {
         self.entry(&self.templates, PROMPTS, task)
     }
 
-    /// How many tokens `task` may generate.
+    /// The maximum number of tokens that `task` may generate.
     ///
     /// # Errors
-    /// [`EvalError::Config`] when the file does not say.
+    /// [`EvalError::Config`] if the file has no limit for the task.
     pub fn max_new_tokens(&self, task: &str) -> Result<usize> {
         self.entry(&self.generation_limits, GENERATION_LIMITS, task).copied()
     }
 
-    /// How many prompt tokens `model` may get before the middle is cut out, beginning-of-text token included.
+    /// The maximum number of prompt tokens for `model`, including the beginning-of-text token. Longer prompts lose their middle.
     ///
     /// # Errors
-    /// [`EvalError::Config`] when the file does not know the model.
+    /// [`EvalError::Config`] if the file does not have the model.
     pub fn max_prompt_tokens(&self, model: &str) -> Result<usize> {
         self.entry(&self.context_limits, CONTEXT_LIMITS, model).copied()
     }

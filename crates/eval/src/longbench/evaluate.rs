@@ -1,7 +1,7 @@
-//! Many records under many schemes: what is left to do, done, and what came out of it.
+//! Runs many records under many schemes, continues interrupted runs, and summarises the results.
 //!
-//! [`answer_all`] is the loop that every evaluation by tasks shares, whatever the tasks are (LongBench's, [`crate::suite`]'s) and
-//! whatever the schemes; [`summarise`] turns its answers into scores, differences and averages.
+//! [`answer_all`] is the loop of every evaluation with tasks, whatever the tasks (LongBench's or those of [`crate::suite`]) and
+//! the schemes are. [`summarise`] computes scores, differences and averages from its answers.
 
 use std::collections::HashMap;
 
@@ -16,25 +16,25 @@ use crate::longbench::runner::Runner;
 use crate::longbench::tasks::TaskTable;
 use crate::stats::Bootstrap;
 
-/// What [`answer_all`] tells while it runs.
+/// Events that [`answer_all`] reports while it runs.
 #[derive(Debug)]
 pub enum Progress<'r> {
-    /// So many answers were there already.
+    /// This many answers existed already.
     Found(usize),
-    /// This answer was made and is on disk.
+    /// This answer was generated and is on disk.
     Answered(&'r PredictionRow),
 }
 
-/// The labels of `schemes`, as answers carry them.
+/// The labels of `schemes`, as they appear in answers.
 #[must_use]
 pub fn labels(schemes: &[Box<dyn Scheme>]) -> Vec<String> {
     schemes.iter().map(|scheme| label(scheme.name(), scheme.dictionaries())).collect()
 }
 
-/// Lets every scheme answer every record of `work` that `predictions` lacks, each answer written as it is made.
+/// Lets every scheme answer every record of `work` that is missing in `predictions`. Each answer is written immediately.
 ///
 /// # Errors
-/// As [`Runner::run`].
+/// The same as [`Runner::run`].
 pub fn answer_all(
     runner: &Runner<'_>,
     work: &[Work<'_>],
@@ -62,7 +62,8 @@ pub fn answer_all(
     Ok(())
 }
 
-/// The rows in the order of `work`, and of `labels` for each record: files of answers are read scheme by scheme.
+/// Sorts the rows in the order of `work`, and for each record in the order of `labels`. Files of answers are read scheme by
+/// scheme.
 #[must_use]
 pub fn in_order(work: &[Work<'_>], labels: &[String], rows: &[PredictionRow]) -> Vec<PredictionRow> {
     let by_key: HashMap<_, _> =
@@ -76,16 +77,16 @@ pub fn in_order(work: &[Work<'_>], labels: &[String], rows: &[PredictionRow]) ->
 /// Scores per task and scheme, and averages per scheme.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// One per task and scheme.
+    /// One row per task and scheme.
     pub tasks: Vec<TaskRow>,
-    /// One per scheme.
+    /// One row per scheme.
     pub overall: Vec<OverallRow>,
 }
 
-/// What `rows` say about the tasks of `work` under the schemes called `labels`.
+/// The scores in `rows` for the tasks of `work` under the schemes with these `labels`.
 ///
 /// # Errors
-/// As [`overall`].
+/// The same as [`overall`].
 pub fn summarise(
     table: &TaskTable,
     work: &[Work<'_>],

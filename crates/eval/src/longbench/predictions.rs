@@ -1,8 +1,8 @@
-//! What schemes answered, on disk: one line per record, appended as it is made.
+//! The answers of the schemes on disk: one line per record, appended when it is made.
 //!
-//! The layout is that of LongBench's `pred.py`, `<scheme>/<task>.jsonl`, and a line has its four keys besides ours, so that
-//! LongBench's own `eval.py` and `kvcsr score` read these files too. A run that was stopped goes on where it stopped: lines are
-//! keyed by task, record and scheme, and a last line that was cut off in writing is removed.
+//! The layout is that of LongBench's `pred.py`, `<scheme>/<task>.jsonl`. A line has its four keys in addition to ours, so
+//! LongBench's own `eval.py` and `kvcsr score` can read these files too. An interrupted run continues where it stopped: lines
+//! are identified by task, record and scheme, and an incomplete last line is removed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +20,7 @@ use crate::error::{EvalError, Result};
 pub struct PredictionRow {
     /// The generated text.
     pub pred: String,
-    /// The right answers.
+    /// The correct answers.
     pub answers: Vec<String>,
     /// All class names of a classification task.
     pub all_classes: Option<Vec<String>>,
@@ -33,26 +33,26 @@ pub struct PredictionRow {
     pub id: String,
     /// The scheme, for example `csr-8`.
     pub scheme: String,
-    /// Its dictionary set, or the empty string.
+    /// The scheme's dictionary set, or the empty string.
     pub dictionaries: String,
     /// Score of this sample in `[0, 1]`.
     pub score: f64,
-    /// Tokens of the filled template before truncation and wrap.
+    /// Tokens of the filled template before truncation and chat wrap.
     pub tokens_before: usize,
-    /// Tokens prefilled.
+    /// Number of tokens prefilled.
     pub tokens: usize,
     /// Bits per channel as the scheme's paper counts them.
     pub nominal_bits: f64,
-    /// Bits per channel really allocated for the prefilled tokens, dictionaries not counted.
+    /// Bits per channel really allocated for the prefilled tokens, without dictionaries.
     pub measured_bits: f64,
     /// Time to take over and compress the prefill.
     pub encode_ms: f64,
-    /// Time to generate, compression of the generated tokens included, while other schemes of the prompt generate on other
-    /// cores.
+    /// Time to generate, including the compression of the generated tokens. Other schemes of the same prompt generate on other
+    /// cores at the same time.
     pub decode_ms: f64,
-    /// Tokens generated, a stop token included.
+    /// Number of tokens generated, including a stop token.
     pub generated: usize,
-    /// Whether the answer ended because the model had no position left. Written where it did.
+    /// Whether the answer ended because the model had no more positions. It is written only if true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
 }
@@ -70,17 +70,16 @@ impl PredictionRow {
 pub struct Predictions {
     folder: PathBuf,
     rows: Vec<PredictionRow>,
-    /// The file of every scheme, by its label, and task that there are answers of.
+    /// For each scheme (by its label) and task with answers, the file with these answers.
     files: HashMap<(String, String), Journal<PredictionRow, String>>,
 }
 
 impl Predictions {
-    /// Reads what an earlier run left in `folder`, which need not exist. Last lines that were cut off in writing are removed
-    /// from their files.
+    /// Reads what an earlier run left in `folder`, which need not exist. Incomplete last lines are removed from their files.
     ///
     /// # Errors
-    /// [`EvalError::Read`]; [`EvalError::Records`] for a line that is no prediction, stands
-    /// in another scheme's or task's file, or repeats a record.
+    /// [`EvalError::Read`]. [`EvalError::Records`] for a line that is not a prediction, is in the file of another scheme or
+    /// task, or repeats a record.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut found = Self { folder: folder.to_owned(), rows: Vec::new(), files: HashMap::new() };
         for scheme in entries(folder)?.into_iter().filter(|path| path.is_dir()) {
@@ -94,7 +93,7 @@ impl Predictions {
                     }
                     Ok(())
                 })?;
-                // The rows say what a name of a folder or file may not.
+                // The rows have the exact names, which a folder or file name may not be able to show.
                 if let Some(row) = rows.first() {
                     found.files.insert((row.label(), row.task.clone()), journal);
                 }
@@ -111,13 +110,13 @@ impl Predictions {
         file.is_some_and(|file| file.contains(&id.to_owned()))
     }
 
-    /// The files that there are answers in, in no order.
+    /// The files with answers, in no particular order.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.values().map(Journal::path)
     }
 
-    /// Appends `row` to its file, makes sure that it is on disk, and returns it as it will be read: a number that is written and read may
-    /// differ in its last digit, and what is made of the rows must not depend on whether a run was stopped.
+    /// Appends `row` to its file, makes sure that it is on disk, and returns it as it will be read. A number may differ in its last
+    /// digit after it was written and read. The results must not depend on whether a run was interrupted.
     ///
     /// # Errors
     /// [`EvalError::Records`].
@@ -133,14 +132,14 @@ impl Predictions {
         Ok(&self.rows[self.rows.len() - 1])
     }
 
-    /// All rows; those of one scheme and task in the order they were made.
+    /// All rows. The rows of one scheme and task are in the order in which they were made.
     #[must_use]
     pub fn rows(&self) -> &[PredictionRow] {
         &self.rows
     }
 
     fn file(&self, scheme: &str, task: &str) -> PathBuf {
-        // Arguments of a scheme may have slashes: `svdq-1.5(schedule=4/3/2)`.
+        // Arguments of a scheme may contain slashes: `svdq-1.5(schedule=4/3/2)`.
         self.folder.join(scheme.replace('/', "_")).join(format!("{task}.jsonl"))
     }
 }
@@ -149,7 +148,7 @@ fn id(row: &PredictionRow) -> String {
     row.id.clone()
 }
 
-/// What is in `folder`, in name order; nothing if it does not exist.
+/// The entries of `folder`, sorted by name. Empty if the folder does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read_error = |source| EvalError::Read { path: folder.to_owned(), source };
     if !folder.exists() {

@@ -1,8 +1,8 @@
-//! From a record to the token ids of its prompt: template, middle truncation, chat wrap.
+//! Makes the token ids of a prompt from a record: template, middle truncation, chat wrap.
 //!
-//! Source: `get_pred` of LongBench's `pred.py`. The order matters: the filled template is tokenised, cut in the middle at token
-//! level and turned back into text, and only then wrapped for chat and tokenised again. The length may drift by a few tokens
-//! in the second tokenisation, and the wrap is not counted against the limit.
+//! Source: `get_pred` of LongBench's `pred.py`. The order matters. The filled template is tokenised, cut in the middle at token
+//! level and decoded to text. Only then it is wrapped for chat and tokenised again. The second tokenisation may change the
+//! length by a few tokens, and the wrap does not count against the limit.
 
 use kvcsr_model::{ChatTemplate, Message};
 use serde::{Deserialize, Serialize};
@@ -11,27 +11,27 @@ use crate::error::{EvalError, Result, TokensError};
 use crate::longbench::record::Record;
 use crate::longbench::tasks::Task;
 
-/// A tokenizer, as far as prompts need one.
+/// The functions of a tokenizer that prompts need.
 pub trait Tokens {
-    /// Token ids of `text`, special tokens such as the beginning-of-text token included.
+    /// Token ids of `text`, including special tokens such as the beginning-of-text token.
     ///
     /// # Errors
-    /// Whatever the tokenizer fails with.
+    /// The errors of the tokenizer.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokensError>;
 
-    /// Token ids of `text` as it stands: nothing is put before or after it. The same as [`Tokens::encode`] for a tokenizer that
-    /// puts nothing there.
+    /// Token ids of `text` without any added tokens before or after it. This is the same as [`Tokens::encode`] for a tokenizer that
+    /// adds none.
     ///
     /// # Errors
-    /// Whatever the tokenizer fails with.
+    /// The errors of the tokenizer.
     fn encode_as_is(&self, text: &str) -> Result<Vec<u32>, TokensError> {
         self.encode(text)
     }
 
-    /// Text of `ids`, special tokens left out.
+    /// Text of `ids`, without special tokens.
     ///
     /// # Errors
-    /// Whatever the tokenizer fails with.
+    /// The errors of the tokenizer.
     fn decode(&self, ids: &[u32]) -> Result<String, TokensError>;
 }
 
@@ -50,7 +50,7 @@ enum Part {
 }
 
 impl Template {
-    /// Splits `source` at its placeholders. As in Python's `str.format`, `{{` and `}}` stand for single braces.
+    /// Splits `source` at its placeholders. As in Python's `str.format`, `{{` and `}}` are single braces.
     ///
     /// # Errors
     /// [`EvalError::Template`] for any other placeholder and for a single brace.
@@ -93,7 +93,7 @@ impl Template {
         &self.source
     }
 
-    /// The prompt of `record`. Braces in the record stay as they are.
+    /// The prompt of `record`. Braces in the record are not changed.
     #[must_use]
     pub fn fill(&self, record: &Record) -> String {
         self.parts
@@ -107,26 +107,26 @@ impl Template {
     }
 }
 
-/// A prompt ready for the model.
+/// A prompt that is ready for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     /// The text, truncated and wrapped.
     pub text: String,
     /// Its token ids (T), special tokens included.
     pub ids: Vec<u32>,
-    /// Tokens of the filled template before truncation and wrap.
+    /// Number of tokens of the filled template before truncation and wrap.
     pub full_tokens: usize,
     /// Whether the middle was cut out.
     pub truncated: bool,
 }
 
-/// Cuts the middle out of `prompt` when it has more than `max_tokens` tokens: the first and the last `max_tokens / 2` tokens are
-/// decoded separately and joined. Returns the text and the number of tokens before.
+/// Cuts the middle out of `prompt` if it has more than `max_tokens` tokens. The first and the last `max_tokens / 2` tokens are
+/// decoded separately and joined. Returns the text and the number of tokens before truncation.
 ///
 /// # Errors
-/// [`EvalError::PromptLimit`] for a limit below 2, [`EvalError::Tokens`] when the tokenizer fails.
+/// [`EvalError::PromptLimit`] for a limit below 2, [`EvalError::Tokens`] if the tokenizer fails.
 pub fn truncate_middle(tokens: &dyn Tokens, prompt: String, max_tokens: usize) -> Result<(String, usize)> {
-    // Python's ids[-0:] would be the whole prompt.
+    // In Python, ids[-0:] would be the whole prompt.
     let half = match max_tokens / 2 {
         0 => return Err(EvalError::PromptLimit(max_tokens)),
         half => half,
@@ -141,12 +141,13 @@ pub fn truncate_middle(tokens: &dyn Tokens, prompt: String, max_tokens: usize) -
     Ok((text, ids.len()))
 }
 
-/// The prompt of `record`: `template` filled, cut to `max_tokens`, wrapped by `chat` unless the task goes without, tokenised.
+/// The prompt of `record`: fills `template`, cuts the text to `max_tokens`, wraps it by `chat` if the task uses a wrap, and
+/// tokenises it.
 ///
 /// Pass `None` for a base model.
 ///
 /// # Errors
-/// As [`truncate_middle`]; [`EvalError::Model`] if the checkpoint's template refuses the prompt.
+/// The same as [`truncate_middle`]. [`EvalError::Model`] if the checkpoint's template refuses the prompt.
 pub fn prepare(
     task: &Task,
     template: &Template,
@@ -174,7 +175,7 @@ pub fn prepare(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Chat {
-    /// Not at all: the prompt as it is.
+    /// No wrap: the prompt is used as it is.
     #[default]
     None,
     /// [`llama2_chat`].
@@ -183,24 +184,24 @@ pub enum Chat {
     ChatMl,
     /// [`baichuan2_chat`].
     Baichuan2,
-    /// The template that the checkpoint brings: one turn of the user, the assistant's opened.
+    /// The template of the checkpoint: one turn of the user, then the start of the assistant's turn.
     Checkpoint,
 }
 
-/// What is put around a prompt.
+/// The text around a prompt.
 #[derive(Clone, Copy)]
 pub enum Wrap<'a> {
-    /// Text, tokenised with the prompt as any text is.
+    /// A text that is tokenised together with the prompt like any other text.
     Around(fn(&str) -> String),
-    /// A checkpoint's template, which writes its special tokens itself: nothing is put before them.
+    /// A checkpoint's template. It writes its special tokens itself, so no tokens are added before them.
     Template(&'a ChatTemplate),
 }
 
 impl Chat {
-    /// What it puts around a prompt, if anything; `own` is the checkpoint's template.
+    /// The wrap around a prompt, if any. `own` is the checkpoint's template.
     ///
     /// # Errors
-    /// [`EvalError::NoTemplate`] if that is asked for and there is none.
+    /// [`EvalError::NoTemplate`] if the checkpoint's template is requested but does not exist.
     pub fn wrap(self, own: Option<&ChatTemplate>) -> Result<Option<Wrap<'_>>> {
         Ok(match self {
             Self::None => None,
@@ -212,20 +213,20 @@ impl Chat {
     }
 }
 
-/// A user turn in ChatML without a system prompt, the assistant's turn opened. Not part of LongBench: for models such as
-/// SmolLM2-Instruct and Qwen2, which `pred.py` does not know.
+/// A user turn in ChatML without a system prompt, then the start of the assistant's turn. This is not part of LongBench. It is for
+/// models such as SmolLM2-Instruct and Qwen2, which `pred.py` does not know.
 #[must_use]
 pub fn chatml(prompt: &str) -> String {
     format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
 }
 
-/// A user turn as Baichuan 2's own `build_chat_input` writes it: its checkpoints bring no template. Not part of LongBench.
+/// A user turn as in Baichuan 2's own `build_chat_input`, because its checkpoints have no template. Not part of LongBench.
 #[must_use]
 pub fn baichuan2_chat(prompt: &str) -> String {
     format!("<reserved_106>{prompt}<reserved_107>")
 }
 
-/// The chat wrap of `pred.py` for Llama-2 chat models: no system prompt, no spaces.
+/// The chat wrap of `pred.py` for Llama-2 chat models, without a system prompt and without spaces.
 #[must_use]
 pub fn llama2_chat(prompt: &str) -> String {
     format!("[INST]{prompt}[/INST]")
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_middle_goes_and_the_wrap_comes_after() {
-        // 11 tokens with BOS against 6: BOS a b | h i j, and BOS is not decoded.
+        // 11 tokens with BOS, and a limit of 6: BOS a b | h i j. BOS is not decoded.
         let cut = prompt("qasper", "abcdefghij", 6);
         assert_eq!(cut.text, "[INST]abhij[/INST]");
         assert_eq!((cut.full_tokens, cut.truncated), (11, true));
@@ -351,7 +352,7 @@ mod tests {
         let wrapped = of("qasper");
         assert_eq!(wrapped.text, "!<u>abhij</u><a>");
         assert_eq!(wrapped.ids.len(), wrapped.text.len(), "no token is put before the template's own");
-        // What goes without a wrap is tokenised as any text.
+        // A prompt without a wrap is tokenised like any text.
         let plain = of("lcc");
         assert_eq!((plain.text.as_str(), plain.ids[0]), ("abhij", BOS));
         assert!(matches!(Chat::Checkpoint.wrap(None), Err(EvalError::NoTemplate)));

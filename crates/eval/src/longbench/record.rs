@@ -10,19 +10,19 @@ use crate::jsonl;
 use crate::longbench::metrics::Metric;
 use crate::longbench::tasks::{Language, Task};
 
-/// One sample of a task, as LongBench publishes it. Every key must be there; further keys are refused.
+/// One sample of a task, as LongBench publishes it. All keys are required, and other keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// The question or instruction; empty for tasks without one.
+    /// The question or instruction. Empty for tasks without one.
     pub input: String,
     /// The long text.
     pub context: String,
-    /// The right answers, of which the best match counts.
+    /// The correct answers. The best match counts.
     pub answers: Vec<String>,
     /// Length of the sample in words (English, code) or characters (Chinese), not tokens.
     pub length: u64,
-    /// The task, or the task with `_e` for LongBench-E.
+    /// The task, or the task with the suffix `_e` for LongBench-E.
     pub dataset: String,
     /// The language.
     pub language: Language,
@@ -34,7 +34,7 @@ pub struct Record {
     pub id: String,
 }
 
-/// The records of one task that are to be answered.
+/// The records of one task that have to be answered.
 #[derive(Debug, Clone)]
 pub struct Work<'t> {
     /// The task.
@@ -43,7 +43,7 @@ pub struct Work<'t> {
     pub records: Vec<Record>,
 }
 
-/// Reads a nullable key that must nevertheless be there.
+/// Reads a key that may be null but must be present.
 fn present<'de, D>(deserializer: D) -> Result<Option<Vec<String>>, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -52,7 +52,7 @@ where
 }
 
 impl Record {
-    /// What is wrong with this record as a sample of `task`, if anything.
+    /// Describes what is wrong with this record as a sample of `task`, if anything.
     fn fault(&self, task: &Task) -> Option<String> {
         let stem = self.dataset.strip_suffix("_e").unwrap_or(&self.dataset);
         if stem != task.name {
@@ -72,21 +72,21 @@ impl Record {
     }
 }
 
-/// Reads the records of `task` from a JSONL file, in the file's order.
+/// Reads the records of `task` from a JSONL file, in the order of the file.
 ///
 /// # Errors
-/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read,
-/// [`EvalError::Line`](crate::EvalError::Line) for a line with a missing, unknown or mistyped key, another task's
-/// `dataset` or `language`, no answer, no classes where they are needed, or the `_id` of an earlier line.
+/// - [`EvalError::Read`](crate::EvalError::Read) if the file cannot be read.
+/// - [`EvalError::Line`](crate::EvalError::Line) for a line with a missing, unknown or mistyped key, the `dataset` or `language`
+///   of another task, no answer, no classes if they are needed, or the `_id` of an earlier line.
 pub fn read_records(task: &Task, path: &Path) -> Result<Vec<Record>> {
     read_each_record(task, path)?.into_iter().collect()
 }
 
-/// As [`read_records`], but a bad line is an error in its own place, and the other records are still there.
+/// Does the same as [`read_records`], but a bad line only gives an error for that line. The other records are still read.
 ///
 /// # Errors
-/// [`EvalError::Read`](crate::EvalError::Read) when the file cannot be read, [`EvalError::Line`](crate::EvalError::Line) when it
-/// is not UTF-8.
+/// [`EvalError::Read`](crate::EvalError::Read) if the file cannot be read, [`EvalError::Line`](crate::EvalError::Line) if its
+/// first line shows that it is not UTF-8.
 pub fn read_each_record(task: &Task, path: &Path) -> Result<Vec<Result<Record>>> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut check = |line: jsonl::Line<Record>| {

@@ -1,4 +1,5 @@
-//! From predictions to what a table shows: scores per task and scheme, overall averages, differences to the uncompressed run.
+//! Computes from predictions what tables show: scores per task and scheme, overall averages, and differences to the uncompressed
+//! run.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,10 +12,10 @@ use crate::longbench::score::{TaskScore, bucket_scores, dataset_score};
 use crate::longbench::tasks::TaskTable;
 use crate::stats::{Bootstrap, Column, Interval, RANKED_FROM};
 
-/// The scheme that all others are compared with.
+/// The scheme with which all others are compared.
 pub const REFERENCE: &str = "dense";
 
-/// Bits per channel of a cache in f16: a scheme compresses if it measures less.
+/// Bits per channel of a cache in f16. A scheme compresses if it measures fewer bits.
 const UNCOMPRESSED_BITS: f64 = 16.0;
 
 /// LongBench-E's scores of every task and scheme in `rows`, in the given orders.
@@ -33,10 +34,11 @@ pub fn by_length(rows: &[PredictionRow], tasks: &[&str], schemes: &[String]) -> 
     results
 }
 
-/// Scores of every task and scheme in `rows`, tasks in the order of `tasks`, schemes in that of `schemes`.
+/// Scores of every task and scheme in `rows`. Tasks are in the order of `tasks`, schemes in that of `schemes`.
 ///
-/// [`TaskRow::best`] marks the compressing schemes that no other one beats by a paired interval above zero, on tasks of which
-/// they answered at least [`RANKED_FROM`] records. A scheme compresses if it measures less than 16 bits per channel.
+/// [`TaskRow::best`] marks the compressing schemes for which no other compressing scheme is better by a paired interval above
+/// zero. This needs at least [`RANKED_FROM`] records of the task that they answered. A scheme compresses if it measures fewer
+/// than 16 bits per channel.
 #[must_use]
 pub fn by_task(
     table: &TaskTable,
@@ -53,9 +55,9 @@ pub fn by_task(
             let Some(own) = grouped.get(&(task, scheme.clone())) else { continue };
             let scores: Vec<f64> = own.iter().map(|row| row.score).collect();
             let mean = |of: fn(&PredictionRow) -> f64| own.iter().map(|row| of(row)).sum::<f64>() / own.len() as f64;
-            // The first token comes from the prefill's logits.
+            // The first token comes from the logits of the prefill.
             let decoded = mean(|row| row.generated.saturating_sub(1) as f64);
-            // Few records that differ alike show no spread, and are no certainty.
+            // If a few records have the same difference, the interval has no width. That does not make it certain.
             let shows_spread = |of: &Interval| own.len() >= RANKED_FROM || of.low < of.high;
             let interval = differences(&grouped, task, scheme, REFERENCE).and_then(|of| bootstrap.interval(&[of]));
             results.push(TaskRow {
@@ -84,13 +86,13 @@ pub fn by_task(
     results
 }
 
-/// Averages of every scheme over the tasks of `results`, which [`by_task`] made from `rows`.
+/// Averages of every scheme over the tasks of `results`, which [`by_task`] computed from `rows`.
 ///
-/// A scheme's rank is one more than the number of schemes that are better by an interval above zero; none where a task has fewer
-/// than [`RANKED_FROM`] records.
+/// A scheme's rank is one plus the number of schemes that are better by an interval above zero. There is no rank if a task has
+/// fewer than [`RANKED_FROM`] records.
 ///
 /// # Errors
-/// As [`averages`].
+/// The same as [`averages`].
 pub fn overall(
     table: &TaskTable,
     rows: &[PredictionRow],
@@ -154,13 +156,13 @@ pub fn overall(
     Ok(overall)
 }
 
-/// The schemes of `measured`, pairs of label and measured bits per channel, that compress.
+/// The schemes of `measured` that compress. `measured` has pairs of label and measured bits per channel.
 fn compressing<'s>(measured: impl Iterator<Item = (&'s str, f64)>) -> Vec<String> {
     measured.filter(|(_, bits)| *bits < UNCOMPRESSED_BITS).map(|(scheme, _)| scheme.to_owned()).collect()
 }
 
-/// Those of `schemes` that no other of them beats beyond doubt over `tasks`, by the records that all of them answered. None
-/// where there are no two schemes to compare, or fewer than [`RANKED_FROM`] such records of a task.
+/// The schemes of `schemes` for which no other of them is significantly better over `tasks`, by the records that all of them
+/// answered. Empty if there are fewer than two schemes to compare, or fewer than [`RANKED_FROM`] such records of a task.
 fn best(grouped: &Grouped<'_>, tasks: &[&str], schemes: &[String], bootstrap: Bootstrap) -> Vec<String> {
     let [first, rest @ ..] = schemes else { return Vec::new() };
     if rest.is_empty() {
@@ -180,7 +182,7 @@ fn best(grouped: &Grouped<'_>, tasks: &[&str], schemes: &[String], bootstrap: Bo
         if common.len() < RANKED_FROM {
             return Vec::new();
         }
-        // Smaller is better in a column.
+        // In a column smaller values are better.
         for (column, own) in columns.iter_mut().zip(&all) {
             column.strata.push(common.iter().map(|id| -own[id]).collect());
         }
@@ -198,8 +200,8 @@ fn group(rows: &[PredictionRow]) -> Grouped<'_> {
     grouped
 }
 
-/// Points that `scheme` gains over `reference` on each record of `task` that both answered; `None` for the reference itself
-/// and where no record is common.
+/// The points that `scheme` gains over `reference` on each record of `task` that both answered. `None` for the reference itself,
+/// and if there are no common records.
 fn differences(grouped: &Grouped<'_>, task: &str, scheme: &str, reference: &str) -> Option<Vec<f64>> {
     if scheme == reference {
         return None;
@@ -253,7 +255,7 @@ mod tests {
         assert_eq!(places(&rows(RANKED_FROM - 1)), [(None, false), (None, false)]);
     }
 
-    /// Marks of dense, csr-16, csr-8 and csr-4 on one task and over all of it, for `count` records.
+    /// The marks of dense, csr-16, csr-8 and csr-4, on one task and overall, for `count` records.
     fn marks(count: usize, measured: [f64; 4], scores: impl Fn(usize) -> [f64; 4]) -> (Vec<bool>, Vec<bool>) {
         const SCHEMES: [&str; 4] = ["dense", "csr-16", "csr-8", "csr-4"];
         let rows: Vec<PredictionRow> = (0..count)
@@ -274,7 +276,7 @@ mod tests {
     #[test]
     fn best_are_the_compressing_schemes_that_no_other_beats_beyond_doubt() {
         let bits = [32.0, 4.0, 2.0, 1.0];
-        // csr-16 and csr-8 win as often as each other; csr-4 loses a tenth on every record; dense is above all.
+        // csr-16 and csr-8 win equally often. csr-4 loses a tenth on every record. dense is above all.
         let scores = |i: usize| {
             let even = (i % 2) as f64 / 2.0;
             [1.0, even, 0.5 - even, even - 0.1]
@@ -282,7 +284,7 @@ mod tests {
         let both = |marks: [bool; 4]| (marks.to_vec(), marks.to_vec());
         assert_eq!(marks(40, bits, scores), both([false, true, true, false]));
         assert_eq!(marks(RANKED_FROM - 1, bits, scores), both([false; 4]), "too few records");
-        // What measures 16 bits or more is no rival, and one scheme alone is the best of nothing.
+        // A scheme that measures 16 bits or more does not compete. A single scheme is not marked as the best.
         assert_eq!(
             marks(40, [32.0, 16.0, 2.0, 1.0], |i| [1.0, 1.0, scores(i)[1], scores(i)[3]]),
             both([false, false, true, false])
@@ -332,7 +334,7 @@ mod tests {
             ]
         );
         assert_eq!(results[0].difference, None);
-        // Records are paired by id, not by place: each of qasper loses a quarter.
+        // Records are paired by id, not by position: each record of qasper loses a quarter.
         assert_eq!([results[3].difference, results[3].low, results[3].high], [Some(-25.0), None, None]);
         // Record c of trec has no uncompressed answer.
         assert_eq!(results[1].difference, Some(100.0));

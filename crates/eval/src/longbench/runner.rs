@@ -1,10 +1,10 @@
-//! One record through the model: a prompt, one exact prefill, and every scheme's answer to it.
+//! Runs one record through the model: a prompt, one uncompressed prefill, and the answer of every scheme.
 //!
-//! The prefill's snapshot is forked into the schemes, and the forks decode in groups, each dropped before the next is made; those
-//! of a group decode at the same time, one to a core, with the answers they would give one after another. A group never holds
-//! more than twice the bytes of the prefill, but for a scheme that is larger alone: memory is bounded, however many schemes
-//! there are. All schemes start from the same prompt state and the same first logits, so the first generated token is common
-//! to all.
+//! The snapshot of the prefill is forked into the schemes. The forks decode in groups. The schemes of a group decode at the same
+//! time, one per core, and give the same answers as one after another. A group holds at most twice the bytes of the prefill,
+//! except if a single scheme is larger. At most one fork of the next group exists while a group decodes. Memory is therefore
+//! limited for any number of schemes. All schemes start from the same prompt state and the same first logits, so the first
+//! generated token is the same for all.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -24,20 +24,20 @@ use crate::longbench::record::{Record, Work};
 use crate::longbench::score::sample_score;
 use crate::longbench::tasks::Task;
 
-/// What `pred.py` takes from its command line and code.
+/// The options that `pred.py` takes from its command line and code.
 #[derive(Debug, Clone, Copy)]
 pub struct RunOptions {
-    /// Prompts above this many tokens lose their middle.
+    /// Prompts with more tokens than this lose their middle.
     pub max_prompt_tokens: usize,
-    /// How prompts are wrapped, for the tasks that are.
+    /// How prompts are wrapped, for the tasks that use a wrap.
     pub chat: Chat,
     /// Tokens per forward call of the prefill.
     pub prefill_chunk: usize,
-    /// What scores depend on.
+    /// Options of the scores.
     pub metric: MetricOptions,
 }
 
-/// A model and LongBench's settings, ready for records.
+/// A model and the settings of LongBench, ready for records.
 pub struct Runner<'a> {
     decoder: &'a Decoder,
     tokenizer: &'a Tokenizer,
@@ -60,25 +60,25 @@ impl Tokens for Tokenizer {
     }
 }
 
-/// Most tokens that a chat wrap and a BOS add to a prompt.
+/// Maximum number of tokens that a chat wrap and a BOS add to a prompt.
 const WRAP_TOKENS: usize = 256;
 
-/// How prompts and answers fit the model's positions.
+/// How well prompts and answers fit the model's positions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// The model's positions.
+    /// Number of positions of the model.
     pub positions: usize,
-    /// Prompts looked at.
+    /// Number of prompts checked.
     pub prompts: usize,
-    /// Those that leave fewer positions than their answer may take.
+    /// Number of prompts that leave fewer positions than their answer may take.
     pub short: usize,
-    /// Tokens of the longest prompt.
+    /// Number of tokens of the longest prompt.
     pub longest: usize,
-    /// Tokens that an answer may take, at most over the tasks.
+    /// Maximum number of tokens of an answer, over the tasks.
     pub answer: usize,
 }
 
-/// One scheme's caches of a prompt.
+/// One scheme's caches for a prompt.
 struct Fork<'s> {
     scheme: &'s dyn Scheme,
     /// One per layer.
@@ -88,20 +88,20 @@ struct Fork<'s> {
     encode_ms: f64,
 }
 
-/// Schemes that decode together.
+/// Schemes that decode at the same time.
 #[derive(Default)]
 struct Group<'s> {
     forks: Vec<Fork<'s>>,
     bytes: usize,
 }
 
-/// Most schemes of a group.
+/// Maximum number of schemes in a group.
 const GROUP: usize = 8;
-/// A group may hold this many times the bytes of the exact prefill, which it is made from.
+/// A group may hold this many times the bytes of the uncompressed prefill.
 const GROUP_BYTES: usize = 2;
 
 impl Group<'_> {
-    /// Whether another fork of `bytes` has no place in it.
+    /// Whether the group has no room for another fork of `bytes` bytes.
     fn is_full(&self, bytes: usize, snapshot: usize) -> bool {
         let held = self.forks.len();
         held == GROUP || held > 0 && self.bytes + bytes > GROUP_BYTES * snapshot
@@ -114,13 +114,13 @@ fn snapshot_bytes(snapshot: &PrefillSnapshot) -> usize {
 }
 
 impl<'a> Runner<'a> {
-    /// A runner of `decoder`.
+    /// A runner for `decoder`.
     #[must_use]
     pub fn new(decoder: &'a Decoder, tokenizer: &'a Tokenizer, config: &'a Config, options: RunOptions) -> Self {
         Self { decoder, tokenizer, config, options, template: None }
     }
 
-    /// With the checkpoint's own template, for [`Chat::Checkpoint`].
+    /// Sets the checkpoint's own template, for [`Chat::Checkpoint`].
     #[must_use]
     pub fn with_template(self, template: Option<ChatTemplate>) -> Self {
         Self { template, ..self }
@@ -129,25 +129,25 @@ impl<'a> Runner<'a> {
     /// The prompt of `record`.
     ///
     /// # Errors
-    /// [`EvalError::Config`] for a task without a template, and as [`prepare`].
+    /// [`EvalError::Config`] for a task without a template. Also the errors of [`prepare`].
     pub fn prompt(&self, task: &Task, record: &Record) -> Result<Prompt> {
         let template = self.config.template(&task.name)?;
         let chat = self.options.chat.wrap(self.template.as_ref())?;
         prepare(task, template, record, self.tokenizer, self.options.max_prompt_tokens, chat)
     }
 
-    /// Whether the prompts of `work` and their answers fit the model's positions, before anything is run. `None` where the
-    /// limits alone say that they do.
+    /// Checks whether the prompts of `work` and their answers fit the model's positions, without running the model. `None` if the
+    /// limits alone show that they fit.
     ///
     /// # Errors
-    /// [`EvalError::PromptTooLong`] for a prompt that the model cannot hold; as [`Runner::prompt`].
+    /// [`EvalError::PromptTooLong`] for a prompt that the model cannot hold. Also the errors of [`Runner::prompt`].
     pub fn room(&self, work: &[Work<'_>]) -> Result<Option<Room>> {
         let positions = self.decoder.arch().max_positions;
         let mut room = Room { positions, ..Room::default() };
         let mut checked = false;
         for Work { task, records } in work {
             let answer = self.config.max_new_tokens(&task.name)?;
-            // The last token of an answer needs no position: nothing follows it.
+            // The last token of an answer needs no position, because nothing follows it.
             let fits = |tokens: usize| tokens + answer <= positions + 1;
             if fits(self.options.max_prompt_tokens.saturating_add(WRAP_TOKENS)) {
                 continue;
@@ -168,11 +168,11 @@ impl<'a> Runner<'a> {
         Ok(checked.then_some(room))
     }
 
-    /// Prefills the prompt of `record` once and lets every scheme answer it. Each row is handed to `sink` as it is made.
-    /// Without schemes nothing is run.
+    /// Prefills the prompt of `record` once and lets every scheme answer it. Each row is passed to `sink` when it is made. Without
+    /// schemes the model does not run.
     ///
     /// # Errors
-    /// [`EvalError::Sample`], which names task and record, around whatever failed, `sink` included.
+    /// [`EvalError::Sample`], which names the task and the record and contains the error. This includes errors of `sink`.
     pub fn run(
         &self,
         task: &Task,
@@ -211,7 +211,7 @@ impl<'a> Runner<'a> {
         self.answer(task, record, &prompt, &snapshot, group, sink)
     }
 
-    /// `scheme`'s caches of a finished prefill.
+    /// Makes the caches of `scheme` from a finished prefill.
     fn fork<'s>(&self, snapshot: &PrefillSnapshot, scheme: &'s dyn Scheme, tokens: usize) -> Result<Fork<'s>> {
         let started = Instant::now();
         let caches = snapshot.fork(scheme, self.decoder.rotary()).map_err(|source| EvalError::Scheme {
@@ -224,7 +224,7 @@ impl<'a> Runner<'a> {
         Ok(Fork { scheme, caches, bytes, bits: bits.0, encode_ms })
     }
 
-    /// What the schemes of a group make of a prefilled prompt.
+    /// Lets the schemes of a group answer a prefilled prompt.
     fn answer(
         &self,
         task: &Task,
@@ -240,7 +240,7 @@ impl<'a> Runner<'a> {
             min_new_tokens: usize::from(task.newline_stops),
             stop: &stop,
         };
-        // Reading the weights for one token occupies one core: schemes decode beside each other, each as it would alone.
+        // Reading the weights for one token occupies one core. The schemes decode in parallel, each as it would alone.
         let decode = |fork: &mut Fork<'_>| -> Result<(Generated, f64)> {
             let started = Instant::now();
             let proceed = |_| ControlFlow::Continue(());
@@ -252,8 +252,8 @@ impl<'a> Runner<'a> {
         let mut forks = group.forks;
         let answers: Vec<(Generated, f64)> = forks.par_iter_mut().map(decode).collect::<Result<_>>()?;
         for (Fork { scheme, bits, encode_ms, .. }, (generated, decode_ms)) in forks.into_iter().zip(answers) {
-            // transformers returns the stop token with the text: the newline stays in the prediction, the end-of-text token
-            // is skipped as every special token is.
+            // transformers returns the stop token with the text. A newline therefore stays in the prediction. The end-of-text token
+            // is skipped, like every special token.
             let mut ids = generated.ids;
             let cut = generated.finish == Finish::Context;
             if let Finish::Stop(token) = generated.finish {
@@ -284,7 +284,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The model's end tokens, and the last token of a newline for the task that stops there.
+    /// The model's end tokens. If the task stops at a newline, also the last token of a newline.
     fn stop_tokens(&self, task: &Task) -> Result<StopTokens> {
         let newline = if task.newline_stops { self.tokenizer.encode("\n", false)?.last().copied() } else { None };
         Ok(self.tokenizer.stop_tokens().and(newline))

@@ -1,7 +1,7 @@
-//! From predictions to the numbers that papers print.
+//! Computes from predictions the numbers that papers print.
 //!
-//! Source: `scorer` and `scorer_e` of LongBench's `eval.py`. A sample scores the maximum over its answers; a task scores
-//! `round(100 * sum / n, 2)`.
+//! Source: `scorer` and `scorer_e` of LongBench's `eval.py`. The score of a sample is the maximum over its answers. The score of a
+//! task is `round(100 * sum / n, 2)`.
 
 use std::path::Path;
 
@@ -19,12 +19,12 @@ use crate::longbench::tasks::Task;
 pub struct Prediction {
     /// The generated text.
     pub pred: String,
-    /// The right answers.
+    /// The correct answers.
     pub answers: Vec<String>,
     /// All class names of a classification task.
     #[serde(default)]
     pub all_classes: Option<Vec<String>>,
-    /// Length of the sample in words or characters; LongBench-E sorts by it.
+    /// Length of the sample in words or characters. LongBench-E groups samples by it.
     #[serde(default)]
     pub length: Option<u64>,
 }
@@ -34,13 +34,13 @@ pub struct Prediction {
 pub struct TaskScore {
     /// The task.
     pub task: String,
-    /// Samples scored.
+    /// Number of samples scored.
     pub n: usize,
-    /// Mean over the samples, 0 to 100, two decimals.
+    /// Mean over the samples, 0 to 100, with two decimals.
     pub score: f64,
 }
 
-/// Length and score of samples, as LongBench-E's buckets below 4000, below 8000 and the rest.
+/// Groups pairs of length and score into LongBench-E's buckets: below 4000, below 8000, and the rest.
 pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [Bucket; 3] {
     let mut buckets = [Vec::new(), Vec::new(), Vec::new()];
     for (length, score) in samples {
@@ -57,21 +57,21 @@ pub fn bucket_scores(samples: impl Iterator<Item = (u64, f64)>) -> [Bucket; 3] {
     })
 }
 
-/// Scores a file of predictions for `task`, one JSON object per line.
+/// Scores a file of predictions for `task`, with one JSON object per line.
 ///
 /// # Errors
-/// [`EvalError::Read`], [`EvalError::Line`] for a malformed line or one that cannot be scored,
-/// [`EvalError::Empty`] for a file without predictions.
+/// [`EvalError::Read`]. [`EvalError::Line`] for a line that is malformed or cannot be scored. [`EvalError::Empty`] for a file
+/// without predictions.
 pub fn score_file(task: &Task, path: &Path, code_sim: CodeSim) -> Result<TaskScore> {
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let samples = sample_scores(task, path, options)?;
     Ok(TaskScore { task: task.name.clone(), n: samples.len(), score: dataset_score(&samples) })
 }
 
-/// Scores a file of LongBench-E predictions for `task`, by sample length: the buckets of [`bucket_scores`].
+/// Scores a file of LongBench-E predictions for `task` by sample length, in the buckets of [`bucket_scores`].
 ///
 /// # Errors
-/// As [`score_file`], and [`EvalError::Line`] for a line without `length`.
+/// The same as [`score_file`], and [`EvalError::Line`] for a line without `length`.
 pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Result<[Bucket; 3]> {
     let options = MetricOptions { code_sim, ..MetricOptions::default() };
     let lines = read_predictions(path)?;
@@ -84,18 +84,18 @@ pub fn score_file_by_length(task: &Task, path: &Path, code_sim: CodeSim) -> Resu
     Ok(bucket_scores(lengths.into_iter().zip(scores)))
 }
 
-/// The score of every sample in a file of predictions for `task`, in `[0, 1]`, in the file's order.
+/// The score of every sample in a file of predictions for `task`, in `[0, 1]`, in the order of the file.
 ///
 /// # Errors
-/// As [`score_file`].
+/// The same as [`score_file`].
 pub fn sample_scores(task: &Task, path: &Path, options: MetricOptions) -> Result<Vec<f64>> {
     score_lines(task, path, &read_predictions(path)?, options)
 }
 
-/// Score of one sample in `[0, 1]`: the maximum over the answers, 0 without any.
+/// Score of one sample in `[0, 1]`: the maximum over the answers, or 0 if there are none.
 ///
 /// # Errors
-/// [`EvalError::Unscorable`] for a classification task without classes, and as [`Metric::score`].
+/// [`EvalError::Unscorable`] for a classification task without classes. Also the errors of [`Metric::score`].
 pub fn sample_score(
     task: &Task,
     prediction: &str,
@@ -114,7 +114,7 @@ pub fn sample_score(
     })
 }
 
-/// The score of a task from its samples: `round(100 * sum / n, 2)` with Python's `round`; NaN without samples.
+/// The score of a task from its samples: `round(100 * sum / n, 2)` with Python's `round`. NaN without samples.
 #[must_use]
 pub fn dataset_score(samples: &[f64]) -> f64 {
     let total = samples.iter().fold(0.0, |total, score| total + score);
@@ -142,12 +142,12 @@ fn score_lines(task: &Task, path: &Path, lines: &[Line<Prediction>], options: Me
         .collect()
 }
 
-/// `numpy.mean`: the pairwise sum over `n`; NaN for none.
+/// `numpy.mean`: the pairwise sum divided by `n`. NaN if there are no values.
 fn numpy_mean(values: &[f64]) -> f64 {
     pairwise_sum(values) / values.len() as f64
 }
 
-/// The summation order of numpy for a contiguous array of `f64`: eight interleaved sums up to 128 values, halves above.
+/// The summation order of numpy for a contiguous array of `f64`: eight interleaved sums for up to 128 values, halves for more.
 fn pairwise_sum(values: &[f64]) -> f64 {
     if values.len() > 128 {
         let half = values.len() / 2 / 8 * 8;

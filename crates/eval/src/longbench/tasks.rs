@@ -1,6 +1,6 @@
-//! The 21 tasks of LongBench v1 and the groups of them that papers report.
+//! The 21 tasks of LongBench v1, and the groups of tasks that papers report.
 //!
-//! The table is `data/tasks.toml`, versioned and with a changelog, so that a stored result can say which table scored it.
+//! The table is `data/tasks.toml`. It has a version and a changelog, so a stored result can say which table scored it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -16,22 +16,22 @@ const TABLE: &str = include_str!("../../data/tasks.toml");
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
-    /// English; `length` counts words.
+    /// English. `length` counts words.
     En,
-    /// Chinese; `length` counts characters.
+    /// Chinese. `length` counts characters.
     Zh,
-    /// Source code; `length` counts words. Records may name the programming language instead.
+    /// Source code. `length` counts words. Records may give the programming language instead.
     #[serde(alias = "python", alias = "java", alias = "csharp")]
     Code,
 }
 
-/// What kind of task: the six categories of LongBench's official average, and two that only [`crate::suite`] has.
+/// The kind of task: the six categories of LongBench's official average, and two that only [`crate::suite`] has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
     /// Questions about one document.
     SingleDocQa,
-    /// Questions across documents.
+    /// Questions about several documents.
     MultiDocQa,
     /// Summaries.
     Summarization,
@@ -41,9 +41,9 @@ pub enum Category {
     Synthetic,
     /// Code completion.
     Code,
-    /// Notes of conversations; not in LongBench.
+    /// Notes of conversations. Not in LongBench.
     Dialogue,
-    /// Arithmetic in words; not in LongBench.
+    /// Arithmetic in words. Not in LongBench.
     Reasoning,
 }
 
@@ -59,14 +59,14 @@ pub struct Task {
     pub language: Language,
     /// The category of the official average.
     pub category: Category,
-    /// Records in the full task.
+    /// Number of records of the full task.
     pub samples: usize,
     /// Whether only the first line of a prediction is scored.
     pub first_line: bool,
     /// Whether the prompt is wrapped in the model's chat template.
     pub chat: bool,
-    /// Whether the newline token also ends generation, in which case the first generated token may be neither it nor the
-    /// end-of-text token.
+    /// Whether the newline token also ends generation. In this case the first generated token may be neither the newline token nor
+    /// the end-of-text token.
     pub newline_stops: bool,
 }
 
@@ -80,7 +80,7 @@ pub struct Change {
     pub change: String,
 }
 
-/// The name of all tasks of a table together, beside those of its groups.
+/// The name for all tasks of a table together. It is used like the name of a group.
 pub const ALL: &str = "all";
 
 fn longbench() -> String {
@@ -101,7 +101,7 @@ pub struct TaskTable {
 }
 
 impl TaskTable {
-    /// The table that this crate carries.
+    /// The table that is included in this crate.
     #[must_use]
     pub fn embedded() -> &'static Self {
         static EMBEDDED: LazyLock<TaskTable> =
@@ -112,16 +112,16 @@ impl TaskTable {
     /// Reads a table in the format of `data/tasks.toml`.
     ///
     /// # Errors
-    /// [`EvalError::TaskTable`] for bad TOML, a task listed twice, a group with an unknown or repeated task,
-    /// or a version that the changelog does not end with.
+    /// [`EvalError::TaskTable`] for invalid TOML, a task listed twice, a group with an unknown or repeated task, or a version
+    /// that is not the last one in the changelog.
     pub fn parse(toml: &str) -> Result<Self> {
         toml::from_str::<Self>(toml).map_err(|error| EvalError::TaskTable(error.to_string()))?.checked()
     }
 
-    /// A table of tasks that are not LongBench's, called `title` in errors.
+    /// A table of tasks that are not LongBench's. Errors call it `title`.
     ///
     /// # Errors
-    /// As [`TaskTable::parse`].
+    /// The same as [`TaskTable::parse`].
     pub fn new(
         title: &str,
         version: u32,
@@ -156,19 +156,19 @@ impl TaskTable {
         Ok(table)
     }
 
-    /// Version of the table; it grows with every change that can move a score.
+    /// Version of the table. It increases with every change that can change a score.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// What changed, oldest first.
+    /// The changes, oldest first.
     #[must_use]
     pub fn changelog(&self) -> &[Change] {
         &self.changelog
     }
 
-    /// All tasks, in LongBench's order.
+    /// All tasks, in the order of LongBench.
     #[must_use]
     pub fn tasks(&self) -> &[Task] {
         &self.tasks
@@ -186,7 +186,7 @@ impl TaskTable {
         })
     }
 
-    /// The tasks that `names` name: tasks, groups spelled out, or [`ALL`]; each once, in the order of first mention.
+    /// The tasks given by `names`: tasks, groups, or [`ALL`]. Each task occurs once, in the order of first mention.
     ///
     /// # Errors
     /// [`EvalError::UnknownTask`], which lists tasks and groups.
@@ -216,7 +216,7 @@ impl TaskTable {
         self.groups.keys().map(String::as_str)
     }
 
-    /// The tasks of a group, in the group's order: `csr11`, `kivi8` or `longbench_e`.
+    /// The tasks of a group, in the order of the group: for example `csr11`, `kivi8` or `longbench_e`.
     ///
     /// # Errors
     /// [`EvalError::UnknownGroup`], which lists the names.

@@ -1,10 +1,10 @@
-//! The next line of a Python file.
+//! Tasks that ask for the next line of a Python file.
 
 use serde::Deserialize;
 
 use super::{Draft, Text};
 
-/// How much code comes before the line, and how far records lie apart.
+/// How much code is before the line, and how far apart the records are.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Code {
@@ -12,11 +12,11 @@ pub struct Code {
     step: usize,
 }
 
-/// A line that says something: not a comment, a bracket or a word alone.
+/// Minimum length in bytes of a line that is asked for. It excludes a bracket or a single word. Comments are excluded separately.
 const LEAST: usize = 12;
 
 impl Code {
-    /// Whole lines of about `context` bytes, and the line after them, every `step` bytes of the file.
+    /// Whole lines of about `context` bytes and the line after them. Records are at least `step` bytes apart in the file.
     pub(super) fn drafts(&self, text: Text<'_>) -> Vec<Draft> {
         let mut starts: Vec<usize> = vec![0];
         starts.extend(text.text.match_indices('\n').map(|(at, _)| at + 1));

@@ -1,11 +1,11 @@
-//! True or false about the terms of a contract, with examples (Consumer Contracts QA: Kolt, 2022).
+//! True-or-false questions about the terms of a contract, with examples (Consumer Contracts QA: Kolt, 2022).
 
 use serde::Deserialize;
 
 use super::{Draft, Text, one_line};
 use crate::error::Result;
 
-/// Which terms, and how many examples.
+/// Which terms are used, and how many examples.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Contract {
@@ -25,7 +25,7 @@ const TRUE: &str = "True";
 const FALSE: &str = "False";
 
 impl Contract {
-    /// Rows of fitting length, true and false ones in turn as far as both last, so that always saying the same scores half. The
+    /// Rows with a suitable length. True and false rows alternate, as long as there are both, so a constant answer scores half. The
     /// last `examples` rows are the examples of all records.
     pub(super) fn drafts(&self, text: Text<'_>) -> Result<Vec<Draft>> {
         let (mut right, mut wrong) = (Vec::new(), Vec::new());

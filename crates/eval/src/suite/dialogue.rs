@@ -22,7 +22,7 @@ struct Encounter {
 }
 
 impl Visit {
-    /// Conversations of fitting length whose note has the section, in the file's order.
+    /// Conversations with a suitable length whose note has the section, in the order of the file.
     pub(super) fn drafts(&self, text: Text<'_>) -> Result<Vec<Draft>> {
         let all: Vec<Encounter> = serde_json::from_str(text.text).map_err(|error| text.error(error.to_string()))?;
         let fits = all.iter().filter(|visit| (self.least..=self.most).contains(&visit.src.len()));
@@ -37,7 +37,7 @@ impl Visit {
         Ok(drafts.collect())
     }
 
-    /// The section's text on one line: from its heading to the next, which is a line of capitals.
+    /// The section's text on one line: from its heading to the next heading. A heading is a line of capital letters.
     fn of(&self, note: &str) -> Option<String> {
         let heading = |line: &&str| {
             let line = line.trim();
@@ -60,7 +60,7 @@ pub struct Consultation {
 }
 
 impl Consultation {
-    /// Conversations of fitting length in the file's order; the last `examples` are the examples of all records.
+    /// Conversations with a suitable length, in the order of the file. The last `examples` are the examples of all records.
     pub(super) fn drafts(&self, text: Text<'_>) -> Result<Vec<Draft>> {
         let (header, body) = rows(text.text).split_first().map(|(h, b)| (h.clone(), b.to_vec())).unwrap_or_default();
         let column =

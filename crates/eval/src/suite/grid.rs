@@ -1,9 +1,10 @@
-//! Retrieval over depth and length: a pass key in filler (Mohtashami and Jaggi, 2023), a fact in real text (Kamradt, 2023),
-//! one of several codes, and a variable through its assignments (both after RULER, Hsieh et al., 2024).
+//! Retrieval by depth and length: a pass key in filler text (Mohtashami and Jaggi, 2023), a fact in real text (Kamradt, 2023), one
+//! of several codes, and a variable through its assignments (the last two after RULER, Hsieh et al., 2024).
 //!
-//! A *needle* is put at a depth of a text whose prompt has about a given number of tokens; the prompt ends with the words that
-//! come before the answer in the needle, so that a model which can copy answers, however small it is. A share of right
-//! answers over n prompts has a standard error of up to `0.5 / sqrt(n)`: use [`PROMPTS`] or more a cell to tell schemes apart.
+//! A *needle* is placed at a given depth in a text. The prompt with this text has about a given number of tokens. It ends with
+//! the words that precede the answer in the needle, so any model that can copy can answer, even a small one. The fraction of
+//! correct answers over n prompts has a standard error of up to `0.5 / sqrt(n)`. Use at least [`PROMPTS`] prompts per cell to
+//! distinguish schemes.
 
 use kvcsr_records::RetrievalRow;
 use rand::{RngExt, SeedableRng};
@@ -15,35 +16,35 @@ use crate::error::{EvalError, Result};
 use crate::longbench::predictions::PredictionRow;
 use crate::longbench::prompt::{Template, Tokens};
 
-/// Lengths and depths.
+/// The lengths and depths of a grid.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid<'s> {
-    /// Tokens of the prompt, about.
+    /// Approximate number of tokens of the prompt.
     pub lengths: &'s [usize],
-    /// Share of the text before the needle, 0 to 1.
+    /// Fraction of the text that is before the needle, 0 to 1.
     pub depths: &'s [f64],
-    /// Prompts per cell, each with its own key.
+    /// Number of prompts per cell. Each has its own key.
     pub repeats: usize,
 }
 
-/// Where in the grid a record stands.
+/// The cell of a record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
-    /// Tokens asked for.
+    /// Requested number of tokens.
     pub tokens: usize,
-    /// Share of the text before the needle, 0 to 1, to a thousandth.
+    /// Fraction of the text that is before the needle, 0 to 1, to a thousandth.
     pub depth: f64,
 }
 
 /// The tasks that are grids.
 pub const TASKS: [&str; 4] = ["passkey", "needle", "keys", "variables"];
 
-/// Prompts per cell from which two schemes that differ by a quarter of the prompts can be told apart.
+/// Number of prompts per cell that is enough to distinguish two schemes that differ on a quarter of the prompts.
 pub const PROMPTS: usize = 50;
 
-/// Codes in a prompt of `keys`, one of which is asked for.
+/// Number of codes in a prompt of `keys`. The prompt asks for one of them.
 const KEYS: usize = 8;
-/// Assignments through which a variable of `variables` is followed.
+/// Number of assignments in a chain of `variables`.
 const ASSIGNMENTS: usize = 3;
 
 const FILLER: &str =
@@ -52,7 +53,7 @@ const NAMES: [&str; 8] =
     ["Mrs Alder", "Mr Birch", "Mrs Cedar", "Mr Elm", "Mrs Hazel", "Mr Oakley", "Mrs Rowan", "Mr Willow"];
 
 impl Grid<'_> {
-    /// Pass keys in repeated filler.
+    /// Pass keys in repeated filler text.
     pub(super) fn passkeys(&self, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
         self.drafts(
             template,
@@ -69,7 +70,7 @@ impl Grid<'_> {
         )
     }
 
-    /// Facts in the plots of `text`, another order of plots for every repeat.
+    /// Facts in the plots of `text`. The plots have another order in every repeat.
     pub(super) fn needles(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
         let plots = plots(text)?;
         self.drafts(
@@ -84,7 +85,7 @@ impl Grid<'_> {
         )
     }
 
-    /// Several codes in the plots of `text`: the one asked for at the depth of the cell, the others spread evenly.
+    /// Several codes in the plots of `text`. The code that is asked for is at the depth of the cell. The others are spread evenly.
     pub(super) fn keys(&self, text: Text<'_>, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
         let plots = plots(text)?;
         self.drafts(
@@ -105,8 +106,8 @@ impl Grid<'_> {
         )
     }
 
-    /// A variable that is assigned to another, and that to a third, in repeated filler, beside a chain that is not asked for.
-    /// The first assignment stands at the depth of the cell, the others are spread evenly over what follows it.
+    /// A variable that is assigned to another one, and that one to a third, in repeated filler text. A second chain is not asked
+    /// for. The first assignment is at the depth of the cell. The others are spread evenly over the text after it.
     pub(super) fn variables(&self, template: &Template, tokens: &dyn Tokens) -> Result<Vec<Draft>> {
         self.drafts(
             template,
@@ -154,7 +155,7 @@ impl Grid<'_> {
                     }
                     let hay = fill(&sentences(repeat), length.saturating_sub(taken), count)?;
                     let mut parts: Vec<&str> = hay.iter().map(String::as_str).collect();
-                    // From the end, so that no needle moves the place of another.
+                    // Insert from the end, so that no needle moves the position of another.
                     needles.sort_by(|a, b| a.0.total_cmp(&b.0));
                     for (depth, needle) in needles.iter().rev() {
                         parts.insert((hay.len() as f64 * depth).round() as usize, needle);
@@ -173,9 +174,9 @@ impl Grid<'_> {
     }
 }
 
-/// What is put into a text, and what is asked.
+/// The needles of a text, and the question.
 struct Hidden {
-    /// Share of the text before each needle, 0 to 1, and the needle.
+    /// For each needle, the fraction of the text before it, 0 to 1, and the needle.
     needles: Vec<(f64, String)>,
     input: String,
     answer: u32,
@@ -185,7 +186,7 @@ fn filler() -> Vec<String> {
     FILLER.split_inclusive(". ").map(|s| s.trim().to_owned()).collect()
 }
 
-/// The plots of `text`, at least one.
+/// The plots of `text`. There must be at least one.
 fn plots(text: Text<'_>) -> Result<Vec<String>> {
     let plots = stories::passages(text)?;
     if plots.is_empty() {
@@ -194,19 +195,19 @@ fn plots(text: Text<'_>) -> Result<Vec<String>> {
     Ok(plots)
 }
 
-/// The sentences of the plots, of which there is one or more, beginning with another plot for every repeat.
+/// The sentences of the plots. There must be at least one plot. Each repeat starts with another plot.
 fn plot_sentences(plots: &[String], repeat: usize) -> Vec<String> {
     let from = repeat % plots.len();
     let rotated = plots[from..].iter().chain(&plots[..from]);
     rotated.flat_map(|plot| plot.split_inclusive(". ")).map(|s| s.trim().to_owned()).collect()
 }
 
-/// As many sentences, over and over, as have about `room` tokens.
+/// Repeats the sentences until they have about `room` tokens.
 fn fill(sentences: &[String], room: usize, count: impl Fn(&str) -> Result<usize>) -> Result<Vec<String>> {
     let mut hay = Vec::new();
     let mut used = 0;
     for sentence in sentences.iter().cycle() {
-        // A sentence in a text begins with a blank, which belongs to its first token.
+        // Inside a text, a sentence starts with a space, which belongs to its first token.
         used += count(&format!(" {sentence}"))?.max(1);
         if used > room {
             break;
@@ -217,7 +218,7 @@ fn fill(sentences: &[String], room: usize, count: impl Fn(&str) -> Result<usize>
 }
 
 impl Place {
-    /// Reads the id of a record of [`Grid`], for example `passkey-1024-0500-0`.
+    /// Reads the cell from the id of a record of [`Grid`], for example `passkey-1024-0500-0`.
     #[must_use]
     pub fn of(id: &str) -> Option<Self> {
         let mut parts = id.rsplit('-').skip(1);
@@ -227,7 +228,7 @@ impl Place {
     }
 }
 
-/// The cells of the grids in `rows`, in the order of first appearance; other tasks' rows are left out.
+/// The cells of the grids in `rows`, in the order of first appearance. Rows of other tasks are ignored.
 #[must_use]
 pub fn cells(rows: &[PredictionRow]) -> Vec<RetrievalRow> {
     let mut cells: Vec<RetrievalRow> = Vec::new();
@@ -328,7 +329,7 @@ mod tests {
         let grid = Grid { lengths: &[300], depths: &[0.0, 1.0], repeats: 20 };
         let template = Template::parse("{context} {input}").unwrap();
         for draft in grid.variables(&template, &Words).unwrap() {
-            // Runs the assignments as they stand.
+            // Runs the assignments in the order of the text.
             let mut values = std::collections::BTreeMap::new();
             for (at, _) in
                 draft.context.match_indices("VAR ").filter(|(at, _)| draft.context[at + 5..].starts_with(" = "))

@@ -1,4 +1,4 @@
-//! Arithmetic in words (GSM8K: Cobbe et al., 2021), answered after worked examples of ours; the last number counts.
+//! Arithmetic in words (GSM8K: Cobbe et al., 2021), with our own worked examples before each problem. The last number counts.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ struct Row {
     expected: String,
 }
 
-/// The file's problems in its order.
+/// The problems of the file, in its order.
 pub(super) fn drafts(text: Text<'_>) -> Result<Vec<Draft>> {
     let drafts = text.json_lines::<Row>()?.into_iter().enumerate().map(|(at, row)| Draft {
         id: format!("{at:03}"),

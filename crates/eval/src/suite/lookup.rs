@@ -1,4 +1,4 @@
-//! One of many records: "The code of the amber falcon is 48213."
+//! Tasks that ask for one of many records: "The code of the amber falcon is 48213."
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::Draft;
 
-/// How many records stand in a prompt.
+/// The number of records in a prompt.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lookup {
@@ -22,7 +22,7 @@ const ANIMALS: [&str; 16] = [
     "spider", "tiger", "whale", "wolf",
 ];
 
-/// Every pair of a colour and an animal, in a drawn order.
+/// All pairs of a colour and an animal, in random order.
 pub(super) fn names(rng: &mut ChaCha8Rng) -> Vec<String> {
     let mut names: Vec<String> =
         COLOURS.iter().flat_map(|colour| ANIMALS.iter().map(move |animal| format!("{colour} {animal}"))).collect();
@@ -32,14 +32,14 @@ pub(super) fn names(rng: &mut ChaCha8Rng) -> Vec<String> {
     names
 }
 
-/// A code of five digits.
+/// A random code of five digits.
 pub(super) fn code(rng: &mut ChaCha8Rng) -> u32 {
     rng.random_range(10_000..100_000)
 }
 
 impl Lookup {
-    /// `count` prompts of `lines` records in a drawn order, at most one per name. The record asked for moves evenly through the
-    /// prompt.
+    /// `count` prompts with `lines` records in random order, at most one record per name. The position of the record that is asked
+    /// for moves evenly through the prompt.
     pub(super) fn drafts(&self, count: usize) -> Vec<Draft> {
         let lines = self.lines.clamp(1, COLOURS.len() * ANIMALS.len());
         (0..count)
@@ -47,7 +47,7 @@ impl Lookup {
                 let mut rng = ChaCha8Rng::seed_from_u64(at as u64);
                 let records: Vec<(String, u32)> =
                     names(&mut rng).into_iter().take(lines).map(|name| (name, code(&mut rng))).collect();
-                // The golden ratio's multiples spread evenly whatever the number of prompts.
+                // Multiples of the golden ratio are spread evenly for any number of prompts.
                 let asked = ((at as f64 * 0.618_033_988_749_895 + 0.5).fract() * lines as f64) as usize;
                 let (name, answer) = &records[asked];
                 let context: Vec<String> =

@@ -1,8 +1,9 @@
-//! The suite: tasks of this project's own, for machines without LongBench.
+//! The suite: tasks of this project, for use without LongBench's data.
 //!
-//! **It is not LongBench.** Texts come from pinned packages (`data/sources.toml`), prompts and records are made here, and scores
-//! do not stand next to LongBench's. Everything else is shared: the metrics, the runner, the statistics. Tasks are data,
-//! `data/suite.toml`, with a version and a changelog; each names a builder, one file per family:
+//! **It is not LongBench.** The texts come from pinned packages (`data/sources.toml`), and this module makes the prompts and
+//! records. The scores cannot be compared with those of LongBench. Everything else is shared: the metrics, the runner and the
+//! statistics. Tasks are data, in `data/suite.toml`, with a version and a changelog. Each task names a builder. There is one
+//! file per family of builders:
 //!
 //! - [`stories`]: questions about one of several plots;
 //! - [`summary`]: summaries, with examples or without;
@@ -13,7 +14,8 @@
 //! - [`gsm8k`]: arithmetic in words, with worked examples;
 //! - [`grid`]: a pass key, a fact, one of several codes or a variable at a given depth of a text of a given length.
 //!
-//! Records are the same on every machine: they depend on the texts' bytes, the parameters and, for the grids, the tokenizer.
+//! Records are the same on every machine. They depend only on the bytes of the texts, the parameters and, for the grids, the
+//! tokenizer.
 
 pub mod code;
 pub mod contract;
@@ -42,7 +44,7 @@ use crate::longbench::tasks::{Category, Change, Language, Task, TaskTable};
 const FILE: &str = "suite.toml";
 const SUITE: &str = include_str!("../../data/suite.toml");
 
-/// The tasks, their prompts, and how their records are made.
+/// The tasks, their prompts, and the recipes for their records.
 #[derive(Debug)]
 pub struct Suite {
     table: TaskTable,
@@ -50,15 +52,16 @@ pub struct Suite {
     recipes: BTreeMap<String, Recipe>,
 }
 
-/// The texts that records are made of, by id in `data/sources.toml`.
+/// The texts from which records are made, by their id in `data/sources.toml`.
 pub type Texts = BTreeMap<String, String>;
 
-/// What is made of it.
+/// The part of the suite to use.
 #[derive(Debug, Clone)]
 pub struct Selection<'s> {
     /// Tasks and groups.
     pub tasks: &'s [String],
-    /// The first so many records of each task; 0: all that can be made. The grids have their own sizes.
+    /// Maximum number of records per task, taken from the start. 0 means the task's full number of records. The grids have
+    /// their own sizes.
     pub limit: usize,
     /// Lengths and depths of the grids.
     pub grid: grid::Grid<'s>,
@@ -89,7 +92,7 @@ enum Build {
 }
 
 impl Build {
-    /// Whether the grid alone decides how many records there are.
+    /// Whether the grid alone determines the number of records.
     fn is_grid(&self) -> bool {
         matches!(self, Self::Passkey {} | Self::Needle {} | Self::Keys {} | Self::Variables {})
     }
@@ -120,7 +123,7 @@ struct Entry {
     prompt: String,
 }
 
-/// One record before it has a task.
+/// One record that has no task yet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Draft {
     id: String,
@@ -131,7 +134,7 @@ struct Draft {
 }
 
 impl Suite {
-    /// The suite that this crate carries.
+    /// The suite that is included in this crate.
     #[must_use]
     pub fn embedded() -> &'static Self {
         static EMBEDDED: LazyLock<Suite> = LazyLock::new(|| Suite::parse(SUITE).expect("the embedded suite is valid"));
@@ -182,7 +185,7 @@ impl Suite {
         &self.config
     }
 
-    /// Ids of the texts that `tasks` (tasks and groups) are made of, each once.
+    /// Ids of the texts from which `tasks` (tasks and groups) are made. Each id occurs once.
     ///
     /// # Errors
     /// [`EvalError::UnknownTask`].
@@ -198,7 +201,7 @@ impl Suite {
         Ok(ids)
     }
 
-    /// The records of the selected tasks. `tokens` measures the grids' texts.
+    /// The records of the selected tasks. `tokens` measures the length of the grids' texts.
     ///
     /// # Errors
     /// [`EvalError::Suite`] for a text that is missing or malformed, [`EvalError::UnknownTask`],
@@ -283,7 +286,7 @@ impl Text<'_> {
     }
 }
 
-/// Runs of white space as one blank: examples stand on one line each.
+/// Replaces each run of white space by one space, because each example takes one line.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

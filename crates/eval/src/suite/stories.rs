@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{Draft, Text, one_line};
 use crate::error::Result;
 
-/// Which plots, and how many beside each other.
+/// Which plots are used, and how many per record.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stories {
@@ -22,8 +22,8 @@ struct Row {
 }
 
 impl Stories {
-    /// The plots of fitting length in the file's order, `documents` of them to a record. The question is the first of one of
-    /// them, which stands first, in the middle and last in turn.
+    /// The plots with a suitable length in the order of the file, `documents` per record. The question is the first question about
+    /// one of these plots. This plot is the first, second and so on in turn.
     pub(super) fn drafts(&self, text: Text<'_>) -> Result<Vec<Draft>> {
         let mut plots: Vec<Row> = Vec::new();
         for row in text.json_lines::<Row>()? {
@@ -48,7 +48,7 @@ impl Stories {
     }
 }
 
-/// The distinct passages of the file, one line each, in its order.
+/// The distinct passages of the file, each on one line, in the order of the file.
 pub(super) fn passages(text: Text<'_>) -> Result<Vec<String>> {
     let mut all: Vec<String> = Vec::new();
     for row in text.json_lines::<Row>()? {

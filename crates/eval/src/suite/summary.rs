@@ -1,4 +1,4 @@
-//! Summaries of documents, with worked examples before them or without (XSum: Narayan et al., 2018; Multi-LexSum: Shen et al.,
+//! Summaries of documents, with or without worked examples before them (XSum: Narayan et al., 2018; Multi-LexSum: Shen et al.,
 //! 2022).
 
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Draft, Text, one_line};
 use crate::error::Result;
 
-/// Which documents, and how many examples.
+/// Which documents are used, and how many examples.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
@@ -19,8 +19,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Documents of fitting length in the file's order. The last `examples` of them are the examples of all records: document
-    /// and summary, one line each, in `context`, and the document in `input`. Without examples the document is the context.
+    /// Documents with a suitable length, in the order of the file. The last `examples` of them are the examples of all records. The
+    /// examples are in `context`, with the document and the summary on one line each, and the document is in `input`. Without
+    /// examples the document is the context.
     pub(super) fn drafts(&self, text: Text<'_>) -> Result<Vec<Draft>> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for (at, row) in text.json_lines::<Value>()?.into_iter().enumerate() {

@@ -1,6 +1,6 @@
-//! Comma-separated values as RFC 4180 defines them, as far as one file of the suite needs them.
+//! Reads comma-separated values as defined in RFC 4180, to the extent that one file of the suite needs.
 
-/// The rows of a CSV text: fields may be quoted, and then hold commas, line breaks and doubled quotes.
+/// The rows of a CSV text. Quoted fields may contain commas, line breaks and doubled quotes.
 pub(super) fn rows(text: &str) -> Vec<Vec<String>> {
     let mut rows = vec![vec![String::new()]];
     let mut quoted = false;

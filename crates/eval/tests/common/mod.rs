@@ -1,10 +1,10 @@
-//! Where LongBench's material lies.
+//! Finds LongBench's files.
 
 #![allow(dead_code)]
 
 use std::path::PathBuf;
 
-/// The folder with `config`, `data` and `golden`, or `None`, where the test is skipped.
+/// The folder with `config`, `data` and `golden`. With `None` the test is skipped.
 pub fn longbench_folder(test: &str) -> Option<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     match std::env::var_os("KVCSR_LONGBENCH").map(|folder| PathBuf::from(root).join(folder)) {
@@ -16,7 +16,7 @@ pub fn longbench_folder(test: &str) -> Option<PathBuf> {
     }
 }
 
-/// The uncompressed model's answers by another implementation, or `None`, where the test is skipped.
+/// The answers of the uncompressed model by another implementation. With `None` the test is skipped.
 pub fn golden_answers(test: &str) -> Option<PathBuf> {
     kvcsr_fixtures::shared(test, "golden/longbench-smollm2-dense.jsonl")
 }

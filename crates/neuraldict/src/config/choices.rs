@@ -1,19 +1,18 @@
-//! What the fields of [`TrainConfig`](super::TrainConfig) choose from.
+//! The options for the fields of [`TrainConfig`](super::TrainConfig).
 
 use serde::{Deserialize, Serialize};
 
-/// Through what the gradient of `L_MSE` reaches the atoms. Algorithm 1 is silent.
+/// How the gradient of `L_MSE` reaches the atoms. Algorithm 1 does not specify this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GradientPath {
-    /// Through every occurrence of an atom: as a direction and inside its coefficient `c_g = <R_g,
-    /// d_{i_g}>`.
+    /// Through every use of an atom: as a direction and inside its coefficient `c_g = <R_g, d_{i_g}>`.
     Coefficients,
-    /// Through directions only: coefficients are constants, as in classic dictionary learning.
+    /// Through directions only. Coefficients are constants, as in classic dictionary learning.
     Atoms,
 }
 
-/// Who runs matching pursuit while training. Both pick the same atoms up to ties in the last bit.
+/// The implementation of matching pursuit in training. Both pick the same atoms, up to ties in the last bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Selection {
@@ -25,15 +24,13 @@ pub enum Selection {
     Torch,
 }
 
-/// How `L_MSE` gathers the vectors of a batch. It matters for `beta`, which compares `L_MSE` with
-/// `L_div`.
+/// How `L_MSE` combines the vectors of a batch. This matters for `beta`, which compares `L_MSE` with `L_div`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reduction {
     /// `sum_x ||x - x^||^2`, as the paper writes it.
     Sum,
-    /// The mean over the batch's vectors: `L_div` then has a say that does not shrink with the
-    /// batch size.
+    /// The mean over the batch's vectors. The influence of `L_div` then does not decrease with the batch size.
     Mean,
 }
 
@@ -45,13 +42,13 @@ pub enum Optimiser {
     Adam,
 }
 
-/// Learning rate over the steps of a run.
+/// How the learning rate changes over the steps of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// The same at every step.
+    /// The same rate in every step.
     Constant,
-    /// From the full rate down to zero along half a cosine.
+    /// The rate falls from its full value to zero along half a cosine.
     Cosine,
 }
 
@@ -61,28 +58,27 @@ pub enum Schedule {
 pub enum Trainer {
     /// Algorithm 1: a gradient step on `L_MSE + beta L_div`, then ReNorm.
     NeuralDict,
-    /// Closed form, in the manner of MOD (Engan et al. 1999): the atoms that are the least-squares
-    /// answer to the codes of the vectors seen so far, older ones counting less. See
-    /// [`closed`](crate::closed).
+    /// Closed form, similar to MOD (Engan et al. 1999). The atoms are the least-squares solution for the codes of the vectors
+    /// seen so far. Older vectors have less weight. See [`closed`](crate::closed).
     Mod,
-    /// The settings of Lexico's public trainer, which replace the other choices: see
+    /// The settings of Lexico's public trainer. They replace the other choices: see
     /// [`TrainConfig::lexico`](super::TrainConfig::lexico).
     Lexico,
 }
 
-/// What picks atoms in training. Held-out errors always use matching pursuit, as the cache does.
+/// The algorithm that picks atoms in training. Held-out errors always use matching pursuit, as the cache does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pursuit {
     /// Matching pursuit, as the paper trains.
     Mp,
-    /// Orthogonal matching pursuit: coefficients are refitted after each pick. Runs in libtorch.
-    /// At the least-squares coefficients the loss does not change with them to first order, so the
-    /// gradient flows through atoms only, whatever [`super::TrainConfig::gradient`] says.
+    /// Orthogonal matching pursuit: all coefficients are refitted after each pick. Runs in libtorch. At the least-squares
+    /// solution, the loss does not depend on the coefficients to first order. The gradient therefore flows only through the
+    /// atoms, whatever [`super::TrainConfig::gradient`] is.
     Omp,
 }
 
-/// What the atoms are before the first step.
+/// The atoms before the first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -90,7 +86,7 @@ pub enum Start {
     KMeans,
     /// Training vectors drawn at random, scaled to unit length.
     Sample,
-    /// Uniform random entries scaled to unit length: Kaiming's initialisation after normalisation.
+    /// Uniform random entries, scaled to unit length. This is Kaiming's initialisation after normalisation.
     Random,
 }
 
@@ -100,17 +96,17 @@ pub enum Start {
 pub enum Diversity {
     /// With `beta = clamp(0.1 L_MSE / L_div, 0, 1)`.
     Adaptive,
-    /// Left out.
+    /// The loss has no `L_div`.
     Off,
 }
 
-/// What happens to atoms that an epoch never picked.
+/// What happens to atoms that were never picked in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeadAtoms {
     /// Nothing, as in the paper.
     Keep,
-    /// At the end of every epoch but the last they become the vectors that the epoch fitted worst,
-    /// and their optimiser state starts over.
+    /// At the end of every epoch except the last, they are replaced by the vectors that the epoch fitted worst. Their
+    /// optimiser state is reset.
     Replace,
 }

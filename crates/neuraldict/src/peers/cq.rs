@@ -1,7 +1,7 @@
-//! Weighted k-means, which learns CQ's centroids: k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's iterations.
+//! Weighted k-means, which learns the centroids of CQ: k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's iterations.
 //!
-//! `sum_i w_i ||x_i - c(x_i)||²` is what falls. The paper weights a vector by the squared gradient of the loss at it;
-//! here any weights serve.
+//! It minimises `sum_i w_i ||x_i - c(x_i)||²`. The paper weights a vector by the squared gradient of the loss at that
+//! vector. This implementation accepts any weights.
 
 use kvcsr_codec::Nearest;
 use rand::RngExt;
@@ -9,24 +9,24 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{NeuralDictError, Result};
 
-/// What weighted k-means found.
+/// The result of weighted k-means.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Centroids {
     /// `(clusters, width)`.
     pub centroids: Vec<f32>,
-    /// The weighted sum of squared distances at each assignment.
+    /// The weighted sum of squared distances after each assignment.
     pub objective: Vec<f64>,
-    /// Empty clusters that were moved to a badly served vector, over all iterations.
+    /// Number of empty clusters that were moved to a badly fitted vector, over all iterations.
     pub reseeded: usize,
 }
 
-/// Clusters `rows` `(n, width)`, `weights` `(n)`, into `clusters` groups: at most `iterations` rounds, ending when the
-/// objective falls by less than `tolerance` of itself.
+/// Clusters `rows` `(n, width)` with `weights` `(n)` into `clusters` groups. There are at most `iterations` rounds. They stop
+/// when the objective falls by less than the fraction `tolerance`.
 ///
-/// With fewer vectors of positive weight than clusters, the clusters left over repeat vectors.
+/// If there are fewer vectors of positive weight than clusters, the remaining clusters repeat vectors.
 ///
 /// # Errors
-/// [`NeuralDictError::Codebooks`] if there is no vector or no positive weight, or the slices do not fit each other.
+/// [`NeuralDictError::Codebooks`] if there are no vectors or no positive weights, or the sizes of the slices do not match.
 pub fn weighted_kmeans(
     rows: &[f32],
     width: usize,
@@ -67,14 +67,14 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
 }
 
-/// k-means++: each seed is drawn by weight times squared distance to the nearest one so far.
+/// k-means++: each seed is drawn with a probability proportional to weight times squared distance to the nearest seed so far.
 fn seed(rows: &[f32], width: usize, weights: &[f32], clusters: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let mut share: Vec<f32> = weights.to_vec();
     let mut nearest = vec![f32::INFINITY; weights.len()];
     let mut centroids = Vec::with_capacity(clusters * width);
     for _ in 0..clusters {
         let total: f64 = share.iter().map(|&x| f64::from(x)).sum();
-        // Where every vector is a seed already, any serves.
+        // If every vector is a seed already, draw by weight alone.
         let from = if total > 0.0 { &share } else { weights };
         let total = if total > 0.0 { total } else { weights.iter().map(|&x| f64::from(x)).sum() };
         let mut left = rng.random_range(0.0..1.0) * total;
@@ -96,8 +96,8 @@ fn seed(rows: &[f32], width: usize, weights: &[f32], clusters: usize, rng: &mut 
     centroids
 }
 
-/// Moves centroids to the weighted means, and those of empty clusters to the vectors that cost most. Returns how many
-/// were empty.
+/// Moves centroids to the weighted means, and the centroids of empty clusters to the vectors with the largest cost. Returns
+/// the number of empty clusters.
 fn update(
     rows: &[f32],
     width: usize,
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn known_clusters_are_found_and_weights_pull() {
-        // Four clouds, the fourth at (8, 8) of two points with weights 3 and 1.
+        // Four clouds. The fourth is at (8, 8), and consists of two points with weights 3 and 1.
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mut rows: Vec<f32> = Vec::new();
         for centre in [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]] {

@@ -1,7 +1,7 @@
-//! What other calibrated methods learn, one file per method under the name that its scheme has.
+//! Training for other calibrated methods, one file per method. The file name is the name of the method's scheme.
 //!
-//! Vectors come as slices and leave as plain tables; who records the vectors, and in which file tables lie, is the
-//! caller's business. Every result depends on the data and the seed alone.
+//! The functions take vectors as slices and return plain tables. The caller records the vectors and writes the files. Every
+//! result depends only on the data and the seed.
 //!
 //! | method | here |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | CommVQ: RoPE-commuting codebooks by expectation maximisation (Li et al., ICML 2025) | [`commvq`] |
 //! | SVDq: singular vectors of a layer's keys (Hong et al., 2025) | [`svdq`] |
 //!
-//! Lexico's dictionaries are trained by [`crate::train_group`] like any other.
+//! Lexico's dictionaries are trained with [`crate::train_group`], like all dictionaries.
 
 pub mod commvq;
 pub mod cq;

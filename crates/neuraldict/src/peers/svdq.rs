@@ -1,4 +1,4 @@
-//! The singular vectors of centred vectors: SVDq's basis from calibration text instead of a prompt.
+//! The singular vectors of centred vectors. This gives SVDq's basis from calibration text instead of the prompt.
 
 use tch::{Kind, Tensor};
 
@@ -13,9 +13,9 @@ const CHUNK: usize = 4096;
 pub struct SingularBasis {
     /// Mean vector, `(D)`.
     pub mean: Vec<f32>,
-    /// Unit singular vectors, the strongest first, `(D, D)`.
+    /// Unit singular vectors, sorted by decreasing singular value, `(D, D)`.
     pub vectors: Vec<f32>,
-    /// Standard deviation along each of them, `(D)`.
+    /// Standard deviation along each singular vector, `(D)`.
     pub deviations: Vec<f32>,
 }
 
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn axes_of_a_stretched_cloud_are_found() {
-        // Deviation 3 along (0.6, 0.8) around (1, 2), 1 across.
+        // A standard deviation of 3 along (0.6, 0.8) and of 1 across it, around (1, 2).
         let rows: Vec<f32> = (0..400)
             .flat_map(|i| {
                 let (a, b) = (3.0 * ((i % 20) as f32 - 9.5) / 5.766, ((i / 20) as f32 - 9.5) / 5.766);

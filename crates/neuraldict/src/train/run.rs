@@ -24,12 +24,12 @@ use crate::{
     weights::Weights,
 };
 
-/// Vectors coded at once when errors are measured.
+/// Vectors encoded at once when errors are measured.
 const EVALUATED_AT_ONCE: usize = 4096;
-/// Most dead atoms that one epoch's end moves.
+/// Maximum number of dead atoms that are replaced at the end of one epoch.
 const MOST_REPLACED: usize = 1024;
 
-/// One run's fixed inputs.
+/// The fixed inputs of one run.
 pub(super) struct Run<'a> {
     pub(super) config: &'a TrainConfig,
     pub(super) device: Device,
@@ -49,7 +49,7 @@ impl Run<'_> {
         seeded(self.config, stream)
     }
 
-    /// Room for worst-fitted vectors.
+    /// Number of worst-fitted vectors to keep.
     pub(super) fn room(&self) -> usize {
         match self.config.dead_atoms {
             DeadAtoms::Keep => 0,
@@ -121,7 +121,8 @@ impl Run<'_> {
         self.config.patience > 0 && state.stale >= self.config.patience
     }
 
-    /// One step over the vectors `numbers`; their mean squared error. `place` is the step of how many.
+    /// Makes one step over the vectors `numbers` and returns their mean squared error. `place` is the number of the step and
+    /// the total number of steps.
     fn step(
         &self,
         state: &mut State,
@@ -161,7 +162,7 @@ impl Run<'_> {
         Ok(step.error / numbers.len() as f64)
     }
 
-    /// Record, dead atoms, patience; then `state` stands at the next epoch.
+    /// Writes the record, replaces dead atoms, updates the patience counter, and moves `state` to the next epoch.
     fn end_epoch(
         &self,
         state: &mut State,
@@ -206,7 +207,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Moves dead atoms to the worst-fitted vectors; how many.
+    /// Replaces dead atoms by the worst-fitted vectors and returns their number.
     fn replace(&self, state: &mut State, usage: &Usage) -> Result<usize> {
         if self.config.dead_atoms == DeadAtoms::Keep {
             return Ok(0);
@@ -258,7 +259,7 @@ impl Run<'_> {
 
     pub(super) fn heldout(&self, coder: &Coder) -> Result<Evaluation> {
         let weights = self.heldout_weights.as_ref();
-        // At least as many at a time as keep the encoder busy, whatever a step takes.
+        // Use at least as many vectors as keep the encoder busy, even if the batches of steps are smaller.
         let batch = self.config.batch.max(EVALUATED_AT_ONCE);
         evaluate(&self.heldout, weights, &self.heldout_numbers, coder, self.config.sparsity, batch)
     }

@@ -1,4 +1,4 @@
-//! Algorithm 1, step 3: the atoms before the first step, and what they are worth.
+//! Algorithm 1, step 3: the atoms before the first step, and their errors.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{
     update::{Updater, Worst},
 };
 
-/// Training vectors looked at for the errors of epoch 0.
+/// Number of training vectors used to measure the errors of epoch 0.
 const EPOCH_0_SAMPLE: usize = 16_384;
 
 impl Run<'_> {
@@ -44,8 +44,8 @@ impl Run<'_> {
         })
     }
 
-    /// Step 3: "initialise `W_D` with cluster centroids", then ReNorm; or another start. `(N, D)` on
-    /// the device.
+    /// Step 3: "initialise `W_D` with cluster centroids", then ReNorm. Other starts are possible. The atoms are `(N, D)` on the
+    /// device.
     fn initialise(&self, order: &[u32], observer: &mut dyn FnMut(&Progress<'_>)) -> Result<Tensor> {
         let config = self.config;
         let (group, width) = (self.pool.group(), self.pool.width());
@@ -68,7 +68,7 @@ impl Run<'_> {
                 return Err(all_zero());
             }
             let found = kept.len();
-            // Fewer vectors with a direction than atoms: use them again.
+            // There are fewer vectors with a direction than atoms, so some are used more than once.
             (found..config.atoms).for_each(|at| kept.push(kept[at % found]));
             return renorm(&to_tensor(&kept.concat(), width, self.device)?);
         }

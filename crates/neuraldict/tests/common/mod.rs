@@ -23,8 +23,7 @@ pub fn shard(folder: &Path, kind: Kind, layer: usize, tokens: usize, vectors: &[
     Shard::open(&path).unwrap()
 }
 
-/// `count` vectors of [`HEAD_DIM`] channels, each a random combination of 3 of 40 hidden directions
-/// with a little noise.
+/// `count` vectors of [`HEAD_DIM`] channels. Each is a random combination of 3 of 40 hidden directions with a little noise.
 pub fn sparse_vectors(seed: u64, count: usize) -> Vec<f32> {
     let mut hidden = ChaCha8Rng::seed_from_u64(1000);
     let directions: Vec<f32> = (0..40 * HEAD_DIM).map(|_| hidden.random_range(-1.0f32..1.0)).collect();
@@ -41,7 +40,7 @@ pub fn sparse_vectors(seed: u64, count: usize) -> Vec<f32> {
     vectors
 }
 
-/// A configuration small enough for tests. Tests run side by side: one thread of libtorch for each.
+/// A configuration that is small enough for tests. Tests run in parallel, so each uses one thread of libtorch.
 pub fn small() -> TrainConfig {
     kvcsr_neuraldict::set_threads(1);
     TrainConfig {
@@ -56,7 +55,7 @@ pub fn small() -> TrainConfig {
     }
 }
 
-/// Writes a shard of one number per token and head (two heads), `(T, 2, 1)`, and opens it.
+/// Writes a shard with one number per token and head (two heads), `(T, 2, 1)`, and opens it.
 pub fn scalars(folder: &Path, kind: Kind, layer: usize, tokens: usize, values: &[f32]) -> Shard {
     let name = values.iter().fold(0u64, |hash, v| hash.wrapping_mul(31).wrapping_add(u64::from(v.to_bits())));
     let path = folder.join(format!("weights.{kind}.{layer}.{name}.safetensors"));

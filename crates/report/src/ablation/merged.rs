@@ -1,4 +1,4 @@
-//! Dictionaries that layers share against one per layer.
+//! Compares dictionaries that layers share with one dictionary per layer.
 
 use kvcsr_records::{AblationRow, Kind};
 
@@ -8,7 +8,7 @@ use crate::{
     ticks::number,
 };
 
-/// What merged dictionaries, half as many as layers, may cost in held-out error, in per cent.
+/// The largest increase of held-out error that merged dictionaries may cost, in percent. They are half as many as the layers.
 const MAY_COST: f64 = 10.0;
 
 /// One way of sharing dictionaries among layers.
@@ -16,11 +16,11 @@ struct Sharing<'a> {
     name: &'a str,
     atoms: usize,
     error: f64,
-    /// Over the first of its kind, which has a dictionary per layer, in per cent.
+    /// Increase over the first row of its kind, which has one dictionary per layer, in percent.
     excess: f64,
 }
 
-/// The ways that were measured for one kind, per-layer dictionaries first.
+/// The measured ways of sharing for one kind, with per-layer dictionaries first.
 fn sharings(rows: &[AblationRow], kind: Kind) -> Vec<Sharing<'_>> {
     let rows = rows.iter().filter(|row| row.section == "merged" && row.kind == kind);
     let mut ways: Vec<Sharing<'_>> = Vec::new();
@@ -37,8 +37,8 @@ fn merged_kinds(rows: &[AblationRow]) -> Vec<Kind> {
     kinds(&rows.iter().filter(|row| row.section == "merged").collect::<Vec<_>>(), |row| row.kind)
 }
 
-/// Merged dictionaries against per-layer ones: mean over layers of the held-out relative error, and
-/// its excess over the first row of each kind.
+/// Compares merged dictionaries with per-layer ones: the mean over layers of the held-out relative error, and its increase
+/// over the first row of each kind.
 pub fn merged_markdown(rows: &[AblationRow]) -> String {
     let mut table = Table::of(["kind", "dictionaries"], ["N", "error", "against per layer"]);
     for kind in merged_kinds(rows) {
@@ -50,7 +50,7 @@ pub fn merged_markdown(rows: &[AblationRow]) -> String {
     table.into_text()
 }
 
-/// Whether merging costs at most ten per cent, for each kind and `N`: the best way, its threshold and the answer.
+/// Whether merging costs at most ten percent, for each kind and `N`: the best way of sharing, its threshold and the answer.
 pub fn merged_verdict(rows: &[AblationRow]) -> String {
     let mut lines = Vec::new();
     for kind in merged_kinds(rows) {

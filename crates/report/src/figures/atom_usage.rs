@@ -1,4 +1,4 @@
-//! How evenly atoms are used: the share of each, most used first.
+//! How evenly atoms are used: the fraction of picks of each atom, most used first.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -15,9 +15,9 @@ use crate::{
     ticks::number,
 };
 
-/// Share of all picks (log) against the rank of the atom (log), one line per layer, keys and values in panels of their own.
+/// Fraction of all picks (log) against the rank of the atom (log), one line per layer. Keys and values have separate panels.
 ///
-/// Drawing fails with [`ReportError::Empty`] without an atom that was used.
+/// Drawing fails with [`ReportError::Empty`] if no atom was used.
 pub struct AtomUsage;
 
 impl Figure for AtomUsage {
@@ -80,7 +80,7 @@ impl Figure for AtomUsage {
     }
 }
 
-/// Entropy of the picks in nats: `ln N` when all `N` atoms are used alike, 0 when one is used alone.
+/// Entropy of the picks in nats: `ln N` if all `N` atoms are used equally often, 0 if only one is used.
 pub fn entropy(counts: &[usize]) -> f64 {
     let total: usize = counts.iter().sum();
     counts

@@ -1,4 +1,4 @@
-//! How large coefficients are, by the step of pursuit that picked them.
+//! Sizes of coefficients, by the step of matching pursuit that picked them.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -14,11 +14,11 @@ use crate::{
     style::{self, Stroke},
 };
 
-/// Steps drawn at most: first, last, and those between at doubled distances.
+/// Maximum number of steps drawn. They are the first powers of two: 1, 2, 4 and 8.
 const LINES: usize = 4;
 
-/// Share of coefficients against their size as a share of the vector's length, a line for steps 1, 2, 4 and 8 of pursuit, keys and values in
-/// panels of their own.
+/// Fraction of the coefficients against their size divided by the vector's length. There is one line for each of the steps 1,
+/// 2, 4 and 8 of matching pursuit. Keys and values have separate panels.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct CoefficientHistogram;
@@ -50,7 +50,7 @@ impl Figure for CoefficientHistogram {
                 let bins = data.iter().filter(|row| row.kind == kind && row.step == step);
                 let line: Vec<(f64, f64)> =
                     bins.flat_map(|row| [(row.low, row.share), (row.high, row.share)]).collect();
-                // In the order of the bins: both corners of a step lie at one place.
+                // Keep the order of the bins, because the two corners of each vertical edge have the same x.
                 let path: Vec<(f64, f64)> = line.iter().map(|&(x, y)| panel.at(x, y)).collect();
                 canvas.line(&path, Stroke::solid(style::colour(index)))?;
                 if let Some(&end) = path.last() {
@@ -79,7 +79,7 @@ impl Figure for CoefficientHistogram {
     }
 }
 
-/// The steps of one kind that are drawn: 1, 2, 4, 8, as far as there are any.
+/// The steps of one kind that are drawn: those of 1, 2, 4, 8 that exist.
 fn steps(data: &[CoefficientRow], kind: crate::Kind) -> Vec<usize> {
     let all = distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.step));
     all.into_iter().filter(|step| step.is_power_of_two()).take(LINES).collect()

@@ -1,4 +1,4 @@
-//! KV-cache memory by sequence length (paper, Figure 4) on its linear axes, every byte counted.
+//! KV-cache memory by sequence length (paper, Figure 4), with linear axes as in the paper. Every byte is counted.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -15,8 +15,8 @@ use crate::{
 
 const GIGABYTE: f64 = 1e9;
 
-/// Gigabytes (10^9 bytes) against tokens, one panel per model, each on its own linear scale. Solid: all bytes of the sequences; dashed: with the
-/// offline dictionaries in f16, for schemes that have any.
+/// Gigabytes (10^9 bytes) against tokens, one panel per model, each with its own linear scale. Solid lines: all bytes of the
+/// sequences. Dashed lines, for schemes with offline dictionaries: including these dictionaries in f16.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct FootprintLength;

@@ -1,4 +1,4 @@
-//! Every scheme's quality against its measured bits, and the frontier of those that no other beats.
+//! The quality of every scheme against its measured bits, and the frontier of the best schemes.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -14,10 +14,10 @@ use crate::{
     style::{GREY, INK, LABEL, PALETTE, Stroke},
 };
 
-/// Share of the far context that is lost (log), `1 - recovery`, against measured bits per channel (log), over all documents of one
-/// context length: a dot for every scheme with its name and its interval, coloured by method, large where no other scheme beats it
-/// beyond doubt; a thick line through the least losses. The controls, which delete, are black; a dashed line stands where deleting
-/// all but the last 256 tokens lies. Uncompressed caches stand as vertical lines.
+/// Fraction of the far context that is lost (log), `1 - recovery`, against measured bits per channel (log), over all documents
+/// of one context length. Every scheme has a dot, its name and its interval. Colours show methods. A dot is large if no other
+/// scheme is significantly better. A thick line connects the smallest losses. The controls, which delete tokens, are black. A
+/// dashed line is at the loss of deleting all but 4 sinks and the last 256 tokens. Uncompressed caches are vertical lines.
 ///
 /// Drawing fails with [`ReportError::Empty`] unless at least one scheme loses something.
 pub struct Frontier;
@@ -68,7 +68,7 @@ impl Figure for Frontier {
         }
         let methods = distinct(lossy.iter().map(|(row, _)| method(&row.scheme)).filter(|m| *m != OURS));
         let mut labels: Vec<PointLabel> = Vec::new();
-        // Those on the frontier first: they are the ones that the others give way to.
+        // Add the schemes on the frontier first, so that their labels get the best places.
         let mut order = lossy.clone();
         order.sort_by_key(|(row, _)| !row.frontier);
         for (row, loss) in order {
@@ -109,7 +109,7 @@ impl Figure for Frontier {
     }
 }
 
-/// Caches that keep everything, and the others with what they lose.
+/// Splits the rows into uncompressed caches, and the others with their loss.
 fn parted(rows: &[SchemeSummary]) -> (Vec<&SchemeSummary>, Vec<(&SchemeSummary, f64)>) {
     let (references, others): (Vec<&SchemeSummary>, Vec<&SchemeSummary>) =
         rows.iter().partition(|row| is_reference(row));
@@ -117,13 +117,13 @@ fn parted(rows: &[SchemeSummary]) -> (Vec<&SchemeSummary>, Vec<(&SchemeSummary, 
     (references, losing.collect())
 }
 
-/// Ends of the interval of what a scheme loses, where both have a place on a logarithmic axis.
+/// Ends of the interval of a scheme's loss, if both can be shown on a logarithmic axis.
 fn ends(row: &SchemeSummary) -> (Option<f64>, Option<f64>) {
     let low = row.recovery_high.map(|high| 1.0 - high).filter(|low| *low > 0.0);
     (low, low.and(row.recovery_low).map(|low| 1.0 - low))
 }
 
-/// The least losses, from few bits to many: bits and loss of each.
+/// The smallest losses, from few bits to many: the bits and the loss of each.
 fn least(rows: &[(&SchemeSummary, f64)]) -> Vec<(f64, f64)> {
     let mut order: Vec<(f64, f64)> = rows.iter().map(|(row, loss)| (row.measured_bits, *loss)).collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
@@ -135,12 +135,12 @@ fn least(rows: &[(&SchemeSummary, f64)]) -> Vec<(f64, f64)> {
     });
     order
 }
-/// Height of the labels of schemes that another beats.
+/// Text height of labels for schemes that are not on the frontier.
 const SMALL: f64 = 12.5;
-/// The method whose colour no other has.
+/// The method with a colour of its own.
 const OURS: &str = "csr";
 
-/// What a scheme's name begins with: one colour for all levels of a method.
+/// The start of a scheme's name. All levels of a method have the same start and colour.
 pub(super) fn method(scheme: &str) -> &str {
     scheme.split(['-', '(', '+', '@']).next().unwrap_or(scheme)
 }

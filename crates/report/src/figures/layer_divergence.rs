@@ -1,4 +1,4 @@
-//! Divergence between layers: the paper's Figure 3, merged groups boxed.
+//! Divergence between layers: the paper's Figure 3, with boxes around merged groups.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
 
@@ -15,10 +15,10 @@ use crate::{
 
 /// Divergence of disjoint histograms, in nats.
 const LARGEST: f64 = std::f64::consts::LN_2;
-/// Colours of divergence 0, of half, and of [`LARGEST`]: dark is alike, as in the paper.
+/// Colours for divergence 0, half of [`LARGEST`], and [`LARGEST`]. As in the paper, dark means similar.
 const SCALE: [RGBColor; 3] = [RGBColor(8, 48, 107), RGBColor(107, 174, 214), RGBColor(247, 251, 255)];
 
-/// The matrices of keys and values side by side, layer 0 in the upper left corner, groups of more than one layer boxed.
+/// The matrices of keys and values side by side. Layer 0 is in the upper left corner. Groups of more than one layer have boxes.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct LayerDivergence;
@@ -94,7 +94,7 @@ impl Figure for LayerDivergence {
     }
 }
 
-/// The groups as ranges of layers, end exclusive.
+/// The groups as ranges of layers. The ends are exclusive.
 fn groups(data: &[DivergenceRow], kind: Kind) -> Vec<(usize, usize)> {
     let mut members: Vec<(usize, usize)> =
         data.iter().filter(|row| row.kind == kind).map(|row| (row.layer, row.group)).collect();
@@ -123,7 +123,7 @@ fn outline<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, rect: Rect) -> Result<()
     canvas.line(&path, Stroke { width: 2.0, ..Stroke::solid(VERMILLION) })
 }
 
-/// What the colours mean, under the title.
+/// Draws the colour scale under the title.
 fn scale<DB: DrawingBackend>(canvas: &Canvas<'_, DB>) -> Result<(), ReportError> {
     const STEPS: usize = 60;
     let (x, y) = axes::KEY_AT;

@@ -15,7 +15,8 @@ use crate::{
     style::{self, GREY, Stroke},
 };
 
-/// Relative squared error (log) by layer, keys and values in panels of one scale. One colour per CSR level; NeuralDict solid, k-means dashed.
+/// Relative squared error (log) by layer. Keys and values have panels with the same scale. There is one colour per CSR level.
+/// NeuralDict is solid, k-means is dashed.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct LayerError;

@@ -1,4 +1,4 @@
-//! KV-cache memory by sequence length (paper, Figure 4), with and without what the paper leaves out.
+//! KV-cache memory by sequence length (paper, Figure 4), with and without the bytes that the paper does not count.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -14,9 +14,9 @@ use crate::{
     style::{self, GREY, INK, Stroke},
 };
 
-/// KV-cache gigabytes (10^9 bytes, log) against sequence length (log), one panel per model on one scale. Solid: the paper's count (codes only);
-/// dashed, for schemes whose name ends in [`WITH_DICTIONARIES`]: codes, dictionaries and online atoms. The paper's own figure has linear axes,
-/// on which the dictionaries' share of a short context cannot be seen.
+/// KV-cache gigabytes (10^9 bytes, log) against sequence length (log), one panel per model with the same scale. Solid lines: the
+/// paper's count (codes only). Dashed lines, for schemes whose name ends in [`WITH_DICTIONARIES`]: codes, dictionaries and
+/// online atoms. The paper's figure has linear axes. On those the bytes of the dictionaries cannot be seen for short contexts.
 ///
 /// Drawing fails with [`ReportError::Empty`] without points.
 pub struct MemoryLength;

@@ -1,4 +1,4 @@
-//! The figures, one per file: each a unit struct that is a [`Figure`](crate::save::Figure).
+//! The figures, one per file. Each is a unit struct that implements [`Figure`](crate::save::Figure).
 
 pub mod atom_usage;
 pub mod coefficient_histogram;
@@ -37,10 +37,10 @@ pub use training_loss::TrainingLoss;
 
 use crate::grouping::distinct;
 
-/// The title of every axis of relative reconstruction error.
+/// The title of all axes of relative reconstruction error.
 const RELATIVE_ERROR: &str = "relative squared error";
 
-/// `a`, `a and b`, `a, b and c`.
+/// Joins names to `a`, `a and b`, or `a, b and c`.
 fn listed(names: &[String]) -> String {
     match names {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! Whether prompts share a space: the paper's Figure 2a.
+//! Shows whether the vectors of different prompts lie in the same space: the paper's Figure 2a.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 

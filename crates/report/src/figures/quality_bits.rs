@@ -1,4 +1,4 @@
-//! Quality against memory: what is lost of the far context over measured bits per channel.
+//! Quality against memory: the loss of the far context against measured bits per channel.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -19,9 +19,9 @@ use crate::{
     ticks::number,
 };
 
-/// Share of the far context that is lost (log) against measured bits per channel (log): one line per family of schemes, a large dot per
-/// scheme over all documents with its name, a small dot per domain. The uncompressed cache, which loses nothing, stands as a vertical line
-/// at its bits.
+/// Fraction of the far context that is lost (log) against measured bits per channel (log). There is one line per family of
+/// schemes. Each scheme has a large dot over all documents, with its name, and a small dot per domain. The uncompressed cache
+/// loses nothing and is a vertical line at its bits.
 ///
 /// Drawing fails with [`ReportError::Empty`] unless at least one scheme loses something.
 pub struct QualityBits;
@@ -44,7 +44,7 @@ impl Figure for QualityBits {
             });
         }
         let shown = || lossy.iter().chain(&domains);
-        // Room for labels left of the smallest and right of the largest.
+        // Leave room for labels to the left of the smallest and to the right of the largest value.
         let bits = shown().chain(&references).flat_map(|s| [0.8 * s.measured_bits, 1.1 * s.measured_bits]);
         let x = Axis::log("measured bits per channel of the KV cache, every byte counted (log)", bits)
             .with_ticks([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 128.0]);
@@ -68,7 +68,7 @@ impl Figure for QualityBits {
         }
         let families = families(&lossy);
         let mut points: Vec<PointLabel> = Vec::new();
-        // k-means first, so that NeuralDict's line lies on top where the two meet.
+        // Draw k-means first, so that NeuralDict's line is on top where the two meet.
         let (below, above): (Vec<&Family>, Vec<&Family>) =
             families.iter().partition(|f| f.dictionary == DictionarySource::KMeans);
         let drawn: Vec<&Family> = below.into_iter().chain(above).collect();
@@ -93,7 +93,7 @@ impl Figure for QualityBits {
             }
         }
         labels::at_points(&canvas, &placer, &points)?;
-        // Dots are named by their scheme: only schemes measured with two dictionaries need the key.
+        // Dots have the name of their scheme. Only schemes measured with two dictionaries need the key.
         let twins = |family: &Family| {
             let scheme = |f: &Family| f.members.first().map(|m| stem(&m.scheme));
             families.iter().filter(|f| scheme(f) == scheme(family)).count() > 1
@@ -142,7 +142,7 @@ impl Figure for QualityBits {
     }
 }
 
-/// Schemes of one family and dictionary: `csr-4` and `csr-8` with NeuralDict are one line.
+/// Schemes of one family and dictionary. For example `csr-4` and `csr-8` with NeuralDict are one line.
 struct Family {
     dictionary: DictionarySource,
     label: String,
@@ -150,12 +150,12 @@ struct Family {
     members: Vec<SchemeSummary>,
 }
 
-/// Whether nothing is lost, or nothing can be told: no place on a logarithmic axis.
+/// True if nothing is lost or the loss is unknown. Such a scheme cannot be shown on a logarithmic axis.
 fn keeps_all(summary: &SchemeSummary) -> bool {
     is_reference(summary) || loss(summary) <= 0.0
 }
 
-/// What is lost of the far context; 0 where no token is far.
+/// The fraction of the far context that is lost, or 0 if no token is far.
 fn loss(summary: &SchemeSummary) -> f64 {
     summary.loss().unwrap_or(0.0)
 }
@@ -164,7 +164,7 @@ fn same_scheme(a: &SchemeSummary, b: &SchemeSummary) -> bool {
     a.scheme == b.scheme && a.dictionary == b.dictionary
 }
 
-/// A scheme's name with each number replaced by `#`: what all its levels share.
+/// A scheme's name with each number replaced by `#`. It is the same for all levels of the scheme.
 fn stem(scheme: &str) -> String {
     let mut stem = String::new();
     for c in scheme.chars() {

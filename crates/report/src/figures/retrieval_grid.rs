@@ -1,4 +1,4 @@
-//! Retrieval over depth and length: one heat map per task and scheme.
+//! Retrieval by depth and length: one heat map per task and scheme.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
 
@@ -13,13 +13,13 @@ use crate::{
     ticks,
 };
 
-/// Colours of nothing retrieved and of everything: readable in grey and by the colour-blind.
+/// Colours for no retrieval and for complete retrieval. They are readable in grey and for colour-blind readers.
 const SCALE: [RGBColor; 2] = [RGBColor(253, 231, 218), RGBColor(33, 102, 172)];
-/// Schemes beside each other; more of them take another line.
+/// Number of schemes per line. More schemes take more lines.
 const PER_LINE: usize = 6;
 
-/// Tasks below each other, schemes beside each other; in each panel lengths to the right and depths downwards, with the score in
-/// percent in every cell. Cells that were not run stay white.
+/// Tasks are below each other, schemes are next to each other. In each panel lengths go to the right and depths downwards. Every
+/// cell shows the score in percent. Cells that were not run stay white.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct RetrievalGrid;
@@ -86,7 +86,7 @@ impl Figure for RetrievalGrid {
     }
 }
 
-/// One heat map.
+/// Draws one heat map.
 fn panel<DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
     plot: Rect,

@@ -1,16 +1,16 @@
-//! What position embedding does to keys: the paper's Figure 2b.
+//! The effect of position embedding on keys: the paper's Figure 2b.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend, style::RGBColor};
 
 use super::scatter;
 use crate::{error::ReportError, records::ScatterRow, save::Figure};
 
-/// Colours of early and of late positions.
+/// Colours of the first and of the last positions.
 const ENDS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(230, 159, 0)];
 /// Groups of positions, as in the paper.
 pub const GROUPS: usize = 8;
 
-/// Keys of one head before and after position embedding, coloured by group of positions.
+/// Keys of one head before and after position embedding. Colours show groups of positions.
 pub struct RotaryScatter;
 
 impl Figure for RotaryScatter {

@@ -11,7 +11,7 @@ use crate::{
     style::{GREY, TICK},
 };
 
-/// Draws one panel for each distinct `panel`, left to right, and a key of the groups under the title.
+/// Draws one panel for each distinct `panel`, from left to right, and a key of the groups under the title.
 pub(super) fn draw<DB: DrawingBackend>(
     root: &DrawingArea<DB, Shift>,
     data: &[ScatterRow],
@@ -51,7 +51,7 @@ pub(super) fn draw<DB: DrawingBackend>(
     Ok(())
 }
 
-/// The share of variance in each panel's plane, as a sentence.
+/// A sentence with the fraction of the variance that is in each panel's plane.
 pub(super) fn variances(data: &[ScatterRow]) -> String {
     let panels = distinct(data.iter().map(|row| (row.panel.as_str(), (100.0 * row.variance).round() as i64)));
     let shares: Vec<String> = panels.iter().map(|(panel, share)| format!("{share} % ({panel})")).collect();

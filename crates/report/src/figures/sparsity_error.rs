@@ -14,7 +14,8 @@ use crate::{
     style::{self, BLUE, Stroke, VERMILLION},
 };
 
-/// Relative squared error (log) of one layer's vectors against sparsity (log), keys and values in panels where both are there, NeuralDict against k-means.
+/// Relative squared error (log) of one layer's vectors against sparsity (log), NeuralDict compared with k-means. Keys and
+/// values have separate panels if both are present.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows, [`ReportError::Mixed`] with rows of several layers.
 pub struct SparsityError;

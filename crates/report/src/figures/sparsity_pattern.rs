@@ -1,4 +1,4 @@
-//! Which atoms a prompt uses: tokens by atoms.
+//! The atoms that a prompt uses: tokens against atoms.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -14,8 +14,8 @@ use crate::{
     ticks::number,
 };
 
-/// A dot for every atom that a token's vector of one head uses, keys and values in panels of their own: blue for a positive coefficient,
-/// vermillion for a negative one, the larger its share of the token's largest, the larger the dot.
+/// A dot for every atom that a token's vector of one head uses. Keys and values have separate panels. Blue is a positive
+/// coefficient, vermillion a negative one. The size of a dot shows the coefficient relative to the largest of its token.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows, [`ReportError::Mixed`] with rows of several layers or heads.
 pub struct SparsityPattern;

@@ -14,7 +14,8 @@ use crate::{
     ticks::number,
 };
 
-/// Mean KL per token (log) at every point of a sweep, evenly spaced in their order; one line per scheme. Schemes without loss are left out.
+/// Mean KL per token (log) at every point of a sweep. The points are evenly spaced in their order. There is one line per scheme.
+/// Schemes without loss are not shown.
 ///
 /// Drawing fails with [`ReportError::Empty`] unless at least one scheme has a positive KL.
 pub struct SweepQuality;
@@ -89,7 +90,8 @@ fn points(data: &[SweepRow]) -> Vec<&str> {
     distinct(data.iter().map(|row| row.point.as_str()))
 }
 
-/// A single swept parameter becomes the axis's title and its values the ticks; of several, each point is spelled out.
+/// If one parameter was swept, its name is the title of the axis and its values are the ticks. If several were swept, the full
+/// text of each point is the tick.
 fn shortened<'r>(points: &[&'r str]) -> (String, Vec<&'r str>) {
     let split: Option<Vec<(&str, &str)>> = points.iter().map(|point| point.split_once(" = ")).collect();
     match split {

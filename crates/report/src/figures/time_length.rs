@@ -1,4 +1,4 @@
-//! Time to compress a context and to decode a token after it, against the context's length.
+//! Time to compress a context and to decode a token after it, by the length of the context.
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
@@ -13,9 +13,9 @@ use crate::{
     style::{self, INK, Stroke},
 };
 
-/// Milliseconds against tokens of context, both logarithmic, a panel for compressing and one for decoding: a line for every scheme,
-/// coloured by method, dark for uncompressed caches, named at its right end. Only rows of all domains together are drawn, and only times
-/// above 0: an uncompressed cache takes its prefill over for nothing.
+/// Milliseconds against tokens of context, both logarithmic. One panel shows compression and one decoding. Every scheme has a
+/// line, coloured by method and named at its right end. Uncompressed caches are dark. Only rows over all domains and times above
+/// 0 are drawn. An uncompressed cache takes no time to compress, because it uses the prefill as it is.
 ///
 /// Drawing fails with [`ReportError::Empty`] without a time above 0.
 pub struct TimeLength;
@@ -80,10 +80,10 @@ impl Figure for TimeLength {
     }
 }
 
-/// A time of a row in milliseconds, where it was measured.
+/// A time of a row in milliseconds, if it was measured.
 type Time = fn(&SchemeSummary) -> Option<f64>;
 
-/// One panel: a time of a scheme at a context length.
+/// One panel: the time of a scheme against the context length.
 struct Measure {
     heading: &'static str,
     axis: &'static str,
@@ -95,7 +95,7 @@ const MEASURES: [Measure; 2] = [
     Measure { heading: "Decoding one token after it", axis: "milliseconds (log)", of: |row| row.decode_ms_per_token },
 ];
 
-/// Rows over all texts; a scheme of a single domain would be drawn twice.
+/// Rows over all domains. With rows of single domains, a scheme would be drawn twice.
 fn whole(rows: &[SchemeSummary]) -> Vec<&SchemeSummary> {
     rows.iter().filter(|row| row.domain == "all").collect()
 }

@@ -15,7 +15,8 @@ use crate::{
     ticks::number,
 };
 
-/// Held-out relative squared error (log) by epoch, keys and values in panels with a scale each: a thin line per group of merged layers, their median thick.
+/// Held-out relative squared error (log) by epoch. Keys and values have panels with separate scales. Each group of merged layers
+/// has a thin line. The median over the groups is a thick line.
 ///
 /// Drawing fails with [`ReportError::Empty`] without rows.
 pub struct TrainingLoss;
@@ -86,7 +87,7 @@ impl Figure for TrainingLoss {
     }
 }
 
-/// (epoch, median over the groups that have it), by epoch.
+/// Pairs (epoch, median over the groups that have this epoch), sorted by epoch.
 fn medians(data: &[EpochRow], kind: Kind) -> Vec<(f64, f64)> {
     let mut epochs = distinct(data.iter().filter(|row| row.kind == kind).map(|row| row.epoch));
     epochs.sort_unstable();

@@ -1,4 +1,4 @@
-//! Labels that stand at the data instead of in a legend, without running into each other.
+//! Labels at the data instead of in a legend, placed so that they do not overlap.
 
 use plotters::{prelude::DrawingBackend, style::RGBColor};
 
@@ -14,9 +14,10 @@ mod placer;
 use placer::leader;
 pub use placer::{Cost, Extent, Placer};
 
-/// Moves wanted positions apart so that neighbours are at least `gap` from each other and all lie in `low..=high`, in the order they came in,
-/// moving as little as possible: positions that collide become a block, and a block stands centred on the mean of what its members wanted.
-/// If `low..=high` is too short for all, the gap shrinks.
+/// Moves the wanted positions apart, so that neighbours are at least `gap` from each other and all lie in `low..=high`. The
+/// results are in the order of the input. The moves are as small as possible: positions that collide become a block, and a block
+/// is centred on the mean of the positions that its members wanted. If `low..=high` is too short for all, the gap becomes
+/// smaller.
 pub fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     let Some(intervals) = wanted.len().checked_sub(1) else {
         return Vec::new();
@@ -25,7 +26,7 @@ pub fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));
 
-    // (sum of the members' wanted positions, members, top of the block)
+    // (sum of the members' wanted positions, number of members, top of the block)
     let mut blocks: Vec<(f64, usize, f64)> = Vec::new();
     let extent = |count: usize| gap * (count as f64 - 1.0);
     for &index in &order {
@@ -35,7 +36,7 @@ pub fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
                 break;
             }
             blocks.pop();
-            // A block's members sit `gap` apart, so its top wants to be the mean of (wanted - offset), i.e. mean - extent / 2.
+            // The members of a block are `gap` apart. Its best top is the mean of (wanted - offset), which is mean - extent / 2.
             let (sum, count) = (sum + block.0, count + block.1);
             let top = sum / count as f64 - extent(count) / 2.0;
             block = (sum, count, top.clamp(low, (high - extent(count)).max(low)));
@@ -55,7 +56,7 @@ pub fn spread(wanted: &[f64], gap: f64, low: f64, high: f64) -> Vec<f64> {
 
 /// A label for the right end of a line.
 pub struct EndLabel {
-    /// What to write.
+    /// The text.
     pub text: String,
     /// The line's last point, in units.
     pub end: (f64, f64),
@@ -63,7 +64,8 @@ pub struct EndLabel {
     pub colour: RGBColor,
 }
 
-/// Writes the labels right of the panel, each as near to its line's end as the others allow. A label that had to move gets a thin leader.
+/// Writes the labels to the right of the panel. Each is as near to the end of its line as the others allow. A label that had to
+/// move gets a thin leader line.
 pub fn at_line_ends<DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
     panel: &Panel,
@@ -81,7 +83,7 @@ pub fn at_line_ends<DB: DrawingBackend>(
     Ok(())
 }
 
-/// The room that [`at_line_ends`] needs right of a panel for these texts.
+/// The room that [`at_line_ends`] needs to the right of a panel for these texts.
 pub fn end_room<'t, DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
     texts: impl IntoIterator<Item = &'t str>,
@@ -93,10 +95,10 @@ pub fn end_room<'t, DB: DrawingBackend>(
     Ok(widest + 22.0)
 }
 
-/// A text that stands beside its point.
+/// A text next to its point.
 #[derive(Clone, Debug)]
 pub struct PointLabel {
-    /// What to write.
+    /// The text.
     pub text: String,
     /// The point.
     pub at: (f64, f64),
@@ -106,7 +108,7 @@ pub struct PointLabel {
     pub size: f64,
 }
 
-/// Writes one label beside each point, with a thin leader where it had to move away.
+/// Writes one label next to each point, with a thin leader line if the label had to move away.
 pub fn at_points<DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
     placer: &Placer,
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn colliding_positions_are_centred_on_their_mean() {
         assert_eq!(spread(&[50.0, 50.0, 50.0], 10.0, 0.0, 100.0), [40.0, 50.0, 60.0]);
-        // The pair at 20 and 24 moves by 3 each way; 80 is left alone.
+        // The positions 20 and 24 each move by 3. The position 80 does not move.
         assert_eq!(spread(&[24.0, 80.0, 20.0], 10.0, 0.0, 100.0), [27.0, 80.0, 17.0]);
     }
 

@@ -1,15 +1,15 @@
-//! Where labels beside points stand: each near its own, off what is drawn and off each other.
+//! Chooses the places of labels at points. Each label is near its own point, and away from drawn elements and other labels.
 
 use crate::canvas::{Align, Rect};
 
-/// What it costs a label to cover something, in units of distance that the label would rather move.
+/// The cost of covering an element, as the distance that the label would rather move.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost(pub f64);
 
 impl Cost {
-    /// Another label: unreadable.
+    /// Another label, which would become unreadable.
     pub const LABEL: Self = Self(1000.0);
-    /// A point that another label belongs to.
+    /// The point of another label.
     pub const POINT: Self = Self(200.0);
     /// A main line.
     pub const DATA: Self = Self(60.0);
@@ -17,18 +17,18 @@ impl Cost {
     pub const FAINT: Self = Self(8.0);
 }
 
-/// The size of a text, and the point that it belongs to.
+/// The size of a text, and its point.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
     /// The point.
     pub at: (f64, f64),
-    /// In units.
+    /// Width in units.
     pub width: f64,
-    /// In units.
+    /// Height in units.
     pub height: f64,
 }
 
-/// Places labels beside points, away from what is already there and from each other.
+/// Chooses places for labels next to points, away from drawn elements and from each other.
 pub struct Placer {
     within: Rect,
     taken: Vec<(Rect, Cost)>,
@@ -36,33 +36,33 @@ pub struct Placer {
 
 type Segment = [(f64, f64); 2];
 
-/// Where one label could stand.
+/// A possible place of one label.
 #[derive(Clone, Copy)]
 struct Place {
     rect: Rect,
     /// See [`leader`].
     leader: Option<Segment>,
-    /// What this place costs whatever the other labels do.
+    /// The part of the cost that does not depend on the other labels.
     own: f64,
 }
 
-/// Labels farther than this from their point have a leader.
+/// A label farther than this from its point has a leader line.
 const LEADER_FROM: f64 = 13.0;
-/// Nearest points that a leader does not touch: half of a dot and a gap.
+/// A leader line starts at this distance from its point: half of a dot and a gap.
 const DOT: f64 = 7.0;
 
 impl Placer {
-    /// A placer for the inside of `within`.
+    /// A placer for labels inside `within`.
     pub fn new(within: Rect) -> Self {
         Self { within, taken: Vec::new() }
     }
 
-    /// Keeps labels off a rectangle.
+    /// Adds a rectangle that labels should not cover.
     pub fn avoid(&mut self, rect: Rect, cost: Cost) {
         self.taken.push((rect, cost));
     }
 
-    /// Keeps labels off a line.
+    /// Adds a line that labels should not cover.
     pub fn avoid_line(&mut self, points: &[(f64, f64)], cost: Cost) {
         const STEP: f64 = 5.0;
         for pair in points.windows(2) {
@@ -76,8 +76,8 @@ impl Placer {
         }
     }
 
-    /// Places for `texts`: each starts at the place that costs least, and then all move in turn as long as some place costs less
-    /// where the others stand.
+    /// Returns places for `texts`. Each text starts at the place with the lowest cost. Then the texts move in turn, as long as a
+    /// text finds a place with a lower cost given the places of the others.
     pub fn place(&self, texts: &[Extent]) -> Vec<Rect> {
         const ROUNDS: usize = 12;
         let choices: Vec<Vec<Place>> = texts.iter().map(|text| self.choices(text, texts)).collect();
@@ -106,14 +106,14 @@ impl Placer {
         chosen.into_iter().zip(texts).map(standing).collect()
     }
 
-    /// Every place for a text: in sixteen directions, near and far.
+    /// All possible places for a text: in sixteen directions, near and far.
     fn choices(&self, &Extent { at, width, height }: &Extent, texts: &[Extent]) -> Vec<Place> {
         const REACHES: [f64; 8] = [9.0, 12.0, 17.0, 24.0, 33.0, 45.0, 60.0, 80.0];
         const DIRECTIONS: usize = 16;
         let mut places = Vec::new();
         for reach in REACHES {
             for direction in 0..DIRECTIONS {
-                // To the right first: among equals the first is taken.
+                // The first direction is to the right. Among equal costs the first place is taken.
                 let (down, across) = (std::f64::consts::TAU * direction as f64 / DIRECTIONS as f64).sin_cos();
                 let half = |along: f64, extent: f64| (1.6 * along).clamp(-1.0, 1.0) * extent / 2.0;
                 let centre = (at.0 + across * reach + half(across, width), at.1 + down * reach + half(down, height));
@@ -126,7 +126,7 @@ impl Placer {
                     let covered = if taken.overlaps(&rect) { cost.0 } else { 0.0 };
                     covered + if leader.is_some_and(|leader| crosses(leader, taken)) { 0.5 * cost.0 } else { 0.0 }
                 };
-                // A text that is nearer to another point than to its own would be read as that point's.
+                // A reader would assign a text to another point if that point is nearer than its own.
                 let misleading =
                     texts.iter().filter(|other| other.at != at && rect.distance(other.at) < distance + 2.0);
                 let own = self.taken.iter().map(over).sum::<f64>()
@@ -141,7 +141,7 @@ impl Placer {
 }
 
 impl Place {
-    /// What two labels cost each other.
+    /// The cost of two labels for each other.
     fn beside(&self, other: &Self) -> f64 {
         const GAP: f64 = 1.5;
         let room = Rect {
@@ -162,16 +162,17 @@ impl Place {
     }
 }
 
-/// From beside the dot at `at` to the nearest point of its text, where that is too far away to do without.
+/// The leader line from the edge of the dot at `at` to the nearest point of its text, if the text is too far away to do without
+/// one.
 pub(super) fn leader(at: (f64, f64), text: &Rect) -> Option<Segment> {
     let (near, distance) = (text.nearest(at), text.distance(at));
     let start = DOT / distance;
     (distance > LEADER_FROM).then_some([(at.0 + start * (near.0 - at.0), at.1 + start * (near.1 - at.1)), near])
 }
 
-/// Whether a segment has a point inside a rectangle.
+/// Whether a part of a segment is inside a rectangle.
 fn crosses([from, to]: Segment, rect: &Rect) -> bool {
-    // The part of the segment inside, cut by one pair of edges after the other (Liang and Barsky).
+    // Compute the part of the segment inside the rectangle, for one pair of edges after the other (Liang and Barsky).
     let (mut enters, mut leaves) = (0.0_f64, 1.0_f64);
     for (start, step, low, high) in
         [(from.0, to.0 - from.0, rect.left, rect.right), (from.1, to.1 - from.1, rect.top, rect.bottom)]
@@ -188,7 +189,7 @@ fn crosses([from, to]: Segment, rect: &Rect) -> bool {
     enters < leaves
 }
 
-/// Whether two segments cut each other.
+/// Whether two segments intersect.
 fn cut(a: Segment, b: Segment) -> bool {
     let side =
         |[from, to]: Segment, at: (f64, f64)| (to.0 - from.0) * (at.1 - from.1) - (to.1 - from.1) * (at.0 - from.0);

@@ -1,7 +1,8 @@
-//! LongBench tables in the layout of the paper's Tables 1 and 2, and of a run of one's own.
+//! LongBench tables in the layout of the paper's Tables 1 and 2, for comparison with the paper and for a single run.
 //!
-//! The paper's numbers are `data/longbench-published.json`, with their source. Cells that were not run stay empty, and a task
-//! of which fewer records were run than LongBench has says so: its score does not stand next to a published one.
+//! The paper's numbers are in `data/longbench-published.json`, with their source. Cells that were not run stay empty. If fewer
+//! records of a task were run than LongBench has, the table says so, because such a score cannot be compared with a published
+//! one.
 
 use kvcsr_records::{LengthRow, OverallRow, TaskRow};
 
@@ -11,8 +12,8 @@ mod published;
 
 pub use published::{Published, PublishedRow, PublishedTable, published};
 
-/// One model of the paper: per method a line of the paper's scores, ours, and ours less the paper's. Pass no rows where our run
-/// is of another model.
+/// The table of one model of the paper. Each method has a line with the paper's scores, one with ours, and one with ours minus
+/// the paper's. Pass no rows if our run is of another model.
 pub fn paper_markdown(tasks: &[String], table: &PublishedTable, rows: &[TaskRow]) -> String {
     let mut text = head(&["method", ""], tasks, &["avg"]);
     if !rows.is_empty() {
@@ -43,8 +44,8 @@ pub fn paper_markdown(tasks: &[String], table: &PublishedTable, rows: &[TaskRow]
     text.into_text()
 }
 
-/// A run of one's own: per scheme a line of scores, the best in bold, and one of differences to the uncompressed run with their
-/// intervals.
+/// The table of one run. Each scheme has a line of scores, with the best in bold, and a line of differences to the uncompressed
+/// run with their intervals.
 pub fn run_markdown(tasks: &[String], rows: &[TaskRow], overall: &[OverallRow]) -> String {
     let mut text = head(&["scheme", "", "measured bits"], tasks, &["task mean", "category mean"]);
     let blank = || [String::new(), String::new()];
@@ -70,7 +71,7 @@ pub fn run_markdown(tasks: &[String], rows: &[TaskRow], overall: &[OverallRow]) 
     text.into_text()
 }
 
-/// What each scheme scores and takes, one line each, for pages where the tasks do not fit.
+/// The scores, bits and times of each scheme in one line, for pages that are too narrow for a table of tasks.
 pub fn schemes_markdown(overall: &[OverallRow]) -> String {
     let numbers = [
         "task mean",
@@ -101,7 +102,7 @@ pub fn schemes_markdown(overall: &[OverallRow]) -> String {
     text.into_text()
 }
 
-/// The table of LongBench-E: per task and scheme the score of each bucket, with its number of records.
+/// The table of LongBench-E: for each task and scheme the score of each bucket, with its number of records.
 pub fn lengths_markdown(rows: &[LengthRow]) -> String {
     let mut text = Table::of(["task", "scheme"], ["0-4k", "n", "4-8k", "n", "8k+", "n"]);
     for row in rows {
@@ -113,7 +114,7 @@ pub fn lengths_markdown(rows: &[LengthRow]) -> String {
     text.into_text()
 }
 
-/// A score, bold where it is among the best.
+/// A score, in bold if it is among the best.
 fn marked(score: f64, best: bool) -> String {
     if best { format!("**{score:.2}**") } else { format!("{score:.2}") }
 }
@@ -125,7 +126,7 @@ fn interval(difference: Option<f64>, low: Option<f64>, high: Option<f64>) -> Str
     }
 }
 
-/// Records scored of each task, the fewest of any scheme, and how many there are where that is more.
+/// Number of records scored for each task, the smallest of any scheme. If the task has more records, their number follows.
 fn sizes(tasks: &[String], rows: &[TaskRow]) -> Vec<String> {
     let size = |task: &String| {
         let fewest = rows.iter().filter(|row| row.task == *task).min_by_key(|row| row.n);
@@ -200,7 +201,7 @@ mod tests {
              |  | difference |  |  |  |\n"
         );
         assert!(!paper_markdown(&tasks(), &table, &[]).contains("| n |"));
-        // One task missing: no average.
+        // One task is missing, so there is no average.
         assert!(paper_markdown(&tasks(), &table, &cells[..1]).contains("|  | ours | 27.00 |  |  |"));
     }
 

@@ -1,4 +1,4 @@
-//! What the paper printed: its Tables 1 and 2.
+//! The numbers that the paper printed in its Tables 1 and 2.
 
 use std::sync::LazyLock;
 
@@ -6,13 +6,13 @@ use serde::Deserialize;
 
 const PUBLISHED: &str = include_str!("../../data/longbench-published.json");
 
-/// What a paper printed.
+/// The numbers that a paper printed.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
     /// The paper.
     pub source: String,
-    /// What does not add up in it.
+    /// Inconsistencies in the paper's numbers.
     pub note: String,
     /// The tasks, in the order of the columns.
     pub tasks: Vec<String>,
@@ -38,11 +38,11 @@ pub struct PublishedTable {
 pub struct PublishedRow {
     /// The paper's name of the method.
     pub method: String,
-    /// Our scheme for it; the paper's uncompressed FP16 is compared with `dense`.
+    /// Our scheme for this method. The paper's uncompressed FP16 is compared with `dense`.
     pub scheme: String,
-    /// Scores, one per task.
+    /// The scores, one per task.
     pub scores: Vec<f64>,
-    /// Their mean, as printed.
+    /// The mean of the scores, as printed.
     pub average: f64,
 }
 
@@ -57,7 +57,7 @@ pub fn published() -> &'static Published {
 mod tests {
     use super::*;
 
-    /// A digit mistyped anywhere moves the mean away from the printed one.
+    /// A wrong digit changes the mean, so that it differs from the printed one.
     #[test]
     fn published_rows_have_their_printed_averages() {
         let published = published();
@@ -67,7 +67,7 @@ mod tests {
         for row in published.tables.iter().flat_map(|table| &table.rows) {
             assert_eq!(row.scores.len(), published.tasks.len(), "{}", row.method);
             let mean = row.scores.iter().sum::<f64>() / row.scores.len() as f64;
-            // The two rows whose printed average is not that of their printed scores: see the data's note.
+            // In these two rows the printed average is not that of the printed scores: see the note in the data.
             let printed = match row.average {
                 36.93 => 36.84,
                 41.51 => 41.53,

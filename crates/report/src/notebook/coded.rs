@@ -1,4 +1,4 @@
-//! Codes of vectors, and what can be seen in them.
+//! Codes of vectors, and statistics about them.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,27 +9,28 @@ use kvcsr_codec::{
 use super::{Outcome, heldout_vectors};
 use crate::records::{CoefficientRow, DictionarySource, PatternRow, ReconstructionRow, UsageRow};
 
-/// Codes of the first `tokens` held-out tokens of one layer, all heads, at the given level (keys `level`, values `level / chunks` per chunk).
+/// Codes of the first `tokens` held-out tokens of one layer, all heads, at the given level. Keys have `level` atoms, values
+/// `level / chunks` atoms per chunk.
 pub struct Coded {
     /// The layer.
     pub layer: usize,
     /// Keys or values.
     pub kind: Kind,
-    /// Tokens coded.
+    /// Number of tokens encoded.
     pub tokens: usize,
     /// Key-value heads.
     pub heads: usize,
     /// Chunks per head vector.
     pub chunks: usize,
-    /// Rows in the order token, head, chunk.
+    /// The codes. Rows are in the order token, head, chunk.
     pub codes: SparseCodes,
-    /// What the indices point at.
+    /// The dictionary of the codes.
     pub dictionary: Arc<Dictionary>,
-    /// What was coded, `(rows, width)`.
+    /// The encoded vectors, `(rows, width)`.
     pub vectors: Vec<f32>,
 }
 
-/// Codes the first `tokens` held-out tokens of one layer and kind.
+/// Encodes the first `tokens` held-out tokens of one layer and kind.
 ///
 /// # Errors
 /// If the set has no dictionary for the layer, or files are missing.
@@ -37,10 +38,10 @@ pub fn code(run: &Path, set: &DictionarySet, layer: usize, kind: Kind, level: us
     code_with(run, set, layer, layer, kind, level, tokens)
 }
 
-/// As [`code`], the vectors of `layer` with the dictionary of layer `dictionary`.
+/// Does the same as [`code`], with the vectors of `layer` and the dictionary of layer `dictionary`.
 ///
 /// # Errors
-/// As [`code`].
+/// The same as [`code`].
 pub fn code_with(
     run: &Path,
     set: &DictionarySet,
@@ -57,12 +58,12 @@ pub fn code_with(
     Ok(Coded::of(group, layer, heads, level, vectors)?)
 }
 
-/// Reconstruction errors of held-out vectors of `layers` at CSR `levels` (keys `level` atoms, values `level / chunks` in each chunk), over the
-/// first `tokens` tokens: the rows of [`crate::figures::SparsityError`] and [`crate::figures::LayerError`]. Levels that chunks do not divide
-/// are left out.
+/// Reconstruction errors of held-out vectors of `layers` at CSR `levels`, over the first `tokens` tokens. Keys have `level` atoms,
+/// values `level / chunks` in each chunk. These are the rows of [`crate::figures::SparsityError`] and
+/// [`crate::figures::LayerError`]. Levels that are not a multiple of `chunks` are skipped.
 ///
 /// # Errors
-/// As [`code`].
+/// The same as [`code`].
 pub fn reconstruction(
     run: &Path,
     set: &DictionarySet,
@@ -97,10 +98,10 @@ pub fn reconstruction(
 }
 
 impl Coded {
-    /// Codes `vectors`, `(T, Hkv, D)`, of `layer` with the dictionary of `group`.
+    /// Encodes `vectors`, `(T, Hkv, D)`, of `layer` with the dictionary of `group`.
     ///
     /// # Errors
-    /// If they are not whole vectors, or not finite.
+    /// If they are not complete vectors, or not finite.
     pub fn of(
         group: &DictionaryGroup,
         layer: usize,
@@ -115,12 +116,12 @@ impl Coded {
         Ok(Self { layer, kind: group.kind, tokens, heads, chunks, codes, dictionary, vectors })
     }
 
-    /// Row of `codes` and `vectors` of a token's head, its first chunk.
+    /// The row of `codes` and `vectors` for the first chunk of a token's head.
     pub fn row(&self, token: usize, head: usize) -> usize {
         (token * self.heads + head) * self.chunks
     }
 
-    /// The vectors restored from their codes, `(rows, width)`.
+    /// The vectors decoded from their codes, `(rows, width)`.
     ///
     /// # Errors
     /// Never for codes of this dictionary.
@@ -133,7 +134,7 @@ impl Coded {
     /// Relative squared error of each head: `sum ||x - x^||² / sum ||x||²` over tokens and chunks.
     ///
     /// # Errors
-    /// As [`Coded::restored`].
+    /// The same as [`Coded::restored`].
     pub fn head_errors(&self) -> Result<Vec<f64>, CodecError> {
         Ok(self.head_sums()?.into_iter().map(ratio).collect())
     }
@@ -141,7 +142,7 @@ impl Coded {
     /// Relative squared error of all heads together.
     ///
     /// # Errors
-    /// As [`Coded::restored`].
+    /// The same as [`Coded::restored`].
     pub fn error(&self) -> Result<f64, CodecError> {
         Ok(ratio(self.head_sums()?.into_iter().fold((0.0, 0.0), |all, head| (all.0 + head.0, all.1 + head.1))))
     }
@@ -158,7 +159,8 @@ impl Coded {
         Ok(sums)
     }
 
-    /// The atoms that point most nearly along a token's vector (its first chunk), either way: atom and cosine, the largest first in size.
+    /// The atoms with the largest absolute cosine to a token's vector (its first chunk): pairs of atom and cosine, sorted by
+    /// decreasing absolute cosine.
     pub fn nearest(&self, token: usize, head: usize, count: usize) -> Vec<(usize, f64)> {
         let width = self.dictionary.width();
         let at = self.row(token, head) * width;
@@ -172,8 +174,8 @@ impl Coded {
         all
     }
 
-    /// Coefficients as shares of the length of the vector that they code, by the step of pursuit that picked them: the rows of
-    /// [`crate::figures::CoefficientHistogram`].
+    /// Coefficients divided by the length of the vector that they encode, by the step of matching pursuit that picked them. These
+    /// are the rows of [`crate::figures::CoefficientHistogram`].
     pub fn coefficients(&self) -> Vec<CoefficientRow> {
         const BINS: usize = 40;
         let (sparsity, width) = (self.codes.sparsity(), self.dictionary.width());
@@ -186,7 +188,7 @@ impl Coded {
             }
             for (step, coefficient) in self.codes.row(row).1.iter().enumerate() {
                 let share = f64::from(coefficient.to_f32()) / length;
-                // -1..=1 in bins of equal width; rounding may put a share just outside.
+                // -1..=1 in bins of equal width. Rounding may put a value just outside.
                 let bin = ((share + 1.0) / 2.0 * BINS as f64).floor().clamp(0.0, (BINS - 1) as f64);
                 counts[step][bin as usize] += 1;
             }
@@ -206,14 +208,15 @@ impl Coded {
         rows
     }
 
-    /// Mean share of a vector's atoms that another layer's vector of the same token, head and chunk also uses. Both must be coded with one
-    /// dictionary ([`code_with`]).
+    /// Mean fraction of a vector's atoms that another layer's vector of the same token, head and chunk also uses. Both must be
+    /// encoded with the same dictionary ([`code_with`]).
     pub fn reuse_of(&self, other: &Self) -> f64 {
         let rows = self.codes.rows().min(other.codes.rows());
         mean_shared((0..rows).map(|row| (self.codes.row(row).0, other.codes.row(row).0)))
     }
 
-    /// Mean share of a vector's atoms that a vector of the same token and chunk in another head also uses, over all pairs of heads.
+    /// Mean fraction of a vector's atoms that a vector of the same token and chunk in another head also uses, over all pairs of
+    /// heads.
     pub fn reuse_between_heads(&self) -> f64 {
         let mut pairs = Vec::new();
         for token in 0..self.tokens {
@@ -224,7 +227,7 @@ impl Coded {
         mean_shared(pairs.into_iter().map(|(a, b)| (self.codes.row(a).0, self.codes.row(b).0)))
     }
 
-    /// The atoms of one head, token by token: the rows of [`crate::figures::SparsityPattern`].
+    /// The atoms of one head, token by token. These are the rows of [`crate::figures::SparsityPattern`].
     pub fn pattern(&self, head: usize) -> Vec<PatternRow> {
         let mut rows = Vec::new();
         for token in 0..self.tokens {
@@ -245,7 +248,7 @@ impl Coded {
         rows
     }
 
-    /// How often each atom is used, all heads together: the rows of [`crate::figures::AtomUsage`].
+    /// How often each atom is used, over all heads. These are the rows of [`crate::figures::AtomUsage`].
     pub fn usage(&self) -> Vec<UsageRow> {
         let mut uses = vec![0; self.dictionary.len()];
         for &atom in self.codes.indices() {
@@ -255,7 +258,7 @@ impl Coded {
         uses.into_iter().enumerate().map(|(atom, uses)| UsageRow { layer, kind, atom, uses }).collect()
     }
 
-    /// The pairs of atoms that most often serve one vector together: both atoms, and the number of vectors. At most `count` pairs.
+    /// The pairs of atoms that occur most often in the same code: both atoms, and the number of vectors. At most `count` pairs.
     pub fn pairs(&self, count: usize) -> Vec<(usize, usize, usize)> {
         let mut seen = std::collections::BTreeMap::<(u16, u16), usize>::new();
         for row in self.codes.indices().chunks(self.codes.sparsity()) {
@@ -274,19 +277,19 @@ impl Coded {
         pairs
     }
 
-    /// Mean share of a vector's atoms that the vector `lag` tokens earlier, of the same head and chunk, also uses.
+    /// Mean fraction of a vector's atoms that the vector `lag` tokens earlier, of the same head and chunk, also uses.
     pub fn reuse(&self, lag: usize) -> f64 {
         let step = lag * self.heads * self.chunks;
         mean_shared((step..self.codes.rows()).map(|row| (self.codes.row(row).0, self.codes.row(row - step).0)))
     }
 }
 
-/// Error over energy; 0 where there is no energy.
+/// The error divided by the energy, or 0 if the energy is 0.
 fn ratio((error, energy): (f64, f64)) -> f64 {
     if energy > 0.0 { error / energy } else { 0.0 }
 }
 
-/// Mean over pairs of the share of the first's atoms that are also in the second; 0 without pairs.
+/// Mean over pairs of the fraction of the first's atoms that are also in the second. 0 without pairs.
 fn mean_shared<'c>(pairs: impl Iterator<Item = (&'c [u16], &'c [u16])>) -> f64 {
     let (mut sum, mut count) = (0.0, 0);
     for (these, those) in pairs {
@@ -304,7 +307,7 @@ mod tests {
 
     const H: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
-    /// Codes of two coefficients over the atoms (1, 0), (0, 1), (1, 1) / sqrt 2 and (1, -1) / sqrt 2, of `vectors`.
+    /// Codes of `vectors` with two coefficients over the atoms (1, 0), (0, 1), (1, 1) / sqrt 2 and (1, -1) / sqrt 2.
     fn coded(indices: &[u16], coefficients: &[f32], heads: usize, vectors: Vec<f32>) -> Coded {
         let mut codes = SparseCodes::new(2);
         codes.append(indices, coefficients);
@@ -315,7 +318,7 @@ mod tests {
 
     #[test]
     fn patterns_usage_pairs_and_reuse_by_hand() {
-        // Two tokens of two heads. Head 0: atoms {0, 1} then {1, 2}; head 1: {3, 3} then {0, 1}.
+        // Two tokens with two heads. Head 0 has the atoms {0, 1}, then {1, 2}. Head 1 has {3, 3}, then {0, 1}.
         let coded = coded(&[0, 1, 3, 3, 1, 2, 0, 1], &[1.0, -2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 2, vec![1.0; 8]);
         let head: Vec<(usize, usize, f32)> =
             coded.pattern(0).iter().map(|r| (r.token, r.atom, r.coefficient)).collect();
@@ -323,17 +326,18 @@ mod tests {
         let uses: Vec<usize> = coded.usage().iter().map(|r| r.uses).collect();
         assert_eq!(uses, [2, 3, 1, 2]);
         assert_eq!(coded.pairs(5), [(0, 1, 2), (1, 2, 1)]);
-        // Head 0 shares one of two atoms with the token before, head 1 none.
+        // Head 0 shares one of two atoms with the previous token, head 1 shares none.
         assert_eq!(coded.reuse(1), 0.25);
         assert_eq!(coded.reuse(9), 0.0);
-        // Token 0: head 0 has {0, 1}, head 1 {3, 3}: nothing. Token 1: {1, 2} and {0, 1} share one of two, both ways.
+        // Token 0: head 0 has {0, 1} and head 1 has {3, 3}, so nothing is shared. Token 1: {1, 2} and {0, 1} share one of two
+        // atoms, in both directions.
         assert_eq!(coded.reuse_between_heads(), 0.25);
         assert_eq!(coded.reuse_of(&coded), 1.0);
     }
 
     #[test]
     fn errors_neighbours_and_coefficients_by_hand() {
-        // One token of two heads: (3, 4) restored as (3, 0), and (0, 2) restored exactly.
+        // One token with two heads: (3, 4) is decoded to (3, 0), and (0, 2) is decoded exactly.
         let coded = coded(&[0, 0, 1, 1], &[3.0, 0.0, 1.5, 0.5], 2, vec![3.0, 4.0, 0.0, 2.0]);
         assert_eq!(coded.head_errors().unwrap(), [16.0 / 25.0, 0.0]);
         assert!((coded.error().unwrap() - 16.0 / 29.0).abs() < 1e-12);
@@ -341,7 +345,7 @@ mod tests {
         assert_eq!((near[0].0, near[1].0), (2, 1));
         assert!((near[0].1 - f64::from(7.0 * H / 5.0)).abs() < 1e-6 && (near[1].1 - 0.8).abs() < 1e-6);
         let rows = coded.coefficients();
-        // First picks: 3 / 5 and 1.5 / 2; second ones: 0 and 0.25.
+        // The first picks are 3 / 5 and 1.5 / 2. The second picks are 0 and 0.25.
         let of = |step, share| {
             let row = rows.iter().find(|r| r.step == step && r.low <= share && share < r.high).unwrap();
             row.share

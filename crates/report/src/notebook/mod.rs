@@ -1,6 +1,7 @@
-//! What notebooks share: finding a run, its dictionaries and held-out vectors, coding them, and showing results under a cell.
+//! Common functions of notebooks: find a run, read its dictionaries and held-out vectors, encode them, and show results under a
+//! cell.
 //!
-//! `use kvcsr_report::notebook::*;` brings [`Shown`] into scope, so that the last value of a cell is shown as HTML.
+//! `use kvcsr_report::notebook::*;` brings [`Shown`] into scope. The last value of a cell is then shown as HTML.
 
 mod coded;
 mod shown;
@@ -21,13 +22,14 @@ use crate::{
     records::{DivergenceRow, HeldoutRow, SchemeSummary, csv},
 };
 
-/// The error of a notebook's cell: anything, shown as text.
+/// The result type of a notebook cell. Any error is possible and is shown as text.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// The run that notebooks read: that of profile `$KVCSR_PROFILE`, else the full run `smol` if it is there, else `smoke`.
+/// The run that notebooks read. If `$KVCSR_PROFILE` is set, this is the run of that profile. Otherwise it is the full run `smol`
+/// if it exists, else `smoke`.
 ///
 /// # Errors
-/// If there is no run with trained dictionaries, with the command that makes one.
+/// If there is no run with trained dictionaries. The error names the command that makes one.
 pub fn run_folder() -> Outcome<PathBuf> {
     find_run(Path::new("../data/runs"), env::var("KVCSR_PROFILE").ok().as_deref())
 }
@@ -50,7 +52,8 @@ fn find_run(runs: &Path, asked: Option<&str>) -> Outcome<PathBuf> {
     }
 }
 
-/// A file or folder of a run. What a named run (`smol+big`) has not made itself is that of its profile (`smol`).
+/// The path of a file or folder of a run. If a named run (`smol+big`) does not have it, this is the path in the run of its
+/// profile (`smol`).
 pub fn file_of(run: &Path, file: &str) -> PathBuf {
     let own = run.join(file);
     let label = run.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('+'));
@@ -68,7 +71,7 @@ pub fn neuraldict(run: &Path) -> Result<DictionarySet, CodecError> {
     DictionarySet::load(file_of(run, "train/dictionaries.safetensors"))
 }
 
-/// The k-means centroids that training started from.
+/// The k-means centroids from which training started.
 ///
 /// # Errors
 /// If the file is missing or damaged.
@@ -76,7 +79,7 @@ pub fn kmeans(run: &Path) -> Result<DictionarySet, CodecError> {
     DictionarySet::load(file_of(run, "train/kmeans.safetensors"))
 }
 
-/// One layer's vectors of text that training never saw.
+/// One layer's vectors of text that was not used for training.
 ///
 /// # Errors
 /// If the file is missing or damaged.
@@ -84,7 +87,7 @@ pub fn heldout(run: &Path, layer: usize, kind: Kind) -> Result<Shard, CodecError
     Shard::open(file_of(run, &format!("calibrate/heldout/layer-{layer:02}-{kind}s.safetensors")))
 }
 
-/// The first `tokens` held-out tokens of one layer, `(T, Hkv, D)`, and how many there are.
+/// The first `tokens` held-out tokens of one layer, `(T, Hkv, D)`, and the number of tokens read.
 ///
 /// # Errors
 /// If the file is missing or damaged.
@@ -96,16 +99,16 @@ pub fn heldout_vectors(run: &Path, layer: usize, kind: Kind, tokens: usize) -> R
     Ok((vectors, rows / shard.heads()))
 }
 
-/// What is known of schemes beside each other.
+/// The comparison of schemes.
 pub struct Compared {
-    /// A row per scheme, context and domain, `all` among them.
+    /// One row per scheme, context and domain. `all` is one of the domains.
     pub rows: Vec<SchemeSummary>,
     /// Where the rows come from, as a sentence.
     pub source: String,
 }
 
-/// The rows of `just compare`, as it published them, else of the first run that has them. Where it was never run, the published results of
-/// `just evaluate`: CSR and exact caches alone, and no times of decoding.
+/// The rows of `just compare`: the published ones, or those of the first run that has them. If it was never run, the published
+/// results of `just evaluate`. Those contain CSR and uncompressed caches only, and no times of decoding.
 ///
 /// # Errors
 /// If files are missing or damaged.
@@ -125,10 +128,10 @@ fn comparison(data: &Path) -> Outcome<Compared> {
     Ok(Compared { rows, source: source.to_owned() })
 }
 
-/// Tokens of each text that a run's calibration vectors come from, one after another in the shards.
+/// Number of tokens of each text in a run's calibration vectors. The texts follow each other in the shards.
 ///
 /// # Errors
-/// If the run's record is missing or is not one.
+/// If the run's record is missing or not valid.
 pub fn sequence_length(run: &Path) -> Outcome<usize> {
     let path = file_of(run, "calibrate/manifest.json");
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -138,8 +141,9 @@ pub fn sequence_length(run: &Path) -> Outcome<usize> {
     Ok(length.ok_or_else(|| format!("{}: no parameter `sequence`", path.display()))? as usize)
 }
 
-/// The same divergences with other groups: greedy from layer 0 upward, as long as every pair within a group differs by at most `delta_1` and the
-/// divergences of neighbours add up to at most `delta_2` (paper, section 3.2). What `just merge` does with these thresholds.
+/// The same divergences with other groups. Layers are merged greedily from layer 0 upward, as long as every pair within a group
+/// differs by at most `delta_1` and the divergences of neighbours sum to at most `delta_2` (paper, section 3.2). `just merge`
+/// does this with these thresholds.
 pub fn regrouped(rows: &[DivergenceRow], delta_1: f64, delta_2: f64) -> Vec<DivergenceRow> {
     let mut rows = rows.to_vec();
     for kind in Kind::ALL {
@@ -174,7 +178,7 @@ mod tests {
 
     #[test]
     fn groups_obey_both_thresholds() {
-        // Layers on a line: 0 and 1 are near, 2 is near 1 but not 0.
+        // Layers on a line: 0 and 1 are near each other, 2 is near 1 but not near 0.
         let at = [0.0, 0.2, 0.4, 2.0_f64];
         let mut rows = Vec::new();
         for layer in 0..4 {

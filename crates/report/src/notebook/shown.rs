@@ -1,4 +1,4 @@
-//! Values shown under a cell.
+//! Values that are shown under a cell.
 
 use std::fmt::Write as _;
 
@@ -6,12 +6,12 @@ use kvcsr_codec::{DictionaryGroup, DictionarySet, Footprint, SparseCodes};
 
 use crate::{html, page::escaped};
 
-/// Shown as HTML under a notebook's cell when it is the last value of the cell.
+/// A value that is shown as HTML under a notebook's cell if it is the last value of the cell.
 pub trait Shown {
     /// The HTML.
     fn html(&self) -> String;
 
-    /// The same as a value of its own, to end a cell with: the kernel shows nothing of a cell whose last value consumes a variable.
+    /// The HTML as a new value for the end of a cell. The kernel shows nothing if the last value of a cell consumes a variable.
     fn shown(&self) -> Html {
         Html(self.html())
     }
@@ -22,7 +22,7 @@ pub trait Shown {
     }
 }
 
-/// HTML, for the last line of a cell.
+/// HTML for the last line of a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Html(pub String);
 
@@ -37,7 +37,7 @@ impl Shown for Html {
 pub struct Markdown(String);
 
 impl Markdown {
-    /// Shows `text`. It is only borrowed: the kernel shows nothing of a cell whose last value consumes a variable.
+    /// Shows `text`, which is only borrowed. The kernel shows nothing if the last value of a cell consumes a variable.
     pub fn of(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -49,13 +49,14 @@ impl Shown for Markdown {
     }
 }
 
-/// Markdown as HTML with columns to the left unless they say otherwise: Jupyter's own style has all to the right.
+/// Converts Markdown to HTML with left-aligned columns, unless a column says otherwise. Jupyter's own style aligns all to the
+/// right.
 fn markdown(text: &str) -> String {
     let html = html::markdown(text);
     html.replace("<th>", "<th style=\"text-align: left\">").replace("<td>", "<td style=\"text-align: left\">")
 }
 
-/// A line per dictionary, except that neighbouring layers with one of their own each share a line if it reads the same.
+/// One line per dictionary. Neighbouring layers that each have their own dictionary share a line if it has the same text.
 impl Shown for DictionarySet {
     fn html(&self) -> String {
         let mut text = format!(
@@ -110,7 +111,7 @@ impl Shown for SparseCodes {
     }
 }
 
-/// Both figures and tables of a report's page, under a cell.
+/// The figures and tables of a report's page, under a cell.
 impl Shown for crate::page::Page {
     fn html(&self) -> String {
         format!(
@@ -120,7 +121,7 @@ impl Shown for crate::page::Page {
     }
 }
 
-/// A polars table: at most 20 rows, numbers to the right.
+/// A polars table with at most 20 rows. Numbers are right-aligned.
 #[cfg(feature = "tables")]
 impl Shown for polars::prelude::DataFrame {
     fn html(&self) -> String {

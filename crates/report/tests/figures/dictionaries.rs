@@ -1,4 +1,4 @@
-//! Figures of dictionaries: training, layers, planes.
+//! Tests for figures of dictionaries: training, layers, planes.
 
 use kvcsr_report::{
     DictionarySource, DivergenceRow, EpochRow, Kind, ReconstructionRow, ReportError, ScatterRow,
@@ -94,7 +94,7 @@ fn layer_divergence() {
         })
         .collect();
     let svg = check::<LayerDivergence>(&rows, &["Keys: 4 groups", "Values: 12 groups", "nothing in common"]);
-    // Only groups of several layers are boxed.
+    // Only groups of several layers have boxes.
     assert_eq!(svg.matches("#D55E00").count(), 4);
     assert!(LayerDivergence::caption(&rows).contains("4 groups of keys, 12 of values"));
     assert!(matches!(save::svg::<LayerDivergence>(&[]), Err(ReportError::Empty { .. })));
@@ -123,7 +123,7 @@ fn scattered(panels: &[&str], groups: usize, label: &str) -> Vec<ScatterRow> {
 fn prompt_scatter() {
     let panels = ["keys, layer 5", "values, layer 5", "keys, layer 28", "values, layer 28"];
     let svg = check::<PromptScatter>(&scattered(&panels, 6, "prompt"), &panels);
-    // Six in the key, sixty each in four panels.
+    // Six circles in the key, and sixty per group in each of four panels.
     assert_eq!(svg.matches("<circle").count(), 6 + 4 * 6 * 60);
     assert!(matches!(save::svg::<PromptScatter>(&[]), Err(ReportError::Empty { .. })));
 }

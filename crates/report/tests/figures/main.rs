@@ -1,6 +1,6 @@
-//! Every figure from made-up rows: what it must say, that it is not blank, and that files appear whole.
+//! Draws every figure from synthetic rows. Checks the words in it, that it is not blank, and that its files are complete.
 //!
-//! `KVCSR_FIGURES=<folder> cargo test -p kvcsr-report --test figures` keeps the pictures for a look.
+//! `KVCSR_FIGURES=<folder> cargo test -p kvcsr-report --test figures` keeps the pictures in a folder.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -16,7 +16,7 @@ use kvcsr_report::{
     save::{self, Figure},
 };
 
-/// A number in 0..1 that depends on its arguments only.
+/// A number in 0..1 that depends only on its arguments.
 fn wobble(a: usize, b: usize) -> f64 {
     let x = (a as f64 * 12.9898 + b as f64 * 78.233).sin() * 43758.5453;
     x - x.floor()

@@ -11,7 +11,7 @@ use kvcsr_stats::Bootstrap;
 
 use crate::{check, wobble};
 
-/// A document of which a scheme with a mean KL of `kl` loses about as large a share.
+/// A document. A scheme with a mean KL of `kl` loses about the same fraction of its far context.
 fn row(context: usize, kl: f64, spread: f64) -> HeldoutRow {
     let scored = 512;
     HeldoutRow {
@@ -86,7 +86,7 @@ fn quality_bits() {
     assert!(matches!(save::svg::<QualityBits>(&dense_only), Err(ReportError::Empty { .. })));
 }
 
-/// Schemes with their measured bits and KL, as crowded as a real comparison: many within a factor of two of each other.
+/// Schemes with their measured bits and KL. As in a real comparison, many are within a factor of two of each other.
 const COMPARED: [(&str, f64, f64); 33] = [
     ("dense", 32.0, 0.0),
     ("dense-bf16", 16.0, 2e-5),
@@ -252,7 +252,7 @@ fn time_length() {
         &rows,
         &["csr-8", "milliseconds (log)", "Compressing the context", "Decoding one token after it"],
     );
-    // An uncompressed cache takes no time to take its prefill over: it has no place on the left. Rows of single domains are not drawn.
+    // An uncompressed cache takes no time to compress, so it is not in the left panel. Rows of single domains are not drawn.
     let count = |text: &str| svg.lines().filter(|line| line.trim() == text).count();
     assert_eq!((count("csr-8"), count("dense")), (2, 1));
     assert!(TimeLength::caption(&rows).contains("32 schemes at 1024, 4096 and 7936 tokens"));

@@ -19,17 +19,17 @@ use self::blocks::PANEL_ROWS;
 use self::fused::Fused;
 use super::{Isa, Matrix, MatrixMut, Stored, multiply_parallel};
 
-/// Rows of 16-bit weights widened at a time hold so many numbers: 4 MiB as f32.
+/// How many numbers of `w` are widened at a time: 4 MiB as f32.
 const PANEL: usize = 1 << 20;
-/// Numbers of one thread's turn at widening.
+/// How many numbers one thread widens at a time.
 const TURN: usize = 1 << 15;
 
-/// `out = x wᵀ` on the current rayon pool: x `(rows, inputs)`, w `(outputs, inputs)`, out `(rows, outputs)`.
+/// Computes `out = x wᵀ` on the current rayon pool: x `(rows, inputs)`, w `(outputs, inputs)`, out `(rows, outputs)`.
 ///
 /// The order of the sums is fixed, whatever the machine and its number of threads.
 ///
 /// # Panics
-/// If the slices do not fit each other.
+/// If the sizes of the slices do not match.
 pub fn multiply_bf16(out: &mut [f32], x: &[bf16], w: &[bf16], inputs: usize) {
     assert!(inputs > 0 && x.len().is_multiple_of(inputs) && w.len().is_multiple_of(inputs));
     assert_eq!(out.len(), x.len() / inputs * (w.len() / inputs));
@@ -66,7 +66,7 @@ impl Way {
     }
 }
 
-/// Rows to multiply on one thread, in the order in which the machine takes them: reused from product to product.
+/// Rows for products on one thread, stored as the CPU takes them. The memory can be reused for several products.
 #[derive(Debug, Default)]
 pub struct Bf16Rows {
     rows: usize,
@@ -91,7 +91,7 @@ impl Default for Panels {
 }
 
 impl Bf16Rows {
-    /// Makes room for rows of `inputs` numbers, an even number of them. What they hold before [`Bf16Rows::set`] is of no meaning.
+    /// Makes room for `rows` rows of `inputs` numbers. The content of a row is undefined until [`Bf16Rows::set`].
     ///
     /// # Panics
     /// If `inputs` is odd.
@@ -113,10 +113,10 @@ impl Bf16Rows {
         }
     }
 
-    /// Sets a row to numbers whose lower 16 bits are dropped: f32 that are bf16 stay what they are.
+    /// Sets a row to `x`. The lower 16 bits of each number are dropped, so f32 numbers that are exact bf16 do not change.
     ///
     /// # Panics
-    /// If there is no such row, or `x` has another length.
+    /// If the row does not exist, or `x` has another length.
     pub fn set(&mut self, row: usize, x: &[f32]) {
         assert!(row < self.rows && x.len() == self.inputs);
         if x.is_empty() {
@@ -137,10 +137,11 @@ impl Bf16Rows {
         }
     }
 
-    /// `out = x wᵀ` on the calling thread, x being rows `from` to `from + out.len() / outputs`: w `(outputs, inputs)`.
+    /// Computes `out = x wᵀ` on the calling thread. x is the rows from `from` to `from + out.len() / outputs`, and w is
+    /// `(outputs, inputs)`.
     ///
     /// # Panics
-    /// If the slices do not fit each other.
+    /// If the sizes of the slices do not match.
     pub fn multiply(&self, from: usize, w: &[bf16], out: &mut [f32]) {
         if w.is_empty() || out.is_empty() {
             return out.fill(0.0);
@@ -157,11 +158,11 @@ impl Bf16Rows {
     }
 }
 
-/// `out = x wᵀ` on the current rayon pool, w widened exactly as it is used: x `(rows, inputs)`, w `(outputs, inputs)`, out
-/// `(rows, outputs)`.
+/// Computes `out = x wᵀ` on the current rayon pool. w is widened exactly while it is used: x `(rows, inputs)`, w
+/// `(outputs, inputs)`, out `(rows, outputs)`.
 ///
 /// # Panics
-/// If the slices do not fit each other.
+/// If the sizes of the slices do not match.
 pub fn multiply_widened<W: Stored>(out: &mut [f32], x: &[f32], w: &[W], inputs: usize) {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     assert_eq!(out.len(), rows * outputs);
@@ -175,7 +176,7 @@ pub fn multiply_widened<W: Stored>(out: &mut [f32], x: &[f32], w: &[W], inputs: 
     }
 }
 
-/// Copies to f32 on the current rayon pool.
+/// Converts to f32 on the current rayon pool.
 fn widen<W: Stored>(from: &[W], to: &mut [f32]) {
     let isa = Isa::detect();
     to.par_chunks_mut(TURN).zip(from.par_chunks(TURN)).for_each(|(to, from)| isa.widen(from, to));

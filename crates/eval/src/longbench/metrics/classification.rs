@@ -1,12 +1,12 @@
-//! Classification by the class names that occur in the prediction.
+//! Classification by the class names in the prediction.
 //!
 //! Source: `classification_score` of LongBench's `metrics.py`.
 
-/// One over the number of classes found in `prediction` if `answer` is among them, else 0.
+/// If `answer` is one of the classes found in `prediction`, one divided by the number of these classes, otherwise 0.
 ///
-/// Classes that are proper substrings of the answer are discarded, but the original removes them from the list that it is
-/// iterating over, so the class after a removed one is never looked at. That is kept here. `list.remove` deletes the first
-/// equal entry, which with duplicate classes may lie before the current one.
+/// Found classes that are proper substrings of the answer are discarded. The original removes them from the list while it
+/// iterates over it, so it skips the class after a removed one. This function does the same. `list.remove` deletes the first
+/// equal entry. With duplicate classes this may be an entry before the current one.
 #[must_use]
 pub fn classification(prediction: &str, answer: &str, classes: &[String]) -> f64 {
     let mut found: Vec<&str> = classes.iter().map(String::as_str).filter(|class| prediction.contains(class)).collect();
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn the_class_after_a_removed_one_is_skipped() {
-        // "a" goes, "ab" is skipped and stays, so two classes are left.
+        // "a" is removed, "ab" is skipped and stays, so two classes remain.
         assert_eq!(classification("a ab abc", "abc", &classes(&["a", "ab", "abc"])), 0.5);
         assert_eq!(classification("a x abc", "abc", &classes(&["a", "abc"])), 1.0);
     }

@@ -1,29 +1,29 @@
 //! Code similarity: `fuzzywuzzy.fuzz.ratio` of the first line of code.
 //!
-//! Source: `code_sim_score` of LongBench's `metrics.py`; fuzzywuzzy 0.18 takes its ratio from python-Levenshtein where that is
-//! installed and from the standard library's `difflib` otherwise. LongBench's requirements do not list python-Levenshtein, so
+//! Source: `code_sim_score` of LongBench's `metrics.py`. fuzzywuzzy 0.18 uses the ratio of python-Levenshtein if that is
+//! installed, otherwise that of `difflib` in the standard library. LongBench's requirements do not list python-Levenshtein, so
 //! `difflib` is the default here. The two differ by some points on LCC and RepoBench-P.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Which string ratio stands behind [`code_sim`].
+/// The string ratio that [`code_sim`] uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CodeSim {
-    /// `difflib.SequenceMatcher(None, prediction, answer).ratio()`: Ratcliff-Obershelp, not symmetric, with the "popular
-    /// character" heuristic when the answer has 200 characters or more. What LongBench's own requirements give.
+    /// `difflib.SequenceMatcher(None, prediction, answer).ratio()`: Ratcliff-Obershelp, which is not symmetric. It uses the
+    /// "popular character" heuristic if the answer has 200 characters or more. This is the result with LongBench's requirements.
     #[default]
     Difflib,
-    /// `Levenshtein.ratio`: one minus the normalised insertion and deletion distance. What an environment with
-    /// python-Levenshtein gives.
+    /// `Levenshtein.ratio`: one minus the normalised insertion and deletion distance. This is the result in an environment with
+    /// python-Levenshtein.
     Levenshtein,
 }
 
-/// Similarity in `[0, 1]`, in steps of 0.01, of the first line of code in `prediction` to `answer`.
+/// Similarity of the first line of code in `prediction` to `answer`, in `[0, 1]`, in steps of 0.01.
 ///
-/// The line is the first one without a backtick, `#` or `//`, unstripped; empty when there is none.
+/// The line is the first one without a backtick, `#` or `//`. It is not stripped. It is empty if there is no such line.
 #[must_use]
 pub fn code_sim(prediction: &str, answer: &str, backend: CodeSim) -> f64 {
     let line = prediction
@@ -34,7 +34,7 @@ pub fn code_sim(prediction: &str, answer: &str, backend: CodeSim) -> f64 {
     fuzz_ratio(line, answer, backend) / 100.0
 }
 
-/// `fuzz.ratio`: a whole number from 0 to 100.
+/// `fuzz.ratio`: an integer from 0 to 100.
 fn fuzz_ratio(a: &str, b: &str, backend: CodeSim) -> f64 {
     if a == b {
         return 100.0;
@@ -51,7 +51,8 @@ fn fuzz_ratio(a: &str, b: &str, backend: CodeSim) -> f64 {
     (100.0 * ratio).round_ties_even()
 }
 
-/// `SequenceMatcher(None, a, b).ratio()`: twice the characters in matching blocks over all characters.
+/// `SequenceMatcher(None, a, b).ratio()`: twice the number of characters in matching blocks, divided by the total number of
+/// characters.
 fn difflib_ratio(a: &[char], b: &[char]) -> f64 {
     let positions = positions_without_popular(b);
     let mut matches = 0;
@@ -68,8 +69,8 @@ fn difflib_ratio(a: &[char], b: &[char]) -> f64 {
     2.0 * matches as f64 / (a.len() + b.len()) as f64
 }
 
-/// Where each character of `b` stands, ascending; in a long `b`, characters on more than 1 % of the places (plus one)
-/// are left out (`autojunk`).
+/// The positions of each character in `b`, in rising order. In a long `b`, characters at more than 1 % of the positions (plus
+/// one) are left out (`autojunk`).
 fn positions_without_popular(b: &[char]) -> HashMap<char, Vec<usize>> {
     let mut positions: HashMap<char, Vec<usize>> = HashMap::new();
     for (j, &c) in b.iter().enumerate() {
@@ -89,8 +90,8 @@ struct Block {
     size: usize,
 }
 
-/// The longest block within the bounds, the earliest in `a` and then in `b` among equals; popular characters cannot
-/// start one, but extend it on both sides.
+/// The longest block within the bounds. Among equals it is the earliest in `a`, then the earliest in `b`. A block cannot start
+/// with a popular character, but popular characters can extend it on both sides.
 fn longest_match(
     a: &[char],
     b: &[char],
@@ -98,7 +99,7 @@ fn longest_match(
     (a_low, a_high, b_low, b_high): (usize, usize, usize, usize),
 ) -> Block {
     let mut best = Block { a: a_low, b: b_low, size: 0 };
-    // Length of the match that ends at a[i - 1], b[j - 1], keyed by j: shifted by one to stay unsigned.
+    // Length of the match that ends at a[i - 1], b[j - 1]. The key is j, shifted by one so that it stays unsigned.
     let mut ending: HashMap<usize, usize> = HashMap::new();
     for (i, c) in a.iter().enumerate().take(a_high).skip(a_low) {
         let mut ending_here = HashMap::new();
@@ -171,26 +172,26 @@ mod tests {
         let prediction = "\n\n```rust\n# note\n// note\n  x = 1\ny = 2";
         assert_eq!(code_sim(prediction, "  x = 1", CodeSim::Difflib), 1.0);
         assert!(code_sim(prediction, "x = 1", CodeSim::Difflib) < 1.0);
-        // Only newlines are stripped on the left: a blank line counts as a line of code.
+        // Only newlines are stripped on the left, so a blank line counts as a line of code.
         assert_eq!(code_sim(" \nx", "x", CodeSim::Difflib), 0.0);
     }
 
     #[test]
     fn half_points_round_to_even() {
-        // 2 * 1 / 16 = 0.125, 12.5 to 12; 2 * 3 / 16 = 0.375, 37.5 to 38.
+        // 2 * 1 / 16 = 0.125: 12.5 is rounded to 12. 2 * 3 / 16 = 0.375: 37.5 is rounded to 38.
         assert_eq!(code_sim("a1234567", "axyzuvwt", CodeSim::Difflib), 0.12);
         assert_eq!(code_sim("abc12345", "abcxyzuv", CodeSim::Difflib), 0.38);
     }
 
     #[test]
     fn popular_characters_are_dropped_from_200_on() {
-        // "ab" repeated: at 198 characters all of them match, at 200 both characters are popular.
+        // "ab" repeated: with 198 characters all of them match, with 200 both characters are popular.
         let short = "ab".repeat(99);
         let long = "ab".repeat(100);
         let with_prefix = |s: &str| format!("x{s}");
         assert_eq!(code_sim(&with_prefix(&short), &short, CodeSim::Difflib), 1.0);
         assert_eq!(code_sim(&with_prefix(&long), &long, CodeSim::Difflib), 0.0);
-        // Only the answer's length counts.
+        // Only the length of the answer matters.
         assert!(code_sim(&long, &short, CodeSim::Difflib) > 0.98);
     }
 }

@@ -1,7 +1,7 @@
 //! The scorers of LongBench v1, one file per family.
 //!
-//! Every scorer compares one prediction with one answer and gives a value in `[0, 1]`. The arithmetic keeps the order of the
-//! original Python, so that scores agree to the last printed digit.
+//! Every scorer compares one prediction with one answer and returns a value in `[0, 1]`. The arithmetic has the same order as
+//! the original Python, so scores agree to the last printed digit.
 
 pub mod classification;
 pub mod code_sim;
@@ -19,12 +19,12 @@ pub use rouge::Recursion;
 
 use crate::error::Result;
 
-/// What LongBench's scores depend on besides the texts.
+/// Options of LongBench's scores, in addition to the texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MetricOptions {
-    /// The string ratio behind code similarity.
+    /// The string ratio for code similarity.
     pub code_sim: CodeSim,
-    /// Whether ROUGE gives up where Python's stack ends.
+    /// Whether ROUGE fails at Python's recursion limit.
     pub recursion: Recursion,
 }
 
@@ -50,7 +50,7 @@ pub enum Metric {
     Count,
     /// First line of code.
     CodeSim,
-    /// The last number, as GSM8K's exact match reads it; not in LongBench.
+    /// The last number, as in GSM8K's exact match. Not in LongBench.
     Number,
 }
 
@@ -86,11 +86,11 @@ impl Metric {
         }
     }
 
-    /// Score of `prediction` against one `answer`, in `[0, 1]`. `classes` matters to [`Metric::Classification`] only.
+    /// Score of `prediction` against one `answer`, in `[0, 1]`. Only [`Metric::Classification`] uses `classes`.
     ///
     /// # Errors
-    /// [`EvalError::Unscorable`](crate::EvalError::Unscorable) where the original would fail:
-    /// a retrieval answer without a paragraph number.
+    /// [`EvalError::Unscorable`](crate::EvalError::Unscorable) if the original would fail: a retrieval answer without a paragraph
+    /// number.
     pub fn score(self, prediction: &str, answer: &str, classes: &[String], options: MetricOptions) -> Result<f64> {
         Ok(match self {
             Self::QaF1 => qa_f1::qa_f1(prediction, answer),

@@ -1,13 +1,13 @@
-//! GSM8K-style exact match: the last number of the prediction against the answer.
+//! Exact match as in GSM8K: compares the last number of the prediction with the answer.
 //!
-//! Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021, end each solution with its answer; a chain of thought
-//! is right when its last number is that answer. Thousands separators, a currency sign and a closing point do not count.
+//! In Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021, each solution ends with its answer. A chain of
+//! thought is right if its last number is that answer. Thousands separators, a currency sign and a final full stop are ignored.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// 1 if the last number in `prediction` equals `answer`, else 0; 0 without any.
+/// 1 if the last number in `prediction` equals `answer`, otherwise 0. It is 0 if there is no number.
 #[must_use]
 pub fn number(prediction: &str, answer: &str) -> f64 {
     static NUMBER: LazyLock<Regex> =

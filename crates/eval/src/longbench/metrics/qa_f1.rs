@@ -18,13 +18,13 @@ pub fn qa_f1(prediction: &str, answer: &str) -> f64 {
     f1(&prediction, &answer)
 }
 
-/// F1 over the normalised words of `prediction` and `answer` after Chinese segmentation of the raw text, in `[0, 1]`.
+/// F1 over the normalised words of `prediction` and `answer`, in `[0, 1]`. The raw text is segmented by the Chinese segmenter.
 #[must_use]
 pub fn qa_f1_zh(prediction: &str, answer: &str) -> f64 {
     f1(&words_zh(prediction), &words_zh(answer))
 }
 
-/// Lower case, then no punctuation, then no articles. White space stays for the split.
+/// Converts to lower case, then removes punctuation, then articles. White space stays for the split.
 fn normalise(text: &str) -> String {
     let mut text = lower(text);
     text.retain(|c| !is_ascii_punctuation(c));
@@ -41,7 +41,7 @@ fn normalise_zh(word: &str) -> String {
     word
 }
 
-/// Multiset-overlap F1; 0 without overlap.
+/// F1 of the multiset overlap, or 0 if there is no overlap.
 fn f1<T: AsRef<str>>(prediction: &[T], answer: &[T]) -> f64 {
     let in_answer = counts(answer.iter().map(AsRef::as_ref));
     let same: usize = counts(prediction.iter().map(AsRef::as_ref))
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn punctuation_goes_before_articles() {
-        // "a-b" becomes "ab", not an article and a "b"; "(the)" is an article.
+        // "a-b" becomes "ab", not an article and "b". "(the)" is an article.
         assert_eq!(qa_f1("a-b", "ab"), 1.0);
         assert_eq!(qa_f1("(the) cat", "Cat!"), 1.0);
         assert_eq!(qa_f1("the", "a"), 0.0);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn overlap_counts_repeats() {
-        // One of two predicted "x" matches: p = 1/2, r = 1.
+        // One of the two predicted "x" matches: p = 1/2, r = 1.
         assert_eq!(qa_f1("x x", "x"), 2.0 * 0.5 * 1.0 / 1.5);
         assert_eq!(qa_f1("", ""), 0.0);
     }

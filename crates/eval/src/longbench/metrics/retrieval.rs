@@ -1,4 +1,4 @@
-//! Passage retrieval and passage count: which share of the numbers in the prediction is the right one.
+//! Passage retrieval and passage count: the fraction of the numbers in the prediction that is right.
 //!
 //! Source: `retrieval_score`, `retrieval_zh_score` and `count_score` of LongBench's `metrics.py`.
 
@@ -9,10 +9,10 @@ use regex::Regex;
 use super::text::digit_runs;
 use crate::error::{EvalError, Result};
 
-/// Share of the digit runs in `prediction` that equal the paragraph number in `answer`, "Paragraph 7".
+/// Fraction of the digit runs in `prediction` that equal the paragraph number in `answer`, for example "Paragraph 7".
 ///
 /// # Errors
-/// [`EvalError::Unscorable`] when `answer` names no paragraph.
+/// [`EvalError::Unscorable`] if `answer` does not name a paragraph.
 pub fn retrieval(prediction: &str, answer: &str) -> Result<f64> {
     static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"Paragraph (\d+)").expect("the pattern is valid"));
     Ok(count(prediction, paragraph("retrieval", &ID, answer)?))
@@ -21,13 +21,13 @@ pub fn retrieval(prediction: &str, answer: &str) -> Result<f64> {
 /// [`retrieval`] for answers of the form "段落7".
 ///
 /// # Errors
-/// [`EvalError::Unscorable`] when `answer` names no paragraph.
+/// [`EvalError::Unscorable`] if `answer` does not name a paragraph.
 pub fn retrieval_zh(prediction: &str, answer: &str) -> Result<f64> {
     static ID: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"段落(\d+)").expect("the pattern is valid"));
     Ok(count(prediction, paragraph("retrieval_zh", &ID, answer)?))
 }
 
-/// Share of the digit runs in `prediction` that equal `answer` as text; 0 without any.
+/// Fraction of the digit runs in `prediction` that equal `answer` as text, or 0 if there are none.
 #[must_use]
 pub fn count(prediction: &str, answer: &str) -> f64 {
     let mut numbers = 0_usize;

@@ -1,36 +1,36 @@
-//! ROUGE-L as the PyPI package `rouge` 1.0.1 computes it, which is not the ROUGE-L of `rouge-score`.
+//! ROUGE-L as the PyPI package `rouge` 1.0.1 computes it. This is not the ROUGE-L of `rouge-score`.
 //!
-//! Source: `rouge_score` and `rouge_zh_score` of LongBench's `metrics.py`, which take `["rouge-l"]["f"]`. The package splits at
-//! full stops, and its summary-level ROUGE-L with the default `exclusive=True` works on *sets* of words:
-//! `recall = |U| / |words of the reference|`, `precision = |U| / |words of the hypothesis|`, where `U` is the union, over all pairs
-//! of sentences, of the words of their longest common subsequence.
+//! Source: `rouge_score` and `rouge_zh_score` of LongBench's `metrics.py`, which use `["rouge-l"]["f"]`. The package splits at
+//! full stops. Its summary-level ROUGE-L, with the default `exclusive=True`, uses *sets* of words:
+//! `recall = |U| / |words of the reference|`, `precision = |U| / |words of the hypothesis|`. `U` is the union, over all pairs of
+//! sentences, of the words of their longest common subsequence.
 
 use std::collections::{HashMap, HashSet};
 
 use super::segment;
 use super::text::collapse_whitespace;
 
-/// What to do about Python's limit of 1000 nested calls.
+/// How to treat Python's limit of 1000 nested calls.
 ///
-/// The package follows a longest common subsequence back by recursion, one call per step. Beyond the limit Python raises an
-/// error, and LongBench turns every error into the score 0. It takes a text of almost 1000 words without a full stop, so it
-/// concerns Chinese, whose full stop does not split.
+/// The package traces a longest common subsequence back by recursion, with one call per step. Beyond the limit Python raises an
+/// error, and LongBench turns every error into the score 0. This needs a text of almost 1000 words without a full stop. It
+/// therefore happens in Chinese, whose full stop does not split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Recursion {
-    /// Score 0 where LongBench's `eval.py` runs out of stack under CPython 3.11 and its default limit.
+    /// The score is 0 if LongBench's `eval.py` exceeds the stack under CPython 3.11 with its default limit.
     #[default]
     AsPython,
-    /// No limit: the score that the formula means.
+    /// No limit: the score of the formula.
     Unlimited,
 }
 
-/// Steps of the back-trace that fit under `eval.py` -> `scorer` -> `rouge_score` -> the package.
+/// Number of steps of the back-trace that fit under `eval.py` -> `scorer` -> `rouge_score` -> the package.
 const STEPS_ENGLISH: usize = 990;
 
-/// `rouge_zh_score` calls `rouge_score`, so one call less is left.
+/// `rouge_zh_score` calls `rouge_score`, so one call less is available.
 const STEPS_CHINESE: usize = STEPS_ENGLISH - 1;
 
-/// ROUGE-L F of `prediction` against `answer`, in `[0, 1)`; 0 when one of them has nothing but full stops.
+/// ROUGE-L F of `prediction` against `answer`, in `[0, 1)`. It is 0 if one of them consists only of full stops.
 #[must_use]
 pub fn rouge(prediction: &str, answer: &str, recursion: Recursion) -> f64 {
     rouge_within(prediction, answer, limit(recursion, STEPS_ENGLISH))
@@ -76,12 +76,12 @@ fn rouge_within(prediction: &str, answer: &str, steps: usize) -> f64 {
     2.0 * ((precision * recall) / (precision + recall + 1e-8))
 }
 
-/// Pieces between full stops, white space collapsed. A piece of white space only is kept, as an empty sentence.
+/// The pieces between full stops, with white space collapsed. A piece of white space only becomes an empty sentence.
 fn sentences(text: &str) -> Vec<String> {
     text.split('.').filter(|piece| !piece.is_empty()).map(collapse_whitespace).collect()
 }
 
-/// Words as numbers; an empty sentence has one word, the empty one, as `"".split(" ")` has.
+/// Words as numbers. An empty sentence has one word, the empty one, like `"".split(" ")`.
 fn word_ids<'a>(sentences: &'a [String], ids: &mut HashMap<&'a str, u32>) -> Vec<Vec<u32>> {
     sentences
         .iter()
@@ -101,12 +101,13 @@ fn distinct(sentences: &[Vec<u32>]) -> usize {
     sentences.iter().flatten().collect::<HashSet<_>>().len()
 }
 
-/// The words on the back-trace of the longest common subsequence of `x` and `y`, in reverse order; `None` when the back-trace
-/// takes more than `steps` steps.
+/// The words on the back-trace of the longest common subsequence of `x` and `y`, in reverse order. `None` if the back-trace takes
+/// more than `steps` steps.
 ///
-/// Equal words go diagonally even where another path is as long; otherwise up (drop from `x`) only if strictly better, else left.
+/// Equal words go diagonally, even if another path is as long. Otherwise the trace goes up (drops a word from `x`) if that is
+/// strictly better, else left.
 fn lcs_words(x: &[u32], y: &[u32], steps: usize) -> Option<Vec<u32>> {
-    // Every step drops at least one word, so the shorter text bounds the steps from below.
+    // Every step drops at least one word, so there are at least as many steps as words in the shorter text.
     if x.len().min(y.len()) > steps {
         return None;
     }
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_trailing_space_makes_an_empty_word() {
-        // Three hypothesis words: "hello", "world" and "".
+        // The hypothesis has three words: "hello", "world" and "".
         assert_eq!(rl("hello world. ", "hello world"), 0.7999999952000001);
         assert_eq!(rl("hello world.", "hello world"), 0.999999995);
         assert_eq!(rl(" ", " "), 0.999999995);
@@ -173,14 +174,14 @@ mod tests {
 
     #[test]
     fn the_union_carries_over_the_reference_sentences() {
-        // "a b" is found in both reference sentences but counts once: 2 of 4 and 2 of 3 words.
+        // "a b" is in both reference sentences but counts once: 2 of 4 and 2 of 3 words.
         assert_eq!(rl("a b x", "a b c. a b d"), 0.5714285665306124);
     }
 
     #[test]
     fn ties_go_left() {
-        // Of the two longest subsequences of "x y" and "y x" the back-trace takes the one the left step leads to,
-        // and with the second sentence the union tells which it was.
+        // "x y" and "y x" have two longest common subsequences. The back-trace takes the one to which the left step leads. With the
+        // second sentence, the union shows which one it was.
         assert_eq!(rl("y x. q x", "x y"), 0.7999999952000001);
     }
 

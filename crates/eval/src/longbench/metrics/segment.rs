@@ -1,24 +1,24 @@
-//! Chinese word segmentation as jieba 0.42.1 (accurate mode, HMM on) does it.
+//! Chinese word segmentation as in jieba 0.42.1 (accurate mode, HMM on).
 //!
-//! jieba-rs carries the same dictionary and hidden Markov model, and searches them in the same way. Three things
-//! around that search differ, and are put back here:
-//! - jieba's blocks are `[\u4E00-\u9FD5a-zA-Z0-9+#&._%-]+`; jieba-rs also takes later ideographs into a block.
-//! - Inside a run of unknown Latin text jieba splits by `[a-zA-Z0-9]+(?:\.\d+)?%?`; jieba-rs keeps `a-b`, `a_b` and `1.2.3` whole.
+//! jieba-rs has the same dictionary and hidden Markov model, and searches them in the same way. Three things around that search
+//! differ, and this module restores them:
+//! - jieba's blocks are `[\u4E00-\u9FD5a-zA-Z0-9+#&._%-]+`. jieba-rs also includes later ideographs in a block.
+//! - jieba splits a run of unknown Latin text by `[a-zA-Z0-9]+(?:\.\d+)?%?`. jieba-rs keeps `a-b`, `a_b` and `1.2.3` whole.
 //! - jieba's dictionary file lists one word twice, so its total frequency is larger by 3.
 //!
-//! One difference remains: jieba-rs rounds the model's emission probabilities to six decimals. That decides only between equally
-//! likely segmentations, in practice of one unknown character repeated many times, and mostly moves a boundary without changing
-//! which words there are.
+//! One difference remains: jieba-rs rounds the emission probabilities of the model to six decimals. This matters only between
+//! equally likely segmentations, in practice for one unknown character that is repeated many times. It usually moves a boundary
+//! without changing the set of words.
 
 use std::sync::LazyLock;
 
 use jieba_rs::Jieba;
 use regex::Regex;
 
-/// What the word listed twice in jieba's dictionary ("B超", frequency 3) adds to the total.
+/// What the word listed twice in jieba's dictionary ("B超", frequency 3) adds to the total frequency.
 const LISTED_TWICE: usize = 3;
 
-/// A word that no block can contain, to carry [`LISTED_TWICE`]: a private-use character.
+/// A word that no block can contain, a private-use character. It carries [`LISTED_TWICE`].
 const UNREACHABLE: &str = "\u{e000}";
 
 static JIEBA: LazyLock<Jieba> = LazyLock::new(|| {
@@ -27,7 +27,7 @@ static JIEBA: LazyLock<Jieba> = LazyLock::new(|| {
     jieba
 });
 
-/// `jieba.cut(text, cut_all=False)`: every character of `text` is in exactly one token.
+/// `jieba.cut(text, cut_all=False)`. Every character of `text` is in exactly one token.
 #[must_use]
 pub fn cut(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
@@ -53,7 +53,7 @@ fn is_block(c: char) -> bool {
 
 fn cut_block<'a>(block: &'a str, tokens: &mut Vec<&'a str>) {
     for token in JIEBA.cut(block, true) {
-        // No dictionary word contains a connector, so such a token is Latin text that the model joined.
+        // No dictionary word contains a connector, so the model joined this Latin text.
         if token.word.contains(['.', '_', '-']) {
             split_latin(token.word, tokens);
         } else {
@@ -62,7 +62,7 @@ fn cut_block<'a>(block: &'a str, tokens: &mut Vec<&'a str>) {
     }
 }
 
-/// jieba's `finalseg.re_skip.split`: matches and what lies between them.
+/// jieba's `finalseg.re_skip.split`: the matches and the text between them.
 fn split_latin<'a>(run: &'a str, tokens: &mut Vec<&'a str>) {
     static LATIN: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"[a-zA-Z0-9]+(?:\.[0-9]+)?%?").expect("the pattern is valid"));
@@ -79,7 +79,7 @@ fn split_latin<'a>(run: &'a str, tokens: &mut Vec<&'a str>) {
     }
 }
 
-/// Between blocks every character is a token, but "\r\n" is one.
+/// Between blocks every character is a token, except that "\r\n" is one token.
 fn cut_between<'a>(run: &'a str, tokens: &mut Vec<&'a str>) {
     let mut rest = run;
     while let Some(first) = rest.chars().next() {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_dictionary_word_has_a_connector() {
-        // The re-split of a token rests on this; the dictionary's only Latin words are these.
+        // The splitting of tokens depends on this: the dictionary's only Latin words are these.
         for word in ["AT&T", "C++", "c++", "C#", "c#"] {
             assert!(JIEBA.has_word(word), "{word}");
         }

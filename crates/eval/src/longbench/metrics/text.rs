@@ -1,8 +1,8 @@
-//! Strings as Python sees them: `str.split`, `str.lower`, `string.punctuation`, `\d`, `\w` and `round`.
+//! String functions with Python's behaviour: `str.split`, `str.lower`, `string.punctuation`, `\d`, `\w` and `round`.
 //!
-//! The differences from Rust's own methods are small and all of them move scores: Python counts the
-//! separators U+001C to U+001F as white space, its word characters are letters and numbers only (no combining marks),
-//! and its `string.punctuation` is the 32 ASCII characters.
+//! The differences to Rust's own methods are small, but all of them change scores. Python treats the separators U+001C to
+//! U+001F as white space. Its word characters are letters and numbers only (no combining marks). Its `string.punctuation` is
+//! the 32 ASCII characters.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,7 +16,7 @@ pub fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Python's `str.split()`: pieces between runs of white space, without empty ones.
+/// Python's `str.split()`: the non-empty pieces between runs of white space.
 pub fn split_whitespace(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_space).filter(|piece| !piece.is_empty())
 }
@@ -34,14 +34,14 @@ pub fn collapse_whitespace(text: &str) -> String {
     collapsed
 }
 
-/// Python's `str.lower()`. Rust's full lower-casing is the same mapping, final sigma included;
-/// the two differ only in letters that one side's Unicode version does not have yet.
+/// Python's `str.lower()`. Rust's full lower-casing is the same mapping, including the final sigma. The two differ only in
+/// letters that the Unicode version of one of them does not have yet.
 #[must_use]
 pub fn lower(text: &str) -> String {
     text.to_lowercase()
 }
 
-/// Membership in Python's `string.punctuation`, which is ASCII only.
+/// Whether a character is in Python's `string.punctuation`, which is ASCII only.
 #[must_use]
 pub fn is_ascii_punctuation(c: char) -> bool {
     c.is_ascii_punctuation()
@@ -63,7 +63,7 @@ pub fn digit_runs(text: &str) -> impl Iterator<Item = &str> {
 /// Python's `re.sub(r"\b(a|an|the)\b", " ", text)`.
 ///
 /// A word made of one alternative between two boundaries is a maximal run of word characters. Python's word characters are
-/// `str.isalnum` and the underscore, that is, the general categories L and N.
+/// `str.isalnum` and the underscore. These are the general categories L and N, and the underscore.
 #[must_use]
 pub fn blank_articles(text: &str) -> String {
     static WORDS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").expect("the pattern is valid"));
@@ -81,11 +81,11 @@ pub fn round2(value: f64) -> f64 {
     if !value.is_finite() {
         return value;
     }
-    // Rust prints the exact binary value correctly rounded, as Python's `round` does.
+    // Rust prints the exact binary value correctly rounded, like Python's `round`.
     format!("{value:.2}").parse().unwrap_or(value)
 }
 
-/// `numpy.round(value, 2)`, which scales, rounds half to even and scales back: it can differ from [`round2`] in the last digit.
+/// `numpy.round(value, 2)`. It scales, rounds half to even and scales back, so it can differ from [`round2`] in the last digit.
 #[must_use]
 pub fn numpy_round2(value: f64) -> f64 {
     (value * 100.0).round_ties_even() / 100.0
@@ -145,7 +145,7 @@ mod tests {
     fn articles_are_whole_words() {
         assert_eq!(blank_articles("the an a"), "    ".to_owned() + " ");
         assert_eq!(blank_articles("athe a1 théa a²"), "athe a1 théa a²");
-        // A combining mark is no word character for Python, so the article before it is one.
+        // For Python a combining mark is not a word character, so the letter before it is an article.
         assert_eq!(blank_articles("a\u{300}b"), " \u{300}b");
         assert_eq!(blank_articles("the\u{203f}x"), " \u{203f}x");
     }
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn numpy_rounds_the_scaled_value() {
-        // numpy: round(numpy.float64(2.675), 2) is 2.68 where Python's float gives 2.67.
+        // numpy: round(numpy.float64(2.675), 2) is 2.68, while Python's float gives 2.67.
         assert_eq!(numpy_round2(2.675), 2.68);
         assert_eq!(numpy_round2(0.125), 0.12);
     }

@@ -1,15 +1,16 @@
-//! CommVQ's key codebooks by expectation maximisation (Li et al., ICML 2025, section 4.3).
+//! Trains CommVQ's key codebooks by expectation maximisation (Li et al., ICML 2025, section 4.3).
 //!
-//! A step's codebook has `n` rows `z` of complex numbers and stands for the `n²` codewords `z_a + i z_b`. Given soft
-//! assignments `w_{t,ab} ∝ exp(-||x_t - z_a - i z_b|| / temperature)`, of distances that are not squared, as in the released
-//! trainer, the rows that minimise the expected squared error solve one Hermitian system, the same for all channel pairs: with `N_a`, `N_b` and `W_ab` the sums of the weights over
-//! vectors and `S_a`, `S_b` those of the weighted vectors,
+//! The codebook of a step has `n` rows `z` of complex numbers. It represents the `n²` codewords `z_a + i z_b`. The soft
+//! assignments are `w_{t,ab} ∝ exp(-||x_t - z_a - i z_b|| / temperature)`. The distances are not squared, as in the released
+//! trainer. The rows that minimise the expected squared error solve one Hermitian system, which is the same for all channel
+//! pairs. Let `N_a`, `N_b` and `W_ab` be the sums of the weights over the vectors, and `S_a`, `S_b` the sums of the weighted
+//! vectors. Then
 //!
 //! ```text
 //! (diag(N_a + N_b) + i (W - Wᵀ)) z = S_a - i S_b
 //! ```
 //!
-//! The next step is trained on what this one leaves over.
+//! The next step is trained on the residual of this one.
 
 mod sums;
 
@@ -20,25 +21,26 @@ use rand_chacha::ChaCha8Rng;
 use self::sums::Sums;
 use crate::error::{NeuralDictError, Result};
 
-/// How a step is trained.
+/// The training schedule.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Annealing {
     /// Rows of a codebook, `n`.
     pub rows: usize,
-    /// Most iterations.
+    /// Maximum number of iterations.
     pub iterations: usize,
     /// Temperature of the first iteration of the first residual step, in the unit of distances.
     pub start: f32,
-    /// Temperature of its last iteration; between them it falls exponentially.
+    /// Temperature of the last iteration of the first residual step. In between, the temperature falls exponentially.
     pub end: f32,
-    /// Residual steps after which both are divided by ten. The first division comes after one step.
+    /// Number of residual steps after which both temperatures are divided by ten. The first division is after one step.
     pub tenth: usize,
-    /// A step ends when an iteration's error is no better than the best and within this of it.
+    /// A step ends when the error of an iteration is not better than the best error, and differs from it by less than this.
     pub tolerance: f64,
 }
 
 impl Default for Annealing {
-    /// The released trainer's: 1e-3 to 1e-5 over 100 iterations, a tenth after the residual steps 0, 4, 8 and so on; 1e-5.
+    /// The settings of the released trainer: the temperature falls from 1e-3 to 1e-5 over 100 iterations and is divided by ten
+    /// after the residual steps 0, 4, 8 and so on. The tolerance is 1e-5.
     fn default() -> Self {
         Self { rows: 64, iterations: 100, start: 1e-3, end: 1e-5, tenth: 4, tolerance: 1e-5 }
     }
@@ -55,19 +57,20 @@ impl Annealing {
 /// A trained step.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The codebook of the iteration with the least error.
+    /// The codebook of the iteration with the smallest error.
     pub codebook: TiedCodebook,
-    /// Mean squared error of a channel with the nearest codewords, in the unit of the vectors before they were scaled, at
-    /// each iteration.
+    /// Mean squared error per channel with the nearest codewords, after each iteration. It is in the unit of the vectors before
+    /// they were scaled.
     pub errors: Vec<f64>,
 }
 
-/// Trains `steps` residual steps on `rows` `(n, width)`, which are replaced by what the last step leaves over. `norms` `(n)`
-/// is what the rows were divided by: errors, which say when a step ends and which iteration is kept, are those of the rows
-/// times it.
+/// Trains `steps` residual steps on `rows` `(n, width)`. The rows are replaced by the residual of the last step. `norms`
+/// `(n)` are the norms by which the caller divided the rows. Errors are those of the rows multiplied by these norms. They
+/// decide when a step ends and which iteration is kept.
 ///
 /// # Errors
-/// [`NeuralDictError::Codebooks`] without vectors, or if they do not fit an even `width` and the norms.
+/// [`NeuralDictError::Codebooks`] if there are no vectors or no iterations, `width` is odd, or the sizes of `rows` and
+/// `norms` do not match.
 pub fn train(
     rows: &mut [f32],
     norms: &[f32],
@@ -127,7 +130,7 @@ fn train_step(
     Ok(Step { codebook, errors })
 }
 
-/// Rows `(1 - i) / 2` times drawn vectors: the codeword of a row with itself is then the vector.
+/// The rows are random vectors multiplied by `(1 - i) / 2`. The codeword of a row with itself is then the vector.
 fn initial(rows: &[f32], width: usize, n: usize, rng: &mut ChaCha8Rng) -> Result<TiedCodebook> {
     let (count, half) = (rows.len() / width, width / 2);
     let mut drawn = Vec::with_capacity(n * width);
@@ -169,7 +172,7 @@ mod tests {
         near(0, 0, 1e-3);
         near(0, 99, 1e-5);
         near(0, 33, 1e-3 * 0.01f32.powf(1.0 / 3.0));
-        // Divided by ten after the steps 0, 4 and 8.
+        // The temperature is divided by ten after the steps 0, 4 and 8.
         near(1, 0, 1e-4);
         near(4, 0, 1e-4);
         near(5, 0, 1e-5);

@@ -1,15 +1,15 @@
-//! One round of expectation maximisation: sums over soft assignments, and the rows of the codebook that they ask for.
+//! One iteration of expectation maximisation: the sums over soft assignments, and the codebook rows computed from them.
 
 use kvcsr_codec::TiedCodebook;
 
 use crate::error::Result;
 
-/// Weights below `exp(-NEGLIGIBLE)` of the largest are left out.
+/// Weights below `exp(-NEGLIGIBLE)` of the largest weight are ignored.
 const NEGLIGIBLE: f32 = 16.0;
-/// How strongly rows are held where they are, as a share of the mean weight of a row: keeps the system regular.
+/// How strongly rows are pulled to their old values, as a fraction of the mean weight of a row. It keeps the system regular.
 const PROXIMAL: f64 = 1e-3;
 
-/// What an expectation step adds up.
+/// The sums of an expectation step.
 pub(super) struct Sums {
     /// `N_a`, `N_b`: `(n)` each.
     mass: [Vec<f64>; 2],
@@ -17,12 +17,12 @@ pub(super) struct Sums {
     joint: Vec<f64>,
     /// `S_a`, `S_b`: `(n, width)` each.
     vectors: [Vec<f64>; 2],
-    /// Mean squared error of a channel with the nearest codewords, in the unit before scaling.
+    /// Mean squared error per channel with the nearest codewords, in the unit of the vectors before they were scaled.
     pub(super) error: f64,
 }
 
 impl Sums {
-    /// Adds up `rows` `(n, width)`, whose norms were `norms`, over the codewords of `book`.
+    /// Computes the sums for `rows` `(n, width)`, whose norms were `norms`, over the codewords of `book`.
     pub(super) fn gather(book: &TiedCodebook, rows: &[f32], norms: &[f32], temperature: f32) -> Self {
         let (n, width) = (book.len(), book.width());
         let mut sums = Self {
@@ -37,12 +37,12 @@ impl Sums {
         for (row, &norm) in rows.chunks_exact(width).zip(norms) {
             book.scores(row, &mut parts, &mut scores);
             let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            // A squared distance is ||x||² less twice the score.
+            // A squared distance is ||x||² minus twice the score.
             let square = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() as f32;
             let least = (square - 2.0 * top).max(0.0);
             let shortest = least.sqrt();
             let reach = shortest + NEGLIGIBLE * temperature;
-            // The nearest is always in, whatever rounding does to the bound.
+            // The nearest codeword is always included, even if the bound is rounded.
             let floor = (0.5 * (square - reach * reach)).min(top);
             near.clear();
             near.extend(scores.iter().enumerate().filter(|(_, s)| **s >= floor).map(|(code, s)| {
@@ -51,7 +51,7 @@ impl Sums {
             }));
             let total: f32 = near.iter().map(|(_, w)| w).sum();
             sums.error += f64::from(least) * f64::from(norm).powi(2);
-            // Many codewords share a row of the codebook: its weight is gathered before the vector is added.
+            // Many codewords share a row of the codebook. Sum the weights of the row first, then add the vector once.
             shares.fill(0.0);
             for &(code, weight) in &near {
                 let w = f64::from(weight / total);
@@ -70,7 +70,7 @@ impl Sums {
         sums
     }
 
-    /// The rows that lessen the expected error most, held a little to those of `book`.
+    /// Computes the rows that minimise the expected error, with a small pull to the rows of `book`.
     pub(super) fn solve(&self, book: &TiedCodebook) -> Result<TiedCodebook> {
         let (n, width) = (book.len(), book.width());
         let half = width / 2;
@@ -88,7 +88,7 @@ impl Sums {
                 system[(n + a) * m + b] = k;
             }
         }
-        // Right sides, (2n, D / 2).
+        // Right-hand sides, (2n, D / 2).
         let mut right = vec![0f64; m * half];
         let [first, second] = &self.vectors;
         for a in 0..n {
@@ -109,7 +109,7 @@ impl Sums {
     }
 }
 
-/// Solves `system x = right` for `right` `(m, k)` in place; `system` `(m, m)` is positive definite.
+/// Solves `system x = right` for `right` `(m, k)` in place. `system` `(m, m)` must be positive definite.
 fn cholesky(system: &mut [f64], right: &mut [f64], m: usize, k: usize) {
     for i in 0..m {
         let (above, rest) = system.split_at_mut(i * m);
@@ -152,13 +152,13 @@ mod tests {
     use super::super::tests::vectors;
     use super::*;
 
-    /// The expected squared error of a codebook under the weights of `sums`, less a constant.
+    /// The expected squared error of a codebook under the weights of `sums`, minus a constant.
     fn expected_error(book: &TiedCodebook, sums: &Sums) -> f64 {
         let (n, d) = (book.len(), book.width());
         let mut error = 0.0;
         let (mut first, mut second) = (vec![0f32; d], vec![0f32; d]);
         for a in 0..n {
-            // z_a alone, and i z_a alone, as differences of codewords.
+            // z_a alone and i z_a alone, as differences of codewords.
             first.fill(0.0);
             second.fill(0.0);
             let row = &book.rows()[a * d..(a + 1) * d];
@@ -191,7 +191,7 @@ mod tests {
             let found = sums.solve(&book).unwrap();
             let least = expected_error(&found, &sums);
             assert!(least < expected_error(&book, &sums), "{temperature}");
-            // Rows are held a little to the old ones: a step on in any direction gains next to nothing.
+            // There is a small pull to the old rows, so a further step in any direction improves almost nothing.
             for at in 0..found.rows().len() {
                 for by in [-0.02, 0.02] {
                     let mut moved = found.rows().to_vec();
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn nearby_codewords_share_a_vector_by_their_distance() {
-        // Codewords are one real number a: z in {0, 1} with i z_b = i b, here with imaginary part 0 preferred.
+        // The codewords are a + i b, with z in {0, 1}. The vector has imaginary part 0.
         let book = TiedCodebook::new(2, vec![0.0, 0.0, 1.0, 0.0]).unwrap();
         let temperature = 0.5f32;
         let sums = Sums::gather(&book, &[0.25, 0.0], &[2.0], temperature);
@@ -216,7 +216,7 @@ mod tests {
         for (found, expected) in sums.joint.iter().zip(weights) {
             assert!((*found as f32 - expected / total).abs() < 1e-6, "{:?}", sums.joint);
         }
-        // Squared distance 1/16, times the norm's square, over two channels.
+        // The squared distance 1/16, multiplied by the squared norm, divided by two channels.
         assert!((sums.error - 0.125).abs() < 1e-7, "{}", sums.error);
     }
 }
