@@ -1,7 +1,7 @@
-//! With feature `cuda`: compiles the kernels of `src/tensor/fused` to PTX. Else nothing.
+//! With the feature `cuda`, compiles the kernels of `src/tensor/fused` to PTX. Without it, does nothing.
 //!
-//! As candle's own kernels: `nvcc` of `NVCC`, `PATH` or `CUDA_HOME`, for the capability that
-//! `CUDA_COMPUTE_CAP` names or the machine's card has.
+//! It works like the build of candle's own kernels: it takes `nvcc` from `NVCC`, `PATH` or `CUDA_HOME`, and compiles
+//! for the compute capability in `CUDA_COMPUTE_CAP` or for that of the installed GPU.
 
 #[cfg(feature = "cuda")]
 fn main() -> cudaforge::Result<()> {

@@ -1,4 +1,5 @@
-//! Lets the program and the tests find libtorch at run time: see `crates/neuraldict/build.rs`, which hands the folder on.
+//! Lets the program and the tests find libtorch at run time. See `crates/neuraldict/build.rs`, which passes the folder
+//! on.
 
 use std::env;
 

@@ -1,8 +1,9 @@
-//! Time of one decoded token in one layer: attention on codes, on restored vectors, and dense; the peers beside it.
+//! Time of one decode step in one layer, for attention on codes, on restored vectors, and dense, together with the peer
+//! methods.
 //!
-//! All schemes run in turn, round after round, and the fastest round of each counts: the ratios
-//! hold on a machine that does other things too. Vectors and atoms are random, so picks are spread
-//! over the whole dictionary, which is the hardest case for its cache lines.
+//! The schemes run in turn, for several rounds. Only the fastest round of each scheme counts. So the ratios are also
+//! valid on a machine that does other work at the same time. Vectors and atoms are random, so the selected atoms are
+//! spread over the whole dictionary. This is the hardest case for the CPU's cache lines.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

@@ -1,10 +1,12 @@
-//! A cache scheme of one's own: it rounds every vector to whole numbers. It is checked against the contract of all schemes.
+//! Your own cache scheme. It rounds every vector to whole numbers. The example checks it against the contract of all
+//! schemes.
 //!
 //! ```sh
 //! cargo run --release --package kvcsr-cache --example own_scheme
 //! ```
 //!
-//! `notebooks/06-your-own-scheme.ipynb` goes on from here and compares such a scheme with five others on a real model.
+//! `notebooks/06-your-own-scheme.ipynb` continues from here. It compares such a scheme with five others on a real
+//! model.
 
 use std::error::Error;
 
@@ -12,7 +14,7 @@ use candle_core::{DType, Tensor};
 use kvcsr_cache::{AttendCx, CacheError, LayerCache, Padding, Pattern, Reach, Rotary, Scheme, attention, conformance};
 use kvcsr_codec::{BitsPerChannel, Footprint, Kind};
 
-/// Rounded vectors, a byte per channel, and their scales.
+/// Rounded vectors, one byte per channel, and their scales.
 #[derive(Clone)]
 struct Rounded {
     /// `(B, Hkv, T, D)`, u8.
@@ -36,7 +38,7 @@ impl Rounded {
         })
     }
 
-    /// Without the first `tokens`.
+    /// A copy without the first `tokens` tokens.
     fn without(&self, tokens: usize) -> Result<Self, CacheError> {
         let rest = |x: &Tensor| x.narrow(2, tokens, x.dim(2)? - tokens)?.force_contiguous();
         Ok(Self { codes: rest(&self.codes)?, scales: rest(&self.scales)? })
@@ -51,13 +53,13 @@ impl Rounded {
 struct Rounding {
     layer: usize,
     levels: f64,
-    /// Keys and values of all tokens but the first `dropped`.
+    /// Keys and values of all tokens except the first `dropped`.
     held: Option<[Rounded; 2]>,
     dropped: usize,
 }
 
 impl Rounding {
-    /// What is held with `k` and `v` behind it. Nothing changes yet: after an error the cache must be as it was.
+    /// Returns the held tokens followed by `k` and `v`. It changes nothing: after an error the cache must be as it was.
     fn with(&self, k: &Tensor, v: &Tensor, start: usize) -> Result<[Rounded; 2], CacheError> {
         if start != self.len() {
             return Err(CacheError::Position { start, len: self.len() });
@@ -76,7 +78,7 @@ impl Rounding {
         Ok([Rounded::of(k, self.levels)?.after(keys)?, Rounded::of(v, self.levels)?.after(values)?])
     }
 
-    /// Takes over what is held now, less the tokens that a sliding window hides from every later token.
+    /// Stores the tokens, without those that a sliding window hides from every later token.
     fn keep(&mut self, [keys, values]: [Rounded; 2], reach: Reach) -> Result<(), CacheError> {
         let len = self.dropped + keys.codes.dim(2)?;
         let unseen = reach.first_seen(len).min(len) - self.dropped;
@@ -89,10 +91,10 @@ impl Rounding {
 impl LayerCache for Rounding {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         let held = self.with(k, v, cx.start)?;
-        // Keys are kept before position embedding and rotated here, all of them.
+        // Keys are stored before position embedding. All of them are rotated here.
         let keys = cx.rotary.apply(&held[0].restored(self.levels)?, self.dropped)?.flatten(0, 1)?;
         let values = held[1].restored(self.levels)?.flatten(0, 1)?;
-        // Padding counts from the first token, which may be dropped.
+        // Padding counts from the first token of the sequence, which may be dropped.
         let shifted: Vec<usize> = match cx.pattern.padding {
             Padding::Left(rows) => rows.iter().map(|&tokens| tokens.saturating_sub(self.dropped)).collect(),
             Padding::None => Vec::new(),
@@ -125,7 +127,7 @@ impl LayerCache for Rounding {
     }
 }
 
-/// Builds a cache for every layer.
+/// The scheme: builds a cache for every layer.
 struct RoundingScheme {
     name: String,
     levels: f64,
@@ -140,7 +142,7 @@ impl Scheme for RoundingScheme {
         Ok(Box::new(Rounding { layer, levels: self.levels, held: None, dropped: 0 }))
     }
 
-    /// What a paper would claim. What is really allocated comes from [`LayerCache::footprint`].
+    /// The bits that a paper would state. The bytes that are really allocated come from [`LayerCache::footprint`].
     fn nominal_bits(&self) -> BitsPerChannel {
         BitsPerChannel((2.0 * self.levels + 1.0).log2())
     }

@@ -1,4 +1,4 @@
-//! Exact causal attention over dense keys and values, in tiles of queries: never the whole matrix of scores.
+//! Exact causal attention over dense keys and values, in tiles of queries. The whole score matrix is never in memory.
 
 mod blocks;
 
@@ -6,19 +6,19 @@ use candle_core::{Device, Tensor};
 
 use crate::{Bias, CacheError, Padding, Pattern, Reach};
 
-/// Queries scored at once. Bounds the score tile to `H · QUERY_TILE · S` and skips, tile by tile,
-/// the keys that causality or a sliding window hides.
+/// Queries in one tile. It limits the score tile to `H · QUERY_TILE · S` numbers. The keys that causality or a sliding
+/// window hides are skipped tile by tile.
 const QUERY_TILE: usize = 128;
 
-/// `softmax(q kᵀ · scale + bias + mask) v`, the mask causal and whatever `pattern` adds.
+/// Computes `softmax(q kᵀ · scale + bias + mask) v`. The mask is causal, and `pattern` adds to it.
 ///
-/// `q` is `(B, H, T, D)` in f32, `k` and `v` are `(B·Hkv, S, D)` in f32, f16 or bf16, all after position embedding;
-/// the `T` queries are those of the last `T` of the `S` tokens. `H` is a multiple of `Hkv`, and
-/// query heads `g·H/Hkv ..` share key-value head `g`. `k` and `v` may be the front part of larger
-/// buffers (`narrow`); they are not copied. Returns `(B, H, T, D)`.
+/// `q` is `(B, H, T, D)` in f32, `k` and `v` are `(B·Hkv, S, D)` in f32, f16 or bf16, all after position embedding. The
+/// `T` queries belong to the last `T` of the `S` tokens. `H` is a multiple of `Hkv`, and the query heads `g·H/Hkv ..`
+/// share key-value head `g`. `k` and `v` may be the front part of larger buffers (`narrow`). They are not copied.
+/// Returns `(B, H, T, D)`.
 ///
 /// # Errors
-/// If shapes or pattern do not fit each other, or a tensor operation fails.
+/// If the shapes or the pattern do not fit each other, or if a tensor operation fails.
 pub fn causal(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
     let (b, h, _, _) = q.dims4()?;
     check_shapes(q, k, v)?;
@@ -52,7 +52,7 @@ fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(), CacheError> {
     Ok(())
 }
 
-/// Attention by tensor operations, for devices and types that [`blocks`] does not take.
+/// Attention by tensor operations, for the devices and dtypes that [`blocks`] does not support.
 fn by_operations(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Pattern<'_>) -> Result<Tensor, CacheError> {
     let (b, h, t, d) = q.dims4()?;
     let (heads, s, _) = k.dims3()?;
@@ -82,7 +82,7 @@ fn by_operations(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Patte
     Ok(out.reshape((b, h, t, d))?)
 }
 
-/// The queries of tokens `end - rows .. end`, in all rows of a batch.
+/// The queries of the tokens `end - rows .. end`, for all rows of a batch.
 struct Tile {
     rows: usize,
     end: usize,
@@ -95,7 +95,8 @@ impl Tile {
         reach.first_seen(self.end - self.rows)
     }
 
-    /// What is added to the scores of keys `from .. end`, broadcasting to `(B, H, rows, keys)`, or nothing.
+    /// What is added to the scores of the keys `from .. end`, as a tensor that broadcasts to `(B, H, rows, keys)`.
+    /// `None` if nothing is added.
     fn added(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Option<Tensor>, CacheError> {
         let hides = self.rows > 1 || (0..self.batch).any(|row| pattern.padding.of(row) > from);
         let mask = if hides { Some(self.mask(from, pattern, device)?) } else { None };
@@ -110,10 +111,11 @@ impl Tile {
         }))
     }
 
-    /// 0 where a query sees a key, else -inf: `(rows, keys)`, or `(B, 1, rows, keys)` if the batch is padded.
+    /// The mask: 0 where a query sees a key, else -inf. Its shape is `(rows, keys)`, or `(B, 1, rows, keys)` if the
+    /// batch is padded.
     ///
-    /// Every token sees itself, padding too: a row of nothing but -inf would come out as NaN, and a NaN value poisons
-    /// even those that do not see it.
+    /// Every token sees itself, also a padding token. A row with only -inf would give NaN, and a NaN value would also
+    /// spoil the results of queries that do not see it.
     fn mask(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Tensor, CacheError> {
         let keys = self.end - from;
         let reach = match pattern.reach {
@@ -144,7 +146,7 @@ mod tests {
     use super::*;
     use crate::Alibi;
 
-    /// Attention by the definition, one number at a time, in f64.
+    /// Attention computed directly from the definition in f64, one number at a time.
     fn by_definition(
         q: &[f32],
         k: &[f32],

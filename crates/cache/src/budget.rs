@@ -1,4 +1,4 @@
-//! Budgets of atoms by layer and kind, and the allocator that makes them from sensitivities.
+//! Budgets of atoms per layer and kind, and the allocator that computes them from sensitivities.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use kvcsr_codec::Kind;
 use serde::{Deserialize, Serialize};
 
-/// Atoms per head vector, by layer: keys, and values over all their chunks.
+/// Atoms per head vector for each layer: for keys, and for values over all their chunks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
@@ -17,7 +17,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// The level of a layer and kind.
+    /// The level of one layer and kind.
     #[must_use]
     pub fn level(&self, layer: usize, kind: Kind) -> Option<usize> {
         match kind {
@@ -26,8 +26,8 @@ impl Budget {
         }
     }
 
-    /// Checks that the budget spends what CSR-`level` spends: one level of 1 to 255 per layer and kind,
-    /// `2 level` atoms per layer in all or fewer.
+    /// Checks that the budget spends no more than CSR-`level`: one level of 1 to 255 per layer and kind, and at most
+    /// `2 level` atoms per layer on average.
     ///
     /// # Errors
     /// A sentence that says what is wrong.
@@ -51,28 +51,28 @@ impl Budget {
     }
 }
 
-/// Budgets by the level whose atoms they spend.
+/// Budgets, by the level whose number of atoms they spend.
 pub type Budgets = BTreeMap<usize, Budget>;
 
-/// What coding one layer's vectors of one kind does to the model: loss, such as its share of a KL
-/// divergence in nats, at a few levels.
+/// How much loss it causes to code the vectors of one layer and kind, at several levels. The loss is, for example, the
+/// layer's part of a KL divergence in nats.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sensitivity {
     /// The layer.
     pub layer: usize,
     /// Keys or values.
     pub kind: Kind,
-    /// Levels must be multiples of this: the chunks that share one.
+    /// Levels must be multiples of this: the number of chunks that share one level.
     pub chunks: usize,
-    /// Level and loss, the levels in rising order. At least one.
+    /// Levels with their losses, in order of rising level. At least one.
     pub measured: Vec<(usize, f64)>,
 }
 
 impl Sensitivity {
-    /// The loss at `level`: its logarithm is linear in the level between two measured levels, and
-    /// goes on beyond them as it does next to them; it never rises with the level.
+    /// The loss at `level`. Between two measured levels, the logarithm of the loss is linear in the level. Outside the
+    /// measured range, the nearest line is continued. The loss never rises with the level.
     fn at(&self, level: usize) -> f64 {
-        // A loss of nothing has no logarithm.
+        // A loss of zero has no logarithm.
         let log = |loss: f64| loss.max(1e-12).ln();
         let points = &self.measured;
         let after = points.iter().position(|&(l, _)| l >= level).unwrap_or(points.len() - 1).max(1);
@@ -85,14 +85,14 @@ impl Sensitivity {
     }
 }
 
-/// The budget of `2 level` atoms per layer, for keys and values of all layers together, with the
-/// smallest sum of losses: exact, by dynamic programming over the atoms spent.
+/// The budget with the smallest sum of losses that spends `2 level` atoms per layer on average, over the keys and
+/// values of all layers. The result is exact: it is computed by dynamic programming over the number of atoms spent.
 ///
-/// That losses of several layers add up is an assumption; it holds for small ones. Levels are
-/// multiples of a vector's chunks, at least one atom per chunk, and lie in `bounds`.
+/// It assumes that the losses of several layers add up. This is true for small losses. Levels are multiples of a
+/// vector's chunks, with at least one atom per chunk, and lie in `bounds`.
 ///
 /// # Errors
-/// A sentence, if the sensitivities are not one per layer and kind, or the level is too small.
+/// A sentence, if there is not exactly one sensitivity per layer and kind, or if the level is too small.
 pub fn allocate(sensitivities: &[Sensitivity], level: usize, bounds: RangeInclusive<usize>) -> Result<Budget, String> {
     let layers = sensitivities.len() / 2;
     if layers == 0 || !sensitivities.len().is_multiple_of(2) {
@@ -115,7 +115,7 @@ pub fn allocate(sensitivities: &[Sensitivity], level: usize, bounds: RangeInclus
         }
     }
     let total = 2 * level * layers;
-    // best[spent] after some slots, and the level of each slot on the way there.
+    // best[spent] after the slots so far, and for each slot the level that leads there.
     let mut best = vec![f64::INFINITY; total + 1];
     best[0] = 0.0;
     let mut taken: Vec<Vec<u8>> = Vec::with_capacity(slots.len());
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(rising.at(8), rising.at(4));
     }
 
-    /// Every split of a small budget, tried one by one.
+    /// Tries every split of a small budget.
     #[test]
     fn the_allocation_is_the_best_there_is() {
         let slots = [

@@ -1,4 +1,4 @@
-//! What schemes are built from.
+//! The data that schemes are built from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::schemes::csr_plus::BitPlan;
 use crate::tensor::Attention;
 use crate::{Budget, Budgets, CacheError, Geometry, Scheme};
 
-/// The model's shape, and by name everything that was learned for it: dictionary sets, codebooks, budgets.
+/// The model's shape, and everything that was learned for it, by name: dictionary sets, codebooks, budgets.
 ///
-/// Encoders (with their Gram matrices) are made once per set and shared by all schemes over it.
+/// Encoders (with their Gram matrices) are made once per set. All schemes that use the set share them.
 pub struct SchemeContext {
     geometry: Geometry,
     sets: BTreeMap<String, (DictionarySet, Vec<Arc<Encoder>>)>,
@@ -37,17 +37,17 @@ impl SchemeContext {
         }
     }
 
-    /// Says on which device the model is, and how schemes are run there.
+    /// Sets the device of the model, and how schemes run there.
     pub fn with_attention(mut self, attention: Attention, device: &Device) -> Self {
         self.attention = attention;
         self.device = device.clone();
         self
     }
 
-    /// `scheme` as it is run on the model's device.
+    /// Places `scheme` so that it runs on the model's device.
     ///
     /// # Errors
-    /// As [`Attention::place`].
+    /// The errors of [`Attention::place`].
     pub(crate) fn place(&self, scheme: Box<dyn Scheme>) -> Result<Box<dyn Scheme>, CacheError> {
         self.attention.place(scheme, &self.device)
     }
@@ -59,7 +59,7 @@ impl SchemeContext {
         self
     }
 
-    /// Gives the levels by layer that `csr-S+budget` takes.
+    /// Adds the levels per layer that `csr-S+budget` uses.
     pub fn with_budgets(mut self, budgets: Budgets) -> Self {
         self.budgets = budgets;
         self
@@ -82,10 +82,10 @@ impl SchemeContext {
         self.geometry
     }
 
-    /// The dictionary set called `name` and the encoder of each of its groups.
+    /// The dictionary set called `name`, and the encoder of each of its groups.
     ///
     /// # Errors
-    /// [`CacheError::MissingDictionaries`], naming `scheme`.
+    /// [`CacheError::MissingDictionaries`], with the name `scheme`.
     pub fn dictionaries(&self, name: &str, scheme: &str) -> Result<(&DictionarySet, &[Arc<Encoder>]), CacheError> {
         self.sets
             .get(name)
@@ -93,10 +93,11 @@ impl SchemeContext {
             .ok_or_else(|| CacheError::MissingDictionaries { scheme: scheme.to_owned(), dictionaries: name.to_owned() })
     }
 
-    /// The codebooks called `name`, which were made for this model's shape.
+    /// The codebooks called `name`. They must be for this model's shape.
     ///
     /// # Errors
-    /// [`CacheError::MissingCodebooks`], naming `scheme`, or [`CacheError::Unsuitable`] if they are another model's.
+    /// [`CacheError::MissingCodebooks`], with the name `scheme`, or [`CacheError::Unsuitable`] if they belong to
+    /// another model.
     pub fn codebooks(&self, name: &str, scheme: &str) -> Result<&CodebookSet, CacheError> {
         let set = self
             .codebooks
@@ -116,10 +117,10 @@ impl SchemeContext {
         self.plans.get(name).ok_or_else(|| CacheError::MissingPlan { scheme: scheme.to_owned(), plan: name.to_owned() })
     }
 
-    /// The budget that spends `level`, checked against the model.
+    /// The budget that spends as many atoms as `level`. It is checked against the model.
     ///
     /// # Errors
-    /// [`CacheError::Budget`], naming `scheme`, if there is none or it does not fit.
+    /// [`CacheError::Budget`], with the name `scheme`, if there is no such budget or if it does not fit.
     pub fn budget(&self, level: usize, scheme: &str) -> Result<&Budget, CacheError> {
         let refuse = |reason: String| CacheError::Budget { scheme: scheme.to_owned(), reason };
         let budget = self.budgets.get(&level).ok_or_else(|| {

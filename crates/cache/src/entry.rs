@@ -1,4 +1,4 @@
-//! How a scheme is described: what the command line, profiles, tables and conformance tests read.
+//! Descriptions of schemes, for the command line, profiles, tables and conformance tests.
 
 /// Where a scheme codes keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -10,45 +10,45 @@ pub enum KeysCoded {
     AfterRope,
 }
 
-/// Something about a scheme that its name may set.
+/// A parameter that a scheme's name may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Parameter {
-    /// As it is written in a name: `group`, `+window(recent)`, or a letter of the pattern.
+    /// How it is written in a name: `group`, `+window(recent)`, or a letter of the pattern.
     pub name: &'static str,
-    /// Its default; empty if it must be given.
+    /// Its default. Empty if it is required.
     pub default: &'static str,
-    /// What it is.
+    /// What it means.
     pub meaning: &'static str,
 }
 
-/// One registered scheme, or several that differ in a number.
+/// One registered scheme, or several that differ only in a number.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Entry {
-    /// Name as given on the command line; capital letters stand for numbers.
+    /// The name on the command line. Capital letters stand for numbers.
     pub pattern: &'static str,
-    /// Names that can be built. The first stands for the entry; conformance tests run them all.
+    /// Names that can be built. The first one represents the entry. Conformance tests run all of them.
     pub examples: &'static [&'static str],
-    /// A sentence for people.
+    /// A sentence for readers.
     pub summary: &'static str,
-    /// Where the method comes from.
+    /// The source of the method.
     pub citation: &'static str,
-    /// Where it codes keys.
+    /// Where the scheme codes keys.
     pub keys_coded: KeysCoded,
-    /// What its name may set.
+    /// The parameters that its name may set.
     pub parameters: &'static [Parameter],
-    /// Whether a prefill taken over leaves the cache that the same tokens leave when they are decoded one by one. False
-    /// for methods that treat a prompt in another way.
+    /// Whether a prefill that is taken over gives the same cache as decoding the same tokens one by one. False for
+    /// methods that treat a prompt differently.
     pub prefill_as_decoded: bool,
 }
 
-/// Whether keys are coded without what all keys of a head have in common.
+/// The parameter that says whether the part common to all keys of a head is removed before coding.
 pub const CENTRE: Parameter = Parameter {
     name: "+centre",
     default: "",
     meaning: "take each head's mean key of the prompt, before RoPE, from all keys and give it back to scores",
 };
 
-/// The tokens that every compressed scheme can keep better around its codes.
+/// The tokens that any compressed scheme can store more precisely, before and after its codes.
 pub const WINDOW: [Parameter; 3] = [
     Parameter { name: "+window(sinks)", default: "4", meaning: "first tokens kept in f16" },
     Parameter { name: "+window(recent)", default: "128", meaning: "last tokens kept in f16" },

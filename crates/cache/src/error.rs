@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kvcsr_codec::{CodecError, Kind};
 
-/// What can go wrong while building or using a cache.
+/// Errors of building or using a cache.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// A tensor operation failed.
@@ -20,7 +20,7 @@ pub enum CacheError {
         /// The cause.
         source: CodecError,
     },
-    /// A key or value to keep is NaN or infinite.
+    /// A key or value that must be stored is NaN or infinite.
     #[error("layer {layer}, {kind}s: token {token} has a NaN or infinite element")]
     NotFinite {
         /// The layer.
@@ -30,7 +30,7 @@ pub enum CacheError {
         /// The token's position.
         token: usize,
     },
-    /// An input has another shape than the cache holds.
+    /// An input has another shape than the cache expects.
     #[error("{tensor}: expected shape {expected}, found {found:?}")]
     Shape {
         /// Which tensor.
@@ -40,7 +40,7 @@ pub enum CacheError {
         /// The shape found.
         found: Vec<usize>,
     },
-    /// The position passed in is not the number of tokens seen.
+    /// The given position is not the number of tokens that the cache has seen.
     #[error("the new tokens start at position {start}, but the cache holds {len} tokens")]
     Position {
         /// Position of the first new token.
@@ -48,20 +48,20 @@ pub enum CacheError {
         /// Tokens held.
         len: usize,
     },
-    /// More positions than the rotary table has.
+    /// More positions are needed than the rotary table has.
     #[error("position {position} is beyond the rotary table's {max} positions (the model's context length)")]
     ContextLength {
-        /// Last position asked for, exclusive.
+        /// The end of the requested positions, exclusive.
         position: usize,
         /// Positions in the table.
         max: usize,
     },
-    /// A batch's padding is not what it was when its first tokens came.
+    /// The padding of a batch differs from the padding at its first tokens.
     #[error("layer {layer}: the batch was begun with padding {expected:?}, found {found:?}")]
     Padding {
         /// The layer.
         layer: usize,
-        /// Padding tokens per row, as begun with.
+        /// Padding tokens per row, as at the first call.
         expected: Vec<usize>,
         /// Padding tokens per row, as found.
         found: Vec<usize>,
@@ -74,7 +74,7 @@ pub enum CacheError {
         /// Padding tokens per row.
         found: Vec<usize>,
     },
-    /// A scheme's name could not be understood.
+    /// The name of a scheme could not be understood.
     #[error("unknown scheme `{name}`: {reason}. Known schemes: {known}")]
     UnknownScheme {
         /// The name given.
@@ -97,12 +97,12 @@ pub enum CacheError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(CodecError),
-    /// A prompt cache is not what it should be.
+    /// A file of a prompt is not as it should be.
     #[error("{}, {part}: expected {expected}, found {found}", path.display())]
     PromptFile {
         /// The file.
         path: PathBuf,
-        /// Which part of it.
+        /// Which part of the file.
         part: String,
         /// What was expected.
         expected: String,
@@ -117,7 +117,7 @@ pub enum CacheError {
         /// What does not fit.
         reason: String,
     },
-    /// A scheme has no codes that are tensors.
+    /// A scheme has no codes in the form of tensors.
     #[error(
         "scheme `{scheme}` cannot be run with attention = \"tensor\": its codes are made on the host only. Take auto or codes, or one \
          of csr-S (without +stop), csr+@B, kivi-B, gear-B, lexico-S (without delta), q4_0, q8_0 and dense"
@@ -157,12 +157,12 @@ pub enum CacheError {
         /// What does not fit.
         reason: String,
     },
-    /// A scheme's budget of atoms by layer is missing or does not fit.
+    /// A scheme's budget of atoms per layer is missing or does not fit.
     #[error("scheme `{scheme}`: {reason}")]
     Budget {
         /// The scheme.
         scheme: String,
-        /// What does not fit, and the way out.
+        /// What does not fit, and how to fix it.
         reason: String,
     },
 }

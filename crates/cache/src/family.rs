@@ -8,16 +8,16 @@ use crate::{CacheError, Scheme, SchemeContext};
 /// The schemes of one file or folder.
 #[derive(Clone, Copy)]
 pub struct Family {
-    /// What it has.
+    /// The descriptions of its schemes.
     pub entries: &'static [Entry],
     /// Reads a name.
     pub read: fn(&SchemeName<'_>) -> Read,
 }
 
-/// A plan, nothing if the name is another family's, or a sentence that says what is wrong with the name.
+/// A plan; `None` if the name belongs to another family; or a sentence that says what is wrong with the name.
 pub type Read = Result<Option<Plan>, String>;
 
-/// A scheme as its name describes it, not yet bound to a model.
+/// A scheme as its name describes it. It is not yet bound to a model.
 pub struct Plan {
     needs: Needs,
     bind: Box<Bind>,
@@ -26,7 +26,7 @@ pub struct Plan {
 type Bind = dyn FnOnce(Binding<'_>) -> Result<Box<dyn Scheme>, CacheError>;
 
 impl Plan {
-    /// A scheme that has `needs` and is built by `bind` from them.
+    /// A scheme with the given `needs`. `bind` builds it from them.
     pub fn new(needs: Needs, bind: impl FnOnce(Binding<'_>) -> Result<Box<dyn Scheme>, CacheError> + 'static) -> Self {
         Self { needs, bind: Box::new(bind) }
     }

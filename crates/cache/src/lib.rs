@@ -1,36 +1,36 @@
-//! The one seam between a decoder and its key-value cache, and every scheme behind it.
+//! The interface between a decoder and its key-value cache, and all schemes that implement it. This interface is called
+//! the *seam*.
 //!
-//! A cache that only *appends*, and hands keys and values back, has to decompress everything at
-//! each step. Here the seam is one object-safe call, [`LayerCache::attend`]: the decoder passes
-//! queries, keys and values *before* position embedding, and the scheme decides what to store and
-//! how to attend.
+//! If a cache can only *append*, and then returns keys and values, it must decompress everything at each step. Here the
+//! seam is one object-safe call, [`LayerCache::attend`]. The decoder passes queries, keys and values *before* position
+//! embedding. The scheme decides what to store and how to attend.
 //!
 //! | paper | code | meaning |
 //! |---|---|---|
 //! | `s` | `sparsity` | atoms per coded vector (MP level) |
-//! | `s_n` | `chunks` | pieces a head vector is cut into, each coded on its own |
+//! | `s_n` | `chunks` | pieces that a head vector is cut into; each piece is coded separately |
 //! | `D`, `N` | [`kvcsr_codec::Dictionary`], `len()` | dictionary and its number of atoms |
 //! | `d_h` | `head_dim` (`D` in shapes) | channels per head |
-//! | online part, sampling, Guard | [`OnlinePart`], [`Sampler`] | atoms from the prompt itself |
+//! | online part, sampling, Guard | [`OnlinePart`], [`Sampler`] | atoms taken from the prompt itself |
 //!
-//! Shapes use the same letters everywhere: `B` batch, `H` query heads, `Hkv` key-value heads,
-//! `T` new tokens, `S` tokens seen so far, `D` head_dim.
+//! Shapes use the same letters everywhere: `B` batch, `H` query heads, `Hkv` key-value heads, `T` new tokens, `S`
+//! tokens seen so far, `D` head_dim.
 //!
-//! All schemes attend exactly during prefill, so one prefill serves every scheme: see
-//! [`PrefillSnapshot`] and [`Scheme::after_prefill`].
+//! During prefill, all schemes attend exactly. So one prefill can be used for every scheme, see [`PrefillSnapshot`] and
+//! [`Scheme::after_prefill`].
 //!
 //! # Where things are
 //!
 //! | | |
 //! |---|---|
 //! | the seam | [`LayerCache`], [`Scheme`], [`AttendCx`] |
-//! | one method each | [`schemes`] |
+//! | the methods, one per file or folder | [`schemes`] |
 //! | the cache that all methods that code tokens share: padding, sinks, windows, buffers, attention | [`coded`] |
-//! | how a method is put together from stages | [`coded::stages`] |
+//! | how a method is composed of stages | [`coded::stages`] |
 //! | the same codes as tensors, for a GPU | [`tensor`] |
-//! | prompts kept as files | [`schemes::csr_plus::rest`] |
+//! | prompts as files | [`schemes::csr_plus::rest`] |
 //! | names: grammar, entries, what a scheme needs | [`name`], [`Entry`], [`Needs`] |
-//! | all of them, by name | [`registry`] |
+//! | all schemes by name | [`registry`] |
 //! | what every cache must do | [`conformance`] |
 //!
 //! ```

@@ -1,4 +1,5 @@
-//! A wrapper that adds up how much attention each token gets: what codebooks of calibrated methods are weighted by.
+//! A wrapper that sums how much attention each token gets. These sums are weights for the codebooks of calibrated
+//! methods.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,11 +8,11 @@ use kvcsr_codec::Footprint;
 
 use crate::{AttendCx, CacheError, LayerCache, Rotary};
 
-/// Queries scored at once.
+/// Queries scored at a time.
 const QUERY_TILE: usize = 128;
 
-/// How much attention the tokens of a text got in one layer, over all its queries and the query heads of a group:
-/// `(Hkv, T)` each.
+/// How much attention the tokens of a text got in one layer, summed over all queries and over the query heads of a
+/// group. Each is `(Hkv, T)`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Mass {
     /// Sum of the attention weights.
@@ -20,14 +21,14 @@ pub struct Mass {
     pub squared: Vec<f32>,
 }
 
-/// Any cache, plus the attention that each token of one text, read in one call, gets.
+/// Any cache, and the attention that each token gets. It records one text, which must be read in one call.
 pub struct AttentionMass<C> {
     inner: C,
     mass: Arc<Mutex<Mass>>,
 }
 
 impl<C: LayerCache> AttentionMass<C> {
-    /// Records what passes into `inner`; the record is there after the call.
+    /// Wraps `inner`, and records the attention in the calls to it. The record is available after the call.
     pub fn new(inner: C) -> (Self, Arc<Mutex<Mass>>) {
         let mass = Arc::new(Mutex::new(Mass::default()));
         (Self { inner, mass: mass.clone() }, mass)

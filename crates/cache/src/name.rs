@@ -2,30 +2,30 @@
 
 use crate::Window;
 
-/// How the head of `csr+@B` begins: what follows is its level.
+/// The first characters of the head `csr+@B`. The level follows them.
 pub const PLUS: &str = "csr+@";
 
-/// A scheme's name, taken apart. Nothing in it has been understood yet.
+/// The parts of a scheme's name. Their meaning is not checked yet.
 ///
 /// `kivi-2(group=64)+window(recent=32)` has the head `kivi-2` with one argument and the part `window` with one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemeName<'a> {
-    /// Everything before `@`: the registered name under which results are kept.
+    /// Everything before `@`. Results are stored under this registered name.
     pub base: &'a str,
     /// The method and its level, for example `kivi-2`.
     pub head: &'a str,
     /// Arguments of the head.
     pub arguments: Arguments<'a>,
-    /// What follows the head, in order.
+    /// What follows the head, in the same order.
     pub parts: Vec<Part<'a>>,
-    /// The trained artefacts to use, after `@`.
+    /// The trained artefacts to use: what follows `@`.
     pub artefacts: Option<&'a str>,
 }
 
 /// One `+part(arguments)` of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part<'a> {
-    /// What is added.
+    /// Its name.
     pub name: &'a str,
     /// Its arguments.
     pub arguments: Arguments<'a>,
@@ -36,12 +36,12 @@ pub struct Part<'a> {
 pub struct Arguments<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> SchemeName<'a> {
-    /// Takes `name` apart.
+    /// Splits `name` into its parts.
     ///
     /// # Errors
-    /// A sentence about what is malformed.
+    /// A sentence that says what is malformed.
     pub fn parse(name: &'a str) -> Result<Self, String> {
-        // In `csr+@2` both signs belong to the head.
+        // In `csr+@2`, the `+` and the `@` belong to the head.
         let start = if name.starts_with(PLUS) { PLUS.len() } else { 0 };
         let (base, artefacts) = match name[start..].find('@') {
             Some(at) => (&name[..start + at], Some(&name[start + at + 1..])),
@@ -69,20 +69,20 @@ impl<'a> SchemeName<'a> {
         Ok(Self { base, head, arguments, parts, artefacts })
     }
 
-    /// What follows `method-` in the head, or nothing if the head is another method's: `2` of `kivi-2`.
+    /// What follows `method-` in the head, for example `2` in `kivi-2`. `None` if the head belongs to another method.
     pub fn level(&self, method: &str) -> Option<&'a str> {
         self.head.strip_prefix(method)?.strip_prefix('-')
     }
 
-    /// The part `+name`, if it was given.
+    /// The part `+name`, if it is given.
     pub fn part(&self, name: &str) -> Option<&Part<'a>> {
         self.parts.iter().find(|part| part.name == name)
     }
 
-    /// Whether the part `+name` was given; it takes no arguments.
+    /// Whether the part `+name` is given. It takes no arguments.
     ///
     /// # Errors
-    /// If it has some.
+    /// If it has arguments.
     pub fn flag(&self, name: &str) -> Result<bool, String> {
         match self.part(name) {
             None => Ok(false),
@@ -90,10 +90,10 @@ impl<'a> SchemeName<'a> {
         }
     }
 
-    /// The tokens of `+window(sinks=4,recent=128,graded=0)`, none without it.
+    /// The window sizes of `+window(sinks=4,recent=128,graded=0)`. All are zero without this part.
     ///
     /// # Errors
-    /// On arguments that it has not.
+    /// If it has unknown arguments.
     pub fn window(&self) -> Result<Window, String> {
         let Some(part) = self.part("window") else { return Ok(Window::default()) };
         part.arguments.only(&["sinks", "recent", "graded"])?;
@@ -101,7 +101,7 @@ impl<'a> SchemeName<'a> {
         Ok(Window { sinks: tokens("sinks", 4)?, recent: tokens("recent", 128)?, graded: tokens("graded", 0)? })
     }
 
-    /// Whether keys lose their mean before they are coded: `+centre`.
+    /// Whether the mean is subtracted from keys before they are coded: `+centre`.
     ///
     /// # Errors
     /// If it has arguments.
@@ -109,10 +109,10 @@ impl<'a> SchemeName<'a> {
         self.flag("centre")
     }
 
-    /// Refuses parts other than `window` and those named.
+    /// Refuses all parts except `window` and those in `known`.
     ///
     /// # Errors
-    /// Naming the first unknown part and what there is.
+    /// A sentence that names the first unknown part and the possible parts.
     pub fn only_parts(&self, known: &[&str]) -> Result<(), String> {
         match self.parts.iter().find(|part| part.name != "window" && !known.contains(&part.name)) {
             None => Ok(()),
@@ -123,10 +123,10 @@ impl<'a> SchemeName<'a> {
         }
     }
 
-    /// Refuses artefacts: for schemes that are built from nothing.
+    /// Refuses artefacts, for schemes that need none.
     ///
     /// # Errors
-    /// If some were named.
+    /// If artefacts are given.
     pub fn no_artefacts(&self) -> Result<(), String> {
         match self.artefacts {
             None => Ok(()),
@@ -135,7 +135,7 @@ impl<'a> SchemeName<'a> {
     }
 }
 
-/// Whether a name may be that of a file: results of a scheme lie in a folder of its name.
+/// Whether the name can be used as a file name: the results of a scheme are in a folder with its name.
 pub(crate) fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
 }
@@ -158,10 +158,10 @@ impl<'a> Arguments<'a> {
         self.0.iter().find(|(given, _)| *given == name).map(|(_, value)| *value)
     }
 
-    /// Refuses arguments other than those named.
+    /// Refuses all arguments except those in `known`.
     ///
     /// # Errors
-    /// Naming the first unknown one and what there is.
+    /// A sentence that names the first unknown argument and the possible arguments.
     pub fn only(&self, known: &[&str]) -> Result<(), String> {
         match self.0.iter().find(|(name, _)| !known.contains(name)) {
             None => Ok(()),
@@ -170,10 +170,10 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// A number of tokens or channels, `default` where none is given.
+    /// A number of tokens or channels. `default` if it is not given.
     ///
     /// # Errors
-    /// If the value is no number up to 2^24.
+    /// If the value is not a number up to 2^24.
     pub fn tokens(&self, name: &str, default: usize) -> Result<usize, String> {
         let Some(value) = self.get(name) else { return Ok(default) };
         value
@@ -183,10 +183,10 @@ impl<'a> Arguments<'a> {
             .ok_or_else(|| format!("{name}: `{value}` is not a number up to 2^24"))
     }
 
-    /// A fraction of one, `default` where none is given.
+    /// A fraction of one. `default` if it is not given.
     ///
     /// # Errors
-    /// If the value is not in 0 to 1.
+    /// If the value is not between 0 and 1.
     pub fn fraction(&self, name: &str, default: f64) -> Result<f64, String> {
         let Some(value) = self.get(name) else { return Ok(default) };
         value

@@ -1,4 +1,4 @@
-//! What a scheme needs before it can be built, known from its name alone.
+//! What a scheme needs before it can be built. Its name alone determines this.
 
 use std::sync::Arc;
 
@@ -8,48 +8,49 @@ use crate::entry::KeysCoded;
 use crate::schemes::csr_plus::BitPlan;
 use crate::{Budget, CacheError, Geometry, SchemeContext};
 
-/// What has to be learned for a scheme before it can be built: see [`crate::registry::needs`].
+/// What must be learned for a scheme before it can be built: see [`crate::registry::needs`].
 ///
-/// Whoever runs schemes reads this to find out which stages to run; building a scheme checks the same data.
+/// A program that runs schemes reads this to find out which stages it must run. Building a scheme checks the same data.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Needs {
-    /// Where the scheme codes keys: what it needs for keys is learned from keys as they are there.
+    /// Where the scheme codes keys. What it needs for keys is learned from keys at the same place.
     pub keys_coded: KeysCoded,
-    /// The dictionary set, by the name that [`SchemeContext::with_dictionaries`] gives it.
+    /// The dictionary set, under the name used in [`SchemeContext::with_dictionaries`].
     pub dictionaries: Option<String>,
-    /// The codebooks, by the name that [`SchemeContext::with_codebooks`] gives them.
+    /// The codebooks, under the name used in [`SchemeContext::with_codebooks`].
     pub codebooks: Option<String>,
-    /// The level whose budget by layer and kind is spent.
+    /// The level whose budget by layer and kind the scheme spends.
     pub budget: Option<usize>,
     /// The plan, by the name that [`SchemeContext::with_plan`] gives it.
     pub plan: Option<String>,
 }
 
 impl Needs {
-    /// Nothing but a model.
+    /// Needs of a scheme that needs only a model.
     pub fn nothing(keys_coded: KeysCoded) -> Self {
         Self { keys_coded, dictionaries: None, codebooks: None, budget: None, plan: None }
     }
 
-    /// A dictionary set.
+    /// Needs of a scheme that needs a dictionary set.
     pub fn dictionaries(keys_coded: KeysCoded, name: &str) -> Self {
         Self { dictionaries: Some(name.to_owned()), ..Self::nothing(keys_coded) }
     }
 
-    /// Codebooks.
+    /// Needs of a scheme that needs codebooks.
     pub fn codebooks(keys_coded: KeysCoded, name: &str) -> Self {
         Self { codebooks: Some(name.to_owned()), ..Self::nothing(keys_coded) }
     }
 
-    /// Whether a model is enough.
+    /// Whether a model alone is enough.
     pub fn is_nothing(&self) -> bool {
         *self == Self::nothing(self.keys_coded)
     }
 
-    /// Checks that `cx` has everything, for the scheme called `scheme`.
+    /// Checks that `cx` has everything that the scheme called `scheme` needs.
     ///
     /// # Errors
-    /// As [`SchemeContext::dictionaries`], [`SchemeContext::codebooks`], [`SchemeContext::budget`] and [`SchemeContext::plan`].
+    /// The errors of [`SchemeContext::dictionaries`], [`SchemeContext::codebooks`], [`SchemeContext::budget`] and
+    /// [`SchemeContext::plan`].
     pub fn check(&self, scheme: &str, cx: &SchemeContext) -> Result<(), CacheError> {
         if let Some(name) = &self.dictionaries {
             cx.dictionaries(name, scheme)?;
@@ -67,7 +68,7 @@ impl Needs {
     }
 }
 
-/// What a scheme is built with: its name, and of a context what it said that it needs.
+/// What a scheme is built from: its name, and those parts of a context that its needs name.
 #[derive(Clone, Copy)]
 pub struct Binding<'a> {
     /// The registered name.
@@ -77,10 +78,10 @@ pub struct Binding<'a> {
 }
 
 impl<'a> Binding<'a> {
-    /// `needs` of the scheme called `scheme`, found in `cx`.
+    /// The binding of the scheme called `scheme`, with its `needs` found in `cx`.
     ///
     /// # Errors
-    /// As [`Needs::check`].
+    /// The errors of [`Needs::check`].
     pub fn new(scheme: &'a str, needs: &'a Needs, cx: &'a SchemeContext) -> Result<Self, CacheError> {
         needs.check(scheme, cx)?;
         Ok(Self { scheme, needs, cx })
@@ -96,28 +97,28 @@ impl<'a> Binding<'a> {
         self.needs.keys_coded
     }
 
-    /// The dictionary set that is needed, with the encoder of each of its groups and its name.
+    /// The dictionary set that the scheme needs: its name, the set, and the encoder of each of its groups.
     ///
     /// # Errors
-    /// [`CacheError::MissingDictionaries`] if the scheme did not say that it needs one.
+    /// [`CacheError::MissingDictionaries`] if the scheme's needs do not name a set.
     pub fn dictionaries(&self) -> Result<(&'a str, &'a DictionarySet, &'a [Arc<Encoder>]), CacheError> {
         let name = self.needs.dictionaries.as_deref().unwrap_or_default();
         let (set, encoders) = self.cx.dictionaries(name, self.scheme)?;
         Ok((name, set, encoders))
     }
 
-    /// The codebooks that are needed.
+    /// The codebooks that the scheme needs.
     ///
     /// # Errors
-    /// [`CacheError::MissingCodebooks`] if the scheme did not say that it needs them.
+    /// [`CacheError::MissingCodebooks`] if the scheme's needs do not name codebooks.
     pub fn codebooks(&self) -> Result<&'a CodebookSet, CacheError> {
         self.cx.codebooks(self.needs.codebooks.as_deref().unwrap_or_default(), self.scheme)
     }
 
-    /// The budget, if one is needed.
+    /// The budget, if the scheme needs one.
     ///
     /// # Errors
-    /// As [`SchemeContext::budget`].
+    /// The errors of [`SchemeContext::budget`].
     pub fn budget(&self) -> Result<Option<&'a Budget>, CacheError> {
         self.needs.budget.map(|level| self.cx.budget(level, self.scheme)).transpose()
     }
@@ -130,7 +131,7 @@ impl<'a> Binding<'a> {
         self.needs.plan.as_deref().map(|name| self.cx.plan(name, self.scheme)).transpose()
     }
 
-    /// The model cannot have this scheme.
+    /// The error for a scheme that does not fit the model.
     pub fn unsuitable(&self, reason: String) -> CacheError {
         CacheError::Unsuitable { scheme: self.scheme.to_owned(), reason }
     }

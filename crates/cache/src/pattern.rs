@@ -2,15 +2,15 @@
 
 use crate::CacheError;
 
-/// What attention adds to plain causality. The default adds nothing.
+/// What attention does in addition to plain causality. The default does nothing more.
 ///
-/// All of it depends on the distance between two tokens only, or hides tokens, so a scheme need not know it: it hands
-/// the pattern on to [`crate::attention::causal`].
+/// A pattern depends only on the distance between two tokens, or hides tokens. So a scheme does not need to know it: it
+/// passes the pattern on to [`crate::attention::causal`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Pattern<'a> {
     /// How far back a token sees.
     pub reach: Reach,
-    /// What is added to the scores by distance.
+    /// A bias that is added to the scores, depending on distance.
     pub bias: Bias<'a>,
     /// Tokens at the front of each row that are not part of its text.
     pub padding: Padding<'a>,
@@ -19,10 +19,10 @@ pub struct Pattern<'a> {
 /// How far back a token sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// To the first token.
+    /// It sees all tokens back to the first.
     #[default]
     Full,
-    /// Itself and the tokens before it, together at most this many (at least 1).
+    /// It sees itself and the tokens before it, together at most this many (at least 1).
     Sliding(usize),
 }
 
@@ -35,8 +35,8 @@ impl Reach {
         }
     }
 
-    /// Tokens of a text of `tokens` that an uncompressed cache of the layer holds: what bits per channel are measured
-    /// against.
+    /// How many of the `tokens` tokens of a text an uncompressed cache of the layer holds. Bits per channel are
+    /// measured against this number.
     pub fn held(self, tokens: usize) -> usize {
         match self {
             Self::Full => tokens,
@@ -48,26 +48,26 @@ impl Reach {
 /// What is added to a score.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Bias<'a> {
-    /// Nothing: positions are in the rotated keys and queries.
+    /// Nothing. The positions are in the rotated keys and queries.
     #[default]
     None,
     /// A penalty that grows with distance.
     Alibi(&'a Alibi),
 }
 
-/// Padding of a batch of texts of different lengths.
+/// Padding of a batch whose texts have different lengths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Padding<'a> {
-    /// Every row is text from its first token.
+    /// No padding: every row is text from its first token on.
     #[default]
     None,
-    /// Per row, how many of its first tokens are padding. They count as positions, but no token of the text sees
-    /// them, and a scheme need not store them; what attention returns for them is finite and means nothing.
+    /// For each row, the number of its first tokens that are padding. They count as positions. But no token of the text
+    /// sees them, and a scheme does not need to store them. Attention returns finite numbers without meaning for them.
     Left(&'a [usize]),
 }
 
 impl Padding<'_> {
-    /// Padding tokens of a row.
+    /// The number of padding tokens of a row.
     pub(crate) fn of(self, row: usize) -> usize {
         match self {
             Self::None => 0,
@@ -77,7 +77,7 @@ impl Padding<'_> {
 }
 
 impl Pattern<'_> {
-    /// Checks the pattern against a call's shape: `B` rows, `H` query heads.
+    /// Checks the pattern against the shape of a call: `B` rows and `H` query heads.
     pub(crate) fn check(&self, batch: usize, heads: usize) -> Result<(), CacheError> {
         let refuse = |tensor, expected: String, found| Err(CacheError::Shape { tensor, expected, found });
         match (self.padding, self.bias) {
@@ -101,8 +101,8 @@ pub struct Alibi {
 impl Alibi {
     /// The published slopes for `heads` query heads.
     ///
-    /// For a power of two they are the geometric sequence `2^(-8/H), 2^(-16/H), .. 2^-8`. Otherwise the sequence of the
-    /// power of two below comes first, then every other slope of the power of two above.
+    /// If `heads` is a power of two, they are the geometric sequence `2^(-8/H), 2^(-16/H), .. 2^-8`. Otherwise they are
+    /// the sequence of the next lower power of two, followed by every other slope of the next higher power of two.
     pub fn new(heads: usize) -> Self {
         let geometric = |n: usize| (1..=n).map(move |i| (-8.0 * i as f64 / n as f64).exp2() as f32);
         let below = if heads.is_power_of_two() { heads } else { heads.next_power_of_two() / 2 };

@@ -1,4 +1,4 @@
-//! A wrapper that keeps what it is shown, for calibration and for prefill snapshots.
+//! A wrapper that keeps the keys and values that pass through it, for calibration and for prefill snapshots.
 
 use candle_core::Tensor;
 use kvcsr_codec::Footprint;
@@ -6,7 +6,7 @@ use kvcsr_codec::Footprint;
 use crate::snapshot::OBSERVED;
 use crate::{AttendCx, CacheError, LastQueries, LayerCache, Rotary};
 
-/// Any cache, plus the keys and values it was given, before position embedding.
+/// Any cache, and the keys and values that it was given, before position embedding.
 pub struct Recording<C> {
     inner: C,
     keys: Vec<Tensor>,
@@ -15,16 +15,15 @@ pub struct Recording<C> {
 }
 
 impl<C: LayerCache> Recording<C> {
-    /// Records what passes into `inner`.
+    /// Wraps `inner`, and records what is passed to it.
     pub fn new(inner: C) -> Self {
         Self { inner, keys: Vec::new(), values: Vec::new(), queries: None }
     }
 
-    /// Hands out what was recorded since the last call: keys and values `(B, Hkv, T, D)`, or none
-    /// if nothing was.
+    /// Returns what was recorded since the last call: keys and values `(B, Hkv, T, D)`. `None` if nothing was recorded.
     ///
     /// # Errors
-    /// If the pieces cannot be joined.
+    /// If the recorded pieces cannot be joined.
     pub fn take(&mut self) -> Result<Option<(Tensor, Tensor)>, CacheError> {
         if self.keys.is_empty() {
             return Ok(None);
@@ -39,12 +38,12 @@ impl<C: LayerCache> Recording<C> {
 }
 
 impl<C> Recording<C> {
-    /// The queries of the last tokens that attended, at most 64; none if no token did.
+    /// The queries of the last tokens that attended, at most 64. `None` if no token attended.
     pub fn last_queries(&self) -> Option<&LastQueries> {
         self.queries.as_ref()
     }
 
-    /// Keeps the last queries. Copied, so that the call's own tensor can go.
+    /// Stores a copy of the last queries, so that the call's own tensor can be freed.
     fn observe(&mut self, q: &Tensor, scale: f64) -> Result<(), CacheError> {
         let last = |x: &Tensor, most: usize| -> Result<Tensor, CacheError> {
             let tokens = x.dim(2)?;

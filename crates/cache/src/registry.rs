@@ -1,6 +1,6 @@
 //! Every scheme by name.
 //!
-//! Each family of schemes, in a file of its own, exports its [`Family`]: entries that describe it and a function that
+//! Each family of schemes has its own file and exports its [`Family`]: entries that describe it, and a function that
 //! reads a name. This file only joins them. The command line, profiles, the evaluator, the table of methods and the
 //! conformance tests all read [`entries`].
 
@@ -41,7 +41,7 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
     FAMILIES.iter().flat_map(|family| family.entries)
 }
 
-/// Takes a name apart and finds the scheme that it describes.
+/// Splits a name into its parts, and finds the scheme that it describes.
 fn read(name: &str) -> Result<(SchemeName<'_>, Plan), CacheError> {
     let unknown = |reason: String| CacheError::UnknownScheme {
         name: name.to_owned(),
@@ -57,10 +57,10 @@ fn read(name: &str) -> Result<(SchemeName<'_>, Plan), CacheError> {
     Err(unknown("no scheme of that name is registered".to_owned()))
 }
 
-/// What the scheme called `name` needs, from its name alone.
+/// What the scheme called `name` needs. The name alone determines this.
 ///
 /// # Errors
-/// [`CacheError::UnknownScheme`], naming what is known.
+/// [`CacheError::UnknownScheme`], with the known schemes.
 pub fn needs(name: &str) -> Result<Needs, CacheError> {
     Ok(read(name)?.1.needs().clone())
 }
@@ -69,14 +69,14 @@ pub fn needs(name: &str) -> Result<Needs, CacheError> {
 /// `csr-8+online+fp8@kmeans`.
 ///
 /// # Errors
-/// [`CacheError::UnknownScheme`] naming what is known, what [`Needs::check`] finds missing, or why the scheme does not fit
-/// the model.
+/// [`CacheError::UnknownScheme`] with the known schemes, the errors of [`Needs::check`] if something is missing, or the
+/// reason why the scheme does not fit the model.
 pub fn build(name: &str, cx: &SchemeContext) -> Result<Box<dyn Scheme>, CacheError> {
     let (parsed, plan) = read(name)?;
     cx.place(plan.build(parsed.base, cx)?)
 }
 
-/// An entry and what building its first example tells.
+/// An entry, and the bits of its first example.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Listed {
     /// The entry.
@@ -84,16 +84,16 @@ pub struct Listed {
     pub entry: Entry,
     /// Bits per channel of the first example as its paper counts them.
     pub nominal_bits: f64,
-    /// The same with scales, norms and everything else a coded token takes, without windows.
+    /// Bits per channel with scales, norms and everything else that a coded token takes, without windows.
     pub stored_bits: f64,
-    /// The geometry that the bits are for.
+    /// The `head_dim` of the geometry for which these bits are computed.
     pub head_dim: usize,
 }
 
-/// The shape of the model for which [`listing`] states bits: those of Llama 3 8B.
+/// The shape of the model for which [`listing`] computes the bits. It is that of Llama 3 8B.
 pub const LISTED_GEOMETRY: Geometry = Geometry { layers: 32, kv_heads: 8, head_dim: 128 };
 
-/// Every entry, with the bits of its first example at [`LISTED_GEOMETRY`] over dictionaries of 1024 atoms.
+/// Every entry, with the bits of its first example at [`LISTED_GEOMETRY`] with dictionaries of 1024 atoms.
 ///
 /// # Errors
 /// If an example cannot be built.

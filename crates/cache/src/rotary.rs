@@ -1,4 +1,4 @@
-//! Rotary position embedding (RoPE), half-split channel order, or none.
+//! Rotary position embedding (RoPE) in half-split channel order, or no rotation.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,22 +6,22 @@ use candle_core::{D, DType, Device, Storage, Tensor};
 
 use crate::{CacheError, Reach};
 
-/// How a model tells positions: cosine and sine tables for every position of its context, and how far back tokens see.
-/// Of all layers, or of one, see [`Rotary::of`].
+/// How a model encodes positions: cosine and sine tables for every position of its context, and how far back tokens
+/// see. It is for all layers, or for one layer, see [`Rotary::of`].
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    /// Cosines and sines, `(max_positions, D / 2)`; none where positions are not in the vectors.
+    /// Cosines and sines, `(max_positions, D / 2)`. `None` if the vectors do not contain positions.
     tables: Option<(Tensor, Tensor)>,
     max_positions: usize,
     reach: Reach,
-    /// One per layer, where layers differ.
+    /// One per layer, if layers differ.
     layers: Option<Arc<Vec<Rotary>>>,
-    /// The same on the host, made when it is first asked for.
+    /// A copy on the host. It is made when it is first needed.
     host: Arc<OnceLock<Box<Rotary>>>,
 }
 
 impl Rotary {
-    /// Tables for `max_positions` positions: channel pair `j` turns by `position · theta^(-2j/D)`.
+    /// Tables for `max_positions` positions. The angle of channel pair `j` is `position · theta^(-2j/D)`.
     ///
     /// # Errors
     /// If the tensors cannot be made on `device`.
@@ -31,8 +31,8 @@ impl Rotary {
         Self::from_frequencies(&frequencies, max_positions, device)
     }
 
-    /// Tables from explicit frequencies in radians per position, one per channel pair (`D / 2`);
-    /// scaled variants of RoPE come in here.
+    /// Tables from explicit frequencies in radians per position, one per channel pair (`D / 2`). Scaled variants of
+    /// RoPE use this function.
     ///
     /// The angles are computed in f32, as reference implementations do.
     ///
@@ -55,22 +55,24 @@ impl Rotary {
         })
     }
 
-    /// No rotation: for models that tell positions in another way, as by [`crate::Alibi`].
+    /// No rotation, for models that encode positions in another way, for example with [`crate::Alibi`].
     pub fn identity(max_positions: usize) -> Self {
         Self { tables: None, max_positions, reach: Reach::Full, layers: None, host: Arc::default() }
     }
 
-    /// The same for tokens that see so far back: a cache that takes over a prefill keeps what they can still see.
+    /// The same tables for tokens that see only as far back as `reach`. A cache that takes over a prefill keeps only
+    /// what later tokens can see.
     pub fn with_reach(self, reach: Reach) -> Self {
         Self { reach, host: Arc::default(), ..self }
     }
 
-    /// One per layer, for layers that rotate otherwise or see less far than others.
+    /// Adds one `Rotary` per layer, for models whose layers rotate differently or see less far back than others.
     pub fn with_layers(self, layers: Vec<Self>) -> Self {
         Self { layers: Some(Arc::new(layers)), ..self }
     }
 
-    /// The same on the host: itself where it is there already, else a copy that is made once. Other layers' tables are not copied.
+    /// The same tables on the host: `self` if they are already there, otherwise a copy that is made only once. The
+    /// tables of other layers are not copied.
     ///
     /// # Errors
     /// If the tables cannot be copied.
@@ -84,7 +86,7 @@ impl Rotary {
         Ok(self.host.get_or_init(|| Box::new(host)))
     }
 
-    /// That of one layer.
+    /// The tables of one layer.
     pub fn of(&self, layer: usize) -> &Self {
         self.layers.as_ref().and_then(|layers| layers.get(layer)).unwrap_or(self)
     }
@@ -94,20 +96,21 @@ impl Rotary {
         self.reach
     }
 
-    /// Whether vectors are rotated at all.
+    /// Whether vectors are rotated.
     pub fn rotates(&self) -> bool {
         self.tables.is_some()
     }
 
-    /// Positions the tables cover.
+    /// The number of positions in the tables.
     pub fn max_positions(&self) -> usize {
         self.max_positions
     }
 
-    /// Cosines and sines of `tokens` positions from `start` on, `(tokens, D / 2)` each, where vectors are rotated.
+    /// Cosines and sines of `tokens` positions from `start` on, `(tokens, D / 2)` each. `None` if vectors are not
+    /// rotated.
     ///
     /// # Errors
-    /// [`CacheError::ContextLength`] if the tables end before the last one.
+    /// [`CacheError::ContextLength`] if the tables end before the last position.
     pub fn tables(&self, start: usize, tokens: usize) -> Result<Option<(Tensor, Tensor)>, CacheError> {
         if start + tokens > self.max_positions {
             return Err(CacheError::ContextLength { position: start + tokens, max: self.max_positions });
@@ -116,10 +119,10 @@ impl Rotary {
         Ok(Some((cos.narrow(0, start, tokens)?, sin.narrow(0, start, tokens)?)))
     }
 
-    /// Hands the cosines and sines, `(max_positions, D / 2)` each, to `f` without copying them.
+    /// Calls `f` with the cosines and sines, `(max_positions, D / 2)` each, without copying them.
     ///
     /// # Errors
-    /// If the tables are not in the memory of the CPU.
+    /// If there are no tables, or if they are not in the memory of the CPU.
     pub fn with_tables<R>(&self, f: impl FnOnce(&[f32], &[f32]) -> R) -> Result<R, CacheError> {
         let Some((cos, sin)) = &self.tables else {
             return Err(candle_core::Error::Msg("the model has no rotary tables".into()).into());
@@ -134,7 +137,7 @@ impl Rotary {
         }
     }
 
-    /// Rotates `x`, `(B, H, T, D)` in half-split order, whose first token is at `start`.
+    /// Rotates `x`, `(B, H, T, D)` in half-split order. Its first token is at position `start`.
     ///
     /// # Errors
     /// [`CacheError::ContextLength`] if the tables end before the last token.

@@ -1,14 +1,14 @@
-//! The seam: what a decoder asks of a cache, and what a scheme builds.
+//! The seam: the interface through which a decoder uses a cache, and what a scheme builds.
 
 use candle_core::{Device, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::{CacheError, LastQueries, Padding, Pattern, Rotary};
 
-/// What the cache needs to know about a model.
+/// The properties of a model that the cache needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Decoder layers.
+    /// The number of decoder layers.
     pub layers: usize,
     /// Key-value heads of a layer (`Hkv`).
     pub kv_heads: usize,
@@ -17,63 +17,63 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Channels of one cached token over all layers, keys and values together.
+    /// The number of channels of one cached token over all layers, for keys and values together.
     pub fn channels_per_token(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim
     }
 
-    /// Numbers that an uncompressed cache of a text of `tokens` holds, keys and values of all layers together; `rotary` says
-    /// how far back each layer sees. Bits per channel are measured against it, so that `dense-f16` has 16 on every model:
-    /// layers with a sliding window hold their window only, under every scheme.
+    /// How many numbers an uncompressed cache of a text of `tokens` tokens holds, over the keys and values of all
+    /// layers. `rotary` says how far back each layer sees. Bits per channel are measured against this number. So
+    /// `dense-f16` has 16 bits on every model: under every scheme, a layer with a sliding window holds only its window.
     pub fn channels(&self, tokens: usize, rotary: &Rotary) -> usize {
         let held: usize = (0..self.layers).map(|layer| rotary.of(layer).reach().held(tokens)).sum();
         2 * self.kv_heads * self.head_dim * held
     }
 }
 
-/// Everything about one attention call that is not a tensor of the tokens themselves.
+/// Everything about one attention call except the tensors of the tokens.
 ///
-/// Attention is causal: new token `t` sees all tokens held before the call and the new tokens up to
-/// and including itself, less what `pattern` hides.
+/// Attention is causal: new token `t` sees all tokens held before the call, and the new tokens up to and including
+/// itself, except those that `pattern` hides.
 #[derive(Debug, Clone, Copy)]
 pub struct AttendCx<'a> {
-    /// Position of the first new token, which is the number of tokens seen before.
+    /// The position of the first new token. It equals the number of tokens seen before.
     pub start: usize,
     /// Rotary tables of the model.
     pub rotary: &'a Rotary,
-    /// Factor on the scores, usually `1 / sqrt(D)`.
+    /// The factor on the scores, usually `1 / sqrt(D)`.
     pub scale: f64,
-    /// Sliding window, linear biases and padding; plain causal attention by default. Every call on one cache has the
-    /// same.
+    /// Sliding window, linear biases and padding. The default is plain causal attention. It must be the same in every
+    /// call on one cache.
     pub pattern: Pattern<'a>,
 }
 
-/// What one attention layer remembers of one batch of sequences.
+/// What one attention layer stores of one batch of sequences.
 pub trait LayerCache: Send {
-    /// Adds the new tokens and attends over everything seen so far.
+    /// Adds the new tokens, and attends over all tokens so far.
     ///
-    /// `q` is `(B, H, T, D)`, `k` and `v` are `(B, Hkv, T, D)`, all *before* position embedding.
-    /// Returns `softmax(q kᵀ · scale + mask) v`, `(B, H, T, D)`, the mask causal and as `cx.pattern` says.
+    /// `q` is `(B, H, T, D)`, `k` and `v` are `(B, Hkv, T, D)`, all *before* position embedding. Returns
+    /// `softmax(q kᵀ · scale + mask) v`, `(B, H, T, D)`. The mask is causal, with what `cx.pattern` adds.
     ///
-    /// Feeding `T` tokens in one call gives what feeding them one by one gives: a scheme that
-    /// compresses tokens as they arrive shows each new token its own compressed self.
+    /// `T` tokens in one call give the same result as `T` calls with one token. If a scheme compresses tokens when they
+    /// arrive, each new token sees its own restored form.
     ///
     /// # Errors
-    /// On shapes that do not fit what is held, on a position that does not continue it, and on
-    /// values that cannot be coded. After an error the cache is as it was before the call.
+    /// If shapes do not fit the tokens held, if the position does not continue them, or if numbers cannot be coded.
+    /// After an error the cache is as it was before the call.
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError>;
 
-    /// Takes over the keys and values of an exact prefill, `(B, Hkv, T, D)` before position
-    /// embedding, without attending. Only allowed on an empty cache.
+    /// Takes over the keys and values of an exact prefill, `(B, Hkv, T, D)` before position embedding, without
+    /// attending. This is allowed only on an empty cache.
     ///
     /// # Errors
-    /// As [`LayerCache::attend`].
+    /// The errors of [`LayerCache::attend`].
     fn absorb(&mut self, k: &Tensor, v: &Tensor, rotary: &Rotary) -> Result<(), CacheError>;
 
-    /// As [`LayerCache::absorb`] for rows of different lengths, padded at the front.
+    /// The same as [`LayerCache::absorb`], for rows of different lengths that are padded at the front.
     ///
     /// # Errors
-    /// As [`LayerCache::absorb`], and where a scheme needs whole texts.
+    /// The errors of [`LayerCache::absorb`], and an error if a scheme needs whole texts.
     fn absorb_padded(
         &mut self,
         k: &Tensor,
@@ -89,38 +89,38 @@ pub trait LayerCache: Send {
         }
     }
 
-    /// Tokens held (`S`).
+    /// The number of tokens held (`S`).
     fn len(&self) -> usize;
 
-    /// True when no token is held.
+    /// Whether no token is held.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes really allocated by this layer, by part. What layers share is counted once by
-    /// [`Scheme::shared_bytes`].
+    /// The bytes that this layer really allocates, by part. What layers share is not included: [`Scheme::shared_bytes`]
+    /// counts it once.
     fn footprint(&self) -> Footprint;
 
     /// Forgets all tokens.
     fn clear(&mut self);
 }
 
-/// What a scheme is on a device.
+/// How a scheme runs on a device.
 pub enum OnTensors {
-    /// It holds tensors anyway.
+    /// The scheme stores tensors anyway, and runs there without change.
     AsItIs,
-    /// The scheme to use there.
+    /// This scheme must be used there.
     Made(Box<dyn Scheme>),
-    /// It codes on the host only: each token is copied there and what it attends to comes back.
+    /// The scheme codes only on the host: each token is copied to the host, and its attention output is copied back.
     HostOnly,
 }
 
-/// A way to keep a cache: builds one [`LayerCache`] per layer.
+/// A way to store a cache. It builds one [`LayerCache`] per layer.
 pub trait Scheme: Send + Sync {
     /// The registered name, for example `csr-8`.
     fn name(&self) -> &str;
 
-    /// Name of the dictionary set in use, or the empty string.
+    /// The name of the dictionary set in use, or the empty string.
     fn dictionaries(&self) -> &str {
         ""
     }
@@ -128,14 +128,14 @@ pub trait Scheme: Send + Sync {
     /// An empty cache for one layer.
     ///
     /// # Errors
-    /// If the scheme has nothing for that layer.
+    /// If the scheme has no such layer.
     fn empty(&self, layer: usize) -> Result<Box<dyn LayerCache>, CacheError>;
 
-    /// A cache for one layer that holds a finished exact prefill: `k` and `v` are
-    /// `(B, Hkv, T, D)` before position embedding.
+    /// A cache for one layer that holds a finished exact prefill. `k` and `v` are `(B, Hkv, T, D)` before position
+    /// embedding.
     ///
     /// # Errors
-    /// As [`LayerCache::absorb`].
+    /// The errors of [`LayerCache::absorb`].
     fn after_prefill(
         &self,
         layer: usize,
@@ -148,10 +148,10 @@ pub trait Scheme: Send + Sync {
         Ok(cache)
     }
 
-    /// As [`Scheme::after_prefill`], for schemes that choose what to keep by the prompt's last queries.
+    /// The same as [`Scheme::after_prefill`], for schemes that use the prompt's last queries to choose what they keep.
     ///
     /// # Errors
-    /// As [`LayerCache::absorb`].
+    /// The errors of [`LayerCache::absorb`].
     fn after_observed_prefill(
         &self,
         layer: usize,
@@ -166,30 +166,31 @@ pub trait Scheme: Send + Sync {
     /// The same scheme with codes that are tensors on `device`: see [`crate::tensor`].
     ///
     /// # Errors
-    /// If the device has no room for what the scheme shares.
+    /// If the device does not have enough memory for the data that the scheme shares.
     fn on_tensors(&self, _device: &Device) -> Result<OnTensors, CacheError> {
         Ok(OnTensors::HostOnly)
     }
 
-    /// Bits per channel as the method's paper counts them, keys and values averaged.
+    /// Bits per channel as the method's paper counts them, averaged over keys and values.
     fn nominal_bits(&self) -> BitsPerChannel;
 
-    /// [`Scheme::nominal_bits`] with everything that a coded token takes: scales, zero points, norms, outliers.
-    /// Windows, per-sequence and shared tables are apart.
+    /// [`Scheme::nominal_bits`] with everything else that a coded token takes: scales, zero points, norms, outliers.
+    /// Windows, tables of a sequence and shared tables are not included.
     fn stored_bits(&self) -> BitsPerChannel {
         self.nominal_bits()
     }
 
-    /// Bytes held once for all layers and sequences: dictionaries and their tables.
+    /// The bytes that are held once for all layers and sequences: dictionaries and their tables.
     fn shared_bytes(&self) -> usize;
 
-    /// Bytes of the same as a deployment would store them: what was learned, in f16, without tables made from it.
+    /// The same data as a deployment would store it, in bytes: what was learned, in f16, without the tables computed
+    /// from it.
     fn stored_bytes(&self) -> usize {
         self.shared_bytes()
     }
 }
 
-/// Checks `(B, Hkv, T, D)` inputs against what a cache holds. Returns `(B, Hkv, T, D)`.
+/// Checks `(B, Hkv, T, D)` inputs against what the cache holds. Returns `(B, Hkv, T, D)`.
 pub(crate) fn check_kv(
     k: &Tensor,
     v: &Tensor,
@@ -210,7 +211,7 @@ pub(crate) fn check_kv(
     Ok((b, h, t, d))
 }
 
-/// Checks that a call continues what is held.
+/// Checks that a call continues what the cache holds.
 pub(crate) fn check_start(start: usize, len: usize) -> Result<(), CacheError> {
     if start == len { Ok(()) } else { Err(CacheError::Position { start, len }) }
 }

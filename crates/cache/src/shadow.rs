@@ -1,14 +1,14 @@
-//! Two caches side by side: one decides what the model sees, the other is watched.
+//! Two caches side by side: the first decides what the model sees, and the second is only measured.
 
 use candle_core::Tensor;
 use kvcsr_codec::Footprint;
 
 use crate::{AttendCx, CacheError, LayerCache, Padding, Rotary};
 
-/// Feeds two caches the same tokens, returns the outputs of the first, and adds up how far those of the second are off.
+/// Feeds the same tokens to two caches. Returns the outputs of the first, and sums the errors of the second.
 ///
-/// With the exact cache first and a compressed one second, every layer is given the exact model's inputs, so each layer's error is
-/// its own and none of an earlier layer.
+/// If the first cache is exact and the second one is compressed, every layer gets the inputs of the exact model. So
+/// each layer's error contains no error of an earlier layer.
 pub struct Shadow<A, B> {
     shown: A,
     watched: B,
@@ -17,12 +17,13 @@ pub struct Shadow<A, B> {
 }
 
 impl<A: LayerCache, B: LayerCache> Shadow<A, B> {
-    /// Both caches must hold the same tokens, or none.
+    /// A pair of caches. Both must hold the same tokens, or none.
     pub fn new(shown: A, watched: B) -> Self {
         Self { shown, watched, error: 0.0, energy: 0.0 }
     }
 
-    /// Attention-output error so far, `sum ||a - b||² / sum ||a||²` over tokens and heads; 0 before the first token.
+    /// The attention-output error so far, `sum ||a - b||² / sum ||a||²` over tokens and heads. It is 0 before the first
+    /// token.
     pub fn relative_error(&self) -> f64 {
         if self.energy > 0.0 { self.error / self.energy } else { 0.0 }
     }
@@ -86,7 +87,7 @@ impl<A: LayerCache, B: LayerCache> LayerCache for Shadow<A, B> {
         self.shown.len()
     }
 
-    /// Bytes of both.
+    /// The bytes of both caches.
     fn footprint(&self) -> Footprint {
         [self.shown.footprint(), self.watched.footprint()].into_iter().sum()
     }

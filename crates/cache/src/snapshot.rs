@@ -1,49 +1,49 @@
-//! The state after one exact prefill, from which every scheme starts.
+//! The state after one exact prefill. Every scheme starts from it.
 
 use candle_core::Tensor;
 
 use crate::{CacheError, LayerCache, Padding, Rotary, Scheme};
 
-/// Queries of a prompt's last tokens that a snapshot keeps at most, for schemes that choose tokens by them.
+/// A snapshot keeps the queries of at most this number of last tokens, for schemes that use them to choose tokens.
 pub const OBSERVED: usize = 64;
 
-/// What one layer's last queries of a prompt were.
+/// The last queries of a prompt in one layer.
 #[derive(Debug, Clone)]
 pub struct LastQueries {
-    /// `(B, H, W, D)` before position embedding, of the last `W` tokens, at most 64.
+    /// `(B, H, W, D)` before position embedding, for the last `W` tokens, at most 64.
     pub queries: Tensor,
-    /// Factor on their scores.
+    /// The factor on their scores.
     pub scale: f64,
 }
 
-/// Keys and values of an exact prefill, before position embedding, with the last logits.
+/// Keys and values of an exact prefill, before position embedding, and the last logits.
 ///
-/// Tensors are reference-counted: cloning or forking copies none of them.
+/// Tensors are reference-counted: cloning or forking does not copy them.
 #[derive(Debug, Clone)]
 pub struct PrefillSnapshot {
-    /// Per layer `(B, Hkv, T, D)`, before position embedding.
+    /// For each layer `(B, Hkv, T, D)`, before position embedding.
     pub keys: Vec<Tensor>,
-    /// Per layer `(B, Hkv, T, D)`.
+    /// For each layer `(B, Hkv, T, D)`.
     pub values: Vec<Tensor>,
-    /// Per layer the last queries; empty where they were not recorded.
+    /// For each layer, the last queries. Empty if they were not recorded.
     pub queries: Vec<LastQueries>,
-    /// Logits of the last prefilled token, `(B, V)`; `(1, 0)` where a prompt was restored from a file.
+    /// Logits of the last prefilled token, `(B, V)`. `(1, 0)` if a prompt was restored from a file.
     pub last_logits: Tensor,
 }
 
 impl PrefillSnapshot {
-    /// Tokens prefilled.
+    /// The number of prefilled tokens.
     pub fn len(&self) -> usize {
         self.keys.first().and_then(|k| k.dim(2).ok()).unwrap_or(0)
     }
 
-    /// True for a snapshot of nothing.
+    /// Whether the snapshot has no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// One cache per layer under `scheme`, holding this prefill; `rotary` has the tables of all layers. Dictionaries and
-    /// their tables are those of the scheme, shared by all its forks.
+    /// One cache per layer under `scheme`, each with this prefill. `rotary` has the tables of all layers. The
+    /// dictionaries and their tables belong to the scheme, and all its forks share them.
     ///
     /// # Errors
     /// If the scheme cannot take a layer.
@@ -59,10 +59,10 @@ impl PrefillSnapshot {
             .collect()
     }
 
-    /// As [`PrefillSnapshot::fork`] for a batch of texts of different lengths, padded at the front.
+    /// The same as [`PrefillSnapshot::fork`], for a batch of texts of different lengths that are padded at the front.
     ///
     /// # Errors
-    /// If the scheme cannot take a layer, or no padding.
+    /// If the scheme cannot take a layer, or does not support padding.
     pub fn fork_padded(
         &self,
         scheme: &dyn Scheme,

@@ -1,4 +1,4 @@
-//! Placeholders for everything that calibration makes.
+//! Placeholders for everything that calibration produces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,15 +11,16 @@ use crate::schemes::csr::{DEFAULT_DICTIONARIES, ROPE_DICTIONARIES};
 use crate::schemes::{commvq, cq, csr_plus, lexico, svdq};
 use crate::{Budget, Geometry, SchemeContext};
 
-/// The levels of CQ that there are placeholders for.
+/// The levels of CQ for which there are placeholders.
 const CQ_LEVELS: [&str; 2] = ["8c8b", "4c8b"];
-/// Bits of CommVQ's keys that there are codebooks for.
+/// The bits of CommVQ's keys for which there are codebooks.
 const COMMVQ_BITS: usize = 2;
 
 impl SchemeContext {
-    /// A context with an artefact of every kind that a scheme may need, none of them trained: `atoms` seeded random
-    /// atoms where dictionaries belong, random centroids and codebooks, and the unit vectors for a basis. Enough to build
-    /// every registered scheme, to list it and to test its bookkeeping; its codes are poor. All layers share one copy.
+    /// A context with an artefact of every kind that a scheme may need. None of them is trained: dictionaries have
+    /// `atoms` seeded random atoms, centroids and codebooks are random, and a basis consists of the unit vectors. This
+    /// is enough to build every registered scheme, to list it and to test its bookkeeping. Its codes are poor. All
+    /// layers share one copy.
     ///
     /// # Panics
     /// If `atoms` is 0 or the head size is odd.
@@ -81,7 +82,7 @@ fn dictionaries(geometry: Geometry, atoms: usize, value_chunks: usize) -> Dictio
     DictionarySet { head_dim: geometry.head_dim, groups, provenance: BTreeMap::new() }
 }
 
-/// Levels that give keys more than values, with the mean that their name says.
+/// Levels that give more atoms to keys than to values. Their mean is `level`.
 fn favouring_keys(geometry: Geometry, level: usize) -> Budget {
     Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] }
 }

@@ -1,4 +1,4 @@
-//! Batches of texts of different lengths under CSR: every text is kept as it is alone.
+//! Batches of texts of different lengths under CSR: every text is stored as it would be alone.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,7 +21,7 @@ const SCHEMES: [&str; 11] = [
     "csr-8+online(sampled=2,guard=9,sampler=strided,prefill=restored)+int6+window(sinks=1,recent=3)+stop(error=0.1)",
 ];
 
-/// Whether the tokens of the first call are taken as the prompt, so that pieces differ from the whole.
+/// Whether the tokens of the first call are the prompt. Then pieces differ from the whole.
 fn first_call_is_the_prompt(name: &str) -> bool {
     name.contains("prefill=restored")
 }
@@ -34,12 +34,13 @@ fn inputs(batch: usize, heads: (usize, usize), tokens: usize, d: usize) -> (Tens
     )
 }
 
-/// Keys coded after position embedding have other codes at other positions, in front of which padding stands.
+/// Keys that are coded after position embedding have other codes at other positions, and padding changes their
+/// positions.
 fn coded_by_position(name: &str) -> bool {
     name.contains("+rope")
 }
 
-/// Rows `row.0..row.0 + row.1` of a batch, tokens `from..to`.
+/// The tokens `from..to` of the rows `row.0..row.0 + row.1` of a batch.
 fn part(x: &Tensor, row: (usize, usize), from: usize, to: usize) -> Tensor {
     x.narrow(0, row.0, row.1).unwrap().narrow(2, from, to - from).unwrap()
 }
@@ -84,7 +85,7 @@ fn left_padded_rows_attend_as_they_do_alone() {
     }
 }
 
-/// A batch taken over from an exact prefill: what each text keeps, and how it goes on, is its own.
+/// A batch that is taken over from an exact prefill: each text is stored, and decoded further, as it would be alone.
 #[test]
 fn a_padded_prefill_goes_on_as_each_text_alone() {
     let (heads, d, prompt, padding) = ((6, 2), 64, 60, [25, 0, 58]);
@@ -93,7 +94,7 @@ fn a_padded_prefill_goes_on_as_each_text_alone() {
     for name in SCHEMES {
         let scheme = registry::build(name, &context(geometry, dictionaries(geometry, 96))).unwrap();
         let x = inputs(3, heads, prompt + 3, d);
-        // Padding is not looked at, not even for NaN.
+        // Padding is not read, even if it contains NaN.
         let keys: Vec<f32> = part(&x.1, (0, 3), 0, prompt).flatten_all().unwrap().to_vec1().unwrap();
         let hidden = |i: usize| i / d % prompt < padding[i / (heads.1 * prompt * d)];
         let keys = keys.into_iter().enumerate().map(|(i, x)| if hidden(i) { f32::NAN } else { x }).collect();

@@ -1,4 +1,4 @@
-//! Attention on codes against restoring everything, at random shapes, and what it allocates.
+//! Attention on codes compared with restoring everything, at random shapes. Also counts its allocations.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 mod common;
@@ -10,28 +10,28 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use common::{context, dictionaries, feed, largest_difference, rotary, tensor};
 use kvcsr_cache::{Geometry, registry};
 
-/// The system's allocator, with the bytes that are live, the most there were, and the calls.
+/// The system's allocator, with counters: the live bytes, their maximum, and the calls.
 struct Counting;
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicIsize = AtomicIsize::new(0);
 static CALLS: AtomicIsize = AtomicIsize::new(0);
-/// The tests of this file share the counters.
+/// The tests of this file share the counters, so they run one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
-// SAFETY: every call is passed on unchanged to the system's allocator.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size() as isize, Ordering::SeqCst) + layout.size() as isize;
         PEAK.fetch_max(live, Ordering::SeqCst);
         CALLS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as isize, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -103,8 +103,8 @@ fn the_number_of_threads_changes_no_bit() {
     assert_eq!(one, run(5));
 }
 
-/// Decoding takes scratch for a tile of keys and a sum per atom, whatever the context's length, and
-/// allocates as often.
+/// A decode step needs memory for a tile of keys and a sum per atom, for any context length. The number of its
+/// allocations does not depend on the context length either.
 #[test]
 fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
     let _alone = ALONE.lock().unwrap();
@@ -123,7 +123,7 @@ fn a_decoded_token_takes_no_memory_that_grows_with_the_context() {
             let prompt = tokens - 2;
             let (k, v) = (x.1.narrow(2, 0, prompt).unwrap(), x.2.narrow(2, 0, prompt).unwrap());
             let mut cache = scheme.after_prefill(0, &k, &v, &rotary).unwrap();
-            // The first token makes the codes' vectors grow by a page; the second finds room.
+            // With the first token, the vectors of codes grow by a page. The second token finds free space.
             feed(cache.as_mut(), &x, &rotary, prompt, prompt + 1);
             let (before, calls) = (LIVE.load(Ordering::SeqCst), CALLS.load(Ordering::SeqCst));
             PEAK.store(before, Ordering::SeqCst);

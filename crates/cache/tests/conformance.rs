@@ -1,6 +1,7 @@
-//! What every registered scheme must do, over head counts, head sizes, batches and prefill lengths.
+//! What every registered scheme must do, for different head counts, head sizes, batches and prefill lengths.
 //!
-//! The schemes are the examples of the registry, each as it is and within a window: a scheme is tested by being registered.
+//! The schemes are the examples of the registry, each without change and inside a window. So registering a scheme is
+//! enough to test it.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -30,11 +31,11 @@ impl Case {
         self.name.starts_with(method)
     }
 
-    /// What the method says of itself, and how far apart two ways to the same numbers may be: CSR on codes and on what
-    /// they restore to sums in other orders.
+    /// What the method promises, and how far apart two ways to compute the same numbers may be. CSR sums in different
+    /// orders on codes and on restored vectors.
     fn promises(&self) -> Promises {
         let rounding = if self.is("csr") { 2e-5 } else { 5e-6 };
-        // The 16-bit dense caches round rotated keys differently at the places that padding shifts them to.
+        // Padding shifts positions, and at other positions the 16-bit dense caches round rotated keys differently.
         let padded_rounding = match &self.name {
             name if name == "dense-f16" => Some(1e-3),
             name if name == "dense-bf16" => Some(1e-2),
@@ -43,19 +44,19 @@ impl Case {
         Promises {
             prefill_as_decoded: self.prefill_as_decoded,
             first_call_is_the_prompt: self.name.contains("prefill=restored"),
-            // Exact caches store any number, and padding like any token.
+            // Exact caches store any number, and store padding like any token.
             refuses_not_finite: !self.is("dense"),
             refuses_changed_padding: !self.is("dense"),
             rounding,
-            // Over online atoms, many rows and few are coded on different paths, which may take either of two atoms that
-            // are nearly tied; coefficients in f16 then round differently.
+            // Over online atoms, many rows and few rows are coded on different paths. The paths may choose different
+            // atoms when two are nearly tied, and coefficients in f16 then round differently.
             prefill_rounding: if self.name.contains("online") { 1e-4 } else { rounding },
             padded_rounding,
         }
     }
 }
 
-/// Runs a check over the cases that are `wanted`, at one setting, with schemes for two layers.
+/// Runs a check over the cases that `wanted` accepts, at one setting, with schemes for two layers.
 fn each(
     setting: Setting,
     wanted: impl Fn(&Case) -> bool + Sync,
@@ -64,7 +65,7 @@ fn each(
     each_seeing(Reach::Full, setting, wanted, check);
 }
 
-/// [`each`] in a layer whose tokens see back as far as `reach`.
+/// The same as [`each`], in a layer whose tokens see back as far as `reach`.
 fn each_seeing(
     reach: Reach,
     setting: Setting,
@@ -79,7 +80,7 @@ fn each_seeing(
     });
 }
 
-/// All examples, each of them within a window too where it has none and is not exact anyway.
+/// All examples. Each of them is also tested inside a window, if it has none and is not exact.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for entry in registry::entries() {
@@ -146,7 +147,7 @@ fn prefills_are_taken_over_for_all_heads_and_batches() {
     }
 }
 
-/// [`each`] in a layer with a sliding window.
+/// The same as [`each`], in a layer with a sliding window.
 fn each_within(
     window: usize,
     setting: Setting,

@@ -1,4 +1,4 @@
-//! CSR against its definition, its bit formula and bad input.
+//! CSR compared with its definition and its bit formula, and bad input.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -70,7 +70,7 @@ fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
     let wrong = Budget { keys: vec![8, 8], values: vec![8, 8] };
     let bare = bare.with_budgets([(8, wrong)].into());
     assert!(error("csr-8+budget", &bare).contains("the model has 1"));
-    // A full row takes what codes of fixed length take, and its length.
+    // A full row takes as many bits as codes of fixed length, plus its length.
     assert_eq!(registry::build("csr-8+stop(error=0.1)", &cx).unwrap().nominal_bits().0, 2.0 + 8.5 * 1.5 / 128.0);
     let wider = Geometry { head_dim: 64, ..geometry };
     assert!(error("csr-4", &context(wider, dictionaries(geometry, 64))).contains("a head of 64 channels"));
@@ -78,8 +78,7 @@ fn nominal_bits_follow_the_formula_and_bad_levels_are_refused() {
     assert!(error("csr-4", &context(deeper, dictionaries(geometry, 64))).contains("layer 1"));
 }
 
-/// Rows that stop early restore every vector to the error asked for or as well as full rows, and
-/// hold fewer atoms.
+/// Rows that stop early restore every vector to the given error, or as well as full rows. They hold fewer atoms.
 #[test]
 fn stopping_early_saves_atoms_and_keeps_the_error_bounded() {
     let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 16 };
@@ -133,7 +132,8 @@ fn an_error_leaves_the_cache_as_it_was() {
     feed(cache.as_mut(), &x, &rotary, 5, 6);
 }
 
-/// Half-precision tensors take the portable path: the result is f32's but for their rounding, in their type.
+/// Half-precision tensors use the portable path. The result has their type, and differs from that of f32 only by
+/// rounding.
 #[test]
 fn half_precision_tensors_are_attended_to_in_their_own_type() {
     let cx = context(GEOMETRY, dictionaries(GEOMETRY, 64));
@@ -151,7 +151,8 @@ fn half_precision_tensors_are_attended_to_in_their_own_type() {
         let exact = run(DType::F32);
         for (dtype, most) in [(DType::F16, 0.01), (DType::BF16, 0.1)] {
             for (a, b) in run(dtype).iter().zip(&exact) {
-                // Rounding changes a pick here and there: errors on average, not at the worst place.
+                // Rounding sometimes changes the picked atom. So errors are compared on average, not at the worst
+                // position.
                 let off = (a - b).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
                 assert!(off < most, "{name} {dtype:?}: {off}");
             }

@@ -1,4 +1,4 @@
-//! The ledger of a compressed cache against the allocator.
+//! The ledger of a compressed cache compared with the allocator.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 mod common;
@@ -13,22 +13,22 @@ use kvcsr_cache::{
 };
 use kvcsr_codec::measured_bits;
 
-/// The system's allocator, with a count of the bytes that are live.
+/// The system's allocator, with a counter of the live bytes.
 struct Counting;
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 
-// SAFETY: every call is passed on unchanged to the system's allocator.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size() as isize, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size() as isize, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -38,7 +38,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn caches_report_the_bytes_they_allocate() {
-    // One worker: its scratch space comes to life in the first of two equal runs, outside of the count.
+    // One worker thread. Its scratch memory is allocated in the first of two equal runs, which is not counted.
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(|| {
         compare();
         batches();
@@ -47,7 +47,7 @@ fn caches_report_the_bytes_they_allocate() {
     });
 }
 
-/// Of every registered scheme: after taking a prompt over, and after decoding on from there.
+/// For every registered scheme: after a prompt was taken over, and after decode steps.
 fn every_example() {
     let geometry = Geometry { layers: 1, kv_heads: 3, head_dim: 64 };
     let cx = SchemeContext::untrained(geometry, 128);
@@ -83,7 +83,7 @@ fn every_example() {
     }
 }
 
-/// Sequences of a batch, padded ones too, and more heads and layers than one.
+/// Sequences of a batch, also padded ones, and more than one head and layer.
 fn batches() {
     let geometry = Geometry { layers: 2, kv_heads: 5, head_dim: 32 };
     let (rotary, cx) = (rotary(32), context(geometry, dictionaries(geometry, 64)));
@@ -96,7 +96,7 @@ fn batches() {
         let caches: Vec<_> = (0..2).map(|layer| scheme.after_prefill(layer, &k, &v, &rotary).unwrap()).collect();
         let held = caches.iter().map(|c| c.footprint()).sum();
         assert_eq!(shape.footprint(&options, 300, 3), held, "{part}");
-        // Padding takes nothing: two of three texts are one token.
+        // Padding takes no memory: two of the three texts have one token.
         let mut padded = scheme.empty(0).unwrap();
         padded.absorb_padded(&k, &v, &rotary, Padding::Left(&[299, 299, 0])).unwrap();
         let codes = |f: kvcsr_codec::Footprint| f.indices + f.coefficients + f.packed + f.scales;
@@ -105,7 +105,7 @@ fn batches() {
     }
 }
 
-/// Forks of one prefill under one scheme take what their caches hold: tensors and dictionaries are shared.
+/// Forks of one prefill under one scheme take only the memory of their caches. Tensors and dictionaries are shared.
 fn forks() {
     let geometry = Geometry { layers: 2, kv_heads: 3, head_dim: 64 };
     let (rotary, cx) = (rotary(64), context(geometry, dictionaries(geometry, 512)));

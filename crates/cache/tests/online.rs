@@ -1,4 +1,4 @@
-//! The online part, the exact window and packed codes against their definitions, and bad input.
+//! The online part, the exact window and packed codes compared with their definitions, and bad input.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -27,7 +27,7 @@ fn next(cache: &mut dyn LayerCache, x: &Inputs) -> Tensor {
     feed(cache, x, &rotary(32), at, at + 1)
 }
 
-/// Mean square error of the next token's attention against the uncompressed cache's.
+/// The mean square error of the next token's attention, compared with the uncompressed cache.
 fn error(name: &str, cx: &SchemeContext, x: &Inputs, prompt: usize) -> f64 {
     let exact = next(after_prefill("dense", cx, x, prompt).as_mut(), x);
     let found = next(after_prefill(name, cx, x, prompt).as_mut(), x);
@@ -41,7 +41,7 @@ fn the_parts_hold_what_their_sizes_say() {
     for sampler in ["reverse", "uniform", "strided", "worst"] {
         let name = format!("csr-4+online(sampled=6,guard=11,sampler={sampler})");
         let held = after_prefill(&name, &cx, &x, 100).footprint();
-        // Two bytes an element, three sequences, two heads, keys of width 32 and values of 16.
+        // Two bytes per element, three sequences, two heads, keys of width 32 and values of width 16.
         assert_eq!(held.online_atoms, 2 * 3 * 6 * 2 * (32 + 16), "{name}");
         assert_eq!(held.guard, 2 * 3 * 11 * 2 * (32 + 16), "{name}");
         let plain = after_prefill("csr-4", &cx, &x, 100).footprint();
@@ -63,7 +63,7 @@ fn a_prompt_shorter_than_the_samples_becomes_atoms_whole() {
             let held = after_prefill(&name, &cx, &x, tokens).footprint();
             assert_eq!((held.online_atoms, held.guard), (2 * tokens * 2 * 2 * 32, 0), "{name}");
         }
-        // What is an atom is restored by one: only the token that attends is not exact.
+        // A vector that became an atom is restored by this atom. Only the token that attends is not exact.
         let queries = (x.0.clone(), (&x.1 * 0.0).unwrap(), (&x.2 * 0.0).unwrap());
         let run = |name: &str| {
             let mut cache = after_prefill(name, &cx, &x, tokens);
@@ -99,7 +99,7 @@ fn tokens_fed_without_a_prompt_go_without_an_online_part() {
     assert_eq!((largest_difference(&plain, &online), held), (0.0, 0));
 }
 
-/// Sinks and recent tokens as f16, the rest as the codec restores it, attended to densely.
+/// The reference: sinks and recent tokens in f16, the others as the codec restores them, with dense attention.
 #[test]
 fn a_window_is_exact_at_both_ends() {
     let set = dictionaries(GEOMETRY, 64);
@@ -139,10 +139,10 @@ fn a_window_is_exact_at_both_ends() {
 fn packed_codes_take_the_bits_they_name() {
     let geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 128 };
     let cx = context(geometry, dictionaries(geometry, 4096));
-    // Indices of 12 bits: keys 8 x 20 = 160 bits, values 2 x (4 x 20 = 80), of 2 x 128 channels.
+    // Indices of 12 bits: keys take 8 x 20 = 160 bits, values 2 x (4 x 20 = 80), for 2 x 128 channels.
     assert_eq!(registry::build("csr-8+fp8", &cx).unwrap().nominal_bits().0, 1.25);
     assert_eq!(registry::build("csr-8+f16", &cx).unwrap().nominal_bits().0, 1.75);
-    // 16 bits each: keys 128 + 16 of scale, values 2 x (64 + 16).
+    // 16 bits each: keys take 128 + 16 of scale, values 2 x (64 + 16).
     assert_eq!(registry::build("csr-8+int4", &cx).unwrap().nominal_bits().0, (144.0 + 160.0) / 256.0);
     assert_eq!(registry::build("csr-8", &cx).unwrap().nominal_bits().0, 2.0);
 }

@@ -1,4 +1,4 @@
-//! The listing of schemes says what profiles and tables need to know.
+//! The listing of schemes contains what profiles and tables need to know.
 #![allow(clippy::unwrap_used)]
 
 use kvcsr_cache::registry;

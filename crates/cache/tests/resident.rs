@@ -1,5 +1,5 @@
-//! The memory of a process that holds a cache of 32768 tokens, against the ledger. In a file of its
-//! own: nothing else may allocate beside it.
+//! The memory of a process that holds a cache of 32768 tokens, compared with the ledger. The test is alone in its file,
+//! because nothing else may allocate at the same time.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 mod common;
@@ -10,15 +10,15 @@ use kvcsr_cache::{AttendCx, Geometry, Pattern, Rotary, registry};
 
 const TOKENS: usize = 32_768;
 
-/// Bytes of this process in memory.
+/// The number of bytes of this process that are in memory.
 fn resident() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<usize>().ok()? * 1024)
 }
 
-/// Makes the C library give every larger block back when it is freed; otherwise it keeps some for
-/// later, and what is resident is not what is held. False where there is no such switch.
+/// Makes the C library return every larger block to the system when it is freed. Otherwise it keeps some of them for
+/// later, and the resident memory is not the memory held. Returns false if there is no such switch.
 fn give_memory_back() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -54,7 +54,7 @@ fn a_cache_of_32768_tokens_takes_the_memory_it_reports() {
             let (k, v) = (tensor(1, (1, kv_heads, tokens, d)), tensor(2, (1, kv_heads, tokens, d)));
             scheme.after_prefill(0, &k, &v, &rotary).unwrap()
         };
-        // Threads and their scratch come to life outside of the count.
+        // Threads start and allocate their scratch memory before the count.
         drop(build(2048));
         let before = resident().unwrap();
         let mut cache = build(TOKENS);

@@ -1,4 +1,5 @@
-//! Codes as tensors do what codes on the host do: the same checks, and the same numbers within a stated tolerance.
+//! Codes as tensors behave like codes on the host: they pass the same checks, and give the same numbers within a stated
+//! tolerance.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,15 +16,16 @@ use rayon::prelude::*;
 /// Atoms of the untrained dictionaries.
 const ATOMS: usize = 96;
 
-/// How far what is attended to may be from what the host attends to, inputs being numbers between -1 and 1. Products summed in another
-/// order differ in the last digits of f32; a coefficient that is then rounded to f16 the other way differs by 2^-11 of itself.
+/// How far outputs may differ from those of the host, for inputs between -1 and 1. Products that are summed in another
+/// order differ in the last digits of f32. If a coefficient is then rounded to another f16, it differs by 2^-11 of
+/// itself.
 const NEAR: f32 = 2e-3;
 
 fn context(setting: Setting, layers: usize, attention: Attention) -> SchemeContext {
     SchemeContext::untrained(setting.geometry(layers), ATOMS).with_attention(attention, &Device::Cpu)
 }
 
-/// Registered examples that have tensors, and whether a prefill leaves with them what decoding leaves.
+/// The registered examples that have tensors, and whether their prefill gives the same state as decoding.
 fn cases() -> Vec<(String, bool)> {
     let cx = context(Setting { batch: 1, heads: 2, kv_heads: 1, head_dim: 64 }, 1, Attention::Tensor);
     let mut cases = Vec::new();
@@ -42,7 +44,7 @@ fn promises((name, prefill_as_decoded): &(String, bool)) -> Promises {
     Promises {
         prefill_as_decoded: *prefill_as_decoded,
         first_call_is_the_prompt: name.contains("prefill=restored"),
-        // Prompts are checked; decoded tokens are not, see below.
+        // Prompts are checked, but decoded tokens are not. See below.
         refuses_not_finite: false,
         refuses_changed_padding: true,
         rounding: NEAR,
@@ -123,7 +125,7 @@ fn sliding_windows_bound_what_is_held() {
     each(setting(1, 2, 1, 64), near, |probe| probe.keeps_its_window(1000));
 }
 
-/// What a scheme attends to after a prefill, in one call of many tokens and token by token.
+/// The attention outputs of a scheme after a prefill: in one call of many tokens, and token by token.
 fn attended(scheme: &dyn Scheme, setting: Setting, dtype: DType, prompt: usize, after: usize) -> (Tensor, usize) {
     let rotary = rotary(setting.head_dim);
     let x = Inputs::random(setting, prompt + after + 5).unwrap();
@@ -185,7 +187,7 @@ fn a_decoded_token_reads_nothing_back_to_the_host() {
     let (cx, rotary) = (context(setting, 1, Attention::Tensor), rotary(64));
     let x = Inputs::random(setting, 240).unwrap();
     let Inputs { k, v, .. } = x.tokens(0..100).unwrap();
-    // A case stays on its thread, and reads are counted by thread.
+    // A case stays on one thread, and reads are counted per thread.
     cases().par_iter().for_each(|(name, _)| {
         let scheme = registry::build(name, &cx).unwrap();
         let before = host_reads();
@@ -199,7 +201,7 @@ fn a_decoded_token_reads_nothing_back_to_the_host() {
     });
 }
 
-/// Nothing but [`kvcsr_cache::tensor::read_to_host`] reads numbers back, so that its count is the whole truth.
+/// Only [`kvcsr_cache::tensor::read_to_host`] reads numbers back, so its count is complete.
 #[test]
 fn one_place_reads_back_to_the_host() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,16 +1,16 @@
-//! The committed inputs: files that the project's own writers make, and every case that was a find.
+//! The committed inputs: files that the project's own writers make, and every input that was a find.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The folder of a target's files.
+/// The folder with the files of a target.
 #[must_use]
 pub fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
 }
 
-/// Name and bytes of a target's files, by name.
+/// The names and bytes of a target's files, sorted by name.
 ///
 /// # Errors
 /// If the folder cannot be read.

@@ -1,4 +1,4 @@
-//! `just fuzz`: hostile inputs, as many as asked for.
+//! `just fuzz`: as many hostile inputs as requested.
 //!
 //! ```text
 //! just fuzz                                   # until each target has had 10^7 inputs in all, over the runs so far
@@ -39,12 +39,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where counts and finds lie.
+/// The folder with counts and finds.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/runs/hostile")
 }
 
-/// Whether nothing was found.
+/// Runs inputs. Returns true if nothing was found.
 fn fuzz(words: &[&str]) -> Result<bool> {
     let mut plan = Plan {
         targets: ALL.iter().collect(),
@@ -72,7 +72,7 @@ fn fuzz(words: &[&str]) -> Result<bool> {
             _ => bail!("`{key}`: expected executions, targets, jobs, seed or out"),
         }
     }
-    // A new checkout goes on from the counts that are published.
+    // A new checkout continues from the published counts.
     let counted = folder().join("state.json");
     if plan.folder == folder() && !counted.exists() {
         std::fs::create_dir_all(&plan.folder).with_context(|| plan.folder.display().to_string())?;
@@ -105,13 +105,13 @@ fn publish() -> Result<()> {
     Ok(())
 }
 
-/// Runs files one after the other; whether nothing was found.
+/// Runs files one after the other. Returns true if nothing was found.
 fn replay(target: &str, files: &[&str]) -> Result<bool> {
     let target = named(target).with_context(|| format!("no target `{target}`"))?;
     let (mut sound, place) = (true, place::Place::new()?);
     for file in files {
         let input = std::fs::read(file).with_context(|| (*file).to_owned())?;
-        // The first run may make tables that later ones find.
+        // The first run may make tables that later runs reuse.
         let (_, outcome) = [(); 2].map(|()| run::once(target, &input, &place)).into();
         println!("{file}: {} bytes, {outcome:?}", input.len());
         sound &= outcome.find.is_none();

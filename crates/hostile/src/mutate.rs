@@ -1,7 +1,9 @@
-//! Damaged inputs: each is made from files of the corpus by a seeded generator, so that its number alone makes it again.
+//! Damaged inputs. A seeded generator makes each one from files of the corpus, so the number of an input is enough to
+//! make it again.
 //!
-//! Most changes are blind (bits, cuts, repeats, numbers at their limits, pieces of other files). Formats with lengths and digests
-//! are also changed from inside and put together again, since blind damage rarely gets past their first check.
+//! Most changes are blind: changed bits, cuts, repeats, numbers at their limits, pieces of other files. Formats with
+//! lengths and digests are also changed on the inside and then assembled again, because blind damage rarely passes
+//! their first check.
 
 mod bytes;
 mod gguf;
@@ -10,27 +12,27 @@ mod packed;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Longest input that is made.
+/// The length of the longest input.
 pub const LONGEST: usize = 1 << 14;
 
-/// How an input is built.
+/// The format of an input. It decides how inputs are changed.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
-    /// Bytes without a form.
+    /// Bytes without a known format.
     Bytes,
-    /// Text, with words that mean something to its reader.
+    /// Text, with words that have a meaning for its reader.
     Text(&'static [&'static str]),
-    /// A length, a JSON header, data.
+    /// A length, a JSON header, and data.
     Safetensors,
-    /// GGUF's fields, one after the other.
+    /// The fields of GGUF, one after the other.
     Gguf,
-    /// Members of an archive.
+    /// The members of an archive.
     Zip,
-    /// A prompt at rest: its header has digests.
+    /// A stored prompt. Its header has digests.
     Prompt,
 }
 
-/// Words of JSON headers.
+/// Words used in JSON headers.
 const HEADER: &[&str] = &[
     "0",
     "1",
@@ -80,19 +82,19 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// From the files of a corpus, at least one. Equal seeds make equal inputs.
+    /// Inputs from the files of a corpus, which needs at least one file. Equal seeds give equal inputs.
     #[must_use]
     pub fn new(corpus: &'a [Vec<u8>], form: Form, seed: u64) -> Self {
         Self { corpus, form, seed }
     }
 
-    /// Input number `at`, into `out`: one of the corpus with a few changes.
+    /// Writes input number `at` to `out`: a file of the corpus with a few changes.
     pub fn make(&self, at: u64, out: &mut Vec<u8>) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ at.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         out.clear();
         let Some(chosen) = self.pick(&mut rng) else { return };
         out.extend_from_slice(chosen);
-        // Half of them have a single change: what one field does is not hidden by another.
+        // Half of the inputs have a single change, so that the effect of one field is not hidden by another.
         let changes = if rng.random_bool(0.5) { 1 } else { rng.random_range(1..6) };
         for _ in 0..changes {
             self.change(out, &mut rng);
@@ -100,7 +102,7 @@ impl<'a> Inputs<'a> {
         out.truncate(LONGEST);
     }
 
-    /// The shortest of three files: short inputs say as much, and more of them are run.
+    /// The shortest of three files. Short inputs test as much, and more of them can be run.
     fn pick(&self, rng: &mut ChaCha8Rng) -> Option<&'a [u8]> {
         if self.corpus.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! The counts as the table of docs/RELIABILITY.md.
+//! The counts, as the table in docs/RELIABILITY.md.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::campaign::State;
 use crate::targets::ALL;
 
-/// The committed counts.
+/// The file with the committed counts.
 #[must_use]
 pub fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("executions.json")
 }
 
-/// The document with the table, and the name of its markers.
+/// The document that contains the table, and the name of the table's markers.
 #[must_use]
 pub fn document() -> (PathBuf, &'static str) {
     (Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/RELIABILITY.md"), "hostile")

@@ -1,4 +1,4 @@
-//! Inputs that proptest makes, and makes smaller where one breaks a promise.
+//! Inputs that proptest makes. If one breaks a promise, proptest looks for a smaller one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 #[global_allocator]
 static ALLOCATOR: allocation::Counting = allocation::Counting;
 
-/// Inputs of each target, of either kind.
+/// The number of inputs of each target, for each of the two kinds.
 const CASES: u32 = 256;
 
 fn runner() -> TestRunner {
@@ -25,7 +25,7 @@ fn sound(target: &Target, input: &[u8], place: &Place) -> Result<(), TestCaseErr
     Ok(())
 }
 
-/// One test for all: memory is counted for the whole program.
+/// One test for all targets, because memory is counted for the whole program.
 #[test]
 fn no_input_breaks_a_promise() {
     for target in ALL {

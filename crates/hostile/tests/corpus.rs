@@ -1,4 +1,4 @@
-//! The committed inputs and changes of them, through the program that `just fuzz` is, so that a crash is a failed test.
+//! The committed inputs and changes of them. They run in the program of `just fuzz`, so that a crash is a failed test.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,12 +8,12 @@ use kvcsr_hostile::campaign::State;
 use kvcsr_hostile::place::Place;
 use kvcsr_hostile::{ALL, corpus, seeds, table};
 
-/// Changed inputs of each target.
+/// The number of changed inputs of each target.
 const CHANGED: u64 = 4000;
-/// Most bytes of a file of the corpus, and of all.
+/// The largest size in bytes of a file of the corpus, and of all its files.
 const MOST: [usize; 2] = [4096, 1 << 20];
 
-/// Runs the program, which must find nothing.
+/// Runs the program. It must find nothing.
 fn sound(words: &[String]) {
     let ran = Command::new(env!("CARGO_BIN_EXE_kvcsr-hostile")).args(words).output().unwrap();
     let said = [ran.stdout, ran.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();

@@ -1,4 +1,4 @@
-//! What readers of other projects let through, and that ours refuse it: each case of docs/UPSTREAM.md.
+//! Inputs that readers of other projects accept and that ours must refuse: each case of docs/UPSTREAM.md.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,8 +13,8 @@ use kvcsr_model::{ChatTemplate, Gguf, Message, Tokenizer};
 use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
 
-/// A GGUF file of these metadata entries (name, number of the type, bytes) and tensors (name, dimensions, type, offset), with a
-/// block of data.
+/// A GGUF file with these metadata entries (name, number of the type, bytes) and tensors (name, dimensions, type,
+/// offset), and with one block of data.
 fn gguf(metadata: &[(&str, u32, Vec<u8>)], tensors: &[(&str, &[u64], u32, u64)]) -> Vec<u8> {
     let text = |s: &str| [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat();
     let mut file = b"GGUF\x03\0\0\0".to_vec();
@@ -32,7 +32,7 @@ fn gguf(metadata: &[(&str, u32, Vec<u8>)], tensors: &[(&str, &[u64], u32, u64)])
     file
 }
 
-/// Whether candle reads a header, or that it panics.
+/// Whether candle reads a header. `Err` if it panics.
 fn candles(file: &[u8]) -> Result<bool, ()> {
     catch_unwind(|| Content::read(&mut Cursor::new(file)).is_ok()).map_err(drop)
 }
@@ -94,7 +94,7 @@ fn a_file_for_machines_of_the_other_order() {
     assert!(ours(&file).contains("does not begin with the magic"), "{}", ours(&file));
 }
 
-/// A PyTorch file of this pickle.
+/// Reads a PyTorch file with this pickle.
 fn pickled(pickle: &[u8]) -> String {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
@@ -105,7 +105,7 @@ fn pickled(pickle: &[u8]) -> String {
     PickleFile::open(path).err().unwrap().to_string()
 }
 
-/// `t`, a tensor of this shape.
+/// `t`, a tensor with this shape.
 fn described(shape: &[u8]) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     [
@@ -171,7 +171,7 @@ fn tokenizers_whose_reader_panics() {
         let error = tokenizer(&file(parts, "null", "[]")).unwrap_err();
         assert!(error.contains("tokenizer: "), "{parts}: {error}");
     }
-    // Tokens of another file are normalised when they are added.
+    // Added tokens from another file are normalised when they are added.
     let place = Place::new().unwrap();
     let empty_trie = r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="}"#;
     place.write("tokenizer.json", file(empty_trie, "null", "[]").as_bytes());

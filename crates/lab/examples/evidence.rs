@@ -1,7 +1,9 @@
-//! Schemes on long documents, by what deletion fails: far-context recovery beside mean KL and bits.
+//! Schemes on long documents, measured in a way that deleting tokens does not pass: far-context recovery, together with
+//! mean KL and bits.
 //!
-//! `cargo run --release -p kvcsr-lab --example evidence -- 2048 1 evict kivi-2 q4_0` scores schemes that need nothing trained after
-//! contexts of about 2048 tokens, one document of each domain. The documents must have been downloaded (`data/sources.toml`).
+//! `cargo run --release -p kvcsr-lab --example evidence -- 2048 1 evict kivi-2 q4_0` scores schemes that need no
+//! training. They are scored after contexts of about 2048 tokens, on one document of each domain. The documents must
+//! have been downloaded (`data/sources.toml`).
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -15,7 +17,7 @@ use kvcsr_lab::{Model, places};
 
 /// Tokens per call of the prefill.
 const CHUNK: usize = 512;
-/// Share of all KL with the rest hidden that far tokens hold on the threshold's documents.
+/// The share of the KL with the rest hidden that far tokens hold, on the documents for the threshold.
 const SHARE: f64 = 0.9;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -69,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The first windows of `count` documents of each domain.
+/// The windows of the first `count` documents of each domain.
 fn windows(model: &Model, side: Side, count: usize, cut: Cut) -> Result<Vec<Window>, Box<dyn Error>> {
     let (here, cache) = (std::env::current_dir()?, places::cache_dir()?);
     let mut taken = BTreeMap::<String, usize>::new();

@@ -1,4 +1,4 @@
-//! Long documents: the collections of `data/sources.toml`.
+//! Long documents: the collections in `data/sources.toml`.
 
 use std::path::Path;
 
@@ -8,25 +8,25 @@ use serde::Deserialize;
 use crate::error::Result;
 use crate::{LabError, places};
 
-/// What the documents of a collection are for.
+/// The purpose of the documents of a collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// Scored, and used for nothing else.
+    /// They are scored, and used for nothing else.
     Scored,
-    /// The threshold of far tokens is chosen on them.
+    /// They are used to choose the threshold of far tokens.
     Threshold,
 }
 
-/// Files of one package, each of which is one whole text.
+/// Files of one package. Each file is one whole text.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collection {
     /// Its name in `data/sources.toml`.
     pub id: String,
-    /// What kind of text: the stratum of the statistics.
+    /// The kind of text. It is the stratum in the statistics.
     pub domain: String,
-    /// What they are for.
+    /// The purpose of the documents.
     pub side: Side,
     /// The registry of the package, for example `pypi`.
     pub registry: String,
@@ -36,7 +36,7 @@ pub struct Collection {
     pub version: String,
     /// The licence of package and texts.
     pub licence: String,
-    /// A sentence for people.
+    /// A sentence for readers that says what the collection is used for.
     #[serde(rename = "use")]
     pub purpose: String,
     /// How a file holds its text.
@@ -51,7 +51,7 @@ pub struct Collection {
 pub struct Member {
     /// The file inside the package.
     pub file: String,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
     /// Its sha256, in hexadecimal.
     pub sha256: String,
@@ -62,22 +62,23 @@ pub struct Member {
 pub struct Document {
     /// `collection/file`.
     pub name: String,
-    /// What kind of text.
+    /// The kind of text.
     pub domain: String,
     /// The text.
     pub text: String,
 }
 
 impl Collection {
-    /// The name of one of its documents: `collection/file`, the file with its folders but without its ending.
+    /// The name of one of its documents: `collection/file`. The file has its folders, but not its extension.
     pub fn name_of(&self, member: &Member) -> String {
         format!("{}/{}", self.id, Path::new(&member.file).with_extension("").display())
     }
 
-    /// Its documents from a folder of downloads.
+    /// Reads its documents from a folder of downloads.
     ///
     /// # Errors
-    /// [`LabError::NotFetched`] for a file that is not there, and if one does not hold what [`Collection::text`] says.
+    /// [`LabError::NotFetched`] if a file does not exist. Also an error if a file does not have the form that
+    /// [`Collection::text`] describes.
     pub fn documents(&self, cache: &Path) -> Result<Vec<Document>> {
         let read = |member: &Member| {
             let path = places::in_package(cache, &self.package, &self.version, &member.file);
@@ -92,7 +93,7 @@ impl Collection {
     }
 }
 
-/// The collections of the project around `here`.
+/// The collections of the project that contains the folder `here`.
 ///
 /// # Errors
 /// If `data/sources.toml` is not found or not well formed.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use kvcsr_eval::EvalError;
 use kvcsr_model::ModelError;
 
-/// What can go wrong while a model, a prompt or vectors are looked at.
+/// What can go wrong when a model, a prompt or vectors are used.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// No project around the current folder.
+    /// The current folder is not inside a project.
     #[error("no data/sources.toml in {0} or above: run this inside a clone of the project")]
     NoProject(PathBuf),
     /// A file cannot be read.
@@ -19,7 +19,7 @@ pub enum LabError {
         /// The cause.
         source: std::io::Error,
     },
-    /// `data/sources.toml` is not what it must be.
+    /// `data/sources.toml` is not as it must be.
     #[error("{path}: {reason}")]
     Sources {
         /// The file.
@@ -27,7 +27,7 @@ pub enum LabError {
         /// What is wrong.
         reason: String,
     },
-    /// A long document does not have the form that `data/sources.toml` says.
+    /// A long document does not have the form that `data/sources.toml` describes.
     #[error("{path}: {reason}")]
     Document {
         /// The file.
@@ -35,28 +35,28 @@ pub enum LabError {
         /// What is wrong.
         reason: String,
     },
-    /// Nothing says where downloads are.
+    /// No variable says where downloads are.
     #[error("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads")]
     NoCache,
     /// The model was not downloaded.
     #[error("{0} was not fetched yet: run `just fetch`, or `just smoke`, which trains small dictionaries as well")]
     NotFetched(PathBuf),
-    /// A text is too short to be cut into a context and what follows it.
+    /// A text is too short to be split into a context and a continuation.
     #[error(
         "the text has {found} tokens; with {follows} tokens to score after the context it needs more than {follows}"
     )]
     TooShort {
         /// Tokens of the text.
         found: usize,
-        /// Tokens to score.
+        /// The number of tokens to score.
         follows: usize,
     },
     /// A layer that the model does not have.
     #[error("there is no layer {layer}: the model has {layers}, counted from 0")]
     NoLayer {
-        /// The layer asked for.
+        /// The requested layer.
         layer: usize,
-        /// Layers of the model.
+        /// The number of layers of the model.
         layers: usize,
     },
     /// A layer without a dictionary.
@@ -67,32 +67,32 @@ pub enum LabError {
         /// Keys or values.
         kind: kvcsr_codec::Kind,
     },
-    /// Vectors from which no plane can be taken.
+    /// Vectors from which no plane can be computed.
     #[error("no principal plane: expected finite vectors of at least 2 channels, found {vectors} of {width}")]
     NoPlane {
-        /// Vectors given.
+        /// The number of vectors.
         vectors: usize,
-        /// Their channels.
+        /// The number of their channels.
         width: usize,
     },
-    /// Dictionaries, codes or shards.
+    /// An error of dictionaries, codes or shards.
     #[error(transparent)]
     Codec(#[from] kvcsr_codec::CodecError),
-    /// A cache.
+    /// An error of a cache.
     #[error(transparent)]
     Cache(#[from] kvcsr_cache::CacheError),
-    /// The model.
+    /// An error of the model.
     #[error(transparent)]
     Model(Box<ModelError>),
-    /// Scoring.
+    /// An error of scoring.
     #[error(transparent)]
     Evaluation(Box<EvalError>),
-    /// A tensor operation.
+    /// An error of a tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
-// Boxed, since they are large and every result would be as large.
+// Boxed, because they are large and would make every result as large.
 impl From<ModelError> for LabError {
     fn from(error: ModelError) -> Self {
         Self::Model(Box::new(error))
@@ -105,5 +105,5 @@ impl From<EvalError> for LabError {
     }
 }
 
-/// The result of this crate's functions. Not brought in by `use kvcsr_lab::*`, where it would hide the standard one.
+/// The result of this crate's functions. `use kvcsr_lab::*` does not import it, because it would hide the standard one.
 pub type Result<T> = std::result::Result<T, LabError>;

@@ -1,17 +1,17 @@
-//! What notebooks share that needs a model, so that their cells stay short.
+//! Functions that need a model and that notebooks share, so that the cells of a notebook stay short.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`places`] | where downloads lie |
-//! | [`documents`] | the long documents that evidence is taken on |
-//! | [`model`] | the embedded model, opened from there |
-//! | [`prompt`] | a text with its exact prefill: its vectors, codes of them, and what follows |
-//! | [`trial`] | a scheme, registered or your own, on a prompt: quality, bits, bytes, error of each layer |
+//! | [`places`] | where downloads are |
+//! | [`documents`] | the long documents on which schemes are scored |
+//! | [`model`] | the embedded model, opened from the downloads |
+//! | [`prompt`] | a text with its exact prefill: its vectors, their codes, and the tokens after it |
+//! | [`trial`] | a registered scheme or your own on a prompt: quality, bits, bytes, error of each layer |
 //! | [`planes`] | vectors in the plane of their principal components: the paper's Figure 2 |
 //! | [`rope`] | keys after position embedding |
 //!
-//! `use kvcsr_lab::*;` also brings what [`kvcsr_report::notebook`] has, and [`Shown`] into scope, so that the last value of a
-//! cell is shown.
+//! `use kvcsr_lab::*;` also imports everything in [`kvcsr_report::notebook`], and [`Shown`], so that a notebook shows
+//! the last value of a cell.
 //!
 //! ```no_run
 //! use kvcsr_lab::*;

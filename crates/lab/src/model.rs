@@ -22,38 +22,38 @@ pub struct Model {
 }
 
 impl Model {
-    /// The embedded model, which every pipeline downloads. Takes a second or two.
+    /// The embedded model, which every pipeline downloads. Opening it takes one or two seconds.
     ///
     /// # Errors
-    /// If it was not downloaded yet, with the command that does.
+    /// If it was not downloaded yet. The error names the command that downloads it.
     pub fn embedded() -> Result<Self> {
         let here = std::env::current_dir().map_err(|source| LabError::Io { path: ".".into(), source })?;
         Self::gguf(&places::model(&here, &places::cache_dir()?, EMBEDDED)?)
     }
 
-    /// A model of your own, as a GGUF file.
+    /// Your own model, from a GGUF file.
     ///
     /// # Errors
-    /// If the file is damaged or of an architecture that is not supported.
+    /// If the file is damaged, or if its architecture is not supported.
     pub fn gguf(path: &Path) -> Result<Self> {
         let file = Gguf::open(path)?;
         Ok(Self { decoder: file.decoder(&Device::Cpu)?, tokenizer: file.tokenizer()? })
     }
 
-    /// Tokenizes `text`, prefills all but its last `follows` tokens exactly, and reads those uncompressed: they are what schemes are
-    /// scored on.
+    /// Tokenizes `text`, and prefills all tokens exactly except the last `follows`. It then reads these last tokens
+    /// with the uncompressed cache. Schemes are scored on them.
     ///
     /// # Errors
-    /// If the text is not longer than `follows`, or longer than the model's context.
+    /// If the text is not longer than `follows`, or if it is longer than the model's context.
     pub fn prompt(&self, text: &str, follows: usize) -> Result<Prompt> {
         Prompt::new(self, text, follows)
     }
 
-    /// What the model writes after the prompt's context, at most `tokens` tokens, always the most likely one, with the context under
-    /// `scheme`.
+    /// What the model writes after the prompt's context, at most `tokens` tokens. It always takes the most likely
+    /// token. The context is stored under `scheme`.
     ///
     /// # Errors
-    /// If the scheme cannot take the prompt over.
+    /// If the scheme cannot take over the prompt.
     pub fn generate(&self, prompt: &Prompt, scheme: &dyn Scheme, tokens: usize) -> Result<String> {
         let snapshot = prompt.reference.snapshot();
         let mut caches = snapshot.fork(scheme, self.decoder.rotary())?;

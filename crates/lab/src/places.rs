@@ -1,4 +1,4 @@
-//! Where downloads lie.
+//! Where downloads are.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,8 @@ use serde::Deserialize;
 use crate::LabError;
 use crate::error::Result;
 
-/// The folder of downloads, shared by all clones of a user: `$KVCSR_CACHE`, else `kvcsr` in the user's cache folder.
+/// The folder of downloads, shared by all clones of a user: `$KVCSR_CACHE`, or `kvcsr` in the user's cache folder if it
+/// is not set.
 ///
 /// # Errors
 /// [`LabError::NoCache`] if no variable names a folder.
@@ -21,7 +22,8 @@ pub fn cache_dir() -> Result<PathBuf> {
     std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/kvcsr")).ok_or(LabError::NoCache)
 }
 
-/// Whether a name of `data/sources.toml`, joined to a folder, stays in it: a relative path without `.` and `..`.
+/// Whether a name from `data/sources.toml`, joined to a folder, stays inside that folder: it is a relative path without
+/// `.` and `..`.
 pub fn stays_inside(name: &str) -> bool {
     let mut parts = Path::new(name).components().peekable();
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
@@ -32,13 +34,13 @@ pub fn in_package(cache: &Path, package: &str, version: &str, file: &str) -> Pat
     cache.join("sources").join(format!("{package}-{version}")).join(file)
 }
 
-/// A file that was joined from parts of several packages, in a folder of downloads: `id` is its name in
+/// A file that was joined from parts of several packages, in a folder of downloads. `id` is its name in
 /// `data/sources.toml`.
 pub fn joined(cache: &Path, id: &str, file: &str) -> PathBuf {
     cache.join("sources").join(id).join(file)
 }
 
-/// `data/sources.toml` of the project around `here`: its path and text.
+/// The path and the text of `data/sources.toml`, in the project that contains the folder `here`.
 ///
 /// # Errors
 /// If there is no project, or the file cannot be read.
@@ -50,7 +52,7 @@ pub fn sources(here: &Path) -> Result<(PathBuf, String)> {
     Ok((path, text))
 }
 
-/// The model of `data/sources.toml` called `id` in `cache`; the project is looked for from `here` upwards.
+/// The model called `id` in `data/sources.toml`, as a file in `cache`. The project is searched from `here` upwards.
 ///
 /// # Errors
 /// If there is no such entry, or the file was not downloaded.

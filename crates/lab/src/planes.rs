@@ -11,25 +11,26 @@ use kvcsr_report::{ScatterRow, figures::rotary_scatter::GROUPS};
 use crate::LabError;
 use crate::error::Result;
 
-/// Prompts shown, and head vectors of each.
+/// The number of prompts shown, and the number of head vectors of each.
 const PROMPTS: usize = 6;
 const PER_PROMPT: usize = 240;
-/// Keys shown of each group of positions.
+/// The number of keys shown for each group of positions.
 const PER_GROUP: usize = 150;
 
-/// The paper's layers 5 and 30 of 32 at another depth: shallow and deep.
+/// The layers that correspond to the paper's layers 5 and 30 of 32 in a model of another depth: a shallow and a deep
+/// one.
 pub fn depths(layers: usize) -> [usize; 2] {
     [5, 30].map(|layer| (layer * layers / 32).min(layers.saturating_sub(1)))
 }
 
-/// `count` of `0..of`, evenly spaced.
+/// `count` numbers of `0..of`, evenly spaced.
 fn spread(count: usize, of: usize) -> impl Iterator<Item = usize> {
     let count = count.min(of);
     (0..count).map(move |at| at * of / count.max(1))
 }
 
-/// Figure 2a: keys and values of a shallow and of a deep layer, by text. `calibrate` is that stage's folder; prompts are calibration
-/// sequences of `length` tokens, taken evenly from all texts.
+/// Figure 2a: keys and values of a shallow and of a deep layer, grouped by text. `calibrate` is the folder of that
+/// stage. Prompts are calibration sequences of `length` tokens, taken evenly from all texts.
 ///
 /// # Errors
 /// If a shard cannot be read.
@@ -43,7 +44,7 @@ pub fn prompts(calibrate: &Path, layers: usize, length: usize) -> Result<Vec<Sca
     Ok(rows)
 }
 
-/// Figure 2b: keys of the first head of the shallow layer by position, before and after position embedding.
+/// Figure 2b: keys of the first head of the shallow layer, grouped by position, before and after position embedding.
 ///
 /// # Errors
 /// If the shard cannot be read, or its texts are longer than the rotary tables.
@@ -56,7 +57,8 @@ fn calibration(calibrate: &Path, layer: usize, kind: Kind) -> Result<Shard> {
     Ok(Shard::open(calibrate.join(format!("calibration/layer-{layer:02}-{kind}s.safetensors")))?)
 }
 
-/// Figure 2a for one layer: keys or values of several texts, by text. The shard holds texts of `length` tokens one after another.
+/// Figure 2a for one layer: keys or values of several texts, grouped by text. The shard holds texts of `length` tokens,
+/// one after another.
 ///
 /// # Errors
 /// If the shard cannot be read.
@@ -71,7 +73,7 @@ pub fn by_prompt(shard: &Shard, layer: usize, kind: Kind, length: usize) -> Resu
     panel(&format!("{kind}s, layer {layer}"), &gathered(shard, &picked)?, width, label)
 }
 
-/// Figure 2b for one layer: keys of its first head by position, before and after position embedding.
+/// Figure 2b for one layer: keys of its first head, grouped by position, before and after position embedding.
 ///
 /// # Errors
 /// If the shard cannot be read, or its texts are longer than the rotary tables.
@@ -82,7 +84,7 @@ pub fn by_position(shard: &Shard, layer: usize, length: usize, rotary: &Rotary) 
     let mut picked = Vec::new();
     let mut at = Vec::new();
     for group in 0..GROUPS.min(length) {
-        // Positions of the group over all texts, evenly.
+        // Positions of the group, taken evenly over all texts.
         for choice in spread(PER_GROUP, sequences * group_length) {
             let (sequence, offset) = (choice / group_length, choice % group_length);
             let position = group * group_length + offset;
@@ -111,10 +113,10 @@ fn gathered(shard: &Shard, picked: &[usize]) -> Result<Vec<f32>> {
     Ok(vectors)
 }
 
-/// The points of one panel: `vectors` in their own plane, coloured and named by `of` their number.
+/// The points of one panel: `vectors` in their own plane. `of` gives the colour and the name for the index of a vector.
 ///
 /// # Errors
-/// As [`principal_plane`].
+/// The errors of [`principal_plane`].
 pub fn panel(
     heading: &str,
     vectors: &[f32],
@@ -129,11 +131,12 @@ pub fn panel(
     Ok(points.into_iter().enumerate().map(row).collect())
 }
 
-/// Coordinates of `vectors`, `(n, width)`, in the plane of their two directions of largest variance, about their mean, with the
-/// share of the variance that lies in the plane. Of each direction the sign is chosen that makes its largest entry positive.
+/// The coordinates of `vectors`, `(n, width)`, relative to their mean, in the plane of their two directions of largest
+/// variance. Also returns the share of the variance that is in the plane. The sign of each direction is chosen so that
+/// its largest entry is positive.
 ///
 /// # Errors
-/// [`LabError::NoPlane`] for no vectors, fewer than two channels, or numbers that are not finite.
+/// [`LabError::NoPlane`] if there are no vectors, fewer than two channels, or numbers that are not finite.
 pub fn principal_plane(vectors: &[f32], width: usize) -> Result<(Vec<(f64, f64)>, f64)> {
     let n = vectors.len().checked_div(width).unwrap_or(0);
     let none = || LabError::NoPlane { vectors: n, width };
@@ -148,7 +151,7 @@ pub fn principal_plane(vectors: &[f32], width: usize) -> Result<(Vec<(f64, f64)>
         .chunks_exact(width)
         .flat_map(|row| row.iter().zip(&mean).map(|(&x, mean)| f64::from(x) - mean))
         .collect();
-    // The lower triangle, which is all that the eigenvectors need.
+    // Only the lower triangle is computed. The eigenvectors need nothing else.
     let mut scatter = vec![0.0; width * width];
     for row in centred.chunks_exact(width) {
         for (i, &x) in row.iter().enumerate() {
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_plane_holds_the_two_widest_directions() {
-        // Widest along channel 2, then channel 0; channel 1 hardly varies. The mean is not zero.
+        // The variance is largest along channel 2, then along channel 0. Channel 1 hardly varies. The mean is not zero.
         let rows: Vec<f32> = (0..100)
             .flat_map(|i| {
                 let (a, b) = ((i % 10) as f32, (i / 10) as f32);

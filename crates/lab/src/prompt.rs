@@ -13,16 +13,16 @@ use crate::{LabError, Model};
 /// Tokens per call of the prefill.
 const CHUNK: usize = 512;
 
-/// A context, prefilled exactly, and the tokens after it.
+/// A context with its exact prefill, and the tokens after it.
 pub struct Prompt {
-    /// The exact prefill and the uncompressed model's distributions after it.
+    /// The exact prefill, and the uncompressed model's distributions after it.
     pub reference: Reference,
-    /// The context's tokens as text, one each.
+    /// The context's tokens as text, one string per token.
     pub pieces: Vec<String>,
     /// The text after the context.
     pub follows: String,
     geometry: Geometry,
-    /// Numbers of an uncompressed cache.
+    /// How many numbers an uncompressed cache holds.
     channels: usize,
 }
 
@@ -41,12 +41,12 @@ impl Prompt {
         Ok(Self { reference, pieces, follows: after, geometry, channels: model.decoder.channels(context) })
     }
 
-    /// Tokens of the context.
+    /// The number of tokens of the context.
     pub fn tokens(&self) -> usize {
         self.pieces.len()
     }
 
-    /// One layer's vectors of the context, token by token: `(T, Hkv, D)`, keys before position embedding.
+    /// The vectors of the context in one layer, token by token: `(T, Hkv, D)`. Keys are before position embedding.
     ///
     /// # Errors
     /// If the layer does not exist.
@@ -58,7 +58,7 @@ impl Prompt {
         Ok(one.squeeze(0)?.transpose(0, 1)?.flatten_all()?.to_vec1::<f32>()?)
     }
 
-    /// Codes of one layer's vectors at a level, as CSR makes them.
+    /// The codes of one layer's vectors at a level, as CSR makes them.
     ///
     /// # Errors
     /// If the set has no dictionary for the layer.
@@ -68,7 +68,7 @@ impl Prompt {
     }
 }
 
-/// The prompt's cache in numbers.
+/// The prompt's cache as a table of numbers.
 impl Shown for Prompt {
     fn html(&self) -> String {
         let Geometry { layers, kv_heads, head_dim } = self.geometry;

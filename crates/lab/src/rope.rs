@@ -11,16 +11,17 @@ use crate::error::Result;
 use crate::trial::rope_dictionaries;
 use crate::{LabError, Model};
 
-/// Relative squared errors of one layer's held-out keys at one level.
+/// Relative squared errors for one layer's held-out keys at one level.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeError {
     /// Atoms per key.
     pub level: usize,
-    /// Coded before position embedding, as CSR does.
+    /// Error if keys are coded before position embedding, as in CSR.
     pub before: f64,
-    /// Coded after it, with the dictionary of keys before it.
+    /// Error if keys are coded after it, with the dictionary for keys before it.
     pub after: f64,
-    /// Coded after it, with a dictionary trained on such keys; none where `just train-rope` has not been run.
+    /// Error if keys are coded after it, with a dictionary trained on such keys. `None` if `just train-rope` has not
+    /// been run.
     pub trained_after: Option<f64>,
 }
 
@@ -28,8 +29,8 @@ pub struct RopeError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeErrors(pub Vec<RopeError>);
 
-/// Codes the first `tokens` held-out keys of a layer before and after position embedding at each of `levels`. Turning a key does not
-/// change its length, so the errors compare.
+/// Codes the first `tokens` held-out keys of a layer before and after position embedding, at each of `levels`. Rotation
+/// does not change the length of a key, so the errors can be compared.
 ///
 /// # Errors
 /// If files are missing, or the layer has no dictionary.
@@ -75,15 +76,16 @@ impl Shown for RopeErrors {
     }
 }
 
-/// Turns keys, `(T, Hkv, D)` of texts of `length` tokens one after another, as attention does: each by its position in its text.
+/// Rotates keys as attention does. `keys` is `(T, Hkv, D)`, from texts of `length` tokens one after another. Each key
+/// is rotated by its position in its text.
 ///
 /// # Errors
-/// As [`rotated_from`].
+/// The errors of [`rotated_from`].
 pub fn rotated(keys: &[f32], heads: usize, head_dim: usize, length: usize, rotary: &Rotary) -> Result<Vec<f32>> {
     rotated_from(keys, heads, head_dim, length, rotary, |_| 0)
 }
 
-/// As [`rotated`], but the first token of text number `i` stands at position `first(i)`.
+/// The same as [`rotated`], but the first token of text number `i` is at position `first(i)`.
 ///
 /// # Errors
 /// If `keys` are not whole tokens, or a position is beyond the rotary tables.
@@ -105,12 +107,12 @@ pub fn rotated_from(
     Ok(turned)
 }
 
-/// Where text number `i` of `length` tokens begins when texts are to cover the positions below `positions` evenly: multiples
-/// of the golden ratio, which are spread evenly however many there are and do not follow the order of the texts. 0 where the
-/// text alone is as long.
+/// The position at which text number `i` of `length` tokens begins, so that the texts cover all positions below
+/// `positions` evenly. The positions are multiples of the golden ratio. They are spread evenly for any number of texts,
+/// and do not follow the order of the texts. The result is 0 if one text alone has at least `positions` tokens.
 ///
-/// A dictionary of rotated keys fits the positions that it has seen: trained below 1024 only, its error beyond is four times
-/// as large.
+/// A dictionary of rotated keys fits only the positions on which it was trained. If it was trained only below 1024, its
+/// error at later positions is four times as large.
 pub fn spread(i: usize, length: usize, positions: usize) -> usize {
     const GOLDEN: f64 = 0.618_033_988_749_895;
     ((i as f64 * GOLDEN).fract() * (positions.saturating_sub(length) + 1) as f64) as usize
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn positions_start_over_with_each_text() {
         let rotary = Rotary::new(2, 1e4, 8, &Device::Cpu).unwrap();
-        // Two texts of two tokens, two heads each, all keys (1, 0): position 1 turns them by one radian.
+        // Two texts of two tokens, with two heads each. All keys are (1, 0). Position 1 rotates them by one radian.
         let keys = [1.0, 0.0].repeat(8);
         let turned = rotated(&keys, 2, 2, 2, &rotary).unwrap();
         let (still, after) = ([1.0, 0.0, 1.0, 0.0], [1f32.cos(), 1f32.sin(), 1f32.cos(), 1f32.sin()]);
@@ -154,7 +156,8 @@ mod tests {
             let inside = starts.iter().filter(|&&start| start / 896 == part).count();
             assert!((6..=10).contains(&inside), "{inside} of 64 start in eighth {part}: {starts:?}");
         }
-        // The first and the second half of the texts, which are of other corpora, lie alike.
+        // The first and the second half of the texts come from different corpora. Their positions are distributed in
+        // the same way.
         let mean = |half: &[usize]| half.iter().sum::<usize>() as f64 / half.len() as f64;
         assert!((mean(&starts[..32]) - mean(&starts[32..])).abs() < 400.0, "{starts:?}");
         assert_eq!((spread(5, 1024, 1024), spread(5, 1024, 100)), (0, 0));

@@ -12,41 +12,44 @@ use kvcsr_report::notebook::{Html, Markdown, Shown, file_of, kmeans, neuraldict}
 use crate::error::Result;
 use crate::{Model, Prompt};
 
-/// How one scheme did on one prompt.
+/// The results of one scheme on one prompt.
 #[derive(Debug, Clone)]
 pub struct Trial {
-    /// The scheme, with its dictionaries where they are not the usual ones.
+    /// The name of the scheme. It includes its dictionaries if they are not the usual ones.
     pub scheme: String,
     /// Bits per channel as the method's paper counts them.
     pub nominal_bits: f64,
-    /// Bits per channel of every byte allocated for the context.
+    /// Bits per channel, counting every byte allocated for the context.
     pub measured_bits: f64,
     /// Those bytes, by part.
     pub footprint: Footprint,
     /// Bytes of dictionaries and tables, shared by all prompts.
     pub shared_bytes: usize,
-    /// Mean KL to the uncompressed model's next-token distribution over what follows the context, in nats per token.
+    /// Mean KL from the uncompressed model's next-token distribution over the tokens after the context, in nats per
+    /// token.
     pub kl: f64,
-    /// Share of those tokens where both prefer the same next one, 0 to 1.
+    /// The fraction of these tokens for which both models prefer the same next token, 0 to 1.
     pub top1: f64,
-    /// Perplexity of what follows.
+    /// Perplexity of the tokens after the context.
     pub perplexity: f64,
-    /// Relative squared error of the attention output of each layer over what follows, given the uncompressed model's inputs.
+    /// For each layer, the relative squared error of the attention output over the tokens after the context. The inputs
+    /// are those of the uncompressed model.
     pub layer_errors: Vec<f64>,
     /// Time to compress the context, in milliseconds.
     pub encode_ms: f64,
 }
 
 impl Trial {
-    /// Mean over layers of [`Trial::layer_errors`].
+    /// The mean of [`Trial::layer_errors`] over the layers.
     pub fn attention_error(&self) -> f64 {
         self.layer_errors.iter().sum::<f64>() / self.layer_errors.len().max(1) as f64
     }
 
-    /// Lets `scheme`, registered or your own, take over the prompt's prefill, and scores it on what follows.
+    /// Lets `scheme` take over the prompt's prefill, and scores it on the tokens after the context. The scheme may be
+    /// registered or your own.
     ///
     /// # Errors
-    /// If the scheme fails, or has compressed nothing of so short a context.
+    /// If the scheme fails, or if the context is so short that the scheme compressed nothing.
     pub fn of(model: &Model, prompt: &Prompt, scheme: &dyn Scheme) -> Result<Self> {
         let score = prompt.reference.score(&model.decoder, scheme)?;
         Ok(Self {
@@ -64,7 +67,8 @@ impl Trial {
     }
 }
 
-/// Runs what follows once more through the exact caches, with the scheme's caches watched beside them.
+/// Runs the tokens after the context again through the exact caches. The scheme's caches get the same inputs and are
+/// measured.
 fn layer_errors(model: &Model, prompt: &Prompt, scheme: &dyn Scheme) -> Result<Vec<f64>> {
     let (snapshot, rotary) = (prompt.reference.snapshot(), model.decoder.rotary());
     let dense = registry::build("dense", &SchemeContext::new(model.decoder.geometry()))?;
@@ -80,7 +84,7 @@ fn layer_errors(model: &Model, prompt: &Prompt, scheme: &dyn Scheme) -> Result<V
 
 type Watched = Shadow<Box<dyn LayerCache>, Box<dyn LayerCache>>;
 
-/// Schemes to compare; a slice of them, and a type that a notebook's variables can have.
+/// Schemes to compare. It dereferences to a slice, and a notebook variable can have this type.
 pub struct Schemes(pub Vec<Box<dyn Scheme>>);
 
 impl std::ops::Deref for Schemes {
@@ -91,16 +95,17 @@ impl std::ops::Deref for Schemes {
     }
 }
 
-/// The registered schemes called `names`, with what was trained in `run`.
+/// The registered schemes called `names`, with the files trained in `run`.
 ///
 /// # Errors
-/// If a name is unknown, or needs what was not trained.
+/// If a name is unknown, or if a scheme needs something that was not trained.
 pub fn schemes(run: &Path, model: &Model, names: &[&str]) -> Result<Schemes> {
     let cx = context(run, model)?;
     Ok(Schemes(names.iter().map(|name| Ok(registry::build(name, &cx)?)).collect::<Result<_>>()?))
 }
 
-/// What schemes of a run are built from: its dictionaries, those after position embedding if they were trained, and its k-means centroids.
+/// The data from which the schemes of a run are built: its dictionaries, the dictionaries for keys after position
+/// embedding if they were trained, and its k-means centroids.
 ///
 /// # Errors
 /// If the files are missing or damaged.
@@ -114,7 +119,7 @@ pub fn context(run: &Path, model: &Model) -> Result<SchemeContext> {
     Ok(cx)
 }
 
-/// The dictionaries of keys after position embedding, where `just train-rope` has been run.
+/// The dictionaries for keys after position embedding. `None` if `just train-rope` has not been run.
 ///
 /// # Errors
 /// If the file is damaged.
@@ -127,16 +132,16 @@ pub fn rope_dictionaries(run: &Path) -> Result<Option<DictionarySet>> {
 #[derive(Debug, Clone)]
 pub struct Trials(pub Vec<Trial>);
 
-/// [`Trial::of`] for each scheme, in order.
+/// Runs [`Trial::of`] for each scheme, in order.
 ///
 /// # Errors
-/// As [`Trial::of`].
+/// The errors of [`Trial::of`].
 pub fn trials(model: &Model, prompt: &Prompt, schemes: &[Box<dyn Scheme>]) -> Result<Trials> {
     Ok(Trials(schemes.iter().map(|scheme| Trial::of(model, prompt, scheme.as_ref())).collect::<Result<_>>()?))
 }
 
 impl Trials {
-    /// The trial of a scheme.
+    /// The trial of the scheme called `scheme`.
     pub fn named(&self, scheme: &str) -> Option<&Trial> {
         self.0.iter().find(|trial| trial.scheme == scheme)
     }
@@ -145,7 +150,7 @@ impl Trials {
 /// What the model writes after the prompt's context under each scheme, at most `tokens` tokens, as a table.
 ///
 /// # Errors
-/// As [`Model::generate`].
+/// The errors of [`Model::generate`].
 pub fn continuations(model: &Model, prompt: &Prompt, schemes: &[Box<dyn Scheme>], tokens: usize) -> Result<Html> {
     let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
     let mut text = format!("| scheme | what follows |\n|---|---|\n| *the text itself* | {} |\n", cell(&prompt.follows));

@@ -1,4 +1,4 @@
-//! Trials on the embedded model, where it has been fetched.
+//! Trials on the embedded model, if it has been fetched.
 #![allow(clippy::unwrap_used)]
 
 use kvcsr_cache::{SchemeContext, registry};

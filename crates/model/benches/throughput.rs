@@ -1,9 +1,10 @@
-//! Prefill and decode of SmolLM2-135M at 2048 tokens: tokens per second beside candle-transformers' Llama on the same
-//! weights and dtype, and prefill as a share of what candle's matrix product reaches on the same shapes.
+//! Prefill and decode of SmolLM2-135M at 2048 tokens. It prints tokens per second, compared with candle-transformers'
+//! Llama on the same weights and dtype. It also prints the speed of prefill as a share of the speed of candle's matrix
+//! product on the same shapes.
 //!
-//! All parties run in turn, round after round, and the fastest round of each counts: the ratios hold on a machine that
-//! does other things too. The model is the one `just fetch` downloads; `KVCSR_MODEL` names another Llama-type GGUF, and
-//! `RAYON_NUM_THREADS` sets the threads.
+//! All programs run in turn, for several rounds. Only the fastest round of each counts. So the ratios are also valid on
+//! a machine that does other work at the same time. The model is the one that `just fetch` downloads. `KVCSR_MODEL`
+//! names another Llama-type GGUF, and `RAYON_NUM_THREADS` sets the number of threads.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
@@ -19,7 +20,7 @@ use kvcsr_cache::{DenseCache, LayerCache};
 use kvcsr_model::{Arch, Checkpoint, Decoder, Gguf, Logits, Position};
 
 const TOKENS: usize = 2048;
-/// Tokens per forward pass of our prefill, as in the pipeline.
+/// Tokens per forward pass of our prefill, the same as in the pipeline.
 const CHUNK: usize = 512;
 const DECODED: usize = 16;
 const ROUNDS: usize = 2;
@@ -60,7 +61,7 @@ fn main() {
     }
 }
 
-/// Prefill, then decode; keeps the fastest of each in seconds. Returns the last logits.
+/// Runs prefill, then decode, and keeps the fastest time of each in seconds. Returns the last logits.
 fn our_round(decoder: &Decoder, ids: &[u32], fastest: &mut [f64; 2]) -> Tensor {
     let mut caches: Vec<Box<dyn LayerCache>> = Vec::new();
     caches.resize_with(decoder.arch().layers, || Box::new(DenseCache::new(DType::F32)));
@@ -95,7 +96,7 @@ fn their_round(llama: &Llama, cache: &Cache, decoder: &Decoder, ids: &[u32], fas
     last.unwrap()
 }
 
-/// Widths in and out of a layer's four projections.
+/// The input and output widths of the four projections of a layer.
 fn shapes(arch: &Arch) -> [(usize, usize); 4] {
     let attended = arch.heads * arch.head_dim;
     [
@@ -106,14 +107,15 @@ fn shapes(arch: &Arch) -> [(usize, usize); 4] {
     ]
 }
 
-/// Floating-point operations of the products of a prefill: projections, and attention to what causality shows.
+/// The floating-point operations of the matrix products in a prefill: projections, and attention to the tokens that
+/// causality allows.
 fn prefill_flops(arch: &Arch) -> f64 {
     let projections: usize = shapes(arch).iter().map(|(inputs, outputs)| 2 * inputs * outputs * TOKENS).sum();
     let attention = 4 * arch.heads * arch.head_dim * TOKENS * (TOKENS + 1) / 2;
     (arch.layers * (projections + attention)) as f64
 }
 
-/// GFLOP/s of candle's f32 product on the projections' shapes, `CHUNK` tokens at a time.
+/// GFLOP/s of candle's f32 product for the shapes of the projections, with `CHUNK` tokens at a time.
 fn product_rate(arch: &Arch) -> f64 {
     let (mut flops, mut seconds) = (0.0, 0.0);
     for (inputs, outputs) in shapes(arch) {

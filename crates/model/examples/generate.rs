@@ -1,4 +1,5 @@
-//! Generates under several caches from one prefill: with a GGUF file, or with a tiny random model when none is named.
+//! Generates text under several caches from one prefill. It uses a GGUF file, or a tiny random model if no file is
+//! given.
 //!
 //! ```sh
 //! cargo run --release --package kvcsr-model --example generate
@@ -30,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// A model of three layers with random weights: its text means nothing, its caches are real.
+/// A model of three layers with random weights. Its text has no meaning, but its caches are real.
 fn tiny() -> Result<(), Box<dyn Error>> {
     let arch = Arch { hidden: 128, head_dim: 32, max_positions: 512, ..tiny_arch() };
     let weights = TensorMap(random_weights(&arch, 11));
@@ -44,7 +45,7 @@ fn under_every_scheme(decoder: &Decoder, ids: &[u32], tokenizer: Option<&Tokeniz
     let context = SchemeContext::new(decoder.geometry());
     let none = StopTokens::default();
     for name in SCHEMES {
-        // A copy of the exact prefill, compressed by the scheme.
+        // A copy of the exact prefill, which the scheme compresses.
         let scheme = registry::build(name, &context)?;
         let mut caches = prompt.fork(scheme.as_ref(), decoder.rotary())?;
         let stop = tokenizer.map_or(&none, |tokenizer| tokenizer.stop_tokens());

@@ -1,4 +1,4 @@
-//! The decoder: embedding, layers, final norm and output projection, all read from one [`Arch`].
+//! The decoder: embedding, layers, final norm and output projection. All of them are built from one [`Arch`].
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::rms_norm;
@@ -12,21 +12,21 @@ use crate::layer::Layer;
 use crate::linear::Linear;
 use crate::load::{self, Checkpoint, Weights};
 
-/// For which of the new tokens a forward pass computes logits.
+/// The new tokens for which a forward pass computes logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logits {
-    /// Every token: `(B, T, V)`. For long inputs use [`Decoder::forward_hidden`] and [`Decoder::head`] by pieces.
+    /// Every token: `(B, T, V)`. For long inputs, use [`Decoder::forward_hidden`], and [`Decoder::head`] on pieces.
     All,
     /// The last token: `(B, V)`.
     Last,
-    /// None: `(B, 0, V)`, for all but the last piece of a prompt.
+    /// No token: `(B, 0, V)`. This is for all pieces of a prompt except the last.
     None,
 }
 
-/// A decoder. Holds weights and rotary tables, no state: that is in the caches.
+/// A decoder. It holds weights and rotary tables, but no state. The state is in the caches.
 ///
-/// Matrices are kept in one dtype, see [`Decoder::with_dtype`]. The residual stream, norms, rotation, attention and
-/// logits are f32 whatever that is, so caches are always shown f32.
+/// Matrices are stored in one dtype, see [`Decoder::with_dtype`]. The residual stream, norms, rotation, attention and
+/// logits are always f32. So caches always get f32.
 pub struct Decoder {
     arch: Arch,
     device: Device,
@@ -41,24 +41,24 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Builds a decoder in f32 from a checkpoint, converting tensors on all cores.
+    /// Builds a decoder in f32 from a checkpoint. It converts tensors on all cores.
     ///
     /// # Errors
-    /// As [`Decoder::with_dtype`].
+    /// The errors of [`Decoder::with_dtype`].
     pub fn new(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device) -> Result<Self> {
         Self::with_dtype(arch, checkpoint, device, DType::F32)
     }
 
-    /// Builds a decoder from a checkpoint, converting tensors on all cores, with its matrices (embedding, projections,
-    /// head) kept in a dtype: f32, bf16 or f16.
+    /// Builds a decoder from a checkpoint. Its matrices (embedding, projections, head) are stored in one dtype: f32,
+    /// bf16 or f16. It converts tensors on all cores.
     ///
-    /// On the CPU products widen these weights exactly and take f32 activations: keeping a bf16 checkpoint in bf16
-    /// costs no accuracy, unless [`Kept::rounded`] lets activations be rounded too. On other devices they are for each
-    /// product.
+    /// On the CPU, products widen these weights exactly, and use f32 activations. So storing a bf16 checkpoint in bf16
+    /// costs no accuracy, unless [`Kept::rounded`] allows rounding activations too. On other devices, activations are
+    /// rounded for each product.
     ///
     /// # Errors
-    /// An invalid `arch` or another dtype; tensors missing, unexpected, misshapen, unreadable, or with numbers that
-    /// f16 does not reach.
+    /// If `arch` is invalid or the dtype is another one. If tensors are missing, unexpected, unreadable or have a wrong
+    /// shape, or contain numbers beyond the range of f16.
     pub fn with_dtype(arch: Arch, checkpoint: &dyn Checkpoint, device: &Device, kept: impl Into<Kept>) -> Result<Self> {
         let kept = kept.into();
         arch.validate(checkpoint.path())?;
@@ -85,54 +85,56 @@ impl Decoder {
         Ok(Self { device: device.clone(), kept, rotary, alibi, embedding, layers: layers?, norm, head, arch })
     }
 
-    /// What was built.
+    /// The architecture of the decoder.
     pub fn arch(&self) -> &Arch {
         &self.arch
     }
 
-    /// Where the weights are, and where `ids` must be.
+    /// The device of the weights. `ids` must be on the same device.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// What the matrices are kept in.
+    /// The dtype in which the matrices are stored.
     pub fn dtype(&self) -> DType {
         self.kept.dtype
     }
 
-    /// The rotary tables of all layers, for building caches from a prefill.
+    /// The rotary tables of all layers. They are needed to build caches from a prefill.
     pub fn rotary(&self) -> &Rotary {
         &self.rotary
     }
 
-    /// What caches need to know of this model.
+    /// The properties of this model that caches need.
     pub fn geometry(&self) -> Geometry {
         Geometry { layers: self.arch.layers, kv_heads: self.arch.kv_heads, head_dim: self.arch.head_dim }
     }
 
-    /// Numbers that an uncompressed cache of a text of `tokens` holds, see [`Geometry::channels`].
+    /// How many numbers an uncompressed cache of a text of `tokens` tokens holds. See [`Geometry::channels`].
     pub fn channels(&self, tokens: usize) -> usize {
         self.geometry().channels(tokens, &self.rotary)
     }
 
-    /// Feeds `ids`, `(B, T)` u32, continuing what `caches` hold, and returns logits: see [`Logits`] for the shape.
+    /// Feeds `ids`, `(B, T)` u32, which continue the tokens in `caches`. Returns logits; see [`Logits`] for their
+    /// shape.
     ///
     /// # Errors
-    /// [`ModelError::Input`] before anything is changed: empty input, a cache per layer missing, caches of different
-    /// lengths, more positions than the model has. If a layer's cache refuses the tokens, the layers before it have
-    /// already taken them: clear all caches.
+    /// [`ModelError::Input`], before anything changes, if the input is empty, if there is not one cache per layer, if
+    /// caches have different lengths, or if the model does not have enough positions. If the cache of a layer refuses
+    /// the tokens, the earlier layers have already stored them: then clear all caches.
     pub fn forward(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>], logits: Logits) -> Result<Tensor> {
         self.forward_over(ids, &mut borrowed(caches), logits, Padding::None)
     }
 
-    /// As [`Decoder::forward`] on a batch of texts of different lengths, padded at the front: the first `padding[row]`
-    /// tokens of a row, whichever they are, are seen by no token of its text, so that each row has the logits it has
-    /// alone. Logits of the padding mean nothing.
+    /// The same as [`Decoder::forward`], for a batch of texts of different lengths that are padded at the front. No
+    /// token of a row's text sees the first `padding[row]` tokens of the row, whatever these tokens are. So each row
+    /// has the same logits as it has alone. Logits of the padding have no meaning.
     ///
-    /// `padding` counts from the first token the caches hold: pass the same one in every call on the same caches.
+    /// `padding` counts from the first token that the caches hold. It must be the same in every call with the same
+    /// caches.
     ///
     /// # Errors
-    /// As [`Decoder::forward`]; if `padding` has another length than the batch.
+    /// The errors of [`Decoder::forward`]. Also an error if the length of `padding` is not the batch size.
     pub fn forward_padded(
         &self,
         ids: &Tensor,
@@ -143,25 +145,26 @@ impl Decoder {
         self.forward_over(ids, &mut borrowed(caches), logits, Padding::Left(padding))
     }
 
-    /// As [`Decoder::forward`] over caches that stay the caller's: what a wrapper such as [`kvcsr_cache::Shadow`] saw can be
-    /// read afterwards.
+    /// The same as [`Decoder::forward`], with borrowed caches. So the caller can still read what a wrapper such as
+    /// [`kvcsr_cache::Shadow`] recorded.
     ///
     /// # Errors
-    /// As [`Decoder::forward`].
+    /// The errors of [`Decoder::forward`].
     pub fn forward_borrowed(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], logits: Logits) -> Result<Tensor> {
         self.forward_over(ids, caches, logits, Padding::None)
     }
 
-    /// As [`Decoder::forward`], but stops before the final norm: the residual stream, `(B, T, hidden)`.
+    /// The same as [`Decoder::forward`], but it stops before the final norm. Returns the residual stream,
+    /// `(B, T, hidden)`.
     ///
     /// # Errors
-    /// As [`Decoder::forward`].
+    /// The errors of [`Decoder::forward`].
     pub fn forward_hidden(&self, ids: &Tensor, caches: &mut [Box<dyn LayerCache>]) -> Result<Tensor> {
         self.hidden_over(ids, &mut borrowed(caches), Padding::None)
     }
 
-    /// Final norm and output projection: `(B, T, hidden)` from [`Decoder::forward_hidden`], or any narrowed piece of
-    /// it, to logits `(B, T, V)`.
+    /// Final norm and output projection. Turns the `(B, T, hidden)` of [`Decoder::forward_hidden`], or any narrowed
+    /// piece of it, into logits `(B, T, V)`.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -192,9 +195,9 @@ impl Decoder {
     fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], padding: Padding<'_>) -> Result<Tensor> {
         let (batch, tokens, start) = self.check_call(ids, caches)?;
         let bias = self.alibi.as_ref().map_or(Bias::None, Bias::Alibi);
-        // How far back tokens see differs by layer, which sets it.
+        // How far back tokens see depends on the layer, so the layer sets it.
         let pattern = Pattern { reach: Reach::Full, bias, padding };
-        // So do rotation and scale.
+        // The layer also sets rotation and scale.
         let cx = AttendCx { start, rotary: &self.rotary, scale: 1.0, pattern };
         let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
         if self.arch.embedding_scale != 1.0 {
@@ -206,7 +209,7 @@ impl Decoder {
         Ok(x.reshape((batch, tokens, self.arch.hidden))?)
     }
 
-    /// Batch, new tokens, and the position of the first.
+    /// Returns the batch size, the number of new tokens, and the position of the first one.
     fn check_call(&self, ids: &Tensor, caches: &[&mut dyn LayerCache]) -> Result<(usize, usize, usize)> {
         let input = |what, expected: String, found: String| Err(ModelError::Input { what, expected, found });
         let &[batch, tokens] = ids.dims() else {
@@ -232,7 +235,7 @@ impl Decoder {
     }
 }
 
-/// The rotary tables of a model, with those of each layer where some have a sliding window.
+/// The rotary tables of a model. If some layers have a sliding window, each layer has its own tables.
 fn rotary(arch: &Arch, device: &Device) -> Result<Rotary> {
     let tables = |position: &Position| match position {
         Position::Alibi => Ok(Rotary::identity(arch.max_positions)),
@@ -252,7 +255,7 @@ fn rotary(arch: &Arch, device: &Device) -> Result<Rotary> {
     Ok(rotary.with_layers(all))
 }
 
-/// One over the length of each row of `(V, hidden)`: `(V)` in f32, a piece at a time.
+/// One divided by the length of each row of `(V, hidden)`: `(V)` in f32. It works on one piece at a time.
 fn inverse_lengths(head: &Tensor) -> Result<Tensor> {
     const PIECE: usize = 4096;
     let rows = head.dim(0)?;

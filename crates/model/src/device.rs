@@ -1,4 +1,4 @@
-//! Which device a model runs on, and which dtype its matrices are kept in, by the names people give them.
+//! The device on which a model runs and the dtype of its matrices, by their usual names.
 
 use std::fmt;
 use std::panic::catch_unwind;
@@ -8,11 +8,11 @@ use candle_core::{DType, Device};
 
 use crate::error::{ModelError, Result};
 
-/// The device called `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first CUDA device where this build and machine
-/// have one, else the CPU.
+/// The device called `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first CUDA device if this build and this machine
+/// have one, and otherwise the CPU.
 ///
 /// # Errors
-/// [`ModelError::Device`] for another name, and for a device that is not there.
+/// [`ModelError::Device`] for any other name, and for a device that does not exist.
 pub fn find_device(name: &str) -> Result<Device> {
     let refuse = |reason: String| Err(ModelError::Device { name: name.to_owned(), reason });
     let index = match (name, name.strip_prefix("cuda")) {
@@ -28,14 +28,14 @@ pub fn find_device(name: &str) -> Result<Device> {
     cuda(index).or_else(refuse)
 }
 
-/// A CUDA device, or why there is none.
+/// A CUDA device, or the reason why there is none.
 fn cuda(index: usize) -> std::result::Result<Device, String> {
     if !cfg!(feature = "cuda") {
         return Err(
             "this build runs models on the CPU only; build with `--features cuda`, or take auto or cpu".to_owned()
         );
     }
-    // A driver that is a stub, or older than the build, may panic instead of failing.
+    // If the driver is a stub, or older than the build, it may panic instead of returning an error.
     match catch_unwind(|| Device::new_cuda(index)) {
         Ok(Ok(device)) => Ok(device),
         Ok(Err(error)) => Err(format!("it is not there: {error}")),
@@ -43,29 +43,29 @@ fn cuda(index: usize) -> std::result::Result<Device, String> {
     }
 }
 
-/// What a model's matrices are kept in.
+/// The precision in which a model's matrices are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// As the checkpoint has them; f32 for quantised ones.
+    /// The dtype of the checkpoint, or f32 if the checkpoint is quantised.
     #[default]
     Auto,
-    /// 4 bytes a weight.
+    /// 4 bytes per weight.
     F32,
-    /// 2 bytes a weight, 8 bits of mantissa.
+    /// 2 bytes per weight, 8 bits of mantissa.
     Bf16,
-    /// As [`Precision::Bf16`], and activations rounded to bf16 as well in products of many tokens: half the time of a
-    /// prefill where the CPU multiplies pairs of bf16.
+    /// The same as [`Precision::Bf16`], but activations are also rounded to bf16 in products of many tokens. This
+    /// halves the time of a prefill if the CPU multiplies pairs of bf16.
     Bf16Fast,
-    /// 2 bytes a weight, 11 bits of mantissa, up to 65504.
+    /// 2 bytes per weight, 11 bits of mantissa, up to 65504.
     F16,
 }
 
-/// How a decoder keeps its matrices and multiplies by them.
+/// How a decoder stores its matrices, and how it multiplies by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
-    /// What they are stored in: f32, bf16 or f16.
+    /// The dtype in which they are stored: f32, bf16 or f16.
     pub dtype: DType,
-    /// Whether activations may be rounded to bf16 where they meet bf16 matrices.
+    /// Whether activations may be rounded to bf16 in products with bf16 matrices.
     pub rounded: bool,
 }
 
@@ -83,7 +83,8 @@ impl From<DType> for Kept {
 }
 
 impl Precision {
-    /// How the matrices of a checkpoint stored in `stored` ([`crate::Checkpoint::dtype`]) are kept.
+    /// How the matrices of a checkpoint are stored, if the checkpoint has the dtype `stored`
+    /// ([`crate::Checkpoint::dtype`]).
     pub fn resolve(self, stored: DType) -> Kept {
         match self {
             Self::Auto => stored.into(),
@@ -135,7 +136,7 @@ mod tests {
         for name in ["gpu", "cuda:", "cuda:x", "cuda0", "CPU", ""] {
             assert!(refused(name).contains("expected auto, cpu or cuda:N"), "{name}");
         }
-        // No machine has so many.
+        // No machine has this many devices.
         let absent = refused("cuda:9999");
         assert!(absent.starts_with("device `cuda:9999`") && !absent.contains("expected"), "{absent}");
         if !cfg!(feature = "cuda") {

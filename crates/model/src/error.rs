@@ -1,4 +1,4 @@
-//! The errors of this crate: every variant names the file, key or tensor, what was expected and what was found.
+//! The errors of this crate. Every variant names the file, key or tensor, what was expected, and what was found.
 
 use std::path::{Path, PathBuf};
 
@@ -25,29 +25,29 @@ pub enum ModelError {
         path: PathBuf,
         /// Container, such as `GGUF`.
         format: &'static str,
-        /// First inconsistency met.
+        /// The first inconsistency found.
         detail: String,
     },
-    /// The file is something else than its name or place promises.
+    /// The file is not what its name or location suggests.
     #[error("{}: expected {expected}, found {found}: {remedy}", path.display())]
     WrongFile {
         /// File concerned.
         path: PathBuf,
-        /// What is read there.
+        /// The kind of file that is read there.
         expected: &'static str,
-        /// What it is.
+        /// The kind of file that it is.
         found: String,
         /// What to do.
         remedy: String,
     },
-    /// A model that is split over files was not given as a whole.
+    /// A model that is split over several files was not given as a whole.
     #[error("{}: part {number} of {count} of a split model: {reason}; {remedy}", path.display())]
     Split {
         /// File concerned.
         path: PathBuf,
-        /// Which part it is, from one.
+        /// The number of the part, counted from one.
         number: usize,
-        /// Parts of the model.
+        /// The number of parts of the model.
         count: usize,
         /// What is wrong.
         reason: String,
@@ -62,19 +62,19 @@ pub enum ModelError {
         /// Full name of the key.
         key: String,
     },
-    /// A key holds a value of the wrong type, out of range, or contradicting another key.
+    /// The value of a key has the wrong type, is out of range, or contradicts another key.
     #[error("{}: key `{key}`: expected {expected}, found {found}", path.display())]
     BadValue {
         /// File concerned.
         path: PathBuf,
         /// Full name of the key.
         key: String,
-        /// What would have been accepted.
+        /// What would be accepted.
         expected: String,
         /// What the file holds.
         found: String,
     },
-    /// The file is sound, but describes something this crate does not implement.
+    /// The file is correct, but describes something that this crate does not implement.
     #[error("{}: {what} `{found}` is not supported (supported: {supported})", path.display())]
     Unsupported {
         /// File concerned.
@@ -91,10 +91,10 @@ pub enum ModelError {
     MissingTensors {
         /// File concerned.
         path: PathBuf,
-        /// Every missing tensor, in checkpoint order, by the name the file format uses.
+        /// All missing tensors, in checkpoint order, with the names that the file format uses.
         tensors: Vec<String>,
     },
-    /// Tensors that no part of the architecture would read: ignoring them would change the model silently.
+    /// Tensors that no part of the architecture would read. Ignoring them would silently change the model.
     #[error("{}: tensors without a place in this architecture: {}", path.display(), name_some(tensors))]
     UnexpectedTensors {
         /// File concerned.
@@ -109,9 +109,9 @@ pub enum ModelError {
         path: PathBuf,
         /// Name in the file.
         tensor: String,
-        /// Shape the configuration implies.
+        /// The shape that the configuration requires.
         expected: Vec<usize>,
-        /// Shape in the file.
+        /// The shape in the file.
         found: Vec<usize>,
     },
     /// A tensor could not be read or dequantised.
@@ -121,7 +121,7 @@ pub enum ModelError {
         path: PathBuf,
         /// Name in the file.
         tensor: String,
-        /// Underlying failure.
+        /// The underlying error.
         source: Box<candle_core::Error>,
     },
     /// The tokenizer could not be built, or failed on an input.
@@ -130,7 +130,7 @@ pub enum ModelError {
         /// What failed.
         detail: String,
     },
-    /// A chat template is mistaken, or refused the conversation.
+    /// A chat template has an error, or it refused the conversation.
     #[error(
         "{}: chat template: {detail}; write the turn into the plain prompt yourself, or put a template of your own beside \
          the weights of a checkpoint folder as chat_template.jinja",
@@ -147,23 +147,23 @@ pub enum ModelError {
     Input {
         /// The argument concerned.
         what: &'static str,
-        /// What would have been accepted.
+        /// What would be accepted.
         expected: String,
         /// What was given.
         found: String,
     },
-    /// There is no such device.
+    /// The device does not exist.
     #[error("device `{name}`: {reason}")]
     Device {
-        /// As it was called.
+        /// The name that was given.
         name: String,
-        /// Why, and what there is.
+        /// The reason, and which devices exist.
         reason: String,
     },
     /// A layer's cache failed.
     #[error("layer {layer}: {source}")]
     Cache {
-        /// Zero-based layer.
+        /// The layer, counted from zero.
         layer: usize,
         /// The cache's error.
         source: Box<CacheError>,

@@ -1,4 +1,4 @@
-//! Generation over any caches, greedy or sampled.
+//! Generation with any caches, greedy or sampled.
 
 use std::ops::ControlFlow;
 
@@ -12,53 +12,54 @@ use crate::stop::StopTokens;
 
 /// How the next token is chosen.
 pub enum Choice<'a> {
-    /// The most likely token, the first of equals.
+    /// The most likely token. If several are equal, the first one.
     Greedy,
-    /// Drawn by candle's sampler (temperature, top-k, top-p), which carries its own seed.
+    /// A token drawn by candle's sampler (temperature, top-k, top-p), which has its own seed.
     Sampled(&'a mut LogitsProcessor),
 }
 
-/// When a generation ends.
+/// When generation ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits<'a> {
-    /// Most tokens to generate.
+    /// The largest number of tokens to generate.
     pub max_new_tokens: usize,
-    /// Stop tokens are not considered before this many tokens are generated (transformers' `min_new_tokens`).
+    /// Before this many tokens are generated, stop tokens are not chosen (transformers' `min_new_tokens`).
     pub min_new_tokens: usize,
-    /// Tokens that end the text; they are not part of it.
+    /// Tokens that end the text. They are not part of it.
     pub stop: &'a StopTokens,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// This stop token came up.
+    /// This stop token was chosen.
     Stop(u32),
-    /// `max_new_tokens` were generated.
+    /// `max_new_tokens` tokens were generated.
     Length,
-    /// The model has no position left.
+    /// The model has no more positions.
     Context,
-    /// The callback asked for it.
+    /// The callback requested it.
     Caller,
 }
 
 /// A generated continuation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generated {
-    /// Its tokens, without prompt and stop token.
+    /// Its tokens, without the prompt and the stop token.
     pub ids: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
 }
 
 impl Decoder {
-    /// Continues one sequence from `logits`, `(1, V)`: those after the last token that `caches` hold.
+    /// Continues one sequence from `logits`, `(1, V)`. They must be the logits after the last token that `caches` hold.
     ///
-    /// Each token is passed to `on_token` as it is chosen. On return the caches hold the generated
-    /// tokens, the last of them only if a stop token followed it.
+    /// Each token is passed to `on_token` when it is chosen. On return, the caches hold the generated tokens. They hold
+    /// the last one only if a stop token followed it.
     ///
     /// # Errors
-    /// As [`Decoder::forward`]; [`ModelError::Input`] if `logits` is not `(1, V)` or holds a NaN.
+    /// The errors of [`Decoder::forward`]. With [`Choice::Greedy`] also [`ModelError::Input`], if `logits` is not
+    /// `(1, V)` or contains a NaN.
     pub fn generate(
         &self,
         logits: &Tensor,
@@ -96,7 +97,7 @@ impl Decoder {
         Ok(Generated { ids, finish })
     }
 
-    /// `logits`, `(1, V)` -> `(V)`, with those of `barred` at minus infinity.
+    /// Converts `logits` from `(1, V)` to `(V)`, and sets those of `barred` to minus infinity.
     fn without(&self, logits: &Tensor, barred: &[u32]) -> Result<Tensor> {
         let mut row = logits.squeeze(0)?.to_vec1::<f32>()?;
         for &id in barred {
@@ -107,7 +108,7 @@ impl Decoder {
         Ok(Tensor::from_vec(row, logits.dim(D::Minus1)?, logits.device())?)
     }
 
-    /// The token of the largest logit, the first of equals, outside `barred`.
+    /// The token with the largest logit that is not in `barred`. If several are equal, the first one.
     fn most_likely(&self, logits: &Tensor, barred: &[u32]) -> Result<u32> {
         let input = |expected: String, found: String| ModelError::Input { what: "logits", expected, found };
         if logits.dims() != [1, self.arch().vocab] {

@@ -1,4 +1,5 @@
-//! One decoder layer: attention through the cache seam, then a gated MLP, with RMSNorms before, after or around each.
+//! One decoder layer: attention through the cache seam, then a gated MLP. Each has RMSNorms before it, after it, or
+//! both.
 
 use candle_core::Tensor;
 use candle_nn::ops::rms_norm;
@@ -10,7 +11,7 @@ use crate::linear::Linear;
 use crate::load::Weights;
 use crate::swiglu::{geglu, swiglu};
 
-/// Weights of some projections of one input as one matrix, so that their outputs come out side by side.
+/// Joins the weights of several projections of the same input into one matrix, so that their outputs are side by side.
 fn fused(weights: &Weights<'_>, names: &[String], bias: bool) -> Result<Linear> {
     let join = |parts: Vec<Tensor>| -> Result<Tensor> {
         Ok(if parts.len() == 1 { parts[0].clone() } else { Tensor::cat(&parts, 0)? })
@@ -28,7 +29,7 @@ pub(crate) struct Layer {
     attention: Around,
     /// q, k and v: `((H + 2 Hkv) D, hidden)`
     qkv: Linear,
-    /// Norms of q and k, `(D)` each, or `(H D)` and `(Hkv D)`.
+    /// The norms of q and k, `(D)` each, or `(H D)` and `(Hkv D)`.
     qk_norm: Option<(Tensor, Tensor)>,
     output: Linear,
     mlp: Around,
@@ -48,7 +49,7 @@ impl Around {
         Ok(self.before.as_ref().map_or(Ok(x.clone()), |norm| rms_norm(x, norm, eps))?)
     }
 
-    /// The residual stream `x` with the part's output added.
+    /// Adds the output of the part to the residual stream `x`.
     fn leave(&self, x: &Tensor, output: Tensor, eps: f32) -> Result<Tensor> {
         let output = match &self.after {
             Some(norm) => rms_norm(&output, norm, eps)?,
@@ -76,7 +77,8 @@ impl Layer {
             QkNorm::PerHead | QkNorm::Whole => Some((norm("self_attn.q_norm")?, norm("self_attn.k_norm")?)),
         };
         let gate_up: &[&str] = if arch.packed_mlp { &["mlp.gate_up_proj"] } else { &["mlp.gate_proj", "mlp.up_proj"] };
-        // Before, `post_attention_layernorm` is the norm of the MLP's input; otherwise what its name says.
+        // With `Norms::Before`, `post_attention_layernorm` is the norm of the MLP's input. Otherwise it is what its
+        // name says.
         let (attention, mlp) = match arch.norms {
             Norms::Before => ((Some("input_layernorm"), None), (Some("post_attention_layernorm"), None)),
             Norms::After => ((None, Some("post_attention_layernorm")), (None, Some("post_feedforward_layernorm"))),
@@ -99,7 +101,7 @@ impl Layer {
         })
     }
 
-    /// Residual stream in and out: `(B T, hidden)`.
+    /// The input and the output are the residual stream: `(B T, hidden)`.
     pub(crate) fn forward(
         &self,
         arch: &Arch,

@@ -1,19 +1,19 @@
-//! One config-driven decoder for the Llama, Mistral, Qwen, Baichuan, Gemma 3, OLMo and Phi families, over the cache seam of [`kvcsr_cache`].
+//! One decoder for the Llama, Mistral, Qwen, Baichuan, Gemma 3, OLMo and Phi families. It is driven by configuration,
+//! and uses the cache seam of [`kvcsr_cache`].
 //!
-//! Model libraries usually carry one file per model, each with its key-value cache buried in its attention; a new way
-//! to keep that cache then means forking every model. Here models differ only in the numbers of an [`Arch`], and the
-//! decoder hands queries, keys and values *before* position embedding to whatever [`kvcsr_cache::LayerCache`] the
-//! caller brings.
+//! Model libraries usually have one file per model, and each has its key-value cache inside its attention. Then a new
+//! kind of cache needs a fork of every model. Here models differ only in the numbers of an [`Arch`]. The decoder passes
+//! queries, keys and values *before* position embedding to any [`kvcsr_cache::LayerCache`] of the caller.
 //!
 //! - [`load`]: checkpoints. [`Gguf`] (dequantised once) and [`HfCheckpoint`] (`config.json`, with safetensors or
 //!   PyTorch files, whole or sharded).
-//! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files, with the [`StopTokens`] they name.
-//! - [`ChatTemplate`]: the text of a conversation, by the template a checkpoint brings.
-//! - [`Decoder`]: [`forward`](Decoder::forward) over any caches, [`prefill`](Decoder::prefill) once for all schemes,
+//! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files, with the [`StopTokens`] that they name.
+//! - [`ChatTemplate`]: the text of a conversation, made by the template in a checkpoint.
+//! - [`Decoder`]: [`forward`](Decoder::forward) with any caches, [`prefill`](Decoder::prefill) once for all schemes,
 //!   [`generate`](Decoder::generate) greedily or sampled.
 //!
-//! Shapes: `B` sequences, `T` new tokens, `H` query heads, `Hkv` key and value heads, `D` channels per head,
-//! `V` vocabulary. Rotary pairs are channels `i` and `i + D/2` (half-split order) everywhere, whatever the file does.
+//! Shapes: `B` sequences, `T` new tokens, `H` query heads, `Hkv` key-value heads, `D` channels per head, `V`
+//! vocabulary. Rotary pairs are channels `i` and `i + D/2` (half-split order) everywhere, whatever order the file uses.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;

@@ -1,10 +1,10 @@
-//! A matrix product with weights kept in the dtype of the model: f32, bf16 or f16.
+//! A matrix product with weights in the dtype of the model: f32, bf16 or f16.
 //!
-//! On the CPU, 16-bit weights are widened exactly as they are used and everything else is f32: a product with a bf16
-//! checkpoint kept in bf16 is the product with its weights in f32, from half the memory. Where activations may be rounded
-//! ([`Kept::rounded`]), products of many rows take bf16 ones and add up in f32, at twice the rate where the CPU multiplies
-//! pairs of bf16. On other devices the activations are rounded to the weights' dtype for the product and its result is
-//! f32 again.
+//! On the CPU, 16-bit weights are widened exactly when they are used, and everything else is f32. So a product with a
+//! bf16 checkpoint stored in bf16 equals the product with the same weights in f32, but it reads half the memory. If
+//! activations may be rounded ([`Kept::rounded`]), products of many rows use bf16 activations and sum in f32. This is
+//! twice as fast if the CPU multiplies pairs of bf16. On other devices, the activations are rounded to the weights'
+//! dtype for the product, and its result is f32 again.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use half::slice::HalfFloatSliceExt;
@@ -14,17 +14,18 @@ use rayon::prelude::*;
 
 use crate::device::Kept;
 
-/// Rows up to which a product is bound by reading the weights: each weight is read once, by whichever thread is free.
+/// Up to this number of rows, reading the weights takes most of the time of a product. Each weight is then read once,
+/// by any thread that is free.
 const FEW_ROWS: usize = 8;
-/// Weights below which starting threads costs more than it saves.
+/// If there are fewer weights than this, starting threads costs more time than it saves.
 const PARALLEL_FROM: usize = 1 << 15;
-/// Weights of one thread's turn.
+/// The number of weights that a thread takes at a time.
 const TURN: usize = 1 << 15;
 
-/// A linear map, its weight as checkpoints store it.
+/// A linear map. Its weight has the layout of the checkpoint.
 ///
-/// Nothing is transposed at load: a product with the `(out, in)` layout is as fast as with a transposed copy for prefill, and a
-/// row of weights is what a dot product reads.
+/// Nothing is transposed when the model is loaded. For prefill, a product with the `(out, in)` layout is as fast as
+/// with a transposed copy. A dot product reads one row of weights.
 pub(crate) struct Linear {
     /// `(out, in)`
     weight: Tensor,
@@ -32,12 +33,12 @@ pub(crate) struct Linear {
     rounded: bool,
     /// `(out)`, f32
     bias: Option<Tensor>,
-    /// What each output is multiplied by: `(out)`, f32.
+    /// The factor of each output: `(out)`, f32.
     scale: Option<Tensor>,
 }
 
 impl Linear {
-    /// A map without a bias, its weight kept as `kept` says.
+    /// A map without a bias. `kept` says how its weight is stored.
     pub(crate) fn new(weight: Tensor, kept: Kept) -> Self {
         Self { weight, rounded: kept.rounded, bias: None, scale: None }
     }
@@ -47,12 +48,12 @@ impl Linear {
         Self { bias, ..self }
     }
 
-    /// Multiplies every output by its own number, `(out)` in f32.
+    /// Multiplies each output by its own factor, `(out)` in f32.
     pub(crate) fn with_scale(self, scale: Option<Tensor>) -> Self {
         Self { scale, ..self }
     }
 
-    /// f32 `(rows, in)` to f32 `(rows, out)`.
+    /// From `(rows, in)` to `(rows, out)`, both f32.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = product(x, &self.weight, self.rounded)?;
         if let Some(scale) = &self.scale {
@@ -65,7 +66,7 @@ impl Linear {
     }
 }
 
-/// `x wᵀ` for f32 `x`, `(rows, in)`, and `w`, `(out, in)`, in any of the three dtypes.
+/// `x wᵀ` for `x`, `(rows, in)` in f32, and `w`, `(out, in)` in any of the three dtypes.
 fn product(x: &Tensor, w: &Tensor, rounded_x: bool) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return rounded(x, w);
@@ -73,13 +74,13 @@ fn product(x: &Tensor, w: &Tensor, rounded_x: bool) -> Result<Tensor> {
     x.contiguous()?.apply_op2_no_bwd(w, &Product { rounded_x })
 }
 
-/// The product in the dtype of the weights.
+/// The product computed in the dtype of the weights.
 fn rounded(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.to_dtype(w.dtype())?.matmul(&w.t()?)?.to_dtype(DType::F32)
 }
 
 struct Product {
-    /// Whether x may be rounded to the dtype of w.
+    /// Whether `x` may be rounded to the dtype of `w`.
     rounded_x: bool,
 }
 
@@ -110,7 +111,7 @@ impl CustomOp2 for Product {
     }
 }
 
-/// `(rows, inputs)` times `(outputs, inputs)` transposed.
+/// `(rows, inputs)` times the transpose of `(outputs, inputs)`.
 fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     if rows <= FEW_ROWS {
@@ -121,7 +122,7 @@ fn multiply<W: Stored>(x: &[f32], w: &[W], inputs: usize) -> Vec<f32> {
     y
 }
 
-/// The same of weights that need not be widened.
+/// The same product for weights that need no widening.
 fn of_f32(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     let mut y = vec![0f32; rows * outputs];
@@ -130,7 +131,7 @@ fn of_f32(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
     y
 }
 
-/// The same with `x` rounded to bf16.
+/// The same product with `x` rounded to bf16.
 fn of_bf16(x: &[f32], w: &[bf16], inputs: usize) -> Vec<f32> {
     let mut rounded = vec![bf16::ZERO; x.len()];
     rounded.par_chunks_mut(TURN).zip(x.par_chunks(TURN)).for_each(|(to, from)| to.convert_from_f32_slice(from));
@@ -140,7 +141,7 @@ fn of_bf16(x: &[f32], w: &[bf16], inputs: usize) -> Vec<f32> {
 }
 
 fn by_dots<W: Stored>(x: &[f32], w: &[W], [rows, outputs, inputs]: [usize; 3]) -> Vec<f32> {
-    // One stretch of outputs after the other, all rows of each: `(outputs, rows)`.
+    // The result as `(outputs, rows)`: all rows of one output are together.
     let mut turned = vec![0f32; rows * outputs];
     let isa = Isa::detect();
     let fill = |(y, w): (&mut [f32], &[W])| {
@@ -184,7 +185,7 @@ mod tests {
                 let wide = w.to_dtype(DType::F32).unwrap();
                 let difference = worst(&y, &x.matmul(&wide.t().unwrap()).unwrap());
                 assert!(difference < 3e-5, "{rows} {inputs} {outputs} {dtype:?}: {difference}");
-                // What other devices do: near, by the rounding of x and of the result.
+                // The reference is the product as on other devices. It differs by the rounding of x and of the result.
                 let unit = match dtype {
                     DType::BF16 => 0.004,
                     DType::F16 => 0.0005,
@@ -193,7 +194,7 @@ mod tests {
                 let largest = y.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 let difference = worst(&y, &rounded(&x, &w).unwrap());
                 assert!(difference < 3.0 * unit * largest.max(1.0), "{dtype:?}: {difference} of {largest}");
-                // Only activations that meet bf16 are rounded, and only many of them.
+                // Activations are rounded only in products of many rows with bf16 weights.
                 let fast = product(&x, &w, true).unwrap();
                 let expected = match dtype == DType::BF16 && rows > FEW_ROWS {
                     true => product(&x.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap(), &w, false).unwrap(),

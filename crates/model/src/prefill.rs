@@ -1,4 +1,4 @@
-//! The exact prefill that every scheme starts from.
+//! The exact prefill. Every scheme starts from it.
 
 use candle_core::{DType, Tensor};
 use kvcsr_cache::{DenseCache, LayerCache, Padding, PrefillSnapshot, Recording};
@@ -8,14 +8,16 @@ use crate::decoder::{Decoder, Logits};
 use crate::error::{ModelError, Result};
 
 impl Decoder {
-    /// Runs a prompt through uncompressed f32 caches and returns what any scheme can start from: keys before position
-    /// embedding and values of every layer, `(1, Hkv, T, D)`, the last queries, and the logits after the last token, `(1, V)`.
+    /// Runs a prompt through uncompressed f32 caches. Returns a state from which any scheme can start: for every layer,
+    /// keys before position embedding and values, `(1, Hkv, T, D)`; the last queries; and the logits after the last
+    /// token, `(1, V)`.
     ///
-    /// `chunk` tokens are fed at a time, which bounds the memory of activations and scores; the result does not depend
-    /// on it beyond rounding. A few hundred is enough for full speed.
+    /// `chunk` tokens are fed at a time. This limits the memory for activations and scores. The result does not depend
+    /// on it, except for rounding. A few hundred tokens are enough for full speed.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for a zero `chunk`; as [`Arch::check_prompt`], before anything is computed.
+    /// [`ModelError::Input`] if `chunk` is zero. Also the errors of [`Arch::check_prompt`], before anything is
+    /// computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
         if chunk == 0 {
             return Err(ModelError::Input {
@@ -47,7 +49,7 @@ impl Decoder {
         Ok(PrefillSnapshot { keys, values, queries, last_logits })
     }
 
-    /// One sequence of ids as the `(1, T)` tensor that [`Decoder::forward`] takes.
+    /// One sequence of ids as a `(1, T)` tensor for [`Decoder::forward`].
     ///
     /// # Errors
     /// If the tensor cannot be made on the decoder's device.
@@ -57,10 +59,11 @@ impl Decoder {
 }
 
 impl Arch {
-    /// Whether a prompt can be prefilled: it is not longer than the model's context, and the vocabulary has its ids.
+    /// Checks that a prompt can be prefilled: it is not longer than the model's context, and all its ids are in the
+    /// vocabulary.
     ///
     /// # Errors
-    /// [`ModelError::Input`] with the length and the limit, or the id that is too large and where it stands.
+    /// [`ModelError::Input`], with the length and the limit, or with the id that is too large and its position.
     pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
         let input = |expected: String, found: String| Err(ModelError::Input { what: "prompt", expected, found });
         let (positions, vocab) = (self.max_positions, self.vocab);

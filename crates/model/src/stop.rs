@@ -1,18 +1,20 @@
-//! The tokens that end a text, from wherever a checkpoint names them.
+//! The tokens that end a text, collected from all places where a checkpoint names them.
 //!
-//! A model learnt one or several such tokens, and files name them in different places and incompletely: a base model's
-//! end of text in one key, the end of a chat turn in another or only in the vocabulary. A [`StopTokens`] holds all of
-//! them; [`Tokenizer::stop_tokens`](crate::Tokenizer::stop_tokens) is the only way to it.
+//! A model has learned one or several such tokens. Files name them in different places, and often not all of them: a
+//! base model's end of text is in one key, and the end of a chat turn is in another key or only in the vocabulary. A
+//! [`StopTokens`] contains all of them. [`Tokenizer::stop_tokens`](crate::Tokenizer::stop_tokens) is the only way to
+//! get it.
 //!
-//! - A GGUF: `tokenizer.ggml.eos_token_id`, `eot_token_id` and `eom_token_id`, and every token spelled like a known end,
-//!   as llama.cpp does.
-//! - A folder: `eos_token_id` (a number or a list) of `generation_config.json`, else of `config.json`, and `eos_token`
-//!   of the tokenizer's files. Where no `generation_config.json` names any, also added tokens spelled like a known end.
+//! - A GGUF: `tokenizer.ggml.eos_token_id`, `eot_token_id` and `eom_token_id`, and every token that is spelled like a
+//!   known end, as in llama.cpp.
+//! - A folder: `eos_token_id` (a number or a list) of `generation_config.json`, or otherwise of `config.json`, and
+//!   `eos_token` of the tokenizer's files. If no `generation_config.json` names any, also added tokens that are spelled
+//!   like a known end.
 
 use crate::error::Result;
 use crate::load::gguf::Gguf;
 
-/// Spellings of tokens after which nothing of a text or turn follows, in the vocabularies of published models.
+/// Spellings of tokens that end a text or a turn, in the vocabularies of published models.
 const ENDS: [&str; 24] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -39,16 +41,16 @@ const ENDS: [&str; 24] = [
     "<|file_sep|>",
     "<|fim_pad|>",
 ];
-/// More of them, of models of code: padding between files, and the start of the next repository.
+/// More such spellings, from models of code: padding between files, and the start of the next repository.
 const CODE_ENDS: [&str; 9] =
     ["<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 
-/// Ids of the tokens that end a text. They are not part of it.
+/// The ids of the tokens that end a text. They are not part of the text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StopTokens(Vec<u32>);
 
 impl StopTokens {
-    /// These ids, in ascending order, each once.
+    /// The stop tokens with these ids, in ascending order, without duplicates.
     pub fn new(ids: impl IntoIterator<Item = u32>) -> Self {
         let mut ids: Vec<u32> = ids.into_iter().collect();
         ids.sort_unstable();
@@ -56,7 +58,7 @@ impl StopTokens {
         Self(ids)
     }
 
-    /// These tokens and others.
+    /// These stop tokens and `more`.
     #[must_use]
     pub fn and(&self, more: impl IntoIterator<Item = u32>) -> Self {
         Self::new(self.0.iter().copied().chain(more))
@@ -72,10 +74,10 @@ impl StopTokens {
         self.0.binary_search(&id).is_ok()
     }
 
-    /// The end tokens of a GGUF whose vocabulary is `tokens`.
+    /// The end tokens of a GGUF with the vocabulary `tokens`.
     ///
     /// # Errors
-    /// [`crate::ModelError::BadValue`] for an id outside of the vocabulary.
+    /// [`crate::ModelError::BadValue`] for an id outside the vocabulary.
     pub(crate) fn of_gguf(file: &Gguf, tokens: &[&str], eos: Option<u32>) -> Result<Self> {
         const KEYS: [&str; 5] = ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"];
         let mut ids: Vec<u32> = eos.into_iter().collect();
@@ -88,15 +90,16 @@ impl StopTokens {
     }
 }
 
-/// Whether a token with this spelling is an end, whatever type its file gives it.
+/// Whether a token with this spelling is an end, whatever type its file gives to it.
 pub(crate) fn is_end(token: &str) -> bool {
     ENDS.contains(&token) || CODE_ENDS.contains(&token)
 }
 
-/// Ids of the tokens of a vocabulary that are spelled like a known end.
+/// The ids of the tokens of a vocabulary that are spelled like a known end.
 ///
-/// Two vocabularies use one of the spellings for something else: where a turn ends with `<|return|>` or `<|flush|>` and
-/// there are calls, `<|end|>` ends a message inside it; where there are tool responses, `</s>` strikes text out.
+/// Two kinds of vocabularies use one of these spellings for something else. If turns end with `<|return|>` or
+/// `<|flush|>` and there are calls, `<|end|>` ends a message inside a turn. If there are tool responses, `</s>` marks
+/// text as deleted.
 pub(crate) fn spelled<'a>(tokens: impl IntoIterator<Item = (&'a str, u32)>) -> Vec<u32> {
     let ends: Vec<(&str, u32)> = tokens.into_iter().filter(|(token, _)| is_end(token)).collect();
     let has = |token: &str| ends.iter().any(|(end, _)| *end == token);

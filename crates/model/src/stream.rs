@@ -1,18 +1,18 @@
-//! Text as it is generated: whole characters, and nothing of a stop string.
+//! Text while it is generated: only whole characters, and no part of a stop string.
 
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
-/// Turns tokens into pieces of text that can be shown at once.
+/// Turns tokens into pieces of text that can be shown immediately.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     stops: &'a [String],
     ids: Vec<u32>,
-    /// Start of the tokens that are decoded again with each new one, and end of those whose text is out: a token's text
-    /// can depend on the one before.
+    /// The start of the tokens that are decoded again with each new token, and the end of the tokens whose text was
+    /// already returned. This is necessary because the text of a token can depend on the token before it.
     from: usize,
     done: usize,
-    /// Decoded, but it may be the start of a stop string.
+    /// Decoded text that may be the start of a stop string.
     held: String,
     stopped: bool,
 }
@@ -23,7 +23,7 @@ impl<'a> TextStream<'a> {
         Self { tokenizer, stops, ids: Vec::new(), from: 0, done: 0, held: String::new(), stopped: false }
     }
 
-    /// Takes a token and returns what can be shown now, perhaps nothing.
+    /// Takes a token, and returns the text that can be shown now. It may be empty.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -31,7 +31,7 @@ impl<'a> TextStream<'a> {
         self.ids.push(id);
         let before = self.tokenizer.decode(&self.ids[self.from..self.done], true)?;
         let after = self.tokenizer.decode(&self.ids[self.from..], true)?;
-        // A character can span tokens; until it is whole, it decodes to U+FFFD.
+        // A character can consist of several tokens. Until it is complete, it decodes to U+FFFD.
         if after.len() <= before.len() || after.ends_with(char::REPLACEMENT_CHARACTER) {
             return Ok(String::new());
         }
@@ -40,7 +40,7 @@ impl<'a> TextStream<'a> {
         Ok(self.release(false))
     }
 
-    /// What was held back, at the end of the text.
+    /// Returns the text that was held back, at the end of the generation.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -52,7 +52,7 @@ impl<'a> TextStream<'a> {
         Ok(self.release(true))
     }
 
-    /// True once a stop string came up.
+    /// Whether a stop string was found.
     pub fn stopped(&self) -> bool {
         self.stopped
     }
@@ -81,7 +81,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Byte-level: `Ã` and `©` are the two bytes of `é`.
+    /// A byte-level vocabulary: `Ã` and `©` are the two bytes of `é`.
     const JSON: &str = r#"{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
         "post_processor": null, "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
         "use_regex": true}, "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ã": 2, "©": 3}, "merges": []}}"#;

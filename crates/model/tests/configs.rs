@@ -1,4 +1,4 @@
-//! Published `config.json` files of every family, shortened to the keys that are read.
+//! Published `config.json` files of every family, reduced to the keys that are read.
 
 #![allow(clippy::unwrap_used)]
 
@@ -106,7 +106,7 @@ fn gemma3_has_five_sliding_layers_of_six() {
     assert!(matches!(arch.position_of(4), Position::Rope { theta: 1e4, .. }));
     assert!(arch.tied_head && arch.norms_less_one && arch.norms == Norms::Around);
     assert_eq!((arch.activation, arch.scale(0), arch.kv_heads), (Activation::GeluTanh, 1.0 / 16.0, 1));
-    // The large models have rescaled full layers, and write the length they reach by it.
+    // The large models rescale their full layers. Their configuration has the length after rescaling.
     let scaled = r#""rope_scaling": {"factor": 8.0, "rope_type": "linear"}"#;
     let large = read(&GEMMA3_1B.replace("\"rope_scaling\": null", scaled)).unwrap();
     assert_eq!((large.max_positions, large.position_of(4)), (32768, arch.position_of(4)));

@@ -1,5 +1,5 @@
-//! Files as people bring them: what other programs make of them, or a refusal that says what they are and what to do.
-//! The files are in `data/cases`; `data/cases.py` has what is expected.
+//! Files as users have them. They are read as by other programs, or refused with an error that says what they are and
+//! what to do. The files are in `data/cases`. `data/cases.py` contains the expected results.
 
 #![allow(clippy::unwrap_used)]
 
@@ -45,7 +45,7 @@ fn rope_scaling_added_beside_rope_parameters_counts() {
         worst(&logits(&checkpoint.decoder(&Device::Cpu).unwrap()), &expected()["rope-scaling-beside-parameters"]);
     assert!(difference < 1e-4, "{difference}");
 
-    // The same model in the spelling of before.
+    // The same model in the older spelling.
     let old = tempfile::tempdir().unwrap();
     fs::copy(folder.join("model.safetensors"), old.path().join("model.safetensors")).unwrap();
     fs::copy(cases("rope-scaling-alone/config.json"), old.path().join("config.json")).unwrap();
@@ -106,7 +106,7 @@ fn logits_of(file: &Gguf) -> Tensor {
     decoder.forward(&ids, &mut dense(&decoder), Logits::Last).unwrap().squeeze(0).unwrap()
 }
 
-/// Puts another type number where the file has IQ4_NL's.
+/// Replaces the type number of IQ4_NL in the file by another one.
 #[test]
 fn types_that_are_not_read_are_named_with_the_tensor_and_what_is() {
     let whole = fs::read(cases("quantised-gguf/iq4_nl.gguf")).unwrap();
@@ -160,7 +160,7 @@ fn a_split_model_is_read_from_its_first_part() {
     fs::copy(&first, &alone).unwrap();
     let error = refused(&alone);
     assert!(error.contains("part 1 of 2") && error.contains("m-00002-of-00002.gguf is not beside it"), "{error}");
-    // Twice the first, or a whole model, in place of the second.
+    // The second part is replaced by a copy of the first, or by a whole model.
     fs::copy(&first, folder.path().join("m-00002-of-00002.gguf")).unwrap();
     assert!(refused(&alone).contains("expected part 2 of 2, found part 1 of 2"));
     fs::copy(cases("quantised-gguf/mxfp4.gguf"), folder.path().join("m-00002-of-00002.gguf")).unwrap();
@@ -182,7 +182,7 @@ fn quantised_folders_are_refused_by_their_method() {
     }
 }
 
-/// Names and contents.
+/// File names and contents.
 type Files<'a> = &'a [(&'a str, &'a [u8])];
 
 /// A folder with the given files.
@@ -241,7 +241,7 @@ fn folders_that_are_something_else_are_recognised() {
         (&[("config.json", &marked16)], &["config.json", "UTF-16", "save it as UTF-8"]),
         (&[("config.json", b"{\"a\": \"\xff\"}")], &["config.json", "UTF-8"]),
         (&[("config.json", b"")], &["config.json", "an empty file"]),
-        // A mark before UTF-8 is skipped: what is missing are the weights.
+        // A byte-order mark before UTF-8 is skipped. So the error is about the missing weights.
         (&[("config.json", &marked)], &["a folder without weights"]),
     ];
     for (files, named) in cases {
@@ -268,7 +268,7 @@ fn files_that_are_no_gguf_are_recognised() {
         let error = refused(&path);
         assert!(error.contains("m.gguf: ") && error.contains(named), "{error}");
     }
-    // Cut by bytes: the first piece has a header, the others nothing.
+    // A file that was cut by bytes: the first piece has a header, the others do not.
     let whole = fs::read(cases("quantised-gguf/mxfp4.gguf")).unwrap();
     let piece = folder.path().join("m.gguf.part2of2");
     fs::write(&piece, &whole[whole.len() / 2..]).unwrap();

@@ -1,4 +1,5 @@
-//! GGUF files of every family and with every rescaling of positions: the model read is the one that was written.
+//! GGUF files of every family and with every rescaling of positions: the model that is read equals the one that was
+//! written.
 
 #![allow(clippy::unwrap_used)]
 
@@ -27,7 +28,7 @@ fn rope(theta: f64, scaling: RopeScaling) -> Position {
     Position::Rope { theta, scaling }
 }
 
-/// Writes a model of a family and compares what is read, as architecture and by its logits.
+/// Writes a model of a family, reads it, and compares the architecture and the logits.
 fn round_trip(arch: &Arch, metadata: &Metadata) {
     let folder = Folder::new();
     let file = Gguf::open(folder.file(&write(arch, metadata, |_| {}))).unwrap();
@@ -72,7 +73,7 @@ fn gemma3_slides_in_five_layers_of_six_with_a_base_of_its_own() {
     written.insert("gemma3.rope.freq_base_swa", Value::F32(500.0));
     round_trip(&listed, &written);
 
-    // The full layers of the large models are rescaled, and the length written is the one they reach.
+    // The large models rescale their full layers. The file has the length after rescaling.
     written.insert("gemma3.rope.scaling.type", text("linear"));
     written.insert("gemma3.rope.scaling.factor", Value::F32(8.0));
     let scaled = Arch { position: rope(1e6, RopeScaling::Linear { factor: 8.0 }), ..listed };

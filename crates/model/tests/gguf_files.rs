@@ -1,4 +1,4 @@
-//! GGUF files written by the test itself: what is read equals what was written, and damaged files are errors.
+//! GGUF files that the test writes itself: what is read equals what was written, and damaged files give errors.
 
 #![allow(clippy::unwrap_used)]
 
@@ -115,7 +115,8 @@ fn a_sentencepiece_vocabulary_is_read_from_scores() {
     let folder = Folder::new();
     let tokenizer = Gguf::open(folder.file(&write(&arch, &metadata, |_| {}))).unwrap().tokenizer().unwrap();
     let byte = |byte: u32| 7 + 26 + byte;
-    // The union of highest score first: `ab`, then the space before it. What has no piece goes by bytes.
+    // The union with the highest score comes first: `ab`, then the space before it. Text without a piece is coded as
+    // bytes.
     assert_eq!(tokenizer.encode("ab ac", true).unwrap(), [1, 6, 4, 9]);
     assert_eq!(tokenizer.encode("é", false).unwrap(), [3, byte(0xc3), byte(0xa9)]);
     assert_eq!(tokenizer.decode(&[1, 6, 4, 9, byte(0xc3), byte(0xa9), 2], true).unwrap(), "ab acé");
@@ -143,7 +144,7 @@ fn damaged_headers_never_panic_or_allocate_what_they_claim() {
     let arch = tiny_arch();
     let whole = write(&arch, &metadata(&arch), |_| {});
     let folder = Folder::new();
-    // The counts of tensors and entries, then the first key's length.
+    // The numbers of tensors and entries, then the length of the first key.
     for at in [8, 16, 24] {
         for claim in [u64::MAX, 1 << 63, 1 << 40, 1 << 30] {
             let mut bytes = whole.clone();
@@ -157,7 +158,7 @@ fn damaged_headers_never_panic_or_allocate_what_they_claim() {
     wrong[..4].copy_from_slice(b"GGUF");
     wrong[4] = 9;
     assert!(folder.load(&wrong).err().unwrap().contains("version 9"));
-    // Any byte of the header may be anything: an error or a model, but it must return.
+    // Any byte of the header may have any value. The result may be an error or a model, but the call must return.
     let tensors: usize = arch.tensors().iter().map(|(_, shape)| 4 * shape.iter().product::<usize>()).sum();
     for at in (4..whole.len() - tensors).step_by(13) {
         for byte in [0, 0x7f, 0xff] {
@@ -230,7 +231,7 @@ fn contradictions_in_the_metadata_are_named() {
     ];
     for (key, value, named) in cases {
         let mut metadata = metadata(&arch);
-        // Where the change would contradict the key length first, that key is given.
+        // If the change would first contradict the key length, that key is given too.
         if key == "llama.embedding_length" && named.contains("key_length") {
             metadata.insert("llama.attention.key_length", text("8"));
         }

@@ -1,4 +1,5 @@
-//! The real Gemma 3 270M, against sentencepiece's ids and transformers' logits and greedy text (`data/gemma3.py`).
+//! The real Gemma 3 270M, compared with sentencepiece's ids and transformers' logits and greedy text
+//! (`data/gemma3.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,10 +11,10 @@ use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_model::{Choice, Decoder, Gguf, Limits, StopTokens};
 use serde_json::Value;
 
-/// Between the logits given.
+/// Every `STEP`th logit is given.
 const STEP: usize = 1024;
 
-/// The file that `just fetch` downloads, or `None`, where the test is skipped.
+/// The file that `just fetch` downloads. `None` if it does not exist; then the test is skipped.
 fn gemma3(test: &str) -> Option<Gguf> {
     kvcsr_fixtures::fetched(test, "gemma-3-270m/gemma-3-270m-q4_k_m.gguf").map(|path| Gguf::open(path).unwrap())
 }

@@ -1,4 +1,5 @@
-//! The real Qwen2.5-Coder models, 0.5B and 1.5B, against numbers and texts computed by Hugging Face transformers.
+//! The real Qwen2.5-Coder models, 0.5B and 1.5B, compared with numbers and texts that Hugging Face transformers
+//! computed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +10,7 @@ use std::time::Instant;
 use common::golden;
 use common::real::Golden;
 
-/// The model `id` of `data/sources.toml`, or `None`, where the test is skipped.
+/// Checks the model `id` of `data/sources.toml`. If its files do not exist, the test is skipped.
 fn agrees(test: &str, id: &str, name: &str) {
     let Some(folder) = golden(test) else { return };
     let Some(file) = kvcsr_fixtures::fetched(test, &format!("{id}/{id}-q4_k_m.gguf")) else { return };

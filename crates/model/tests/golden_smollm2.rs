@@ -1,4 +1,4 @@
-//! SmolLM2-135M-Instruct from its GGUF against numbers and texts computed by Hugging Face transformers.
+//! SmolLM2-135M-Instruct from its GGUF, compared with numbers and texts that Hugging Face transformers computed.
 
 #![allow(clippy::unwrap_used)]
 

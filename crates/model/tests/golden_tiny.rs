@@ -1,5 +1,5 @@
-//! Small Hugging Face checkpoints of every family against the logits transformers computes from them: in one prefill,
-//! token by token, and in uneven pieces; with matrices in f32, f16 and bf16.
+//! Small Hugging Face checkpoints of every family, compared with the logits that transformers computes from them: in
+//! one prefill, token by token, and in uneven pieces; with matrices in f32, f16 and bf16.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,14 +13,14 @@ use kvcsr_model::{
     Arch, Checkpoint, Decoder, HfCheckpoint, Logits, Norms, Position, QkNorm, Qkv, RopeScaling, SlidingLayers,
 };
 
-/// Tokens per forward call; the last piece is what is left of the 48.
+/// The number of tokens of each forward call. The pieces of each split have 48 tokens in total.
 const SPLITS: [&[usize]; 4] = [&[48], &[1; 48], &[7, 1, 1, 32, 7], &[47, 1]];
 
-/// Largest difference to the expected logits relative to their largest that keeping matrices in f16 and bf16 may make:
-/// some twenty times the rounding of one weight, which is at most `2^-12` and `2^-9`.
+/// The largest allowed difference to the expected logits, relative to the largest logit, when matrices are stored in
+/// f16 and bf16. It is about twenty times the rounding of one weight, which is at most `2^-12` and `2^-9`.
 const ROUNDED: [(DType, f32); 2] = [(DType::F16, 0.01), (DType::BF16, 0.08)];
 
-/// The logits of all tokens, `split` of them per call.
+/// The logits of all tokens. `split` gives the number of tokens of each call.
 fn logits(decoder: &Decoder, ids: &Tensor, split: &[usize]) -> Tensor {
     let mut caches = dense(decoder);
     let mut at = 0;
@@ -39,7 +39,7 @@ fn check(name: &str) -> Option<Arch> {
     Some(check_in(&golden(name)?.join(name)))
 }
 
-/// The checkpoints that lie beside this test, with the script that made them.
+/// Checks the checkpoints beside this test. The script that made them is there too.
 fn check_own(name: &str) -> Arch {
     check_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
 }
@@ -58,7 +58,7 @@ fn check_in(folder: &Path) -> Arch {
     let largest = expected["logits"].abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     for (dtype, tolerance) in ROUNDED {
         let decoder = checkpoint.decoder_in(&Device::Cpu, dtype).unwrap();
-        // What is stored in a dtype and kept in it loses nothing.
+        // If weights are stored in a dtype and stay in it, nothing is lost.
         let tolerance = if checkpoint.dtype() == dtype { 1e-4 / largest } else { tolerance };
         for split in SPLITS {
             let difference = worst(&logits(&decoder, &ids, split), &expected["logits"]) / largest;

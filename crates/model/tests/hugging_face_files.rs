@@ -1,5 +1,5 @@
-//! Checkpoint folders written by the test itself, in every format: what is read equals what was written, and damaged
-//! folders are errors that name the file.
+//! Checkpoint folders that the test writes itself, in every format: what is read equals what was written, and damaged
+//! folders give errors that name the file.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 type Weights = HashMap<String, Tensor>;
 
-/// Writes weights to a folder in one of the formats.
+/// A function that writes weights to a folder in one of the formats.
 type Writer = fn(&Weights, &Path);
 
 fn weights(dtype: DType) -> Weights {
@@ -29,7 +29,7 @@ fn weights(dtype: DType) -> Weights {
     weights.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap())).collect()
 }
 
-/// The weights by file: the upper layers in the second.
+/// The weights of each file. The upper layers are in the second file.
 fn shards(weights: &Weights) -> [Weights; 2] {
     let (second, first) =
         weights.clone().into_iter().partition(|(name, _)| name.contains("layers.1") || name.contains("layers.2"));
@@ -57,7 +57,7 @@ fn write_safetensors(weights: &Weights, path: &Path) {
     candle_core::safetensors::save(weights, path).unwrap();
 }
 
-/// A state dict as `torch.save` writes it: a zip of `data.pkl` and one file of raw bytes per tensor.
+/// Writes a state dict as `torch.save` does: a zip of `data.pkl` and one file of raw bytes per tensor.
 fn write_pickle(weights: &Weights, path: &Path) {
     let mut zip = zip::ZipWriter::new(fs::File::create(path).unwrap());
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -73,7 +73,7 @@ fn write_pickle(weights: &Weights, path: &Path) {
     zip.finish().unwrap();
 }
 
-/// Name and `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.
+/// The name, and `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.
 fn described(name: &str, tensor: &Tensor, storage: usize) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let int = |i: usize| [b"J", &(i as u32).to_le_bytes()[..]].concat();
@@ -101,7 +101,7 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
     match tensor.dtype() {
         DType::F32 => flat.to_vec1::<f32>().unwrap().into_iter().flat_map(f32::to_le_bytes).collect(),
         DType::I64 => flat.to_vec1::<i64>().unwrap().into_iter().flat_map(i64::to_le_bytes).collect(),
-        // The upper half of an f32 that was rounded to bf16 is the bf16.
+        // If an f32 was rounded to bf16, its upper half is the bf16.
         _ => {
             let wide = flat.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
             wide.into_iter().flat_map(|x| x.to_le_bytes()[2..].to_vec()).collect()
@@ -207,7 +207,7 @@ fn damaged_headers_and_pickles_return() {
         let path = folder.path().join(name);
         write(&weights(DType::F32), &path);
         let whole = fs::read(&path).unwrap();
-        // A safetensors header comes first, a pickle and the zip's directory last.
+        // A safetensors header is at the start of the file. A pickle and the zip's directory are at the end.
         let header = if name.ends_with(".bin") { whole.len() - 12_000..whole.len() } else { 0..3_000 };
         for at in header.step_by(29) {
             for byte in [0, b'(', 0x7f, 0xff] {
@@ -270,7 +270,7 @@ fn a_pickle_is_data_and_runs_nothing() {
     assert_eq!(HfCheckpoint::open(folder.path()).unwrap().names().len(), weights.len());
 }
 
-/// The configuration in this file is the architecture the weights are drawn for.
+/// The configuration in this file describes the architecture for which the weights are drawn.
 #[test]
 fn the_configuration_is_the_tiny_architecture() {
     assert_eq!(Arch::from_hf_config(CONFIG, Path::new("config.json")).unwrap(), tiny_arch());

@@ -1,5 +1,5 @@
-//! Tokenizers and chat templates against independent programs. `data/inputs/*.py` wrote the expected values: ids of
-//! transformers and of a plain byte-level BPE in Python, and the texts transformers renders.
+//! Tokenizers and chat templates, compared with independent programs. `data/inputs/*.py` wrote the expected values: ids
+//! from transformers and from a plain byte-level BPE in Python, and texts that transformers rendered.
 
 #![allow(clippy::unwrap_used)]
 
@@ -147,7 +147,7 @@ fn chat_templates_render_as_in_transformers() {
     );
 }
 
-/// Folders and files that other programs met, with the number of tokens or the ids that transformers or llama.cpp give.
+/// Folders and files from real use, with the number of tokens or the ids that transformers or llama.cpp give.
 #[test]
 fn cases_from_the_field_have_their_ids() {
     let cases = data("inputs/cases");

@@ -1,4 +1,4 @@
-//! What a prefill and a loaded model take, by an allocator that counts.
+//! The memory of a prefill and of a loaded model, measured by an allocator that counts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,23 +16,23 @@ struct Counting;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: every call is passed to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         PEAK.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -40,7 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Most bytes held at once while `run` ran, beyond those held before, and its result.
+/// The largest number of bytes held at the same time while `run` ran, beyond those held before, and the result of
+/// `run`.
 fn peak<T>(run: impl FnOnce() -> T) -> (usize, T) {
     let before = HELD.load(Relaxed);
     PEAK.store(before, Relaxed);
@@ -48,7 +49,7 @@ fn peak<T>(run: impl FnOnce() -> T) -> (usize, T) {
     (PEAK.load(Relaxed) - before, result)
 }
 
-/// One test, as others would be counted too.
+/// One test, because the allocations of others would be counted too.
 #[test]
 fn memory_is_bounded() {
     a_prefill_in_one_piece_grows_with_its_length_not_with_its_square();
@@ -101,7 +102,7 @@ fn matrices_are_held_once_in_their_dtype() {
         let kept = kept - HELD.load(Relaxed);
         eprintln!("{dtype:?}: {} KiB of weights, {} KiB kept, {} KiB at most", bytes >> 10, kept >> 10, most >> 10);
         assert!(kept < bytes + bytes / 10, "{dtype:?}: {kept} for {bytes}");
-        // The rest are the largest tensor and one layer per thread on their way.
+        // The rest is the largest tensor, and one layer per thread that is being loaded.
         assert!(most < bytes + stored, "{dtype:?}: {most} for {bytes}");
     }
 }

@@ -1,4 +1,5 @@
-//! Mistral, Qwen2, Qwen3, Gemma 3, OLMo 2 and Phi-3 against candle-transformers on small random models: no files needed.
+//! Mistral, Qwen2, Qwen3, Gemma 3, OLMo 2 and Phi-3, compared with candle-transformers on small random models. No files
+//! are needed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,12 +20,12 @@ fn sliding(tokens: usize) -> Option<SlidingLayers> {
     Some(SlidingLayers::from_layer(0, tiny_arch().layers, tokens))
 }
 
-/// candle's name for a window: it counts the tokens before, where Hugging Face counts the token itself too.
+/// The window as candle counts it: the tokens before the token. Hugging Face also counts the token itself.
 fn candles_window(arch: &Arch) -> Option<usize> {
     arch.sliding.as_ref().map(|sliding| sliding.tokens - 1)
 }
 
-/// Compares at every length: `peer` gets the first ids with an empty cache and returns the last logits.
+/// Compares at every length. `peer` gets the first ids with an empty cache, and returns the last logits.
 fn compare(name: &str, arch: &Arch, seed: u64, mut peer: impl FnMut(&Tensor) -> Tensor) {
     let decoder = Decoder::new(arch.clone(), &TensorMap(random_weights(arch, seed)), &Device::Cpu).unwrap();
     let row = |ids: &[u32]| decoder.row(ids).unwrap();

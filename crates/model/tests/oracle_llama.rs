@@ -1,4 +1,4 @@
-//! The decoder against `candle_transformers::models::llama` on small random models: no files needed.
+//! The decoder, compared with `candle_transformers::models::llama` on small random models. No files are needed.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! Batches of texts of different lengths: with padding at the front, each row has the logits it has alone.
+//! Batches of texts of different lengths: with padding at the front, each row has the same logits as it has alone.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use kvcsr_model::{Arch, Decoder, Logits, Position, QkNorm, Qkv, SlidingLayers, T
 
 const TEXTS: [&[u32]; 3] = [&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], &[8, 9, 7], &[9, 3, 2, 3, 8, 4, 62]];
 const PADDING: [usize; 3] = [0, 8, 4];
-/// What every row goes on with.
+/// The tokens with which every row continues.
 const NEXT: [u32; 2] = [17, 40];
 
 fn check(name: &str, arch: Arch, pad: u32) {
@@ -51,7 +51,7 @@ fn each_row_has_the_logits_it_has_alone() {
         check("rotary", tiny_arch(), pad);
         check("sliding", Arch { sliding: sliding.clone(), ..tiny_arch() }, pad);
         check("normed heads", Arch { qk_norm: QkNorm::PerHead, qkv: Qkv::Biased, ..tiny_arch() }, pad);
-        // Three heads are no power of two.
+        // Three heads are not a power of two.
         let three = Arch { heads: 3, kv_heads: 3, qkv: Qkv::Packed, normalised_head: true, ..tiny_arch() };
         check("ALiBi", Arch { position: Position::Alibi, ..three }, pad);
     }

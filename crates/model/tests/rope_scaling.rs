@@ -1,5 +1,5 @@
-//! Rotary positions in every spelling of `config.json`, against the logits transformers computes from one checkpoint,
-//! and what is refused.
+//! Rotary positions in every spelling of `config.json`, compared with the logits that transformers computes from one
+//! checkpoint. Also spellings that are refused.
 
 #![allow(clippy::unwrap_used)]
 
@@ -120,7 +120,7 @@ fn every_other_key_is_refused_by_name() {
     }
 }
 
-/// Keys that say what is so anyway.
+/// Keys that only state the default.
 #[test]
 fn neutral_keys_change_nothing() {
     let plain = configs()["default"].clone();
@@ -141,7 +141,7 @@ fn neutral_keys_change_nothing() {
     }
 }
 
-/// Layer types may each have their own rotation: in Qwen 3 too, if its configuration says so.
+/// Layer types may each have their own rotation, also in Qwen 3, if its configuration says so.
 #[test]
 fn nested_parameters_are_read_by_layer_type() {
     let config = json!({"model_type": "qwen3", "head_dim": 8, "hidden_size": 32, "intermediate_size": 48,

@@ -1,4 +1,4 @@
-//! SentencePiece models against what sentencepiece itself makes of texts; `data/sentencepiece.py` wrote both.
+//! SentencePiece models, compared with the results of sentencepiece itself. `data/sentencepiece.py` wrote both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ fn ids_and_texts_are_those_of_sentencepiece() {
             let text = case["text"].as_str().unwrap();
             let ids: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
             let found = tokenizer.encode(text, false).unwrap();
-            // sentencepiece shows an unknown piece as `⁇`; here it is special, and left out.
+            // sentencepiece shows an unknown piece as `⁇`. Here it is a special token, and is left out.
             let known = !ids.contains(&0);
             if found != ids || (known && tokenizer.decode(&ids, true).unwrap() != case["decoded"].as_str().unwrap()) {
                 wrong.push((text, ids, found));

@@ -1,35 +1,37 @@
-//! Who is best, as far as the records can tell.
+//! Which scheme is best, as far as the records can show it.
 
 use super::{Bootstrap, Interval, mean_of_means};
 
-/// One scheme's records, per stratum, in the same order for every scheme.
+/// The records of one scheme, per stratum. Their order is the same for every scheme.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
     /// The scheme's label.
     pub scheme: String,
-    /// Per stratum, the value of every record; smaller is better.
+    /// For each stratum, the value of every record. Smaller is better.
     pub strata: Vec<Vec<f64>>,
 }
 
-/// A scheme against the one with the smallest mean.
+/// A scheme compared with the one that has the smallest mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Best {
     /// The scheme's label.
     pub scheme: String,
-    /// Mean over the strata's means.
+    /// The mean over the means of the strata.
     pub mean: f64,
-    /// Its difference to the scheme with the smallest mean; none for that one, and where no interval can be taken.
+    /// The difference to the scheme with the smallest mean. `None` for that scheme itself, and if no interval can be
+    /// computed.
     pub difference: Option<Interval>,
-    /// Whether no other scheme is better beyond doubt: it has the smallest mean, or the interval of the difference does not
-    /// exclude the floor of noise.
+    /// Whether no other scheme is clearly better: either this scheme has the smallest mean, or the interval of the
+    /// difference does not exclude the noise floor.
     pub best: bool,
 }
 
 impl Bootstrap {
-    /// Every scheme of `columns` against the one with the smallest mean, in the order given. A difference below `floor`,
-    /// for example what training with another seed changes, does not count as one.
+    /// Compares every scheme of `columns` with the one that has the smallest mean. The results are in the given order.
+    /// A difference below `floor` does not count. For example, `floor` can be the difference that training with another
+    /// seed makes.
     ///
-    /// Where no interval can be taken, nothing is beyond doubt and every scheme is called best.
+    /// If no interval can be computed, no scheme is clearly worse, and every scheme is called best.
     ///
     /// # Panics
     /// If two columns do not have the same records.
@@ -45,7 +47,7 @@ impl Bootstrap {
         columns.iter().map(against_leader).collect()
     }
 
-    /// The interval of `a` less `b`, record by record.
+    /// The interval of `a` minus `b`, record by record.
     ///
     /// # Panics
     /// If the two do not have the same records.
@@ -69,14 +71,14 @@ mod tests {
 
     #[test]
     fn only_what_the_paired_interval_tells_apart_is_called_worse() {
-        // Records differ by a factor of seven, so that means alone would tell nothing: pairing does.
+        // Records differ by a factor of seven, so means alone would show nothing. Pairing shows the difference.
         let columns =
             [column("low", |x| x), column("ten percent more", |x| 1.1 * x), column("other order", |x| 8.4 - x)];
         let bootstrap = Bootstrap { resamples: 2000, level: 0.95, seed: 3 };
         let found = bootstrap.best(&columns, 0.0);
         assert_eq!(found.iter().map(|b| b.best).collect::<Vec<_>>(), [true, false, true], "{found:?}");
         assert!(found[0].difference.is_none() && found[1].difference.is_some_and(|i| i.low > 0.0));
-        // A floor above the difference takes it back.
+        // With a floor above the difference, the scheme counts as best again.
         let floored = bootstrap.best(&columns, 0.5);
         assert!(floored.iter().all(|b| b.best), "{floored:?}");
     }

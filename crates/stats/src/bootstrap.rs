@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::normal::t_quantile;
 use super::{moments, quantile};
 
-/// A mean difference and the interval it lies in, in the unit of what went in.
+/// A mean difference, and its interval. Both are in the unit of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The difference of the means over all records.
@@ -19,36 +19,37 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Whether every difference in the interval is larger than `floor` in size, all with the same sign. With a floor of 0:
-    /// whether the interval excludes zero. Training noise is such a floor.
+    /// Whether every difference in the interval has an absolute value larger than `floor`, and all have the same sign.
+    /// With a floor of 0, this says whether the interval excludes zero. Training noise is an example of a floor.
     #[must_use]
     pub fn excludes(&self, floor: f64) -> bool {
         self.low > floor || self.high < -floor
     }
 }
 
-/// How intervals are made.
+/// How intervals are computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bootstrap {
-    /// Draws.
+    /// The number of draws.
     pub resamples: usize,
-    /// Share of the cases in which the interval should hold the truth, for example 0.95.
+    /// The fraction of cases in which the interval should contain the true value, for example 0.95.
     pub level: f64,
-    /// Seed of the generator; equal seeds give equal intervals.
+    /// The seed of the generator. Equal seeds give equal intervals.
     pub seed: u64,
 }
 
-/// Records that every stratum must have to be drawn from: of three, one draw in nine is of one record only.
+/// The number of records that every stratum must have for draws. With three records, one draw in nine has only one of
+/// them.
 const FEWEST: usize = 4;
 
-/// Mean over strata of the strata's means, and its standard error.
+/// The mean over the means of the strata, and its standard error.
 struct Estimate {
     mean: f64,
     error: f64,
 }
 
 impl Estimate {
-    /// Of each stratum's number of records, mean and variance.
+    /// From the number of records, the mean and the variance of each stratum.
     fn of(strata: impl Iterator<Item = (usize, (f64, f64))>) -> Self {
         let (mut count, mut mean, mut variance) = (0.0, 0.0, 0.0);
         for (n, (m, v)) in strata {
@@ -61,14 +62,18 @@ impl Estimate {
 }
 
 impl Bootstrap {
-    /// The interval of the mean over strata of the mean over records. `strata` holds, per stratum, the difference of every
-    /// record. `None` without strata, without draws, and for a stratum with fewer than two records, which shows no spread.
+    /// The interval of the mean over strata of the mean over records. For each stratum, `strata` has the difference of
+    /// every record. Returns `None` without strata, without draws, and if a stratum has fewer than two records, because
+    /// it then shows no spread.
     ///
-    /// Records are drawn with replacement within each stratum; of each draw, the distance of its mean to the mean of all
-    /// is divided by the draw's own standard error, and the quantiles of that ratio, times the standard error of all, are
-    /// the interval's ends (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5). The ratio is taken to
-    /// follow Student's t with Welch and Satterthwaite's degrees of freedom where a stratum has so few records that draws of it
-    /// often show no spread, and where so many draws show none that a quantile is not finite, as for scores that hardly differ.
+    /// Records are drawn with replacement within each stratum. For each draw, the difference between its mean and the
+    /// mean of all records is divided by the draw's own standard error. The ends of the interval are the quantiles of
+    /// this ratio times the standard error of all records (Efron and Tibshirani, An Introduction to the Bootstrap,
+    /// 1993, section 12.5).
+    ///
+    /// In two cases, the ratio is assumed to follow Student's t with Welch and Satterthwaite's degrees of freedom.
+    /// First, if a stratum has so few records that its draws often show no spread. Second, if so many draws show no
+    /// spread that a quantile is not finite, as for scores that hardly differ.
     #[must_use]
     pub fn interval(&self, strata: &[Vec<f64>]) -> Option<Interval> {
         if strata.is_empty() || self.resamples == 0 || strata.iter().any(|stratum| stratum.len() < 2) {
@@ -91,7 +96,7 @@ impl Bootstrap {
         Some(Interval { difference: mean, low: mean - high * error, high: mean - low * error })
     }
 
-    /// Sorted ratios of distance to standard error, one per draw.
+    /// The sorted ratios of difference to standard error, one per draw.
     fn ratios(&self, strata: &[Vec<f64>], mean: f64) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         let mut drawn = Vec::with_capacity(strata.iter().map(Vec::len).max().unwrap_or(0));
@@ -110,7 +115,7 @@ impl Bootstrap {
     }
 }
 
-/// Welch and Satterthwaite's degrees of freedom of a mean over strata.
+/// Welch and Satterthwaite's degrees of freedom for a mean over strata.
 fn freedom(strata: &[(usize, (f64, f64))]) -> f64 {
     let part = |&(n, (_, v)): &(usize, (f64, f64))| v / n as f64;
     let sum: f64 = strata.iter().map(part).sum();
@@ -124,7 +129,8 @@ mod tests {
 
     const BOOTSTRAP: Bootstrap = Bootstrap { resamples: 4000, level: 0.95, seed: 7 };
 
-    /// Differences of -1 and +1 with standard deviation 1: the interval of the mean of `n` is about ±1.96 / sqrt(n).
+    /// Differences of -1 and +1 with standard deviation 1. The interval of the mean of `n` of them is about ±1.96 /
+    /// sqrt(n).
     fn coin(n: usize) -> Vec<f64> {
         (0..n).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect()
     }
@@ -171,10 +177,10 @@ mod tests {
 
     #[test]
     fn few_or_nearly_equal_records_fall_back_on_students_t() {
-        // Half of the draws of two records have no spread: with one degree of freedom the quantile is 12.706.
+        // Half of the draws of two records have no spread. With one degree of freedom, the quantile is 12.706.
         let two = BOOTSTRAP.interval(&[vec![0.0, 2.0]]).unwrap();
         assert!((two.high - (1.0 + 12.706)).abs() < 1e-2 && (two.low - (1.0 - 12.706)).abs() < 1e-2, "{two:?}");
-        // One of 50 records differs: a third of the draws miss it.
+        // One of 50 records differs. A third of the draws do not contain it.
         let mut rare = vec![0.0; 50];
         rare[7] = 1.0;
         let rare = BOOTSTRAP.interval(&[rare]).unwrap();
@@ -183,7 +189,8 @@ mod tests {
 
     #[test]
     fn draws_of_equal_values_have_no_spread() {
-        // Ten times 0.1 is not 1 in binary: a draw of these alone must not seem to have a spread of 1e-17.
+        // Ten times 0.1 is not exactly 1 in binary. A draw of only these values must not seem to have a spread of
+        // 1e-17.
         let mut rare = vec![0.1; 10];
         rare[3] = 1.1;
         let found = BOOTSTRAP.interval(&[rare]).unwrap();
@@ -199,7 +206,7 @@ mod tests {
         assert!(!Interval { difference: 0.0, low: -0.1, high: 0.1 }.excludes(0.0));
     }
 
-    /// What the percentile method gives, against which the studentised one is measured.
+    /// The interval of the percentile method, with which the studentised one is compared.
     fn percentile(values: &[f64], resamples: usize, rng: &mut ChaCha8Rng) -> (f64, f64) {
         let n = values.len();
         let mut means: Vec<f64> =
@@ -208,7 +215,8 @@ mod tests {
         (quantile(&means, 0.025), quantile(&means, 0.975))
     }
 
-    /// Draws `n` records many times over and counts how often the 95 % intervals hold the true mean: percentile, studentised.
+    /// Draws `n` records many times, and counts how often the 95 % intervals contain the true mean: percentile,
+    /// studentised.
     fn coverage(n: usize, skewed: bool) -> (f64, f64) {
         const CASES: usize = 600;
         let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
@@ -218,7 +226,7 @@ mod tests {
                 .map(|_| {
                     let [a, b]: [f64; 2] = [rng.random(), rng.random()];
                     let radius = (-2.0 * (1.0 - a).ln()).sqrt();
-                    // Exponential with mean 1, as KL over documents is skewed; or normal.
+                    // Exponential with mean 1, because KL over documents is skewed; or normal.
                     if skewed { -(1.0 - a).ln() } else { 1.0 + radius * (std::f64::consts::TAU * b).cos() }
                 })
                 .collect();

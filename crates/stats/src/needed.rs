@@ -1,14 +1,14 @@
-//! How many records it takes.
+//! How many records are needed.
 
 use super::moments;
 use super::normal::{normal_quantile, t_quantile};
 
-/// How sure a comparison should be.
+/// How certain a comparison should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Power {
-    /// Level of the interval, for example 0.95.
+    /// The level of the interval, for example 0.95.
     pub level: f64,
-    /// Share of the repetitions in which the interval excludes zero, for example 0.8.
+    /// The fraction of repetitions in which the interval excludes zero, for example 0.8.
     pub power: f64,
 }
 
@@ -18,11 +18,13 @@ impl Default for Power {
     }
 }
 
-/// Records that it takes to tell a scheme from `reference` whose mean differs from it by `relative`, for example 0.2.
+/// How many records are needed to distinguish a scheme from `reference`, if their means differ by the fraction
+/// `relative`, for example 0.2.
 ///
-/// `scheme` and `reference` are values of a pilot over the same records. Their paired differences, scaled to the difference
-/// asked for, give the spread: the smallest n with `n >= ((t(level, n - 1) + z(power)) sd / (relative mean))^2`. `None` for a
-/// pilot of fewer than two records, unequal lengths, or a reference whose mean is not above zero.
+/// `scheme` and `reference` are values of a pilot over the same records. Their paired differences, scaled to the
+/// requested difference, give the spread. The result is the smallest n with
+/// `n >= ((t(level, n - 1) + z(power)) sd / (relative mean))^2`. Returns `None` if the pilot has fewer than two
+/// records, if the lengths differ, or if the mean of the reference is not above zero.
 #[must_use]
 pub fn needed(scheme: &[f64], reference: &[f64], relative: f64, power: Power) -> Option<usize> {
     let mean = moments(reference).0;
@@ -38,7 +40,7 @@ pub fn needed(scheme: &[f64], reference: &[f64], relative: f64, power: Power) ->
         let wanted = (t_quantile(tail, (n - 1) as f64) + asked) * ratio;
         n as f64 >= wanted * wanted
     };
-    // t is at most 12.71 and falls to the normal quantile, which brackets n.
+    // t is at most 12.71, and falls to the normal quantile. This gives a bracket for n.
     let mut high = 2;
     while !enough(high) {
         high = high.checked_mul(2)?;
@@ -57,13 +59,14 @@ mod tests {
 
     #[test]
     fn the_number_is_that_of_the_tables_of_the_paired_t_test() {
-        // Differences with standard deviation 1 and a reference of mean 1: an effect of d standard deviations.
+        // Differences with standard deviation 1 and a reference with mean 1: the effect is d standard deviations.
         let n = 40;
         let scale = (39.0f64 / 40.0).sqrt();
         let scheme: Vec<f64> = (0..n).map(|i| 1.0 + if i % 2 == 0 { scale } else { -scale }).collect();
         let reference = vec![1.0; n];
         let power = Power::default();
-        // Cohen (1988): 34 pairs for d = 0.5 and 199 for 0.2 at 5 % and a power of 0.8, one more or less.
+        // Cohen (1988): 34 pairs for d = 0.5 and 199 pairs for 0.2, at 5 % and a power of 0.8. The result may differ by
+        // one.
         let half = needed(&scheme, &reference, 0.5, power);
         assert!(half.is_some_and(|n| (33..=35).contains(&n)), "{half:?}");
         let fifth = needed(&scheme, &reference, 0.2, power);

@@ -1,6 +1,7 @@
 //! Quantiles of the normal distribution and of Student's t.
 
-/// Quantile of the standard normal distribution: Acklam's rational approximation, relative error below 1.2e-9.
+/// The quantile of the standard normal distribution, by Acklam's rational approximation. Its relative error is below
+/// 1.2e-9.
 pub(super) fn normal_quantile(share: f64) -> f64 {
     const A: [f64; 6] = [
         -3.969_683_028_665_376e1,
@@ -43,11 +44,11 @@ pub(super) fn normal_quantile(share: f64) -> f64 {
     }
 }
 
-/// Quantile of Student's t with `freedom` degrees of freedom, which need not be whole: the distribution function is
-/// integrated by Simpson's rule and inverted by bisection.
+/// The quantile of Student's t with `freedom` degrees of freedom, which may be any positive number. The distribution
+/// function is integrated by Simpson's rule, and inverted by bisection.
 pub(super) fn t_quantile(share: f64, freedom: f64) -> f64 {
     let target = (share - 0.5).abs();
-    // t = sqrt(freedom) tan(angle): the density becomes cos^(freedom - 1), on a bounded interval.
+    // With t = sqrt(freedom) tan(angle), the density becomes cos^(freedom - 1) on a bounded interval.
     let density = |angle: f64| angle.cos().powf(freedom - 1.0);
     let area = |to: f64| {
         const STEPS: usize = 2000;

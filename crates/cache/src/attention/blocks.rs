@@ -1,12 +1,14 @@
-//! Attention in the memory of the CPU, of f32 queries over keys and values in f32, f16 or bf16: tiles of queries over
+//! Attention on the CPU, for f32 queries over keys and values in f32, f16 or bf16. It works on tiles of queries and
 //! blocks of keys.
 //!
-//! The scores of a tile are made, turned into weights and used up one block of keys after the other, the softmax taken
-//! as the blocks come (Milakov and Gimelshein 2018), so memory does not depend on the number of keys, and a tile stays
-//! in a level-2 cache. Keys and values of 16 bits are widened block by block.
+//! For each tile, the blocks of keys are processed one after the other: the scores are computed, turned into weights,
+//! and used to sum values. The softmax is updated with each block (Milakov and Gimelshein 2018). So the memory does not
+//! depend on the number of keys, and a tile stays in a level-2 cache. Keys and values of 16 bits are widened block by
+//! block.
 //!
-//! Few queries, as in decoding, are bound by reading keys and values once: there the blocks themselves are shared out to
-//! threads and joined in order. Tiles and blocks do not depend on the number of threads, so neither do results.
+//! With few queries, as in decode, the time goes into reading keys and values once. Then the blocks themselves are
+//! divided among the threads, and their results are joined in order. Tiles and blocks do not depend on the number of
+//! threads, so the results do not depend on it either.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -18,18 +20,19 @@ use rayon::prelude::*;
 
 use crate::{Bias, CacheError, Pattern};
 
-/// Query rows of a tile, all heads of a group together.
+/// Query rows of a tile, over all heads of a group.
 const TILE_ROWS: usize = 256;
-/// Keys of a block: with a tile's rows, 256 KiB of scores.
+/// Keys of a block. With the rows of a tile this is 256 KiB of scores.
 const BLOCK: usize = 256;
-/// Up to so many query rows of a group, keys are scored by dot products as they stream by.
+/// Up to this number of query rows in a group, keys are scored by dot products while they are read.
 const FEW_ROWS: usize = 8;
-/// Keys of a block for few rows.
+/// Keys of a block when there are few rows.
 const FEW_BLOCK: usize = 256;
-/// Elements of keys below which starting threads costs more than it saves.
+/// If the keys have fewer elements than this, starting threads costs more time than it saves.
 const PARALLEL_FROM: usize = 1 << 14;
 
-/// As [`super::causal`], after its checks, for what [`fits`]: contiguous f32 queries; `k` and `v` have rows without gaps.
+/// [`super::causal`] after its checks, for tensors that [`fits`] accepts: contiguous f32 queries, and `k` and `v` whose
+/// rows have no gaps.
 pub(super) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -67,7 +70,7 @@ pub(super) fn attend(
 }
 
 thread_local! {
-    /// A block of this thread, widened.
+    /// Buffer of this thread for a block that is widened to f32.
     static WIDE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -107,7 +110,7 @@ impl<'a> Heads<'a> {
         Ok(Self { all, stride: layout.stride()[0] })
     }
 
-    /// Rows of f32: those that are stored, or widened into `wide`.
+    /// The rows as f32: either the stored rows themselves, or a copy widened into `wide`.
     fn rows<'w>(&self, head: usize, tokens: Range<usize>, d: usize, wide: &'w mut Vec<f32>) -> &'w [f32]
     where
         'a: 'w,
@@ -151,12 +154,12 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Many queries: tiles of them are shared out to threads.
+    /// The case of many queries: their tiles are divided among the threads.
     fn tiled(&self, out: &mut [f32]) {
         let (t, d) = (self.tokens, self.head_dim);
         let rows = (TILE_ROWS / self.group).clamp(1, t);
         let tiles = t.div_ceil(rows);
-        // The rows of a tile lie apart in the output, one stretch per head of the group.
+        // The rows of a tile are not contiguous in the output: each head of the group has its own slice.
         let mut stretches: Vec<Vec<&mut [f32]>> = Vec::new();
         for (head, out) in out.chunks_exact_mut(t * d).enumerate() {
             for (tile, stretch) in out.chunks_mut(rows * d).enumerate() {
@@ -166,14 +169,15 @@ impl Call<'_> {
                 stretches[head / self.group * tiles + tile].push(stretch);
             }
         }
-        // The last tiles see the most keys: they are begun first.
+        // The last tiles see the most keys, so they start first.
         stretches.into_par_iter().enumerate().rev().for_each_init(Scratch::default, |scratch, (at, mut out)| {
             let first = at % tiles * rows;
             self.tile(at / tiles, first..(first + rows).min(t), scratch, &mut out);
         });
     }
 
-    /// Queries `tokens` of one key-value head; `out` is `(G, rows, D)`, a slice per head of the group.
+    /// Attention of the queries `tokens` of one key-value head. `out` is `(G, rows, D)`, with one slice per head of the
+    /// group.
     fn tile(&self, head: usize, tokens: Range<usize>, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let (d, rows) = (self.head_dim, tokens.len());
         let count = self.group * rows;
@@ -218,7 +222,7 @@ impl Call<'_> {
         }
     }
 
-    /// Few queries: blocks of keys are shared out to threads.
+    /// The case of few queries: the blocks of keys are divided among the threads.
     fn few(&self, out: &mut [f32]) {
         let d = self.head_dim;
         let rows = self.group * self.tokens;
@@ -245,7 +249,8 @@ impl Call<'_> {
         }
     }
 
-    /// All queries of one head over one block: per row its sum, and weighted values `(rows, D)`.
+    /// All queries of one head over one block. Returns the softmax sum of each row, and the weighted values
+    /// `(rows, D)`.
     fn few_in(&self, head: usize, block: Range<usize>) -> (Vec<Softmax>, Vec<f32>) {
         let d = self.head_dim;
         let rows = self.group * self.tokens;
@@ -270,8 +275,8 @@ impl Call<'_> {
         (sums, out)
     }
 
-    /// Biases the scores of one query and one block of keys and turns them into weights, zero where the query does not
-    /// see the key. Returns what to multiply earlier sums by.
+    /// Adds the bias to the scores of one query and one block of keys, and turns the scores into weights. A weight is
+    /// zero where the query does not see the key. Returns the factor by which earlier sums must be multiplied.
     fn weigh(
         &self,
         head: usize,
@@ -299,7 +304,7 @@ impl Call<'_> {
         sum.weigh(self.isa, scores)
     }
 
-    /// The keys a query sees, and its row of the batch. Every token sees itself, padding too.
+    /// The keys that a query sees, and its row in the batch. Every token sees itself, also a padding token.
     fn visible(&self, head: usize, query: usize) -> (Range<usize>, usize) {
         let row = head * self.group / self.query_heads;
         let first = self.pattern.reach.first_seen(query);
@@ -309,14 +314,14 @@ impl Call<'_> {
 
 #[derive(Default)]
 struct Scratch {
-    /// `(G rows, D)`, scaled.
+    /// `(G rows, D)`, already scaled.
     queries: Vec<f32>,
     /// `(G rows, BLOCK)`
     scores: Vec<f32>,
-    /// One per row.
+    /// One softmax sum per row.
     sums: Vec<Softmax>,
     /// `(G rows, D)`
     out: Vec<f32>,
-    /// A block of keys or values that are stored in 16 bits, `(BLOCK, D)`.
+    /// A block of keys or values, `(BLOCK, D)`, widened from 16 bits.
     wide: Vec<f32>,
 }

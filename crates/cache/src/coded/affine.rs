@@ -1,7 +1,8 @@
-//! The affine group quantiser of KIVI and its descendants, and stores of groups along tokens or along channels.
+//! The affine group quantiser of KIVI and of the methods based on it, and stores of groups along tokens or along
+//! channels.
 //!
-//! A group `x` has zero point `min x` and scale `(max x - min x) / (2^b - 1)`, both f16; a code is
-//! `round((x - zero) / scale)`, ties to even, in `0..2^b`. A constant group has scale 0 and codes 0.
+//! A group `x` has the zero point `min x` and the scale `(max x - min x) / (2^b - 1)`, both in f16. A code is
+//! `round((x - zero) / scale)`, with ties to even, in `0..2^b`. A constant group has scale 0 and codes 0.
 
 use std::ops::Range;
 
@@ -12,25 +13,25 @@ use kvcsr_codec::{EIGHT, pack_small, unpack_wide};
 
 use super::{HeadTokens, drop_front, reserve};
 
-/// Channels worked on at a time.
+/// Channels that are processed at a time.
 const LANES: usize = 64;
 
-/// Bits and endpoint calibration of an affine quantiser.
+/// Bits and calibration of an affine quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
     /// Bits of a code, 1 to 8.
     pub bits: usize,
-    /// How far restored values are pulled in from both ends of a group's range, as a fraction of that range (XQuant).
-    /// 0 is the plain quantiser.
+    /// How far restored values are moved inwards from both ends of a group's range, as a fraction of that range
+    /// (XQuant). With 0 this is the plain quantiser.
     pub pull: f32,
 }
 
-/// Zero point and scale of a group as it is stored.
+/// Zero point and scale of a group, as they are stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
-    /// What code 0 stands for.
+    /// The value of code 0.
     pub zero: f16,
-    /// What a step stands for.
+    /// The difference between the values of two neighbouring codes.
     pub step: f16,
 }
 
@@ -44,7 +45,7 @@ impl Affine {
         ((1u32 << self.bits) - 1) as f32
     }
 
-    /// Zero point and scale to code the group with, from its range.
+    /// Zero point and scale for coding a group, computed from its range.
     pub fn scale(self, min: f32, max: f32) -> Scale {
         let step = saturating_f16((max - min) / self.levels());
         Scale { zero: f16::from_f32(min), step }
@@ -64,7 +65,7 @@ impl Affine {
         }
     }
 
-    /// The zero point and scale to restore with.
+    /// The zero point and scale for restoring.
     pub fn stored(self, scale: Scale) -> Scale {
         if self.pull == 0.0 {
             return scale;
@@ -77,25 +78,25 @@ impl Affine {
     }
 }
 
-/// The zero point and what to divide by: the step, or infinity for a constant group.
+/// The zero point and the divisor: the step, or infinity for a constant group.
 fn divisor(scale: Scale) -> (f32, f32) {
     let step = scale.step.to_f32();
     (scale.zero.to_f32(), if step > 0.0 { step } else { f32::INFINITY })
 }
 
 fn code(x: f32, zero: f32, divisor: f32, levels: f32) -> u8 {
-    // Adding and taking off 1.5 2^23 rounds to the nearest integer, ties to even.
+    // Adding and then subtracting 1.5 2^23 rounds to the nearest integer, with ties to even.
     const ROUND: f32 = 12_582_912.0;
     let position = ((x - zero) / divisor).clamp(0.0, levels);
     ((position + ROUND) - ROUND) as u8
 }
 
-/// Smallest and largest of `x`.
+/// The smallest and the largest element of `x`.
 pub fn range(x: &[f32]) -> (f32, f32) {
     x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(min, max), &x| (min.min(x), max.max(x)))
 }
 
-/// Per channel, the smallest and largest over the rows `(n, D)`.
+/// The smallest and the largest element of each channel over the rows `(n, D)`.
 pub fn channel_ranges(rows: &[f32], min: &mut [f32], max: &mut [f32]) {
     min.fill(f32::INFINITY);
     max.fill(f32::NEG_INFINITY);
@@ -107,9 +108,9 @@ pub fn channel_ranges(rows: &[f32], min: &mut [f32], max: &mut [f32]) {
     }
 }
 
-/// One head quantised per channel: groups of consecutive tokens, counted from the first coded one.
+/// One head, quantised per channel: a group is consecutive tokens of one channel, counted from the first coded token.
 ///
-/// Blocks are whole groups.
+/// A block always consists of whole groups.
 pub struct ChannelGroups {
     affine: Affine,
     group: usize,
@@ -121,7 +122,7 @@ pub struct ChannelGroups {
 }
 
 impl ChannelGroups {
-    /// A store without tokens, for groups of `group` tokens of heads of `head_dim` channels, a multiple of eight.
+    /// A store without tokens, for groups of `group` tokens. A head has `head_dim` channels, a multiple of eight.
     pub fn new(affine: Affine, group: usize, head_dim: usize) -> Self {
         Self { affine, group, head_dim, codes: Vec::new(), scales: Vec::new() }
     }
@@ -197,7 +198,7 @@ impl HeadTokens for ChannelGroups {
     }
 }
 
-/// One head quantised per token: groups of consecutive channels.
+/// One head, quantised per token: a group is consecutive channels of one token.
 pub struct TokenGroups {
     affine: Affine,
     group: usize,
@@ -209,7 +210,7 @@ pub struct TokenGroups {
 }
 
 impl TokenGroups {
-    /// A store without tokens, for groups of `group` channels, a multiple of eight that divides `head_dim`.
+    /// A store without tokens, for groups of `group` channels. `group` is a multiple of eight that divides `head_dim`.
     pub fn new(affine: Affine, group: usize, head_dim: usize) -> Self {
         Self { affine, group, head_dim, codes: Vec::new(), scales: Vec::new() }
     }
@@ -261,7 +262,7 @@ mod tests {
     use super::*;
     use crate::coded::testing::{published, ramp, relative_error, variates};
 
-    /// Codes of the reference, one hexadecimal digit each.
+    /// Codes of the reference implementation, one hexadecimal digit each.
     fn codes(digits: &serde_json::Value) -> impl Iterator<Item = f32> {
         digits.as_str().unwrap().chars().map(|c| c.to_digit(16).unwrap() as f32)
     }
@@ -295,7 +296,7 @@ mod tests {
         }
     }
 
-    /// Relative squared error on normal variates, along tokens and along channels.
+    /// Relative squared error on normal variates, for groups along tokens and along channels.
     fn errors(affine: Affine, group: usize) -> [f64; 2] {
         let (tokens, d) = (4096, 128);
         let rows = variates(3, tokens * d);

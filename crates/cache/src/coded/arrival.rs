@@ -1,11 +1,11 @@
-//! What is checked of the tensors of a call before anything changes.
+//! Checks of the tensors of a call, before anything changes.
 
 use candle_core::Tensor;
 
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, Geometry, Padding, Rotary};
 
-/// A layer's cache, as far as new tokens have to fit it.
+/// What a layer's cache holds, as far as new tokens must fit it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held<I> {
     pub(crate) layer: usize,
@@ -17,10 +17,11 @@ pub(crate) struct Held<I> {
 }
 
 impl<I: ExactSizeIterator<Item = usize> + Clone> Held<I> {
-    /// Checks keys and values of a call. Returns, per sequence, its padding and its new tokens, padding apart.
+    /// Checks the keys and values of a call. Returns, for each sequence, its padding and the number of its new tokens
+    /// without padding.
     ///
     /// # Errors
-    /// On shapes, positions or a padding that do not continue what is held.
+    /// If the shapes, positions or padding do not continue what the cache holds.
     pub(crate) fn check(
         self,
         k: &Tensor,
@@ -46,11 +47,11 @@ impl<I: ExactSizeIterator<Item = usize> + Clone> Held<I> {
     }
 }
 
-/// Checks the queries of a call against its keys and values, and that it begins where the cache, of `len` tokens, ends.
-/// Returns `(B, H, T, D)`.
+/// Checks the queries of a call against its keys and values, and checks that the call begins where the cache of `len`
+/// tokens ends. Returns `(B, H, T, D)`.
 ///
 /// # Errors
-/// On shapes, a position or a pattern that do not fit.
+/// If the shapes, the position or the pattern do not fit.
 pub(crate) fn check_queries(
     q: &Tensor,
     k: &Tensor,

@@ -1,9 +1,9 @@
-//! Exact attention over tokens in several forms, a tile at a time.
+//! Exact attention over tokens in several forms, one tile at a time.
 //!
 //! Within one call of many tokens, a token may be exact for the first queries and coded for the later ones. Such a
-//! token is scored in both forms, and each query takes the one that it would have seen. Keys and values have separate
-//! schedules. The softmax is taken as the tiles come (Milakov and Gimelshein 2018). What is subtracted from scores trails
-//! their maximum by at most [`TRAIL`], so that sums are rescaled rarely.
+//! token is scored in both forms, and each query takes the form that it would see if tokens came one by one. Keys and
+//! values have separate schedules. The softmax is updated tile by tile (Milakov and Gimelshein 2018). A reference is
+//! subtracted from the scores. It may be below their maximum by at most [`TRAIL`], so the sums are rarely rescaled.
 
 use std::ops::Range;
 
@@ -13,24 +13,25 @@ use super::stream::{Form, Stream, Until};
 use super::{ScoresCodes, SumsCodes, TILE};
 use crate::Reach;
 
-/// Query rows that share one pass over the tokens.
+/// Query rows that are processed in one pass over the tokens.
 const QUERY_ROWS: usize = 512;
 
-/// Query rows below which one dot product after the other is faster than a matrix product.
+/// Below this number of query rows, separate dot products are faster than a matrix product.
 const FEW_ROWS: usize = 4;
 
-/// How far a score may exceed what is subtracted from it before everything is rescaled: `e^16` times a sum is far from
-/// overflow.
+/// How far a score may exceed the reference that is subtracted from it before everything is rescaled. `e^16` times a
+/// sum is far from overflow.
 const TRAIL: f32 = 16.0;
 
-/// A stream and what each query token of the call sees of it.
+/// A stream, and what each query token of the call sees of it.
 #[derive(Clone, Copy)]
 pub(super) struct Seen<'a> {
     pub(super) stream: &'a Stream,
     pub(super) until: &'a [Until],
 }
 
-/// What was taken from all keys of a head before position embedding, `(D,)`, and how it is rotated to a position.
+/// The centre that was subtracted from all keys of a head before position embedding, `(D,)`, and the tables that rotate
+/// it to a position.
 #[derive(Clone, Copy)]
 pub(super) struct Centre<'a> {
     pub(super) mean: &'a [f32],
@@ -43,52 +44,52 @@ pub(super) struct HeadCall<'a> {
     pub(super) values: Seen<'a>,
     pub(super) head: usize,
     pub(super) head_dim: usize,
-    /// To rotate keys after restoring them; none where they are coded after position embedding.
+    /// The tables that rotate keys after restoring them. `None` if keys are coded after position embedding.
     pub(super) tables: Option<RotaryTables<'a>>,
-    /// Whether codes are scored and summed where the method can.
+    /// Whether scores and sums are computed on the codes where the method can do so.
     pub(super) on_codes: bool,
-    /// What was taken from all keys, if anything.
+    /// What was subtracted from all keys, if anything.
     pub(super) centre: Option<Centre<'a>>,
     /// Position of the first query token.
     pub(super) start: usize,
     pub(super) reach: Reach,
-    /// A slope per query head of the group, or none.
+    /// One slope per query head of the group, or none.
     pub(super) slopes: Option<&'a [f32]>,
 }
 
-/// Buffers of one thread, reused from call to call: a decoded token allocates nothing here.
+/// Buffers of one thread. They are reused from call to call, so a decode step allocates nothing here.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// `(rows, D)`
     queries: Vec<f32>,
     /// `(rows, tile)`: scores, then weights.
     scores: Vec<f32>,
-    /// The same for the tokens of one form.
+    /// The same for the tokens of one form only.
     part: Vec<f32>,
-    /// Part of them as `(tile, rows)`, as codes take and give them.
+    /// Part of the scores or weights as `(tile, rows)`, the order in which codes take and return them.
     turned: Vec<f32>,
     /// Keys or values `(tile, D)`.
     vectors: Vec<f32>,
-    /// What keys that are scored on codes need of the queries.
+    /// What keys that are scored on codes need to know about the queries.
     table: Vec<f32>,
-    /// Sums of values on codes.
+    /// Sums of values, computed on codes.
     sums: Vec<f32>,
-    /// Which tokens of a tile are still there.
+    /// Which tokens of a tile were not forgotten.
     kept: Vec<bool>,
     /// `(rows, D)`
     attended: Vec<f32>,
-    /// Per row.
+    /// One per row.
     softmax: Vec<Softmax>,
 }
 
-/// The part of a pass that is taken on codes.
+/// The part of a pass that is computed on codes.
 #[derive(Clone, Copy)]
 struct OnCodes<'a> {
     scores: Option<&'a dyn ScoresCodes>,
     sums: Option<&'a dyn SumsCodes>,
 }
 
-/// Query tokens of a pass, and their rows: `(G, n)`.
+/// The query tokens of a pass, and the number of their rows, `(G, n)`.
 #[derive(Clone)]
 struct QueryRows {
     tokens: Range<usize>,
@@ -96,20 +97,21 @@ struct QueryRows {
 }
 
 impl QueryRows {
-    /// Query token of a row.
+    /// The query token of a row.
     fn token(&self, row: usize) -> usize {
         self.tokens.start + row % self.tokens.len()
     }
 }
 
 impl Seen<'_> {
-    /// What query token `token` sees of `tile` in `form`, counted from the tile's first token.
+    /// The range of `tile` that query token `token` sees in `form`, counted from the tile's first token.
     fn of(&self, form: Form, token: usize, tile: &Range<usize>) -> Range<usize> {
         let range = self.stream.needed(form, &self.until[token..=token], tile);
         range.start - tile.start..range.end - tile.start
     }
 
-    /// The forms in which `rows` need tokens of `tile`, with the tokens, counted from the tile's first.
+    /// The forms in which `rows` need tokens of `tile`, each with the range of these tokens, counted from the tile's
+    /// first token.
     fn forms(&self, rows: &QueryRows, tile: &Range<usize>) -> impl Iterator<Item = (Form, Range<usize>)> {
         let until = &self.until[rows.tokens.clone()];
         let needed = Form::ALL.map(|form| (form, self.stream.needed(form, until, tile)));
@@ -119,8 +121,8 @@ impl Seen<'_> {
 }
 
 impl HeadCall<'_> {
-    /// Attends over the tokens `part` alone with scaled and rotated queries `(G, T, D)`, which share one pass. What `scratch` then holds is
-    /// [joined](join) with the other parts.
+    /// Attends only over the tokens `part`, with scaled and rotated queries `(G, T, D)` in one pass. The softmax and
+    /// the sums are copied from `scratch` to `to`, and are later [joined](join) with those of the other parts.
     pub(super) fn attend_part(&self, queries: &[f32], part: Range<usize>, scratch: &mut Scratch, to: Part<'_>) {
         let tokens = self.keys.until.len();
         scratch.queries.clear();
@@ -130,7 +132,7 @@ impl HeadCall<'_> {
         to.weighted.copy_from_slice(&scratch.attended);
     }
 
-    /// Attends with scaled and rotated queries `(G, T, D)` into `out` of the same shape.
+    /// Attends with scaled and rotated queries `(G, T, D)`. Writes to `out`, which has the same shape.
     pub(super) fn attend(&self, queries: &[f32], out: &mut [f32], scratch: &mut Scratch) {
         let (d, tokens) = (self.head_dim, self.keys.until.len());
         let group = queries.len() / (tokens * d);
@@ -150,7 +152,7 @@ impl HeadCall<'_> {
         }
     }
 
-    /// Leaves weighted sums over the tokens of `part`, not yet divided by their weights.
+    /// Computes the weighted sums over the tokens of `part`. They are not yet divided by the sum of the weights.
     fn pass(&self, rows: &QueryRows, part: Range<usize>, scratch: &mut Scratch) {
         let d = self.head_dim;
         reset(&mut scratch.attended, rows.count * d, 0.0);
@@ -184,7 +186,7 @@ impl HeadCall<'_> {
         }
     }
 
-    /// What this pass over `part` takes on codes.
+    /// Which scores and sums of this pass over `part` are computed on codes.
     fn on_codes(&self, rows: &QueryRows, part: &Range<usize>, scratch: &mut Scratch) -> OnCodes<'_> {
         let from = self.reach.first_seen(self.start + rows.tokens.start).max(part.start);
         let coded = |seen: &Seen<'_>| {
@@ -212,7 +214,7 @@ impl HeadCall<'_> {
         on_codes
     }
 
-    /// Finds out which tokens of the tile were not forgotten. False if no query has anything to see there.
+    /// Finds out which tokens of the tile were not forgotten. Returns false if no query sees any token there.
     fn remembers(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) -> bool {
         scratch.kept.clear();
         let coded = self.keys.stream.needed(Form::Coded, &self.keys.until[rows.tokens.clone()], tile);
@@ -226,7 +228,7 @@ impl HeadCall<'_> {
         others || scratch.kept.contains(&true)
     }
 
-    /// Scores of a tile, `(rows, tile)`, each query with the form of the keys that it sees.
+    /// Scores of a tile, `(rows, tile)`. Each query uses the form of the keys that it sees.
     fn score(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
         let (d, width, keys) = (self.head_dim, tile.len(), self.keys);
         let Scratch { queries, scores, part, turned, vectors, table, .. } = scratch;
@@ -260,7 +262,7 @@ impl HeadCall<'_> {
         }
     }
 
-    /// Adds to the scores of a tile what its keys' centre adds to them.
+    /// Adds to the scores of a tile what the centre of its keys contributes.
     fn give_back(&self, centre: Centre<'_>, tile: &Range<usize>, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
         let Scratch { queries, scores, turned, vectors, .. } = scratch;
@@ -272,7 +274,7 @@ impl HeadCall<'_> {
         products(vectors, queries, d, turned, Target { scores, stride: width, add: true });
     }
 
-    /// Turns scores into weights relative to a reference, and rescales what was gathered before where that changes.
+    /// Turns scores into weights relative to a reference. If the reference changes, rescales the sums so far.
     fn softmax(&self, tile: &Range<usize>, rows: &QueryRows, scratch: &mut Scratch) {
         let (d, width) = (self.head_dim, tile.len());
         let Scratch { scores, kept, attended, sums, softmax, .. } = scratch;
@@ -314,7 +316,7 @@ impl HeadCall<'_> {
         }
     }
 
-    /// Adds the weighted values of a tile, each query those in the form that it sees.
+    /// Adds the weighted values of a tile. Each query uses the form of the values that it sees.
     fn gather(&self, tile: &Range<usize>, rows: &QueryRows, on_codes: OnCodes<'_>, scratch: &mut Scratch) {
         let (d, width, values) = (self.head_dim, tile.len(), self.values);
         let Scratch { scores, part, turned, vectors, attended, sums, .. } = scratch;
@@ -358,18 +360,18 @@ impl HeadCall<'_> {
     }
 }
 
-/// Tokens of a part. Parts begin where tiles do.
+/// Tokens of a part. A part begins at the start of a tile.
 const PART: usize = 4 * TILE;
-/// Query rows up to which a pass is taken in parts.
+/// Up to this number of query rows, a pass is split into parts.
 pub(super) const PART_ROWS: usize = 32;
 
-/// Where the results of a part go: a [`Softmax`] and weighted sums `(D,)` of each query row.
+/// Where the results of a part are written: a [`Softmax`] and weighted sums `(D,)` for each query row.
 pub(super) struct Part<'a> {
     pub(super) softmax: &'a mut [Softmax],
     pub(super) weighted: &'a mut [f32],
 }
 
-/// The parts of `held` tokens, the first of which are `sinks`: the same for any number of threads.
+/// The parts of `held` tokens, of which the first `sinks` are sinks. They do not depend on the number of threads.
 pub(super) fn parts(held: usize, sinks: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     let count = held.saturating_sub(sinks).div_ceil(PART).max(1);
     (0..count).map(move |part| {
@@ -378,8 +380,8 @@ pub(super) fn parts(held: usize, sinks: usize) -> impl ExactSizeIterator<Item = 
     })
 }
 
-/// Joins the parts of one query row: `softmax` and `weighted` hold a row of each part `rows` apart, from `row` on. The sums are left in
-/// the first one's place.
+/// Joins the parts of one query row. `softmax` and `weighted` hold `rows` rows per part; the row of the first part is
+/// at `row`. The result replaces the sums of the first part.
 pub(super) fn join(softmax: &[Softmax], weighted: &mut [f32], (row, rows): (usize, usize), d: usize) {
     let parts = || softmax.iter().skip(row).step_by(rows);
     let whole = Softmax::joined(parts());
@@ -396,14 +398,14 @@ pub(super) fn join(softmax: &[Softmax], weighted: &mut [f32], (row, rows): (usiz
     whole.normalise(&mut weighted[row * d..(row + 1) * d]);
 }
 
-/// Where scores go: rows that are `stride` apart, on top of what is there or in its place.
+/// Where scores are written: rows that are `stride` apart. The scores are added to what is there, or replace it.
 struct Target<'a> {
     scores: &'a mut [f32],
     stride: usize,
     add: bool,
 }
 
-/// Scores of `keys` `(n, D)` for `queries` `(rows, D)`; `turned` is scratch.
+/// Scores of the keys `(n, D)` for the queries `(rows, D)`. `turned` is scratch.
 fn products(keys: &[f32], queries: &[f32], d: usize, turned: &mut [f32], to: Target<'_>) {
     let (n, rows) = (keys.len() / d, queries.len() / d);
     let Target { scores, stride, add } = to;
@@ -423,7 +425,7 @@ fn products(keys: &[f32], queries: &[f32], d: usize, turned: &mut [f32], to: Tar
     }
 }
 
-/// Writes scores `(tokens, rows)` as rows that are `stride` apart.
+/// Transposes scores `(tokens, rows)` into rows that are `stride` apart.
 fn turn(scores: &[f32], rows: usize, to: &mut [f32], stride: usize) {
     for (token, scores) in scores.chunks_exact(rows).enumerate() {
         scores.iter().enumerate().for_each(|(row, &score)| to[row * stride + token] = score);

@@ -1,4 +1,4 @@
-//! Blocks of 32 channels with an f16 scale each, laid out and rounded as ggml does.
+//! Blocks of 32 channels with one f16 scale each, with the layout and rounding of ggml.
 
 use half::f16;
 use kvcsr_codec::kernels::saturating_f16;
@@ -6,7 +6,7 @@ use kvcsr_codec::kernels::saturating_f16;
 /// Channels of a block.
 pub const BLOCK: usize = 32;
 
-/// How a block's numbers are stored.
+/// How the numbers of a block are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockFormat {
     /// `q8_0`: 8-bit integers.
@@ -16,7 +16,7 @@ pub enum BlockFormat {
 }
 
 impl BlockFormat {
-    /// Bytes of a block, its scale first.
+    /// Bytes of a block. The scale comes first.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::Q8 => 2 + BLOCK,
@@ -24,7 +24,7 @@ impl BlockFormat {
         }
     }
 
-    /// Appends the block of `x`, 32 numbers.
+    /// Appends the code of a block `x` of 32 numbers.
     pub fn encode(self, x: &[f32], out: &mut Vec<u8>) {
         let top = x.iter().copied().fold(0.0f32, |top, x| if x.abs() > top.abs() { x } else { top });
         let step = match self {
@@ -44,7 +44,7 @@ impl BlockFormat {
         }
     }
 
-    /// Writes the 32 numbers of a block.
+    /// Restores the 32 numbers of a block.
     pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         let step = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
         match self {
@@ -74,7 +74,7 @@ mod tests {
         (x[0], x[1], x[16], x[17]) = (-4.0, 3.9, 0.26, -0.24);
         let mut bytes = Vec::new();
         BlockFormat::Q4.encode(&x, &mut bytes);
-        // -4 / -8 = 0.5 is the step; 3.9 / 0.5 + 8.5 = 16.3 is cut to 15, 0.26 / 0.5 + 8.5 = 9.02 to 9.
+        // -4 / -8 = 0.5 is the step; 3.9 / 0.5 + 8.5 = 16.3 is limited to 15, and 0.26 / 0.5 + 8.5 = 9.02 is cut to 9.
         assert_eq!(bytes.len(), 18);
         assert_eq!(bytes[..4], [0x00, 0x38, 0x90, 0x8f]);
         let mut back = [0.0; BLOCK];

@@ -2,24 +2,24 @@
 
 /// A method's published buffering.
 ///
-/// Tokens are counted from the sequence's first. With a buffer, tokens are coded after the newest of them has
-/// attended, so that a token sees what was coded before it arrived.
+/// Tokens are counted from the first token of the sequence. If there is a buffer, tokens are coded after the newest of
+/// them has attended. So a token sees only codes that were made before it arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Buffering {
-    /// No buffer: each token is coded as it arrives and attends to its own coded self.
+    /// No buffer: each token is coded when it arrives, and attends to its own restored form.
     None,
-    /// Whole blocks: a prompt is coded up to a multiple of `aligned`; from then on tokens gather in the buffer and are
-    /// coded `block` at a time. `aligned` is not more than `block`.
+    /// Whole blocks. A prompt is coded up to a multiple of `aligned`. After that, tokens collect in the buffer and are
+    /// coded `block` at a time. `aligned` is at most `block`.
     Blocks {
         /// Tokens coded at a time while decoding.
         block: usize,
-        /// What the coded part of a prompt is a multiple of.
+        /// The number of coded tokens of a prompt is a multiple of this.
         aligned: usize,
     },
-    /// The `exact` most recent tokens stay; when there are more, the oldest `stride` are coded. `stride` is in
-    /// `1..=exact + 1`.
+    /// The `exact` most recent tokens stay exact. When there are more, the oldest `stride` of them are coded. `stride`
+    /// is in `1..=exact + 1`.
     Sliding {
-        /// Tokens that stay.
+        /// Tokens that stay exact.
         exact: usize,
         /// Tokens coded at a time.
         stride: usize,
@@ -27,7 +27,7 @@ pub enum Buffering {
 }
 
 impl Buffering {
-    /// Tokens coded of a prompt of `held`.
+    /// How many tokens of a prompt of `held` tokens are coded.
     pub(super) fn of_prompt(self, held: usize) -> usize {
         match self {
             Self::None => held,
@@ -36,7 +36,8 @@ impl Buffering {
         }
     }
 
-    /// Tokens coded once `held` are held, `coded` of them being coded so far: one more block at most.
+    /// How many tokens are coded once `held` are held, if `coded` of them are coded so far. At most one more block is
+    /// coded.
     pub(super) fn next(self, coded: usize, held: usize) -> usize {
         let exact_now = held.saturating_sub(coded);
         match self {
@@ -57,7 +58,7 @@ impl Buffering {
 mod tests {
     use super::*;
 
-    /// Tokens coded after each of `tokens` decoded ones, a prompt of `prompt` being there first.
+    /// The number of coded tokens after each of `tokens` decoded tokens, which follow a prompt of `prompt` tokens.
     fn coded(buffering: Buffering, prompt: usize, tokens: usize) -> Vec<usize> {
         let mut coded = buffering.of_prompt(prompt);
         let mut all = Vec::new();

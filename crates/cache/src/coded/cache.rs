@@ -1,4 +1,4 @@
-//! One layer's cache over any pair of codecs.
+//! The cache of one layer, over any pair of codecs.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -21,9 +21,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One layer's cache: per sequence, coded keys and values with exact tokens around them.
+/// The cache of one layer: for each sequence, coded keys and values with exact tokens before and after them.
 ///
-/// Left padding is not stored, and not looked at: what it holds may even be NaN.
+/// Left padding is not stored and not read. It may even contain NaN.
 pub struct CodedCache {
     layer: usize,
     settings: Settings,
@@ -33,29 +33,29 @@ pub struct CodedCache {
 }
 
 struct Sequence {
-    /// Tokens of padding in front of it.
+    /// Padding tokens in front of the sequence.
     padding: usize,
     keys: Stream,
     values: Stream,
-    /// What was taken from all keys before position embedding, `(Hkv, D)`; empty if nothing was.
+    /// The centre that was subtracted from all keys before position embedding, `(Hkv, D)`. Empty if there is none.
     centre: Vec<f32>,
 }
 
 /// New tokens of a call, without padding.
 struct New {
-    /// Per sequence `(Hkv, n, D)`, one after the other.
+    /// `(Hkv, n, D)` of each sequence, one sequence after the other.
     keys: Vec<f32>,
     values: Vec<f32>,
-    /// Per sequence, its padding and its new tokens `n`.
+    /// The padding and the number `n` of new tokens of each sequence.
     rows: Vec<(usize, usize)>,
-    /// Tokens of the call, padding included.
+    /// Tokens of the call, with padding.
     tokens: usize,
 }
 
-/// A sequence, its new keys and values, how many tokens these are, and the last queries of a prompt, with their number.
+/// A sequence, its new keys and values, the number of new tokens, and the last queries of a prompt with their number.
 type Work<'a> = (&'a mut Sequence, &'a mut [f32], &'a mut [f32], usize, Option<(&'a [f32], usize)>);
 
-/// Per sequence, what its new tokens see of keys and of values.
+/// For each sequence, what its new tokens see of the keys and of the values.
 type AllSeen = Vec<(Vec<Until>, Vec<Until>)>;
 
 impl CodedCache {
@@ -63,12 +63,12 @@ impl CodedCache {
         Self { layer, settings, codecs, len: 0, sequences: Vec::new() }
     }
 
-    /// Bytes of a layer's cache of `batch` sequences, streams' stores apart.
+    /// Bytes of the cache of one layer with `batch` sequences, without the stores of the streams.
     pub(crate) fn bytes(batch: usize) -> usize {
         size_of::<Self>() + batch * size_of::<Sequence>()
     }
 
-    /// Checks new tokens and hands out the elements that are no padding.
+    /// Checks new tokens, and returns the elements that are not padding.
     fn read(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<New, CacheError> {
         let padding_held = self.sequences.iter().map(|sequence| sequence.padding);
         let held = Held { layer: self.layer, geometry: self.settings.geometry, len: self.len, padding: padding_held };
@@ -79,7 +79,7 @@ impl CodedCache {
         Ok(all)
     }
 
-    /// The elements of `(B, Hkv, T, D)` that are no padding, if all of them are finite.
+    /// The elements of `(B, Hkv, T, D)` that are not padding. An error if one of them is not finite.
     fn own(&self, x: &Tensor, kind: Kind, new: &New) -> Result<Vec<f32>, CacheError> {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
         let mut all = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
@@ -104,8 +104,8 @@ impl CodedCache {
         Ok(all)
     }
 
-    /// Codes and keeps new tokens. Of a prompt, `queries` `(B, H, W, D)` are the last ones. Returns what the new tokens
-    /// see. Nothing can fail any more.
+    /// Codes and stores new tokens. For a prompt, `queries` `(B, H, W, D)` are those of its last tokens. Returns what
+    /// the new tokens see. It cannot fail.
     fn take(
         &mut self,
         mut new: New,
@@ -158,7 +158,8 @@ impl CodedCache {
             }
             if centred {
                 if of_keys.held() == 0 {
-                    // Without a prompt the first token decides, so that tokens may come in any pieces.
+                    // Without a prompt, the mean is the first token's key. So the result does not depend on how the
+                    // tokens are divided into calls.
                     let first = if prompt { n } else { 1 };
                     *centre = keys.chunks_exact(n * d).flat_map(|head| mean(&head[..first * d], d)).collect();
                 }
@@ -198,7 +199,7 @@ impl CodedCache {
         }
     }
 
-    /// Attention of unrotated queries `(B, H, T, D)`, the new tokens being stored.
+    /// Attention of unrotated queries `(B, H, T, D)`. The new tokens are already stored.
     fn attend_stored(
         &self,
         queries: &mut [f32],
@@ -233,7 +234,7 @@ impl CodedCache {
             if new == 0 {
                 return;
             }
-            // Taken out, so that a codec may use threads of its own.
+            // The buffers are taken out of the thread-local, so a codec may use threads of its own.
             let mut scratch = SCRATCH.take();
             if new == tokens {
                 call(stream).attend(queries, out, &mut scratch);
@@ -250,8 +251,8 @@ impl CodedCache {
         out
     }
 
-    /// Attention of few queries over many tokens, by parts of the tokens on all threads: heads of a part on one thread, so that what they
-    /// share is unpacked once.
+    /// Attention of few queries over many tokens. The tokens are divided into parts, and the parts among all threads.
+    /// One thread works on several heads of a part, so what these heads share is unpacked only once.
     fn attend_in_parts<'c>(
         &self,
         queries: &[f32],
@@ -259,7 +260,7 @@ impl CodedCache {
         call: impl Fn(usize) -> HeadCall<'c> + Sync,
     ) -> Vec<f32> {
         let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
-        // Rows of one sequence: those of all its heads.
+        // Rows of one sequence, over all its heads.
         let (rows, all) = (each / d, kv_heads * each);
         let of = |(row, sequence): (usize, &Sequence)| {
             parts(sequence.keys.held(), sequence.keys.sinks()).map(move |part| (row, part)).collect::<Vec<_>>()
@@ -267,7 +268,8 @@ impl CodedCache {
         let parts: Vec<(usize, Range<usize>)> = self.sequences.iter().enumerate().flat_map(of).collect();
         let mut weighted = vec![0f32; parts.len() * all];
         let mut softmax = vec![Softmax::default(); parts.len() * kv_heads * rows];
-        // Heads of a part on one thread: all of them, where that leaves work for every thread. No result depends on it.
+        // How many heads of a part one thread takes: all of them, if that leaves work for every thread. No result
+        // depends on it.
         let threads = rayon::current_num_threads();
         let mut shares = (1..=kv_heads).rev().filter(|heads| kv_heads.is_multiple_of(*heads));
         let heads = shares.find(|heads| parts.len() * (kv_heads / heads) >= threads).unwrap_or(1);
@@ -295,7 +297,7 @@ impl CodedCache {
         out
     }
 
-    /// What one key-value head of one sequence attends over.
+    /// The data that one key-value head of one sequence attends over.
     fn call<'c>(
         &'c self,
         stream: usize,
@@ -325,11 +327,11 @@ impl CodedCache {
         }
     }
 
-    /// As [`LayerCache::absorb_padded`], with the last queries of the prompt, `(B, H, W, D)` before position embedding, for
-    /// methods that [want to see them](super::Codec::sees_queries).
+    /// The same as [`LayerCache::absorb_padded`], but with the last queries of the prompt, `(B, H, W, D)` before
+    /// position embedding, for methods that [want to see them](super::Codec::sees_queries).
     ///
     /// # Errors
-    /// As [`LayerCache::absorb`].
+    /// The errors of [`LayerCache::absorb`].
     pub fn absorb_prompt(
         &mut self,
         k: &Tensor,
@@ -360,7 +362,7 @@ impl CodedCache {
     }
 }
 
-/// Of rows `(heads, tokens, D)` the last `wanted` of each head, and how many these are.
+/// The last `wanted` rows of each head of `(heads, tokens, D)`, and their number per head.
 fn last(rows: &[f32], wanted: usize, tokens: usize, d: usize) -> (Vec<f32>, usize) {
     let heads = rows.chunks_exact(tokens * d);
     (heads.flat_map(|head| &head[(tokens - wanted) * d..]).copied().collect(), wanted)
@@ -376,7 +378,7 @@ fn mean(rows: &[f32], d: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / n) as f32).collect()
 }
 
-/// Hands the rotary tables to `f`, or nothing for a model without rotation.
+/// Calls `f` with the rotary tables, or with `None` for a model without rotation.
 fn with_tables<R>(rotary: &Rotary, f: impl FnOnce(Option<RotaryTables<'_>>) -> R) -> Result<R, CacheError> {
     if rotary.rotates() { rotary.with_tables(|cos, sin| f(Some(RotaryTables { cos, sin }))) } else { Ok(f(None)) }
 }

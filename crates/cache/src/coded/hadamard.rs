@@ -1,4 +1,4 @@
-//! The Walsh-Hadamard transform, orthonormal and its own inverse.
+//! The Walsh-Hadamard transform. It is orthonormal and its own inverse.
 
 use kvcsr_codec::kernels::{Isa, Kernel, Simd};
 
@@ -7,7 +7,7 @@ pub fn size(n: usize) -> usize {
     if n == 0 { 1 } else { 1 << n.trailing_zeros() }
 }
 
-/// Transforms each piece of `size` channels of `rows`, a power of two.
+/// Transforms each piece of `size` channels of `rows`. `size` is a power of two.
 pub fn transform(rows: &mut [f32], size: usize) {
     Isa::detect().run(Transform { rows, size });
 }
@@ -26,7 +26,7 @@ impl Kernel for Transform<'_> {
         for piece in self.rows.chunks_exact_mut(self.size) {
             let mut half = 1;
             while half < self.size {
-                // Lengths that the compiler knows are unrolled.
+                // The compiler unrolls loops whose length it knows.
                 match half {
                     1 => step(piece, 1),
                     2 => step(piece, 2),

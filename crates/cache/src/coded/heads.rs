@@ -1,4 +1,4 @@
-//! Stores whose heads know nothing of each other.
+//! Stores whose heads are independent of each other.
 
 use std::ops::Range;
 
@@ -7,15 +7,15 @@ use rayon::prelude::*;
 
 use super::{Block, CodedTokens, common_step};
 
-/// Elements of a block from which on its heads are coded in parallel.
+/// A block with at least this number of elements is coded in parallel over its heads.
 const PARALLEL: usize = 8192;
 
 /// Coded keys or values of one head of one sequence.
 pub trait HeadTokens: Send + Sync {
-    /// Codes `rows` `(tokens, D)`, which follow the tokens held.
+    /// Codes `rows` `(tokens, D)`, which follow the tokens held so far.
     fn append(&mut self, rows: &[f32], tokens: usize, prompt: bool);
 
-    /// Restores `tokens` into `out`, `(tokens, D)`; see [`CodedTokens::restore`].
+    /// Restores `tokens` into `out`, `(tokens, D)`. See [`CodedTokens::restore`].
     fn restore(&self, tokens: Range<usize>, out: &mut [f32]);
 
     /// Bytes on the heap, by part.
@@ -39,7 +39,7 @@ pub trait HeadTokens: Send + Sync {
 pub struct PerHead<H>(Vec<H>);
 
 impl<H: HeadTokens> PerHead<H> {
-    /// Stores for `heads` heads.
+    /// Stores for `heads` heads. `head` makes the store of one head.
     pub fn new(heads: usize, head: impl FnMut(usize) -> H) -> Self {
         Self((0..heads).map(head).collect())
     }

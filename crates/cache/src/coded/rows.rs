@@ -1,8 +1,8 @@
-//! Rows of tokens of which the oldest leave.
+//! Rows of tokens. The oldest rows can be dropped.
 
 /// Rows of tokens at consecutive positions.
 pub(super) struct Rows<T> {
-    /// Elements of a token.
+    /// Elements per token.
     each: usize,
     /// Position of the first token held.
     first: usize,
@@ -10,19 +10,19 @@ pub(super) struct Rows<T> {
 }
 
 impl<T: Copy> Rows<T> {
-    /// No rows yet, and nothing allocated.
+    /// An empty buffer, which allocates nothing.
     pub(super) fn new(each: usize) -> Self {
         Self { each, first: 0, data: Vec::new() }
     }
 
-    /// Makes room for `tokens` more, for `least` of them at least.
+    /// Makes room for `tokens` more tokens. If it must allocate, it allocates for at least `least` tokens.
     pub(super) fn reserve(&mut self, tokens: usize, least: usize) {
         if self.data.capacity() - self.data.len() < tokens * self.each {
             self.data.reserve_exact(tokens.max(least) * self.each);
         }
     }
 
-    /// Where the row of the token at `position` is to be written. It follows the rows held, if there are any.
+    /// Where the row of the token at `position` must be written. It directly follows the rows held, if there are any.
     pub(super) fn begin(&mut self, position: usize) -> &mut Vec<T> {
         if self.data.is_empty() {
             self.first = position;
@@ -42,7 +42,7 @@ impl<T: Copy> Rows<T> {
         &self.data[at..at + self.each]
     }
 
-    /// Drops the tokens before `position`, and memory beyond `slack` tokens more than are left.
+    /// Drops the tokens before `position`. Frees memory beyond the remaining tokens and `slack` more.
     pub(super) fn trim(&mut self, position: usize, slack: usize) {
         if !self.data.is_empty() {
             let leaving = position.saturating_sub(self.first).min(self.data.len() / self.each);

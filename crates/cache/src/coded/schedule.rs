@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::Buffering;
 use crate::Window;
 
-/// Up to which position a query sees tokens in which form: coded, then graded, then exact. Sinks are always exact.
+/// The positions up to which a query sees each form: first coded, then graded, then exact tokens. Sinks are always
+/// exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Until {
     pub(crate) coded: usize,
@@ -24,48 +25,48 @@ impl Form {
     pub(crate) const ALL: [Self; 3] = [Self::Coded, Self::Graded, Self::Exact];
 }
 
-/// What is to be done with the new tokens of a call.
+/// What must be done with the new tokens of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Turn {
     /// Position of the first new token.
     pub(crate) start: usize,
-    /// Blocks of tokens to code now, counted from the first coded one.
+    /// Blocks of tokens to code now. The indices count from the first coded token.
     pub(crate) blocks: Vec<Range<usize>>,
-    /// What each new token sees; of a prompt one entry, what its last token sees.
+    /// What each new token sees. For a prompt there is one entry: what its last token sees.
     pub(crate) seen: Vec<Until>,
-    /// New tokens from this position on are kept exactly.
+    /// New tokens from this position on are stored exactly.
     pub(crate) exact_from: usize,
-    /// Tokens that are coded now, from this position on, are graded too.
+    /// Of the tokens that are coded now, those from this position on are also graded.
     pub(crate) graded_from: usize,
 }
 
-/// Counts of one stream.
+/// The counts of one stream.
 ///
-/// A window around a buffered method works like a cache within a cache: the method sees only the tokens between the
-/// sinks and the window, and buffers those as published.
+/// A window around a method with a buffer works like a cache inside a cache. The method sees only the tokens between
+/// the sinks and the window, and buffers them as published.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     pub(crate) buffering: Buffering,
     pub(crate) window: Window,
     /// Tokens held.
     pub(crate) held: usize,
-    /// Tokens coded; the first of them is at position `window.sinks`.
+    /// Tokens coded. The first of them is at position `window.sinks`.
     pub(crate) count: usize,
 }
 
 impl Schedule {
-    /// Nothing held yet.
+    /// A schedule without tokens.
     pub(crate) fn new(buffering: Buffering, window: Window) -> Self {
         Self { buffering, window, held: 0, count: 0 }
     }
 
-    /// Whether every token but a sink is coded before it attends.
+    /// Whether every token except a sink is coded before it attends.
     pub(crate) fn codes_at_once(&self) -> bool {
         self.window.recent == 0 && self.buffering == Buffering::None
     }
 
-    /// Counts `tokens` new ones. `joins` says whether blocks that follow each other may be coded as one. The blocks are
-    /// counted as coded by [`Schedule::count`] once they are.
+    /// Adds `tokens` new tokens to the count. `joins` says whether consecutive blocks may be coded as one. The blocks
+    /// are added to [`Schedule::count`] only after they are coded.
     pub(crate) fn take(&mut self, tokens: usize, prompt: bool, joins: bool) -> Turn {
         let start = self.held;
         self.held += tokens;
@@ -119,13 +120,15 @@ impl Schedule {
         (blocks, seen)
     }
 
-    /// Where the graded window begins once `held` tokens are held; nowhere without one.
+    /// The position where the graded window begins once `held` tokens are held. Without a graded window, the largest
+    /// `usize`.
     pub(crate) fn graded_from(&self, held: usize) -> usize {
         let Window { sinks, recent, graded } = self.window;
         if graded == 0 { usize::MAX } else { held.saturating_sub(recent + graded).max(sinks) }
     }
 
-    /// What the query tokens that see `until` need of `tile` in `form`. A tile is all sinks or no sinks.
+    /// The range of `tile` that query tokens which see `until` need in `form`. All tokens of a tile are sinks, or none
+    /// is.
     pub(crate) fn needed(&self, form: Form, until: &[Until], tile: &Range<usize>) -> Range<usize> {
         let (Some(first), Some(last)) = (until.first(), until.last()) else { return tile.start..tile.start };
         let clamp = |at: usize| at.clamp(tile.start, tile.end);

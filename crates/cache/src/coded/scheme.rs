@@ -27,19 +27,19 @@ pub(crate) struct Settings {
     pub(crate) geometry: Geometry,
     pub(crate) keys_coded: KeysCoded,
     pub(crate) window: Window,
-    /// Whether codes are scored and summed where the method can, instead of restored.
+    /// Whether scores and sums are computed on the codes where the method can do so, instead of on restored vectors.
     pub(crate) on_codes: bool,
-    /// Whether keys lose their mean before they are coded.
+    /// Whether the mean is subtracted from keys before they are coded.
     pub(crate) centred: bool,
 }
 
 impl CodedScheme {
-    /// The scheme that `bound` describes: `codecs` makes those of each layer. Keys are shown to codecs as the scheme's needs
-    /// say.
+    /// The scheme that `bound` describes. `codecs` makes the codecs of each layer. Keys reach the codecs before or
+    /// after position embedding, as the scheme's needs say.
     ///
     /// # Errors
-    /// [`CacheError::Unsuitable`] for a model without channels, or whose heads a graded window cannot store; or what `codecs`
-    /// says.
+    /// [`CacheError::Unsuitable`] for a model without key-value heads, for heads without channels or with an odd number
+    /// of them, and for heads that a graded window cannot store. Also the errors of `codecs`.
     pub fn new(
         bound: &Binding<'_>,
         window: Window,
@@ -48,10 +48,10 @@ impl CodedScheme {
         Self::of(bound, window, |layer| codecs(layer).map(|(keys, values)| LayerCodecs::Apart(keys, values)))
     }
 
-    /// As [`CodedScheme::new`], for a method that codes keys and values together.
+    /// The same as [`CodedScheme::new`], for a method that codes keys and values together.
     ///
     /// # Errors
-    /// As [`CodedScheme::new`].
+    /// The errors of [`CodedScheme::new`].
     pub fn joint(
         bound: &Binding<'_>,
         window: Window,
@@ -85,28 +85,29 @@ impl CodedScheme {
         })
     }
 
-    /// Names the trained artefacts in use, and counts their bytes.
+    /// Sets the name of the trained artefacts in use, and their size in bytes.
     pub fn with_artefacts(mut self, name: &str, bytes: usize) -> Self {
         self.artefacts = name.to_owned();
         (self.shared_bytes, self.stored_bytes) = (bytes, bytes);
         self
     }
 
-    /// Counts the bytes of the artefacts as a deployment would store them, where that is not what is held.
+    /// Sets the bytes of the artefacts as a deployment would store them, if this differs from the bytes held in memory.
     pub fn stored_as(mut self, bytes: usize) -> Self {
         self.stored_bytes = bytes;
         self
     }
 
-    /// Restores all keys and values to attend: slower, and what attention on codes is tested against.
+    /// Restores all keys and values in order to attend. This is slower. Attention on codes is tested against it.
     pub fn restoring(mut self) -> Self {
         self.settings.on_codes = false;
         self
     }
 
-    /// Takes each head's mean key of the prompt, before position embedding, from all keys, and gives it back to scores: what is coded
-    /// and what waits to be coded is centred, and a bias that all keys of a head share costs no precision. Without a prompt it is
-    /// the first token's key. Where `centred` is false, nothing changes.
+    /// If `centred` is true: subtracts the mean key of each head from all keys, before position embedding, and adds its
+    /// contribution back to the scores. The mean is that of the prompt; without a prompt it is the first token's key.
+    /// Coded and buffered tokens are then centred, so a bias that all keys of a head share costs no precision. If
+    /// `centred` is false, nothing changes.
     pub fn centred(mut self, centred: bool) -> Self {
         self.settings.centred = centred;
         self

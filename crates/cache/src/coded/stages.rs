@@ -1,9 +1,9 @@
-//! Codecs put together from stages: subtract a mean, transform, code over atoms, quantise what is left.
+//! Codecs composed of stages: subtract a mean, transform, code over atoms, quantise the residual.
 //!
-//! A stage takes its part out of the vectors, keeps the code of it, and leaves the rest to the next stage. The last one is
-//! a codec like any other; any codec is a stage too, one that leaves its [`Residual`].
+//! A stage removes its part from the vectors, keeps the code of this part, and passes the rest on to the next stage.
+//! The last stage is an ordinary codec. Any codec can also be a stage that passes on its [`Residual`].
 //!
-//! Restoring goes backwards: the last codec restores what it got, and each stage before it turns that into what it got.
+//! Restoring runs backwards: the last codec restores its input, and each stage before it turns that into its own input.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -15,33 +15,33 @@ use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step, had
 
 /// A step of a [`Staged`] codec, the same for all sequences.
 pub trait Stage: Send + Sync {
-    /// Its state for one sequence, without tokens.
+    /// The stage's state for one sequence, without tokens.
     fn empty(&self) -> Box<dyn StageTokens>;
 
-    /// Bits per channel that it adds as its paper counts them.
+    /// Bits per channel that the stage adds, as its paper counts them.
     fn nominal_bits(&self) -> f64 {
         0.0
     }
 
-    /// Bits per channel that it adds to a coded token, with everything the token takes.
+    /// Bits per channel that the stage adds to a coded token, with everything that the token takes.
     fn stored_bits(&self) -> f64 {
         self.nominal_bits()
     }
 }
 
-/// What a stage keeps of one sequence.
+/// What a stage keeps for one sequence.
 pub trait StageTokens: Send + Sync {
-    /// See [`CodedTokens::see_prompt`]; the prompt as it comes, before any stage.
+    /// See [`CodedTokens::see_prompt`]. The prompt is the original one, before any stage.
     fn see_prompt(&mut self, _prompt: &Prompt<'_>) {}
 
-    /// Takes its part out of the `tokens` that follow those held: `rows` `(Hkv, tokens, D)`, which become what the next
-    /// stage codes.
+    /// Removes the stage's part from the `tokens` that follow those held so far. `rows` is `(Hkv, tokens, D)`;
+    /// afterwards it holds what the next stage codes.
     fn forward(&mut self, rows: &mut [f32], tokens: usize, prompt: bool);
 
-    /// Turns `rows` `(tokens, D)` of `head`, as the later stages restored them, into what [`StageTokens::forward`] got.
+    /// Turns `rows` `(tokens, D)` of `head`, as restored by the later stages, into what [`StageTokens::forward`] got.
     fn back(&self, head: usize, tokens: Range<usize>, rows: &mut [f32]);
 
-    /// Bytes allocated, by part, the stage's own struct (as `tables`) included.
+    /// Bytes allocated, by part. The stage's own struct is included, as `tables`.
     fn footprint(&self) -> Footprint;
 
     /// See [`CodedTokens::drop_step`].
@@ -49,18 +49,18 @@ pub trait StageTokens: Send + Sync {
         1
     }
 
-    /// See [`CodedTokens::drop_first`]. A stage that keeps nothing of single tokens has nothing to do.
+    /// See [`CodedTokens::drop_first`]. A stage that stores nothing per token has nothing to do here.
     fn drop_first(&mut self, _tokens: usize) {}
 }
 
-/// Stages in their order, and the codec of what they leave. When tokens are coded is for the last codec to say.
+/// Stages in order, and the codec of their remainder. The last codec decides when tokens are coded.
 pub struct Staged {
     stages: Vec<Arc<dyn Stage>>,
     last: Arc<dyn Codec>,
 }
 
 impl Staged {
-    /// `stages`, then `last`.
+    /// A codec of `stages`, followed by `last`.
     pub fn new(stages: Vec<Arc<dyn Stage>>, last: Arc<dyn Codec>) -> Self {
         Self { stages, last }
     }
@@ -135,13 +135,13 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// The mean `(Hkv, D)` of heads of `head_dim` channels.
+    /// The stage for the mean `(Hkv, D)` of heads with `head_dim` channels.
     pub fn new(mean: Vec<f32>, head_dim: usize) -> Self {
         Self { mean: Arc::new(mean), head_dim }
     }
 }
 
-/// Takes the mean of each head, `(Hkv, D)`, from its `tokens` rows, `(Hkv, tokens, D)`.
+/// Subtracts the mean of each head, `(Hkv, D)`, from its `tokens` rows, `(Hkv, tokens, D)`.
 pub(super) fn take_off(rows: &mut [f32], tokens: usize, mean: &[f32], d: usize) {
     for (rows, mean) in rows.chunks_exact_mut(tokens * d).zip(mean.chunks_exact(d)) {
         rows.chunks_exact_mut(d).for_each(|row| row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean));
@@ -171,7 +171,8 @@ impl StageTokens for Mean {
     }
 }
 
-/// Turns each piece of `size` channels, a power of two that divides a head, by a [Hadamard matrix](hadamard).
+/// Transforms each piece of `size` channels by a [Hadamard matrix](hadamard). `size` is a power of two that divides a
+/// head.
 #[derive(Debug, Clone, Copy)]
 pub struct Hadamard {
     /// Channels of a piece.
@@ -198,14 +199,14 @@ impl StageTokens for Hadamard {
     }
 }
 
-/// Any codec as a stage: what it does not restore is left to the next. It must code tokens as they come.
+/// Any codec as a stage: its residual is passed on to the next stage. The codec must code tokens when they arrive.
 pub struct Residual {
     codec: Arc<dyn Codec>,
     head_dim: usize,
 }
 
 impl Residual {
-    /// `codec` for heads of `head_dim` channels.
+    /// The stage for `codec`, with heads of `head_dim` channels.
     pub fn new(codec: Arc<dyn Codec>, head_dim: usize) -> Self {
         Self { codec, head_dim }
     }
@@ -236,7 +237,7 @@ thread_local! {
 }
 
 impl ResidualTokens {
-    /// Calls `each` with the elements of `rows` `(tokens, D)` and what the codec restores of them.
+    /// Calls `each` with each element of `rows` `(tokens, D)` and its restored value.
     fn with_restored(&self, head: usize, tokens: Range<usize>, rows: &mut [f32], each: impl Fn(&mut f32, f32)) {
         let mut restored = RESTORED.take();
         restored.resize(rows.len(), 0.0);
@@ -256,7 +257,7 @@ impl StageTokens for ResidualTokens {
         let (d, first) = (self.head_dim, self.tokens);
         self.tokens += tokens;
         for (head, rows) in rows.chunks_exact_mut(tokens * d).enumerate() {
-            // Tiles are whole where a range must begin at one.
+            // The ranges end at tile boundaries, because a range must begin at one.
             let mut at = first;
             while at < self.tokens {
                 let end = (at / TILE * TILE + TILE).min(self.tokens);

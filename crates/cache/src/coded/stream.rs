@@ -1,4 +1,4 @@
-//! The keys, or the values, of one sequence: exact sinks, coded middle, graded and exact recent tokens.
+//! The keys or the values of one sequence: exact sinks, coded middle, graded and exact recent tokens.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ pub(super) use super::schedule::{Form, Schedule, Until};
 use super::{Block, Buffering, Codec, CodedTokens, Prompt, TILE, common_step};
 use crate::{Reach, Window};
 
-/// Tokens by which the buffer of recent tokens grows, and by which it may exceed them.
+/// The buffer of recent tokens grows by this number of tokens, and may be larger than needed by it.
 pub(crate) const SLACK: usize = 4;
 
 /// How tokens of the graded window are stored.
 const GRADED: BlockFormat = BlockFormat::Q4;
 
-/// One sequence's keys or values in all heads.
+/// The keys or values of one sequence, over all heads.
 pub(super) struct Stream {
     schedule: Schedule,
     full_precision: bool,
     heads: usize,
     head_dim: usize,
     coded: Box<dyn CodedTokens>,
-    /// Coded tokens that no token sees any more, and that are not in `coded`: a multiple of [`TILE`].
+    /// Number of coded tokens that no token sees any more and that are no longer in `coded`. A multiple of [`TILE`].
     dropped: usize,
     /// `(n, Hkv, D)`
     sinks: Vec<f16>,
     /// `(n, Hkv, D)`
     recent: Rows<f16>,
-    /// `(n, Hkv)` heads of blocks.
+    /// `(n, Hkv)` heads, as blocks.
     graded: Rows<u8>,
-    /// What graded tokens have lost, `(Hkv, D)`; empty if nothing.
+    /// The centre that was subtracted from graded tokens, `(Hkv, D)`. Empty if there is none.
     centre: Arc<[f32]>,
 }
 
-/// New tokens of a sequence, `(Hkv, n, D)`, and the position of the first.
+/// New tokens of a sequence, `(Hkv, n, D)`, and the position of the first one.
 #[derive(Clone, Copy)]
 struct New<'a> {
     rows: &'a [f32],
@@ -47,13 +47,13 @@ struct New<'a> {
 }
 
 impl Stream {
-    /// A stream of the tokens that `codec` codes.
+    /// A stream for the tokens that `codec` codes.
     pub(super) fn of(codec: &dyn Codec, window: Window, heads: usize, head_dim: usize) -> Self {
         let full_precision = codec.full_precision();
         Self { full_precision, ..Self::new(codec.empty(), codec.buffering(), window, heads, head_dim) }
     }
 
-    /// A stream whose coded tokens are in `coded`.
+    /// A stream that stores its coded tokens in `coded`.
     pub(super) fn new(
         coded: Box<dyn CodedTokens>,
         buffering: Buffering,
@@ -77,7 +77,7 @@ impl Stream {
         }
     }
 
-    /// The same, where graded tokens lose `centre` `(Hkv, D)`, unless it is empty.
+    /// The same stream, but `centre` `(Hkv, D)` is subtracted from graded tokens, unless it is empty.
     pub(super) fn centred(self, centre: Arc<[f32]>) -> Self {
         debug_assert!(centre.is_empty() || centre.len() == self.token());
         Self { centre, ..self }
@@ -88,17 +88,17 @@ impl Stream {
         self.schedule.held
     }
 
-    /// Where coded tokens begin.
+    /// The position where coded tokens begin.
     pub(super) fn sinks(&self) -> usize {
         self.schedule.window.sinks
     }
 
-    /// Position of the first token in the store of coded ones, if there is one.
+    /// The position of the first token in the store of coded tokens, if there is one.
     pub(super) fn coded_from(&self) -> usize {
         self.schedule.window.sinks + self.dropped
     }
 
-    /// The store of coded tokens, which count from [`Stream::coded_from`].
+    /// The store of coded tokens. Its token 0 is at position [`Stream::coded_from`].
     pub(super) fn coded(&self) -> &dyn CodedTokens {
         self.coded.as_ref()
     }
@@ -107,13 +107,13 @@ impl Stream {
         self.heads * self.head_dim
     }
 
-    /// Shows a whole prompt to the store, before its tokens are taken.
+    /// Shows a whole prompt to the store, before the store gets its tokens.
     pub(super) fn see_prompt(&mut self, prompt: &Prompt<'_>) {
         self.coded.see_prompt(prompt);
     }
 
-    /// Takes new tokens, `(Hkv, T, D)`, and codes those whose turn it is. What the tokens of this call still see in another
-    /// form stays until [`Stream::trim`]. Returns what each new token sees.
+    /// Takes new tokens, `(Hkv, T, D)`, and codes the tokens that are due. Other forms that the tokens of this call
+    /// still see stay until [`Stream::trim`]. Returns what each new token sees.
     pub(super) fn take(&mut self, rows: &mut [f32], prompt: bool) -> Vec<Until> {
         let tokens = rows.len() / self.token();
         let bare = self.schedule.window == Window::default() && self.schedule.codes_at_once();
@@ -129,7 +129,8 @@ impl Stream {
         turn.seen
     }
 
-    /// Codes the tokens `block`, counted from the first coded one, and grades those from position `graded_from` on.
+    /// Codes the tokens `block`, counted from the first coded token. Tokens from position `graded_from` on are also
+    /// graded.
     fn code(&mut self, block: Range<usize>, new: New<'_>, graded_from: usize, prompt: bool) {
         debug_assert_eq!(block.start, self.schedule.count);
         let (d, n) = (self.head_dim, block.len());
@@ -160,8 +161,8 @@ impl Stream {
         }
     }
 
-    /// The exact form of the tokens at `positions`, `(Hkv, n, D)`, some of which may be new. Those that no token sees any
-    /// more may be forgotten, and are zeros.
+    /// The exact form of the tokens at `positions`, `(Hkv, n, D)`. Some of them may be new. Tokens that no token sees
+    /// any more may already be forgotten; they are zeros.
     fn gathered(&self, positions: Range<usize>, new: New<'_>) -> Vec<f32> {
         let (d, n) = (self.head_dim, positions.len());
         let held = new.start.clamp(positions.start, positions.end) - positions.start;
@@ -178,7 +179,7 @@ impl Stream {
         rows
     }
 
-    /// Stores the new sinks, and the new tokens from position `from` on.
+    /// Stores the new sinks exactly, and also the new tokens from position `from` on.
     fn keep(&mut self, new: New<'_>, from: usize) {
         let (d, end) = (self.head_dim, new.start + new.tokens);
         let sinks = new.start..self.schedule.window.sinks.clamp(new.start, end);
@@ -195,9 +196,9 @@ impl Stream {
         }
     }
 
-    /// Forgets what no later token sees: the exact form of coded tokens, graded tokens that are not among the newest, and
-    /// where tokens see `reach` only, tokens of any form before that. Those that wait to be coded then are coded as zeros
-    /// when their turn comes, so that it comes when it does without a window.
+    /// Forgets what no later token sees: the exact form of coded tokens, and graded tokens that are not among the
+    /// newest. If tokens only see back as far as `reach`, it also forgets older tokens in every form. Forgotten tokens
+    /// that wait to be coded are later coded as zeros. So coding happens at the same times as without a sliding window.
     pub(super) fn trim(&mut self, reach: Reach) {
         let sinks = self.schedule.window.sinks;
         let seen_from = reach.first_seen(self.schedule.held);
@@ -216,7 +217,7 @@ impl Stream {
         }
     }
 
-    /// The tokens at `positions` in a form that they have, as `(n, D)`.
+    /// Copies the tokens at `positions` to `out`, `(n, D)`. They must exist in the form `form`.
     pub(super) fn fetch(&self, form: Form, head: usize, positions: Range<usize>, out: &mut [f32]) {
         match form {
             Form::Coded => {
@@ -237,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// The exact form of the tokens at `positions`, all of them sinks or none.
+    /// The exact form of the tokens at `positions`. All of them are sinks, or none is.
     fn exact(&self, head: usize, positions: Range<usize>, out: &mut [f32]) {
         let (d, token) = (self.head_dim, self.token());
         let sink = positions.start < self.schedule.window.sinks;
@@ -258,7 +259,7 @@ impl Stream {
     }
 }
 
-/// Rounds to the nearest f16, saturating.
+/// Rounds to the nearest f16. Larger numbers become the largest f16.
 fn round(rows: &mut [f32]) {
     let (most, mut halves) = (f16::MAX.to_f32(), [f16::ZERO; 64]);
     for rows in rows.chunks_mut(64) {
@@ -269,23 +270,24 @@ fn round(rows: &mut [f32]) {
     }
 }
 
-/// Coded tokens that one stream has dropped after a prefill of `tokens` tokens of which `reach` is seen, for a method without
-/// a buffer of its own whose tokens are dropped one by one.
+/// The number of coded tokens that one stream has dropped after a prefill of `tokens` tokens in a layer with `reach`.
+/// It applies to a method without its own buffer whose drop step is one token.
 pub(crate) fn dropped_tokens(window: Window, tokens: usize, reach: Reach) -> usize {
     let coded = tokens.saturating_sub(window.sinks + window.recent);
     let unseen = reach.first_seen(tokens).saturating_sub(window.sinks);
     unseen.min(coded) / TILE * TILE
 }
 
-/// Bytes that the windows of one stream take after a prefill of `tokens` tokens of which `reach` is seen, for a method as in
-/// [`dropped_tokens`]: a token has `channels` in all heads together.
+/// The bytes that the windows of one stream take after a prefill of `tokens` tokens in a layer with `reach`, for a
+/// method as in [`dropped_tokens`]. A token has `channels` channels over all heads.
 pub(crate) fn window_bytes(window: Window, tokens: usize, channels: usize, reach: Reach) -> usize {
     let seen_from = reach.first_seen(tokens);
     let forgotten = seen_from.saturating_sub(window.sinks) / TILE * TILE;
     let sinks = window.sinks.min(tokens);
     let recent = window.recent.min(tokens - sinks);
     let graded = window.graded.min(tokens - sinks - recent);
-    // Tokens at the ends of the text before which so many are not forgotten.
+    // Capacity in tokens for `held` tokens, with `after` tokens after them. It is smaller if some of them are already
+    // forgotten.
     let room = |held: usize, after: usize| match held {
         0 => 0,
         _ => held.max(SLACK).min((tokens - after - sinks).saturating_sub(forgotten).min(held) + SLACK),

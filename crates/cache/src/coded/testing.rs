@@ -19,7 +19,8 @@ pub(crate) fn relative_error(x: &[f32], y: &[f32]) -> f64 {
     error / x.iter().map(|&x| square(x)).sum::<f64>()
 }
 
-/// The numbers that `tests/data/quantisers.py` feeds its formulas: multiples of 1/256 that f16 holds, some of them large.
+/// The input numbers of the formulas in `tests/data/quantisers.py`: multiples of 1/256 that f16 represents exactly.
+/// Some of them are large.
 pub(crate) fn ramp(seed: u32, n: usize) -> Vec<f32> {
     let mut state = seed;
     (0..n)
@@ -31,7 +32,7 @@ pub(crate) fn ramp(seed: u32, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// What `tests/data/quantisers.py` wrote.
+/// The file that `tests/data/quantisers.py` wrote.
 pub(crate) fn published() -> serde_json::Value {
     serde_json::from_str(include_str!("../../tests/data/quantisers.json")).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The base with codecs made for one property each.
+//! Tests of the base. Each codec here is made to test one property.
 #![allow(clippy::unwrap_used)]
 
 use std::ops::Range;
@@ -38,7 +38,7 @@ fn passes(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, promi
     }
 }
 
-/// A mean, two atoms and four bits for what is left.
+/// A mean, two atoms, and four bits for the residual.
 fn staged(Geometry { kv_heads, head_dim, .. }: Geometry, kind: Kind) -> [Arc<dyn Codec>; 3] {
     let dictionary = Dictionary::normalised(head_dim, variates(3, 96 * head_dim)).unwrap();
     let encoder = Arc::new(Encoder::new(Arc::new(dictionary)));
@@ -55,7 +55,8 @@ fn a_codec_put_together_from_stages_is_a_codec_and_better_than_its_parts() {
     fn build(window: Window) -> impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError> {
         move |geometry| Ok(Box::new(scheme(geometry, window, |kind| staged(geometry, kind)[0].clone())?))
     }
-    // Many rows and few are coded on different paths, which may take either of two atoms that are nearly tied.
+    // Many rows and few rows are coded on different paths. The paths may choose different atoms when two are nearly
+    // tied.
     let promises =
         Promises { rounding: 1e-4, prefill_rounding: 1e-4, padded_rounding: Some(1e-4), ..Promises::default() };
     passes(build(Window::default()), promises);
@@ -82,7 +83,7 @@ fn a_codec_put_together_from_stages_is_a_codec_and_better_than_its_parts() {
     assert!(errors[0] < 0.5 * errors[1] && errors[0] < 0.5 * errors[2], "{errors:?}");
 }
 
-/// Rows of `(1, Hkv, T, D)`, changed one by one.
+/// `(1, Hkv, T, D)` with each row changed by `change`.
 fn changed(x: &Tensor, change: impl Fn(usize, &mut [f32])) -> Tensor {
     let (_, _, tokens, d) = x.dims4().unwrap();
     let mut rows = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -90,7 +91,7 @@ fn changed(x: &Tensor, change: impl Fn(usize, &mut [f32])) -> Tensor {
     Tensor::from_vec(rows, x.dims(), &Device::Cpu).unwrap()
 }
 
-/// What a dense cache gives for the token at `at` and the keys and values before it that `sees` lets it see.
+/// The output of a dense cache for the token at `at`, with the keys and values before it that `sees` accepts.
 fn dense(x: &Inputs, at: usize, sees: impl Fn(usize) -> bool) -> Tensor {
     let visible: Vec<u32> = (0..=at).filter(|&t| sees(t)).map(|t| t as u32).collect();
     let tokens = Tensor::new(&visible[..], &Device::Cpu).unwrap();
@@ -112,7 +113,7 @@ fn near(a: &Tensor, b: &Tensor, what: &str) {
 fn a_bias_that_all_keys_share_costs_no_precision_once_it_is_taken_off() {
     let setting = Setting { batch: 2, heads: 4, kv_heads: 2, head_dim: 64 };
     let mut x = Inputs::random(setting, 200).unwrap();
-    // As large as the key bias of Qwen2.5's first layer beside what varies.
+    // As large, compared to what varies, as the key bias of Qwen2.5's first layer.
     x.k = changed(&x.k, |_, row| row[5] += 80.0);
     let rotary = Rotary::new(64, 1e4, 512, &Device::Cpu).unwrap();
     let cx = SchemeContext::new(setting.geometry(1));
@@ -170,7 +171,7 @@ fn a_graded_window_is_exact_then_four_bits_then_coded() {
     }
 }
 
-/// A store that keeps nothing.
+/// A store that holds nothing.
 struct Nothing;
 
 impl Codec for Nothing {
@@ -222,11 +223,11 @@ fn a_middle_that_is_forgotten_is_not_attended_to() {
         let expected = dense(&rounded, at, |t| t < 4 || t + 9 > at);
         near(&expected, &out.narrow(2, at, 1).unwrap(), &format!("token {at}"));
     }
-    // The window is all there is, however long the text.
+    // Only the window takes memory, whatever the length of the text.
     assert!(cache.footprint().window <= 2 * 2 * 64 * 2 * (4 + 9 + 4));
 }
 
-/// Keeps f16, and of a prompt whose last queries are shown only tokens that one of them points to.
+/// Stores f16. If the last queries of a prompt are shown, it keeps only those prompt tokens that one of them points to.
 struct Chooser(Geometry);
 
 struct Chosen {
@@ -333,7 +334,7 @@ fn a_method_can_choose_tokens_by_the_last_queries_of_a_prompt() {
     }
 }
 
-/// One head kept as it is, to see that stores per head and for all heads are told the same.
+/// One head stored without change. It checks that stores per head and stores for all heads get the same calls.
 struct Plain(Vec<f32>);
 
 impl HeadTokens for Plain {
@@ -350,7 +351,7 @@ impl HeadTokens for Plain {
         Footprint { dense: self.0.capacity() * size_of::<f32>(), ..Footprint::default() }
     }
 
-    /// Of two channels.
+    /// The store has two channels.
     fn drop_first(&mut self, tokens: usize) {
         drop_front(&mut self.0, 2 * tokens);
     }

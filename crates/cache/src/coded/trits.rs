@@ -1,6 +1,6 @@
 //! Ternary digits packed five to a byte.
 
-/// Trits to a byte.
+/// Ternary digits per byte.
 const TRITS: usize = 5;
 
 /// Bytes that `n` ternary digits take.
@@ -8,12 +8,12 @@ pub fn trit_bytes(n: usize) -> usize {
     n.div_ceil(TRITS)
 }
 
-/// Appends ternary digits (0, 1 or 2), five to a byte; the last byte is filled up.
+/// Appends ternary digits (0, 1 or 2), five to a byte. The last byte is filled with zeros.
 pub fn pack_trits(digits: &[u8], out: &mut Vec<u8>) {
     out.extend(digits.chunks(TRITS).map(|five| five.iter().rev().fold(0, |byte, &digit| byte * 3 + digit)));
 }
 
-/// Writes the digits of `bytes`, which [`pack_trits`] made, less one: -1, 0 or 1.
+/// Writes the digits that [`pack_trits`] packed into `bytes`, minus one: -1, 0 or 1.
 pub fn unpack_trits(bytes: &[u8], out: &mut [f32]) {
     /// The digits of every byte.
     static DIGITS: [[f32; TRITS]; 243] = {

@@ -1,4 +1,4 @@
-//! Seeded inputs of one attention layer.
+//! Seeded inputs for one attention layer.
 
 use std::ops::Range;
 
@@ -34,10 +34,10 @@ impl Inputs {
         Ok(Self { q: of(1, heads)?, k: of(2, kv_heads)?, v: of(3, kv_heads)? })
     }
 
-    /// The same on a device.
+    /// The same inputs on a device.
     ///
     /// # Errors
-    /// If it has no room.
+    /// If the device does not have enough memory.
     pub fn on(&self, device: &Device) -> Result<Self, CacheError> {
         let there = |x: &Tensor| x.to_device(device);
         Ok(Self { q: there(&self.q)?, k: there(&self.k)?, v: there(&self.v)? })
@@ -46,22 +46,22 @@ impl Inputs {
     /// The tokens of `range`.
     ///
     /// # Errors
-    /// If there are none such.
+    /// If there are no such tokens.
     pub fn tokens(&self, range: Range<usize>) -> Result<Self, CacheError> {
         let part = |x: &Tensor| x.narrow(2, range.start, range.len());
         Ok(Self { q: part(&self.q)?, k: part(&self.k)?, v: part(&self.v)? })
     }
 
-    /// One row of the batch, or several.
+    /// One or more rows of the batch.
     pub(super) fn rows(&self, range: Range<usize>) -> Result<Self, CacheError> {
         let part = |x: &Tensor| x.narrow(0, range.start, range.len());
         Ok(Self { q: part(&self.q)?, k: part(&self.k)?, v: part(&self.v)? })
     }
 
-    /// Attends to the tokens of `range`, which the cache has not seen, in one call.
+    /// Attends to the tokens of `range` in one call. The cache must not have seen them yet.
     ///
     /// # Errors
-    /// As [`LayerCache::attend`].
+    /// The errors of [`LayerCache::attend`].
     pub fn feed(
         &self,
         cache: &mut dyn LayerCache,
@@ -82,7 +82,7 @@ pub fn noise(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
 }
 
-/// [`noise`] in a shape.
+/// [`noise`] as a tensor of the given shape.
 ///
 /// # Errors
 /// If the tensor cannot be made.
@@ -91,7 +91,7 @@ pub fn tensor(seed: u64, shape: (usize, usize, usize, usize)) -> Result<Tensor, 
     Ok(Tensor::from_vec(noise(seed, n), shape, &Device::Cpu)?)
 }
 
-/// The largest absolute difference of two tensors of one shape.
+/// The largest absolute difference between two tensors of the same shape.
 ///
 /// # Errors
 /// If they have different shapes.

@@ -1,6 +1,7 @@
-//! What every cache must do: the contract of [`LayerCache`](crate::LayerCache) as checks, for a scheme of your own too.
+//! What every cache must do: the contract of [`LayerCache`](crate::LayerCache) as checks. They also work for your own
+//! scheme.
 //!
-//! [`check`] runs them all at a few shapes and returns what it found, one [`Outcome`] per check; a [`Probe`] runs single ones at
+//! [`check`] runs all checks at a few shapes, and returns one [`Outcome`] per check. A [`Probe`] runs single checks at
 //! shapes of your choice. The tests of this crate run the same checks over every registered scheme.
 //!
 //! ```
@@ -29,23 +30,26 @@ pub use self::inputs::{Inputs, MAX_POSITIONS, largest_difference, noise, tensor}
 pub use self::probe::Probe;
 use crate::{CacheError, Geometry, Reach, Scheme};
 
-/// What a scheme claims beyond what all must do, and how exactly. The defaults are those of a scheme that treats a prompt like
-/// any other tokens and sums in f32.
+/// What a scheme promises in addition to what all schemes must do, and how precisely. The defaults fit a scheme that
+/// treats a prompt like any other tokens and sums in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Promises {
-    /// A prefill taken over leaves what decoding the same tokens one by one leaves.
+    /// A prefill that is taken over leaves the same state as decoding the same tokens one by one.
     pub prefill_as_decoded: bool,
-    /// The tokens of the first call are the prompt, treated in a way of their own: pieces then differ from the whole.
+    /// The tokens of the first call are the prompt, and are treated differently. So a prompt in pieces differs from the
+    /// whole.
     pub first_call_is_the_prompt: bool,
-    /// NaN and infinite keys and values are refused. What stores any number as it is need not.
+    /// NaN and infinite keys and values are refused. A scheme that stores any number unchanged does not need to refuse
+    /// them.
     pub refuses_not_finite: bool,
-    /// A padding that changes in mid-text is refused.
+    /// Padding that changes in the middle of a text is refused.
     pub refuses_changed_padding: bool,
-    /// How far apart outputs may be that differ only by the order of sums.
+    /// The largest allowed difference between outputs that differ only by the order of sums.
     pub rounding: f32,
     /// The same after a prefill was taken over.
     pub prefill_rounding: f32,
-    /// The same for padded rows against the rows alone; `None` where codes depend on a token's place in the batch.
+    /// The same for padded rows compared with the rows alone. `None` if codes depend on the position of a token in the
+    /// batch.
     pub padded_rounding: Option<f32>,
 }
 
@@ -63,7 +67,7 @@ impl Default for Promises {
     }
 }
 
-/// Shapes that a check runs at.
+/// The shapes at which a check runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     /// Rows of the batch (`B`).
@@ -77,7 +81,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The geometry of a model with so many layers.
+    /// The geometry of a model with this number of layers.
     pub fn geometry(self, layers: usize) -> Geometry {
         Geometry { layers, kv_heads: self.kv_heads, head_dim: self.head_dim }
     }
@@ -90,7 +94,7 @@ impl Display for Setting {
     }
 }
 
-/// Where a scheme breaks the contract.
+/// A violation of the contract.
 #[derive(Debug, thiserror::Error)]
 #[error("{scheme} ({setting}): {reason}")]
 pub struct Violation {
@@ -98,21 +102,21 @@ pub struct Violation {
     pub scheme: String,
     /// The shapes.
     pub setting: Setting,
-    /// What was expected, and what was found.
+    /// What was expected and what was found.
     pub reason: String,
 }
 
-/// One check of [`check`] and what came of it.
+/// One check of [`check`], and its result.
 #[derive(Debug)]
 pub struct Outcome {
     /// What was checked, as a sentence.
     pub check: &'static str,
-    /// The first setting at which it failed.
+    /// The first failure, with the setting at which it occurred.
     pub result: Result<(), Violation>,
 }
 
 impl Outcome {
-    /// Whether the scheme does what it must.
+    /// Whether the scheme passed this check.
     pub fn passed(&self) -> bool {
         self.result.is_ok()
     }
@@ -127,19 +131,19 @@ impl Display for Outcome {
     }
 }
 
-/// Shapes of [`check`]: multi-head, grouped and multi-query attention, two head sizes, one text and several.
+/// The shapes of [`check`]: multi-head, grouped-query and multi-query attention, two head sizes, and one or more texts.
 const SETTINGS: [Setting; 3] = [
     Setting { batch: 1, heads: 4, kv_heads: 4, head_dim: 64 },
     Setting { batch: 3, heads: 6, kv_heads: 2, head_dim: 64 },
     Setting { batch: 2, heads: 4, kv_heads: 1, head_dim: 128 },
 ];
 
-/// Runs every check on what `build` makes for a geometry: a fresh scheme per setting. Takes seconds.
+/// Runs every check on schemes from `build`, which makes a new scheme for each setting. It takes seconds.
 pub fn check(build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>, promises: Promises) -> Vec<Outcome> {
     check_on(&Device::Cpu, build, promises)
 }
 
-/// [`check`] with the model on a device.
+/// The same as [`check`], with the model on a device.
 pub fn check_on(
     device: &Device,
     build: impl Fn(Geometry) -> Result<Box<dyn Scheme>, CacheError>,

@@ -1,4 +1,4 @@
-//! One scheme under test: each check as a function of the shapes.
+//! One scheme under test. Each check is a function of the shapes.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::{Promises, Setting, Violation};
 use crate::coded::TILE;
 use crate::{AttendCx, CacheError, LayerCache, Padding, Pattern, PrefillSnapshot, Reach, Rotary, Scheme};
 
-/// Why a check failed: the scheme returned an error where it must not, or did something else than it must.
+/// Why a check failed: the scheme returned an error where it must not, or its result was wrong.
 enum Failure {
     Cache(CacheError),
     Broken(String),
@@ -29,8 +29,8 @@ fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), Failure> {
     if holds { Ok(()) } else { broken(reason()) }
 }
 
-/// Tokens that a layer with a sliding window may hold beside those in its window: coded ones that wait to be dropped together,
-/// a method's own buffer, and what memory is reserved ahead.
+/// Tokens that a layer with a sliding window may hold in addition to the tokens in its window: coded tokens that wait
+/// to be dropped together, the method's own buffer, and memory reserved in advance.
 const ROOM: usize = 4 * TILE;
 
 /// One scheme at one setting.
@@ -44,7 +44,7 @@ pub struct Probe<'s> {
 }
 
 impl<'s> Probe<'s> {
-    /// A scheme that was built for the setting's geometry.
+    /// A probe for a scheme that was built for the geometry of the setting.
     ///
     /// # Errors
     /// If the rotary tables cannot be made.
@@ -54,7 +54,7 @@ impl<'s> Probe<'s> {
         Ok(Self { scheme, promises, setting, reach: Reach::Full, rotary, device })
     }
 
-    /// The same with queries, keys and values on a device, as a model there hands them over.
+    /// The same probe with queries, keys and values on a device, as from a model on that device.
     ///
     /// # Errors
     /// If the rotary tables cannot be made there.
@@ -67,12 +67,12 @@ impl<'s> Probe<'s> {
         Inputs::random(self.setting, tokens)?.on(&self.device)
     }
 
-    /// The same in a layer whose tokens see so far back.
+    /// The same probe for a layer whose tokens see only as far back as `reach`.
     pub fn with_reach(self, reach: Reach) -> Self {
         Self { reach, rotary: self.rotary.with_reach(reach), ..self }
     }
 
-    /// The shapes it runs at.
+    /// The shapes at which the probe runs.
     pub fn setting(&self) -> Setting {
         self.setting
     }
@@ -90,7 +90,7 @@ impl<'s> Probe<'s> {
         x.feed(cache, &self.rotary, Pattern { reach: self.reach, ..Pattern::default() }, range)
     }
 
-    /// Feeds the tokens between the cuts, a call each.
+    /// Feeds the tokens between the cuts, one call for each pair of cuts.
     fn feed_cuts(&self, cache: &mut dyn LayerCache, x: &Inputs, cuts: &[usize]) -> Result<Tensor, CacheError> {
         let parts = cuts.windows(2).map(|w| self.feed(cache, x, w[0]..w[1])).collect::<Result<Vec<_>, _>>()?;
         Ok(Tensor::cat(&parts, 2)?)
@@ -101,10 +101,11 @@ impl<'s> Probe<'s> {
         ensure(off <= most, || format!("{what} differ by {off}, where {most} is allowed"))
     }
 
-    /// Tokens fed in pieces, cut at `cuts` (from 0 to their number), attend as in one call; [`LayerCache::clear`] forgets all.
+    /// Checks that tokens fed in pieces attend as in one call. The pieces end at `cuts`, which run from 0 to the number
+    /// of tokens. Also checks that [`LayerCache::clear`] forgets everything.
     ///
     /// # Errors
-    /// Where they do not.
+    /// If they do not.
     pub fn pieces(&self, cuts: &[usize]) -> Result<(), Violation> {
         self.judged(self.pieces_of(cuts))
     }
@@ -129,11 +130,11 @@ impl<'s> Probe<'s> {
         self.near(&whole, &pieces, self.promises.rounding, "tokens in one call and in pieces")
     }
 
-    /// After a prefill of `prompt` tokens was taken over, what follows attends in pieces as in one call. `cuts` count from the prompt's
-    /// end; the first lists begins and ends where all do.
+    /// Checks that, after a prefill of `prompt` tokens was taken over, the tokens that follow attend in pieces as in
+    /// one call. `cuts` count from the end of the prompt. Each list begins at 0 and ends at the same number of tokens.
     ///
     /// # Errors
-    /// Where it does not.
+    /// If they do not.
     pub fn pieces_after_prefill(&self, prompt: usize, cuts: &[&[usize]]) -> Result<(), Violation> {
         self.judged(self.pieces_after(prompt, cuts))
     }
@@ -154,11 +155,12 @@ impl<'s> Probe<'s> {
         Ok(())
     }
 
-    /// A prefill is taken over: its tokens are counted and take bytes, what is decoded after it is finite, and, where the scheme
-    /// promises it, equals what the same tokens leave when they are decoded.
+    /// Checks that a prefill is taken over: its tokens are counted and take bytes, and the tokens decoded after it get
+    /// finite outputs. If the scheme promises it, these outputs must equal those after decoding the same tokens one by
+    /// one.
     ///
     /// # Errors
-    /// Where it is not.
+    /// If one of these is not so.
     pub fn takes_over(&self, prompt: usize) -> Result<(), Violation> {
         self.judged(self.takes(prompt))
     }
@@ -186,10 +188,10 @@ impl<'s> Probe<'s> {
         ensure(taken.len() == prompt + 2, || format!("len() is {}, not {}", taken.len(), prompt + 2))
     }
 
-    /// Two forks of one prefill do not see each other. The scheme must have been built for two layers.
+    /// Checks that two forks of one prefill do not affect each other. The scheme must be built for two layers.
     ///
     /// # Errors
-    /// Where they do.
+    /// If they do.
     pub fn forks(&self, prompt: usize) -> Result<(), Violation> {
         self.judged(self.forked(prompt))
     }
@@ -211,10 +213,11 @@ impl<'s> Probe<'s> {
         self.near(&alone, &beside, 0.0, "a fork alone and one beside another that was used")
     }
 
-    /// Rows of a batch padded at the front by `padding` tokens attend as they do alone, in calls cut at `cuts`.
+    /// Checks that the rows of a batch, padded at the front by `padding` tokens, attend as they do alone, in calls cut
+    /// at `cuts`.
     ///
     /// # Errors
-    /// Where they do not.
+    /// If they do not.
     ///
     /// # Panics
     /// If `padding` has fewer entries than the setting has rows.
@@ -244,11 +247,12 @@ impl<'s> Probe<'s> {
         Ok(())
     }
 
-    /// After an error a cache of `tokens` tokens is as it was: NaN keys (where they are refused), a wrong position, a rotary table that
-    /// is too short, a wrong number of heads and, where it is refused, padding that changes.
+    /// Checks that a cache of `tokens` tokens is unchanged after an error. The errors are: NaN keys (if they are
+    /// refused), a wrong position, a rotary table that is too short, a wrong number of heads and, if it is refused,
+    /// padding that changes.
     ///
     /// # Errors
-    /// Where it is not, or where the error is not the one that says what is wrong.
+    /// If the cache changed, or if an error is not the one that names the problem.
     pub fn errors(&self, tokens: usize) -> Result<(), Violation> {
         self.judged(self.after_errors(tokens))
     }
@@ -309,11 +313,12 @@ impl<'s> Probe<'s> {
         self.near(&after, &fresh, 0.0, "after errors, and in a cache that saw none,")
     }
 
-    /// In a layer with a sliding window, bytes stop growing: `tokens` tokens, in calls of 37 or as a prefill, never leave more than
-    /// the window and `ROOM` tokens take where all are seen. Atoms that a sequence learns from its prompt are not counted.
+    /// Checks that bytes stop growing in a layer with a sliding window. `tokens` tokens, in calls of 37 or as a
+    /// prefill, must never take more bytes than the window and `ROOM` tokens take in a layer that sees everything. The
+    /// atoms that a sequence takes from its prompt, sampled or by the Guard, are not counted.
     ///
     /// # Errors
-    /// Where they leave more.
+    /// If they take more.
     pub fn keeps_its_window(&self, tokens: usize) -> Result<(), Violation> {
         self.judged(self.bounded(tokens))
     }
@@ -321,7 +326,8 @@ impl<'s> Probe<'s> {
     fn bounded(&self, tokens: usize) -> Result<(), Failure> {
         let Reach::Sliding(window) = self.reach else { return broken("a probe without a window") };
         let (x, few) = (self.inputs(tokens + 1)?, window + ROOM);
-        // The most bytes after any call, and after a prefill or the token that follows it.
+        // The largest number of bytes after any call, and the larger of the numbers after a prefill and after the token
+        // behind it.
         let bytes = |reach: Reach, tokens: usize| -> Result<(usize, usize), CacheError> {
             let (pattern, rotary) = (Pattern { reach, ..Pattern::default() }, self.rotary.clone().with_reach(reach));
             let held = |cache: &dyn LayerCache| {
@@ -353,10 +359,11 @@ impl<'s> Probe<'s> {
         })
     }
 
-    /// Vectors of any size, from 0 to 1e9, are kept after a prefill of `prompt` tokens and attended to: what comes out is finite.
+    /// Checks that vectors of any size, from 0 to 1e9, are stored and attended to after a prefill of `prompt` tokens.
+    /// The outputs must be finite.
     ///
     /// # Errors
-    /// Where it is not.
+    /// If they are not.
     pub fn any_size(&self, prompt: usize) -> Result<(), Violation> {
         self.judged(self.sizes(prompt))
     }

@@ -1,4 +1,4 @@
-//! Faults that the checks must find.
+//! Faults that the checks must detect.
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Tensor};
@@ -11,15 +11,15 @@ use crate::{AttendCx, DenseCache, DenseScheme, LayerCache, Rotary};
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Fault {
     None,
-    /// Forgets to forget.
+    /// `clear` does not forget.
     Clear,
-    /// Counts nothing.
+    /// The footprint is zero.
     Footprint,
-    /// Attends wrongly to the tokens of calls of one.
+    /// Wrong attention in calls of a single token.
     Singles,
-    /// Keeps the last prefill as every fork's state: a shared length.
+    /// All forks share the state of the last prefill, for example its length.
     Position,
-    /// Gives NaN for large vectors.
+    /// NaN for large vectors.
     Overflow,
 }
 

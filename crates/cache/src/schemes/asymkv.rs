@@ -1,8 +1,8 @@
-//! AsymKV: KIVI with two bits in the first layers and one bit after them (Tao, Yu and Zhou, COLING 2025).
+//! AsymKV: KIVI with two bits in the first layers and one bit in the later layers (Tao, Yu and Zhou, COLING 2025).
 //!
-//! The printed dequantisation contradicts the printed quantiser; values are restored as `code · scale + min`. One-bit
-//! codes stand for a group's smallest and largest value, which on bell-shaped data is worse than storing zeros.
-//! `+calibrated` is not of the paper: it pulls both levels in, as XQuant does.
+//! In the paper, the dequantisation formula contradicts the quantiser. Here values are restored as
+//! `code · scale + min`. A one-bit code restores to a group's smallest or largest value. On bell-shaped data this is
+//! worse than storing zeros. `+calibrated` is not in the paper: it moves both levels inwards, as XQuant does.
 
 use super::kivi::{EXACT, GROUP, Groups};
 use crate::coded::CodedScheme;
@@ -15,7 +15,7 @@ use crate::needs::Needs;
 /// `asymkv-LK-LV`, plain and calibrated.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// Pulls of one-bit and two-bit groups that minimise the squared error of groups of 32 normal variates.
+/// The pulls of one-bit and two-bit groups that minimise the squared error for groups of 32 normal variates.
 const PULLS: [f64; 2] = [0.30, 0.07];
 
 const LAYERS: [Parameter; 2] = [

@@ -1,9 +1,9 @@
-//! CommVQ, keys only: additive codebooks that commute with position embedding (Li et al., ICML 2025).
+//! CommVQ for keys only: additive codebooks that commute with position embedding (Li et al., ICML 2025).
 //!
-//! The key of a token before position embedding, all heads together, is divided by its l2 norm, which is stored in f16.
-//! What is left of each head is coded in residual steps: a step names two of 64 rows of complex numbers, `a` and `b`, and
-//! takes off `z_a + i z_b`, the nearest of the 4096 codewords. Tokens are coded 128 at a time. Values stay in f16: the
-//! paper's value codec is a network of its own, and is left out.
+//! The keys of all heads of a token, before position embedding, are divided by their common l2 norm, which is stored in
+//! f16. Each head is then coded in residual steps. A step chooses two of 64 rows of complex numbers, `a` and `b`, and
+//! subtracts `z_a + i z_b`, the nearest of the 4096 codewords. Tokens are coded 128 at a time. Values stay in f16: the
+//! paper's value codec is a separate neural network, and is not implemented here.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
@@ -26,15 +26,15 @@ use crate::{CacheError, Geometry, Window};
 /// `commvq-k-B`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// The codebook set used when a name does not say.
+/// The codebook set that is used if a name does not give one.
 pub const CODEBOOKS: &str = "commvq-k";
-/// The table of a layer's codebook rows, real parts before imaginary ones: `(Hkv, steps, 64, D)`.
+/// The table of a layer's codebook rows, `(Hkv, steps, 64, D)`. The real parts come before the imaginary parts.
 pub const ROWS: &str = "rows";
 /// Rows of a step's codebook.
 pub const ROWS_PER_STEP: usize = 64;
-/// Bits of a row's number.
+/// Bits of a row number.
 const INDEX_BITS: usize = 6;
-/// Tokens coded at a time.
+/// Tokens that are coded at a time.
 const BLOCK: usize = 128;
 
 const ENTRIES: &[Entry] = &[Entry {
@@ -56,7 +56,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-/// Residual steps for `bits` bits per channel of heads of `head_dim` channels.
+/// The number of residual steps for `bits` bits per channel and heads of `head_dim` channels.
 pub fn steps(bits: usize, head_dim: usize) -> usize {
     ((bits * head_dim) as f64 / (2 * INDEX_BITS) as f64).round().max(1.0) as usize
 }
@@ -79,7 +79,7 @@ fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Re
     let (geometry, set) = (bound.geometry(), bound.codebooks()?);
     let steps = steps(bits, geometry.head_dim);
     let values: Arc<dyn Codec> = Arc::new(Halves { heads: geometry.kv_heads, head_dim: geometry.head_dim });
-    // Layers with one and the same table share what is made of it.
+    // Layers with the same table share what is computed from it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
     let (mut bytes, mut stored) = (0, 0);
     let scheme = CodedScheme::new(bound, window, |layer| {
@@ -89,7 +89,7 @@ fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Re
             Place::Vacant(place) => {
                 let books = Books::new(table, layer, steps)?;
                 bytes += books.books.iter().map(TiedCodebook::bytes).sum::<usize>();
-                // Of the trained steps those that are used.
+                // Only the trained steps that are used.
                 stored += geometry.kv_heads * steps * ROWS_PER_STEP * geometry.head_dim * size_of::<f16>();
                 place.insert(Arc::new(books)).clone()
             }
@@ -101,13 +101,13 @@ fn bind(bound: &Binding<'_>, bits: usize, window: Window, artefacts: &str) -> Re
 
 /// One layer's codebooks.
 struct Books {
-    /// Per head and step.
+    /// One codebook per head and step.
     books: Vec<TiedCodebook>,
     steps: usize,
 }
 
 impl Books {
-    /// A layer's table, of at least as many steps as are needed.
+    /// The table of a layer. It must have at least as many steps as are needed.
     fn table<'a>(
         bound: &Binding<'_>,
         set: &'a CodebookSet,
@@ -175,9 +175,9 @@ impl Codec for Keys {
 struct KeyTokens {
     books: Arc<Books>,
     head_dim: usize,
-    /// l2 norm of a token's keys over all heads.
+    /// The l2 norm of the keys of each token over all heads.
     norms: Vec<f16>,
-    /// Per head `(tokens, 2 steps)` row numbers, each row in whole bytes.
+    /// For each head, row numbers `(tokens, 2 steps)`. The numbers of a token take whole bytes.
     heads: Vec<Vec<u8>>,
 }
 

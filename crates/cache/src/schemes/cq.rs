@@ -1,9 +1,9 @@
-//! CQ: coupled quantisation, neighbouring channels as one vector (Zhang et al., NeurIPS 2024).
+//! CQ: coupled quantisation. Neighbouring channels are coded as one vector (Zhang et al., NeurIPS 2024).
 //!
-//! A head is cut into groups of `C` contiguous channels. Each group of each head of each layer has `2^B` centroids of its
-//! own, learned on calibration text, for keys before position embedding and for values; a token stores the number of the
-//! nearest one. `cq-8c8b` is one bit per channel, without scales. The centroids come from the stage `calibrate-peers`,
-//! with weights that stand in for the paper's gradients: see docs/DEVIATIONS.md.
+//! A head is cut into groups of `C` contiguous channels. Each group of each head of each layer has its own `2^B`
+//! centroids. They are learned on calibration text, for keys before position embedding and for values. A token stores
+//! the index of the nearest centroid. `cq-8c8b` is one bit per channel, without scales. The centroids come from the
+//! stage `calibrate-peers`. Its weights replace the paper's gradients: see docs/DEVIATIONS.md.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
@@ -44,7 +44,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-/// Channels and bits of a name's level, `8c8b`.
+/// The channels and bits of a name's level, for example `8c8b`.
 pub fn level(text: &str) -> Option<(usize, usize)> {
     let (channels, bits) = text.strip_suffix('b')?.split_once('c')?;
     let (channels, bits) = (channels.parse().ok()?, bits.parse().ok()?);
@@ -79,7 +79,7 @@ fn bind(
         return Err(bound.unsuitable(format!("{groups} groups of channels: there may be {MOST_GROUPS}")));
     }
     let set = bound.codebooks()?;
-    // Layers with one and the same table share what is made of it.
+    // Layers with the same table share what is computed from it.
     let mut made: BTreeMap<*const f16, Arc<Books>> = BTreeMap::new();
     let (mut bytes, mut stored) = (0, 0);
     let scheme = CodedScheme::new(bound, window, |layer| {
@@ -103,12 +103,12 @@ fn bind(
     Ok(scheme.with_artefacts(artefacts, bytes).stored_as(stored))
 }
 
-/// Most groups of channels of a head.
+/// The largest number of channel groups of a head.
 const MOST_GROUPS: usize = 256;
 
 /// The centroids of one layer's keys or values.
 struct Books {
-    /// Per head and group.
+    /// One per head and group.
     nearest: Vec<Nearest>,
     groups: usize,
     channels: usize,
@@ -145,7 +145,7 @@ impl Codec for Coupled {
 struct CoupledHead {
     books: Arc<Books>,
     head: usize,
-    /// `(tokens, groups)` codes, each row in whole bytes.
+    /// Codes `(tokens, groups)`. The codes of a token take whole bytes.
     bytes: Vec<u8>,
 }
 
@@ -156,7 +156,7 @@ impl CoupledHead {
     }
 }
 
-/// Copies the centroids of `C` channels that `codes` name.
+/// Writes the centroids, of `C` channels each, that `codes` select.
 fn fetch<const C: usize>(codes: &[u16], nearest: &[Nearest], out: &mut [f32]) {
     for ((&code, nearest), out) in codes.iter().zip(nearest).zip(out.as_chunks_mut::<C>().0) {
         *out = nearest.centroids().as_chunks::<C>().0[usize::from(code)];

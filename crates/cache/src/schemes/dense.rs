@@ -1,4 +1,4 @@
-//! The uncompressed cache, in f32, f16 or bf16: the baseline of every comparison.
+//! The uncompressed cache in f32, f16 or bf16. It is the baseline of every comparison.
 
 use candle_core::{DType, Device, Tensor};
 use kvcsr_codec::{BitsPerChannel, Footprint};
@@ -59,17 +59,17 @@ fn read(name: &SchemeName<'_>) -> Read {
 
 const NAMES: [(&str, DType); 3] = [("dense", DType::F32), ("dense-f16", DType::F16), ("dense-bf16", DType::BF16)];
 
-/// Tokens by which the buffers grow.
+/// The number of tokens by which the buffers grow.
 const PAGE: usize = 256;
 
 /// Exact keys (after position embedding) and values of one layer.
 pub struct DenseCache {
     dtype: DType,
     len: usize,
-    /// Tokens dropped at the front, which no later one sees: whole pages.
+    /// Tokens dropped at the front, which no later token sees. They are whole pages.
     dropped: usize,
     batch: usize,
-    /// Keys and values of the others, `(B·Hkv, capacity, D)`.
+    /// Keys and values of the remaining tokens, `(B·Hkv, capacity, D)`.
     buffers: Option<(Tensor, Tensor)>,
 }
 
@@ -147,7 +147,8 @@ impl LayerCache for DenseCache {
         let (keys, values) = self.buffers.as_ref().expect("append filled the buffers");
         let held = self.len - self.dropped;
         let (keys, values) = (keys.narrow(1, 0, held)?, values.narrow(1, 0, held)?);
-        // Patterns hide by distance, which dropped tokens do not change, but padding is counted from the first token.
+        // Patterns use distances, which do not change when tokens are dropped. But padding is counted from the first
+        // token.
         let shifted: Vec<usize>;
         let padding = match cx.pattern.padding {
             Padding::Left(rows) if self.dropped > 0 => {
@@ -169,7 +170,7 @@ impl LayerCache for DenseCache {
         self.trim(rotary.reach())
     }
 
-    /// Padding is stored like any token; attention hides it.
+    /// Padding is stored like any token. Attention hides it.
     fn absorb_padded(
         &mut self,
         k: &Tensor,

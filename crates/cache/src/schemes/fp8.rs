@@ -1,4 +1,5 @@
-//! Eight-bit floating point, e4m3, for keys and values: what servers offer as an "fp8 cache", with a scale of 1.
+//! Eight-bit floating point (e4m3) for keys and values, with a scale of 1. Inference servers offer this as an "fp8
+//! cache".
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The caches of llama.cpp: blocks of 32 channels with an f16 scale each, `q8_0` and `q4_0`.
+//! The cache formats of llama.cpp, `q8_0` and `q4_0`: blocks of 32 channels with one f16 scale each.
 //!
-//! Blocks have ggml's layout and are rounded as ggml rounds them. `+hadamard` transforms each head vector before
-//! coding, which spreads channels that stick out over all of them; the largest power of two that divides the head size
-//! is the transform's size.
+//! Blocks have ggml's layout and rounding. `+hadamard` transforms each head vector before coding. This spreads
+//! unusually large channels over all channels. The size of the transform is the largest power of two that divides the
+//! head size.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ fn read(name: &SchemeName<'_>) -> Read {
     })))
 }
 
-/// Keys or values as blocks.
+/// A codec that stores keys or values as blocks.
 pub(crate) fn codec(format: BlockFormat, geometry: Geometry) -> Arc<dyn Codec> {
     Arc::new(Blocks { format, geometry })
 }
@@ -140,7 +140,7 @@ impl HeadTokens for Head {
     }
 
     fn footprint(&self) -> Footprint {
-        // An f16 scale in every block.
+        // Every block has an f16 scale.
         let scales = self.bytes.capacity() / self.format.block_bytes() * size_of::<f16>();
         Footprint { packed: self.bytes.capacity() - scales, scales, ..Footprint::default() }
     }

@@ -1,4 +1,4 @@
-//! Vectors stored as they are, in f16.
+//! Vectors stored without coding, in f16.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use kvcsr_codec::Footprint;
 
 use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 
-/// Keys or values kept in f16, for the half of a method that codes only the other.
+/// Keys or values in f16, for methods that code only the other kind.
 pub(super) struct Halves {
     pub(super) heads: usize,
     pub(super) head_dim: usize,

@@ -1,8 +1,8 @@
 //! KIVI: keys quantised per channel, values per token (Liu et al., ICML 2024).
 //!
-//! Keys wait in f16 until `window` of them are there and are then quantised at once, each channel in groups of `group`
-//! tokens. Of the values, the last `window` stay in f16, and one at a time is quantised as it leaves, in groups of `group`
-//! channels. Groups of keys are counted from the sequence's first token.
+//! Keys wait in f16 until there are `window` of them. Then they are quantised together, each channel in groups of
+//! `group` tokens. The last `window` values stay in f16. When a value leaves this window, it is quantised in groups of
+//! `group` channels. Groups of keys are counted from the sequence's first token.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ fn read(name: &SchemeName<'_>) -> Read {
     })))
 }
 
-/// What a name says of KIVI's groups and buffer.
+/// The groups and the buffer of KIVI, as given in a name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Groups {
     group: usize,
@@ -95,7 +95,7 @@ impl Groups {
         Ok(Self { group, window })
     }
 
-    /// With a model's shape, if its heads are whole groups.
+    /// Adds the model's shape. An error if its heads are not whole groups.
     pub(super) fn of(self, bound: &Binding<'_>) -> Result<Shape, CacheError> {
         let Self { group, window } = self;
         check_groups(bound, group)?;
@@ -103,7 +103,7 @@ impl Groups {
     }
 }
 
-/// What KIVI's two codecs have in common.
+/// The data that both codecs of KIVI share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
     group: usize,
@@ -113,12 +113,12 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Keys, quantised per channel.
+    /// The codec of keys, quantised per channel.
     pub(super) fn keys(self, affine: Affine) -> Arc<dyn Codec> {
         Arc::new(Keys { shape: self, affine })
     }
 
-    /// Values, quantised per token.
+    /// The codec of values, quantised per token.
     pub(super) fn values(self, affine: Affine) -> Arc<dyn Codec> {
         Arc::new(Values { shape: self, affine })
     }
@@ -133,7 +133,7 @@ impl Shape {
     }
 }
 
-/// Refuses a head size that is no multiple of the channels of a group.
+/// Refuses a head size that is not a multiple of the channels of a group.
 pub(super) fn check_groups(bound: &Binding<'_>, group: usize) -> Result<(), CacheError> {
     let head_dim = bound.geometry().head_dim;
     if head_dim.is_multiple_of(group) {

@@ -1,4 +1,5 @@
-//! One file or folder per method; most are codecs of the [common base](crate::coded). [`crate::registry`] lists them.
+//! One file or folder per method. Most methods are codecs of the [common base](crate::coded). [`crate::registry`] lists
+//! them.
 
 pub mod asymkv;
 pub mod commvq;

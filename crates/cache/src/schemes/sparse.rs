@@ -1,16 +1,16 @@
-//! What methods that code over atoms have in common.
+//! Code shared by the methods that code over atoms.
 
 use std::cell::Cell;
 
 use kvcsr_codec::{Atoms, CodeBuffers};
 
 thread_local! {
-    /// Codes of a tile, unpacked.
+    /// Buffers for the unpacked codes of a tile.
     pub(super) static BUFFERS: Cell<CodeBuffers> = Cell::default();
 }
 
-/// Takes the products of all atoms with `queries` `(rows, D)`, if scoring `tokens` keys of `chunks` rows of `sparsity` atoms
-/// with them is less work than restoring these keys.
+/// Computes the products of all atoms with `queries` `(rows, D)`, if they make scoring cheaper than restoring. The
+/// scores are for `tokens` keys, with `chunks` rows of `sparsity` atoms each.
 pub(super) fn prepare(
     atoms: Atoms<'_>,
     chunks: usize,

@@ -12,15 +12,15 @@ use super::{TensorTokens, round_ties_even, saturated_half};
 use crate::CacheError;
 use crate::coded::affine::Affine;
 
-/// Codes of groups along `dim`, the one before it being the group's number: zero points and steps as they are stored, f16 with `dim` 1,
-/// and codes, whole numbers as f32.
+/// Quantises groups along `dim`; the dimension before it is the index of the group. Returns zero points and steps as
+/// they are stored, in f16 with size 1 in `dim`, and codes, which are whole numbers as f32.
 pub(crate) fn quantise(affine: Affine, groups: &Tensor, dim: usize) -> Result<(Tensor, Tensor, Tensor), CacheError> {
     let levels = f64::from((1u32 << affine.bits) - 1);
     let (low, high) = (groups.min_keepdim(dim)?, groups.max_keepdim(dim)?);
     let step = saturated_half(&(high - &low)?.affine(1.0 / levels, 0.0)?)?;
     let zero = saturated_half(&low)?;
     let (zero_f32, step_f32) = (zero.to_dtype(DType::F32)?, step.to_dtype(DType::F32)?);
-    // A constant group divides by infinity: all its codes are 0.
+    // A constant group is divided by infinity, so all its codes are 0.
     let flat = step_f32.eq(0f32)?;
     let divisor = flat.where_cond(&step_f32.ones_like()?.affine(f64::INFINITY, 0.0)?, &step_f32)?;
     let places = groups.broadcast_sub(&zero_f32)?.broadcast_div(&divisor)?.clamp(0f32, levels as f32)?;
@@ -33,7 +33,7 @@ pub(crate) fn quantise(affine: Affine, groups: &Tensor, dim: usize) -> Result<(T
     Ok((pulled, step_f32.affine(1.0 - 2.0 * pull, 0.0)?.to_dtype(DType::F16)?, codes))
 }
 
-/// What codes stand for; zero points and steps are f16 and broadcast.
+/// Restores codes. Zero points and steps are f16, and are broadcast.
 pub(crate) fn restore(codes: &Tensor, zero: &Tensor, step: &Tensor) -> Result<Tensor, CacheError> {
     let (zero, step) = (zero.to_dtype(DType::F32)?, step.to_dtype(DType::F32)?);
     Ok(codes.broadcast_mul(&step)?.broadcast_add(&zero)?)
@@ -42,13 +42,13 @@ pub(crate) fn restore(codes: &Tensor, zero: &Tensor, step: &Tensor) -> Result<Te
 /// Which numbers share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Along {
-    /// A channel of so many consecutive tokens; blocks are whole groups.
+    /// A channel of this many consecutive tokens. A block consists of whole groups.
     Tokens(usize),
-    /// So many consecutive channels of a token.
+    /// This many consecutive channels of a token.
     Channels(usize),
 }
 
-/// Quantised keys or values of one sequence, all heads.
+/// Quantised keys or values of one sequence, over all heads.
 pub(crate) struct TensorGroups {
     affine: Affine,
     along: Along,
@@ -90,7 +90,7 @@ impl TensorTokens for TensorGroups {
     }
 
     fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError> {
-        // Whole groups, of which the tokens asked for are cut out.
+        // Whole groups are restored. Then the requested tokens are cut out.
         let groups = match self.along {
             Along::Tokens(group) => tokens.start / group..tokens.end.div_ceil(group),
             Along::Channels(_) => tokens.clone(),

@@ -1,4 +1,5 @@
-//! Exact attention over tokens in several forms, as tensors, a tile at a time: `coded::attend` in tensor operations.
+//! Exact attention over tokens in several forms, as tensors, one tile at a time. It is `coded::attend` in tensor
+//! operations.
 
 use std::ops::Range;
 
@@ -8,14 +9,14 @@ use super::stream::TensorStream;
 use crate::coded::schedule::{Form, Until};
 use crate::{CacheError, Reach, Rotary};
 
-/// Query rows of a head that share one pass over the tokens.
+/// Query rows of a head that are processed in one pass over the tokens.
 const QUERY_ROWS: usize = 512;
 /// What is added to the score of a token that a query does not see.
 const HIDDEN: f32 = -1e30;
-/// Below any score that is seen, above [`HIDDEN`].
+/// Lower than any visible score, and higher than [`HIDDEN`].
 const LOWEST: f32 = -1e20;
 
-/// A stream and what each query token of the call sees of it.
+/// A stream, and what each query token of the call sees of it.
 #[derive(Clone, Copy)]
 pub(super) struct Seen<'a> {
     pub(super) stream: &'a TensorStream,
@@ -26,29 +27,30 @@ pub(super) struct Seen<'a> {
 pub(super) struct SequenceCall<'a> {
     pub(super) keys: Seen<'a>,
     pub(super) values: Seen<'a>,
-    /// To rotate keys after restoring them; none where they are coded after position embedding.
+    /// The tables that rotate keys after restoring them. `None` if keys are coded after position embedding.
     pub(super) rotary: Option<&'a Rotary>,
-    /// What was taken from all keys before position embedding, `(Hkv, 1, D)`, and how it is rotated.
+    /// The centre that was subtracted from all keys before position embedding, `(Hkv, 1, D)`, and the tables that
+    /// rotate it.
     pub(super) centre: Option<(&'a Tensor, &'a Rotary)>,
     /// Position of the first query token.
     pub(super) start: usize,
     pub(super) reach: Reach,
-    /// A slope per query head, `(Hkv, G, 1, 1)`, or none.
+    /// One slope per query head, `(Hkv, G, 1, 1)`, or none.
     pub(super) slopes: Option<&'a Tensor>,
     /// Tokens of a tile.
     pub(super) tile: usize,
 }
 
-/// Query tokens of a pass, `(Hkv, G, n)` of them.
+/// The query tokens of a pass, and their rows, `(Hkv, G, n)`.
 struct Queries {
     tokens: Range<usize>,
-    /// Query heads of a key-value head.
+    /// Query heads per key-value head.
     group: usize,
     /// `(Hkv, G n, D)`, scaled and rotated.
     rows: Tensor,
 }
 
-/// A running softmax and the sums that it weighs.
+/// A running softmax, and the weighted sums.
 struct Sums {
     /// `(Hkv, rows, 1)`
     largest: Tensor,
@@ -57,7 +59,8 @@ struct Sums {
     attended: Tensor,
 }
 
-/// One form of a tile's tokens: which of them some query sees in it, and where not all queries do, which do: `(G n, m)` of 0 and 1.
+/// One form of a tile's tokens: the tokens that some query sees in this form. If not all queries do, the mask says
+/// which ones: `(G n, m)` of 0 and 1.
 struct Part {
     form: Form,
     tokens: Range<usize>,
@@ -65,7 +68,7 @@ struct Part {
 }
 
 impl SequenceCall<'_> {
-    /// Attention of `queries` `(Hkv, G, n, D)`, scaled and rotated: the same shape.
+    /// Attention of `queries` `(Hkv, G, n, D)`, scaled and rotated. The output has the same shape.
     pub(super) fn attend(&self, queries: &Tensor) -> Result<Tensor, CacheError> {
         let (heads, group, n, d) = queries.dims4()?;
         let block = (QUERY_ROWS / group).clamp(1, n);
@@ -97,11 +100,11 @@ impl SequenceCall<'_> {
             at = tile.end;
             self.add(queries, &tile, &mut sums)?;
         }
-        // Every query sees itself; a weight of 0 can only come from scores beyond f32.
+        // Every query sees itself. A total weight of 0 is possible only if scores exceed f32.
         Ok(sums.attended.broadcast_div(&sums.weight.maximum(f32::MIN_POSITIVE)?)?)
     }
 
-    /// Adds the tokens of `tile`.
+    /// Adds the tokens of `tile` to the sums.
     fn add(&self, queries: &Queries, tile: &Range<usize>, sums: &mut Sums) -> Result<(), CacheError> {
         let mut scores = self.scores(queries, tile)?;
         if let Some(slopes) = self.slopes {
@@ -127,7 +130,7 @@ impl SequenceCall<'_> {
         Ok(())
     }
 
-    /// Scores of a tile, `(Hkv, rows, m)`, each query with the form of the keys that it sees.
+    /// Scores of a tile, `(Hkv, rows, m)`. Each query uses the form of the keys that it sees.
     fn scores(&self, queries: &Queries, tile: &Range<usize>) -> Result<Tensor, CacheError> {
         let parts = self.parts(self.keys, queries, tile, queries.rows.device())?;
         let mixed = parts.iter().any(|part| part.mask.is_some());
@@ -148,7 +151,7 @@ impl SequenceCall<'_> {
                 apart.push(scores);
                 continue;
             }
-            // Where no query of the part sees it in another form, the mask is all ones.
+            // If all queries of the part see the tokens in this form, the mask is all ones.
             let own = match mask {
                 None => scores,
                 Some(mask) => scores.broadcast_mul(&mask.unsqueeze(0)?)?,
@@ -166,7 +169,7 @@ impl SequenceCall<'_> {
         }
     }
 
-    /// Keys as they are scored, `(Hkv, m, D)`.
+    /// The keys in the form in which they are scored, `(Hkv, m, D)`.
     fn keys(&self, form: Form, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         let mut keys = self.keys.stream.fetch(form, tokens.clone())?;
         if let Some(rotary) = self.rotary {
@@ -183,7 +186,7 @@ impl SequenceCall<'_> {
         Ok(keys)
     }
 
-    /// The forms of the tokens of a tile that some query sees. Their ranges do not overlap unless they have masks.
+    /// The forms in which some query sees tokens of the tile. If the ranges of two forms overlap, they have masks.
     fn parts(
         &self,
         seen: Seen<'_>,
@@ -213,7 +216,8 @@ impl SequenceCall<'_> {
         Ok(parts)
     }
 
-    /// What hides the tokens of a tile from the queries that do not see them, `(1, rows, m)`, if there are any.
+    /// What is added to hide the tokens of a tile from the queries that do not see them, `(1, rows, m)`. `None` if no
+    /// token is hidden.
     fn hidden(&self, queries: &Queries, tile: &Range<usize>, device: &Device) -> Result<Option<Tensor>, CacheError> {
         let position = |token: usize| self.start + token;
         let last_is_seen = position(queries.tokens.start) + 1 >= tile.end;
@@ -234,7 +238,7 @@ impl SequenceCall<'_> {
         Ok(Some(of_heads(&hidden, queries.group)?.unsqueeze(0)?))
     }
 
-    /// Adds a bias by distance.
+    /// Adds a bias that depends on the distance.
     fn biased(
         &self,
         scores: &Tensor,
@@ -255,7 +259,7 @@ impl SequenceCall<'_> {
     }
 }
 
-/// Rows `(n, m)` of query tokens for each query head of a group, `(G n, m)`.
+/// Repeats the rows `(n, m)` of query tokens for each query head of a group: `(G n, m)`.
 fn of_heads(rows: &Tensor, group: usize) -> Result<Tensor, CacheError> {
     let (n, m) = rows.dims2()?;
     Ok(rows.unsqueeze(0)?.broadcast_as((group, n, m))?.reshape((group * n, m))?)

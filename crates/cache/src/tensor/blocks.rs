@@ -1,4 +1,4 @@
-//! Blocks of 32 channels with a scale each, as [`BlockFormat`] makes them, on tensors.
+//! Blocks of 32 channels with one scale each, in the format of [`BlockFormat`], on tensors.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{TensorTokens, saturated_half};
 use crate::CacheError;
 use crate::coded::blocks::{BLOCK, BlockFormat};
 
-/// Tokens coded as blocks: keys or values of one sequence.
+/// Keys or values of one sequence, coded as blocks.
 pub(crate) struct TensorBlocks {
     format: BlockFormat,
     fields: Arc<Fields>,
@@ -27,7 +27,7 @@ impl TensorBlocks {
         Self { format, fields, codes: Growing::default(), steps: Growing::default() }
     }
 
-    /// The same with room for `page` tokens at a time.
+    /// The same store, but it reserves memory for `page` tokens at a time.
     pub(crate) fn in_pages_of(self, page: usize) -> Self {
         Self { codes: Growing::in_pages_of(page), steps: Growing::in_pages_of(page), ..self }
     }
@@ -39,7 +39,7 @@ impl TensorBlocks {
         }
     }
 
-    /// Tokens held.
+    /// The number of tokens held.
     pub(crate) fn len(&self) -> usize {
         self.codes.len()
     }
@@ -50,14 +50,14 @@ impl TensorTokens for TensorBlocks {
         let (heads, n, d) = rows.dims3()?;
         let (blocks, bits) = (heads * n * d / BLOCK, self.bits());
         let x = rows.reshape((blocks, BLOCK))?;
-        // The first of the largest by size, with its sign.
+        // The first element with the largest absolute value, with its sign.
         let at = x.abs()?.argmax_keepdim(D::Minus1)?;
         let top = x.gather(&at, 1)?;
         let step = match self.format {
             BlockFormat::Q8 => top.abs()?.affine(1.0 / 127.0, 0.0)?,
             BlockFormat::Q4 => top.affine(-0.125, 0.0)?,
         };
-        // A block of zeros divides by 1.
+        // A block of zeros is divided by 1.
         let inverse = (step.eq(0f32)?.to_dtype(DType::F32)? + &step)?.recip()?;
         let scaled = x.broadcast_mul(&inverse)?;
         let codes = match self.format {

@@ -1,4 +1,4 @@
-//! One layer's cache of codes that are tensors.
+//! The cache of one layer whose codes are tensors.
 
 use std::sync::Arc;
 
@@ -22,20 +22,20 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) device: Device,
     pub(super) fields: Arc<Fields>,
-    /// Tokens attended to at a time.
+    /// Tokens of a tile in attention.
     pub(super) tile: usize,
 }
 
 /// How one layer's tokens are stored.
 #[derive(Clone)]
 pub(super) enum LayerStores {
-    /// Keys, and values.
+    /// Keys and values separately.
     Apart(OneKind, OneKind),
-    /// Both together.
+    /// Keys and values together.
     Together(JointStores),
 }
 
-/// How keys, or values, are stored, and when they are coded.
+/// How keys or values are stored, and when they are coded.
 #[derive(Clone)]
 pub(super) struct OneKind {
     pub(super) stores: Stores,
@@ -44,10 +44,11 @@ pub(super) struct OneKind {
     pub(super) first_call_is_prompt: bool,
 }
 
-/// One layer's cache: per sequence, coded keys and values with exact tokens around them, all of it on one device.
+/// The cache of one layer: for each sequence, coded keys and values with exact tokens before and after them, all on one
+/// device.
 ///
-/// Left padding is not stored. When a tensor operation fails half way, as for want of memory, what is held is of no more use: the
-/// cache then refuses all but [`LayerCache::clear`].
+/// Left padding is not stored. If a tensor operation fails in the middle of a call, for example because memory is full,
+/// the content is no longer valid. The cache then refuses all calls until [`LayerCache::clear`].
 pub struct TensorCache {
     layer: usize,
     shared: Arc<Shared>,
@@ -58,11 +59,11 @@ pub struct TensorCache {
 }
 
 struct Sequence {
-    /// Tokens of padding in front of it.
+    /// Padding tokens in front of the sequence.
     padding: usize,
     keys: TensorStream,
     values: TensorStream,
-    /// What was taken from all keys before position embedding, `(Hkv, 1, D)`.
+    /// The centre that was subtracted from all keys before position embedding, `(Hkv, 1, D)`.
     centre: Option<Tensor>,
 }
 
@@ -77,7 +78,7 @@ impl TensorCache {
         Self { layer, shared, stores, len: 0, sequences: Vec::new(), broken: false }
     }
 
-    /// Checks new tokens. Returns, per sequence, its padding and what is new of it.
+    /// Checks new tokens. Returns, for each sequence, its padding and its new tokens.
     fn read(
         &self,
         k: &Tensor,
@@ -117,9 +118,9 @@ impl TensorCache {
         Ok(all)
     }
 
-    /// Refuses `x` `(Hkv, n, D)` with a number that is not finite.
+    /// Returns an error if `x` `(Hkv, n, D)` has a number that is not finite.
     fn check_finite(&self, x: &Tensor, kind: Kind, first: usize) -> Result<(), CacheError> {
-        // A number that is not finite times 0 is NaN.
+        // A number that is not finite, times 0, is NaN.
         let sums = read_to_host(&x.affine(0.0, 0.0)?.sum(2)?)?;
         let n = x.dim(1)?;
         match sums.iter().position(|sum| !sum.is_finite()) {
@@ -153,7 +154,7 @@ impl TensorCache {
         Ok(Sequence { padding, keys, values, centre: None })
     }
 
-    /// Codes and keeps new tokens. Returns, per sequence, what its new tokens see of keys and of values.
+    /// Codes and stores new tokens. Returns, for each sequence, what its new tokens see of the keys and of the values.
     fn take(
         &mut self,
         new: Vec<(usize, Option<New>)>,
@@ -180,7 +181,8 @@ impl TensorCache {
             let held = sequence.keys.schedule.held;
             if settings.centred {
                 if held == 0 {
-                    // Without a prompt the first token decides, so that tokens may come in any pieces.
+                    // Without a prompt, the mean is the first token's key. So the result does not depend on how the
+                    // tokens are divided into calls.
                     let first = if prompt { keys.clone() } else { keys.narrow(1, 0, 1)? };
                     sequence.centre = Some(first.mean_keepdim(1)?);
                 }
@@ -203,7 +205,7 @@ impl TensorCache {
         Ok(seen)
     }
 
-    /// Takes and attends; what fails in here leaves the cache broken.
+    /// Stores the new tokens and attends. If this fails, the cache is no longer usable.
     fn attend_new(
         &mut self,
         q: &Tensor,
@@ -259,7 +261,7 @@ impl TensorCache {
 impl LayerCache for TensorCache {
     fn attend(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         check_queries(q, k, v, self.shared.settings.geometry.kv_heads, self.len, cx)?;
-        // The first call may be a prompt, and is checked like one.
+        // The first call may be a prompt, so its numbers are checked.
         let new = self.read(k, v, cx.rotary, cx.pattern.padding, self.len == 0)?;
         self.broken = true;
         let out = self.attend_new(q, new, cx)?;

@@ -1,4 +1,4 @@
-//! Sparse codes of one sequence as tensors: [`kvcsr_codec::Codes`] for rows of one length.
+//! The sparse codes of one sequence as tensors: [`kvcsr_codec::Codes`] for rows of equal length.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use super::pursuit::TensorAtoms;
 use super::{Uploads, saturated_half};
 use crate::CacheError;
 
-/// Bits of an index where it is not packed.
+/// Bits of an index that is not packed.
 const INDEX_BITS: usize = 16;
 
-/// How rows of codes are stored, the same for all sequences.
+/// How rows of codes are stored. It is the same for all sequences.
 #[derive(Clone)]
 pub(crate) struct CodeShape {
     layout: CodeLayout,
-    /// Codes of a token of one head.
+    /// The number of codes per token and head.
     chunks: usize,
-    /// Atoms of a code.
+    /// The number of atoms per code.
     sparsity: usize,
-    /// How a token's indices are packed, over all its chunks.
+    /// How the indices of a token are packed, over all its chunks.
     packing: Packing,
     fields: Arc<Fields>,
     e4m3: Option<Arc<E4m3>>,
 }
 
 impl CodeShape {
-    /// `chunks` codes a token of `sparsity` atoms each, over `atoms` that indices can name.
+    /// A shape with `chunks` codes per token, of `sparsity` atoms each. Indices refer to one of `atoms` atoms.
     pub(crate) fn new(
         layout: CodeLayout,
         chunks: usize,
@@ -49,7 +49,7 @@ impl CodeShape {
         Ok(Self { layout, chunks, sparsity, packing, fields: uploads.fields()?, e4m3 })
     }
 
-    /// The packing of integer coefficients, and the largest integer.
+    /// The packing of integer coefficients, and the largest integer. `None` if coefficients are not integers.
     fn integers(&self) -> Option<(Packing, f64)> {
         let CodeLayout::Packed(format) = self.layout else { return None };
         (format.scale_bits() > 0).then(|| {
@@ -59,14 +59,14 @@ impl CodeShape {
     }
 }
 
-/// The codes of one sequence's keys or values, all heads.
+/// The codes of one sequence's keys or values, over all heads.
 pub(crate) struct TensorCodes {
     shape: CodeShape,
-    /// `(Hkv, tokens, bytes)` u8; nothing over a dictionary of one packed atom.
+    /// `(Hkv, tokens, bytes)` u8. Zero bytes per token for packed codes over a dictionary of one atom.
     indices: Growing,
-    /// `(Hkv, tokens, chunks s)` f16, or bytes.
+    /// `(Hkv, tokens, chunks s)` in f16, or as bytes.
     coefficients: Growing,
-    /// `(Hkv, tokens, chunks)` f16, of integers.
+    /// `(Hkv, tokens, chunks)` f16, only for integer coefficients.
     scales: Growing,
 }
 
@@ -125,7 +125,7 @@ impl TensorCodes {
         Ok((indices, coefficients.reshape((heads * n, packing.count))?))
     }
 
-    /// What the codes of `tokens` stand for, `(Hkv, n, D)`.
+    /// The vectors that the codes of `tokens` restore to, `(Hkv, n, D)`.
     pub(crate) fn restore(&self, atoms: &TensorAtoms, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         let CodeShape { chunks, sparsity, .. } = self.shape;
         let n = tokens.len();
@@ -136,8 +136,8 @@ impl TensorCodes {
         Ok(restored.reshape((heads, n, chunks * atoms.width()))?)
     }
 
-    /// Products of a few `queries` with keys of `tokens`, a key being restored, rotated and scored in one kernel: on a CUDA device, for
-    /// whole keys over offline atoms.
+    /// Products of a few `queries` with the keys of `tokens`. One kernel restores, rotates and scores a key. It works
+    /// on a CUDA device, for whole keys over offline atoms.
     #[cfg(feature = "cuda")]
     pub(crate) fn scores(
         &self,
@@ -146,9 +146,9 @@ impl TensorCodes {
         tokens: Range<usize>,
         rotary: Option<(&crate::Rotary, usize)>,
     ) -> Result<Option<Tensor>, CacheError> {
-        /// Queries of a head up to which the kernel's own products are as fast as a matrix product.
+        /// Up to this number of queries per head, the kernel's own products are as fast as a matrix product.
         const FEW: usize = 16;
-        /// Channels that the kernel takes.
+        /// The largest number of channels that the kernel supports.
         const WIDEST: usize = 256;
         let CodeShape { chunks, sparsity, .. } = self.shape;
         let Some(table) = atoms.one_table().filter(|_| queries.device().is_cuda() && chunks == 1) else {

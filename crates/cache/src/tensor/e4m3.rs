@@ -1,4 +1,5 @@
-//! Numbers of eight bits with four of exponent and three of mantissa, on tensors: [`kvcsr_codec`]'s e4m3 by look-up and halving.
+//! Numbers of eight bits with four bits of exponent and three of mantissa, on tensors. It is the e4m3 format of
+//! [`kvcsr_codec`], by table look-up and bisection.
 
 use candle_core::{DType, Device, Tensor};
 use kvcsr_codec::from_e4m3;
@@ -7,15 +8,15 @@ use crate::CacheError;
 
 /// Bits of a magnitude.
 const BITS: usize = 7;
-/// The largest magnitude's code: what is larger saturates.
+/// The code of the largest magnitude. Larger numbers saturate to it.
 const LARGEST: u8 = 0x7e;
 
-/// The tables of the format on a device.
+/// The tables of the format, on a device.
 #[derive(Debug)]
 pub struct E4m3 {
-    /// `(256,)`: what each byte stands for.
+    /// `(256,)`: the number that each byte stands for.
     values: Tensor,
-    /// `(127,)`: a magnitude's code is how many of these it exceeds.
+    /// `(127,)`: the code of a magnitude is the number of thresholds that it exceeds.
     thresholds: Tensor,
 }
 
@@ -23,13 +24,14 @@ impl E4m3 {
     /// The tables on a device.
     ///
     /// # Errors
-    /// If it has no room.
+    /// If the device does not have enough memory.
     pub fn new(device: &Device) -> Result<Self, CacheError> {
         let values: Vec<f32> =
             (0..=u8::MAX).map(|bits| if bits & 0x7f == 0x7f { 0.0 } else { from_e4m3(bits) }).collect();
         let halfway = |code: u8| {
             let middle = f32::midpoint(from_e4m3(code), from_e4m3(code + 1));
-            // Ties go to even codes: from an odd one up, so that halfway itself must exceed the threshold.
+            // Ties go to even codes. Above an odd code, a number exactly in the middle must therefore exceed the
+            // threshold.
             if code % 2 == 1 { middle.next_down() } else { middle }
         };
         let thresholds: Vec<f32> = (0..LARGEST).map(halfway).chain([f32::INFINITY]).collect();
@@ -41,7 +43,7 @@ impl E4m3 {
         (self.values.elem_count() + self.thresholds.elem_count()) * size_of::<f32>()
     }
 
-    /// The nearest numbers as bytes, ties to even, saturating.
+    /// The nearest e4m3 numbers, as bytes. Ties go to even codes, and large numbers saturate.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -52,7 +54,7 @@ impl E4m3 {
         Ok((magnitude + sign)?.to_dtype(DType::U8)?)
     }
 
-    /// What bytes stand for.
+    /// The numbers that the bytes stand for.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -62,7 +64,8 @@ impl E4m3 {
     }
 }
 
-/// How many of `2^bits - 1` rising thresholds each of `x` exceeds, by halving; whole numbers as f32.
+/// How many of the `2^bits - 1` rising thresholds each element of `x` exceeds, found by bisection. The result is whole
+/// numbers as f32.
 pub(crate) fn exceeded(thresholds: &Tensor, x: &Tensor, bits: usize) -> Result<Tensor, CacheError> {
     let mut code = x.zeros_like()?;
     for bit in (0..bits).rev() {
@@ -93,7 +96,7 @@ mod tests {
         let back = table.decode(&bytes).unwrap().to_vec1::<f32>().unwrap();
         for ((x, byte), back) in numbers.iter().zip(bytes.to_vec1::<u8>().unwrap()).zip(back) {
             let expected = to_e4m3(*x);
-            // Zero has two signs, which are the same number.
+            // Zero has two signs, which stand for the same number.
             assert!(byte == expected || (byte | expected) == 0x80, "{x}: {byte:#x}, expected {expected:#x}");
             assert_eq!(back, from_e4m3(expected), "{x}");
         }

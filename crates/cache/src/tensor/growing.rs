@@ -1,4 +1,4 @@
-//! Tensors of tokens that grow at the end and may be dropped at the front.
+//! Tensors of tokens. They grow at the end, and tokens may be dropped at the front.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use candle_core::Tensor;
 use crate::CacheError;
 use crate::coded::PAGE;
 
-/// Rows of tokens, `(heads, tokens, width)` of any type, in a tensor that has room for more.
+/// Rows of tokens, `(heads, tokens, width)` of any type, in a tensor with spare capacity.
 #[derive(Debug)]
 pub struct Growing {
-    /// Tokens for which room is made at a time.
+    /// The number of tokens for which memory is reserved at a time.
     page: usize,
     /// `(heads, capacity, width)`
     store: Option<Tensor>,
@@ -24,17 +24,17 @@ impl Default for Growing {
 }
 
 impl Growing {
-    /// No tokens yet; room is made for `page` of them at a time.
+    /// An empty store that reserves memory for `page` tokens at a time.
     pub fn in_pages_of(page: usize) -> Self {
         Self { page, store: None, len: 0 }
     }
 
-    /// Tokens held.
+    /// The number of tokens held.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether no token is held.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -42,7 +42,7 @@ impl Growing {
     /// Adds `rows` `(heads, n, width)`.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device does not have enough memory.
     pub fn push(&mut self, rows: &Tensor) -> Result<(), CacheError> {
         let (heads, n, width) = rows.dims3()?;
         if n * width == 0 {
@@ -51,7 +51,7 @@ impl Growing {
         let rows = rows.contiguous()?;
         let capacity = self.store.as_ref().map_or(0, |store| store.dims()[1]);
         if capacity - self.len < n {
-            // A first push takes no more than it needs: it is a prompt.
+            // The first push reserves only what it needs, because it is a prompt.
             let room = if capacity == 0 { n } else { n.max(self.page) };
             let grown = Tensor::zeros((heads, self.len + room, width), rows.dtype(), rows.device())?;
             if self.len > 0 {
@@ -66,7 +66,7 @@ impl Growing {
         Ok(())
     }
 
-    /// The rows of `tokens`, `(heads, n, width)`, a view: use it before the next push.
+    /// The rows of `tokens`, `(heads, n, width)`. This is a view: use it before the next push.
     ///
     /// # Errors
     /// If there are no such tokens.
@@ -78,16 +78,17 @@ impl Growing {
         Ok(store.narrow(1, tokens.start, tokens.len())?)
     }
 
-    /// Drops the first `tokens`, and the memory they took.
+    /// Drops the first `tokens` tokens, and frees their memory.
     ///
     /// # Errors
-    /// If the rest cannot be copied.
+    /// If the remaining tokens cannot be copied.
     pub fn drop_first(&mut self, tokens: usize) -> Result<(), CacheError> {
         let tokens = tokens.min(self.len);
         if tokens == 0 {
             return Ok(());
         }
-        // `copy` and not `contiguous`: a view of one head's last tokens is contiguous and would keep the whole store.
+        // `copy` instead of `contiguous`: a view of the last tokens of one head is contiguous, and would keep the whole
+        // store in memory.
         self.store = if tokens == self.len { None } else { Some(self.rows(tokens..self.len)?.copy()?) };
         self.len -= tokens;
         Ok(())

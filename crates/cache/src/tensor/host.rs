@@ -1,4 +1,4 @@
-//! The one way back from a device to the host, and how often it was taken.
+//! The only function that copies numbers from a device to the host, and a count of its calls.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ thread_local! {
     static READS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The numbers of `x` in order. On a device this waits for everything before it, so it has no place in decoding a token.
+/// The numbers of `x`, in order. On a device this waits for all earlier work, so a decode step must not call it.
 ///
 /// # Errors
 /// If they cannot be copied.
@@ -19,7 +19,7 @@ pub fn read_to_host(x: &Tensor) -> Result<Vec<f32>, CacheError> {
     Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// How often this thread called [`read_to_host`].
+/// How many times this thread called [`read_to_host`].
 pub fn host_reads() -> u64 {
     READS.get()
 }

@@ -1,26 +1,27 @@
-//! Codes as tensors on the model's device: the same methods where the SIMD kernels cannot reach.
+//! Codes as tensors on the model's device: the same methods, for devices on which the SIMD kernels do not run.
 //!
-//! On a GPU, codes, dictionaries and exact windows must stay where the model is: a cache that copies them to the host for every token
-//! is slower than the model itself. Here everything is a candle tensor, and every step is a candle operation that the CPU and CUDA
-//! both have. So the CPU proves what a card runs: the conformance tests run every scheme below this way too, and compare it with the
-//! SIMD path.
+//! On a GPU, codes, dictionaries and exact windows must stay on the model's device. A cache that copies them to the
+//! host for every token is slower than the model itself. Here everything is a candle tensor, and every step is a candle
+//! operation that exists on the CPU and on CUDA. So the CPU can test what a GPU runs: the conformance tests run every
+//! scheme in this form too, and compare it with the SIMD path.
 //!
-//! A method takes part by [`Codec::tensors`](crate::coded::Codec::tensors), or
-//! [`JointCodec::tensors`](crate::coded::JointCodec::tensors): stores for codes that are tensors. When tokens are coded, which form of
-//! them a query sees, windows, padding and sliding windows are those of [`crate::coded`]; [`TensorScheme`] is made from a
-//! [`CodedScheme`](crate::coded::CodedScheme).
+//! A method supports this with [`Codec::tensors`](crate::coded::Codec::tensors) or
+//! [`JointCodec::tensors`](crate::coded::JointCodec::tensors), which make stores whose codes are tensors. Everything
+//! else is as in [`crate::coded`]: when tokens are coded, which form of them a query sees, windows, padding and sliding
+//! windows. A [`TensorScheme`] is made from a [`CodedScheme`](crate::coded::CodedScheme).
 //!
 //! | | |
 //! |---|---|
-//! | one layer's cache | [`TensorCache`] |
+//! | the cache of one layer | [`TensorCache`] |
 //! | attention over tiles of restored keys and values, with a running softmax | `attend` |
 //! | matching pursuit, plain and orthogonal, as products, arg-max, gather and update | [`pursuit`] |
 //! | small codes packed into bytes by arithmetic | [`packed`] |
 //! | stores that grow | [`growing`] |
-//! | the two hottest steps as one CUDA kernel each, with feature `cuda` | `fused` |
+//! | the two most expensive steps as one CUDA kernel each, with the feature `cuda` | `fused` |
 //!
-//! Where numbers are read back to the host is counted, see [`host_reads`]: once a prompt is in, decoding reads nothing. So a prompt with
-//! a NaN or an infinite number is refused, as on the host, and such a number in a decoded token is not: it shows in the logits.
+//! Reads of numbers back to the host are counted, see [`host_reads`]. After the prompt, decode reads no numbers back.
+//! So a prompt with NaN or an infinite number is refused, as on the host. Such a number in a decoded token is not
+//! refused: it appears in the logits.
 
 pub(crate) mod affine;
 mod attend;
@@ -53,22 +54,23 @@ pub use self::scheme::TensorScheme;
 pub use self::uploads::Uploads;
 use crate::{CacheError, Rotary};
 
-/// Makes stores of one layer's keys, or of its values, without tokens: one per sequence.
+/// Makes stores for one layer's keys or values, without tokens: one store per sequence.
 pub type Stores = Arc<dyn Fn() -> Result<Box<dyn TensorTokens>, CacheError> + Send + Sync>;
 
-/// Stores of the keys and of the values of one sequence that belong to each other.
+/// The stores of the keys and of the values of one sequence. They belong together.
 pub type JointPair = (Box<dyn TensorTokens>, Box<dyn TensorTokens>);
 
-/// How one layer's keys and values are stored together, as [`crate::coded::JointCodec`] does.
+/// How one layer's keys and values are stored together, as in [`crate::coded::JointCodec`].
 #[derive(Clone)]
 pub struct JointStores {
-    /// Makes stores without tokens: one pair per sequence.
+    /// Makes pairs of stores without tokens: one pair per sequence.
     pub empty: Arc<dyn Fn() -> Result<JointPair, CacheError> + Send + Sync>,
     /// See [`crate::coded::JointCodec::centres`]: `(Hkv, 1, D)` each.
     pub centres: Option<[Tensor; 2]>,
 }
 
-/// A whole prompt of one sequence, `(Hkv, tokens, D)` f32; keys before or after position embedding, as the method codes them.
+/// A whole prompt of one sequence, `(Hkv, tokens, D)` f32. Keys are before or after position embedding, depending on
+/// where the method codes them.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorPrompt<'a> {
     /// Keys.
@@ -87,7 +89,7 @@ impl TensorPrompt<'_> {
     }
 }
 
-/// Coded keys or values of one sequence, all heads, as tensors: what [`crate::coded::CodedTokens`] is on the CPU.
+/// Coded keys or values of one sequence, over all heads, as tensors. On the CPU this is [`crate::coded::CodedTokens`].
 pub trait TensorTokens: Send {
     /// See [`crate::coded::CodedTokens::see_prompt`].
     ///
@@ -97,8 +99,8 @@ pub trait TensorTokens: Send {
         Ok(())
     }
 
-    /// Codes the tokens that follow those held: `rows` `(Hkv, n, D)` f32, contiguous. `prompt` says whether they are the first of a
-    /// prompt taken over as a whole.
+    /// Codes the tokens that follow those held so far: `rows` `(Hkv, n, D)` f32, contiguous. `prompt` says whether they
+    /// are the first tokens of a prompt that is taken over as a whole.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -110,8 +112,9 @@ pub trait TensorTokens: Send {
     /// If a tensor operation fails.
     fn restore(&self, tokens: Range<usize>) -> Result<Tensor, CacheError>;
 
-    /// Products of `queries` `(Hkv, rows, D)`, scaled and rotated, with the keys of `tokens`, rotated by `rotary` from position `first`
-    /// on if there is one: `(Hkv, rows, n)`. Nothing where restoring the keys first is as good.
+    /// Products of `queries` `(Hkv, rows, D)`, scaled and rotated, with the keys of `tokens`: `(Hkv, rows, n)`. If
+    /// `rotary` is given, it rotates the keys; the first of them has position `first`. Returns `None` if restoring the
+    /// keys first is as fast.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -124,7 +127,7 @@ pub trait TensorTokens: Send {
         Ok(None)
     }
 
-    /// Sums the values of `tokens` with `weights` `(Hkv, rows, n)`: `(Hkv, rows, D)`.
+    /// Sums the values of `tokens` with `weights` `(Hkv, rows, n)`. Returns `(Hkv, rows, D)`.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -132,7 +135,7 @@ pub trait TensorTokens: Send {
         Ok(weights.contiguous()?.matmul(&self.restore(tokens)?)?)
     }
 
-    /// Bytes allocated, by part, the store's own struct (as `tables`) included.
+    /// Bytes allocated, by part. The store's own struct is included, as `tables`.
     fn footprint(&self) -> Footprint;
 
     /// See [`crate::coded::CodedTokens::keeps_blocks`].
@@ -157,18 +160,19 @@ pub trait TensorTokens: Send {
     fn drop_first(&mut self, tokens: usize) -> Result<(), CacheError>;
 }
 
-/// The nearest f16, saturating.
+/// Rounds to the nearest f16, saturating.
 pub(crate) fn saturated_half(x: &Tensor) -> Result<Tensor, CacheError> {
     const MOST: f32 = 65504.0;
     Ok(x.clamp(-MOST, MOST)?.to_dtype(DType::F16)?)
 }
 
-/// `x` rounded to the nearest f16, saturating, as f32.
+/// Rounds `x` to the nearest f16, saturating. The result is f32.
 pub(crate) fn round_to_half(x: &Tensor) -> Result<Tensor, CacheError> {
     Ok(saturated_half(x)?.to_dtype(DType::F32)?)
 }
 
-/// `x`, below 2^22 in size, rounded to the nearest whole number, ties to even: adding and taking off 1.5 · 2^23 rounds so in f32.
+/// Rounds `x`, whose absolute value must be below 2^22, to the nearest whole number, with ties to even. Adding and then
+/// subtracting 1.5 · 2^23 does this in f32.
 pub(crate) fn round_ties_even(x: &Tensor) -> Result<Tensor, CacheError> {
     const ROUND: f64 = 12_582_912.0;
     Ok(x.affine(1.0, ROUND)?.affine(1.0, -ROUND)?)

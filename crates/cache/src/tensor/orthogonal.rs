@@ -1,28 +1,29 @@
 //! Least squares over a few atoms for many rows at once, and orthogonal matching pursuit, on tensors.
 //!
-//! The atoms of each row are made orthogonal one after the other (Gram and Schmidt, twice), so that no matrix is inverted. One that is
-//! all but in the span of those before it gets a coefficient of 0.
+//! The atoms of each row are made orthogonal one after the other (Gram and Schmidt, with two passes). So no matrix is
+//! inverted. If an atom is almost in the span of the atoms before it, its coefficient is 0.
 
 use candle_core::{D, DType, Tensor};
 
 use super::pursuit::TensorAtoms;
 use crate::CacheError;
 
-/// Squared length outside the span of the atoms before it below which an atom adds nothing: that of [`kvcsr_codec`]'s pursuit.
+/// If the squared length of an atom outside the span of the atoms before it is below this, the atom adds nothing. It is
+/// the same limit as in [`kvcsr_codec`]'s pursuit.
 const DEPENDENT: f64 = 1e-6;
 
-/// Orthogonal directions of the atoms picked so far, of each row.
+/// The orthogonal directions of the atoms picked so far, for each row.
 struct Basis {
     /// Rows `(n, width)`.
     x: Tensor,
     steps: Vec<Step>,
 }
 
-/// One atom of each row.
+/// One atom for each row.
 struct Step {
     /// `(n, width)`, of length 1 or 0.
     direction: Tensor,
-    /// `(n, 1)`: the atom's part along each direction before, then its own.
+    /// `(n, 1)` each: the atom's part along each earlier direction, then along its own.
     parts: Vec<Tensor>,
     /// `(n, 1)`: 1 where the atom adds something, else 0.
     alive: Tensor,
@@ -39,8 +40,8 @@ impl Basis {
         Self { x: x.clone(), steps: Vec::new() }
     }
 
-    /// Adds an atom to each row, `(n, width)`; `wanted` `(n, 1)` is 0 where it is not to be used. Returns what is then explained of
-    /// the row in addition.
+    /// Adds one atom to each row, `(n, width)`. `wanted` `(n, 1)` is 0 where the atom must not be used. Returns the
+    /// part of the row that this atom explains in addition.
     fn add(&mut self, atom: &Tensor, wanted: &Tensor) -> Result<Tensor, CacheError> {
         let mut rest = atom.clone();
         let mut parts: Vec<Tensor> = Vec::with_capacity(self.steps.len() + 1);
@@ -66,12 +67,12 @@ impl Basis {
         Ok(explained)
     }
 
-    /// Least-squares coefficients of the atoms in their order, `(n, s)`.
+    /// Least-squares coefficients of the atoms, in the order of the atoms, `(n, s)`.
     fn solve(&self) -> Result<Tensor, CacheError> {
         let mut found: Vec<Tensor> = Vec::with_capacity(self.steps.len());
         for (at, step) in self.steps.iter().enumerate().rev() {
             let mut rest = step.along.clone();
-            // Later atoms, the last one first, as they were found.
+            // The later atoms, beginning with the last one, which is the order in which they were solved.
             for (later, coefficient) in self.steps.iter().rev().zip(&found) {
                 rest = (rest - (&later.parts[at] * coefficient)?)?;
             }
@@ -84,8 +85,9 @@ impl Basis {
 }
 
 impl TensorAtoms {
-    /// Least-squares coefficients `(n, s)` of `rows` `(n, width)` for atoms that were picked: [`kvcsr_codec::refit`]. Of an atom
-    /// picked twice the first takes all; where a coefficient was 0 it stays so.
+    /// Least-squares coefficients `(n, s)` of `rows` `(n, width)` for atoms that are already picked:
+    /// [`kvcsr_codec::refit`]. If an atom was picked twice, the first one takes the whole coefficient. A coefficient
+    /// that was 0 stays 0.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -99,9 +101,10 @@ impl TensorAtoms {
         basis.solve()
     }
 
-    /// Codes `rows` `(n, width)` f32 by orthogonal matching pursuit, as [`kvcsr_codec::Encoder::encode_orthogonal`] without a
-    /// threshold: indices `(n, s)` u32 and coefficients `(n, s)` f32. Each step takes the atom with the largest product with the
-    /// residual among those not taken, then all coefficients anew.
+    /// Codes `rows` `(n, width)` f32 by orthogonal matching pursuit, as [`kvcsr_codec::Encoder::encode_orthogonal`]
+    /// does without a threshold. Returns indices `(n, s)` u32 and coefficients `(n, s)` f32. Each step takes, among the
+    /// atoms not yet taken, the one with the largest product with the residual. Then it solves for all coefficients
+    /// again.
     ///
     /// # Errors
     /// If a tensor operation fails.

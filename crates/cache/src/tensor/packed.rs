@@ -1,27 +1,29 @@
-//! Codes of a few bits, packed into bytes by arithmetic: there are no bit operations on tensors.
+//! Codes of a few bits, packed into bytes by arithmetic, because there are no bit operations on tensors.
 //!
-//! A code of 13 bits is a field of 8 bits, one of 4 and one of 1. Fields of one width are packed together, eight bits to a byte, so
-//! that no bit is lost but at the end of a row. Packing is a weighted sum; unpacking looks each byte up in a table of its fields.
+//! A code of 13 bits is split into one field of 8 bits, one of 4 and one of 1. Fields of equal width are packed
+//! together, eight bits per byte. So bits are lost only at the end of a row. Packing is a weighted sum. Unpacking looks
+//! up the fields of each byte in a table.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::CacheError;
 
-/// Constants on a device: per width of a field, what takes bytes apart, `(256, fields)`, and what puts them together, `(1, fields)`.
+/// Constants on a device. For each width of a field: the table that splits bytes, `(256, fields)`, and the weights that
+/// combine fields, `(1, fields)`.
 #[derive(Debug)]
 pub struct Fields {
     apart: [Tensor; 3],
     together: [Tensor; 3],
 }
 
-/// Widths that are looked up; a field of 8 bits is its byte.
+/// Widths that need a table. A field of 8 bits is the byte itself.
 const WIDTHS: [usize; 3] = [4, 2, 1];
 
 impl Fields {
     /// The tables on a device.
     ///
     /// # Errors
-    /// If it has no room.
+    /// If the device does not have enough memory.
     pub fn new(device: &Device) -> Result<Self, CacheError> {
         let table = |width: usize| {
             let fields = 8 / width;
@@ -46,7 +48,7 @@ impl Fields {
         self.apart.iter().chain(&self.together).map(|table| table.elem_count() * size_of::<f32>()).sum()
     }
 
-    /// The fields of `width` bits of `bytes` `(n, m)` u8: `(n, m · 8 / width)` f32.
+    /// The fields of `width` bits in `bytes` `(n, m)` u8. Returns `(n, m · 8 / width)` f32.
     fn of(&self, width: usize, bytes: &Tensor) -> Result<Tensor, CacheError> {
         let Some(at) = WIDTHS.iter().position(|&known| known == width) else { return Ok(bytes.to_dtype(DType::F32)?) };
         let (n, m) = bytes.dims2()?;
@@ -65,7 +67,7 @@ pub struct Packing {
 }
 
 impl Packing {
-    /// The fields of a code: where each begins, and its bits.
+    /// The fields of a code: the first bit and the width of each.
     fn fields(self) -> impl Iterator<Item = (usize, usize)> {
         let mut at = 0;
         let mut left = self.bits;
@@ -77,7 +79,7 @@ impl Packing {
         })
     }
 
-    /// Bytes that the fields of one width take.
+    /// The number of bytes that the fields of one width take.
     fn field_bytes(self, width: usize) -> usize {
         (self.count * width).div_ceil(8)
     }
@@ -87,7 +89,7 @@ impl Packing {
         self.fields().map(|(_, width)| self.field_bytes(width)).sum()
     }
 
-    /// Packs codes `(n, count)`, whole numbers as f32: `(n, bytes)` u8.
+    /// Packs codes `(n, count)`, whole numbers as f32. Returns `(n, bytes)` u8.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -119,7 +121,7 @@ impl Packing {
         }
     }
 
-    /// Unpacks rows `(n, bytes)` u8: `(n, count)` whole numbers as f32.
+    /// Unpacks rows `(n, bytes)` u8. Returns `(n, count)` whole numbers as f32.
     ///
     /// # Errors
     /// If a tensor operation fails.

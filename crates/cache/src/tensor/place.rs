@@ -1,4 +1,4 @@
-//! Where codes live and attention runs.
+//! Where codes are stored and attention runs.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -8,25 +8,28 @@ use kvcsr_codec::{BitsPerChannel, Footprint};
 
 use crate::{AttendCx, CacheError, LastQueries, LayerCache, OnTensors, Padding, Rotary, Scheme};
 
-/// How schemes are run on the model's device.
+/// How schemes run on the model's device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Attention {
-    /// On the CPU, codes and SIMD kernels. On another device, tensors there; schemes without tensors code on the host.
+    /// On the CPU: codes and SIMD kernels. On another device: tensors on that device. Schemes without tensors code on
+    /// the host.
     #[default]
     Auto,
-    /// Codes and SIMD kernels on the host. On another device, what attends is copied there and back for every token.
+    /// Codes and SIMD kernels on the host. If the model is on another device, the tensors of attention are copied to
+    /// the host and back for every token.
     Codes,
-    /// Tensors on the model's device; schemes without them are refused.
+    /// Tensors on the model's device. Schemes without tensors are refused.
     Tensor,
 }
 
 impl Attention {
     const NAMES: [(&'static str, Self); 3] = [("auto", Self::Auto), ("codes", Self::Codes), ("tensor", Self::Tensor)];
 
-    /// `scheme` as it is run on `device`.
+    /// Places `scheme` so that it runs on `device`.
     ///
     /// # Errors
-    /// [`CacheError::NoTensors`] if tensors are asked for and the scheme has none, or if the device has no room.
+    /// [`CacheError::NoTensors`] if tensors are requested and the scheme has none. Also an error if the device does not
+    /// have enough memory.
     pub fn place(self, scheme: Box<dyn Scheme>, device: &Device) -> Result<Box<dyn Scheme>, CacheError> {
         if self != Self::Tensor && device.is_cpu() {
             return Ok(scheme);
@@ -57,7 +60,7 @@ impl Display for Attention {
     }
 }
 
-/// A scheme of the host beside a model that is elsewhere: tensors are copied to the host, what comes out is copied back.
+/// A scheme on the host, for a model on another device: inputs are copied to the host, and outputs are copied back.
 pub(crate) struct OnHost(pub(crate) Box<dyn Scheme>);
 
 struct HostCache(Box<dyn LayerCache>);

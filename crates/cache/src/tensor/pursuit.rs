@@ -1,18 +1,20 @@
-//! Matching pursuit on tensors: products with all atoms, the largest, its update, for many rows at once.
+//! Matching pursuit on tensors: products with all atoms, the largest product, and the update, for many rows at once.
 
 use candle_core::{D, DType, Tensor};
 
 use crate::CacheError;
 
-/// Products held at a time, on the CPU and elsewhere: bounds the scratch of coding a long prompt.
+/// The largest number of products held at a time, on the CPU and on other devices. It limits the memory for coding a
+/// long prompt.
 const PRODUCTS: [usize; 2] = [1 << 22, 1 << 28];
 
-/// Offline atoms, shared, and those of the sequence: index `i` is an online atom from the offline count on.
+/// The shared offline atoms, and the online atoms of the sequence. The indices of online atoms begin after the offline
+/// atoms.
 #[derive(Debug, Clone)]
 pub struct TensorAtoms {
     /// `(N, width)` f32.
     offline: Tensor,
-    /// `(M, width)` f16, as they are stored.
+    /// `(M, width)`, in f16, as they are stored.
     online: Option<Tensor>,
 }
 
@@ -22,22 +24,22 @@ impl TensorAtoms {
         Self { offline, online: None }
     }
 
-    /// The same with online atoms `(M, width)` f16 in the place of those before.
+    /// The same offline atoms, with `(M, width)` f16 as the new online atoms.
     pub fn with_online(&self, online: Option<Tensor>) -> Self {
         Self { offline: self.offline.clone(), online }
     }
 
-    /// Elements of an atom.
+    /// The number of elements of an atom.
     pub fn width(&self) -> usize {
         self.offline.dims()[1]
     }
 
-    /// The atoms as one table, where there are no online ones.
+    /// All atoms as one table. `None` if there are online atoms.
     pub fn one_table(&self) -> Option<&Tensor> {
         self.online.is_none().then_some(&self.offline)
     }
 
-    /// Atoms, offline and online.
+    /// The number of atoms, offline and online.
     #[expect(clippy::len_without_is_empty, reason = "a dictionary is never empty")]
     pub fn len(&self) -> usize {
         self.offline.dims()[0] + self.online.as_ref().map_or(0, |online| online.dims()[0])
@@ -64,7 +66,7 @@ impl TensorAtoms {
     /// If a tensor operation fails.
     pub fn select(&self, indices: &Tensor) -> Result<Tensor, CacheError> {
         let Some(online) = &self.online else { return Ok(self.offline.index_select(indices, 0)?) };
-        // Numbers of atoms are exact in f32, in which all operations exist on every device.
+        // Indices of atoms are exact in f32, and all these operations exist for f32 on every device.
         let at = indices.to_dtype(DType::F32)?;
         let first = self.offline.dims()[0] as f64;
         let of_offline = at.clamp(0f32, first as f32 - 1.0)?.to_dtype(DType::U32)?;
@@ -75,7 +77,7 @@ impl TensorAtoms {
         Ok(is_online.where_cond(&online, &offline)?)
     }
 
-    /// Sums of atoms with weights `(.., N + M)`, `(.., width)`.
+    /// Sums of atoms with weights `(rows, N + M)`. Returns `(rows, width)`.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -94,13 +96,14 @@ impl TensorAtoms {
         }
     }
 
-    /// Codes `rows` `(n, width)` f32 by matching pursuit: indices `(n, s)` u32 and coefficients `(n, s)` f32. In each step the atom with
-    /// the largest product by size is taken, as [`kvcsr_codec::Encoder`] does; where two are equal but for rounding, another may be.
+    /// Codes `rows` `(n, width)` f32 by matching pursuit. Returns indices `(n, s)` u32 and coefficients `(n, s)` f32.
+    /// Each step takes the atom with the largest absolute product, as [`kvcsr_codec::Encoder`] does. If two products
+    /// differ only by rounding, it may take the other atom.
     ///
     /// # Errors
     /// If a tensor operation fails.
     pub fn pursue(&self, rows: &Tensor, sparsity: usize) -> Result<(Tensor, Tensor), CacheError> {
-        // Online atoms are apart from the offline ones, and the kernel takes one table.
+        // Online atoms are in a separate table, but the kernel takes only one table.
         #[cfg(feature = "cuda")]
         if rows.device().is_cuda() && self.online.is_none() && self.width().is_multiple_of(4) {
             return Ok(super::fused::pursue(rows, &self.offline, sparsity)?);
@@ -108,7 +111,7 @@ impl TensorAtoms {
         self.in_chunks(rows, |rows| self.pursue_at_once(rows, sparsity))
     }
 
-    /// Codes rows some at a time, so that products with all atoms are bounded.
+    /// Codes a limited number of rows at a time, which limits the memory for the products with all atoms.
     pub(super) fn in_chunks(
         &self,
         rows: &Tensor,
@@ -147,7 +150,7 @@ impl TensorAtoms {
         Ok((Tensor::cat(&indices, 1)?, Tensor::cat(&coefficients, 1)?))
     }
 
-    /// What codes `(n, s)` stand for, `(n, width)`.
+    /// The vectors that the codes `(n, s)` restore to, `(n, width)`.
     ///
     /// # Errors
     /// If a tensor operation fails.

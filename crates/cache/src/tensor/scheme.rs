@@ -11,10 +11,11 @@ use crate::coded::scheme::Settings;
 use crate::coded::{Codec, LayerCodecs};
 use crate::{CacheError, LayerCache, Scheme};
 
-/// Restored numbers of a tile, on the CPU and elsewhere: bounds the scratch of attention.
+/// The largest number of restored numbers in a tile, on the CPU and on other devices. It limits the memory for
+/// attention.
 const TILE_NUMBERS: [usize; 2] = [1 << 20, 1 << 25];
 
-/// A scheme whose codes are tensors on one device. Made by [`Scheme::on_tensors`].
+/// A scheme whose codes are tensors on one device. [`Scheme::on_tensors`] makes it.
 pub struct TensorScheme {
     name: String,
     artefacts: String,
@@ -26,7 +27,7 @@ pub struct TensorScheme {
     layers: Vec<LayerStores>,
 }
 
-/// What a [`TensorScheme`] takes over from the scheme that it is made from.
+/// The data that a [`TensorScheme`] takes over from the scheme that it is made from.
 pub(crate) struct Origin<'a> {
     pub(crate) name: &'a str,
     pub(crate) artefacts: &'a str,
@@ -38,7 +39,7 @@ pub(crate) struct Origin<'a> {
 }
 
 impl TensorScheme {
-    /// The same method on `device`; nothing where one of its codecs has no tensor stores.
+    /// The same method on `device`. `None` if one of its codecs has no tensor stores.
     pub(crate) fn new(origin: Origin<'_>, device: &Device) -> Result<Option<Self>, CacheError> {
         let Origin { name, artefacts, nominal, stored, stored_bytes, settings, layers } = origin;
         let mut uploads = Uploads::new(device);

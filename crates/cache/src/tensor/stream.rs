@@ -1,4 +1,4 @@
-//! The keys, or the values, of one sequence as tensors: exact sinks, coded middle, graded and exact recent tokens.
+//! The keys or the values of one sequence as tensors: exact sinks, coded middle, graded and exact recent tokens.
 
 use std::ops::Range;
 
@@ -13,22 +13,22 @@ use crate::coded::schedule::{Form, Schedule, Until};
 use crate::coded::{Buffering, SLACK, TILE};
 use crate::{CacheError, Reach, Rotary, Window};
 
-/// One sequence's keys or values in all heads. See `coded::stream`, which it follows.
+/// The keys or values of one sequence, over all heads. It works like `coded::stream`.
 pub(super) struct TensorStream {
     pub(super) schedule: Schedule,
     full_precision: bool,
     coded: Box<dyn TensorTokens>,
-    /// Coded tokens that no token sees any more, and that are not in `coded`.
+    /// The number of coded tokens that no token sees any more and that are no longer in `coded`.
     dropped: usize,
     /// `(Hkv, n, D)` f16
     sinks: Growing,
     recent: Placed<Growing>,
     graded: Placed<TensorBlocks>,
-    /// What graded tokens have lost, `(Hkv, 1, D)`.
+    /// The centre that was subtracted from graded tokens, `(Hkv, 1, D)`.
     centre: Option<Tensor>,
 }
 
-/// A store of tokens from a position on.
+/// A store of tokens that begins at a certain position.
 struct Placed<T> {
     first: usize,
     rows: T,
@@ -54,17 +54,17 @@ impl TensorStream {
         }
     }
 
-    /// The same, where graded tokens lose `centre` `(Hkv, 1, D)`.
+    /// The same stream, but `centre` `(Hkv, 1, D)` is subtracted from graded tokens.
     pub(super) fn centred(self, centre: Tensor) -> Self {
         Self { centre: Some(centre), ..self }
     }
 
-    /// The store of coded tokens, to show it a prompt.
+    /// The store of coded tokens, for showing it a prompt.
     pub(super) fn coded_mut(&mut self) -> &mut dyn TensorTokens {
         self.coded.as_mut()
     }
 
-    /// Takes new tokens `(Hkv, n, D)` f32 and codes those whose turn it is. Returns what each new token sees.
+    /// Takes new tokens `(Hkv, n, D)` f32, and codes the tokens that are due. Returns what each new token sees.
     pub(super) fn take(&mut self, rows: &Tensor, prompt: bool) -> Result<Vec<Until>, CacheError> {
         let tokens = rows.dim(1)?;
         let bare = self.schedule.window == Window::default() && self.schedule.codes_at_once();
@@ -78,7 +78,8 @@ impl TensorStream {
         Ok(turn.seen)
     }
 
-    /// Codes the tokens `block`, counted from the first coded one, and grades those from position `graded_from` on.
+    /// Codes the tokens `block`, counted from the first coded token. Tokens from position `graded_from` on are also
+    /// graded.
     fn code(
         &mut self,
         block: Range<usize>,
@@ -105,8 +106,8 @@ impl TensorStream {
         Ok(())
     }
 
-    /// The exact form of the tokens at `positions`, some of which may be new, the first new one being at `start`. Those that no token
-    /// sees any more may be forgotten, and are zeros.
+    /// The exact form of the tokens at `positions`. Some of them may be new; the first new token is at `start`. Tokens
+    /// that no token sees any more may already be forgotten; they are zeros.
     fn gathered(&self, positions: Range<usize>, new: &Tensor, start: usize) -> Result<Tensor, CacheError> {
         let (heads, _, d) = new.dims3()?;
         let old = positions.start..start.clamp(positions.start, positions.end);
@@ -130,7 +131,7 @@ impl TensorStream {
         Ok(Tensor::cat(&parts, 1)?.contiguous()?)
     }
 
-    /// Stores the new sinks, and the new tokens from position `from` on.
+    /// Stores the new sinks exactly, and also the new tokens from position `from` on.
     fn keep(&mut self, new: &Tensor, start: usize, from: usize) -> Result<(), CacheError> {
         let end = start + new.dim(1)?;
         let sinks = start..self.schedule.window.sinks.clamp(start, end);
@@ -148,7 +149,7 @@ impl TensorStream {
         Ok(())
     }
 
-    /// Forgets what no later token sees: see `coded::stream::Stream::trim`.
+    /// Forgets what no later token sees. See `coded::stream::Stream::trim`.
     pub(super) fn trim(&mut self, reach: Reach) -> Result<(), CacheError> {
         let Schedule { held, count, window, .. } = self.schedule;
         let sinks = window.sinks;
@@ -182,7 +183,7 @@ impl TensorStream {
         Ok(())
     }
 
-    /// The tokens at `positions` in a form that they have, `(Hkv, n, D)` f32.
+    /// The tokens at `positions`, `(Hkv, n, D)` f32. They must exist in the form `form`.
     pub(super) fn fetch(&self, form: Form, positions: Range<usize>) -> Result<Tensor, CacheError> {
         match form {
             Form::Coded => self.coded.restore(self.coded_at(positions)),
@@ -198,7 +199,7 @@ impl TensorStream {
         }
     }
 
-    /// Products of queries with coded keys at `positions`, where the method has a way of its own.
+    /// Products of queries with the coded keys at `positions`. `None` if the method has no special way to compute them.
     pub(super) fn scores(
         &self,
         queries: &Tensor,
@@ -209,7 +210,7 @@ impl TensorStream {
         self.coded.scores(queries, self.coded_at(positions), rotary.map(|rotary| (rotary, first)))
     }
 
-    /// Sums the values at `positions` in a form that they have with `weights` `(Hkv, rows, n)`.
+    /// Sums the values at `positions` with `weights` `(Hkv, rows, n)`. The tokens must exist in the form `form`.
     pub(super) fn sum(&self, form: Form, positions: Range<usize>, weights: &Tensor) -> Result<Tensor, CacheError> {
         match form {
             Form::Coded => self.coded.sum(weights, self.coded_at(positions)),
@@ -222,7 +223,7 @@ impl TensorStream {
         positions.start - first..positions.end - first
     }
 
-    /// The exact form of the tokens at `positions`, all of them sinks or none.
+    /// The exact form of the tokens at `positions`. All of them are sinks, or none is.
     fn exact(&self, positions: Range<usize>) -> Result<Tensor, CacheError> {
         let rows = if positions.start < self.schedule.window.sinks {
             self.sinks.rows(positions)?

@@ -1,4 +1,4 @@
-//! Tables copied to a device, each once however many layers share it.
+//! Tables that are copied to a device. Each table is copied once, however many layers share it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::e4m3::E4m3;
 use super::packed::Fields;
 use crate::CacheError;
 
-/// Tables of one scheme on one device.
+/// The tables of one scheme on one device.
 pub struct Uploads {
     device: Device,
     tables: HashMap<(usize, usize), Tensor>,
@@ -19,7 +19,7 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Nothing copied yet.
+    /// An empty set of tables for `device`.
     pub fn new(device: &Device) -> Self {
         Self { device: device.clone(), tables: HashMap::new(), fields: None, e4m3: None, bytes: 0 }
     }
@@ -29,16 +29,16 @@ impl Uploads {
         &self.device
     }
 
-    /// Bytes copied.
+    /// The number of bytes copied.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// `numbers` as `(rows, width)`. The same numbers, by their place in memory, are copied once: they must stay where they are as long
-    /// as this is used.
+    /// `numbers` as `(rows, width)`. The same numbers are copied only once. They are recognised by their address, so
+    /// they must stay at this address as long as `self` is used.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device does not have enough memory.
     pub fn table(&mut self, numbers: &[f32], rows: usize, width: usize) -> Result<Tensor, CacheError> {
         let place = (numbers.as_ptr() as usize, numbers.len());
         if let Some(made) = self.tables.get(&place) {
@@ -49,19 +49,19 @@ impl Uploads {
         Ok(made)
     }
 
-    /// `numbers` as `(rows, width)`, copied each time.
+    /// `numbers` as `(rows, width)`. They are copied in every call.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device does not have enough memory.
     pub fn own(&mut self, numbers: &[f32], rows: usize, width: usize) -> Result<Tensor, CacheError> {
         self.bytes += size_of_val(numbers);
         Ok(Tensor::from_slice(numbers, (rows, width), &self.device)?)
     }
 
-    /// What unpacks small codes.
+    /// The tables that unpack small codes.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device does not have enough memory.
     pub fn fields(&mut self) -> Result<Arc<Fields>, CacheError> {
         match &self.fields {
             Some(fields) => Ok(fields.clone()),
@@ -73,10 +73,10 @@ impl Uploads {
         }
     }
 
-    /// The tables of numbers of eight bits.
+    /// The tables for numbers of eight bits.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device does not have enough memory.
     pub fn e4m3(&mut self) -> Result<Arc<E4m3>, CacheError> {
         match &self.e4m3 {
             Some(e4m3) => Ok(e4m3.clone()),

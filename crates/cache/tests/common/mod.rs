@@ -1,4 +1,4 @@
-//! Random caches' inputs and dictionaries for the tests of this crate.
+//! Random inputs and dictionaries for the tests of this crate.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub fn tensor(seed: u64, shape: (usize, usize, usize, usize)) -> Tensor {
     conformance::tensor(seed, shape).unwrap()
 }
 
-/// Keys in one chunk, values in two, `atoms` random atoms each, for every layer.
+/// Dictionaries for every layer: keys in one chunk, values in two, with `atoms` random atoms each.
 pub fn dictionaries(geometry: Geometry, atoms: usize) -> DictionarySet {
     let group = |layer: usize, kind: Kind, chunks: usize| {
         let width = geometry.head_dim / chunks;
@@ -26,7 +26,7 @@ pub fn dictionaries(geometry: Geometry, atoms: usize) -> DictionarySet {
     DictionarySet { head_dim: geometry.head_dim, groups, provenance: Default::default() }
 }
 
-/// The unit vectors: with as many atoms as channels, restoring is exact but for f16.
+/// The unit vectors as atoms. There are as many atoms as channels, so restoring is exact except for f16 rounding.
 pub fn unit_vectors(geometry: Geometry) -> DictionarySet {
     let mut set = dictionaries(geometry, 1);
     for group in &mut set.groups {
@@ -37,7 +37,7 @@ pub fn unit_vectors(geometry: Geometry) -> DictionarySet {
     set
 }
 
-/// The set under every name, and budgets that give keys more than values and the last layer less.
+/// The set under every name, and budgets that give more atoms to keys than to values and fewer to the last layer.
 pub fn context(geometry: Geometry, set: DictionarySet) -> SchemeContext {
     let budget =
         |level: usize| Budget { keys: vec![level + 2; geometry.layers], values: vec![level - 2; geometry.layers] };
@@ -51,7 +51,7 @@ pub fn rotary(head_dim: usize) -> Rotary {
     Rotary::new(head_dim, 10_000.0, conformance::MAX_POSITIONS, &Device::Cpu).unwrap()
 }
 
-/// Feeds tokens `from..to` of `(q, k, v)`.
+/// Feeds the tokens `from..to` of `(q, k, v)`.
 pub fn feed(
     cache: &mut dyn LayerCache,
     qkv: &(Tensor, Tensor, Tensor),

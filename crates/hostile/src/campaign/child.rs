@@ -1,4 +1,4 @@
-//! A part of a run in a process of its own.
+//! A part of a run, in its own process.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
@@ -17,36 +17,36 @@ use crate::place::Place;
 use crate::run;
 use crate::targets::{Target, Verdict, named};
 
-/// Bytes before the input in the mapped file: the number of the input at hand, and its length.
+/// Bytes before the input in the mapped file: the number of the current input, and its length.
 pub(super) const BEFORE: usize = 16;
-/// Bytes of the mapped file.
+/// The size of the mapped file in bytes.
 pub(super) const MAPPED: usize = BEFORE + LONGEST;
-/// How often counts are written, for a parent that outlives the child.
+/// How often counts are written. The parent needs them if the child ends early.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What a child does.
+/// The task of a child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Task {
     pub(super) target: String,
-    /// Numbers of the inputs.
+    /// The numbers of the inputs.
     pub(super) from: u64,
     pub(super) to: u64,
     pub(super) seed: u64,
-    /// Where the input at hand is kept; counts lie beside it, with the ending `json`.
+    /// The file with the current input. The counts are beside it, in a file that ends in `json`.
     pub(super) at_hand: PathBuf,
-    /// Where inputs of finds are kept.
+    /// The folder for inputs of finds.
     pub(super) finds: PathBuf,
 }
 
-/// Runs the part that `task` describes, a JSON text of the parent's.
+/// Runs the part that `task` describes. `task` is JSON text from the parent.
 ///
 /// # Errors
-/// If the task makes no sense, or the disk refuses.
+/// If the task is not valid, or a file cannot be read or written.
 pub fn child(task: &str) -> Result<()> {
     let task: Task = serde_json::from_str(task).context("the task of a child")?;
     let target = named(&task.target).with_context(|| format!("no target `{}`", task.target))?;
     let file = File::options().read(true).write(true).open(&task.at_hand)?;
-    // SAFETY: the parent maps the same file, and reads it only where this process stands still or is gone.
+    // SAFETY: the parent maps the same file, and uses the input in it only after this process has ended.
     let mut at_hand = unsafe { MmapMut::map_mut(&file)? };
     let files: Vec<Vec<u8>> = corpus::load(target.name)?.into_iter().map(|(_, bytes)| bytes).collect();
     let inputs = Inputs::new(&files, target.form, task.seed ^ hash(target.name));
@@ -61,7 +61,7 @@ pub fn child(task: &str) -> Result<()> {
         at_hand[BEFORE..BEFORE + input.len()].copy_from_slice(&input);
         at_hand[..8].copy_from_slice(&number.to_le_bytes());
         if count(target, &input, &place, &task.finds, &mut counts)? {
-            // Whatever lies there now is not what the next input expects.
+            // The files there now are not what the next input expects.
             place = Place::new()?;
         }
         if written.elapsed() > EVERY {
@@ -74,7 +74,7 @@ pub fn child(task: &str) -> Result<()> {
     Ok(fs::write(&counted, serde_json::to_string(&counts)?)?)
 }
 
-/// Runs one input; whether it was a find.
+/// Runs one input. Returns whether it was a find.
 fn count(target: &Target, input: &[u8], place: &Place, finds: &Path, counts: &mut Counts) -> Result<bool> {
     let outcome = run::once(target, input, place);
     counts.executions += 1;
@@ -93,7 +93,7 @@ fn count(target: &Target, input: &[u8], place: &Place, finds: &Path, counts: &mu
     Ok(true)
 }
 
-/// Keeps an input under a name of its own.
+/// Saves an input under its own name.
 pub(super) fn save(target: &str, input: &[u8], finds: &Path) -> Result<String> {
     fs::create_dir_all(finds).with_context(|| finds.display().to_string())?;
     let name = format!("{target}-{:016x}", hash(input));

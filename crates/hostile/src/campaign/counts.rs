@@ -1,4 +1,4 @@
-//! What a run counts, kept between runs.
+//! The counts of a run. They are kept between runs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,39 +7,39 @@ use anyhow::{Context, Result};
 use kvcsr_codec::atomic;
 use serde::{Deserialize, Serialize};
 
-/// Inputs kept of finds that say the same.
+/// How many inputs are kept of finds with the same message.
 pub const KEPT: usize = 3;
 
-/// Counts of one target.
+/// The counts of one target.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Inputs run.
+    /// The number of inputs run.
     pub executions: u64,
-    /// Of them, inputs that the reader took.
+    /// The number of inputs that the reader accepted.
     pub taken: u64,
-    /// Seconds they took, over all children.
+    /// The time of these inputs in seconds, summed over all children.
     pub seconds: f64,
-    /// Most bytes allocated at once.
+    /// The largest number of bytes allocated at the same time.
     pub peak: usize,
-    /// The largest share of the bound that was allocated at once.
+    /// The largest allocation at one time, as a fraction of the bound.
     pub share: f64,
-    /// Panics of libraries that were made errors, by what they said.
+    /// Panics of libraries that were turned into errors, by their message.
     pub caught: BTreeMap<String, u64>,
-    /// Broken promises, by what was said.
+    /// Broken promises, by their message.
     pub finds: BTreeMap<String, Find>,
 }
 
 /// A broken promise.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Find {
-    /// How often.
+    /// How often it occurred.
     pub times: u64,
-    /// Inputs that show it, files of the folder of finds.
+    /// Inputs that show it, as file names in the folder of finds.
     pub inputs: Vec<String>,
 }
 
 impl Counts {
-    /// Adds those of another part of the same run.
+    /// Adds the counts of another part of the same run.
     pub fn add(&mut self, other: Self) {
         self.executions += other.executions;
         self.taken += other.taken;
@@ -58,7 +58,7 @@ impl Counts {
     }
 }
 
-/// Counts of all targets, by name.
+/// The counts of all targets, by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The counts.
@@ -66,10 +66,10 @@ pub struct State {
 }
 
 impl State {
-    /// Reads what an earlier run left, nothing if there is no such file.
+    /// Reads the counts of an earlier run. They are empty if there is no such file.
     ///
     /// # Errors
-    /// If the file is no state.
+    /// If the file does not contain counts.
     pub fn load(path: &Path) -> Result<Self> {
         if !path.is_file() {
             return Ok(Self::default());
@@ -78,10 +78,10 @@ impl State {
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    /// Writes it.
+    /// Writes the counts.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self)? + "\n";
         atomic::write(path, text.as_bytes()).with_context(|| path.display().to_string())

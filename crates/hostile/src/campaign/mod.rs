@@ -1,8 +1,8 @@
-//! Long runs: inputs by number, in child processes that are watched.
+//! Long runs: numbered inputs, in child processes that a parent watches.
 //!
-//! A reader may end its process (an allocation that fails, a stack that overflows) or never return. So inputs run in children: each
-//! keeps the input at hand in a small mapped file before it runs it, and the parent, which finds the child dead or standing still,
-//! saves that input and goes on with the next.
+//! A reader may end its process (an allocation fails, or the stack overflows), or may never return. So inputs run in
+//! child processes. Each child stores the current input in a small mapped file before it runs the input. If the parent
+//! finds that the child has ended or does not progress, it saves that input and continues with the next one.
 
 mod child;
 mod counts;

@@ -1,4 +1,4 @@
-//! The children's parent: hands out parts, watches, and adds up.
+//! The parent of the children: it gives them parts to run, watches them, and sums the counts.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,36 +16,36 @@ use super::child::{BEFORE, MAPPED, Task, save};
 use super::counts::{Counts, Find, State};
 use crate::targets::Target;
 
-/// What is to be run.
+/// What must be run.
 #[derive(Clone)]
 pub struct Plan {
     /// The targets.
     pub targets: Vec<&'static Target>,
-    /// Inputs that each shall have had in all.
+    /// The total number of inputs that each target must have had.
     pub executions: u64,
-    /// Children at a time.
+    /// The number of children at a time.
     pub jobs: usize,
-    /// Of the inputs.
+    /// The seed of the inputs.
     pub seed: u64,
-    /// Where counts and finds are kept, and found again by the next run.
+    /// The folder for counts and finds. The next run reads them again.
     pub folder: PathBuf,
-    /// Whether each part's end is told.
+    /// Whether the end of each part is reported.
     pub verbose: bool,
 }
 
-/// Inputs of one part.
+/// The number of inputs of one part.
 const PART: u64 = 100_000;
-/// A child that is this long at one input hangs.
+/// A child that takes longer than this for one input hangs.
 const LONGEST: Duration = Duration::from_secs(20);
-/// How often a child is looked after.
+/// How often a child is checked.
 const POLL: Duration = Duration::from_millis(50);
-/// Address space of a child, KiB: libraries and a reader that is on its way to much memory.
+/// The address space of a child in KiB: enough for libraries, and for a reader that is about to allocate much memory.
 const ADDRESSES: u64 = 16 << 20;
 
-/// Runs until every target has had its inputs; the counts.
+/// Runs until every target has had its inputs. Returns the counts.
 ///
 /// # Errors
-/// If a child cannot be started, or the disk refuses.
+/// If a child cannot be started, or a file cannot be read or written.
 pub fn run(plan: &Plan) -> Result<State> {
     fs::create_dir_all(&plan.folder).with_context(|| plan.folder.display().to_string())?;
     let path = plan.folder.join("state.json");
@@ -73,7 +73,7 @@ pub fn run(plan: &Plan) -> Result<State> {
     Ok(state)
 }
 
-/// The next part: of the target that has had the fewest inputs and that no job works on.
+/// The next part. It belongs to the target with the fewest inputs so far, among those that no job works on.
 fn next(plan: &Plan, state: &Mutex<(State, Vec<(String, u64)>)>) -> Result<Option<(&'static Target, u64, u64)>> {
     let mut held = state.lock().map_err(|_| anyhow!("another job failed"))?;
     let had = |state: &State, name: &str| state.targets.get(name).map_or(0, |counts| counts.executions);
@@ -85,7 +85,7 @@ fn next(plan: &Plan, state: &Mutex<(State, Vec<(String, u64)>)>) -> Result<Optio
     Ok(Some((target, from, (from + PART).min(plan.executions))))
 }
 
-/// Inputs `numbers` of a target, in as many children as it takes.
+/// Runs the inputs `numbers` of a target, in as many children as necessary.
 fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize) -> Result<Counts> {
     let folder = tempfile::Builder::new().prefix("kvcsr-hostile-").tempdir()?;
     let at_hand = folder.path().join(format!("{job}.map"));
@@ -118,7 +118,7 @@ fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize)
         if number == NONE {
             bail!("{}: a child ended before its first input, perhaps at a file of the corpus: {said}", target.name);
         }
-        // What it did after its last counts is known by the number of the input at hand.
+        // The number of the current input says how many inputs the child ran after it last wrote its counts.
         counts.executions = number + 1 - from;
         let inputs = vec![save(target.name, &input, &task.finds)?];
         counts.finds.insert(said, Find { times: 1, inputs });
@@ -128,16 +128,16 @@ fn part(plan: &Plan, target: &Target, numbers: std::ops::Range<u64>, job: usize)
     Ok(all)
 }
 
-/// The number before the first input.
+/// The number that stands for "before the first input".
 const NONE: u64 = u64::MAX;
 
-/// Says that no input is at hand yet.
+/// Writes that there is no current input yet.
 fn number_none(at_hand: &Path) -> Result<()> {
     let mut file = File::options().write(true).open(at_hand)?;
     Ok(file.write_all(&NONE.to_le_bytes())?)
 }
 
-/// Starts a child with a bound on its addresses: memory that it asks for and does not get ends it.
+/// Starts a child with a limited address space. If it requests more memory, it ends.
 fn start(task: &Task) -> Result<Child> {
     let own = std::env::current_exe()?;
     Command::new("sh")
@@ -147,7 +147,7 @@ fn start(task: &Task) -> Result<Child> {
         .arg("child")
         .arg(serde_json::to_string(task)?)
         .env("RAYON_NUM_THREADS", "1")
-        // Errors would carry traces, whose tables take more memory and time than any reader.
+        // Errors would carry backtraces, and their tables take more memory and time than any reader.
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -156,7 +156,7 @@ fn start(task: &Task) -> Result<Child> {
         .context("a child could not be started")
 }
 
-/// Waits for a child; what went wrong, if something did.
+/// Waits for a child. Returns what went wrong, if anything did.
 fn watch(child: &mut Child, at_hand: &Path) -> Result<Option<String>> {
     let (mut last, mut since) = (None, Instant::now());
     loop {
@@ -186,10 +186,10 @@ fn said(status: ExitStatus) -> Option<String> {
     }
 }
 
-/// Number and bytes of the input at hand.
+/// The number and the bytes of the current input.
 fn look(at_hand: &Path) -> Result<(u64, Vec<u8>)> {
     let file = File::open(at_hand)?;
-    // SAFETY: read only; the bytes of the input are only used when the child that writes them is gone.
+    // SAFETY: the file is only read. The bytes of the input are used only after the child that writes them has ended.
     let map = unsafe { Mmap::map(&file)? };
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| map[at + i]));
     let length = usize::try_from(number(8)).unwrap_or(0).min(map.len() - BEFORE);

@@ -1,4 +1,4 @@
-//! Changes of bytes and of text, whatever they mean.
+//! Changes of bytes and of text that do not depend on the format.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +20,7 @@ pub(super) fn number(usual: u64, rng: &mut ChaCha8Rng) -> u64 {
     }
 }
 
-/// A part of `0..length`, short ones more often.
+/// A part of `0..length`. Short parts are more frequent.
 pub(super) fn part(length: usize, rng: &mut ChaCha8Rng) -> std::ops::Range<usize> {
     if length == 0 {
         return 0..0;
@@ -30,7 +30,7 @@ pub(super) fn part(length: usize, rng: &mut ChaCha8Rng) -> std::ops::Range<usize
     start..(start + rng.random_range(1..=most)).min(length)
 }
 
-/// One change that knows nothing of the form.
+/// One change that does not depend on the format.
 pub(super) fn blind(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
     if out.is_empty() {
         out.push(rng.random());
@@ -76,7 +76,7 @@ fn repeat(out: &mut Vec<u8>, at: usize, piece: &[u8], times: usize) {
     out.splice(at..at, put);
 }
 
-/// One change of a text: words, numbers, lines, brackets.
+/// One change of a text: of its words, numbers, lines or brackets.
 pub(super) fn text(out: &mut Vec<u8>, words: &[&str], other: &[u8], rng: &mut ChaCha8Rng) {
     let at = boundary(out, rng);
     match rng.random_range(0..9) {
@@ -97,7 +97,7 @@ pub(super) fn text(out: &mut Vec<u8>, words: &[&str], other: &[u8], rng: &mut Ch
             repeat(out, at, &line, 1);
         }
         6 => {
-            // A line is lost, or a word.
+            // A line or a word is removed.
             let marks: &[u8] = if rng.random_bool(0.5) { b"\n" } else { b" ,\n" };
             let end = out[at..].iter().position(|byte| marks.contains(byte)).map_or(out.len(), |end| at + end + 1);
             out.drain(at..end);
@@ -121,7 +121,7 @@ fn boundary(out: &[u8], rng: &mut ChaCha8Rng) -> usize {
     (at..out.len()).find(|&at| is_boundary(out, at)).unwrap_or(out.len())
 }
 
-/// Puts another number in the place of the next one.
+/// Replaces the next number by another one.
 fn digits(out: &mut Vec<u8>, at: usize, rng: &mut ChaCha8Rng) {
     let Some(start) = (at..out.len()).find(|&at| out[at].is_ascii_digit()) else { return };
     let end = (start..out.len()).find(|&at| !out[at].is_ascii_digit()).unwrap_or(out.len());

@@ -1,4 +1,4 @@
-//! Changes of single fields of a GGUF file, which are found by walking through it.
+//! Changes of single fields of a GGUF file. A walk through the file finds the fields.
 
 use std::ops::Range;
 
@@ -7,18 +7,18 @@ use rand_chacha::ChaCha8Rng;
 
 use super::bytes;
 
-/// What a field is.
+/// The kind of a field.
 #[derive(Clone, Copy, PartialEq)]
 enum Field {
-    /// A count, length, number, dimension, offset.
+    /// A count, length, number, dimension or offset.
     Number,
-    /// The number of a type.
+    /// The number that stands for a type.
     Type,
-    /// The bytes of a string, whose length is the field before.
+    /// The bytes of a string. Its length is the field before.
     Text,
 }
 
-/// One field takes another value; a string takes another length.
+/// Gives one field another value. A string gets another length.
 pub(super) fn field(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
     let fields = fields(out);
     if fields.is_empty() {
@@ -50,7 +50,7 @@ pub(super) fn field(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// A walk that stops where the file makes no sense.
+/// Lists the fields of the file. Stops where the file is not valid.
 fn fields(file: &[u8]) -> Vec<(Field, Range<usize>)> {
     let mut walk = Walk { file, at: 4, fields: Vec::new() };
     let _ = walk.header();

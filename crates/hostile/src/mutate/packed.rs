@@ -1,4 +1,4 @@
-//! Changes inside of formats that have lengths and digests, which are made right again.
+//! Changes inside formats that have lengths and digests. The lengths and digests are corrected afterwards.
 
 use std::io::{Cursor, Read, Write};
 
@@ -9,7 +9,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::{HEADER, LONGEST, bytes};
 
-/// The header of a safetensors file changes, and its length with it.
+/// Changes the header of a safetensors file, and corrects its length.
 pub(super) fn safetensors(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     let Some((mut header, rest)) = headed(out, 0) else { return bytes::blind(out, &[], rng) };
     bytes::text(&mut header, HEADER, &out[8..], rng);
@@ -17,7 +17,7 @@ pub(super) fn safetensors(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     *out = [&length[..], &header, &rest].concat();
 }
 
-/// Header and ids of a prompt at rest change; lengths and digests become right.
+/// Changes the header and the ids of a stored prompt, and corrects lengths and digests.
 pub(super) fn prompt(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     let Some((mut header, rest)) = headed(out, 8) else { return bytes::blind(out, &[], rng) };
     let mut rest = rest.get(32..).unwrap_or_default().to_vec();
@@ -26,7 +26,7 @@ pub(super) fn prompt(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
         bytes::text(&mut header, HEADER, &out[16..], rng);
     } else {
         bytes::blind(&mut rest, &[], rng);
-        // Parts keep their lengths as far as there are bytes; the last takes what is left.
+        // Parts keep their lengths as long as there are bytes. The last part gets the rest.
         if let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(&header) {
             let mut left = &rest[..];
             let layers = value["layers"].as_array().map_or(0, Vec::len);
@@ -52,7 +52,7 @@ pub(super) fn prompt(out: &mut Vec<u8>, rng: &mut ChaCha8Rng) {
     *out = [&before[..], &length, &header, blake3::hash(&header).as_bytes(), &rest].concat();
 }
 
-/// A header with its length before it at byte `at`, and what follows.
+/// A header whose length is stored before it, at byte `at`, and what follows the header.
 fn headed(file: &[u8], at: usize) -> Option<(Vec<u8>, Vec<u8>)> {
     let length = u64::from_le_bytes(*file.get(at..)?.first_chunk::<8>()?);
     let rest = &file[at + 8..];
@@ -60,7 +60,7 @@ fn headed(file: &[u8], at: usize) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((header.to_vec(), rest.to_vec()))
 }
 
-/// Names that lead out of a folder, or are odd.
+/// Names that lead out of a folder, or are unusual.
 const NAMES: &[&str] = &[
     "../x.utf8",
     "/x.utf8",
@@ -75,10 +75,10 @@ const NAMES: &[&str] = &[
     "archive/data/0",
 ];
 
-/// Bits of the size of the largest member that is made of zeros: a bomb in small.
+/// The largest member that consists of zeros has two to the power of this many bytes: a small zip bomb.
 const BOMB: u32 = 20;
 
-/// Members of an archive change, and it is packed again with the right sums.
+/// Changes members of an archive, and packs it again with correct checksums.
 pub(super) fn zip(out: &mut Vec<u8>, other: &[u8], rng: &mut ChaCha8Rng) {
     let Some(mut members) = unpacked(out) else { return bytes::blind(out, other, rng) };
     if members.is_empty() {
@@ -134,7 +134,7 @@ fn packed(members: &[(String, Vec<u8>)], method: CompressionMethod, link: Option
     Some(zip.finish().ok()?.into_inner())
 }
 
-/// Instructions of a pickle that ask for much, or are not expected.
+/// Pickle instructions that request much memory, or that the reader does not expect.
 const INSTRUCTIONS: &[&[u8]] = &[
     b"X\xff\xff\xff\x7f",
     b"X\0\0\0\0",

@@ -33,7 +33,7 @@ pub(super) fn wheels() -> Result<Vec<Made>> {
     ])
 }
 
-/// `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())` of a name.
+/// `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())` for a named tensor.
 fn described(name: &str, class: &str, storage: &str, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let text = |s: &str| [b"X", &(s.len() as u32).to_le_bytes()[..], s.as_bytes()].concat();
     let ints = |all: &[u8]| all.iter().flat_map(|&n| [b'K', n]).collect::<Vec<u8>>();

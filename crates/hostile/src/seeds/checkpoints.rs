@@ -1,4 +1,4 @@
-//! Models of one small layer, and SentencePiece vocabularies.
+//! Models with one small layer, and SentencePiece vocabularies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -135,7 +135,7 @@ pub(super) fn safetensors(place: &Place) -> Result<Vec<Made>> {
     Ok(vec![("mixed", seed(mixed)?), ("wide", seed(wide)?)])
 }
 
-/// SentencePiece's protobuf with the fields that are read: pieces, kind of model, no rules.
+/// SentencePiece's protobuf with the fields that are read: the pieces and the kind of model, without rules.
 pub(super) fn pieces() -> Vec<Made> {
     let piece = |text: &str, score: f32, kind: u8| -> Vec<u8> {
         let body =

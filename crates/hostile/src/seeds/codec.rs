@@ -67,7 +67,7 @@ pub(super) fn shards(place: &Place) -> Result<Vec<Made>> {
     Ok(vec![("five-tokens", shard(5)?), ("no-tokens", shard(0)?)])
 }
 
-/// A layout, then rows: see the target's body.
+/// A layout, followed by rows: see the body of the target.
 pub(super) fn codes() -> Vec<Made> {
     let rows = |head: [u8; 4], count: usize| -> Vec<u8> {
         let row = |at: usize| [&[at as u8][..], &((at as f32 * 0.3).cos() * 3.0).to_le_bytes()].concat();

@@ -1,6 +1,6 @@
-//! The files of the corpus that are made by writers: the project's own, and those of the formats' makers.
+//! The files of the corpus that writers make: the project's own writers, and those of the formats' authors.
 //!
-//! Texts (JSON, TOML, templates, names of schemes) are written by hand, and lie in the corpus beside these.
+//! Texts (JSON, TOML, templates, names of schemes) are written by hand. They are in the corpus beside these files.
 
 mod archives;
 mod checkpoints;
@@ -16,7 +16,7 @@ use crate::corpus;
 use crate::place::Place;
 use crate::targets::ALL;
 
-/// A file as its writer makes it.
+/// The name and bytes of a file, as its writer makes it.
 type Made = (&'static str, Vec<u8>);
 
 /// A file's name and its bytes.
@@ -28,15 +28,15 @@ pub fn pieces() -> Vec<u8> {
     checkpoints::pieces().swap_remove(0).1
 }
 
-/// Every example of the registry.
+/// Every example of the registry, as a file.
 fn schemes() -> Vec<Made> {
     registry::entries().flat_map(|entry| entry.examples).map(|name| (*name, name.as_bytes().to_vec())).collect()
 }
 
-/// The files of a target that are made; none for texts.
+/// The generated files of a target. There are none for texts.
 ///
 /// # Errors
-/// If a writer refuses, which none does.
+/// If a writer fails. None is expected to fail.
 pub fn of(target: &str, place: &Place) -> Result<Vec<Seed>> {
     let made: Vec<Made> = match target {
         "dictionary" => codec::dictionaries(place)?,
@@ -55,10 +55,10 @@ pub fn of(target: &str, place: &Place) -> Result<Vec<Seed>> {
     Ok(made.into_iter().map(|(name, bytes)| (name.replace('/', "_"), bytes)).collect())
 }
 
-/// Writes them all into the corpus.
+/// Writes all of them into the corpus.
 ///
 /// # Errors
-/// If the disk refuses.
+/// If a file cannot be written.
 pub fn write() -> Result<()> {
     for target in ALL {
         let folder = corpus::folder(target.name);

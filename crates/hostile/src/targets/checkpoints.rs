@@ -8,7 +8,8 @@ use super::Verdict;
 use super::text::{folder, rendered, tokenized};
 use crate::place::Place;
 
-/// Everything a caller asks of a file: its architecture, tokenizer, template, and each tensor by itself.
+/// Reads everything that a caller may request from a file: its architecture, tokenizer, template, and each tensor
+/// separately.
 pub fn gguf(input: &[u8], place: &Place) -> Verdict {
     let Ok(file) = Gguf::open(place.write("m.gguf", input)) else { return Verdict::Refused };
     if let Ok(tokenizer) = file.tokenizer() {
@@ -21,7 +22,7 @@ pub fn gguf(input: &[u8], place: &Place) -> Verdict {
     tensors(&checkpoint)
 }
 
-/// Every tensor.
+/// Reads every tensor.
 pub fn safetensors(input: &[u8], place: &Place) -> Verdict {
     match SafetensorsFile::open(place.write("model.safetensors", input)) {
         Ok(file) => tensors(&file),
@@ -29,7 +30,8 @@ pub fn safetensors(input: &[u8], place: &Place) -> Verdict {
     }
 }
 
-/// `config.json`, and after a zero byte the index of two files of weights that are right. No part lies outside of the folder.
+/// The input is `config.json`, followed after a zero byte by the index of two correct files of weights. No part may be
+/// outside the folder.
 pub fn checkpoint_folder(input: &[u8], place: &Place) -> Verdict {
     for (name, bytes) in PARTS {
         if !place.path(name).is_file() {
@@ -43,13 +45,13 @@ pub fn checkpoint_folder(input: &[u8], place: &Place) -> Verdict {
     }
 }
 
-/// Files of weights: a norm of 8 numbers, and a matrix of 4 rows.
+/// The files of weights: a norm of 8 numbers, and a matrix of 4 rows.
 const PARTS: [(&str, &[u8]); 2] = [
     ("a.safetensors", include_bytes!("../../corpus/safetensors/mixed")),
     ("b.safetensors", include_bytes!("../../corpus/safetensors/wide")),
 ];
 
-/// Every tensor.
+/// Reads every tensor.
 pub fn pickle(input: &[u8], place: &Place) -> Verdict {
     match PickleFile::open(place.write("pytorch_model.bin", input)) {
         Ok(file) => tensors(&file),
@@ -57,7 +59,7 @@ pub fn pickle(input: &[u8], place: &Place) -> Verdict {
     }
 }
 
-/// A tensor that is read has the shape that was told before.
+/// Checks that each tensor that is read has the shape that was announced before.
 fn tensors(checkpoint: &dyn Checkpoint) -> Verdict {
     let mut verdict = Verdict::Taken;
     checkpoint.dtype();

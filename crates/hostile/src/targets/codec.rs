@@ -8,7 +8,7 @@ use kvcsr_codec::{
 use super::Verdict;
 use crate::place::Place;
 
-/// What was read is written and read again, and is the same.
+/// What was read is written, read again, and must be the same.
 pub fn dictionary(input: &[u8], place: &Place) -> Verdict {
     let Ok(set) = DictionarySet::load(place.write("set", input)) else { return Verdict::Refused };
     for group in &set.groups {
@@ -22,7 +22,7 @@ pub fn dictionary(input: &[u8], place: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// As [`dictionary`].
+/// The same check as [`dictionary`], and a limit on the size of the set.
 pub fn codebook(input: &[u8], place: &Place) -> Verdict {
     let Ok(set) = CodebookSet::load(place.write("set", input)) else { return Verdict::Refused };
     assert!(set.bytes() <= input.len());
@@ -32,7 +32,7 @@ pub fn codebook(input: &[u8], place: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// The first and the last vectors, whole and in halves.
+/// Reads the first and the last vectors: whole, in halves, and as single channels.
 pub fn shard(input: &[u8], place: &Place) -> Verdict {
     let Ok(shard) = Shard::open(place.write("shard", input)) else { return Verdict::Refused };
     let head = shard.head_dim();
@@ -57,11 +57,11 @@ pub fn shard(input: &[u8], place: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// Channels of the atoms that codes are restored over.
+/// The number of channels of the atoms over which codes are restored.
 const WIDTH: usize = 4;
 
-/// The first bytes say a layout, the others are rows: what is appended comes back as often as it is read, and the readers of bits and
-/// of the range coder take any bytes.
+/// The first bytes select a layout, and the others are rows. What is appended must be the same each time it is read.
+/// The readers of bits and of the range coder must accept any bytes.
 pub fn codes(input: &[u8], _: &Place) -> Verdict {
     let Some((&[layout, atoms, sparsity, bits], rest)) = input.split_first_chunk::<4>() else {
         return Verdict::Refused;
@@ -81,7 +81,7 @@ pub fn codes(input: &[u8], _: &Place) -> Verdict {
         .take(rows * sparsity)
         .collect();
     let indices: Vec<u16> = entries.iter().map(|entry| entry.0).collect();
-    // NaN has no place in a code: encoders refuse it before.
+    // A code contains no NaN: encoders refuse it before.
     let coefficients: Vec<f32> = entries.iter().map(|entry| if entry.1.is_nan() { 0.0 } else { entry.1 }).collect();
     let made = (layout, atoms, sparsity);
     store(Codes::new(layout, sparsity, atoms), made, &indices, &coefficients);

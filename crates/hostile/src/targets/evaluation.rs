@@ -9,10 +9,10 @@ use kvcsr_eval::longbench::tasks::TaskTable;
 use super::Verdict;
 use crate::place::Place;
 
-/// Tasks of every metric but those of Chinese, whose segmenter has a dictionary to load first.
+/// Tasks of every metric, except those for Chinese, whose segmenter must first load a dictionary.
 const TASKS: [&str; 7] = ["qasper", "trec", "lcc", "gov_report", "passage_count", "passage_retrieval_en", "triviaqa"];
 
-/// Records of a task with classes.
+/// The records of a task with classes.
 pub fn records(input: &[u8], place: &Place) -> Verdict {
     let task = TaskTable::embedded().get("trec").expect("a task of the table");
     let Ok(records) = read_each_record(task, &place.write("trec.jsonl", input)) else { return Verdict::Refused };
@@ -23,7 +23,7 @@ pub fn records(input: &[u8], place: &Place) -> Verdict {
     if taken > 0 { Verdict::Taken } else { Verdict::Refused }
 }
 
-/// A file of predictions is scored as one of the tasks; the same file as a run's own is opened.
+/// A file of predictions is scored as one of the tasks. The same file is also opened as a run's own file.
 pub fn predictions(input: &[u8], place: &Place) -> Verdict {
     let task = TASKS[input.len() % TASKS.len()];
     let known = TaskTable::embedded().get(task).expect("a task of the table");

@@ -1,4 +1,4 @@
-//! One function per reader: it is given any bytes as the file, and asserts what must hold of every file.
+//! One function per reader. It gets any bytes as the file, and asserts what must be true for every file.
 
 mod checkpoints;
 mod codec;
@@ -13,37 +13,37 @@ pub use self::schemes::written_prompt;
 use crate::mutate::Form;
 use crate::place::Place;
 
-/// What a reader said to an input. Anything else it may do (a panic, memory beyond the bound) is a find.
+/// The answer of a reader to an input. Any other result (a panic, or memory beyond the bound) is a find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It took it, and what it made of it was checked.
+    /// The reader accepted the input, and its result was checked.
     Taken,
-    /// It said what is wrong.
+    /// The reader reported what is wrong.
     Refused,
 }
 
 /// A reader under test.
 #[derive(Clone, Copy)]
 pub struct Target {
-    /// Its name: that of its folder in the corpus, and on the command line.
+    /// Its name, which is also the name of its folder in the corpus and its name on the command line.
     pub name: &'static str,
-    /// What is read, for people.
+    /// A description of what is read, for people.
     pub what: &'static str,
-    /// Feeds one input to the reader.
+    /// Gives one input to the reader.
     ///
     /// # Panics
     /// If the reader breaks a promise.
     pub body: fn(&[u8], &Place) -> Verdict,
-    /// How inputs are built, so that damage gets past the outermost check.
+    /// How inputs are built, so that damage gets past the first check of the reader.
     pub form: Form,
-    /// Bytes that may be allocated at once for each byte of input, ...
+    /// The number of bytes that may be allocated at the same time for each byte of input ...
     pub multiple: usize,
-    /// ... and beside them.
+    /// ... and the number of additional bytes.
     pub constant: usize,
 }
 
 impl Target {
-    /// Most bytes that may be allocated at once for an input of `bytes`.
+    /// The largest number of bytes that may be allocated at the same time for an input of `bytes` bytes.
     #[must_use]
     pub fn bound(&self, bytes: usize) -> usize {
         self.multiple * bytes + self.constant
@@ -140,7 +140,7 @@ pub const ALL: &[Target] = &[
         what: "JSON files beside a `tokenizer.model`",
         body: text::tokenizer_folder,
         form: Form::Text(TOKENIZER),
-        // An added token may lie 65536 ids above the pieces: each of those between is an entry of the vocabulary.
+        // The id of an added token may be 65536 above the pieces. Every id in between is an entry of the vocabulary.
         multiple: 512,
         constant: 32 * MIB,
     },
@@ -165,7 +165,7 @@ pub const ALL: &[Target] = &[
         what: "LongBench records",
         body: evaluation::records,
         form: Form::Text(JSON),
-        // Each line that is no record, of two bytes perhaps, is an error with the file's path.
+        // Each line that is not a record, perhaps of only two bytes, gives an error with the file's path.
         multiple: 512,
         constant: 128 * KIB,
     },
@@ -219,7 +219,7 @@ pub const ALL: &[Target] = &[
     },
 ];
 
-/// The target of that name.
+/// The target with this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static Target> {
     ALL.iter().find(|target| target.name == name)

@@ -1,4 +1,4 @@
-//! What the `kvcsr` command reads.
+//! Files that the `kvcsr` command reads.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -9,7 +9,7 @@ use kvcsr::readers::{self, Wanted};
 use super::Verdict;
 use crate::place::Place;
 
-/// A profile that is taken can be written and read again, and says the same.
+/// An accepted profile can be written and read again, and is then the same.
 pub fn profile(input: &[u8], place: &Place) -> Verdict {
     place.write("own.toml", input);
     let Ok(config) = readers::profile(place.folder(), "own", &[]) else { return Verdict::Refused };
@@ -32,7 +32,7 @@ pub fn set(input: &[u8], place: &Place) -> Verdict {
     }
 }
 
-/// No input of the list lies outside the folder of downloads.
+/// All inputs in the list must be inside the folder of downloads.
 pub fn sources(input: &[u8], place: &Place) -> Verdict {
     let data = place.path("data");
     if !data.is_dir() {
@@ -49,11 +49,11 @@ pub fn sources(input: &[u8], place: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// What the wheels of the corpus hold: name, text, and the sha256 of that.
+/// The content of the wheels in the corpus: a file name, its text, and the sha256 of the text.
 pub const MEMBER: (&str, &[u8], &str) =
     ("pkg/x.utf8", b"hello", "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
 
-/// Nothing appears but the one file that was asked for, and that only if it is the right one.
+/// Only the requested file may appear, and only if it is the right one.
 pub fn wheel(input: &[u8], place: &Place) -> Verdict {
     let wheel = place.write("x.whl", input);
     let (name, text, sha256) = MEMBER;

@@ -1,4 +1,4 @@
-//! Names of schemes, and prompts at rest.
+//! Names of schemes, and stored prompts.
 
 use std::path::{Component, Path};
 use std::sync::LazyLock;
@@ -12,13 +12,13 @@ use kvcsr_codec::CodebookSet;
 use super::Verdict;
 use crate::place::Place;
 
-/// A model of one layer, for prompts.
+/// The shape of a model with one layer, for prompts.
 const SMALL: Geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 8 };
-/// One that every scheme takes.
+/// A shape that every scheme supports.
 const WHOLE: Geometry = Geometry { layers: 1, kv_heads: 2, head_dim: 64 };
-/// Tokens of the prompt in the corpus.
+/// The number of tokens of the prompt in the corpus.
 const TOKENS: usize = 12;
-/// What prompts are of.
+/// The name of the model of the prompts.
 const MODEL: &str = "a model";
 
 fn tables() -> &'static CodebookSet {
@@ -26,7 +26,8 @@ fn tables() -> &'static CodebookSet {
     CONTEXT.codebooks(TABLES, MODEL).expect("an untrained context has all tables")
 }
 
-/// A name that is taken is that of the scheme built, needs what its plan says, and may be the name of a folder.
+/// An accepted name must be that of the scheme built, its needs must be those of its plan, and it must be usable as the
+/// name of a folder.
 pub fn scheme(input: &[u8], _: &Place) -> Verdict {
     let Ok(name) = std::str::from_utf8(input) else { return Verdict::Refused };
     static CONTEXT: LazyLock<SchemeContext> = LazyLock::new(|| SchemeContext::untrained(WHOLE, 96));
@@ -46,7 +47,7 @@ pub fn scheme(input: &[u8], _: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// A prompt that is taken gives keys and values of its tokens; a layer is decoded from any bytes.
+/// An accepted prompt gives keys and values for its tokens. Also decodes a layer from any bytes.
 pub fn prompt(input: &[u8], place: &Place) -> Verdict {
     let Ok(file) = PromptFile::open(&place.write("prompt", input)) else { return Verdict::Refused };
     let tokens = file.header().tokens;
@@ -58,7 +59,7 @@ pub fn prompt(input: &[u8], place: &Place) -> Verdict {
     Verdict::Taken
 }
 
-/// A prompt as it is written.
+/// A prompt file, as the project writes it.
 ///
 /// # Panics
 /// If it cannot be written.

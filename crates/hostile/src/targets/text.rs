@@ -9,10 +9,10 @@ use super::Verdict;
 use crate::place::Place;
 use crate::seeds::pieces;
 
-/// What every tokenizer is given.
+/// The text that every tokenizer gets.
 const SAMPLE: &str = "Hello  a world 123<s>\n\u{e9}\u{4e16}";
 
-/// Ids stay in the vocabulary, and come back as text without a failure that is no error.
+/// Encodes the sample and decodes ids, also unknown ones. A failure must be an error, not a panic.
 pub(super) fn tokenized(tokenizer: &Tokenizer) {
     for special in [false, true] {
         if let Ok(ids) = tokenizer.encode(SAMPLE, special) {
@@ -25,7 +25,7 @@ pub(super) fn tokenized(tokenizer: &Tokenizer) {
     tokenizer.id("<s>");
 }
 
-/// Conversations of one and of three turns.
+/// Renders conversations of one and of three turns. Returns whether one of them succeeded.
 pub(super) fn rendered(template: &ChatTemplate) -> bool {
     let turn = |role, content| Message { role, content };
     let one = template.render(&[turn("user", "Hi {{ x }} <s>")], true).is_ok();
@@ -33,7 +33,7 @@ pub(super) fn rendered(template: &ChatTemplate) -> bool {
     one || more
 }
 
-/// `tokenizer.json`, and after a zero byte `tokenizer_config.json`.
+/// The input is `tokenizer.json`, followed after a zero byte by `tokenizer_config.json`.
 pub fn tokenizer_json(input: &[u8], place: &Place) -> Verdict {
     folder(input, place, &["tokenizer.json", "tokenizer_config.json"]);
     read(Tokenizer::from_hf_folder(place.folder()))
@@ -45,11 +45,11 @@ fn read(tokenizer: Result<Tokenizer, ModelError>) -> Verdict {
     Verdict::Taken
 }
 
-/// Files beside a `tokenizer.model`, with a zero byte between one and the next.
+/// Files beside a `tokenizer.model`. In the input they are separated by zero bytes.
 const BESIDE: [&str; 4] =
     ["added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"];
 
-/// A SentencePiece model that is right, and what a folder has beside it.
+/// A correct SentencePiece model. The input has the other files of its folder.
 pub fn tokenizer_folder(input: &[u8], place: &Place) -> Verdict {
     if !place.path("tokenizer.model").is_file() {
         place.write("tokenizer.model", &pieces());
@@ -58,7 +58,8 @@ pub fn tokenizer_folder(input: &[u8], place: &Place) -> Verdict {
     read(Tokenizer::from_hf_folder(place.folder()))
 }
 
-/// Writes the parts of an input, with a zero byte between one and the next, as the files `names`; what is not told is not there.
+/// Writes the parts of an input, which zero bytes separate, as the files `names`. If a part is missing, its file does
+/// not exist.
 pub(super) fn folder(input: &[u8], place: &Place, names: &[&str]) {
     let mut parts = input.splitn(names.len(), |&byte| byte == 0);
     for name in names {
@@ -69,12 +70,12 @@ pub(super) fn folder(input: &[u8], place: &Place, names: &[&str]) {
     }
 }
 
-/// A SentencePiece model by itself.
+/// A SentencePiece model without other files.
 pub fn tokenizer_model(input: &[u8], place: &Place) -> Verdict {
     read(Tokenizer::from_sentencepiece(place.write("tokenizer.model", input), true))
 }
 
-/// A template compiles, and writes two conversations.
+/// Compiles a template, and renders two conversations.
 pub fn chat_template(input: &[u8], _: &Place) -> Verdict {
     let Ok(source) = std::str::from_utf8(input) else { return Verdict::Refused };
     let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];

@@ -1,4 +1,4 @@
-//! Hugging Face's `config.json`: a reader with errors that name the file and the key, and what all families share.
+//! Hugging Face's `config.json`: a reader whose errors name the file and the key, and the keys that all families share.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use super::validate::layers;
 use super::{Activation, Arch, Norms, Position, QkNorm, Qkv, SlidingLayers, even_share};
 use crate::error::{ModelError, Result};
 
-/// One JSON object of a `config.json`, with errors that name the file and the key.
+/// One JSON object of a `config.json`. Errors name the file and the key.
 pub(super) struct Config<'a> {
     pub(super) path: &'a Path,
-    /// Name of the enclosing object with its dot, or nothing at the top.
+    /// The name of the enclosing object followed by a dot. Empty at the top level.
     pub(super) prefix: &'static str,
     pub(super) keys: &'a Map<String, Value>,
 }
 
 impl Config<'_> {
-    /// The value of a key; an explicit `null` counts as absent.
+    /// The value of a key. An explicit `null` counts as absent.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).filter(|value| !value.is_null())
     }
@@ -64,7 +64,8 @@ impl Config<'_> {
 }
 
 impl Config<'_> {
-    /// The keys most families share, as a decoder with rotary positions, plain projections and nothing special.
+    /// Reads the keys that most families share. The result is a decoder with rotary positions, plain projections and no
+    /// other special features.
     pub(super) fn common(&self) -> Result<Arch> {
         let (arch, _) = self.common_by_type()?;
         if self.sliding_by_type(1, arch.layers)?.flatten().is_some() {
@@ -74,14 +75,15 @@ impl Config<'_> {
         Ok(arch)
     }
 
-    /// As [`Config::common`] where layers may slide, with how sliding layers tell positions if they do it otherwise.
+    /// The same as [`Config::common`] for families whose layers may slide. Also returns the positions of sliding layers
+    /// if they differ.
     pub(super) fn common_by_type(&self) -> Result<(Arch, Option<Position>)> {
         self.only_silu()?;
         let positions = self.positions(self.max_positions()?)?;
         Ok((self.shape(self.head_dim()?, positions.full, positions.max)?, positions.sliding))
     }
 
-    /// The keys all families share.
+    /// Reads the keys that all families share.
     pub(super) fn shape(&self, head_dim: usize, position: Position, max_positions: usize) -> Result<Arch> {
         for key in ["attention_bias", "mlp_bias"] {
             if self.flag(key)? {
@@ -119,7 +121,7 @@ impl Config<'_> {
         })
     }
 
-    /// `head_dim`, else an even share of the width.
+    /// `head_dim`, or the width divided by the number of heads if this key is missing.
     pub(super) fn head_dim(&self) -> Result<usize> {
         match self.get("head_dim") {
             Some(_) => self.size("head_dim"),
@@ -130,7 +132,7 @@ impl Config<'_> {
         }
     }
 
-    /// Refuses another activation than SiLU.
+    /// Refuses all activations except SiLU.
     pub(super) fn only_silu(&self) -> Result<()> {
         if self.get("hidden_act").is_some() && self.text("hidden_act")? != "silu" {
             return Err(self.unsupported("hidden_act", self.text("hidden_act")?, "silu"));
@@ -138,7 +140,7 @@ impl Config<'_> {
         Ok(())
     }
 
-    /// Context length: `max_position_embeddings`, or Baichuan's `model_max_length`.
+    /// The context length: `max_position_embeddings`, or Baichuan's `model_max_length`.
     pub(super) fn max_positions(&self) -> Result<usize> {
         if self.get("max_position_embeddings").is_none() && self.get("model_max_length").is_some() {
             return self.size("model_max_length");
@@ -146,7 +148,7 @@ impl Config<'_> {
         self.size("max_position_embeddings")
     }
 
-    /// The layers that `layer_types` (transformers 5) says slide; the outer option is whether the key is there.
+    /// The layers that slide according to `layer_types` (transformers 5). The outer option says whether the key exists.
     pub(super) fn sliding_by_type(&self, tokens: usize, layers: usize) -> Result<Option<Option<SlidingLayers>>> {
         let Some(types) = self.get("layer_types") else { return Ok(None) };
         let slides = |value: &Value| match value.as_str() {
@@ -165,7 +167,7 @@ impl Config<'_> {
         Ok(Some(SlidingLayers { tokens, layers: sliding, position: None }.unless_none()))
     }
 
-    /// Refuses weights that are quantised in a way only their maker's program reads.
+    /// Refuses weights with a quantisation that only its maker's program can read.
     pub(super) fn refuse_quantised(&self) -> Result<()> {
         for (key, what) in [
             ("quantization_config", "quantization_config: quant_method"),

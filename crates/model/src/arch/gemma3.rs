@@ -1,5 +1,5 @@
-//! Gemma 3: norms around attention and MLP whose weights are stored less one, normed heads of an explicit width, a
-//! sliding window in five of six layers with a rotary base of its own, scaled embeddings, and GELU.
+//! Gemma 3: norms before and after attention and MLP, whose files hold the weights minus one; normed heads with an
+//! explicit width; a sliding window in five of six layers, with its own rotary base; scaled embeddings; and GELU.
 
 use super::config::Config;
 use super::rope_config::Bases;
@@ -7,14 +7,15 @@ use super::{Activation, Arch, Norms, QkNorm, SlidingLayers};
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
 
-/// Rotary bases where a file names none.
+/// The rotary bases that are used if a file gives none.
 const BASES: Bases = Bases { full: 1e6, sliding: 1e4 };
-/// Every so many layers one sees everything.
+/// Every layer whose number is a multiple of this sees all tokens.
 const PERIOD: usize = 6;
-/// Layers of the 27B model, whose scores are scaled by the share of the width a head has, not by its own width.
+/// The number of layers of the 27B model. Its scores are scaled by the width divided by the number of heads, not by the
+/// head width.
 const LAYERS_27B: usize = 62;
 
-/// What both kinds of files say in the same way.
+/// The properties that are the same for both kinds of files.
 fn specialised(arch: Arch) -> Arch {
     Arch {
         norms: Norms::Around,
@@ -51,15 +52,15 @@ pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
         norms_less_one: true,
         score_scale: Some(scalar.powf(-0.5)),
         sliding: sliding.map(|sliding| SlidingLayers { position: positions.sliding, ..sliding }),
-        // Gemma 3 checkpoints leave the key out, and it is true by default.
+        // Gemma 3 checkpoints omit the key, and the default is true.
         tied_head: config.get("tie_word_embeddings").is_none() || config.flag("tie_word_embeddings")?,
         ..specialised(shape)
     })
 }
 
-/// In GGUF the converter has added one to the weights of norms.
+/// In GGUF, the converter has already added one to the weights of norms.
 pub(super) fn from_metadata(file: &Gguf, arch: Arch) -> Result<Arch> {
-    // Without heads, which are refused later, there is nothing to divide by.
+    // A number of heads of zero is refused later. Here it must not be a divisor.
     let share = arch.hidden.checked_div(arch.heads).unwrap_or(arch.head_dim);
     let width = if arch.layers == LAYERS_27B { share } else { arch.head_dim };
     let sliding = super::sliding_metadata::sliding_with_period(file, &arch, PERIOD)?;

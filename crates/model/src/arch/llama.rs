@@ -1,4 +1,4 @@
-//! Llama 2, 3 and 3.x, and what is shaped like them (SmolLM2, TinyLlama): nothing beyond the common keys.
+//! Llama 2, 3 and 3.x, and models with the same structure (SmolLM2, TinyLlama). They need only the common keys.
 
 use super::Arch;
 use super::config::Config;

@@ -1,4 +1,4 @@
-//! What the GGUF files of all families share.
+//! The keys that the GGUF files of all families share.
 
 use super::sliding_metadata::sliding_with_period;
 use super::{
@@ -7,7 +7,7 @@ use super::{
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
 
-/// The architecture of a file, of the family it says it is.
+/// The architecture of a file, read as the family that the file names.
 pub(super) fn read(file: &Gguf) -> Result<Arch> {
     let arch = common(file)?;
     match file.str("general.architecture")? {
@@ -18,12 +18,12 @@ pub(super) fn read(file: &Gguf) -> Result<Arch> {
     }
 }
 
-/// Every layer slides, unless the file says which do.
+/// Every layer slides, unless the file says which layers do.
 fn all_slide(file: &Gguf, arch: Arch) -> Result<Arch> {
     Ok(Arch { sliding: sliding_with_period(file, &arch, usize::MAX)?, ..arch })
 }
 
-/// The keys all families share under the prefix of their own, such as `llama.`.
+/// The keys that all families share. Each family has its own prefix, such as `llama.`.
 pub(super) fn common(file: &Gguf) -> Result<Arch> {
     let prefix = file.str("general.architecture")?;
     let key = |name: &str| format!("{prefix}.{name}");
@@ -54,7 +54,7 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
             return Err(ModelError::bad_value(file.path(), key, expected, found));
         }
     }
-    // As other architectures scale; 0 and 1 change nothing.
+    // Scales of other architectures. The values 0 and 1 change nothing.
     for name in ["logit_scale", "embedding_scale", "residual_scale"] {
         let key = key(name);
         if file.optional(&key).is_some() && ![0.0, 1.0].contains(&file.float(&key)?) {
@@ -102,7 +102,7 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
         activation: Activation::Silu,
         packed_mlp: false,
         embedding_scale: 1.0,
-        // llama.cpp writes 0 for none.
+        // llama.cpp writes 0 for no scale.
         score_scale: match file.optional(&scale) {
             Some(_) => Some(file.float(&scale)?).filter(|&scale| scale != 0.0),
             None => None,
@@ -112,7 +112,7 @@ pub(super) fn common(file: &Gguf) -> Result<Arch> {
     })
 }
 
-/// The number its author wrote: GGUF stores `1e-5` as the nearest f32, 9.99999974e-6.
+/// The number that the author wrote: GGUF stores `1e-5` as the nearest f32, 9.99999974e-6.
 fn shortest_f64(stored: f64) -> f64 {
     (stored as f32).to_string().parse().unwrap_or(stored)
 }

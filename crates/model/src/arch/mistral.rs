@@ -1,4 +1,4 @@
-//! Mistral: heads of an explicit width, and in early versions a sliding window in every layer.
+//! Mistral: heads with an explicit width and, in early versions, a sliding window in every layer.
 
 use super::config::Config;
 use super::{Arch, SlidingLayers};

@@ -1,6 +1,7 @@
-//! What distinguishes one decoder of the Llama kind from another, as data.
+//! The differences between decoders of the Llama kind, as data.
 //!
-//! A family is a way to fill an [`Arch`] from a file's metadata (one file per family); the decoder reads nothing else.
+//! A family is a way to fill an [`Arch`] from a file's metadata, with one file per family. The decoder reads nothing
+//! else.
 
 mod baichuan;
 mod config;
@@ -33,20 +34,20 @@ pub use rope::RopeScaling;
 pub const HF_MODEL_TYPES: &[&str] =
     &["llama", "mistral", "qwen2", "qwen3", "baichuan", "gemma3_text", "olmo2", "olmo3", "phi3"];
 
-/// GGUF `general.architecture` values that [`Arch::from_gguf`] understands. Mistral's files say `llama`.
+/// GGUF `general.architecture` values that [`Arch::from_gguf`] understands. The files of Mistral models say `llama`.
 pub const GGUF_ARCHITECTURES: &[&str] = &["llama", "qwen2", "qwen3", "gemma3", "olmo2", "phi3"];
 
-/// Llama 2's and Hugging Face's default rotary base, used where a file names none.
+/// The default rotary base of Llama 2 and of Hugging Face. It is used if a file gives none.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
-/// How a model tells positions.
+/// How a model encodes positions.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Position {
     /// Queries and keys are rotated.
     Rope {
-        /// Base of the frequencies.
+        /// The base of the frequencies.
         theta: f64,
-        /// Their rescaling.
+        /// How the frequencies are rescaled.
         scaling: RopeScaling,
     },
     /// Scores fall linearly with distance, see [`kvcsr_cache::Alibi`].
@@ -56,26 +57,26 @@ pub enum Position {
 /// Layers whose tokens see only the tokens just before them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlidingLayers {
-    /// Tokens that a token sees, itself included.
+    /// The number of tokens that a token sees, including itself.
     pub tokens: usize,
-    /// Per layer, whether it is one of them.
+    /// For each layer, whether it slides.
     pub layers: Vec<bool>,
-    /// How they tell positions, where the other layers do otherwise.
+    /// How sliding layers encode positions, if the other layers do this differently.
     pub position: Option<Position>,
 }
 
 impl SlidingLayers {
-    /// The layers from `first` on, of `layers`.
+    /// Of `layers` layers, those from `first` on slide.
     pub fn from_layer(first: usize, layers: usize, tokens: usize) -> Self {
         Self { tokens, layers: (0..layers).map(|layer| layer >= first).collect(), position: None }
     }
 
-    /// All but every `period`th layer: with 6, layers 5, 11, .. see everything.
+    /// All layers slide except every `period`th one. With 6, layers 5, 11, .. see everything.
     pub(crate) fn but_every(period: usize, layers: usize, tokens: usize) -> Self {
         Self { tokens, layers: (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect(), position: None }
     }
 
-    /// Itself, or nothing if no layer slides.
+    /// `self`, or `None` if no layer slides.
     pub(crate) fn unless_none(self) -> Option<Self> {
         Some(self).filter(|sliding| sliding.layers.contains(&true))
     }
@@ -105,29 +106,30 @@ pub enum Norms {
     Around,
 }
 
-/// RMSNorms of queries and keys before their position is told.
+/// RMSNorms of queries and keys, before position embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// Every head by itself, with one weight of `D`.
+    /// Each head separately, with one weight vector of size `D`.
     PerHead,
     /// All heads of a token together.
     Whole,
 }
 
-/// What the gate of the MLP passes through.
+/// The activation function of the MLP's gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x sigmoid(x)`
     Silu,
-    /// GELU by its tanh approximation.
+    /// GELU in its tanh approximation.
     GeluTanh,
 }
 
-/// Shape and constants of one decoder.
+/// The shape and the constants of one decoder.
 ///
-/// Build it from a file ([`Arch::from_gguf`], [`Arch::from_hf_config`]), or by hand and call [`Arch::validate`].
+/// It is read from a file ([`Arch::from_gguf`], [`Arch::from_hf_config`]). It can also be built by hand; then call
+/// [`Arch::validate`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
     /// Width of the residual stream.
@@ -136,7 +138,7 @@ pub struct Arch {
     pub layers: usize,
     /// Query heads per layer, `H`.
     pub heads: usize,
-    /// Key and value heads per layer, `Hkv`; divides `heads`.
+    /// Key-value heads per layer, `Hkv`. `heads` must be a multiple of it.
     pub kv_heads: usize,
     /// Width of one head, `D`.
     pub head_dim: usize,
@@ -146,11 +148,11 @@ pub struct Arch {
     pub vocab: usize,
     /// Epsilon inside the RMSNorm's square root.
     pub rms_eps: f64,
-    /// How positions are told.
+    /// How positions are encoded.
     pub position: Position,
     /// Layers with a sliding window, if any.
     pub sliding: Option<SlidingLayers>,
-    /// Longest context, in tokens; the rotary tables have this many rows.
+    /// The longest context in tokens. The rotary tables have this many rows.
     pub max_positions: usize,
     /// The projections to queries, keys and values.
     pub qkv: Qkv,
@@ -158,19 +160,19 @@ pub struct Arch {
     pub qk_norm: QkNorm,
     /// Where the norms of a layer are.
     pub norms: Norms,
-    /// The files hold the weights of norms less one.
+    /// Whether the files hold the weights of norms minus one.
     pub norms_less_one: bool,
-    /// What the MLP's gate passes through.
+    /// The activation function of the MLP's gate.
     pub activation: Activation,
-    /// Gate and up of the MLP are one matrix in the files: `gate_up_proj`, gate first.
+    /// Whether gate and up of the MLP are one matrix in the files: `gate_up_proj`, with the gate first.
     pub packed_mlp: bool,
-    /// What embeddings are multiplied by.
+    /// The factor by which embeddings are multiplied.
     pub embedding_scale: f64,
-    /// What scores are multiplied by, where it is not `1/sqrt(D)`.
+    /// The factor by which scores are multiplied, if it is not `1/sqrt(D)`.
     pub score_scale: Option<f64>,
-    /// The output projection is the embedding matrix.
+    /// Whether the output projection is the embedding matrix.
     pub tied_head: bool,
-    /// The rows of the output projection are scaled to length 1.
+    /// Whether the rows of the output projection are scaled to length 1.
     pub normalised_head: bool,
 }
 
@@ -178,8 +180,8 @@ impl Arch {
     /// Reads the architecture from a GGUF file's metadata and validates it.
     ///
     /// # Errors
-    /// [`ModelError::Unsupported`] for an architecture outside [`GGUF_ARCHITECTURES`]; missing, mistyped, absurd or
-    /// contradictory keys by name.
+    /// [`ModelError::Unsupported`] for an architecture that is not in [`GGUF_ARCHITECTURES`]. Also errors for keys that
+    /// are missing, have a wrong type, have absurd values or contradict each other. They name the key.
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
         let architecture = file.str("general.architecture")?;
         if !GGUF_ARCHITECTURES.contains(&architecture) {
@@ -195,13 +197,13 @@ impl Arch {
         Ok(arch)
     }
 
-    /// Reads the architecture from the text of a Hugging Face `config.json`; `path` is only named in errors.
+    /// Reads the architecture from the text of a Hugging Face `config.json`. `path` is only used in errors.
     ///
-    /// Both the `rope_theta` + `rope_scaling` and the newer `rope_parameters` spellings are understood, and
-    /// `rope_scaling` wins.
+    /// Both spellings are understood: `rope_theta` + `rope_scaling`, and the newer `rope_parameters`. If both are
+    /// present, `rope_scaling` is used.
     ///
     /// # Errors
-    /// As [`Arch::from_gguf`], with the JSON's keys.
+    /// The errors of [`Arch::from_gguf`], with the JSON's keys.
     pub fn from_hf_config(json: &str, path: &Path) -> Result<Self> {
         let malformed = |detail: String| ModelError::Malformed { path: path.to_owned(), format: "config.json", detail };
         let value: serde_json::Value = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
@@ -230,7 +232,8 @@ impl Arch {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Scale of a layer's attention scores: `1/sqrt(D)` or the model's own, and what its positions ask for.
+    /// The factor on a layer's attention scores: `1/sqrt(D)` or the model's own factor, times the factor of its
+    /// position encoding.
     pub fn scale(&self, layer: usize) -> f64 {
         let scale = self.score_scale.unwrap_or_else(|| 1.0 / (self.head_dim as f64).sqrt());
         match self.position_of(layer) {
@@ -244,7 +247,7 @@ impl Arch {
         self.sliding_at(layer).map_or(Reach::Full, |sliding| Reach::Sliding(sliding.tokens))
     }
 
-    /// How a layer tells positions.
+    /// How a layer encodes positions.
     pub fn position_of(&self, layer: usize) -> &Position {
         self.sliding_at(layer).and_then(|sliding| sliding.position.as_ref()).unwrap_or(&self.position)
     }
@@ -254,7 +257,7 @@ impl Arch {
     }
 }
 
-/// Width of one head where a file does not say it.
+/// The width of one head, for files that do not give it.
 fn even_share(path: &Path, key: &str, hidden: usize, heads: usize) -> Result<usize> {
     if heads > 0 && hidden.is_multiple_of(heads) {
         return Ok(hidden / heads);

@@ -1,4 +1,4 @@
-//! OLMo 2 and 3: norms after attention and MLP instead of before, and norms of queries and keys over all heads
+//! OLMo 2 and 3: norms after attention and MLP instead of before them, and norms of queries and keys over all heads
 //! together. OLMo 3 has a sliding window in three of four layers.
 
 use super::config::Config;
@@ -7,9 +7,9 @@ use super::{Arch, Norms, QkNorm, SlidingLayers};
 use crate::error::Result;
 use crate::load::gguf::Gguf;
 
-/// Rotary base of OLMo 3 where a file names none.
+/// The rotary base of OLMo 3, if a file gives none.
 const THETA_3: f64 = 5e5;
-/// Every so many layers of OLMo 3 one sees everything.
+/// Every OLMo 3 layer whose number is a multiple of this sees all tokens.
 const PERIOD: usize = 4;
 
 fn specialised(arch: Arch) -> Arch {
@@ -20,7 +20,7 @@ pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
     Ok(specialised(config.common()?))
 }
 
-/// OLMo 3: long contexts are scaled in the layers that see everything.
+/// OLMo 3: long contexts are scaled only in the layers that see everything.
 pub(super) fn third_from_config(config: &Config<'_>) -> Result<Arch> {
     config.only_silu()?;
     let theta = config.optional_float("rope_theta")?.unwrap_or(THETA_3);
@@ -35,7 +35,7 @@ pub(super) fn third_from_config(config: &Config<'_>) -> Result<Arch> {
     Ok(Arch { sliding, ..specialised(arch) })
 }
 
-/// A GGUF of OLMo 3 is one of OLMo 2 with a window.
+/// A GGUF of OLMo 3 has the architecture of OLMo 2, with a window.
 pub(super) fn from_metadata(file: &Gguf, arch: Arch) -> Result<Arch> {
     let sliding = super::sliding_metadata::sliding_with_period(file, &arch, PERIOD)?;
     let theta = super::rope_metadata::base(file)?;

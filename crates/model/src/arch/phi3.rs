@@ -1,11 +1,11 @@
-//! Phi-3 and Phi-4: q, k and v in one matrix, gate and up in another, and in some a sliding window in every layer. The
-//! models for long contexts have a rescaling of their own (`longrope`), which is refused.
+//! Phi-3 and Phi-4: q, k and v are one matrix, and gate and up are another. Some models have a sliding window in every
+//! layer. The models for long contexts have their own rescaling (`longrope`), which is refused.
 
 use super::config::Config;
 use super::{Arch, Qkv, SlidingLayers};
 use crate::error::Result;
 
-/// What both kinds of files say in the same way.
+/// The properties that are the same for both kinds of files.
 pub(super) fn specialised(arch: Arch) -> Arch {
     Arch { qkv: Qkv::Joined, packed_mlp: true, ..arch }
 }

@@ -1,4 +1,4 @@
-//! Qwen2 and Qwen2.5: biases on q, k and v, in small models a tied head, and an optional sliding window in the upper
+//! Qwen2 and Qwen2.5: biases on q, k and v, a tied head in small models, and an optional sliding window in the upper
 //! layers.
 
 use super::config::Config;
@@ -10,8 +10,8 @@ pub(super) fn from_config(config: &Config<'_>) -> Result<Arch> {
     Ok(Arch { sliding: sliding(config, arch.layers, local)?, qkv: Qkv::Biased, ..arch })
 }
 
-/// `sliding_window` counts only with `use_sliding_window`, and then from layer `max_window_layers` on, unless
-/// `layer_types` spells the layers out.
+/// `sliding_window` counts only with `use_sliding_window`, and then from layer `max_window_layers` on. If `layer_types`
+/// is present, it lists the sliding layers instead.
 pub(super) fn sliding(config: &Config<'_>, layers: usize, position: Option<Position>) -> Result<Option<SlidingLayers>> {
     if !config.flag("use_sliding_window")? || config.get("sliding_window").is_none() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Qwen3: an RMSNorm on every query and key head, heads of an explicit width, no biases.
+//! Qwen3: an RMSNorm on every query and key head, heads with an explicit width, no biases.
 
 use super::config::Config;
 use super::{Arch, QkNorm, qwen2};

@@ -5,43 +5,43 @@ use std::f64::consts::{PI, TAU};
 /// How rotary frequencies are rescaled for long contexts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
-    /// Frequencies `theta^(-2i/D)` unchanged.
+    /// The frequencies `theta^(-2i/D)` are not changed.
     None,
-    /// All frequencies divided by one factor (position interpolation; Hugging Face `rope_type: linear`).
+    /// All frequencies are divided by one factor (position interpolation; Hugging Face `rope_type: linear`).
     Linear {
-        /// Divisor of the frequencies.
+        /// The divisor of the frequencies.
         factor: f64,
     },
-    /// Llama 3.1's piecewise rescaling: low frequencies divided by `factor`, high ones kept, a linear blend between
-    /// (Hugging Face `rope_type: llama3`).
+    /// Llama 3.1's piecewise rescaling: low frequencies are divided by `factor`, high ones are kept, and those between
+    /// are blended linearly (Hugging Face `rope_type: llama3`).
     Llama3 {
-        /// Divisor of the low frequencies.
+        /// The divisor of the low frequencies.
         factor: f64,
         /// Wavelengths above `original_max_positions / low_freq_factor` are divided by `factor`.
         low_freq_factor: f64,
         /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
         high_freq_factor: f64,
-        /// Context length the model was first trained with, in tokens.
+        /// The context length in tokens with which the model was first trained.
         original_max_positions: usize,
     },
-    /// YaRN (Peng et al., ICLR 2024; Hugging Face `rope_type: yarn`): frequencies that turn often within the original
-    /// context are kept, those that turn rarely are divided by `factor`, with a ramp over channel pairs between; and
-    /// scores are sharpened.
+    /// YaRN (Peng et al., ICLR 2024; Hugging Face `rope_type: yarn`). Frequencies with many turns within the original
+    /// context are kept. Frequencies with few turns are divided by `factor`. Between them there is a ramp over channel
+    /// pairs. In addition, scores are sharpened.
     Yarn {
-        /// Divisor of the low frequencies.
+        /// The divisor of the low frequencies.
         factor: f64,
-        /// Context length the model was first trained with, in tokens.
+        /// The context length in tokens with which the model was first trained.
         original_max_positions: usize,
-        /// Turns within the original context from which on a frequency is kept.
+        /// A frequency with at least this many turns within the original context is kept.
         beta_fast: f64,
-        /// Turns within the original context up to which a frequency is divided.
+        /// A frequency with at most this many turns within the original context is divided.
         beta_slow: f64,
         /// Whether the ramp begins and ends at whole channel pairs.
         truncate: bool,
-        /// What rotated queries and rotated keys are multiplied by.
+        /// The factor by which rotated queries and rotated keys are multiplied.
         attention_factor: f64,
     },
-    /// Each frequency divided by its own factor: how GGUF files spell out a rescaling (`rope_freqs.weight`).
+    /// Each frequency is divided by its own factor. GGUF files write a rescaling in this form (`rope_freqs.weight`).
     Divided(
         /// One divisor per channel pair, `D/2`.
         Vec<f32>,
@@ -49,7 +49,7 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// Rotary angular frequencies, one per channel pair: `D/2` values in radians per token, after rescaling.
+    /// Rotary angular frequencies after rescaling, one per channel pair: `D/2` values in radians per token.
     pub fn frequencies(&self, theta: f64, head_dim: usize) -> Vec<f64> {
         let base = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
         match self {
@@ -70,7 +70,7 @@ impl RopeScaling {
                 })
                 .collect(),
             &Self::Yarn { factor, original_max_positions, beta_fast, beta_slow, truncate, .. } => {
-                // The channel pair, as a real number, that turns `beta` times within the original context.
+                // The channel pair, as a real number, that makes `beta` turns within the original context.
                 let pair = |beta: f64| {
                     let turns = original_max_positions as f64 / (beta * 2.0 * PI);
                     head_dim as f64 * turns.ln() / (2.0 * theta.ln())
@@ -94,7 +94,7 @@ impl RopeScaling {
         }
     }
 
-    /// What the scores of rotated queries and keys are multiplied by.
+    /// The factor by which the scores of rotated queries and keys are multiplied.
     pub fn score_factor(&self) -> f64 {
         match self {
             Self::Yarn { attention_factor, .. } => attention_factor * attention_factor,
@@ -102,13 +102,14 @@ impl RopeScaling {
         }
     }
 
-    /// The attention factor that YaRN's authors found best for a factor: `0.1 m ln(factor) + 1`.
+    /// The attention factor that YaRN's authors recommend for a factor: `0.1 m ln(factor) + 1`, where `m` is `mscale`.
     pub(super) fn yarn_attention(factor: f64, mscale: f64) -> f64 {
         if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
     }
 
-    /// Positions of a model whose files say `max_positions`: at least those, or those it was first trained with times
-    /// the factor, where the scaling is one that files leave out.
+    /// The number of positions of a model whose files say `max_positions`. With linear scaling it is `max_positions`
+    /// times the factor. With YaRN it is at least the original length times the factor. Otherwise it is
+    /// `max_positions`.
     pub(super) fn positions(&self, max_positions: usize) -> usize {
         match *self {
             Self::Linear { factor } => scaled(max_positions, factor),
@@ -119,7 +120,7 @@ impl RopeScaling {
         }
     }
 
-    /// Whether the numbers make sense for heads of `head_dim` channels; the error says what would.
+    /// Checks that the numbers are valid for heads of `head_dim` channels. The error says what would be valid.
     pub(super) fn check(&self, head_dim: usize) -> Result<(), String> {
         let refuse = |sound: bool, expected: &str| if sound { Ok(()) } else { Err(expected.to_owned()) };
         match self {
@@ -150,7 +151,7 @@ impl RopeScaling {
     }
 }
 
-/// A length times a factor, huge or zero ones for [`super::Arch::validate`] to refuse.
+/// A length times a factor. [`super::Arch::validate`] refuses results that are huge or zero.
 fn scaled(positions: usize, factor: f64) -> usize {
     (positions as f64 * factor).round() as usize
 }

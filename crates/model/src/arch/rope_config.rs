@@ -1,8 +1,8 @@
-//! What a Hugging Face `config.json` says about positions: every key is used or refused.
+//! What a Hugging Face `config.json` says about positions. Every key is either used or refused.
 //!
-//! transformers 5 writes `rope_parameters`, versions before wrote `rope_theta` and `rope_scaling`, and people add
-//! `rope_scaling` by hand. Where both are there, `rope_scaling` wins, as in transformers
-//! (`modeling_rope_utils.py`, `convert_rope_params_to_dict`).
+//! transformers 5 writes `rope_parameters`. Earlier versions wrote `rope_theta` and `rope_scaling`, and people add
+//! `rope_scaling` by hand. If both are present, `rope_scaling` is used, as in transformers (`modeling_rope_utils.py`,
+//! `convert_rope_params_to_dict`).
 
 use serde_json::Value;
 
@@ -10,23 +10,23 @@ use super::config::Config;
 use super::{DEFAULT_ROPE_THETA, Position, RopeScaling};
 use crate::error::{ModelError, Result};
 
-/// How the layers of a model tell positions.
+/// How the layers of a model encode positions.
 pub(super) struct Positions {
-    /// Those that see everything.
+    /// The layers that see everything.
     pub(super) full: Position,
-    /// Those with a window, where it differs.
+    /// The layers with a window, if they differ.
     pub(super) sliding: Option<Position>,
-    /// Longest context, in tokens.
+    /// The longest context, in tokens.
     pub(super) max: usize,
 }
 
-/// Bases of models that have one for layers of each kind.
+/// The rotary bases of models that have one base for each kind of layer.
 pub(super) struct Bases {
     pub(super) full: f64,
     pub(super) sliding: f64,
 }
 
-/// Keys beside `rope_theta`, `rope_type` and `type` that each type has.
+/// The keys that each type has in addition to `rope_theta`, `rope_type` and `type`.
 const TYPES: [(&str, &[&str]); 4] = [
     ("default", &[]),
     ("linear", &["factor"]),
@@ -46,15 +46,15 @@ const TYPES: [(&str, &[&str]); 4] = [
     ),
 ];
 const COMMON: [&str; 4] = ["rope_theta", "rope_type", "type", "partial_rotary_factor"];
-/// Keys that some authors write and that nothing reads.
+/// Keys that some authors write and that no program reads.
 const WITHOUT_EFFECT: [&str; 1] = ["finetuned"];
 
-/// Keys of the top level that this file reads.
+/// Keys at the top level that this file reads.
 const TOP: [&str; 5] =
     ["rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rope_local_base_freq"];
-/// What words of a key begin with that has to do with positions.
+/// If a word of a key begins with one of these, the key is about positions.
 const ABOUT_POSITIONS: [&str; 6] = ["rope", "longrope", "rotary", "alibi", "ntk", "logn"];
-/// Values that say that nothing special is wanted.
+/// Values that do not ask for anything special.
 const NEUTRAL: [(&str, &str); 6] = [
     ("rope_interleaved", "false"),
     ("rope_traditional", "false"),
@@ -67,8 +67,8 @@ const NEUTRAL: [(&str, &str); 6] = [
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 
 impl Config<'_> {
-    /// Positions of a family whose layers all tell them alike, unless `rope_parameters` is nested by the types in
-    /// `layer_types`.
+    /// The positions of a family whose layers all encode them in the same way, unless `rope_parameters` is nested by
+    /// the types in `layer_types`.
     pub(super) fn positions(&self, max: usize) -> Result<Positions> {
         self.only_known_positions(&[])?;
         let parameters = self.object("rope_parameters", "rope_parameters.")?;
@@ -115,8 +115,8 @@ impl Config<'_> {
         self.one(&parameters, theta, max)
     }
 
-    /// Positions of a family that has a rotary base for full and one for sliding layers: `rope_scaling` is for the
-    /// full ones alone.
+    /// The positions of a family with one rotary base for full layers and one for sliding layers. `rope_scaling`
+    /// applies only to the full layers.
     pub(super) fn positions_by_type(&self, bases: &Bases, max: usize) -> Result<Positions> {
         self.only_known_positions(&["rope_local_base_freq"])?;
         let top = self.optional_float("rope_theta")?;
@@ -134,7 +134,7 @@ impl Config<'_> {
         })
     }
 
-    /// One entry per layer type; `over` adds to that of full layers and wins over it.
+    /// Reads one entry per layer type. `over` extends the entry of full layers, and overrides it.
     fn by_type(
         &self,
         parameters: &Config<'_>,
@@ -170,13 +170,13 @@ impl Config<'_> {
         Ok(Positions { full, sliding, max })
     }
 
-    /// The same for all layers.
+    /// The same position encoding for all layers.
     fn one(&self, entry: &Config<'_>, theta: f64, max: usize) -> Result<Positions> {
         let full = rope(theta, self.scaling(entry, max)?);
         Ok(Positions { max: extended(&full, max), full, sliding: None })
     }
 
-    /// The rescaling an entry asks for, every key of which is one of its type.
+    /// The rescaling that an entry asks for. Every key of the entry must belong to its type.
     fn scaling(&self, entry: &Config<'_>, max: usize) -> Result<RopeScaling> {
         let name = |key: &str| -> Result<Option<String>> { entry.get(key).map(|_| entry.text(key)).transpose() };
         let (new, old) = (name("rope_type")?, name("type")?);
@@ -205,7 +205,7 @@ impl Config<'_> {
         }
         entry.whole_heads_rotate()?;
         let original = || match self.get("original_max_position_embeddings") {
-            // At the top level it wins, as in transformers.
+            // At the top level this key has priority, as in transformers.
             Some(_) => self.size("original_max_position_embeddings"),
             None => entry.size_or("original_max_position_embeddings", max),
         };
@@ -223,7 +223,7 @@ impl Config<'_> {
     }
 
     fn yarn(&self, original_max_positions: usize, max: usize) -> Result<RopeScaling> {
-        // A factor written as null is that of the lengths.
+        // If the factor is null, it is the ratio of the two lengths.
         let given = self.get("factor").is_some() || !self.keys.contains_key("factor");
         let factor = if given { self.float("factor")? } else { max as f64 / original_max_positions as f64 };
         let some = |key: &str| Ok::<_, ModelError>(self.optional_float(key)?.filter(|&number| number != 0.0));
@@ -257,7 +257,7 @@ impl Config<'_> {
         }
     }
 
-    /// Refuses keys about positions that nothing here reads.
+    /// Refuses keys about positions that nothing in this crate reads.
     fn only_known_positions(&self, more: &[&str]) -> Result<()> {
         self.whole_heads_rotate()?;
         for (key, value) in self.keys.iter().filter(|(_, value)| !value.is_null()) {
@@ -276,13 +276,13 @@ impl Config<'_> {
         Ok(())
     }
 
-    /// A number, if the key is there.
+    /// A number. `None` if the key is missing.
     pub(super) fn optional_float(&self, key: &str) -> Result<Option<f64>> {
         self.get(key).map(|_| self.float(key)).transpose()
     }
 }
 
-/// Positions of a model of `max` positions under its scaling.
+/// The number of positions of a model with `max` positions, after its scaling.
 fn extended(position: &Position, max: usize) -> usize {
     match position {
         Position::Rope { scaling, .. } => scaling.positions(max),

@@ -1,13 +1,13 @@
-//! What a GGUF says about positions: every key under `rope.` is used or refused.
+//! What a GGUF says about positions. Every key under `rope.` is either used or refused.
 //!
-//! Defaults are llama.cpp's (`llama_model::load_hparams` and `llama_context` of
+//! The defaults are those of llama.cpp (`llama_model::load_hparams` and `llama_context` of
 //! <https://github.com/ggml-org/llama.cpp>).
 
 use super::{DEFAULT_ROPE_THETA, Position, RopeScaling};
 use crate::error::{ModelError, Result};
 use crate::load::gguf::{Gguf, ROPE_FREQS};
 
-/// Keys under `ARCHITECTURE.rope.` that this file or the shape reads.
+/// Keys under `ARCHITECTURE.rope.` that are read here or with the shape.
 const READ: [&str; 13] = [
     "dimension_count",
     "dimension_count_swa",
@@ -23,12 +23,12 @@ const READ: [&str; 13] = [
     "scaling.yarn_beta_slow",
     "scaling.yarn_ext_factor",
 ];
-/// Tensors of rotary scaling that nothing here does.
+/// Tensors of a rotary scaling that this crate does not support.
 const LONG_ROPE: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 /// Keys that have no effect on inference.
 const WITHOUT_EFFECT: [&str; 1] = ["scaling.finetuned"];
 
-/// Position and longest context of the layers that see everything.
+/// The position encoding and the longest context of the layers that see everything.
 pub(super) fn positions(file: &Gguf, head_dim: usize) -> Result<(Position, usize)> {
     if let Some(name) = LONG_ROPE.iter().find(|name| file.has_tensor(name)) {
         return Err(ModelError::Unsupported {
@@ -41,7 +41,7 @@ pub(super) fn positions(file: &Gguf, head_dim: usize) -> Result<(Position, usize
     let prefix = format!("{}.rope.", file.str("general.architecture")?);
     for key in file.keys(&prefix) {
         let name = &key[prefix.len()..];
-        // llama.cpp writes it as 0 where there is none.
+        // llama.cpp writes 0 if there is none.
         let none = name == "scaling.yarn_log_multiplier" && file.float(key).is_ok_and(|value| value == 0.0);
         if !READ.contains(&name) && !WITHOUT_EFFECT.contains(&name) && !none {
             let expected = "no such key: nothing here reads it, and leaving it out could change positions";
@@ -77,7 +77,7 @@ pub(super) fn base(file: &Gguf) -> Result<f64> {
     if file.optional(&key).is_some() { file.float(&key) } else { Ok(DEFAULT_ROPE_THETA) }
 }
 
-/// Position of layers with a window, in families where it differs: never rescaled.
+/// The position encoding of layers with a window, in families where it differs. It is never rescaled.
 pub(super) fn local(file: &Gguf, theta: f64) -> Result<Position> {
     let key = format!("{}.rope.freq_base_swa", file.str("general.architecture")?);
     let theta = if file.optional(&key).is_some() { file.float(&key)? } else { theta };
@@ -90,13 +90,13 @@ fn scaling(file: &Gguf, prefix: &str, context: usize) -> Result<RopeScaling> {
         Some(_) => file.float(&key(name)),
         None => Ok(default),
     };
-    // The older name of the factor; zero means none.
+    // `scale_linear` is the older name of the factor. Zero means that there is none.
     let factor = match float("scaling.factor", 0.0)? {
         0.0 => float("scale_linear", 0.0)?,
         factor => factor,
     };
     let factor = if factor == 0.0 { 1.0 } else { factor };
-    // Without a type, a factor is linear.
+    // Without a type, a factor means linear scaling.
     let kind = if file.optional(&key("scaling.type")).is_some() { file.str(&key("scaling.type"))? } else { "linear" };
     let attention = float("scaling.attn_factor", 1.0)? * float("scaling.yarn_attn_factor", 1.0)?;
     if kind != "yarn" {
@@ -138,7 +138,7 @@ fn scaling(file: &Gguf, prefix: &str, context: usize) -> Result<RopeScaling> {
     }
 }
 
-/// Llama 3.1's rescaling, which converters write out as one divisor per channel pair.
+/// Llama 3.1's rescaling. Converters write it as one divisor per channel pair.
 fn divisors(file: &Gguf, head_dim: usize) -> Result<Option<RopeScaling>> {
     let Some(found) = file.tensor_shape(ROPE_FREQS) else { return Ok(None) };
     let expected = vec![head_dim / 2];

@@ -6,7 +6,8 @@ use super::{Arch, SlidingLayers};
 use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
 
-/// The sliding layers of a family in which all but every `period`th slide, unless the file says which do.
+/// The sliding layers of a family in which all layers slide except every `period`th one, unless the file says which
+/// layers do.
 pub(super) fn sliding_with_period(file: &Gguf, arch: &Arch, period: usize) -> Result<Option<SlidingLayers>> {
     let Some(tokens) = arch.sliding.as_ref().map(|sliding| sliding.tokens) else { return Ok(None) };
     let key = format!("{}.attention.sliding_window_pattern", file.str("general.architecture")?);

@@ -1,9 +1,9 @@
-//! The tensors a checkpoint of an [`Arch`] holds.
+//! The tensors of a checkpoint of an [`Arch`].
 
 use super::{Arch, Norms, QkNorm, Qkv};
 
 impl Arch {
-    /// Every tensor of the checkpoint with its shape, under Hugging Face names, linear weights as `(out, in)`.
+    /// Every tensor of the checkpoint and its shape, with Hugging Face names. Linear weights are `(out, in)`.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (hidden, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab, hidden])];

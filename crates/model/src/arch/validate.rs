@@ -1,11 +1,11 @@
-//! Whether an [`Arch`] can be believed.
+//! Checks whether the numbers of an [`Arch`] are plausible.
 
 use std::path::Path;
 
 use super::{Arch, Position};
 use crate::error::{ModelError, Result};
 
-/// Most layers. They are counted before lists of one entry each are made.
+/// The largest number of layers. It is checked before any list with one entry per layer is made.
 const MOST_LAYERS: usize = 1 << 10;
 
 fn within(path: &Path, key: &str, value: usize, most: usize) -> Result<()> {
@@ -15,23 +15,23 @@ fn within(path: &Path, key: &str, value: usize, most: usize) -> Result<()> {
     Err(ModelError::bad_value(path, key, format!("between 1 and {most}"), value.to_string()))
 }
 
-/// The number of layers that `key` of a file says.
+/// Checks the number of layers that `key` of a file gives.
 ///
 /// # Errors
-/// [`ModelError::BadValue`] if it is none that a model has.
+/// [`ModelError::BadValue`] if no model has this number of layers.
 pub(super) fn layers(path: &Path, key: &str, value: usize) -> Result<usize> {
     within(path, key, value, MOST_LAYERS)?;
     Ok(value)
 }
 
 impl Arch {
-    /// Checks ranges and agreement between fields; `path` is only named in errors.
+    /// Checks ranges, and that fields agree with each other. `path` is only used in errors.
     ///
-    /// The bounds are far above any published model: they exist so that a damaged file is refused before it is
-    /// believed about how much memory to allocate.
+    /// The bounds are far above any published model. Their purpose is to refuse a damaged file before its numbers
+    /// decide how much memory is allocated.
     ///
     /// # Errors
-    /// [`ModelError::BadValue`] naming the field.
+    /// [`ModelError::BadValue`], with the name of the field.
     pub fn validate(&self, path: &Path) -> Result<()> {
         let within = |key: &str, value: usize, most: usize| within(path, key, value, most);
         within("hidden", self.hidden, 1 << 16)?;

@@ -1,4 +1,4 @@
-//! The time of day for templates that write it into the system text.
+//! The time of day, for templates that write it into the system text.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use chrono::{DateTime, NaiveDateTime};
 use minijinja::{Error, ErrorKind};
 
-/// `strftime_now` of transformers: the time now, in Python's `strftime` format. It is that of UTC, wherever this runs.
+/// `strftime_now` of transformers: the current time, in Python's `strftime` format. It is always in UTC.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(since.as_secs()).ok().and_then(|s| DateTime::from_timestamp(s, since.subsec_nanos()));
@@ -15,7 +15,7 @@ pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 fn strftime(format: &str, time: NaiveDateTime) -> Result<String, Error> {
-    // Python counts microseconds, and a time without a zone has an empty one.
+    // Python counts microseconds. A time without a zone has an empty zone name.
     let mut own = String::with_capacity(format.len());
     let mut characters = format.chars();
     while let Some(c) = characters.next() {

@@ -1,10 +1,12 @@
-//! Chat templates: the Jinja program in a checkpoint that turns messages into the text the model was trained on.
+//! Chat templates: the Jinja program in a checkpoint that turns messages into the text on which the model was trained.
 //!
-//! Templates run as in transformers: the same names are defined, blocks take their line's white space along, `tojson`
-//! is Python's `json.dumps`, and Python's `%` and string methods work. A template is the publisher's code, so it runs
-//! with bounds: no files, no clock but for `strftime_now`, a limited number of steps, and of bytes that it writes.
+//! Templates run as in transformers: the same names are defined, blocks remove the white space of their line, `tojson`
+//! is Python's `json.dumps`, and Python's `%` and string methods work. A template is code of the publisher, so it runs
+//! with limits: no files, no clock except `strftime_now`, a limited number of steps, and a limited number of bytes
+//! written.
 //!
-//! Not bounded is text that a template puts together from its own text without writing it: minijinja has no such limit.
+//! There is no limit on text that a template builds from its own text without writing it, because minijinja has no such
+//! limit.
 
 mod clock;
 mod python;
@@ -23,7 +25,7 @@ use crate::error::{ModelError, Result};
 use crate::load::gguf::Gguf;
 use crate::load::text::{read, read_json};
 
-/// Steps a template may take: published ones take a few dozen per message.
+/// The number of steps a template may take. Published templates take a few dozen per message.
 const FUEL: u64 = 1_000_000;
 const NAME: &str = "chat template";
 
@@ -32,24 +34,24 @@ const NAME: &str = "chat template";
 pub struct Message<'a> {
     /// `system`, `user` or `assistant`.
     pub role: &'a str,
-    /// What was said.
+    /// The text of the turn.
     pub content: &'a str,
 }
 
-/// A model's chat template with the tokens it may write.
+/// A model's chat template, with the special tokens that it may write.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// Special tokens by their names (`bos_token`), with their spellings.
+    /// Special tokens: their names (`bos_token`) and their spellings.
     tokens: Vec<(String, String)>,
     path: PathBuf,
 }
 
 impl ChatTemplate {
-    /// Compiles a template, which `path` names in errors. `tokens` are the special tokens it may write, by name
-    /// (`bos_token`, `eos_token`) and spelling; one that is not there is undefined in the template.
+    /// Compiles a template. `path` is its name in errors. `tokens` are the special tokens that it may write, by name
+    /// (`bos_token`, `eos_token`) and spelling. A token that is not in this list is undefined in the template.
     ///
     /// # Errors
-    /// [`ModelError::Template`] with the line of the mistake.
+    /// [`ModelError::Template`], with the line of the mistake.
     pub fn new(source: &str, path: &Path, tokens: &[(&str, &str)]) -> Result<Self> {
         let failed = |error: Error| failed(path, &error);
         let mut environment = Environment::new();
@@ -65,7 +67,7 @@ impl ChatTemplate {
         environment.add_filter("indent", python::indent);
         environment.add_filter("batch", python::batch);
         environment.add_filter("slice", python::slice);
-        // Filler text, as much as asked for; no template of a model has it.
+        // It makes filler text of any requested length. No template of a model uses it.
         environment.remove_global("lipsum");
         environment.add_function("strftime_now", clock::strftime_now);
         environment.add_function("raise_exception", |detail: String| -> std::result::Result<Value, Error> {
@@ -79,7 +81,7 @@ impl ChatTemplate {
     /// The template in a GGUF file, if it has one.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; mistyped keys.
+    /// The errors of [`ChatTemplate::new`]. Also an error for keys of the wrong type.
     pub fn from_gguf(file: &Gguf) -> Result<Option<Self>> {
         if file.optional("tokenizer.chat_template").is_none() {
             return Ok(None);
@@ -98,17 +100,18 @@ impl ChatTemplate {
         Self::new(file.str("tokenizer.chat_template")?, file.path(), &tokens).map(Some)
     }
 
-    /// The template of a checkpoint folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
-    /// (of several, the one called `default`). None if there is neither.
+    /// The template of a checkpoint folder: `chat_template.jinja`, or otherwise `chat_template` in
+    /// `tokenizer_config.json`. If there are several, it takes the one called `default`. `None` if the folder has no
+    /// template.
     ///
     /// # Errors
-    /// As [`ChatTemplate::new`]; [`ModelError::Io`] and [`ModelError::Malformed`] for files that are no text or JSON;
-    /// [`ModelError::BadValue`] for named templates of which none is the default.
+    /// The errors of [`ChatTemplate::new`]. [`ModelError::Io`] and [`ModelError::Malformed`] for files that are not
+    /// text or JSON. [`ModelError::BadValue`] for named templates if none of them is the default.
     pub fn from_hf_folder(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
         let config_path = folder.join("tokenizer_config.json");
         let mut config = read_json(&config_path)?.unwrap_or_default();
-        // Older folders have the tokens in a file of their own.
+        // Older folders have the tokens in a separate file.
         let map = read_json(&folder.join("special_tokens_map.json"))?;
         if let (Some(Json::Object(map)), None) = (map, config.get("added_tokens_decoder")) {
             match &mut config {
@@ -116,7 +119,7 @@ impl ChatTemplate {
                 config => *config = Json::Object(map),
             }
         }
-        // A token is its spelling, or an object that holds it.
+        // A token is given by its spelling, or by an object that contains the spelling.
         let named = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
         let tokens: Vec<(&str, &str)> = named
             .filter_map(|(key, value)| Some((key.as_str(), value.as_str().or_else(|| value["content"].as_str())?)))
@@ -144,9 +147,9 @@ impl ChatTemplate {
         Self::new(source, &config_path, &tokens).map(Some)
     }
 
-    /// The text of a conversation, ready for [`encode`](crate::Tokenizer::encode) without special tokens: the template
-    /// writes them itself. With `open`, it ends where the assistant's next turn begins. There are no tools and no
-    /// documents.
+    /// The text of a conversation. Pass it to [`encode`](crate::Tokenizer::encode) without special tokens, because the
+    /// template writes them itself. With `open`, the text ends where the assistant's next turn begins. There are no
+    /// tools and no documents.
     ///
     /// # Errors
     /// [`ModelError::Template`] if the template refuses the conversation or does not end.
@@ -177,7 +180,7 @@ impl ChatTemplate {
     }
 }
 
-/// What a template has written, up to a bound.
+/// The text that a template has written, up to a limit.
 struct Text {
     written: Vec<u8>,
     full: bool,
@@ -207,7 +210,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// Expressions keep the newline after them, in Jinja2 (3.1.6) as here.
+    /// The newline after an expression is kept, in Jinja2 (3.1.6) and here.
     const CHATML: &str = "{% for message in messages %}
     {% if loop.first and messages[0]['role'] != 'system' %}
         {{- '<|im_start|>system\nYou help.<|im_end|>\n' }}
@@ -217,7 +220,7 @@ mod tests {
 {% if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
 {% endif %}";
-    /// Llama 2's: alternation is checked, the system text goes into the first turn.
+    /// Llama 2's template: it checks that roles alternate, and puts the system text into the first turn.
     const LLAMA2: &str = "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set \
         system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = \
         false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == \
@@ -263,7 +266,7 @@ mod tests {
         let square = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         let error = template(square).unwrap().render(&[], false).unwrap_err().to_string();
         assert!(error.contains("fuel"), "{error}");
-        // A few bytes that ask for gigabytes.
+        // A few bytes that request gigabytes.
         for (source, said) in [
             ("{{ '%99999999999d' % 1 }}", "a width of 99999999999"),
             ("{{ '%*d' % (99999999999, 1) }}", "a width of 99999999999"),

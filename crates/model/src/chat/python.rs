@@ -1,4 +1,4 @@
-//! Python's `json.dumps`, `%` and string methods for templates, which transformers runs in Python.
+//! Python's `json.dumps`, `%` and string methods, for templates. transformers runs templates in Python.
 
 use std::fmt::Write as _;
 
@@ -8,16 +8,17 @@ use minijinja::{Error, ErrorKind, State, context};
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Largest width that a template may ask for: a page.
+/// The largest width that a template may request.
 const MOST_WIDTH: usize = 10_000;
-/// Most bytes that a template may write, and that a single filter may make.
+/// The largest number of bytes that a template may write, and that a single filter may produce.
 pub(super) const MOST_TEXT: usize = 1 << 24;
 
 fn invalid(detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, detail.into())
 }
 
-/// `a % b`: a string is a format for `b`, which a tuple holds the values of; numbers have a remainder.
+/// `a % b`. If `a` is a string, it is a format, and `b` is its value or a tuple of its values. For numbers it is the
+/// remainder.
 pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value> {
     let Some(text) = left.as_str() else {
         return state.env().compile_expression("left % right")?.eval(context! { left, right });
@@ -31,11 +32,11 @@ pub(super) fn percent(state: &State, left: &Value, right: Value) -> Result<Value
     formatting::format(FormatStyle::Printf, &format, &values).map(Value::from)
 }
 
-/// A format with the conversions that minijinja lacks (`%i`, `%u`, `%r`, `%a`) written as ones that it has, and how many
-/// values it takes; a value shown by `%r` is replaced by its text.
+/// Rewrites the conversions of a format that minijinja does not have (`%i`, `%u`, `%r`, `%a`) as conversions that it
+/// has. Returns the format and the number of values that it uses. A value shown by `%r` is replaced by its text.
 ///
 /// # Errors
-/// For a width or precision of over a page: it alone would decide how much memory is taken.
+/// If a width or precision is above [`MOST_WIDTH`]: it alone would decide how much memory is used.
 fn printf(format: &str, values: &mut [Value]) -> Result<(String, usize)> {
     let (mut out, mut used) = (String::with_capacity(format.len()), 0);
     let mut rest = format;
@@ -71,7 +72,7 @@ fn printf(format: &str, values: &mut [Value]) -> Result<(String, usize)> {
     Ok((out, used))
 }
 
-/// Refuses widths and precisions over a page; `*` takes one of the next values.
+/// Refuses widths and precisions above [`MOST_WIDTH`]. Each `*` takes its width from the next value.
 fn widths(flags: &str, values: &[Value]) -> Result<()> {
     let written = flags.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     let written = written.map(|digits| digits.parse().unwrap_or(usize::MAX));
@@ -84,7 +85,7 @@ fn widths(flags: &str, values: &[Value]) -> Result<()> {
     }
 }
 
-/// As [`widths`] for `str.format`, whose fields may take widths from other values: `{:{}}`.
+/// The same as [`widths`], for `str.format`. Its fields may take widths from other values: `{:{}}`.
 fn braces(format: &str, values: &[Value]) -> Result<()> {
     let fields = format.split('{').skip(1).map(|field| field.split('}').next().unwrap_or_default());
     let specs = fields.filter_map(|field| field.split_once(':').map(|(_, spec)| spec));
@@ -93,17 +94,17 @@ fn braces(format: &str, values: &[Value]) -> Result<()> {
     specs.into_iter().try_for_each(|spec| widths(&spec.replace('*', ""), &[]))
 }
 
-/// The filter `format` of minijinja, with bounds on widths.
+/// The filter `format` of minijinja, with a limit on widths.
 pub(super) fn format(state: &mut State, text: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Value> {
     if let Some(text) = text.as_str() {
-        // Values that are named are no widths.
+        // Named values are not used as widths.
         let mut values: Vec<Value> = arguments.0.iter().map(|value| value.clone().into_value()).collect();
         printf(text, &mut values)?;
     }
     minijinja::filters::format(state, text, arguments)
 }
 
-/// The filter `indent` of minijinja, with a bound on what it makes.
+/// The filter `indent` of minijinja, with a limit on the length of its result.
 pub(super) fn indent(
     text: StringInput<'_>,
     width: Option<usize>,
@@ -119,7 +120,7 @@ pub(super) fn indent(
     minijinja::filters::indent(text, width, first, blank, named)
 }
 
-/// How many a filter that deals out lists makes, or puts in each.
+/// Checks the number of lists that a filter makes, or the number of items that it puts in each list.
 fn count(filter: &str, count: usize) -> Result<usize> {
     if count > MOST_WIDTH {
         return Err(invalid(format!("{filter}: {count} are too many; at most {MOST_WIDTH} are allowed")));
@@ -127,17 +128,17 @@ fn count(filter: &str, count: usize) -> Result<usize> {
     Ok(count)
 }
 
-/// The filter `batch` of minijinja, with a bound on how many it fills up to.
+/// The filter `batch` of minijinja, with a limit on the size of a batch.
 pub(super) fn batch(state: &State, list: Value, each: usize, fill: Option<Value>) -> Result<Value> {
     minijinja::filters::batch(state, list, count("batch", each)?, fill)
 }
 
-/// The filter `slice` of minijinja, with a bound on how many it makes.
+/// The filter `slice` of minijinja, with a limit on the number of slices.
 pub(super) fn slice(state: &State, list: Value, slices: usize, fill: Option<Value>) -> Result<Value> {
     minijinja::filters::slice(state, list, count("slice", slices)?, fill)
 }
 
-/// How `json.dumps` writes.
+/// The settings of `json.dumps`.
 struct Dumps {
     ascii: bool,
     indent: Option<String>,
@@ -146,8 +147,8 @@ struct Dumps {
     sorted: bool,
 }
 
-/// The filter `tojson` as transformers defines it: `json.dumps` with `ensure_ascii` false by default, nothing escaped for
-/// HTML and keys in their order.
+/// The filter `tojson` as transformers defines it: `json.dumps`, with `ensure_ascii` false by default, no escaping for
+/// HTML, and keys in their original order.
 pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<String> {
     const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
     if positional.len() > NAMES.len() {
@@ -200,7 +201,7 @@ pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> R
     Ok(out)
 }
 
-/// Levels of lists and maps that are written; Python's own limit is of this order.
+/// The largest nesting depth of lists and maps that is written. Python's own limit is of a similar size.
 const DEEPEST: usize = 500;
 
 impl Dumps {
@@ -236,7 +237,7 @@ impl Dumps {
         Ok(())
     }
 
-    /// Items in brackets, with the separators and indentation between.
+    /// Writes items in brackets, with separators and indentation between them.
     fn between(
         &self,
         brackets: [char; 2],
@@ -329,19 +330,19 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// Jinja2's filter `wordcount`: runs of letters, digits and underscores.
+/// Jinja2's filter `wordcount`. A word is a run of letters, digits and underscores.
 pub(super) fn wordcount(text: &str) -> usize {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
 }
 
-/// The first argument of a method that pads text, at most a page.
+/// The first argument of a method that pads text, limited to [`MOST_WIDTH`].
 fn width(args: &[Value]) -> Result<usize> {
     let width = args.first().cloned().and_then(|width| i64::try_from(width).ok());
     let width = width.ok_or_else(|| invalid("a width is a number"))?;
     Ok(usize::try_from(width).unwrap_or(0).min(MOST_WIDTH))
 }
 
-/// Methods of Python's strings that minijinja's own set lacks.
+/// Methods of Python's strings that minijinja's own set does not have.
 pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
     if let Some(text) = value.as_str() {
         let argument = |at: usize| args.get(at).and_then(|value| value.as_str());
@@ -386,7 +387,7 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
                 let before = match name {
                     "ljust" => 0,
                     "rjust" => missing,
-                    // Python's own rounding.
+                    // Python rounds in this way.
                     _ => missing / 2 + (missing & width & 1),
                 };
                 return Ok(format!("{}{text}{}", fill.repeat(before), fill.repeat(missing - before)).into());

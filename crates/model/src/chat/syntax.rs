@@ -1,14 +1,14 @@
-//! What Jinja2 and transformers understand in a template's text and minijinja does not, rewritten into what it does.
+//! Rewrites those parts of a template that Jinja2 and transformers understand and minijinja does not.
 //!
 //! - Line ends: Jinja2 reads `\r\n` and `\r` as `\n`.
-//! - `{% generation %}` ... `{% endgeneration %}`: transformers marks the assistant's words with it and renders the body
-//!   in a scope of its own, as `{% with %}` does.
-//! - `a % b`: Python formats where `a` is a string, so the operator becomes the filter [`PERCENT`].
+//! - `{% generation %}` ... `{% endgeneration %}`: transformers uses it to mark the assistant's words. It renders the
+//!   body in a separate scope, as `{% with %}` does.
+//! - `a % b`: Python formats if `a` is a string, so the operator becomes the filter [`PERCENT`].
 
 /// The filter that stands for the operator `%`.
 pub(super) const PERCENT: &str = "percent_operator";
 
-/// The template as minijinja reads it. Lines stay where they are, so errors name the right ones.
+/// The template in a form that minijinja can read. Line numbers do not change, so errors name the right lines.
 pub(super) fn rewritten(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
@@ -41,7 +41,7 @@ pub(super) fn rewritten(source: &str) -> String {
     out
 }
 
-/// Where the next comment, block or expression begins.
+/// The index where the next comment, block or expression begins.
 fn next_opening(text: &str) -> Option<usize> {
     text.match_indices('{').map(|(at, _)| at).find(|at| matches!(text.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#')))
 }
@@ -53,18 +53,19 @@ fn tag_name(code: &str) -> &str {
     &inner[..end]
 }
 
-/// Length of what follows `{% raw %}` up to and with its end.
+/// The length of what follows `{% raw %}`, including its end tag.
 fn raw_length(text: &str) -> usize {
     let ends = text.match_indices("{%").map(|(at, _)| at);
     let end = ends.into_iter().find(|at| tag_name(&text[*at..]) == "endraw");
     end.map_or(text.len(), |at| at + code_length(&text[at..]))
 }
 
-/// Length of a block or expression at the start of `text`, its delimiters included: the end inside a string is none.
+/// The length of a block or expression at the start of `text`, including its delimiters. An end inside a string does
+/// not count.
 fn code_length(text: &str) -> usize {
     let end = if text.starts_with("{{") { "}}" } else { "%}" };
     let mut at = 2;
-    // A map may close right before the expression does: its braces are counted.
+    // A map may end directly before the expression ends, so the braces of maps are counted.
     let mut braces = 0usize;
     while at < text.len() {
         let here = &text[at..];
@@ -83,7 +84,7 @@ fn code_length(text: &str) -> usize {
     text.len()
 }
 
-/// Length of a string literal at the start of `text`, quotes included.
+/// The length of a string literal at the start of `text`, including its quotes.
 fn string_length(text: &str, quote: u8) -> usize {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -97,18 +98,18 @@ fn string_length(text: &str, quote: u8) -> usize {
     text.len()
 }
 
-/// `a % b` as `a|percent_operator(b)`: a filter binds to the operand before it as tightly as `%` does, except after `*`
-/// and `/`, where only numbers make sense and the operator stays.
+/// Rewrites `a % b` as `a|percent_operator(b)`. A filter binds to the operand before it as tightly as `%` does. After
+/// `*` and `/` this is not so. There, only numbers make sense, and the operator stays.
 fn percent_as_filter(code: &str) -> String {
-    // A tag without an end may end inside a character.
+    // If a tag has no end, it may end inside a character.
     let inside = code.floor_char_boundary(code.len().saturating_sub(2));
     let mut out = String::with_capacity(code.len());
-    // A sign right after the delimiter says what happens to the white space before it.
+    // A sign directly after the delimiter controls the white space before it.
     let mut at = if matches!(code.as_bytes().get(2), Some(b'-' | b'+')) { 3.min(inside) } else { 2.min(inside) };
     out.push_str(&code[..at]);
-    // The last byte of code that is no white space.
+    // The last byte of code that is not white space.
     let mut before = b'(';
-    // Whether the operand before `%` may take a filter, by the depth of brackets.
+    // For each depth of brackets, whether the operand before `%` must not take a filter.
     let mut multiplied = vec![false];
     while at < inside {
         let here = &code[at..inside];
@@ -119,7 +120,7 @@ fn percent_as_filter(code: &str) -> String {
             b'(' | b'[' | b'{' => multiplied.push(false),
             b')' | b']' | b'}' if multiplied.len() > 1 => drop(multiplied.pop()),
             b'*' | b'/' => set(&mut multiplied, true),
-            // A sign binds less than a filter and more than `%`.
+            // A sign binds less tightly than a filter, and more tightly than `%`.
             b'-' | b'+' if b"([{,=<>!:~+-*/%".contains(&before) => set(&mut multiplied, true),
             b'+' | b'-' | b'~' | b',' | b'=' | b'<' | b'>' | b'!' | b':' => set(&mut multiplied, false),
             b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
@@ -135,7 +136,7 @@ fn percent_as_filter(code: &str) -> String {
                 if operand > 0 {
                     let begins = at + here.len() - after.len();
                     let right = percent_as_filter(&format!("{{{{{}}}}}", &code[begins..begins + operand]));
-                    // White space before the operator stays, so that lines do.
+                    // White space before the operator is kept, so that line numbers do not change.
                     out.push_str(&format!("|{PERCENT}({})", &right[2..right.len() - 2]));
                     at = begins + operand;
                     before = b')';
@@ -160,8 +161,8 @@ fn set(multiplied: &mut [bool], value: bool) {
     }
 }
 
-/// Length of one operand at the start of `text`: a literal, name or bracket with its attributes, items, calls and
-/// filters. 0 where there is none.
+/// The length of one operand at the start of `text`: a literal, name or bracket, with its attributes, items, calls and
+/// filters. 0 if there is none.
 fn operand_length(text: &str) -> usize {
     let mut at = text.len() - text.trim_start_matches(['+', '-']).len();
     let mut first = true;
@@ -179,7 +180,7 @@ fn operand_length(text: &str) -> usize {
             _ if first && (byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()) => {
                 here.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(here.len())
             }
-            // White space may stand before what belongs to the operand.
+            // There may be white space before a filter of the operand.
             b' ' | b'\n' | b'\t' if !first && here.trim_start().starts_with('|') => {
                 here.len() - here.trim_start().len()
             }
@@ -194,7 +195,7 @@ fn operand_length(text: &str) -> usize {
     if first { 0 } else { at }
 }
 
-/// Length of a bracket at the start of `text` up to its end.
+/// The length of a bracket at the start of `text`, including its end.
 fn bracket_length(text: &str) -> usize {
     let mut depth = 0usize;
     let mut at = 0;

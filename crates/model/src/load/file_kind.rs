@@ -1,5 +1,4 @@
-//! What a file is that is not what its name promises: recognised by its first bytes, so that the error can say what to
-//! do.
+//! Recognises files that are not what their name says, by their first bytes. So the error can say what to do.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,10 +6,10 @@ use std::path::Path;
 
 use crate::error::{ModelError, Result};
 
-/// Bytes that decide.
+/// The number of bytes that are examined.
 const HEAD: usize = 64;
 
-/// What files begin with, what they are, and what to do about it.
+/// The first bytes of files, what these files are, and what to do about them.
 const SIGNS: &[(&[u8], &str, &str)] = &[
     (
         b"version https://git-lfs.github.com/spec",
@@ -38,7 +37,7 @@ const SIGNS: &[(&[u8], &str, &str)] = &[
     (b"\x89HDF", "an HDF5 file, as Keras writes", "take the checkpoint in safetensors"),
 ];
 
-/// What the first bytes of a file say it is, and the way out; nothing if they say nothing.
+/// What a file is according to its first bytes, and how to fix it. `None` if the bytes are not recognised.
 fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if head.is_empty() {
         return Some(("an empty file", "download it again"));
@@ -46,7 +45,7 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     if let Some((_, what, remedy)) = SIGNS.iter().find(|(sign, _, _)| head.starts_with(sign)) {
         return Some((what, remedy));
     }
-    // The length of a header, then JSON.
+    // The length of a header, followed by JSON.
     let length = head.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
     if length.is_some_and(|length| length < 1 << 32) && head.get(8) == Some(&b'{') {
         return Some(("a safetensors file", "give the checkpoint's folder, with its config.json"));
@@ -60,11 +59,11 @@ fn recognise(head: &[u8]) -> Option<(&'static str, &'static str)> {
     None
 }
 
-/// Refuses a file that is recognised as something other than `expected`; `own` are the first bytes of what is
-/// expected, if it has such.
+/// Refuses a file that is recognised as something other than `expected`. `own` are the first bytes that an expected
+/// file may have.
 ///
 /// # Errors
-/// [`ModelError::WrongFile`]; [`ModelError::Io`] if the file cannot be read.
+/// [`ModelError::WrongFile`]. [`ModelError::Io`] if the file cannot be read.
 pub(super) fn check(path: &Path, expected: &'static str, own: &[&[u8]]) -> Result<()> {
     let mut head = Vec::with_capacity(HEAD);
     let file = File::open(path).map_err(ModelError::io(path))?;
@@ -72,7 +71,7 @@ pub(super) fn check(path: &Path, expected: &'static str, own: &[&[u8]]) -> Resul
     check_head(path, &head, expected, own)
 }
 
-/// As [`check`], the first bytes being at hand.
+/// The same as [`check`], if the first bytes have already been read.
 pub(super) fn check_head(path: &Path, head: &[u8], expected: &'static str, own: &[&[u8]]) -> Result<()> {
     let head = &head[..head.len().min(HEAD)];
     if own.iter().any(|own| head.starts_with(own)) {

@@ -1,18 +1,18 @@
-//! Checkpoint folders that are something else: what they are, and what to do.
+//! Folders that are not checkpoint folders: what they are, and what to do.
 
 use std::path::Path;
 
 use super::text;
 use crate::error::{ModelError, Result};
 
-/// Names shown of a folder's files.
+/// The number of file names of a folder that an error shows.
 const SHOWN: usize = 6;
 
-/// Refuses folders whose files say that the weights beside them are not the model, or not as they are.
+/// Refuses folders if their files say that the weights are not the whole model, or cannot be used unchanged.
 ///
 /// # Errors
-/// [`ModelError::WrongFile`] for an adapter, a hub cache folder, or a folder without `config.json`;
-/// [`ModelError::Unsupported`] for weights that a file beside them says are quantised.
+/// [`ModelError::WrongFile`] for an adapter, a hub cache folder, or a folder without `config.json`.
+/// [`ModelError::Unsupported`] for weights that are quantised according to another file of the folder.
 pub(super) fn check(directory: &Path) -> Result<()> {
     let wrong = |found: String, remedy: String| {
         Err(ModelError::WrongFile { path: directory.to_owned(), expected: "a checkpoint folder", found, remedy })
@@ -69,7 +69,8 @@ pub(super) fn check(directory: &Path) -> Result<()> {
     wrong(format!("no config.json in it (it holds {listed})"), remedy)
 }
 
-/// The error for a folder with a configuration and without weights that are read; `names` are those looked for.
+/// The error for a folder with a configuration but without readable weights. `names` are the file names that were
+/// searched.
 pub(super) fn no_weights(directory: &Path, names: &[&str]) -> ModelError {
     let files = files(directory);
     let ends = |end: &str| files.iter().filter(|name| name.ends_with(end)).cloned().collect::<Vec<_>>();
@@ -91,7 +92,7 @@ pub(super) fn no_weights(directory: &Path, names: &[&str]) -> ModelError {
     }
 }
 
-/// The first model among GGUF files, and some of their names.
+/// The first model among the GGUF files, and some of their names.
 fn ggufs(files: &[String]) -> Option<(&str, String)> {
     let ggufs: Vec<String> = files.iter().filter(|name| name.ends_with(".gguf")).cloned().collect();
     let model = files.iter().find(|name| name.ends_with(".gguf") && !name.starts_with("mmproj"))?;

@@ -1,7 +1,7 @@
-//! The types GGUF files store tensors in: their names, sizes and values.
+//! The types in which GGUF files store tensors: their names, sizes and values.
 //!
-//! candle reads most of them. IQ4_NL, IQ4_XS and MXFP4 are read here: four bits per weight that point into a table of
-//! sixteen values, and scales per 32 weights.
+//! candle reads most of them. IQ4_NL, IQ4_XS and MXFP4 are read here. They have four bits per weight, which are an
+//! index into a table of sixteen values, and scales per 32 weights.
 //!
 //! Sources: `ggml/include/ggml.h` (numbers) and `ggml/src/ggml-quants.c` (`dequantize_row_*`) of
 //! <https://github.com/ggml-org/llama.cpp>.
@@ -10,18 +10,18 @@ use candle_core::quantized::{GgmlDType, ggml_file};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 
-/// A type by GGML's number.
+/// A type, with GGML's number for it.
 struct Kind {
     number: u32,
     name: &'static str,
     reader: Reader,
 }
 
-/// Who reads a type.
+/// Which code reads a type.
 #[derive(Clone, Copy)]
 enum Reader {
     Candle(GgmlDType),
-    /// A table of values: weights of a block, its bytes, and what restores it.
+    /// A table of values: the weights of a block, the bytes of a block, and the function that restores it.
     Table(usize, usize, fn(&[u8], &mut [f32])),
     Nobody,
 }
@@ -83,17 +83,17 @@ fn kind(number: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.number == number)
 }
 
-/// The name of a type, or its number where nobody has named it yet.
+/// The name of a type, or its number if it has no name yet.
 pub(super) fn name(number: u32) -> String {
     kind(number).map_or_else(|| format!("type {number}"), |kind| kind.name.to_owned())
 }
 
-/// Whether [`restore`] takes a type.
+/// Whether [`restore`] can read a type.
 pub(super) fn is_read(number: u32) -> bool {
     kind(number).is_some_and(|kind| !matches!(kind.reader, Reader::Nobody))
 }
 
-/// The types [`restore`] takes, by name.
+/// The names of the types that [`restore`] can read.
 pub(super) fn read_names() -> String {
     let read = KINDS.iter().filter(|kind| !matches!(kind.reader, Reader::Nobody));
     read.map(|kind| kind.name).collect::<Vec<_>>().join(", ")
@@ -108,7 +108,7 @@ pub(super) fn dtype(number: u32) -> DType {
     }
 }
 
-/// Bytes that `elements` weights take, or why not.
+/// The number of bytes that `elements` weights take. An error if there is no such number.
 fn size(number: u32, elements: usize) -> Result<usize, String> {
     let (weights, bytes) = match kind(number).map(|kind| kind.reader) {
         Some(Reader::Candle(dtype)) => (dtype.block_size(), dtype.type_size()),
@@ -121,16 +121,18 @@ fn size(number: u32, elements: usize) -> Result<usize, String> {
     (elements / weights).checked_mul(bytes).ok_or_else(|| format!("{elements} weights are too many"))
 }
 
-/// Bytes that a tensor of a type that is read takes in a file, if it is one of whole blocks.
+/// The number of bytes that a tensor takes in a file. `None` if its type is not read, or if it is not made of whole
+/// blocks.
 pub(super) fn bytes(number: u32, shape: &[usize]) -> Option<u64> {
     let elements = shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim))?;
     size(number, elements).ok().map(|bytes| bytes as u64)
 }
 
-/// A tensor's weights from `file`, from byte `at` on: f32, or the 16-bit type they are stored in.
+/// Reads a tensor's weights from `file`, beginning at byte `at`: as f32, or in the 16-bit type in which they are
+/// stored.
 pub(super) fn restore(number: u32, shape: &[usize], file: &[u8], at: u64) -> candle_core::Result<Tensor> {
     let elements = shape.iter().product();
-    // candle would cast the address of an empty list, which need not be aligned.
+    // For an empty list, candle would cast an address that may be unaligned.
     if elements == 0 {
         return Tensor::zeros(shape, DType::F32, &Device::Cpu);
     }
@@ -145,7 +147,7 @@ pub(super) fn restore(number: u32, shape: &[usize], file: &[u8], at: u64) -> can
     };
     match kind(number).map(|kind| kind.reader) {
         Some(Reader::Candle(dtype)) => {
-            // candle casts the bytes to blocks in place, which wants them aligned as an allocation is.
+            // candle casts the bytes to blocks in place. So they must be aligned like an allocation.
             let aligned = raw.to_vec();
             ggml_file::qtensor_from_ggml(dtype, &aligned, shape.to_vec(), &Device::Cpu)?.dequantize(&Device::Cpu)
         }
@@ -160,16 +162,16 @@ pub(super) fn restore(number: u32, shape: &[usize], file: &[u8], at: u64) -> can
     }
 }
 
-/// What the four bits of IQ4_NL and IQ4_XS stand for.
+/// The values of the four-bit codes of IQ4_NL and IQ4_XS.
 const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// What the four bits of MXFP4 stand for, doubled: E2M1.
+/// The values of the four-bit codes of MXFP4, doubled: E2M1.
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 fn half_at(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-/// 32 weights from 16 bytes: the low halves first.
+/// Restores 32 weights from 16 bytes. The low halves of the bytes come first.
 fn look_up(table: &[i8; 16], scale: f32, codes: &[u8], values: &mut [f32]) {
     let (low, high) = values.split_at_mut(16);
     for ((&code, low), high) in codes.iter().zip(low).zip(high) {
@@ -178,12 +180,12 @@ fn look_up(table: &[i8; 16], scale: f32, codes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// A scale, then 32 codes.
+/// A scale, followed by 32 codes.
 fn iq4_nl(block: &[u8], values: &mut [f32]) {
     look_up(&IQ4, half_at(block), &block[2..], values);
 }
 
-/// A scale, eight 6-bit scales (the two upper bits of all, then the four lower), then 256 codes.
+/// A scale, eight 6-bit scales (the two upper bits of all, then the four lower bits), followed by 256 codes.
 fn iq4_xs(block: &[u8], values: &mut [f32]) {
     let (scale, upper) = (half_at(block), u16::from_le_bytes([block[2], block[3]]));
     let (lower, codes) = (&block[4..8], &block[8..]);
@@ -195,9 +197,9 @@ fn iq4_xs(block: &[u8], values: &mut [f32]) {
     }
 }
 
-/// A power of two, then 32 codes.
+/// A power of two, followed by 32 codes.
 fn mxfp4(block: &[u8], values: &mut [f32]) {
-    // Half of 2^(e - 127), as the table is doubled; the two smallest are subnormal.
+    // Half of 2^(e - 127), because the table is doubled. The two smallest numbers are subnormal.
     let bits = match u32::from(block[0]) {
         small @ 0..=1 => 0x0020_0000 << small,
         exponent => (exponent - 1) << 23,

@@ -1,4 +1,4 @@
-//! GGUF files: metadata, and tensors that are dequantised once to f32.
+//! GGUF files: their metadata, and tensors that are dequantised to f32 once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use super::ggml_types;
 use super::gguf_parts::{Part, Placed, parts};
 use crate::error::{ModelError, Result};
 
-/// The list of tokens, by id.
+/// The list of tokens, ordered by id.
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
-/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled ones.
+/// Divisors of the rotary frequencies, `(D/2)`, in files of models with rescaled frequencies.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
 
-/// An opened GGUF file: its metadata in memory, its tensors mapped and read on demand.
+/// An open GGUF file. Its metadata is in memory. Its tensors are mapped, and read on demand.
 ///
-/// A model split over several files is opened by its first. The files must not be changed while they are open.
+/// A model that is split over several files is opened by its first file. The files must not change while they are open.
 pub struct Gguf {
     path: PathBuf,
     metadata: HashMap<String, Value>,
@@ -26,12 +26,13 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps a file and reads its header; of a split model, those of all its parts, which lie beside the first.
+    /// Maps a file and reads its header. For a split model, it also reads the headers of all other parts, which must be
+    /// in the same folder.
     ///
     /// # Errors
-    /// [`ModelError::Io`]; [`ModelError::WrongFile`] for something that is no GGUF; [`ModelError::Malformed`] for a
-    /// truncated, oversized or contradictory header, or tensors that share bytes; [`ModelError::Split`] for a later part, or parts that are not
-    /// there; [`ModelError::Unsupported`] for a tensor type that is not read.
+    /// [`ModelError::Io`]. [`ModelError::WrongFile`] if the file is not a GGUF. [`ModelError::Malformed`] for a
+    /// truncated, oversized or contradictory header, or for tensors that share bytes. [`ModelError::Split`] for a later
+    /// part, or if parts are missing. [`ModelError::Unsupported`] for a tensor type that is not read.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let (metadata, mut parts) = parts(&path)?;
@@ -50,7 +51,7 @@ impl Gguf {
         Ok(file)
     }
 
-    /// The first tensor, by name, of a type that is not read.
+    /// Returns an error for the first tensor, by name, whose type is not read.
     fn check_types(&self) -> Result<()> {
         let unread = self.tensors.iter().filter(|(_, placed)| !ggml_types::is_read(placed.info.kind));
         let Some((name, placed)) = unread.min_by_key(|(name, _)| *name) else { return Ok(()) };
@@ -62,12 +63,12 @@ impl Gguf {
         })
     }
 
-    /// The files read: one, or all parts of a split model.
+    /// The files that are read: one, or all parts of a split model.
     pub fn files(&self) -> Vec<PathBuf> {
         self.parts.iter().map(|part| part.path().to_owned()).collect()
     }
 
-    /// Where the file lies.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -84,12 +85,12 @@ impl Gguf {
         keys
     }
 
-    /// A metadata value for an error message.
+    /// A metadata value as text for an error message.
     pub(crate) fn shown(&self, key: &str) -> String {
         self.optional(key).map_or_else(|| "nothing".to_owned(), shown)
     }
 
-    /// True if the file holds a tensor of that GGUF name.
+    /// Whether the file has a tensor with this GGUF name.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -104,7 +105,7 @@ impl Gguf {
     /// A non-negative integer.
     ///
     /// # Errors
-    /// [`ModelError::MissingKey`] or [`ModelError::BadValue`]; so for all typed readers here.
+    /// [`ModelError::MissingKey`] or [`ModelError::BadValue`]. The other typed readers here have the same errors.
     pub fn size(&self, key: &str) -> Result<usize> {
         self.need(key, "a whole number", |value| match *value {
             Value::U8(v) => Some(usize::from(v)),
@@ -134,7 +135,7 @@ impl Gguf {
     /// A string, such as `tokenizer.chat_template`.
     ///
     /// # Errors
-    /// As [`Gguf::size`].
+    /// The errors of [`Gguf::size`].
     pub fn str(&self, key: &str) -> Result<&str> {
         self.need(key, "a string", |value| match value {
             Value::String(text) => Some(text.as_str()),
@@ -188,13 +189,13 @@ impl Gguf {
             .collect()
     }
 
-    /// A token's id, if the key is there.
+    /// The id of a token. `None` if the key is missing.
     pub(crate) fn token_id(&self, key: &str) -> Result<Option<u32>> {
         if self.optional(key).is_none() {
             return Ok(None);
         }
         let (id, tokens) = (self.size(key)?, self.array_len(TOKENS)?);
-        // What llama.cpp writes for a token that there is not.
+        // llama.cpp writes this value if the token does not exist.
         if id == u32::MAX as usize {
             return Ok(None);
         }
@@ -204,17 +205,17 @@ impl Gguf {
         }
     }
 
-    /// GGUF names of all tensors.
+    /// The GGUF names of all tensors.
     pub(super) fn tensor_names(&self) -> impl Iterator<Item = &String> {
         self.tensors.keys()
     }
 
-    /// The dtype that a tensor is restored to, and its number of dimensions, for all of them.
+    /// For each tensor, the dtype to which it is restored and its number of dimensions.
     pub(super) fn dtypes(&self) -> impl Iterator<Item = (DType, usize)> {
         self.tensors.values().map(|placed| (ggml_types::dtype(placed.info.kind), placed.info.shape.len()))
     }
 
-    /// Shape of a tensor by its GGUF name, if present.
+    /// The shape of a tensor, by its GGUF name. `None` if there is no such tensor.
     pub(crate) fn tensor_shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|placed| placed.info.shape.clone())
     }
@@ -230,7 +231,7 @@ impl Gguf {
     }
 }
 
-/// A value for an error message: arrays and long strings by length.
+/// A value as text for an error message. Arrays and long strings are shown by their length.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(items) => format!("an array of {} elements", items.len()),

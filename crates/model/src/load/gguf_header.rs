@@ -1,8 +1,8 @@
-//! The header of a GGUF file, read without believing it.
+//! The header of a GGUF file, read without trusting it.
 //!
-//! Every length is bounded by the rest of the file and every count by what is believable before memory is spent on it;
-//! two entries with one name are refused. Types of tensors are kept as the file numbers them, so that one that cannot
-//! be read can still be named.
+//! Before memory is used, every length is checked against the rest of the file, and every count against a plausible
+//! limit. Two entries with the same name are refused. Types of tensors are stored as the numbers in the file, so that
+//! an unreadable type can still be named.
 //!
 //! Layout: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -10,34 +10,34 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
-/// Elements in all metadata arrays together: vocabularies hold a few hundred thousand.
+/// The largest number of elements in all metadata arrays together. Vocabularies have a few hundred thousand.
 const MAX_ELEMENTS: u64 = 1 << 24;
-/// Metadata entries, and tensors.
+/// The largest number of metadata entries, and of tensors.
 const MAX_ENTRIES: u64 = 1 << 16;
 const MAX_NESTING: usize = 4;
-/// Alignment of the tensors' data where `general.alignment` does not say it.
+/// The alignment of the tensors' data, if `general.alignment` is missing.
 const ALIGNMENT: u64 = 32;
 
-/// What a GGUF file says about itself.
+/// The header of a GGUF file.
 pub(super) struct Header {
     pub(super) metadata: HashMap<String, Value>,
     pub(super) tensors: HashMap<String, TensorInfo>,
-    /// Where the tensors' data begins.
+    /// The offset where the tensors' data begins.
     pub(super) data: u64,
 }
 
-/// Where a tensor lies, and as what.
+/// The location and the type of a tensor.
 pub(super) struct TensorInfo {
     /// GGML's number of the type.
     pub(super) kind: u32,
-    /// Outermost dimension first.
+    /// The dimensions. The outermost dimension comes first.
     pub(super) shape: Vec<usize>,
-    /// From the beginning of the data.
+    /// The offset from the start of the data.
     pub(super) offset: u64,
 }
 
 impl Header {
-    /// Reads a header of GGUF version 2 or 3; the error says what is wrong, and at which byte.
+    /// Reads a header of GGUF version 2 or 3. The error says what is wrong, and at which byte.
     pub(super) fn read(file: &[u8]) -> Result<Self, String> {
         let mut walk = Walk { file, at: 0, elements: 0 };
         if walk.take(4)? != b"GGUF" {
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
         Ok(u64::from_le_bytes(self.number()?))
     }
 
-    /// Some writers end strings with a zero byte; what is not UTF-8 becomes U+FFFD.
+    /// Some writers end strings with a zero byte. Bytes that are not UTF-8 become U+FFFD.
     fn string(&mut self) -> Result<String, String> {
         let length = self.u64()?;
         let bytes = self.take(length)?;
@@ -155,7 +155,7 @@ impl<'a> Walk<'a> {
         Ok(String::from_utf8_lossy(&bytes[..end]).into_owned())
     }
 
-    /// One value of GGUF's type number `kind`; 8 is a string, 9 an array.
+    /// Reads one value of GGUF's type number `kind`. 8 is a string, and 9 an array.
     fn value(&mut self, kind: u32, nesting: usize) -> Result<Value, String> {
         Ok(match kind {
             0 => Value::U8(u8::from_le_bytes(self.number()?)),

@@ -1,7 +1,7 @@
-//! The model of a GGUF file: its architecture, decoder, tokenizer and chat template, and its tensors as a checkpoint.
+//! The model in a GGUF file: its architecture, decoder, tokenizer and chat template, and its tensors as a checkpoint.
 //!
-//! llama.cpp's converter stores the q and k projections of Llama models (Mistral among them, but not Qwen) with their
-//! rows permuted, so that rotary pairs are neighbours (`2i`, `2i+1`). Reading undoes that: everywhere in this crate
+//! For Llama models (including Mistral, but not Qwen), llama.cpp's converter permutes the rows of the q and k
+//! projections, so that rotary pairs are neighbours (`2i`, `2i+1`). Reading undoes this: everywhere in this crate,
 //! rotary pairs are `i` and `i + D/2`.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 impl Gguf {
-    /// The architecture its metadata describes.
+    /// The architecture that its metadata describes.
     ///
     /// # Errors
     /// See [`Arch::from_gguf`].
@@ -35,7 +35,7 @@ impl Gguf {
         self.decoder_in(device, DType::F32)
     }
 
-    /// The decoder with its matrices dequantised to `dtype`.
+    /// The decoder, with its matrices dequantised and stored as `kept` says.
     ///
     /// # Errors
     /// See [`Arch::from_gguf`] and [`Decoder::with_dtype`].
@@ -76,7 +76,7 @@ pub struct GgufTensors<'a> {
     file: &'a Gguf,
     arch: Arch,
     names: Names,
-    /// Rotary pairs are neighbours in the file, as llama.cpp's converter makes them for `llama` and no other.
+    /// Whether rotary pairs are neighbours in the file. llama.cpp's converter does this only for `llama`.
     interleaved: bool,
 }
 
@@ -86,7 +86,7 @@ impl Checkpoint for GgufTensors<'_> {
     }
 
     fn names(&self) -> Vec<String> {
-        // The rotary factors are not a weight: the architecture has taken them.
+        // The rotary factors are not a weight: the architecture already contains them.
         let names = self.file.tensor_names().filter(|name| *name != ROPE_FREQS);
         names.map(|name| self.names.hugging_face(name).unwrap_or_else(|| name.clone())).collect()
     }
@@ -117,7 +117,8 @@ impl Checkpoint for GgufTensors<'_> {
     }
 }
 
-/// Rows `(h, i, pair member)` to `(h, pair member, i)`: from interleaved to half-split rotary order. `(out, ...)`.
+/// Reorders rows from `(h, i, pair member)` to `(h, pair member, i)`: from interleaved to half-split rotary order. The
+/// shape is `(out, ...)`.
 fn half_split(interleaved: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let rows = interleaved.dim(0)?;
     if rows == 0 || !rows.is_multiple_of(2 * heads) {

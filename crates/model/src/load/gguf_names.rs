@@ -1,4 +1,4 @@
-//! Hugging Face's names of a decoder's tensors, and GGUF's.
+//! The names of a decoder's tensors in Hugging Face files and in GGUF files.
 
 use crate::arch::{Arch, Norms};
 
@@ -11,7 +11,7 @@ const OUTER: Pairs = &[
     ("lm_head.weight", "output.weight"),
 ];
 
-/// Modules of a layer, without the layer.
+/// Modules of a layer, without the layer's prefix.
 const IN_LAYER: Pairs = &[
     ("input_layernorm", "attn_norm"),
     ("self_attn.qkv_proj", "attn_qkv"),
@@ -25,7 +25,7 @@ const IN_LAYER: Pairs = &[
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// The norms around the MLP: Hugging Face calls two different ones `post_attention_layernorm`.
+/// The norms of the MLP. Hugging Face uses the name `post_attention_layernorm` for two different norms.
 const NORMS_BEFORE: Pairs = &[("post_attention_layernorm", "ffn_norm")];
 const NORMS_AFTER: Pairs =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];

@@ -1,7 +1,7 @@
-//! A GGUF model in one file or in several.
+//! A GGUF model in one file or in several files.
 //!
-//! llama.cpp splits a model into files named `NAME-00001-of-00003.gguf`. The first holds the metadata, each its own
-//! tensors, and `split.no` and `split.count` say which of how many it is.
+//! llama.cpp splits a model into files named `NAME-00001-of-00003.gguf`. The first file has the metadata. Each file has
+//! its own tensors, and `split.no` and `split.count` give its number and the number of files.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::ggml_types;
 use super::gguf_header::{Header, TensorInfo};
 use crate::error::{ModelError, Result};
 
-/// Files of one model that are believable.
+/// The largest plausible number of files of one model.
 const MAX_PARTS: usize = 999;
 
 /// One mapped file.
@@ -26,7 +26,7 @@ pub(super) struct Part {
     tensors: HashMap<String, TensorInfo>,
 }
 
-/// A tensor and the part it is in.
+/// A tensor, and the part that contains it.
 pub(super) struct Placed {
     pub(super) part: usize,
     pub(super) info: TensorInfo,
@@ -42,17 +42,18 @@ impl Part {
         &self.map
     }
 
-    /// Where the tensors' data begins.
+    /// The offset where the tensors' data begins.
     pub(super) fn data(&self) -> u64 {
         self.data
     }
 
-    /// What the header lists, for the model to keep.
+    /// Takes the tensors that the header lists, so that the model can store them.
     pub(super) fn take_tensors(&mut self) -> HashMap<String, TensorInfo> {
         std::mem::take(&mut self.tensors)
     }
 
-    /// Tensors lie one after the other. If they might share bytes, a small file could describe any number of large ones.
+    /// Checks that tensors do not overlap. If they could share bytes, a small file could describe any number of large
+    /// tensors.
     pub(super) fn check_places(&self) -> Result<()> {
         let mut places: Vec<(u64, u64, &str)> = self
             .tensors
@@ -82,8 +83,8 @@ impl Part {
         }
         let file = File::open(path).map_err(ModelError::io(path))?;
         file_kind::check(path, "a GGUF file", &[b"GGUF"])?;
-        // SAFETY: the map is read-only; that nobody truncates the file while it is open is the documented condition of
-        // `Gguf`, as for every mapped checkpoint.
+        // SAFETY: the map is read-only. Nobody may truncate the file while it is open: this is a documented condition
+        // of `Gguf`, as for every mapped checkpoint.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
         let Header { metadata, tensors, data } = Header::read(&map).map_err(|detail| {
             let cut = cut_by_bytes(path);
@@ -95,7 +96,7 @@ impl Part {
     }
 }
 
-/// Whether a name is one that tools give to pieces cut without looking: `m.gguf.part1of2`, `m.gguf-split-a`,
+/// Whether a name looks like that of a piece of a file that was cut by bytes: `m.gguf.part1of2`, `m.gguf-split-a`,
 /// `m.gguf.00`.
 fn cut_by_bytes(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -104,7 +105,7 @@ fn cut_by_bytes(path: &Path) -> bool {
     after.contains("part") || after.contains("split") || numbered
 }
 
-/// Opens a model by its only or first file: its metadata and all files.
+/// Opens a model by its only or first file. Returns its metadata and all files.
 pub(super) fn parts(path: &Path) -> Result<(HashMap<String, Value>, Vec<Part>)> {
     let (metadata, first) = Part::open(path)?;
     let Some((number, count)) = split(&metadata, path)? else { return Ok((metadata, vec![first])) };
@@ -155,7 +156,7 @@ pub(super) fn parts(path: &Path) -> Result<(HashMap<String, Value>, Vec<Part>)> 
     Ok((metadata, all))
 }
 
-/// Which part of how many a file is, from zero; nothing for a whole model.
+/// The number of a file, counted from zero, and the number of parts. `None` for a whole model.
 fn split(metadata: &HashMap<String, Value>, path: &Path) -> Result<Option<(usize, usize)>> {
     let read = |key: &str| match metadata.get(key) {
         None => Ok(None),
@@ -186,7 +187,7 @@ fn whole(value: &Value) -> Option<usize> {
     }
 }
 
-/// How the files of a split model are called.
+/// The names of the files of a split model.
 struct PartNames {
     folder: PathBuf,
     prefix: String,
@@ -194,7 +195,7 @@ struct PartNames {
 }
 
 impl PartNames {
-    /// From the name of one of them; nothing if it is not called as llama.cpp calls parts.
+    /// From the name of one of the files. `None` if the name does not have llama.cpp's form for parts.
     fn of(path: &Path, count: usize) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         let numbered = name.strip_suffix(&format!("-of-{count:05}.gguf"))?;
@@ -205,7 +206,7 @@ impl PartNames {
         Some(Self { folder: path.parent().unwrap_or(Path::new("")).to_owned(), prefix: prefix.to_owned(), count })
     }
 
-    /// Where part `at` lies, from zero.
+    /// The path of part `at`, counted from zero.
     fn part(&self, at: usize) -> PathBuf {
         self.folder.join(format!("{}-{:05}-of-{:05}.gguf", self.prefix, at + 1, self.count))
     }

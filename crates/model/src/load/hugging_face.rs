@@ -15,11 +15,11 @@ use crate::device::Kept;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
-/// Weight files in the order they are looked for: safetensors first, which are mapped and cannot hold code.
+/// The names of weight files, in search order. safetensors come first: they can be mapped, and cannot contain code.
 const WEIGHTS: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// An opened checkpoint folder. The files must not be changed while it is open.
+/// An open checkpoint folder. The files must not change while it is open.
 pub struct HfCheckpoint {
     directory: PathBuf,
     arch: Arch,
@@ -27,13 +27,13 @@ pub struct HfCheckpoint {
 }
 
 impl HfCheckpoint {
-    /// Reads `config.json` and opens the first of `model.safetensors`, `model.safetensors.index.json`,
-    /// `pytorch_model.bin` and `pytorch_model.bin.index.json` that is there.
+    /// Reads `config.json`, and opens the first existing file of `model.safetensors`, `model.safetensors.index.json`,
+    /// `pytorch_model.bin` and `pytorch_model.bin.index.json`.
     ///
     /// # Errors
-    /// [`crate::ModelError::Io`]; [`crate::ModelError::WrongFile`] for adapters, folders of GGUF files, pointers in place of files; a
-    /// configuration outside what [`Arch::from_hf_config`] reads; [`crate::ModelError::Malformed`] for a damaged header, index
-    /// or pickle.
+    /// [`crate::ModelError::Io`]. [`crate::ModelError::WrongFile`] for adapters, folders of GGUF files, and pointers
+    /// instead of files. The errors of [`Arch::from_hf_config`] for a configuration that it does not read.
+    /// [`crate::ModelError::Malformed`] for a damaged header, index or pickle.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self> {
         let directory = directory.as_ref();
         folder::check(directory)?;
@@ -52,12 +52,13 @@ impl HfCheckpoint {
         Ok(Self { directory: directory.to_owned(), arch, weights })
     }
 
-    /// The architecture its configuration describes.
+    /// The architecture that its configuration describes.
     pub fn arch(&self) -> &Arch {
         &self.arch
     }
 
-    /// The decoder, with every tensor converted to f32 on `device`, one at a time: no second copy of the weights.
+    /// The decoder, with every tensor converted to f32 on `device`. Tensors are converted one at a time, so there is no
+    /// second copy of the weights.
     ///
     /// # Errors
     /// See [`Decoder::new`].
@@ -65,7 +66,7 @@ impl HfCheckpoint {
         Decoder::new(self.arch.clone(), self, device)
     }
 
-    /// The decoder with its matrices in `dtype`; [`Checkpoint::dtype`] is what they are stored in.
+    /// The decoder, with its matrices stored as `kept` says. [`Checkpoint::dtype`] is their dtype in the files.
     ///
     /// # Errors
     /// See [`Decoder::with_dtype`].

@@ -1,4 +1,4 @@
-//! Checkpoints: where a decoder's tensors come from.
+//! Checkpoints: the sources of a decoder's tensors.
 
 mod file_kind;
 mod folder;
@@ -24,34 +24,35 @@ use crate::arch::Arch;
 use crate::device::Kept;
 use crate::error::{ModelError, Result};
 
-/// A set of named tensors. Names are Hugging Face's (`model.layers.0.self_attn.q_proj.weight`), linear weights are
-/// `(out, in)`, and the rows of q and k projections are in half-split (rotate-half) order, whatever the file does.
+/// A set of named tensors. The names are those of Hugging Face (`model.layers.0.self_attn.q_proj.weight`). Linear
+/// weights are `(out, in)`. The rows of q and k projections are in half-split (rotate-half) order, whatever order the
+/// file uses.
 pub trait Checkpoint: Sync {
-    /// The file, named in errors.
+    /// The file. Errors use its name.
     fn path(&self) -> &Path;
 
-    /// Every tensor present, by Hugging Face name where it has one.
+    /// All tensors, with their Hugging Face names if they have them.
     fn names(&self) -> Vec<String>;
 
-    /// What the file calls the tensor of a Hugging Face name, for errors.
+    /// The name that the file uses for the tensor with a Hugging Face name, for errors.
     fn name_in_file(&self, name: &str) -> String {
         name.to_owned()
     }
 
-    /// Shape of a tensor, without reading it.
+    /// The shape of a tensor, without reading the tensor.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The tensor on the CPU, in the floating-point dtype of the file (f32 of a quantised one).
+    /// The tensor on the CPU, in the floating-point dtype of the file (f32 for a quantised tensor).
     ///
     /// # Errors
-    /// If the tensor is absent or unreadable.
+    /// If the tensor is missing or unreadable.
     fn tensor(&self, name: &str) -> Result<Tensor>;
 
-    /// The dtypes that matrices are stored in, over all files: f32 for quantised ones.
+    /// The dtypes in which matrices are stored, over all files. f32 for quantised matrices.
     fn matrix_dtypes(&self) -> Vec<DType>;
 
-    /// The narrowest dtype a decoder can be kept in that holds every matrix exactly. Vectors do not count: they are kept
-    /// in f32. Neither of bf16 and f16 holds the other.
+    /// The narrowest dtype in which a decoder can store every matrix exactly. Vectors do not count, because they are
+    /// stored in f32. bf16 cannot represent all f16 numbers, and f16 cannot represent all bf16 numbers.
     fn dtype(&self) -> DType {
         let mut dtypes = self.matrix_dtypes().into_iter();
         match dtypes.next() {
@@ -61,16 +62,16 @@ pub trait Checkpoint: Sync {
     }
 }
 
-/// The tensors of a checkpoint as a decoder keeps them.
+/// The tensors of a checkpoint, in the form in which a decoder stores them.
 pub(crate) struct Weights<'a> {
     checkpoint: &'a dyn Checkpoint,
     device: &'a Device,
-    /// How matrices are kept.
+    /// How matrices are stored.
     pub(crate) kept: Kept,
 }
 
 impl<'a> Weights<'a> {
-    /// Matrices will be in f32, bf16 or f16.
+    /// Weights whose matrices are in f32, bf16 or f16.
     pub(crate) fn new(checkpoint: &'a dyn Checkpoint, device: &'a Device, kept: Kept) -> Result<Self> {
         let dtype = kept.dtype;
         if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
@@ -110,10 +111,12 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Checks that a checkpoint holds exactly the tensors of `arch`, in their shapes, before any is read.
+/// Checks that a checkpoint has exactly the tensors of `arch`, with their shapes. This happens before any tensor is
+/// read.
 ///
 /// # Errors
-/// All missing tensors, else all unexpected ones, else the first misshapen one.
+/// All missing tensors. If there are none, all unexpected tensors. If there are none, the first tensor with a wrong
+/// shape.
 pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     let path = checkpoint.path();
     let needed = arch.tensors();
@@ -145,11 +148,11 @@ pub(crate) fn check(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<()> {
     Ok(())
 }
 
-/// Whether a checkpoint whose head is said to be tied holds another one, as after training with a larger vocabulary: transformers takes
-/// that one then, and so do we.
+/// Whether a checkpoint contains a different head although its configuration says that the head is tied. This happens
+/// after training with a larger vocabulary. transformers then uses the different head, and so does this crate.
 pub(crate) fn holds_own_head(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result<bool> {
     const HEAD: &str = "lm_head.weight";
-    /// Rows compared at a time.
+    /// The number of rows compared at a time.
     const PIECE: usize = 4096;
     let Some(found) = checkpoint.shape(HEAD) else { return Ok(false) };
     let expected = vec![arch.vocab, arch.hidden];
@@ -170,7 +173,8 @@ pub(crate) fn holds_own_head(checkpoint: &dyn Checkpoint, arch: &Arch) -> Result
     Ok(false)
 }
 
-/// A tensor as it was read; integers are no weights, and f64 is more than any model is kept in.
+/// Checks a tensor after it was read. Integers are not weights. f64 is converted to f32, because no model is stored in
+/// f64.
 fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Result<Tensor> {
     let failed =
         |source| ModelError::Tensor { path: path.to_owned(), tensor: name.to_owned(), source: Box::new(source) };
@@ -181,7 +185,7 @@ fn as_weight(path: &Path, name: &str, read: candle_core::Result<Tensor>) -> Resu
     if tensor.dtype() == DType::F64 { tensor.to_dtype(DType::F32).map_err(failed) } else { Ok(tensor) }
 }
 
-/// That a tensor's dtype is none of weights.
+/// The error for a tensor whose dtype is not a dtype of weights.
 fn no_weight(path: &Path, name: &str, dtype: &str) -> ModelError {
     ModelError::Unsupported {
         path: path.to_owned(),
@@ -191,18 +195,18 @@ fn no_weight(path: &Path, name: &str, dtype: &str) -> ModelError {
     }
 }
 
-/// The dtypes of matrices, given dtype and number of dimensions of each tensor.
+/// The dtypes of matrices, from the dtype and the number of dimensions of each tensor.
 fn of_matrices(tensors: impl IntoIterator<Item = (DType, usize)>) -> Vec<DType> {
     tensors.into_iter().filter(|(_, dimensions)| *dimensions > 1).map(|(dtype, _)| dtype).collect()
 }
 
-/// Tensors some exporters add although they follow from the configuration: rotary frequencies, and the copy of a tied
-/// head.
+/// Whether a tensor follows from the configuration: rotary frequencies, and the copy of a tied head. Some exporters add
+/// such tensors.
 fn is_derived(name: &str, arch: &Arch) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (arch.tied_head && name == "lm_head.weight")
 }
 
-/// Tensors in memory, for tests and for models built by hand.
+/// Tensors in memory, for tests and for models that are built by hand.
 #[derive(Debug, Clone, Default)]
 pub struct TensorMap(pub HashMap<String, Tensor>);
 

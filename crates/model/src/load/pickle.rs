@@ -1,4 +1,4 @@
-//! One PyTorch `.bin` file: a zip of raw tensors and a pickle that names them.
+//! One PyTorch `.bin` file: a zip with raw tensors, and a pickle that names them.
 //!
 //! candle's reader interprets the few pickle instructions that describe tensors. It never calls what a pickle names, so
 //! no code from the file runs.
@@ -12,18 +12,18 @@ use candle_core::{DType, Tensor};
 use super::{Checkpoint, file_kind, pickle_scan};
 use crate::error::{ModelError, Result};
 
-/// An opened `.bin` file of f32, f16 or bf16 tensors; each is read when asked for.
+/// An open `.bin` file with f32, f16 or bf16 tensors. Each tensor is read on demand.
 pub struct PickleFile {
     path: PathBuf,
     tensors: PthTensors,
 }
 
 impl PickleFile {
-    /// Reads which tensors a file holds.
+    /// Reads which tensors a file has.
     ///
     /// # Errors
-    /// [`ModelError::Io`], or [`ModelError::Malformed`] if it is not such a zip (PyTorch before 1.6 wrote another
-    /// format), its pickle holds no tensors, or would take memory beyond what its bytes justify.
+    /// [`ModelError::Io`]. [`ModelError::Malformed`] if it is not such a zip (PyTorch before 1.6 wrote another format),
+    /// if its pickle has no tensors, or if reading it would take more memory than its size justifies.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         file_kind::check(&path, "a PyTorch file", &[b"PK"])?;
@@ -43,7 +43,7 @@ impl PickleFile {
     }
 }
 
-/// candle indexes into the tuples of a pickle without looking at their length: from a damaged file that is a panic.
+/// candle indexes the tuples of a pickle without checking their length. For a damaged file this would be a panic.
 fn guarded<T>(read: impl FnOnce() -> candle_core::Result<T>) -> candle_core::Result<T> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(candle_core::Error::Msg("a tensor's description is damaged".to_owned())))

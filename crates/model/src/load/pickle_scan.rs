@@ -1,8 +1,8 @@
-//! What a PyTorch file would make candle's reader allocate, told before that reader sees it.
+//! Computes how much memory candle's reader would allocate for a PyTorch file, before that reader gets the file.
 //!
-//! candle allocates a string by its stated length, clones an object whenever the pickle puts it away or takes it up again (a
-//! few bytes double the whole, again and again), drops nested objects by recursion, and allocates a tensor by its stated
-//! shape. So the pickle is first walked through here with sizes in place of objects.
+//! candle allocates a string by its stated length. It clones an object whenever the pickle stores it or loads it again,
+//! so a few bytes can double the total size again and again. It drops nested objects by recursion, and allocates a
+//! tensor by its stated shape. So this code first walks through the pickle with sizes instead of objects.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,20 +12,21 @@ use std::path::Path;
 use candle_core::pickle::TensorInfo;
 use zip::ZipArchive;
 
-/// The largest pickle that is read, in bytes: a model's describes a few hundred tensors in 200 bytes each.
+/// The size in bytes of the largest pickle that is read. The pickle of a model describes a few hundred tensors, with
+/// 200 bytes each.
 const MOST_PICKLE: u64 = 1 << 26;
-/// The longest name of a pickle, in bytes: candle puts its folder before the name of every tensor.
+/// The longest name of a pickle in bytes. candle puts the pickle's folder before the name of every tensor.
 const MOST_NAME: usize = 256;
-/// A pickle is stored or deflated: at most so many times the file.
+/// A pickle is stored or deflated. Its size is at most this many times the size of the file.
 const MOST_DEFLATED: u64 = 8;
-/// Bytes that one object takes, its place in a list that grows included.
+/// The bytes that one object takes, including its place in a growing list.
 const OBJECT: u64 = 128;
-/// Bytes of objects that may be made, copies included, for each byte of a pickle: tensors take about 50.
+/// The bytes of objects, including copies, that are allowed for each byte of a pickle. Tensors need about 50.
 const MOST_MADE: u64 = 256;
-/// How deep objects may be nested: a parameter's tensor is 5 deep.
+/// The largest nesting depth of objects. A parameter's tensor has depth 5.
 const MOST_DEEP: usize = 64;
 
-/// Checks the pickle of an archive; the error says what it would take.
+/// Checks the pickle of an archive. The error says what it would take.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let length = file.metadata().map_err(|e| e.to_string())?.len();
@@ -40,7 +41,7 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
         if member.name_raw().len() > MOST_NAME {
             return Err(format!("the name of its pickle has over {MOST_NAME} bytes"));
         }
-        // Several may share their bytes, and candle reads them all.
+        // Several pickles could share their bytes, and candle reads all of them.
         if std::mem::replace(&mut is_seen, true) {
             return Err("it holds more than one pickle".to_owned());
         }
@@ -54,7 +55,7 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that a tensor as described fits into a file of `length` bytes, in which `torch.save` stores them as they are.
+/// Checks that a described tensor fits into a file of `length` bytes. `torch.save` stores tensors without compression.
 pub(super) fn check_tensor(info: &TensorInfo, length: u64) -> Result<(), String> {
     let dims = info.layout.dims();
     let elements = dims.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
@@ -65,7 +66,7 @@ pub(super) fn check_tensor(info: &TensorInfo, length: u64) -> Result<(), String>
     }
 }
 
-/// An object by what it takes.
+/// An object, represented by its size.
 #[derive(Clone, Copy)]
 struct Size {
     bytes: u64,
@@ -73,7 +74,7 @@ struct Size {
     mark: bool,
 }
 
-/// candle's machine with sizes. Where candle ends with an error of its own, the walk just ends.
+/// candle's machine with sizes. Where candle would stop with its own error, the walk simply ends.
 struct Walk<'a> {
     rest: &'a [u8],
     stack: Vec<Size>,
@@ -97,7 +98,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// One instruction; nothing where candle's machine stops.
+    /// Executes one instruction. `None` where candle's machine stops.
     fn step(&mut self, op: u8) -> Result<Option<()>, String> {
         match op {
             0x80 => Ok(self.take(1).map(drop)),
@@ -158,7 +159,7 @@ impl<'a> Walk<'a> {
         self.take(4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes)
     }
 
-    /// Length of the line, which is as long as it stands in the file.
+    /// The length of a line. The line is as long as it is in the file.
     fn line(&mut self) -> Option<usize> {
         let end = self.rest.iter().position(|&byte| byte == b'\n')?;
         self.rest = &self.rest[end + 1..];
@@ -178,7 +179,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Counts what is allocated.
+    /// Counts allocated bytes.
     fn spend(&mut self, bytes: u64) -> Result<Option<()>, String> {
         self.made = self.made.saturating_add(bytes);
         if self.made > self.most {
@@ -187,7 +188,7 @@ impl<'a> Walk<'a> {
         Ok(Some(()))
     }
 
-    /// Pushes an object of `bytes` beside its own place, over others that are `deep`.
+    /// Pushes an object with `bytes` bytes in addition to its own place. The objects below it have depth `deep`.
     fn push(&mut self, bytes: u64, deep: usize) -> Result<Option<()>, String> {
         if deep > MOST_DEEP {
             return Err(format!("its pickle nests objects over {MOST_DEEP} deep"));
@@ -196,14 +197,14 @@ impl<'a> Walk<'a> {
         self.spend(bytes.saturating_add(OBJECT))
     }
 
-    /// Makes one object of the last `count`. They move, so they are not counted again.
+    /// Makes one object of the last `count` objects. They are moved, so they are not counted again.
     fn join(&mut self, count: usize) -> Result<Option<()>, String> {
         let Some(from) = self.stack.len().checked_sub(count) else { return Ok(None) };
         let parts = self.stack.split_off(from);
         self.whole(&parts)
     }
 
-    /// Makes one object of all since the last mark and of `before` objects under it.
+    /// Makes one object of all objects since the last mark, and of `before` objects under the mark.
     fn gather(&mut self, before: usize) -> Result<Option<()>, String> {
         let Some(mark) = self.stack.iter().rposition(|size| size.mark) else { return Ok(None) };
         let mut parts = self.stack.split_off(mark + 1);

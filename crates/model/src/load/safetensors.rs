@@ -1,4 +1,4 @@
-//! One safetensors file, mapped: nothing is read before its tensor is asked for.
+//! One safetensors file. It is mapped, and each tensor is read only on demand.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::{Checkpoint, file_kind};
 use crate::error::{ModelError, Result};
 
-/// A mapped safetensors file of f32, f16 or bf16 tensors. It must not be changed while it is open.
+/// A mapped safetensors file with f32, f16 or bf16 tensors. It must not change while it is open.
 pub struct SafetensorsFile {
     path: PathBuf,
     tensors: MmapedSafetensors,
@@ -18,12 +18,12 @@ impl SafetensorsFile {
     /// Maps a file and reads its header.
     ///
     /// # Errors
-    /// [`ModelError::Io`], or [`ModelError::Malformed`] for a damaged header or a file that ends too soon.
+    /// [`ModelError::Io`]. [`ModelError::Malformed`] for a damaged header, or for a file that is too short.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         file_kind::check(&path, "a safetensors file", &[])?;
-        // SAFETY: the map is read-only; that nobody truncates the file while it is open is this type's documented
-        // condition, as for every mapped checkpoint.
+        // SAFETY: the map is read-only. Nobody may truncate the file while it is open: this is a documented condition
+        // of this type, as for every mapped checkpoint.
         let tensors = unsafe { MmapedSafetensors::new(&path) }.map_err(|e| ModelError::Malformed {
             path: path.clone(),
             format: "safetensors",

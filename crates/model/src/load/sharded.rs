@@ -1,4 +1,4 @@
-//! A checkpoint split over files, with an index (`*.index.json`) that says which holds what.
+//! A checkpoint that is split over several files. An index (`*.index.json`) says which file has which tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use serde_json::Value;
 use super::{Checkpoint, text};
 use crate::error::{ModelError, Result};
 
-/// The files of a sharded checkpoint as one.
+/// The files of a sharded checkpoint as one checkpoint.
 pub struct Sharded<C> {
-    /// The index.
+    /// The path of the index.
     path: PathBuf,
     files: Vec<C>,
-    /// Tensor name to position in `files`.
+    /// From the name of a tensor to the position of its file in `files`.
     routes: BTreeMap<String, usize>,
-    /// Tensors that a file holds although the index does not list them.
+    /// Tensors that a file contains although the index does not list them.
     unlisted: Vec<String>,
 }
 
 impl<C: Checkpoint> Sharded<C> {
-    /// Reads the index and opens every file it names with `open`.
+    /// Reads the index, and opens every file that it names with `open`.
     ///
     /// # Errors
-    /// [`ModelError::Malformed`] for an index without a sound `weight_map`; [`ModelError::MissingTensors`] if a file
-    /// lacks what the index promises; whatever `open` says.
+    /// [`ModelError::Malformed`] for an index without a valid `weight_map`. [`ModelError::MissingTensors`] if a file
+    /// does not have the tensors that the index lists. Also the errors of `open`.
     pub fn open(index: impl Into<PathBuf>, open: impl Fn(PathBuf) -> Result<C>) -> Result<Self> {
         let path = index.into();
         let map = weight_map(&path)?;
@@ -52,7 +52,7 @@ impl<C: Checkpoint> Sharded<C> {
     }
 }
 
-/// Tensor name to file name, the latter without folders.
+/// From the name of a tensor to a file name. The file name has no folders.
 fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
     let malformed =
         |detail: String| ModelError::Malformed { path: path.to_owned(), format: "checkpoint index", detail };

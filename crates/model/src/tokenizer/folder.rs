@@ -1,8 +1,9 @@
-//! The tokenizer of a Hugging Face folder, from all its tokenizer files together and as transformers reads them.
+//! The tokenizer of a Hugging Face folder. It uses all tokenizer files together, and reads them as transformers does.
 //!
-//! `tokenizer.json` or `tokenizer.model` holds the vocabulary. Beside it, `tokenizer_config.json`,
-//! `special_tokens_map.json` and `added_tokens.json` name further tokens, say how those are matched, and whether texts
-//! begin with a BOS and end with an EOS. `generation_config.json` and `config.json` name the ends of a text.
+//! `tokenizer.json` or `tokenizer.model` contains the vocabulary. The files `tokenizer_config.json`,
+//! `special_tokens_map.json` and `added_tokens.json` name further tokens. They say how these tokens are matched, and
+//! whether texts begin with a BOS and end with an EOS. `generation_config.json` and `config.json` name the ends of a
+//! text.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,27 +18,29 @@ use crate::error::{ModelError, Result};
 use crate::load::text::{read, read_json};
 use crate::stop::{StopTokens, is_end, spelled};
 
-/// Keys of `tokenizer_config.json` that are tokens, with those of older files.
+/// Keys of `tokenizer_config.json` whose values are tokens, including keys of older files.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 const EXTRA: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
 
 impl Tokenizer {
-    /// Reads the tokenizer of a checkpoint folder: `tokenizer.json`, else SentencePiece's `tokenizer.model`, with the
-    /// tokens and settings of the files beside it.
+    /// Reads the tokenizer of a checkpoint folder: `tokenizer.json`, or otherwise SentencePiece's `tokenizer.model`,
+    /// with the tokens and settings of the other files.
     ///
-    /// - Truncation and padding saved in `tokenizer.json` are switched off: a prompt is never cut or filled up.
-    /// - Tokens of `added_tokens_decoder` (`tokenizer_config.json`), else of `added_tokens.json`, and every special token
-    ///   the files name are matched whole, with their `lstrip`, `rstrip`, `single_word` and `normalized`.
-    /// - What is put around a text is said by the post-processor of `tokenizer.json` alone; with `tokenizer.model`, by
-    ///   `add_bos_token` and `add_eos_token` of `tokenizer_config.json`, both false where they are absent, as in
-    ///   transformers 5.
-    /// - `legacy` and `add_prefix_space` say where `tokenizer.model` puts spaces; a `LlamaTokenizer` without `legacy` has
-    ///   it false.
+    /// - Truncation and padding in `tokenizer.json` are switched off: a prompt is never cut or padded.
+    /// - These tokens are matched as a whole, with their `lstrip`, `rstrip`, `single_word` and `normalized`: the tokens
+    ///   of `added_tokens_decoder` (`tokenizer_config.json`), or otherwise of `added_tokens.json`, and every special
+    ///   token that the files name.
+    /// - With `tokenizer.json`, only its post-processor says what is put before and after a text. With
+    ///   `tokenizer.model`, `add_bos_token` and `add_eos_token` of `tokenizer_config.json` say it. Both are false if
+    ///   they are missing, as in transformers 5.
+    /// - `legacy` and `add_prefix_space` say where `tokenizer.model` puts spaces. For a `LlamaTokenizer` without
+    ///   `legacy`, it is false.
     ///
     /// # Errors
-    /// [`ModelError::Tokenizer`] if there is neither file, or the first is unreadable; [`ModelError::Io`],
-    /// [`ModelError::Malformed`] or [`ModelError::WrongFile`] for files that are no text or JSON; [`ModelError::BadValue`]
-    /// for an added token whose id is taken, and for a named token that is none; as [`Tokenizer::from_sentencepiece`].
+    /// [`ModelError::Tokenizer`] if neither file exists, or if the first is unreadable. [`ModelError::Io`],
+    /// [`ModelError::Malformed`] or [`ModelError::WrongFile`] for files that are not text or JSON.
+    /// [`ModelError::BadValue`] for an added token whose id is already used, and for a named token that is not a token.
+    /// Also the errors of [`Tokenizer::from_sentencepiece`].
     pub fn from_hf_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let settings = Settings::read(folder)?;
@@ -49,12 +52,12 @@ impl Tokenizer {
         }
     }
 
-    /// Reads a SentencePiece `tokenizer.model`, BPE or unigram, by itself. With `add_bos`, texts begin with its BOS, if
-    /// it has one; its EOS ends texts.
+    /// Reads a SentencePiece `tokenizer.model`, BPE or unigram, without other files. With `add_bos`, texts begin with
+    /// its BOS, if it has one. Its EOS ends texts.
     ///
     /// # Errors
-    /// [`ModelError::Io`]; [`ModelError::Malformed`] for a damaged file, or one that rewrites the text before cutting
-    /// it (NFKC, dropped spaces), which Llama's, Mistral's and Baichuan's do not.
+    /// [`ModelError::Io`]. [`ModelError::Malformed`] for a damaged file, or for one that rewrites the text before
+    /// cutting it (NFKC, or removing spaces). The files of Llama, Mistral and Baichuan do not do this.
     pub fn from_sentencepiece(path: impl AsRef<Path>, add_bos: bool) -> Result<Self> {
         let path = path.as_ref();
         let model = read_pieces(path)?;
@@ -77,11 +80,11 @@ fn read_pieces(path: &Path) -> Result<sentencepiece::Model> {
     sentencepiece::Model::parse(&file).map_err(|detail| malformed(path, detail))
 }
 
-/// What the files beside the vocabulary say.
+/// The settings in the files beside the vocabulary.
 struct Settings {
     /// `tokenizer_config.json`, with the entries of an older `special_tokens_map.json`.
     config: Map<String, Value>,
-    /// Tokens with ids, and the file that has them.
+    /// Tokens with their ids. `added_in` is the file that lists them.
     added: BTreeMap<u32, AddedToken>,
     added_in: PathBuf,
 }
@@ -140,17 +143,17 @@ impl Settings {
         spelling(self.config.get(key)?)
     }
 
-    /// What a flag says, if it is there.
+    /// The value of a flag. `None` if it is missing.
     fn flag(&self, key: &str) -> Option<bool> {
         self.config.get(key)?.as_bool()
     }
 
-    /// Whether the configuration names the class that puts spaces by `legacy` and `add_prefix_space`.
+    /// Whether the configuration names the class that uses `legacy` and `add_prefix_space` to place spaces.
     fn is_llama(&self) -> bool {
         self.named("tokenizer_class").is_some_and(|class| class.trim_end_matches("Fast") == "LlamaTokenizer")
     }
 
-    /// The special tokens the configuration names, whether or not they have ids in it.
+    /// The special tokens that the configuration names, with or without ids.
     fn special(&self) -> Vec<AddedToken> {
         let known = |value: &Value| {
             let content = spelling(value)?;
@@ -171,7 +174,7 @@ impl Settings {
     }
 }
 
-/// Refuses tokens that are named by something else than a token: what ends texts would be lost in silence.
+/// Refuses named tokens whose value is not a token. Otherwise an end of texts could be lost silently.
 fn named_tokens(path: &Path, config: &Map<String, Value>) -> Result<()> {
     let is_token = |value: &Value| value.is_null() || value.is_string() || value["content"].is_string();
     let wrong = NAMED.iter().filter_map(|key| Some((*key, config.get(*key)?))).find(|(_, value)| !is_token(value));
@@ -185,8 +188,8 @@ fn spelling(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str()).filter(|text| !text.is_empty())
 }
 
-/// A token as a configuration writes it. Flags that are not there are false, but for `normalized`, which special tokens
-/// are not and others are.
+/// A token as a configuration writes it. Missing flags are false, except `normalized`: it is false for special tokens,
+/// and true for others.
 fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     let flag = |key: &str, absent: bool| value.get(key).and_then(Value::as_bool).unwrap_or(absent);
     let special = flag("special", special);
@@ -221,7 +224,7 @@ fn from_json(folder: &Path, settings: &Settings) -> Result<Tokenizer> {
 
 fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tokenizer> {
     let mut model = read_pieces(path)?;
-    // What stands between added tokens gets a space of its own, so they are matched before spaces are put in.
+    // Text between added tokens gets its own leading space. So added tokens are matched before spaces are inserted.
     settings.added.values_mut().for_each(|token| token.normalized = false);
     model.prefix = match (settings.is_llama(), settings.flag("legacy")) {
         (true, _) if settings.flag("add_prefix_space") == Some(false) => Prefix::Never,
@@ -231,11 +234,11 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
         (false, _) => model.prefix,
     };
     let pieces = model.pieces.len();
-    // Added tokens have the ids their file gives them, whatever is between those and the pieces.
+    // Added tokens have the ids that their file gives to them. There may be gaps between these ids and the pieces.
     for (&id, token) in &settings.added {
         let at = id as usize;
         if let Some((piece, _, kind)) = model.pieces.get_mut(at) {
-            // A placeholder takes the name; a piece of text does not, and the token is refused below.
+            // A placeholder takes the name of the token. A piece of text does not, and then the token is refused below.
             if matches!(kind, PieceType::Control | PieceType::UserDefined | PieceType::Unused) {
                 token.content.clone_into(piece);
             }
@@ -265,10 +268,10 @@ fn from_pieces(folder: &Path, path: &Path, mut settings: Settings) -> Result<Tok
     Ok(Tokenizer { inner: Arc::new(inner), before: bos.filter(|_| add_bos), after: eos.filter(|_| add_eos), stop })
 }
 
-/// Ids that may lie unused between the pieces of a `tokenizer.model` and all added tokens.
+/// The largest number of ids between the pieces of a `tokenizer.model` and the added tokens that may be unused.
 const MOST_BETWEEN: usize = 1 << 16;
 
-/// Adds the tokens of the configuration to a vocabulary, and checks that each has the id it is to have.
+/// Adds the tokens of the configuration to a vocabulary, and checks that each token has the id that it must have.
 fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
     guard::guarded(|| inner.add_tokens(settings.added.values().cloned()))?;
     for (id, token) in &settings.added {
@@ -279,7 +282,7 @@ fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
             return Err(ModelError::bad_value(&settings.added_in, &token.content, expected, found));
         }
     }
-    // A token that is known keeps how it is matched.
+    // A known token is matched in the same way as before.
     let known = inner.get_added_tokens_decoder();
     let special = settings.special().into_iter().map(|token| {
         let found = known.values().find(|known| known.content == token.content);
@@ -290,7 +293,7 @@ fn add(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The end tokens of a folder; `eos` is the tokenizer's own.
+/// The end tokens of a folder. `eos` is the tokenizer's own.
 fn ends(folder: &Path, inner: &tokenizers::Tokenizer, eos: Option<u32>) -> Result<StopTokens> {
     let generation = named_ends(&folder.join("generation_config.json"))?;
     let told = generation.is_some();

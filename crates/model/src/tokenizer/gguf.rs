@@ -1,4 +1,4 @@
-//! The tokenizer in a GGUF's metadata, with llama.cpp's defaults where a key is absent.
+//! The tokenizer in a GGUF's metadata. If a key is missing, llama.cpp's default is used.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ impl Tokenizer {
     /// SentencePiece BPE (model `llama`).
     ///
     /// # Errors
-    /// Missing or mistyped keys; another tokenizer model, or a pre-tokenizer that is not known; merges of tokens outside
-    /// the vocabulary.
+    /// If keys are missing or have a wrong type, if the tokenizer model is another one, if the pre-tokenizer is not
+    /// known, or if merges contain tokens outside the vocabulary.
     pub fn from_gguf(file: &Gguf) -> Result<Self> {
         let vocabulary = Vocabulary::read(file)?;
         match file.str("tokenizer.ggml.model")? {
@@ -34,8 +34,8 @@ impl Tokenizer {
         }
     }
 
-    /// The names of pre-tokenizers (`tokenizer.ggml.pre`) that [`Tokenizer::from_gguf`] knows, one group per way of
-    /// cutting text.
+    /// The names of pre-tokenizers (`tokenizer.ggml.pre`) that [`Tokenizer::from_gguf`] knows. Names for the same way
+    /// of cutting text are in one group.
     pub fn pre_tokenizers() -> impl Iterator<Item = &'static [&'static str]> {
         PreTokenizer::groups()
     }
@@ -45,11 +45,11 @@ fn unsupported(file: &Gguf, what: &'static str, found: &str, supported: String) 
     ModelError::Unsupported { path: file.path().to_owned(), what, found: found.to_owned(), supported }
 }
 
-/// The tokens of a file with their types; ids are positions.
+/// The tokens of a file, with their types. The id of a token is its position.
 struct Vocabulary<'a> {
     tokens: Vec<&'a str>,
     types: Vec<PieceType>,
-    /// Special tokens take the white space after them along.
+    /// Whether special tokens remove the white space after them.
     strips: bool,
 }
 
@@ -67,17 +67,17 @@ impl<'a> Vocabulary<'a> {
                     .ok_or_else(|| ModelError::bad_value(file.path(), TYPES, "1 to 6", number.to_string()))?;
             }
         }
-        // Converters have called the ends of turns plain text; no model means them so.
+        // Some converters marked the ends of turns as plain text. No model means this.
         for (kind, _) in types.iter_mut().zip(&tokens).filter(|(_, token)| is_end(token)) {
             *kind = PieceType::Control;
         }
-        // Phi-3's special tokens strip, which the format has no key for.
+        // Phi-3's special tokens strip white space. The format has no key for this.
         let name = file.optional("general.name").and_then(|name| name.to_string().ok());
         let name = name.map(|name| name.to_lowercase()).unwrap_or_default();
         Ok(Self { tokens, types, strips: name.contains("phi-3") || name.contains("phi3") })
     }
 
-    /// Tokens that are matched whole wherever they stand in a text.
+    /// Tokens that are matched as a whole, anywhere in a text.
     fn added(&self) -> impl Iterator<Item = AddedToken> {
         let typed = self.tokens.iter().zip(&self.types);
         typed.filter_map(|(token, kind)| {
@@ -103,7 +103,7 @@ fn flag(file: &Gguf, key: &str, absent: bool) -> Result<bool> {
     if file.optional(key).is_some() { file.flag(key) } else { Ok(absent) }
 }
 
-/// The finished tokenizer; `bos` and `eos` are what the file's keys, or their defaults, name.
+/// The finished tokenizer. `bos` and `eos` are the ids that the file's keys give, or their defaults.
 fn finish(
     file: &Gguf,
     vocabulary: &Vocabulary<'_>,
@@ -152,7 +152,7 @@ fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
             vocab.len().to_string(),
         ));
     }
-    // A merge that is longer than every token is a panic of the builder.
+    // If a merge is longer than every token, the builder panics.
     let bpe = caught(|| BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(pre.ignores_merges()).build());
     let bpe = bpe.map_err(|e| {
         let expected = "merges of tokens in the vocabulary";
@@ -166,7 +166,7 @@ fn byte_level(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     finish(file, &vocabulary, inner, ids, pre.adds_bos())
 }
 
-/// A SentencePiece BPE vocabulary: tokens with scores instead of merges.
+/// A SentencePiece BPE vocabulary: its tokens have scores instead of merges.
 fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     let scores = file.floats(SCORES)?;
     same_length(file, SCORES, scores.len(), vocabulary.tokens.len())?;
@@ -174,13 +174,13 @@ fn pieces(file: &Gguf, vocabulary: Vocabulary<'_>) -> Result<Tokenizer> {
     let mut pieces: Vec<(String, f32, PieceType)> =
         pieces.map(|((token, score), kind)| ((*token).to_owned(), score, *kind)).collect();
     if pieces.iter().all(|piece| piece.2 != PieceType::Unknown) {
-        // Gemma's converter calls the unknown token a control token; the key says which it is.
+        // Gemma's converter marks the unknown token as a control token. The key says which token it is.
         let unknown = file.token_id("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
         if let Some(piece) = pieces.get_mut(unknown as usize) {
             piece.2 = PieceType::Unknown;
         }
     }
-    // Llama's own ids, where the file names none.
+    // If the file gives no ids, those of Llama are used.
     let id = |key: &str, absent: u32| -> Result<Option<u32>> {
         let named = file.token_id(key)?;
         Ok(named.or((vocabulary.tokens.len() > absent as usize).then_some(absent)))

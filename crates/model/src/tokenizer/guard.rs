@@ -1,4 +1,4 @@
-//! What the library that reads `tokenizer.json` believes and should not.
+//! Checks for the library that reads `tokenizer.json`, which trusts its input too much.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,13 +7,14 @@ use serde::de::IgnoredAny;
 
 use crate::error::{ModelError, Result};
 
-/// Runs a call of the library. It indexes and unwraps where a file may be anything (a decoder that is no object, a post-processor
-/// that names a token it does not list, pieces of length 0): from a damaged file that is a panic, here an error.
+/// Runs a call of the library. The library indexes and unwraps values that can be anything in a file: a decoder that is
+/// not an object, a post-processor that names a token that it does not list, or pieces of length 0. With a damaged file
+/// this would be a panic. Here it becomes an error.
 pub(super) fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, tokenizers::Error>) -> Result<T> {
     caught(call).map_err(|detail| ModelError::Tokenizer { detail })
 }
 
-/// As [`guarded`], with the error in words.
+/// The same as [`guarded`], with the error as text.
 pub(super) fn caught<T>(
     call: impl FnOnce() -> std::result::Result<T, tokenizers::Error>,
 ) -> std::result::Result<T, String> {
@@ -56,11 +57,12 @@ enum Merge {
     Text(String),
 }
 
-/// Checks merges against the prefix of pieces inside of words. The library cuts as many bytes as the prefix has off the right side
-/// of each merge, whatever they are, and takes the rest for text without looking: half a character is undefined behaviour.
+/// Checks the merges against `continuing_subword_prefix`, the prefix of pieces inside words. From the right side of
+/// each merge, the library removes as many bytes as the prefix has, without checking which bytes they are. It then uses
+/// the rest as text without a check. Half a character would be undefined behaviour.
 ///
 /// # Errors
-/// In words, naming the merge. What is no such file is for the library to refuse.
+/// A sentence that names the merge. The library itself refuses files that are not a `tokenizer.json`.
 pub(super) fn check(json: &str) -> std::result::Result<(), String> {
     let Ok(File { model: Some(model) }) = serde_json::from_str::<File>(json) else { return Ok(()) };
     let prefix = model.continuing_subword_prefix.filter(|prefix| !prefix.is_empty());

@@ -1,4 +1,4 @@
-//! Text to token ids and back, from GGUF metadata or the tokenizer files of a Hugging Face folder.
+//! Converts text to token ids and back. It reads GGUF metadata, or the tokenizer files of a Hugging Face folder.
 
 mod folder;
 mod gguf;
@@ -15,15 +15,16 @@ use crate::stop::StopTokens;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<dyn Inner>,
-    /// Put before and after every text by `encode(.., special = true)`; `None` where the inner post-processor does it.
+    /// The ids that `encode(.., special = true)` puts before and after every text. `None` if the inner post-processor
+    /// does this.
     before: Option<u32>,
     after: Option<u32>,
     stop: StopTokens,
 }
 
 impl Tokenizer {
-    /// Token ids of a text. Special tokens written in the text (`<|im_start|>`) become their ids; with `special`, the
-    /// tokens the model wants around every text (a BOS, for most) are added.
+    /// The token ids of a text. Special tokens that are written in the text (`<|im_start|>`) become their ids. With
+    /// `special`, the tokens that the model needs around every text are added (a BOS, for most models).
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`] if the tokenizer cannot represent the text.
@@ -33,7 +34,7 @@ impl Tokenizer {
         Ok(around(self.before).into_iter().chain(ids).chain(around(self.after)).collect())
     }
 
-    /// Text of token ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
+    /// The text of token ids. Bytes that are not UTF-8 become U+FFFD. Ids outside the vocabulary become nothing.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`] if the decoder fails.
@@ -41,29 +42,30 @@ impl Tokenizer {
         self.inner.decode(ids, skip_special)
     }
 
-    /// The tokens that end a text, from every file that names one.
+    /// The tokens that end a text, from all files that name one.
     pub fn stop_tokens(&self) -> &StopTokens {
         &self.stop
     }
 
-    /// Number of distinct ids, special tokens included.
+    /// The number of distinct ids, including special tokens.
     pub fn vocab_size(&self) -> usize {
         self.inner.size()
     }
 
-    /// Id of a token by its exact spelling, such as `<|im_end|>`.
+    /// The id of a token with this exact spelling, such as `<|im_end|>`.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.id(token)
     }
 
-    /// Spelling of a token in the vocabulary, such as `Ġthe`.
+    /// The spelling of a token in the vocabulary, such as `Ġthe`.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.token(id)
     }
 }
 
-/// What is taken from a tokenizer, behind a pointer to the code that made it. Every cell of a notebook is a library of its own, with its
-/// own copy of the engine of regular expressions, and a text can only be split by the copy that compiled the pattern.
+/// The functions of a tokenizer, behind a pointer to the code that made it. Every cell of a notebook is a separate
+/// library with its own copy of the regular-expression engine. Only the copy that compiled a pattern can split a text
+/// with it.
 trait Inner: Send + Sync {
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
     fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String>;

@@ -1,8 +1,9 @@
-//! How text is cut before byte-pair merging, by the name a GGUF gives it (`tokenizer.ggml.pre`).
+//! How text is cut before byte-pair merging, for each name that a GGUF uses (`tokenizer.ggml.pre`).
 //!
-//! A GGUF does not spell its pre-tokenizer out. The cuts decide ids: `smollm` cuts off every digit before the GPT-2
-//! pattern sees the text, so the space before a number stands alone. Patterns are those of the models' own
-//! `tokenizer.json`; which name means which, and which of them begin texts with a BOS, is llama.cpp's.
+//! A GGUF contains only the name of its pre-tokenizer. The cuts determine the ids. For example, `smollm` cuts off every
+//! digit before the GPT-2 pattern is applied, so the space before a number is a separate piece. The patterns are those
+//! of the models' own `tokenizer.json`. llama.cpp defines which name means which pattern, and for which names texts
+//! begin with a BOS.
 
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -22,14 +23,14 @@ const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 const DIGIT: &str = r"\p{N}";
 const UP_TO_THREE_DIGITS: &str = r"\p{N}{1,3}";
 const CJK: &str = "[一-龥\u{3040}-ゟ゠-ヿ]+";
-/// What DeepSeek's later models cut after numbers and Chinese and Japanese script.
+/// What DeepSeek's later models cut, after numbers and after Chinese and Japanese script.
 const DEEPSEEK_V3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const DEEPSEEK_HAN: &str = "[一-龥ࠀ-一가-\u{d7ff}]+";
 const SEED_CODER: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BAILING: &str =
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
-/// A space and cased letters, as DeepSeek LLM's `tokenizer.json` lists them.
+/// A space and cased letters, as in DeepSeek LLM's `tokenizer.json`.
 const CASED: &str = concat!(
     "\\s?[",
     "A-Za-z\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}\u{295}-\u{2af}\u{370}",
@@ -46,37 +47,37 @@ const CASED: &str = concat!(
     "-\u{104fb}\u{10c80}-\u{10cb2}\u{10cc0}-\u{10cf2}\u{118a0}-\u{118df}\u{1e900}-\u{1e943}",
     "]+"
 );
-/// What BLOOM cuts at: everything but white space and the punctuation of a few scripts.
+/// What BLOOM cuts: runs of characters other than white space and the punctuation of a few scripts.
 const BLOOM: &str = " ?[^(\\s|.,!?\u{2026}\u{3002}\u{ff0c}\u{3001}\u{964}\u{6d4}\u{60c})]+";
 const YOUTU_SCRIPTS: &str = "[\u{ac00}-\u{d7a3}\u{3131}-\u{318e}]+|[\u{ff01}\u{2026}\u{201c}\u{201d}\u{2018}\u{2019}\u{2014}\u{ff1a}\u{ff1b}\u{ff0c}\u{3001}-\u{303f}\u{fe30}-\u{fe4f}]+|[\u{3105}-\u{312f}]+|[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+";
-/// GPT-4o's with single digits.
+/// GPT-4o's pattern with single digits.
 const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Words that may hold single spaces.
+/// Words that may contain single spaces.
 const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+";
 const MINICPM5: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Qwen2's without English contractions, so that Turkish suffixes stay with their apostrophe.
+/// Qwen2's pattern without English contractions, so that Turkish suffixes stay with their apostrophe.
 const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Llama 3's with white space in pieces of powers of two.
+/// Llama 3's pattern, with white space in pieces whose lengths are powers of two.
 const JAIS_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}";
-/// DeepSeek V3's with line ends one by one.
+/// DeepSeek V3's pattern, with each line end as a separate piece.
 const SPARK: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
-/// GPT-4o's with Chinese script apart, as Kimi K2's `tokenization_kimi.py` lists it.
+/// GPT-4o's pattern with Chinese script separately, as in Kimi K2's `tokenization_kimi.py`.
 const KIMI_K2: &str = r"\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Threes of digits counted from the end of a number.
+/// Groups of three digits, counted from the end of a number.
 const THREES_FROM_THE_END: &str = r"\p{N}{1,2}(?=(?:\p{N}{3})+(?!\p{N}))|\p{N}{3}|\p{N}{1,2}";
-/// Scripts that AFMoE cuts off whole: Chinese, Japanese, Korean, Thai vowels, Lao, Khmer, Myanmar.
+/// Scripts that AFMoE cuts as a whole: Chinese, Japanese, Korean, Thai vowels, Lao, Khmer, Myanmar.
 const AFMOE_SCRIPTS: &str = "[\u{4e00}-\u{9fff}\u{3400}-\u{4dbf}\u{f900}-\u{faff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{ff65}-\u{ff9f}\u{2f00}-\u{2fdf}\u{e40}-\u{e7f}\u{e80}-\u{eff}\u{1780}-\u{17ff}\u{1000}-\u{109f}\u{aa60}-\u{aa7f}\u{a9e0}-\u{a9ff}\u{ac00}-\u{d7af}\u{1100}-\u{11ff}]+";
 const THREE_DIGITS: &str = "[0-9][0-9][0-9]";
 
-/// The same cuts under all their names.
+/// One way of cutting, with all its names.
 struct Cuts {
     names: &'static [&'static str],
-    /// Each cuts what the one before left, at both ends of every match.
+    /// Each pattern cuts the pieces that the patterns before it left, at both ends of every match.
     patterns: &'static [&'static str],
-    /// A piece that is a token is taken as it is, whatever the merges say.
+    /// Whether a piece that is a token is used directly, without applying merges.
     ignore_merges: bool,
-    /// Whether texts begin with a BOS where the file does not say.
+    /// Whether texts begin with a BOS if the file does not say it.
     add_bos: bool,
 }
 
@@ -179,7 +180,7 @@ const KNOWN: &[Cuts] = &[
     cuts(&["spark2_5"], &[UP_TO_THREE_DIGITS, CJK, SPARK, DIGIT]),
 ];
 
-/// Names that are known and not read, and why.
+/// Names that are known but not supported, and the reasons.
 const REFUSED: &[(&[&str], &str)] = &[
     (
         &[
@@ -205,7 +206,7 @@ impl PreTokenizer {
         KNOWN.iter().find(|cuts| cuts.names.contains(&name)).map(Self)
     }
 
-    /// What is to be said of a name that is not read.
+    /// The reason why a known name is not supported.
     pub(super) fn refusal(name: &str) -> Option<&'static str> {
         REFUSED.iter().find(|(names, _)| names.contains(&name)).map(|(_, why)| *why)
     }
@@ -215,17 +216,17 @@ impl PreTokenizer {
         Self::groups().flatten().copied()
     }
 
-    /// Every known name, those of the same cuts together.
+    /// Every known name. Names for the same cuts are together.
     pub(super) fn groups() -> impl Iterator<Item = &'static [&'static str]> {
         KNOWN.iter().map(|cuts| cuts.names)
     }
 
-    /// Whether a piece that is a token is taken as it is.
+    /// Whether a piece that is a token is used directly.
     pub(super) fn ignores_merges(self) -> bool {
         self.0.ignore_merges
     }
 
-    /// Whether texts begin with a BOS where the file does not say.
+    /// Whether texts begin with a BOS if the file does not say it.
     pub(super) fn adds_bos(self) -> bool {
         self.0.add_bos
     }

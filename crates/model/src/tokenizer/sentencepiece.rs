@@ -1,7 +1,7 @@
-//! SentencePiece models: `tokenizer.model` as Llama 2, Mistral and Baichuan ship it, and the same in GGUF metadata.
+//! SentencePiece models: `tokenizer.model` of Llama 2, Mistral and Baichuan, and the same data in GGUF metadata.
 //!
-//! The file is a protobuf of pieces with scores. A BPE model merges, again and again, the two neighbours whose union
-//! has the highest score; that is byte-pair merging with the pieces sorted by score as its merge list.
+//! The file is a protobuf of pieces with scores. A BPE model repeatedly merges the two neighbours whose union has the
+//! highest score. This is byte-pair merging, with the pieces sorted by score as its merge list.
 //!
 //! Layout: <https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto>.
 
@@ -18,9 +18,10 @@ use tokenizers::normalizers::{Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
-/// What stands for a space inside pieces.
+/// The character that represents a space inside pieces.
 const SPACE: &str = "\u{2581}";
-/// Longest piece that is cut in two in every way to find its merges, in characters; sentencepiece trains up to 16.
+/// The length in characters of the longest piece that is split in all possible ways to find its merges. sentencepiece
+/// trains pieces of up to 16 characters.
 const LONGEST: usize = 256;
 
 /// How a text is cut into pieces.
@@ -30,7 +31,7 @@ pub(crate) enum Kind {
     Unigram,
 }
 
-/// What a piece is, by the number both file formats use.
+/// The type of a piece, by the number that both file formats use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PieceType {
     Normal,
@@ -55,19 +56,19 @@ impl PieceType {
     }
 }
 
-/// Where a space is put before text.
+/// Where a space is inserted before text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prefix {
     Never,
-    /// Before every text and after every special token, as sentencepiece does with each text it is given.
+    /// Before every text and after every special token, as sentencepiece does for each text that it gets.
     EveryText,
-    /// The same, but not before a space that is there.
+    /// The same, but not if there already is a space.
     EveryTextUnlessSpaced,
-    /// At the very start only, and not before a space that is there: what `legacy: false` means.
+    /// Only at the very start, and not if there already is a space. This is the meaning of `legacy: false`.
     StartUnlessSpaced,
 }
 
-/// A vocabulary and how to use it; ids are positions.
+/// A vocabulary, and how to use it. The id of a piece is its position.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Model {
     pub kind: Kind,
@@ -78,7 +79,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Reads a `tokenizer.model`; the error says what is wrong.
+    /// Reads a `tokenizer.model`. The error says what is wrong.
     pub(crate) fn parse(file: &[u8]) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let (mut trainer, mut normalizer): (&[u8], &[u8]) = (&[], &[]);
@@ -118,14 +119,14 @@ impl Model {
                         supported"
                 .to_owned());
         }
-        // A negative id, of a token the model does not have, is a huge number here.
+        // If the model does not have a token, its id is negative, which is a huge number here.
         let id = |id: u64| u32::try_from(id).ok().filter(|&id| (id as usize) < pieces.len());
         let (bos, eos) = (id(bos), id(eos));
         let prefix = if space_prefix { Prefix::EveryText } else { Prefix::Never };
         Ok(Self { kind, pieces, prefix, bos, eos })
     }
 
-    /// The tokenizer; the error says what is wrong with the vocabulary.
+    /// The tokenizer. The error says what is wrong with the vocabulary.
     pub(crate) fn build(&self) -> Result<Tokenizer, String> {
         let of_type = |kind: PieceType| self.pieces.iter().filter(move |p| p.2 == kind).map(|p| p.0.as_str());
         let vocab: Vocab = self.pieces.iter().map(|piece| piece.0.clone()).zip(0u32..).collect();
@@ -176,7 +177,7 @@ impl Model {
         Ok(tokenizer)
     }
 
-    /// Every way to make a piece of two others, the pieces of highest score first.
+    /// All ways to make a piece from two others. The pieces with the highest scores come first.
     fn merges(&self) -> Merges {
         let known: HashMap<&str, u32> = self.pieces.iter().map(|piece| piece.0.as_str()).zip(0u32..).collect();
         let mut scored: Vec<(f32, u32, &str, &str)> = Vec::new();
@@ -215,7 +216,7 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a protobuf message, with their numbers. Ends after the first error.
+/// The fields of a protobuf message, with their numbers. The iterator ends after the first error.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -1,4 +1,4 @@
-//! GGUF files written by a test itself, and what is read from them.
+//! GGUF files that a test writes itself, and the models read from them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,7 +39,7 @@ pub fn metadata(arch: &Arch) -> BTreeMap<&'static str, Value> {
     ])
 }
 
-/// What llama.cpp's converter does to q and k: rows `(head, member, pair)` to `(head, pair, member)`.
+/// The order that llama.cpp's converter gives to q and k: from rows `(head, member, pair)` to `(head, pair, member)`.
 pub fn interleaved(rows: &Tensor, heads: usize) -> Tensor {
     let (out, width) = rows.dims2().unwrap();
     let pairs = rows.reshape((heads, 2, out / heads / 2, width)).unwrap();
@@ -119,7 +119,7 @@ impl Folder {
         path
     }
 
-    /// Everything a caller does with a file: metadata, tokenizer, tensors.
+    /// Reads everything that a caller reads from a file: metadata, tokenizer, tensors.
     pub fn load(&self, bytes: &[u8]) -> Result<Decoder, String> {
         let file = Gguf::open(self.file(bytes)).map_err(|e| e.to_string())?;
         file.tokenizer().map_err(|e| e.to_string())?;
@@ -127,7 +127,7 @@ impl Folder {
     }
 }
 
-/// The same metadata under another architecture's prefix.
+/// The same metadata with another architecture's prefix.
 pub fn renamed(metadata: BTreeMap<&'static str, Value>, architecture: &'static str) -> BTreeMap<&'static str, Value> {
     let rename = |key: &'static str| match key.strip_prefix("llama.") {
         Some(rest) => Box::leak(format!("{architecture}.{rest}").into_boxed_str()),
@@ -138,7 +138,7 @@ pub fn renamed(metadata: BTreeMap<&'static str, Value>, architecture: &'static s
     metadata
 }
 
-/// Whether a file's decoder is the one built from the weights that were written.
+/// Checks that a file's decoder equals the one built from the weights that were written.
 pub fn same_logits(read: &Decoder, arch: &Arch) {
     let built = Decoder::new(arch.clone(), &TensorMap(random_weights(arch, 5)), &Device::Cpu).unwrap();
     let run = |decoder: &Decoder| {

@@ -12,7 +12,7 @@ use kvcsr_cache::{LayerCache, SchemeContext, registry};
 pub use kvcsr_fixtures::{random_weights, tiny_arch};
 use kvcsr_model::{Arch, Decoder, Position, RopeScaling};
 
-/// The folder of golden files, or `None`, where the test is skipped.
+/// The folder of golden files. `None` if it does not exist; then the test is skipped.
 pub fn golden(test: &str) -> Option<PathBuf> {
     kvcsr_fixtures::shared(test, "golden")
 }
@@ -31,7 +31,7 @@ pub fn rope(arch: &Arch) -> (f64, &RopeScaling) {
     }
 }
 
-/// Largest absolute difference of two tensors of one shape.
+/// The largest absolute difference between two tensors of the same shape.
 pub fn worst(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();

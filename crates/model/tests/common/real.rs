@@ -1,4 +1,4 @@
-//! A real model beside numbers and texts that transformers computed from the same file.
+//! Compares a real model with numbers and texts that transformers computed from the same file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +10,7 @@ use kvcsr_model::{Choice, Decoder, Gguf, Limits, Logits, Tokenizer};
 
 use super::{dense, worst};
 
-/// A model, and what is known of it.
+/// A model, and the expected results.
 pub struct Golden {
     pub tokenizer: Tokenizer,
     pub decoder: Decoder,
@@ -28,7 +28,7 @@ pub struct Differences {
 }
 
 impl Golden {
-    /// The model of a GGUF file, in f32, and the tensors computed from it.
+    /// The model of a GGUF file in f32, and the tensors that transformers computed from it.
     pub fn load(gguf: &Path, tensors: &Path) -> Self {
         let file = Gguf::open(gguf).unwrap();
         let bytes = fs::read(tensors).unwrap();
@@ -43,13 +43,13 @@ impl Golden {
         }
     }
 
-    /// The text's ids are the same and decode to it.
+    /// Checks that the text has the expected ids, and that they decode to the text.
     pub fn check_ids(&self) {
         assert_eq!(self.tokenizer.encode(&self.text, true).unwrap(), self.ids);
         assert_eq!(self.tokenizer.decode(&self.ids, false).unwrap(), self.text);
     }
 
-    /// Logits and likelihoods of the text against those given.
+    /// Compares the logits and likelihoods of the text with the expected ones.
     pub fn differences(&self) -> Differences {
         let ids = self.decoder.row(&self.ids).unwrap();
         let logits = self.decoder.forward(&ids, &mut dense(&self.decoder), Logits::All).unwrap().squeeze(0).unwrap();
@@ -67,7 +67,8 @@ impl Golden {
         }
     }
 
-    /// Keys before rotation and values of the layers given, in half-split order: relative differences, by tensor.
+    /// Compares keys before rotation and values of the given layers, in half-split order. Returns the relative
+    /// difference of each tensor.
     pub fn keys_and_values(&self) -> Vec<(String, f32)> {
         let snapshot = self.decoder.prefill(&self.ids, 512).unwrap();
         let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
@@ -83,7 +84,8 @@ impl Golden {
         found
     }
 
-    /// Generates greedily as many tokens as the JSON file `case` has after its prompt; they and the text must be the same.
+    /// Generates greedily as many tokens as the JSON file `case` has after its prompt. The tokens and the text must be
+    /// the same.
     pub fn check_greedy(&self, case: &Path) {
         let case: serde_json::Value = serde_json::from_slice(&fs::read(case).unwrap()).unwrap();
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();

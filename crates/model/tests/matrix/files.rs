@@ -1,4 +1,4 @@
-//! Small folders and GGUF files for the rows.
+//! Small folders and GGUF files for the rows of the table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ pub const VOCABULARY: &str = r#""model": {"type": "BPE", "vocab": {"a": 0, "b": 
     "<|im_end|>": 6}, "merges": ["a b"]}"#;
 const SPECIAL: &str = r#""single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true"#;
 
-/// A `tokenizer.json` of [`VOCABULARY`], in which `settings` stand before the model.
+/// A `tokenizer.json` with [`VOCABULARY`]. `settings` are placed before the model.
 pub fn tokenizer_json(settings: &str) -> String {
     let added = [(4, "<s>"), (5, "</s>"), (6, "<|im_end|>")]
         .map(|(id, token)| format!(r#"{{"id": {id}, "content": "{token}", {SPECIAL}}}"#));
@@ -59,7 +59,7 @@ pub fn texts(texts: &[&str]) -> Value {
     Value::Array(texts.iter().copied().map(text).collect())
 }
 
-/// Byte-level BPE over the vocabulary above; the last three tokens are special.
+/// Byte-level BPE with the vocabulary above. The last three tokens are special.
 pub fn byte_level(pre: &str) -> Metadata {
     let types = [1, 1, 1, 1, 3, 3, 3].map(Value::I32).to_vec();
     BTreeMap::from([
@@ -73,7 +73,7 @@ pub fn byte_level(pre: &str) -> Metadata {
     ])
 }
 
-/// SentencePiece BPE with the same letters after Llama's three special tokens.
+/// SentencePiece BPE with the same letters, after Llama's three special tokens.
 pub fn sentencepiece() -> Metadata {
     BTreeMap::from([
         ("tokenizer.ggml.model", text("llama")),
@@ -83,7 +83,7 @@ pub fn sentencepiece() -> Metadata {
     ])
 }
 
-/// A GGUF file with this metadata, and the file it lies in.
+/// A GGUF file with this metadata, and the temporary file that contains it.
 pub fn gguf(metadata: &Metadata) -> (NamedTempFile, Gguf) {
     let file = NamedTempFile::new().unwrap();
     let entries: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
@@ -93,7 +93,7 @@ pub fn gguf(metadata: &Metadata) -> (NamedTempFile, Gguf) {
     (file, gguf)
 }
 
-/// The tokenizer of metadata after `change`.
+/// The tokenizer of the metadata after `change`.
 pub fn of_gguf(mut metadata: Metadata, change: impl Fn(&mut Metadata)) -> Result<Tokenizer, String> {
     change(&mut metadata);
     gguf(&metadata).1.tokenizer().map_err(|e| e.to_string())

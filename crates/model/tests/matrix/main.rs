@@ -1,5 +1,6 @@
-//! What is read from which file of a model. Every row is checked here against files the test writes, and the table in
-//! docs/MODELS.md is made of the same rows: `KVCSR_WRITE_DOCS=1 cargo test -p kvcsr-model --test matrix` writes it.
+//! Which keys are read from which file of a model. Every row is checked here with files that the test writes. The table
+//! in docs/MODELS.md is made from the same rows: `KVCSR_WRITE_DOCS=1 cargo test -p kvcsr-model --test matrix` writes
+//! it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,19 +14,19 @@ use std::path::Path;
 
 use kvcsr_model::Tokenizer;
 
-/// One key of one kind of file, and what it does.
+/// One key of one kind of file, and its effect.
 pub struct Row {
     /// The file, such as `tokenizer_config.json` or `GGUF`.
     pub file: &'static str,
     /// The key or keys, as the file spells them.
     pub key: &'static str,
-    /// What the program does with it, for the table.
+    /// What the program does with it, as text for the table.
     pub behaviour: &'static str,
-    /// Panics where that is not so.
+    /// Panics if the program does something else.
     pub check: fn(),
 }
 
-/// The table, in its order.
+/// The rows of the table, in order.
 const ROWS: &[&[Row]] =
     &[folder::TOKENIZER, folder::ENDS, folder::CHAT, gguf::TOKENIZER, gguf::ENDS, model::CONFIG, model::GGUF];
 

@@ -1,4 +1,4 @@
-//! The codes of one kind of vector of one layer, over offline atoms and those of the sequence.
+//! The codes of one kind of vector in one layer, over offline atoms and the sequence's own atoms.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use crate::coded::{Block, Codec, CodedTokens, Prompt, ScoresCodes, SumsCodes};
 use crate::schemes::sparse::{self, BUFFERS};
 use crate::tensor::{Stores, Uploads};
 
-/// Query rows of one head whose values are summed on codes. Beyond it, restoring each value once is faster.
+/// Up to this number of query rows of one head, values are summed on codes. With more rows, it is faster to restore
+/// each value once.
 const SUMMED_ROWS: usize = 32;
 
-/// A layer's keys or values under CSR.
+/// The codec of a layer's keys or values under CSR.
 pub(crate) struct CsrCodec(pub(super) Arc<Coder>);
 
 #[cfg(test)]
 impl CsrCodec {
-    /// `sparsity` atoms of one dictionary for whole head vectors, and nothing added.
+    /// A codec with `sparsity` atoms of one dictionary for whole head vectors, without additions.
     pub(crate) fn plain(kind: Kind, heads: usize, encoder: Arc<Encoder>, sparsity: usize) -> Self {
         let (layout, atoms) = (CodeLayout::Paper, encoder.dictionary().len());
         let (chunks, refit, stop, online) = (1, false, None, None);
@@ -40,7 +41,8 @@ impl Codec for CsrCodec {
         Box::new(CsrTokens { coder, codes, online })
     }
 
-    /// Of rows of full length, whose length takes 8 bits and a share in the starts, where rows differ.
+    /// For rows of full length. If rows differ in length, the length of a row takes 8 bits, and the starts take a
+    /// share.
     fn nominal_bits(&self) -> f64 {
         let Coder { sparsity, chunks, layout, atoms, .. } = *self.0;
         let head_dim = chunks * self.0.encoder.dictionary().width();
@@ -56,7 +58,7 @@ impl Codec for CsrCodec {
         self.0.online.is_some_and(|part| part.prefill == Prefill::Restored)
     }
 
-    /// Tables of atoms are made for all tokens of a head.
+    /// False: tables of atoms are made for all tokens of a head.
     fn in_parts(&self) -> bool {
         false
     }
@@ -66,16 +68,16 @@ impl Codec for CsrCodec {
     }
 }
 
-/// Codes of one sequence, with atoms of its own.
+/// The codes of one sequence, with its own atoms.
 struct CsrTokens {
     coder: Arc<Coder>,
-    /// Per head, rows `(tokens, chunks)`.
+    /// For each head, rows `(tokens, chunks)`.
     codes: Vec<Codes>,
     online: OnlineAtoms,
 }
 
 impl CsrTokens {
-    /// Bytes of the struct and of what it holds per head, codes apart.
+    /// Bytes of the struct and of what it holds per head, without the codes.
     fn bytes(heads: usize) -> usize {
         size_of::<Self>() + heads * size_of::<Codes>()
     }
@@ -84,7 +86,7 @@ impl CsrTokens {
         Atoms::new(self.coder.encoder.dictionary(), &self.online).expect("the scheme leaves room for online atoms")
     }
 
-    /// Rows of codes of some tokens.
+    /// The rows of codes that belong to `tokens`.
     fn rows(&self, tokens: Range<usize>) -> Range<usize> {
         tokens.start * self.coder.chunks..tokens.end * self.coder.chunks
     }

@@ -15,10 +15,10 @@ pub(super) struct Coder {
     pub(super) chunks: usize,
     pub(super) layout: CodeLayout,
     pub(super) refit: bool,
-    /// Relative squared error at which pursuit stops.
+    /// The relative squared error at which the pursuit stops.
     pub(super) stop: Option<f32>,
     pub(super) online: Option<OnlinePart>,
-    /// Offline atoms and room for the online part.
+    /// The number of offline atoms, plus the space reserved for the online part.
     pub(super) atoms: usize,
 }
 
@@ -41,7 +41,7 @@ impl Coder {
         Ok(())
     }
 
-    /// Codes of one head, of no token yet.
+    /// An empty store for the codes of one head.
     pub(super) fn codes(&self) -> Codes {
         match self.stop {
             None => Codes::new(self.layout, self.sparsity, self.atoms),

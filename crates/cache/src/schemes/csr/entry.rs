@@ -1,4 +1,4 @@
-//! What the registry knows of CSR.
+//! The registry entries of CSR.
 
 use super::{CsrOptions, Share, bind};
 use crate::entry::{Entry, KeysCoded, Parameter, WINDOW};
@@ -6,14 +6,14 @@ use crate::family::{Family, Plan, Read};
 use crate::name::SchemeName;
 use crate::needs::Needs;
 
-/// CSR and what may be added to it.
+/// CSR and its optional parts.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// The dictionary set of a name that does not say (`csr-8` is `csr-8@neuraldict`).
+/// The dictionary set that is used if a name does not give one (`csr-8` is `csr-8@neuraldict`).
 pub const DEFAULT_DICTIONARIES: &str = "neuraldict";
-/// The set that is trained with whatever wins beyond the paper.
+/// The set that is trained with the best of the variants that go beyond the paper.
 pub const BEST_DICTIONARIES: &str = "best";
-/// The set of schemes that code keys after position embedding.
+/// The set for schemes that code keys after position embedding.
 pub const ROPE_DICTIONARIES: &str = "neuraldict-rope";
 
 const LEVEL: Parameter = Parameter { name: "S", default: "", meaning: "atoms per key, and per value over its chunks" };

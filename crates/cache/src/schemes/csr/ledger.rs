@@ -1,4 +1,4 @@
-//! The ledger by formula: what a cache will hold, for any shape, without building it.
+//! The ledger by formula: how many bytes a cache will hold, for any shape, without building it.
 
 use half::f16;
 use kvcsr_codec::{Codes, Encoder, Footprint};
@@ -17,7 +17,7 @@ pub struct KindShape {
     pub chunks: usize,
 }
 
-/// A model and its dictionaries, as far as bytes depend on them.
+/// The shape of a model and its dictionaries, as far as it determines bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CsrShape {
     /// The model.
@@ -29,16 +29,16 @@ pub struct CsrShape {
 }
 
 impl CsrShape {
-    /// What the caches of all layers hold of `batch` sequences of `tokens` tokens each after their
-    /// prefill, to the byte. Of rows that stop early, the most they can take; of a prompt's online
-    /// atoms, as many as its vectors if none is zero. A [`super::Share::Budget`] is counted as its mean, which
-    /// is exact where all its atoms are spent and codes are not packed.
+    /// The bytes that the caches of all layers hold after the prefill of `batch` sequences with `tokens` tokens each.
+    /// The numbers are exact to the byte, with three conditions. For rows that stop early, they are the largest
+    /// possible. For a prompt's online atoms, they assume that no vector is zero. A [`super::Share::Budget`] is counted
+    /// as its mean, which is exact if all its atoms are spent and codes are not packed.
     #[must_use]
     pub fn footprint(&self, options: &CsrOptions, tokens: usize, batch: usize) -> Footprint {
         std::iter::repeat_n(self.layer(options, tokens, batch, Reach::Full), self.geometry.layers).sum()
     }
 
-    /// [`CsrShape::footprint`] of one layer, which sees back as far as `reach`.
+    /// The same as [`CsrShape::footprint`] for one layer, whose tokens see back as far as `reach`.
     #[must_use]
     pub fn layer(&self, options: &CsrOptions, tokens: usize, batch: usize, reach: Reach) -> Footprint {
         let Geometry { kv_heads, head_dim, .. } = self.geometry;
@@ -53,7 +53,7 @@ impl CsrShape {
         all
     }
 
-    /// Codes and online atoms of one kind, one sequence and one layer.
+    /// The codes and online atoms of one kind in one layer for one sequence.
     fn kind(&self, options: &CsrOptions, shape: KindShape, level: usize, tokens: usize, reach: Reach) -> Footprint {
         let coded = tokens.saturating_sub(options.window.sinks + options.window.recent);
         let dropped = dropped_tokens(options.window, tokens, reach);
@@ -69,7 +69,7 @@ impl CsrShape {
         let (s, rows) = (level / shape.chunks, (coded - dropped) * shape.chunks);
         let codes = if options.stop.is_some() { Codes::ragged } else { Codes::new };
         let codes = codes(options.layout, s, shape.atoms + online);
-        // Room for more rows than there are is given back with the first ones dropped.
+        // When the first rows are dropped, the spare capacity is also freed.
         let head = if dropped > 0 { codes.footprint_of_exactly(rows) } else { codes.footprint_of(rows) };
         let mut all: Footprint = std::iter::repeat_n(head, kv_heads).sum();
         all.online_atoms = sampled * width * size_of::<f16>();
@@ -77,7 +77,7 @@ impl CsrShape {
         all
     }
 
-    /// Bits per channel as the method counts them, see [`crate::Scheme::nominal_bits`].
+    /// Bits per channel as the method counts them. See [`crate::Scheme::nominal_bits`].
     #[must_use]
     pub fn nominal_bits(&self, options: &CsrOptions) -> f64 {
         let (keys, values) = options.levels();
@@ -91,8 +91,8 @@ impl CsrShape {
         (bits(self.keys, keys) + bits(self.values, values)) / 2.0
     }
 
-    /// Bytes of the offline dictionaries with the tables that coding needs, as this project holds them
-    /// (f32), one dictionary per layer and kind; see [`crate::Scheme::shared_bytes`].
+    /// Bytes of the offline dictionaries and of the tables for coding, as this project holds them (f32), with one
+    /// dictionary per layer and kind. See [`crate::Scheme::shared_bytes`].
     #[must_use]
     pub fn shared_bytes(&self) -> usize {
         let of = |shape: KindShape| {
@@ -102,7 +102,7 @@ impl CsrShape {
         self.geometry.layers * (of(self.keys) + of(self.values))
     }
 
-    /// Bytes of the offline dictionaries alone in f16, one per layer and kind.
+    /// Bytes of the offline dictionaries alone, in f16, with one dictionary per layer and kind.
     #[must_use]
     pub fn dictionary_bytes(&self) -> usize {
         let of = |shape: KindShape| shape.atoms * (self.geometry.head_dim / shape.chunks) * size_of::<f16>();

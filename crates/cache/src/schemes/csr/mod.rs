@@ -1,12 +1,12 @@
 //! CSR: sparse codes over offline dictionaries (Zhang et al., AAAI 2025).
 //!
-//! Each head vector is cut into `chunks` (the paper's `s_n`) equal pieces, and each piece is coded
-//! by matching pursuit with `sparsity` atoms of its layer group's dictionary. Keys are coded before
-//! position embedding; it is applied to the restored keys (section "Inference").
-//! CSR-`s` is keys `(s, 1)` and values `(s / 2, 2)`, so both take the same number of bits.
+//! Each head vector is cut into `chunks` (the paper's `s_n`) equal pieces. Each piece is coded by matching pursuit with
+//! `sparsity` atoms of its layer group's dictionary. Keys are coded before position embedding, which is applied to the
+//! restored keys (section "Inference"). Written as (sparsity, chunks), CSR-`s` is `(s, 1)` for keys and `(s / 2, 2)`
+//! for values, so both take the same number of bits.
 //!
-//! [`CsrOptions`] adds to that the paper's online part, packed codes, exact tokens, a least-squares
-//! refit, rows that stop early, levels by layer and kind, and keys coded after position embedding.
+//! [`CsrOptions`] adds the paper's online part, packed codes, exact tokens, a least-squares refit, rows that stop
+//! early, levels by layer and kind, and keys coded after position embedding.
 
 mod codec;
 mod coder;
@@ -29,13 +29,14 @@ pub use self::options::{AttentionPath, CsrOptions, OnlinePart, Prefill, Sampler,
 use crate::coded::{Codec, CodedScheme};
 use crate::{Binding, CacheError};
 
-/// The scheme that `bound` names, with `options`, over the dictionaries that it needs: one encoder per dictionary group,
-/// shared by the group's layers. Values take half the sparsity in each of two chunks, or `sparsity / chunks` for a set
-/// trained with other chunks.
+/// The scheme that `bound` names, with `options`, over the dictionaries that it needs. There is one encoder per
+/// dictionary group, shared by the layers of the group. Values use half the sparsity in each of two chunks, or
+/// `sparsity / chunks` for a set that was trained with another number of chunks.
 ///
 /// # Errors
-/// [`CacheError::Dictionary`] if a layer has no dictionary, one whose width does not fit, or one that leaves too few of the
-/// 65536 indices for the online part; [`CacheError::Budget`] if the level has no budget or one that does not fit the model.
+/// [`CacheError::Dictionary`] if a layer has no dictionary, or if its width does not fit, or if it leaves too few of
+/// the 65536 indices for the online part. [`CacheError::Budget`] if the level has no budget or one that does not fit
+/// the model.
 pub fn bind(bound: &Binding<'_>, options: &CsrOptions) -> Result<CodedScheme, CacheError> {
     let (geometry, budget) = (bound.geometry(), bound.budget()?);
     let (dictionaries, set, encoders) = bound.dictionaries()?;

@@ -1,12 +1,11 @@
-//! The online part: atoms from the prompt itself (paper section 4).
+//! The online part: atoms taken from the prompt itself (paper section 4).
 
 use kvcsr_codec::{Atoms, CodecError, OnlineAtoms, relative_residuals};
 
 use super::coder::Coder;
 use super::options::{OnlinePart, Sampler};
 
-/// Vectors of one sequence, `(Hkv, T, chunks, width)`, by number in token order
-/// `(T, Hkv, chunks)`.
+/// The vectors of one sequence, stored as `(Hkv, T, chunks, width)`, and numbered in token order `(T, Hkv, chunks)`.
 struct Prompt<'a> {
     rows: &'a [f32],
     heads: usize,
@@ -20,7 +19,7 @@ impl<'a> Prompt<'a> {
         self.heads * self.tokens * self.chunks
     }
 
-    /// Row of vector `i`.
+    /// The row of vector `i`.
     fn row(&self, i: usize) -> usize {
         let (token, rest) = (i / (self.heads * self.chunks), i % (self.heads * self.chunks));
         (rest / self.chunks * self.tokens + token) * self.chunks + rest % self.chunks
@@ -30,7 +29,7 @@ impl<'a> Prompt<'a> {
         &self.rows[self.row(i) * self.width..][..self.width]
     }
 
-    /// `||x - x^||² / ||x||²` by vector, over offline atoms and `online`.
+    /// `||x - x^||² / ||x||²` of each vector, over the offline atoms and `online`.
     fn residuals(&self, coder: &Coder, online: &OnlineAtoms) -> Result<Vec<f64>, CodecError> {
         let atoms = Atoms::new(coder.encoder.dictionary(), online)?;
         let (mut indices, mut coefficients) =
@@ -41,16 +40,18 @@ impl<'a> Prompt<'a> {
     }
 }
 
-/// Vectors of a prompt that become online atoms, by number in token order.
+/// The vectors of a prompt that become online atoms, by number in token order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub(super) sampled: Vec<usize>,
     pub(super) guard: Vec<usize>,
 }
 
-/// Chooses among the vectors of a prompt of `tokens` tokens, `of_token` vectors each. Sampled ones first; then the Guard, the vectors
-/// with the largest relative residual over all atoms before it, the earliest among equals. `residuals` gives them by vector, over offline
-/// atoms and those made of the vectors it is given. A prompt with fewer vectors than the part has room for gives them all, each once.
+/// Chooses among the vectors of a prompt with `tokens` tokens and `of_token` vectors per token. The sampled vectors are
+/// chosen first. Then the Guard takes the vectors with the largest relative residual over all atoms so far; of equal
+/// ones, the earliest. `residuals` computes the residual of each vector over the offline atoms and the atoms made of
+/// the vectors that it is given. If the prompt has fewer vectors than the part has space for, all of them are chosen,
+/// each once.
 pub(super) fn choose<E>(
     part: &OnlinePart,
     heads: usize,
@@ -80,7 +81,7 @@ pub(super) fn choose<E>(
     Ok(Chosen { sampled, guard })
 }
 
-/// The online atoms of one sequence: `rows` are its prompt's vectors, `(Hkv, T, D)`. See [`choose`].
+/// The online atoms of one sequence. `rows` are the vectors of its prompt, `(Hkv, T, D)`. See [`choose`].
 pub(super) fn fill(coder: &Coder, part: &OnlinePart, rows: &[f32], heads: usize) -> Result<OnlineAtoms, CodecError> {
     let width = coder.encoder.dictionary().width();
     let tokens = rows.len() / (heads * coder.chunks * width).max(1);
@@ -97,7 +98,7 @@ pub(super) fn fill(coder: &Coder, part: &OnlinePart, rows: &[f32], heads: usize)
     Ok(online)
 }
 
-/// The `wanted` vectors with the largest residuals that are not in `taken`, the largest first.
+/// The `wanted` vectors with the largest residuals that are not in `taken`, in order of falling residual.
 fn worst(residuals: &[f64], wanted: usize, taken: &[usize]) -> Vec<usize> {
     let mut free = vec![true; residuals.len()];
     taken.iter().for_each(|&i| free[i] = false);
@@ -107,7 +108,7 @@ fn worst(residuals: &[f64], wanted: usize, taken: &[usize]) -> Vec<usize> {
     order
 }
 
-/// The finaliser of SplitMix64: sorting by it is a fixed pseudo-random order.
+/// The finaliser of SplitMix64. Sorting by it gives a fixed pseudo-random order.
 fn scrambled(i: u64) -> u64 {
     let mut z = i.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -127,7 +128,7 @@ mod tests {
 
     const WIDTH: usize = 16;
 
-    /// One atom a vector over a dictionary of two atoms, the first two channels.
+    /// One atom per vector, over a dictionary of two atoms: the first two channels.
     fn coder() -> Coder {
         let atoms: Vec<f32> = (0..2 * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
         Coder {
@@ -148,7 +149,7 @@ mod tests {
         OnlinePart { sampled, guard, sampler: Sampler::Reverse, prefill: Prefill::Exact }
     }
 
-    /// Token `t` of `heads` heads points along channel `channel(head, t)`; rows are `(Hkv, T, WIDTH)`.
+    /// Rows `(Hkv, T, WIDTH)` of `heads` heads. `vector` fills in the vector of a head and token.
     fn rows(heads: usize, tokens: usize, vector: impl Fn(usize, usize, &mut [f32])) -> Vec<f32> {
         let mut rows = vec![0f32; heads * tokens * WIDTH];
         for (i, row) in rows.chunks_exact_mut(WIDTH).enumerate() {
@@ -163,10 +164,11 @@ mod tests {
 
     #[test]
     fn the_reverse_sampler_takes_the_last_tokens_the_last_first() {
-        // Channel t + 2 of head 0 and t + 9 of head 1: every vector has a channel of its own.
+        // Token t of head 0 points along channel t + 2, and of head 1 along channel t + 9. So every vector has its own
+        // channel.
         let rows = rows(2, 7, |head, t, row| row[2 + 7 * head + t] = 3.0);
         let online = fill(&coder(), &part(2, 0), &rows, 2).unwrap();
-        // Two tokens' worth of vectors: tokens 6 and 5, their heads in order.
+        // The vectors of two tokens: tokens 6 and 5, each with its heads in order.
         let channels: Vec<usize> =
             (0..online.len()).map(|i| atom(&online, i).iter().position(|&x| x == 1.0).unwrap()).collect();
         assert_eq!(channels, [8, 15, 7, 14]);
@@ -174,14 +176,16 @@ mod tests {
 
     #[test]
     fn the_guard_takes_the_largest_relative_residuals() {
-        // What offline atoms leave of a vector grows with its part along channel 5 plus its number; its length does not count.
+        // The relative residual over the offline atoms grows with a vector's share along channel 5 + its number. Its
+        // length has no effect.
         let shares = [0.1f32, 0.9, 0.3, 0.95, 0.2, 0.0];
         let rows = rows(1, 6, |_, t, row| {
             let length = [1.0, 1.0, 100.0, 1.0, 1.0, 1.0][t];
             row[0] = length * (1.0 - shares[t] * shares[t]).sqrt();
             row[5 + t] = length * shares[t];
         });
-        // The last token, which has no residual, is sampled; of the others the two worst stay, the worst first.
+        // The last token has no residual, and is sampled. Of the others, the Guard takes the two worst, the worst
+        // first.
         let online = fill(&coder(), &part(1, 2), &rows, 1).unwrap();
         assert_eq!(online.len(), 3);
         assert_eq!(atom(&online, 0)[0], 1.0);

@@ -1,4 +1,4 @@
-//! What may be added to a CSR level, and how it is spelled in a scheme's name.
+//! What may be added to a CSR level, and how it is written in a scheme's name.
 
 use kvcsr_codec::{CodeLayout, CoefficientFormat};
 
@@ -23,19 +23,18 @@ impl Sampler {
         [("reverse", Self::Reverse), ("uniform", Self::Uniform), ("strided", Self::Strided), ("worst", Self::Worst)];
 }
 
-/// What the first call of a cache's `attend` is.
+/// What the first `attend` call of a cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prefill {
-    /// Only `absorb` takes a prompt, after an exact prefill; tokens that are fed go without an online part.
+    /// Only `absorb` takes a prompt, after an exact prefill. Tokens that come through `attend` get no online part.
     Exact,
-    /// The tokens of the first `attend` are the prompt: the online part is filled from them before
-    /// they are coded, and they attend to what is restored.
+    /// The tokens of the first `attend` are the prompt. The online part is filled from them before they are coded, and
+    /// they attend to the restored vectors.
     Restored,
 }
 
-/// The online part: sizes in tokens, for keys and for values each. A layer's atoms are that many
-/// times its key-value heads (4096 and 8192 at the 32 heads of Llama 2, 1024 and 2048 at the 8 of
-/// Llama 3).
+/// The online part. Sizes are in tokens, for keys and for values each. The number of atoms in a layer is this size
+/// times the number of key-value heads (4096 and 8192 at the 32 heads of Llama 2, 1024 and 2048 at the 8 of Llama 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnlinePart {
     /// Sampled vectors per key-value head.
@@ -57,19 +56,20 @@ impl Default for OnlinePart {
 /// How decoding attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionPath {
-    /// On the codes, restoring a tile of keys at a time; many queries at once restore everything,
-    /// which is then faster.
+    /// On the codes, restoring one tile of keys at a time. If there are many queries, everything is restored, because
+    /// this is then faster.
     Codes,
-    /// Restores all keys and values and attends densely: portable, and the oracle of the other.
+    /// Restores all keys and values and attends densely. It is portable, and the reference that the other path is
+    /// tested against.
     Restored,
 }
 
-/// How many atoms the vectors of a layer and kind take.
+/// How many atoms the vectors of each layer and kind get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// The level, everywhere.
+    /// The level of the scheme, everywhere.
     Uniform,
-    /// Another level for keys than for values, the scheme's level on average.
+    /// Different levels for keys and values. Their average is the scheme's level.
     Split {
         /// Atoms per key.
         keys: usize,
@@ -80,14 +80,14 @@ pub enum Share {
     Budget,
 }
 
-/// A CSR level and what is added to it.
+/// A CSR level and its additions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CsrOptions {
     /// The level: atoms per head vector.
     pub sparsity: usize,
-    /// Where the level is not the same for all vectors.
+    /// How atoms are divided if the level is not the same for all vectors.
     pub share: Share,
-    /// Pursuit stops once `‖x - x̂‖² / ‖x‖²` is at most this; rows then differ in length.
+    /// The pursuit stops once `‖x - x̂‖² / ‖x‖²` is at most this. Rows then differ in length.
     pub stop: Option<f32>,
     /// Whether keys are coded after position embedding instead of before.
     pub rope: bool,
@@ -104,7 +104,7 @@ pub struct CsrOptions {
 }
 
 impl CsrOptions {
-    /// CSR-`sparsity` with nothing added.
+    /// CSR-`sparsity` without additions.
     pub fn new(sparsity: usize) -> Self {
         Self {
             sparsity,
@@ -119,7 +119,7 @@ impl CsrOptions {
         }
     }
 
-    /// Reads a whole name, for example `csr-8+online(sampled=64)+fp8`; a dictionary set after `@` is left aside.
+    /// Reads a whole name, for example `csr-8+online(sampled=64)+fp8`. It ignores a dictionary set after `@`.
     ///
     /// # Errors
     /// A sentence that says which part is wrong, and what is possible.
@@ -128,10 +128,10 @@ impl CsrOptions {
             .ok_or_else(|| format!("`{name}` is not a CSR scheme: csr-S and its parts"))
     }
 
-    /// The options that a parsed name describes, or nothing if it is another method's.
+    /// The options that a parsed name describes. `None` if the name belongs to another method.
     ///
     /// # Errors
-    /// As [`CsrOptions::parse`].
+    /// The errors of [`CsrOptions::parse`].
     pub fn read(name: &SchemeName<'_>) -> Result<Option<Self>, String> {
         let Some(level) = name.level("csr") else { return Ok(None) };
         let level = level.parse().map_err(|_| format!("`{level}` after `csr-` is not a number of atoms"))?;
@@ -176,7 +176,7 @@ impl CsrOptions {
         Ok(Some(options))
     }
 
-    /// Atoms per key and per value, over all chunks of a value; of a [`Share::Budget`] the mean.
+    /// Atoms per key and per value, over all chunks of a value. For a [`Share::Budget`], the mean.
     pub fn levels(&self) -> (usize, usize) {
         match self.share {
             Share::Split { keys, values } => (keys, values),

@@ -13,7 +13,7 @@ use crate::tensor::codes::{CodeShape, TensorCodes};
 use crate::tensor::pursuit::TensorAtoms;
 use crate::tensor::{Stores, TensorPrompt, TensorTokens, Uploads, read_to_host};
 
-/// What makes the stores of one layer's keys or values. Rows of different lengths (`+stop`) have none.
+/// Makes the stores of one layer's keys or values. `None` for rows of different lengths (`+stop`).
 pub(super) fn stores(coder: &Arc<Coder>, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
     if coder.stop.is_some() {
         return Ok(None);
@@ -28,12 +28,12 @@ pub(super) fn stores(coder: &Arc<Coder>, uploads: &mut Uploads) -> Result<Option
     })))
 }
 
-/// Codes of one sequence, with atoms of its own.
+/// The codes of one sequence, with its own atoms.
 struct CsrTensors {
     coder: Arc<Coder>,
     atoms: TensorAtoms,
     codes: TensorCodes,
-    /// `(n, width)` f16: how many were sampled, and all of them.
+    /// The number of sampled atoms, and all online atoms `(n, width)` in f16.
     online: Option<(usize, Tensor)>,
 }
 
@@ -47,7 +47,7 @@ fn encode(coder: &Coder, atoms: &TensorAtoms, rows: &Tensor) -> Result<(Tensor, 
     Ok((indices, coefficients))
 }
 
-/// `‖x - x̂‖² / ‖x‖²` of each row over `atoms`, 0 of a zero row.
+/// `‖x - x̂‖² / ‖x‖²` of each row over `atoms`. It is 0 for a zero row.
 fn residuals(coder: &Coder, atoms: &TensorAtoms, vectors: &Tensor) -> Result<Vec<f64>, CacheError> {
     let (indices, coefficients) = encode(coder, atoms, vectors)?;
     let left = (vectors - atoms.restore(&indices, &coefficients)?)?.sqr()?.sum(1)?;
@@ -56,7 +56,8 @@ fn residuals(coder: &Coder, atoms: &TensorAtoms, vectors: &Tensor) -> Result<Vec
     Ok(left.into_iter().zip(whole).map(share).collect())
 }
 
-/// The directions of the vectors `which`, a zero vector having none, as atoms are stored.
+/// The directions of the vectors `which`, in the form in which atoms are stored. A zero vector has no direction and is
+/// left out.
 fn directions(vectors: &Tensor, which: &[usize]) -> Result<Option<Tensor>, CacheError> {
     let at: Vec<u32> = which.iter().map(|&i| i as u32).collect();
     if at.is_empty() {
@@ -75,7 +76,7 @@ fn directions(vectors: &Tensor, which: &[usize]) -> Result<Option<Tensor>, Cache
 }
 
 impl CsrTensors {
-    /// The vectors of a prompt `(Hkv, T, D)` in token order, `(T Hkv chunks, width)`.
+    /// The vectors of a prompt `(Hkv, T, D)`, in token order: `(T Hkv chunks, width)`.
     fn vectors(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
         let (heads, n, _) = rows.dims3()?;
         let (chunks, width) = (self.coder.chunks, self.atoms.width());
@@ -123,8 +124,9 @@ impl TensorTokens for CsrTensors {
         self.codes.scores(&self.atoms, queries, tokens, rotary)
     }
 
-    /// In atom space where that is less work: weights are added up by atom, then atoms are summed. Not on a GPU: candle's scatter there
-    /// adds the tokens of a row one after the other on one thread, while restoring keeps the whole card busy.
+    /// Sums in atom space if this is less work: it adds up weights by atom, and then sums the atoms. It does not do so
+    /// on a GPU. There, candle's scatter adds the tokens of a row one after the other on one thread, while restoring
+    /// uses the whole GPU.
     fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         let Coder { sparsity: s, chunks, .. } = *self.coder;
         let (heads, rows, n) = weights.dims3()?;

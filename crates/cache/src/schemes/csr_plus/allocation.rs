@@ -1,16 +1,17 @@
-//! Bits by coordinate: a market in which all coordinates of all layers buy with one purse.
+//! Bits per coordinate: all coordinates of all layers are paid from one common budget.
 
 use kvcsr_codec::{WIDEST, lloyd_max};
 
-/// Bits of each coordinate of each layer, `bits` per channel on average over the layers.
+/// The bits of each coordinate of each layer, `bits` per channel on average over the layers.
 ///
-/// `deviations` are those of a layer's coordinates in the metric, falling; `overhead` is what a token of it takes besides its
-/// coordinates. A coordinate of variance `v` costs `v d(b)` with `d(b)` the squared error of the quantiser of `b` bits, which is convex:
-/// so buying the largest fall of all again and again is best. Rows are whole bytes, and half a byte per layer is set aside for
-/// their ends.
+/// `deviations` are the standard deviations of a layer's coordinates in the metric, in falling order. `overhead` is the
+/// number of bits that a token of the layer takes in addition to its coordinates. A coordinate of variance `v` costs
+/// `v d(b)`, where `d(b)` is the squared error of the quantiser with `b` bits. This function is convex. So the best
+/// allocation always buys the bit that lowers the error most. Rows take whole bytes: half a byte per layer is reserved
+/// for rounding up.
 ///
 /// # Errors
-/// A sentence, if there are no layers or not even the overhead can be paid.
+/// A sentence, if there are no layers or if the bits do not even cover the overhead.
 pub fn spend(deviations: &[Vec<f64>], overhead: &[usize], bits: f64) -> Result<Vec<Vec<u8>>, String> {
     let channels: usize = deviations.iter().map(Vec::len).sum();
     let fixed: usize = overhead.iter().map(|bits| bits + 4).sum();
@@ -33,18 +34,18 @@ pub fn spend(deviations: &[Vec<f64>], overhead: &[usize], bits: f64) -> Result<V
         }
     }
     let purse = purse.min(offers.len());
-    // The order decides which of two equal offers is taken: the first.
+    // The order decides between two equal offers: the first one is taken.
     offers.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let mut spent: Vec<Vec<u8>> = deviations.iter().map(|deviations| vec![0; deviations.len()]).collect();
     for &(_, layer, at) in offers[..purse].iter().filter(|(fall, ..)| *fall > 0.0) {
         spent[layer][at] += 1;
     }
-    // Deviations fall, so bits do, but for ties: rows are read by runs of equal bits.
+    // Deviations fall, so bits fall too, except for ties. Rows are read as runs of coordinates with equal bits.
     spent.iter_mut().for_each(|bits| bits.sort_by(|a, b| b.cmp(a)));
     Ok(spent)
 }
 
-/// What coordinates of these `deviations` lose when they have these `bits`: the sum of their squared errors in the metric.
+/// The loss of coordinates with these `deviations` and `bits`: the sum of their squared errors in the metric.
 pub fn loss(deviations: &[f64], bits: &[u8]) -> f64 {
     let distortion = |bits: u8| if bits == 0 { 1.0 } else { lloyd_max(bits.into()).distortion };
     deviations.iter().zip(bits).map(|(deviation, &bits)| deviation * deviation * distortion(bits)).sum()
@@ -62,7 +63,7 @@ mod tests {
         assert_eq!(spent.iter().flatten().map(|&b| usize::from(b)).sum::<usize>(), 16 - 8);
         assert!(spent[0][0] >= spent[0][1] + 2, "two bits more for four times the deviation: {spent:?}");
         assert_eq!((spent[0][3], spent[1][3]), (0, 0));
-        // By exhaustion: no bit can be moved to lower the sum.
+        // An exhaustive check: no move of one bit lowers the sum.
         let cost = |bits: &[Vec<u8>]| -> f64 { bits.iter().zip(&deviations).map(|(bits, d)| loss(d, bits)).sum() };
         assert!((loss(&[2.0, 3.0], &[0, 1]) - (4.0 + 9.0 * lloyd_max(1).distortion)).abs() < 1e-12);
         let best = cost(&spent);

@@ -1,21 +1,24 @@
 //! CSR+: one atom and a quantised remainder for the keys and values of all heads of a token together.
 //!
-//! A token of a layer is one vector: its keys before position embedding and its values, all heads, `2 Hkv D` channels. Its code is
+//! A token of a layer is one vector with `2 Hkv D` channels: its keys before position embedding and its values, of all
+//! heads. Its code consists of
 //!
-//! 1. the number of the nearest of `N` atoms, which hold what tokens have in common: the means of heads and, in Qwen2.5, the bias of
-//!    keys;
-//! 2. what the atom leaves, in an orthogonal basis of the layer, learned from calibration text: each coordinate in 0 to 8 bits by the
-//!    quantiser of least error for a normal variate, all of them times one gain of 8 bits.
+//! 1. the index of the nearest of `N` atoms. Atoms hold what tokens have in common: the means of heads and, in Qwen2.5,
+//!    the bias of keys;
+//! 2. the remainder after the atom is subtracted, in an orthogonal basis of the layer that is learned from calibration
+//!    text. Each coordinate has 0 to 8 bits, with the quantiser of least error for a normal variate. All coordinates
+//!    are multiplied by one gain of 8 bits.
 //!
-//! "Nearest" and "orthogonal" are meant in a metric in which a squared error of 1 costs 1 nat of KL divergence, by the measurements of the
-//! stage `allocate`. So the bits of all coordinates of all layers are bought in one market: each goes where it lowers the sum most
-//! ([`allocation`]). `csr+@B` spends `B` bits per channel on everything at a context of 4096 tokens, the windows around its codes
-//! included. Unless the name says otherwise these are 4 exact sinks and 32 exact recent tokens, or below 1.75 bits, where 4 bits are
-//! better than the codes, 16 exact recent tokens and 112 before them at 4 bits.
+//! "Nearest" and "orthogonal" refer to a metric in which a squared error of 1 costs 1 nat of KL divergence. The stage
+//! `allocate` measures it. So the bits of all coordinates of all layers can be paid from one budget: each bit goes
+//! where it lowers the sum most ([`allocation`]). `csr+@B` spends `B` bits per channel on everything at a context of
+//! 4096 tokens, including the windows around its codes. The default windows are 4 exact sinks and 32 exact recent
+//! tokens. Below 1.75 bits, 4 bits are better than the codes. Then the default is 4 exact sinks, 16 exact recent tokens
+//! and 112 tokens before them at 4 bits, if `D` is a multiple of 32.
 //!
-//! A [plan](BitPlan) that somebody wrote takes the place of the market: `csr+@B(plan=NAME)`.
+//! A [plan](BitPlan) that somebody wrote can set the bits instead: `csr+@B(plan=NAME)`.
 //!
-//! Values are summed over atoms and coordinates and restored once per query; keys are restored in tiles and rotated.
+//! Values are summed over atoms and coordinates, and restored once per query. Keys are restored in tiles and rotated.
 
 pub mod allocation;
 mod plan;
@@ -45,24 +48,24 @@ use crate::{CacheError, Geometry, Reach, Window};
 /// `csr+@B`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// The windows around the codes where a name says nothing.
+/// The default windows around the codes.
 pub const AROUND: Window = Window { sinks: 4, recent: 32, graded: 0 };
-/// The same of schemes with fewer than [`FEW`] bits.
+/// The default windows of schemes with fewer than [`FEW`] bits.
 const GRADED: Window = Window { sinks: 4, recent: 16, graded: 112 };
-/// Above these bits a token's code is better than the 4 bits of a graded window.
+/// From this number of bits on, a token's code is better than the 4 bits of a graded window.
 const FEW: f64 = 1.75;
-/// Tokens for which the bits of the windows are counted where a name says nothing.
+/// The default context: the number of tokens for which the bits of the windows are counted.
 const CONTEXT: usize = 4096;
 
-/// The tables used when a name does not say.
+/// The tables that are used if a name does not give any.
 pub const TABLES: &str = "csr-plus";
-/// Atoms in natural units, means included, `(N, 2 Hkv D)`.
+/// Atoms in natural units, with the means, `(N, 2 Hkv D)`.
 pub const ATOMS: &str = "atoms";
-/// Weights that turn natural units into those of the metric, `(2 Hkv D)`.
+/// Weights that convert natural units to units of the metric, `(2 Hkv D)`.
 pub const METRIC: &str = "metric";
-/// Orthonormal rows, in the metric, of falling deviation, `(2 Hkv D, 2 Hkv D)`.
+/// Rows that are orthonormal in the metric, in order of falling deviation, `(2 Hkv D, 2 Hkv D)`.
 pub const BASIS: &str = "basis";
-/// Standard deviation along each of them of what atoms leave, `(2 Hkv D)`.
+/// The standard deviation of the remainder along each of these rows, `(2 Hkv D)`.
 pub const DEVIATIONS: &str = "deviations";
 
 const ENTRIES: &[Entry] = &[Entry {
@@ -104,7 +107,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: true,
 }];
 
-/// What a name asks for.
+/// The settings that a name gives.
 #[derive(Clone, Copy)]
 struct Asked {
     bits: f64,
@@ -119,7 +122,7 @@ impl Asked {
         self.window.unwrap_or(if graded { GRADED } else { AROUND })
     }
 
-    /// The bits of all coordinates: what the windows leave.
+    /// The bits of all coordinates. The windows are paid first.
     fn spend(&self, name: &str, tables: &[Tables<'_>], geometry: Geometry) -> Result<Vec<Vec<u8>>, CacheError> {
         let channels = geometry.kv_heads * geometry.head_dim;
         let around = window_bytes(self.window(geometry), self.context, channels, Reach::Full);
@@ -131,10 +134,12 @@ impl Asked {
     }
 }
 
-/// What the tables `set` predict for `csr+@bits` at `context` tokens: KL in nats per token where every token that it reads is coded.
+/// The loss that the tables `set` predict for `csr+@bits` at `context` tokens: KL in nats per token, if every token
+/// that is read is coded.
 ///
 /// # Errors
-/// [`CacheError::Codec`] for tables that are not of this model, [`CacheError::Unsuitable`] where the windows leave too few bits.
+/// [`CacheError::Codec`] if the tables do not belong to this model. [`CacheError::Unsuitable`] if the windows leave too
+/// few bits.
 pub fn predicted_loss(set: &CodebookSet, geometry: Geometry, bits: f64, context: usize) -> Result<f64, CacheError> {
     let asked = Asked { bits, context, window: None };
     let tables = Tables::all(set, geometry)?;
@@ -176,7 +181,7 @@ fn bind(bound: &Binding<'_>, asked: Asked, artefacts: &str) -> Result<CodedSchem
         None => (asked.window(geometry), asked.spend(bound.scheme, &tables, geometry)?),
         Some(plan) => (plan.window(), plan.within(asked.bits, &tables, geometry).map_err(|r| bound.unsuitable(r))?),
     };
-    // Layers with one and the same tables and bits share what is made of them.
+    // Layers with the same tables and bits share what is computed from them.
     let mut made: BTreeMap<(*const f16, &[u8]), Arc<Transform>> = BTreeMap::new();
     let mut transforms = Vec::with_capacity(tables.len());
     for (tables, bits) in tables.iter().zip(&spent) {
@@ -248,7 +253,7 @@ mod tests {
                 let out = x.feed(cache.as_mut(), &rotary, Pattern::default(), first..900).unwrap();
                 out.narrow(2, 895 - first, 5).unwrap()
             };
-            // 15 query rows, which are taken in parts, and 300, which are not.
+            // 15 query rows, which are split into parts, and 300 query rows, which are not.
             let off = conformance::largest_difference(&last(895), &last(800)).unwrap();
             assert!(off < 5e-6, "{name}: {off}");
         }
@@ -276,7 +281,7 @@ mod tests {
                 set.insert(0, Kind::Key, name, Table::new(shape, values).unwrap());
             }
             let cx = SchemeContext::new(setting.geometry(1)).with_codebooks(TABLES, set);
-            // 4 sinks, then graded tokens, then exact ones: the codes are not seen.
+            // 4 sinks, then graded tokens, then exact tokens. No token is seen in its coded form.
             let last = |name: &str| {
                 let mut cache = registry::build(name, &cx).unwrap().empty(0).unwrap();
                 x.feed(cache.as_mut(), &rotary, Pattern::default(), 0..129).unwrap();
@@ -299,7 +304,7 @@ mod tests {
         {
             let cache = registry::build(name, &cx).unwrap().after_prefill(0, &x.k, &x.v, &rotary).unwrap();
             let taken = 8.0 * cache.footprint().total() as f64 / (1024 * 2 * 3 * 64) as f64;
-            // Exact tokens, 36 at most, take no codes, and that much is left over.
+            // The at most 36 exact tokens have no codes, and this space stays unused.
             let least = bits * (1.0 - 36.0 / 1024.0) - 0.03;
             assert!((least..bits + 0.01).contains(&taken), "{name}: {taken}");
         }
@@ -313,7 +318,7 @@ mod tests {
         let cx = SchemeContext::untrained(geometry, 16);
         let set = cx.codebooks(TABLES, "csr+@2").unwrap();
         let loss = |bits: f64| predicted_loss(set, geometry, bits, 4096).unwrap();
-        // Coordinates of variance 1 / i², i from 1, in both layers.
+        // Coordinates with variance 1 / i², for i from 1, in both layers.
         let all: f64 = 2.0 * (1..=256).map(|i| 1.0 / f64::from(i * i)).sum::<f64>();
         assert!(0.0 < loss(4.0) && loss(4.0) < 0.2 * loss(1.0) && loss(1.0) < 0.2 * all, "{all} {}", loss(1.0));
         assert!(matches!(predicted_loss(set, geometry, 1.0, 64), Err(CacheError::Unsuitable { .. })));
@@ -343,7 +348,7 @@ mod tests {
         assert!(of([1.0, 0.0, 1.0, 1.0], falling).contains("`metric`"), "{}", of([1.0, 0.0, 1.0, 1.0], falling));
         assert!(of([1.0; 4], [1.0, 2.0, 0.0, 0.0]).contains("`deviations`"));
         assert!(of([1.0; 4], [1.0, 0.5, 0.0, -1.0]).contains("`deviations`"));
-        // Without the tables, the error says what makes them.
+        // Without the tables, the error says how to make them.
         let missing = registry::build("csr+@2", &SchemeContext::new(geometry)).map(drop).unwrap_err().to_string();
         assert!(missing.contains(TABLES), "{missing}");
     }

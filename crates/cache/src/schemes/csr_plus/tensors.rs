@@ -14,29 +14,29 @@ use crate::tensor::packed::{Fields, Packing};
 use crate::tensor::{JointPair, JointStores, TensorTokens, Uploads};
 use crate::{CacheError, Geometry};
 
-/// Steps between the least gain and the largest.
+/// The number of steps between the smallest and the largest gain.
 const GAIN_STEPS: f64 = 255.0;
 
 /// One layer's tables on a device.
 struct Tables {
     kv_heads: usize,
     head_dim: usize,
-    /// Keys of all heads, and values of all heads, `(N, Hkv D)` each, in natural units.
+    /// The keys and the values of all heads, `(N, Hkv D)` each, in natural units.
     atoms: [Tensor; 2],
     /// `(C, N)` and `(1, N)`: see [`Transform`].
     search: Tensor,
     offsets: Tensor,
-    /// `(C, r)`, with `C = 2 Hkv D`; none where no coordinate has bits.
+    /// `(C, r)`, with `C = 2 Hkv D`. `None` if no coordinate has bits.
     encode: Option<Tensor>,
-    /// What restores keys, `(r, Hkv D)`, and values, `(Hkv, r, D)`: each as its products take it.
+    /// The matrices that restore keys, `(r, Hkv D)`, and values, `(Hkv, r, D)`, in the shapes that their products need.
     decode: Option<[Tensor; 2]>,
     runs: Vec<Run>,
-    /// How an atom's number is packed.
+    /// How the index of an atom is packed.
     index: Packing,
     fields: Arc<Fields>,
 }
 
-/// Coordinates of equal bits.
+/// Coordinates with equal bits.
 struct Run {
     packing: Packing,
     /// `(2^bits - 1,)`
@@ -89,7 +89,7 @@ impl Tables {
         })
     }
 
-    /// Codes tokens `(n, C)`: `(n, bytes)` u8.
+    /// Codes tokens `(n, C)` as `(n, bytes)` u8.
     fn encode(&self, rows: &Tensor) -> Result<Tensor, CacheError> {
         let n = rows.dim(0)?;
         let atom = rows.matmul(&self.search)?.broadcast_sub(&self.offsets)?.argmax_keepdim(D::Minus1)?;
@@ -101,7 +101,7 @@ impl Tables {
         let (low, high) = GAINS;
         let (low, step) = (f64::from(low), f64::from(high - low) / GAIN_STEPS);
         let Some(encode) = &self.encode else {
-            // What the host stores for a gain of nothing: the least one.
+            // For a gain of zero, the host stores the smallest code.
             return Ok(Tensor::cat(&[index, Tensor::zeros((n, 1), DType::U8, rows.device())?], 1)?);
         };
         let coordinates = left.matmul(encode)?;
@@ -120,7 +120,7 @@ impl Tables {
         Ok(Tensor::cat(&parts, 1)?)
     }
 
-    /// The gains of codes.
+    /// The gains that belong to `codes`.
     fn gains(&self, codes: &Tensor) -> Result<Tensor, CacheError> {
         let (low, high) = GAINS;
         let step = f64::from(high - low) / GAIN_STEPS;
@@ -128,7 +128,7 @@ impl Tables {
         Ok(codes.affine(step * ln_2, f64::from(low) * ln_2)?.exp()?)
     }
 
-    /// Takes rows of codes `(n, bytes)` apart: atoms `(n,)` u32 and coordinates `(n, r)`, if there are any.
+    /// Unpacks rows of codes `(n, bytes)` into atoms `(n,)` u32 and coordinates `(n, r)`, if there are any.
     fn unpack(&self, rows: &Tensor) -> Result<(Tensor, Option<Tensor>), CacheError> {
         let index = self.index.bytes();
         let atoms = self.index.unpack(&rows.narrow(1, 0, index)?.contiguous()?, &self.fields)?;
@@ -177,7 +177,7 @@ fn by_head(x: &Tensor, kv_heads: usize, head_dim: usize) -> Result<Tensor, Cache
     Ok(x.reshape((n, kv_heads, head_dim))?.transpose(0, 1)?.contiguous()?)
 }
 
-/// Codes of one sequence, and keys whose values have not come yet.
+/// The codes of one sequence, and the keys whose values have not arrived yet.
 struct Store {
     tables: Arc<Tables>,
     /// `(1, tokens, bytes)` u8
@@ -204,10 +204,10 @@ impl Store {
     }
 }
 
-/// The store's keys: they own its bytes.
+/// The keys of the store. They count its bytes.
 struct Keys(Shared);
 
-/// The store's values.
+/// The values of the store.
 struct Values(Shared);
 
 impl TensorTokens for Keys {
@@ -238,7 +238,7 @@ impl TensorTokens for Values {
     fn append(&mut self, rows: &Tensor, _prompt: bool) -> Result<(), CacheError> {
         let values = by_token(rows)?;
         locked(&self.0, |store| {
-            // The keys of these tokens came before, in the same blocks.
+            // The keys of these tokens arrived before, in the same blocks.
             let keys = store.waiting.remove(0);
             let codes = store.tables.encode(&Tensor::cat(&[keys, values], 1)?)?;
             store.codes.push(&codes.unsqueeze(0)?)
@@ -249,7 +249,7 @@ impl TensorTokens for Values {
         locked(&self.0, |store| store.tables.values(&store.rows(tokens)?))
     }
 
-    /// Weights are summed by coordinate first where that is less work.
+    /// Weights are first summed by coordinate if this is less work.
     fn sum(&self, weights: &Tensor, tokens: Range<usize>) -> Result<Tensor, CacheError> {
         locked(&self.0, |store| {
             let tables = &store.tables;
@@ -263,7 +263,7 @@ impl TensorTokens for Values {
             let of_atoms = by_head(&tables.atoms[1].index_select(&atoms, 0)?, tables.kv_heads, tables.head_dim)?;
             let mut out = weights.matmul(&of_atoms)?;
             if let (Some(coordinates), Some([_, decode])) = (coordinates, &tables.decode) {
-                // Each head's sums of coordinates with its own part.
+                // The sums of coordinates of each head, times the head's own part of the matrix.
                 let sums = weights.reshape((heads * rows, n))?.matmul(&coordinates)?;
                 out = (out + sums.reshape((heads, rows, sums.dim(1)?))?.matmul(decode)?)?;
             }
@@ -275,13 +275,13 @@ impl TensorTokens for Values {
         Footprint { tables: size_of::<Self>(), ..Footprint::default() }
     }
 
-    /// The keys have dropped them.
+    /// The keys have already dropped these tokens.
     fn drop_first(&mut self, _tokens: usize) -> Result<(), CacheError> {
         Ok(())
     }
 }
 
-/// What makes the stores of one layer.
+/// Makes the stores of one layer.
 pub(super) fn stores(transform: &Transform, uploads: &mut Uploads) -> Result<JointStores, CacheError> {
     let tables = Arc::new(Tables::new(transform, uploads)?);
     let Geometry { kv_heads, head_dim, .. } = transform.geometry();

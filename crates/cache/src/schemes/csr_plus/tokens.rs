@@ -17,9 +17,9 @@ use crate::CacheError;
 use crate::coded::{Block, CodedTokens, JointCodec, SumsCodes, TILE, drop_front, reserve};
 use crate::tensor::{JointStores, Uploads};
 
-/// Bytes that a shared store takes beside itself: its two counts of owners.
+/// Additional bytes of a shared store: its two reference counts.
 const COUNTS: usize = 2 * size_of::<usize>();
-/// Tokens coded together on one thread. Fixed, so that codes do not depend on the number of threads.
+/// Tokens that one thread codes together. This is fixed, so that codes do not depend on the number of threads.
 const CHUNK: usize = 64;
 
 /// How one layer's tokens are coded.
@@ -51,26 +51,26 @@ impl JointCodec for Joint {
     }
 }
 
-/// Codes of one sequence, and keys whose values have not come yet.
+/// The codes of one sequence, and the keys whose values have not arrived yet.
 struct Store {
     transform: Arc<Transform>,
     /// `(tokens, row_bytes)`
     codes: Vec<u8>,
     /// `(n, Hkv D)`
     waiting: Vec<f32>,
-    /// Which store this is.
+    /// Identifies this store.
     number: u64,
-    /// How often its codes changed.
+    /// How many times its codes changed.
     changes: u64,
 }
 
 #[derive(Clone)]
 struct Shared(Arc<RwLock<Store>>);
 
-/// The store's keys: they own its bytes.
+/// The keys of the store. They count its bytes.
 struct Keys(Shared);
 
-/// The store's values.
+/// The values of the store.
 struct Values(Shared);
 
 thread_local! {
@@ -80,13 +80,13 @@ thread_local! {
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
-    /// A number for each query row, and for each token.
+    /// One number for each query row and token.
     weights: Vec<f32>,
-    /// Sums of each query row, `(rows, r)`.
+    /// Sums for each query row, `(rows, width)`.
     sums: Vec<f32>,
 }
 
-/// Numbers of stores: no two have the same.
+/// The number of the next store. No two stores have the same number.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Shared {
@@ -100,7 +100,7 @@ impl Shared {
 }
 
 impl Store {
-    /// Adds the heads of a block to `rows` `(n, 2 Hkv D)`, `first` channels into each.
+    /// Copies the heads of a block into `rows` `(n, channels)`, from channel `first` on.
     fn gather(block: &Block<'_>, d: usize, channels: usize, first: usize, rows: &mut [f32]) {
         for (head, own) in block.rows.chunks_exact(block.tokens * d).enumerate() {
             for (row, x) in rows.chunks_exact_mut(channels).zip(own.chunks_exact(d)) {
@@ -109,7 +109,7 @@ impl Store {
         }
     }
 
-    /// Codes the tokens of `values` with their keys, which wait.
+    /// Codes the tokens of `values` together with their keys, which are waiting.
     fn join(&mut self, values: &Block<'_>) {
         let (channels, d) = (self.transform.channels(), self.transform.geometry().head_dim);
         let half = channels / 2;
@@ -137,7 +137,8 @@ impl Store {
         self.changes += 1;
     }
 
-    /// Hands out `tokens` unpacked, tile by tile: how many came before, the tile, and the first of its tokens that is meant.
+    /// Calls `f` with the unpacked `tokens`, tile by tile: the range of these tokens within `tokens`, the tile, and the
+    /// index of the first of them in the tile.
     fn read(&self, tokens: Range<usize>, mut f: impl FnMut(Range<usize>, &Unpacked, usize)) {
         let each = self.transform.row_bytes();
         let held = self.codes.len() / each;
@@ -216,11 +217,11 @@ impl CodedTokens for Values {
         Footprint { tables: size_of::<Self>(), ..Footprint::default() }
     }
 
-    /// The keys have dropped them.
+    /// The keys have already dropped these tokens.
     fn drop_first(&mut self, _tokens: usize) {}
 }
 
-/// Sums are `(N + r, rows)`: weights by atom, then sums of coordinates.
+/// The sums are `(N + width, rows)`: first the weights by atom, then the sums of coordinates.
 impl SumsCodes for Values {
     fn sums(&self, rows: usize, tokens: usize) -> usize {
         self.0.with(|store| {

@@ -1,4 +1,4 @@
-//! What a layer's tokens are coded by.
+//! The tables that code and restore the tokens of a layer.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::{CacheError, Geometry};
 
 /// Bits of a token's gain.
 const GAIN_BITS: usize = 8;
-/// Gains are powers of two: the least, the largest, and the steps between them.
+/// Gains are powers of two. These are the smallest and the largest exponent.
 pub(super) const GAINS: (f32, f32) = (-4.0, 4.0);
 /// Rows of a table that one thread multiplies with a decoded token at a time.
 const SEARCHED: usize = 64;
-/// Deviations below this are none: what they scale would overflow.
+/// Deviations below this count as zero: dividing by them would overflow.
 const LEAST: f32 = 1e-12;
 
-/// The tables of one layer, as calibration left them.
+/// The tables of one layer, as calibration wrote them.
 pub(super) struct Tables<'a> {
     atoms: &'a Table,
     metric: &'a Table,
@@ -70,12 +70,12 @@ impl<'a> Tables<'a> {
         (0..geometry.layers).map(table).collect()
     }
 
-    /// Which tables these are: layers may share them.
+    /// Identifies the tables: several layers may share them.
     pub(super) fn identity(&self) -> *const f16 {
         self.basis.values().as_ptr()
     }
 
-    /// Deviations in the metric, falling.
+    /// Deviations in the metric, in falling order.
     pub(super) fn deviations(&self) -> Vec<f64> {
         self.deviations.values().iter().map(|deviation| deviation.to_f64()).collect()
     }
@@ -85,28 +85,31 @@ impl<'a> Tables<'a> {
         self.atoms.shape()[0]
     }
 
-    /// Bits of a token besides its coordinates.
+    /// Bits of a token in addition to its coordinates.
     pub(super) fn overhead_bits(&self) -> usize {
         index_bits(self.atoms.shape()[0]) + GAIN_BITS
     }
 }
 
-/// What a layer's tokens are coded by, at some bits. Channels are keys of all heads, then values of all heads.
+/// The tables that code and restore a layer's tokens with given bits. The channels are the keys of all heads, then the
+/// values of all heads.
 pub(super) struct Transform {
     geometry: Geometry,
     /// `(N, 2 Hkv D)` in natural units.
     atoms: Vec<f32>,
-    /// What finds the nearest atom, `(N, 2 Hkv D)`: with `w` the metric, `<x, w² a> - ||w a||² / 2` is largest for it.
+    /// Finds the nearest atom, `(N, 2 Hkv D)`: with the metric `w`, the nearest atom has the largest
+    /// `<x, w² a> - ||w a||² / 2`.
     search: Vec<f32>,
     /// `||w a||² / 2`, `(N)`.
     offsets: Vec<f32>,
-    /// What atoms have in common, of keys and of values, `(Hkv, D)` each.
+    /// What all atoms have in common, for keys and for values, `(Hkv, D)` each.
     centres: [Arc<[f32]>; 2],
-    /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
+    /// `(r, 2 Hkv D)`: from natural units to coordinates with deviation 1.
     encode: Vec<f32>,
-    /// `(2 Hkv, D, width)`: coordinates of deviation 1 to the keys of each head, then to the values of each.
+    /// `(2 Hkv, D, width)`: from coordinates with deviation 1 to the keys of each head, then to the values of each
+    /// head.
     decode: Vec<bf16>,
-    /// `r`, rounded up to whole registers.
+    /// `r`, rounded up to whole SIMD registers.
     width: usize,
     runs: Vec<Run>,
     kept: usize,
@@ -177,70 +180,72 @@ impl Transform {
         &self.atoms
     }
 
-    /// What finds the nearest atom, `(N, 2 Hkv D)`.
+    /// The table that finds the nearest atom, `(N, 2 Hkv D)`.
     pub(super) fn search(&self) -> &[f32] {
         &self.search
     }
 
-    /// What is taken from its products, `(N)`.
+    /// What is subtracted from the products with this table, `(N)`.
     pub(super) fn offsets(&self) -> &[f32] {
         &self.offsets
     }
 
-    /// What atoms have in common, of keys and of values, `(Hkv, D)` each: their median in every channel, which holds the bias that
-    /// all keys of a head share.
+    /// What all atoms have in common, for keys and for values, `(Hkv, D)` each: the median of each channel. It contains
+    /// the bias that all keys of a head share.
     pub(super) fn centres(&self) -> [Arc<[f32]>; 2] {
         self.centres.clone()
     }
 
-    /// `(r, 2 Hkv D)`: natural units to coordinates of deviation 1.
+    /// `(r, 2 Hkv D)`: from natural units to coordinates with deviation 1.
     pub(super) fn encoding(&self) -> &[f32] {
         &self.encode
     }
 
-    /// What restores one channel of a token from coordinates, `(width,)`.
+    /// Restores one channel of a token from coordinates, `(width,)`.
     pub(super) fn decode_channel(&self, channel: usize) -> &[bf16] {
         &self.decode[channel * self.width..(channel + 1) * self.width]
     }
 
-    /// Runs of coordinates of equal bits: how many, and their bits.
+    /// Runs of coordinates with equal bits: the number of coordinates, and their bits.
     pub(super) fn runs(&self) -> impl Iterator<Item = (usize, usize)> {
         self.runs.iter().map(|run| (run.count, run.bits))
     }
 
-    /// Bits of an atom's number.
+    /// Bits of the index of an atom.
     pub(super) fn index_bits(&self) -> usize {
         self.index_bits
     }
 
-    /// Coordinates that have bits, `r`.
+    /// The number of coordinates that have bits, `r`.
     pub(super) fn kept(&self) -> usize {
         self.kept
     }
 
-    /// Bytes of a token.
+    /// Bytes of a coded token.
     pub(super) fn row_bytes(&self) -> usize {
         self.row_bytes
     }
 
-    /// The part of atom `i` that is half-head `at`: keys of head `at`, or values of head `at - Hkv`; `(D,)`.
+    /// The part of atom `i` for half-head `at`: the keys of head `at`, or the values of head `at - Hkv`. Its shape is
+    /// `(D,)`.
     pub(super) fn atom(&self, i: usize, at: usize) -> &[f32] {
         let d = self.geometry.head_dim;
         &self.atoms[i * self.channels() + at * d..][..d]
     }
 
-    /// What restores half-head `at` from coordinates, `(D, width)`.
+    /// Restores half-head `at` from coordinates, `(D, width)`.
     pub(super) fn decode(&self, at: usize) -> &[bf16] {
         let each = self.width * self.geometry.head_dim;
         &self.decode[at * each..(at + 1) * each]
     }
 
-    /// Coordinates of a token as they are unpacked: `r`, rounded up to whole registers. Those beyond `r` are 0.
+    /// The number of coordinates of an unpacked token: `r`, rounded up to whole SIMD registers. Those beyond `r` are 0.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 
-    /// Restores half-head `at` of tokens from their atoms and coordinates `(n, r)`, which may be any numbers, into `out`, `(n, D)`.
+    /// Restores half-head `at` of tokens into `out`, `(n, D)`, from their atoms and coordinates `(n, r)`. The
+    /// coordinates may be any numbers.
     pub(super) fn restore(&self, at: usize, atoms: &[usize], coordinates: &[f32], out: &mut [f32]) {
         let (n, d, width) = (atoms.len(), self.geometry.head_dim, self.width);
         out.chunks_exact_mut(d).zip(atoms).for_each(|(row, &atom)| row.copy_from_slice(self.atom(atom, at)));
@@ -252,7 +257,7 @@ impl Transform {
         }
     }
 
-    /// Restores half-head `at` of the unpacked tokens from `from` on into `out`, `(n, D)`.
+    /// Restores half-head `at` of the unpacked tokens from token `from` on into `out`, `(n, D)`.
     pub(super) fn restore_unpacked(&self, at: usize, unpacked: &Unpacked, from: usize, out: &mut [f32]) {
         let d = self.geometry.head_dim;
         if self.kept > 0 {
@@ -275,12 +280,13 @@ impl Transform {
             + centres
     }
 
-    /// Bytes as a file would hold them: f16, and only the coordinates that have bits.
+    /// Bytes as a file would store the tables: in f16, and only for the coordinates that have bits.
     pub(super) fn stored_bytes(&self) -> usize {
         (self.atoms.len() + self.channels() + self.kept * (self.channels() + 1)) * size_of::<f16>()
     }
 
-    /// The nearest atom of each of the tokens `(n, 2 Hkv D)`, which is taken off them, and the coordinates of what is left, `(n, r)`.
+    /// Finds the nearest atom of each of the tokens `(n, 2 Hkv D)`, and subtracts it from the token. Returns the atoms
+    /// and the coordinates of the remainder, `(n, r)`.
     pub(super) fn coordinates(&self, rows: &mut [f32]) -> (Vec<usize>, Vec<f32>) {
         let channels = self.channels();
         let n = rows.len() / channels;
@@ -302,7 +308,7 @@ impl Transform {
         (found, coordinates)
     }
 
-    /// Codes tokens `(n, 2 Hkv D)`, which are overwritten, into `out`, `(n, row_bytes)`.
+    /// Codes tokens `(n, 2 Hkv D)` into `out`, `(n, row_bytes)`. Overwrites the tokens.
     pub(super) fn encode(&self, rows: &mut [f32], out: &mut Vec<u8>) {
         let (found, coordinates) = self.coordinates(rows);
         for (token, atom) in found.into_iter().enumerate() {
@@ -331,7 +337,7 @@ impl Transform {
     pub(super) fn unpack(&self, bytes: &[u8], unpacked: &mut Unpacked) {
         let head = |row: &[u8]| {
             let mut reader = BitReader::new(row);
-            // A code of more bits than there are atoms names the last one.
+            // If a code is larger than the index of the last atom, it means the last atom.
             let atom = (reader.read(self.index_bits) as usize).min(self.atoms() - 1);
             (atom, gain(reader.read(GAIN_BITS)))
         };
@@ -343,7 +349,7 @@ impl Transform {
 fn products(x: &[f32], y: &[f32], width: usize, out: &mut [f32]) {
     let (n, m) = (x.len() / width, y.len() / width);
     if n == 1 {
-        // A decoded token: no copy of y in another order. y is megabytes, which one thread alone reads slowly.
+        // One decoded token: `y` is not copied in another order. `y` has megabytes, which a single thread reads slowly.
         let parts = out.par_chunks_mut(SEARCHED).zip(y.par_chunks(SEARCHED * width));
         return parts.for_each(|(out, y)| Isa::detect().scores(y, x, width, out));
     }
@@ -362,7 +368,7 @@ fn medians(rows: &[f32], width: usize) -> Vec<f32> {
     (0..width).map(median).collect()
 }
 
-/// The code of a gain: its logarithm, rounded.
+/// The code of a gain: its logarithm, scaled and rounded.
 fn gain_code(gain: f32) -> u32 {
     let (low, high) = GAINS;
     let most = (1 << GAIN_BITS) - 1;
@@ -370,7 +376,7 @@ fn gain_code(gain: f32) -> u32 {
     (place.round().max(0.0) as u32).min(most)
 }
 
-/// The gain of a code.
+/// The gain that belongs to a code.
 fn gain(code: u32) -> f32 {
     let (low, high) = GAINS;
     (low + code as f32 * (high - low) / ((1 << GAIN_BITS) - 1) as f32).exp2()

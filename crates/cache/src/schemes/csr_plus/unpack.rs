@@ -1,4 +1,4 @@
-//! Tokens of a tile, unpacked once for all heads of a layer.
+//! Tokens of a tile. They are unpacked once for all heads of a layer.
 
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -7,12 +7,12 @@ use half::bf16;
 use kvcsr_codec::kernels::Bf16Rows;
 use kvcsr_codec::{WIDEST, lloyd_max};
 
-/// Coordinates that one look into a table gives at most.
+/// The largest number of coordinates that one table look-up gives.
 const TOGETHER: usize = 4;
-/// Bytes that may be read behind a row.
+/// Bytes after a row that may be read.
 const BEHIND: usize = 8;
 
-/// A run of coordinates of equal bits.
+/// A run of coordinates with equal bits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     pub(super) count: usize,
@@ -20,7 +20,7 @@ pub(super) struct Run {
     looks: &'static Looks,
 }
 
-/// What the next few codes of a row are, by their bits: as many levels as fit an index of 8 bits, [`TOGETHER`] at most.
+/// A table that maps the next bits of a row to levels: as many levels as fit an index of 8 bits, at most [`TOGETHER`].
 #[derive(Debug)]
 struct Looks {
     codes: usize,
@@ -32,7 +32,7 @@ impl Run {
         Self { count, bits, looks: looks(bits) }
     }
 
-    /// Reads the run's levels from bit `at` of `row` on, behind which [`BEHIND`] bytes may be read.
+    /// Reads the run's levels, beginning at bit `at` of `row`. It may read [`BEHIND`] bytes after the row.
     fn read(&self, row: &[u8], at: usize, out: &mut [f32]) {
         match self.looks.codes {
             4 => self.read_by::<4>(row, at, out),
@@ -55,7 +55,7 @@ impl Run {
     }
 }
 
-/// At least 57 bits from bit `at` on.
+/// At least 57 bits, beginning at bit `at`.
 #[inline(always)]
 fn window(row: &[u8], at: usize) -> usize {
     let bytes = &row[at / 8..at / 8 + 8];
@@ -72,29 +72,29 @@ fn looks(bits: usize) -> &'static Looks {
     })
 }
 
-/// The levels of `bits` bits, rounded to bf16: what codes stand for.
+/// The levels of `bits` bits, rounded to bf16. A code restores to its level.
 pub(super) fn levels(bits: usize) -> &'static [f32] {
     static TABLES: [OnceLock<Vec<f32>>; WIDEST] = [const { OnceLock::new() }; WIDEST];
     let rounded = |x: &f32| bf16::from_f32(*x).to_f32();
     TABLES[bits - 1].get_or_init(|| lloyd_max(bits).levels.iter().map(rounded).collect())
 }
 
-/// Tokens, unpacked. A token is its atom, and its gain times its levels in the basis.
+/// Unpacked tokens. A token is its atom, plus its gain times its levels in the basis.
 #[derive(Default)]
 pub(super) struct Unpacked {
     pub(super) atoms: Vec<usize>,
     pub(super) gains: Vec<f32>,
-    /// `(tokens, width)`: levels, all of them bf16, and zeros beyond `r`.
+    /// `(tokens, width)`: levels, all exact in bf16, with zeros beyond `r`.
     pub(super) levels: Vec<f32>,
-    /// The same, to multiply.
+    /// The same levels, in the layout for products.
     pub(super) rows: Bf16Rows,
-    /// A row of codes and the bytes behind it.
+    /// A row of codes, and the bytes after it.
     row: Vec<u8>,
 }
 
 impl Unpacked {
-    /// Replaces what is held by the tokens of `bytes`, `row_bytes` each, whose codes have `width` coordinates: `head` reads a row's atom
-    /// and gain, and `runs` begin at its bit `first`.
+    /// Replaces the content with the tokens of `bytes`, `row_bytes` each, whose codes have `width` coordinates. `head`
+    /// reads the atom and gain of a row. The first of the `runs` begins at bit `first` of a row.
     pub(super) fn fill(
         &mut self,
         bytes: &[u8],
@@ -127,21 +127,21 @@ impl Unpacked {
     }
 }
 
-/// Tiles that a thread keeps unpacked: heads take the same ones in turn.
+/// The number of tiles that a thread keeps unpacked. Heads use the same tiles in turn.
 const TILES: usize = 2;
 
-/// The tiles that this thread unpacked last, each with what it is: a store, its state, and the tile's number.
+/// The tiles that this thread unpacked last, each with its key: a store, the state of the store, and the tile's index.
 #[derive(Default)]
 struct Kept([(Option<Tile>, Unpacked); TILES]);
 
-/// A tile of a store: the store's number, the number of its changes, and which tile.
+/// The key of a tile: the number of its store, how many times the store changed, and the tile's index.
 pub(super) type Tile = (u64, u64, usize);
 
 thread_local! {
     static KEPT: RefCell<Kept> = RefCell::default();
 }
 
-/// Hands the unpacked `tile` to `f`, filled by `fill` unless this thread still has it.
+/// Calls `f` with the unpacked `tile`. If this thread no longer has it, `fill` unpacks it first.
 pub(super) fn with<R>(tile: Tile, fill: impl FnOnce(&mut Unpacked), f: impl FnOnce(&Unpacked) -> R) -> R {
     KEPT.with_borrow_mut(|kept| {
         let (held, unpacked) = &mut kept.0[tile.2 % TILES];

@@ -1,4 +1,4 @@
-//! The cache of one layer that keeps a part of its tokens.
+//! The cache of one layer that keeps only some of its tokens.
 
 use std::ops::Range;
 
@@ -10,17 +10,17 @@ use super::kept::{self, KeptHead};
 use crate::seam::{check_kv, check_start};
 use crate::{AttendCx, CacheError, LayerCache, Padding, Reach, Rotary};
 
-/// Which tokens a text keeps.
+/// Which tokens of a text are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// All.
+    /// All tokens.
     All,
-    /// The first `sinks` of the text, and the last `recent`, the one that attends among them.
+    /// The first `sinks` tokens of the text and the last `recent` tokens. The token that attends is one of the last.
     Ends { sinks: usize, recent: usize },
 }
 
 impl Keep {
-    /// Whether the query at one position of a text still has the key at another.
+    /// Whether the query at position `query` of a text still has the key at position `key`.
     fn has(self, query: usize, key: usize) -> bool {
         match self {
             Self::All => true,
@@ -29,15 +29,15 @@ impl Keep {
     }
 }
 
-/// One text of a batch. Positions are counted from its first token.
+/// One text of a batch. Positions count from its first token.
 #[derive(Debug, Clone)]
 struct Row {
-    /// Tokens of padding in front of it, which are not kept.
+    /// The number of padding tokens before it. Padding is not kept.
     pad: usize,
     heads: Vec<KeptHead>,
 }
 
-/// New tokens of a text: their positions, keys after position embedding and values, `(Hkv, n, D)`.
+/// New tokens of a text: their positions, and their keys after position embedding and values, `(Hkv, n, D)`.
 struct New {
     pad: usize,
     positions: Range<usize>,
@@ -45,7 +45,7 @@ struct New {
     values: Vec<f16>,
 }
 
-/// Exact keys after position embedding, and values, in f16, of the tokens that were not deleted.
+/// Exact keys after position embedding, and exact values, in f16, of the tokens that were not deleted.
 pub(super) struct EvictingCache {
     layer: usize,
     keep: Keep,
@@ -59,12 +59,12 @@ impl EvictingCache {
         Self { layer, keep, head_dim, len: 0, rows: Vec::new() }
     }
 
-    /// Where the text of a row begins among new tokens, and at which of its positions: all of them may be padding.
+    /// The index of the first new token that is text, and its position in the text. All new tokens may be padding.
     fn begins(&self, pad: usize, tokens: usize) -> (usize, usize) {
         (pad.saturating_sub(self.len).min(tokens), self.len.saturating_sub(pad))
     }
 
-    /// The new tokens of each text, of `(B, Hkv, T, D)` with keys before position embedding. Changes nothing.
+    /// The new tokens of each text in `(B, Hkv, T, D)`, with keys before position embedding. It changes nothing.
     fn read(&self, k: &Tensor, v: &Tensor, rotary: &Rotary, padding: Padding<'_>) -> Result<Vec<New>, CacheError> {
         let (b, _, t, _) = k.dims4()?;
         let found: Vec<usize> = (0..b).map(|row| padding.of(row)).collect();
@@ -85,7 +85,7 @@ impl EvictingCache {
         found.into_iter().enumerate().map(new).collect()
     }
 
-    /// Holds the new tokens too, of `heads` key-value heads. Nothing can fail any more.
+    /// Adds the new tokens of `heads` key-value heads. It cannot fail.
     fn push(&mut self, new: &[New], heads: usize) {
         if self.rows.is_empty() {
             let empty = |new: &New| Row { pad: new.pad, heads: vec![KeptHead::default(); heads] };
@@ -100,7 +100,7 @@ impl EvictingCache {
         }
     }
 
-    /// Takes back what [`EvictingCache::push`] added.
+    /// Removes what [`EvictingCache::push`] added.
     fn pop(&mut self, new: &[New]) {
         let d = self.head_dim;
         for (row, new) in self.rows.iter_mut().zip(new) {
@@ -111,7 +111,7 @@ impl EvictingCache {
         }
     }
 
-    /// `(1, Hkv, n, D)` as f16, rotated where asked for; what f16 cannot hold becomes its largest number.
+    /// `(1, Hkv, n, D)` as f16, rotated if requested. Numbers beyond the range of f16 become its largest number.
     fn halves(
         &self,
         x: &Tensor,
@@ -132,7 +132,7 @@ impl EvictingCache {
         Ok(numbers(&turned)?.into_iter().map(|x| f16::from_f32(x.clamp(-most, most))).collect())
     }
 
-    /// Takes over a prompt whole: nothing is deleted before [`EvictingCache::evict`].
+    /// Takes over a whole prompt. Nothing is deleted until [`EvictingCache::evict`].
     pub(super) fn hold(
         &mut self,
         k: &Tensor,
@@ -148,7 +148,7 @@ impl EvictingCache {
         Ok(())
     }
 
-    /// Deletes what no later query has, or sees.
+    /// Deletes the tokens that no later query keeps or sees.
     pub(super) fn evict(&mut self, reach: Reach) {
         let (keep, d) = (self.keep, self.head_dim);
         for Row { pad, heads } in &mut self.rows {
@@ -160,7 +160,7 @@ impl EvictingCache {
         }
     }
 
-    /// Keeps, of each head of each row, the tokens whose place in the list is in `places`: `(B · Hkv)` sorted lists.
+    /// For each head of each row, keeps only the tokens whose indices are in `places`: `(B · Hkv)` sorted lists.
     pub(super) fn select(&mut self, places: &[Vec<usize>]) {
         let d = self.head_dim;
         let heads = self.rows.iter_mut().flat_map(|row| &mut row.heads);
@@ -169,8 +169,8 @@ impl EvictingCache {
         }
     }
 
-    /// Attention of row `i`'s queries, `(H, T, D)` before position embedding, over what `row` keeps. Queries of padding get
-    /// zeros.
+    /// Attention of the queries of one row, `(H, T, D)` before position embedding, over the tokens that `row` keeps.
+    /// The output for padding is zero.
     fn row_out(&self, queries: &Tensor, row: &Row, cx: &AttendCx<'_>) -> Result<Tensor, CacheError> {
         let (heads, tokens, d) = queries.dims3()?;
         let (skip, position) = self.begins(row.pad, tokens);

@@ -1,4 +1,4 @@
-//! Tokens that were not deleted, exactly, and attention over them.
+//! Exact tokens that were not deleted, and attention over them.
 
 use std::ops::Range;
 
@@ -10,14 +10,14 @@ use rayon::prelude::*;
 
 use crate::{AttendCx, Bias, CacheError, Reach};
 
-/// Queries attended at once, which bounds the memory of scores.
+/// Queries that attend at a time. This limits the memory for scores.
 const QUERY_TILE: usize = 128;
-/// Query rows up to which keys are scored as they are stored.
+/// Up to this number of query rows, keys are scored in their stored form.
 const FEW_ROWS: usize = 8;
-/// Values widened at a time.
+/// Values that are widened to f32 at a time.
 const WIDENED: usize = 256;
 
-/// What one key-value head of one text keeps, in order of position.
+/// The tokens that one key-value head of one text keeps, ordered by position.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeptHead {
     /// Positions of the kept tokens.
@@ -39,13 +39,14 @@ impl KeptHead {
         self.values.extend_from_slice(values);
     }
 
-    /// Takes the last tokens off again.
+    /// Removes the last `tokens` tokens.
     pub fn pop(&mut self, tokens: usize, head_dim: usize) {
         self.truncate(self.positions.len() - tokens, head_dim);
         self.shrink();
     }
 
-    /// Deletes every token whose place in the list `keep` refuses, and the memory it took, but for room for one more token.
+    /// Deletes every token for which `keep` returns false. `keep` gets the token's index and position. Frees the memory
+    /// of deleted tokens, except for space for one more token.
     pub fn retain(&mut self, head_dim: usize, keep: impl Fn(usize, u32) -> bool) {
         let (d, tokens) = (head_dim, self.positions.len());
         let (mut kept, mut at) = (0, 0);
@@ -57,7 +58,7 @@ impl KeptHead {
                 self.values.copy_within(at * d..(at + run) * d, kept * d);
             }
             kept += run;
-            // The token behind the run is refused.
+            // The token after the run is not kept.
             at += run + 1;
         }
         self.truncate(kept, d);
@@ -78,7 +79,7 @@ impl KeptHead {
         self.values.shrink_to_fit();
     }
 
-    /// Attention of a few scaled queries `(rows, D)`; `scores` `(rows, kept)` are what is added to theirs.
+    /// Attention of a few scaled queries `(rows, D)`. `scores` `(rows, kept)` are added to their scores.
     fn few(&self, queries: &[f32], mut scores: Vec<f32>, d: usize) -> Vec<f32> {
         let (isa, n, rows) = (Isa::detect(), self.positions.len(), queries.len() / d);
         for (at, key) in self.keys.chunks_exact(d).enumerate() {
@@ -111,8 +112,9 @@ impl KeptHead {
     }
 }
 
-/// Attention of the queries of one text, `(H, T, D)` after position embedding, at its positions `start ..`, over what its heads
-/// keep; the new tokens are among it. `sees(query, key)` hides more than causality and reach do. Returns `(H, T, D)`.
+/// Attention of the queries of one text, `(H, T, D)` after position embedding, at its positions `start ..`, over the
+/// tokens that its heads keep. These already include the new tokens. `sees(query, key)` can hide more keys than
+/// causality and reach do. Returns `(H, T, D)`.
 pub(super) fn attend(
     queries: &Tensor,
     heads: &[KeptHead],
@@ -156,8 +158,8 @@ pub(super) fn attend(
     Ok(Tensor::cat(&outs, 0)?)
 }
 
-/// What is added to the scores of queries at `places` over kept keys: `-inf` where a query does not see a key, else a linear
-/// bias or 0. `(G, rows, kept)`.
+/// What is added to the scores of the queries at `places` over the kept keys, `(G, rows, kept)`: `-inf` if a query does
+/// not see a key, otherwise a linear bias or 0.
 fn added(
     places: Range<usize>,
     positions: &[u32],

@@ -1,14 +1,15 @@
-//! Eviction: tokens are deleted, and what is kept is exact.
+//! Eviction: tokens are deleted, and the remaining tokens are exact.
 //!
-//! These are controls. A measure that a cache passes with most of its context deleted measures something else than
-//! compression, and a windowed scheme that does not beat eviction at equal bits has gained nothing from its codes.
+//! These schemes are controls. If a measure shows no loss when most of the context is deleted, it does not measure
+//! compression. And if a scheme with a window does not beat eviction at equal bits, its codes have brought nothing.
 //!
-//! They have a cache of their own and are no codecs of [`crate::coded`]: there the tokens that a query of a call sees are decided by
-//! its window alone, and windows have slack, while here deleted tokens must be hidden from later queries of the same call and their
-//! bytes gone at once. What SnapKV keeps is also one choice for keys and values, made from scores whose scale codecs are not told.
+//! They have their own cache and are not codecs of [`crate::coded`]. In that base, the window alone decides which
+//! tokens a query of a call sees, and windows have slack. Here, deleted tokens must be hidden from later queries of the
+//! same call, and their bytes must be freed immediately. Also, SnapKV makes one choice for keys and values together,
+//! from scores with a scale that codecs do not know.
 //!
-//! - [`streaming`]: the first tokens and the last ones, StreamingLLM.
-//! - [`snapkv`]: the tokens of a prompt that its last queries attend to, and everything after them.
+//! - [`streaming`]: keeps the first and the last tokens (StreamingLLM).
+//! - [`snapkv`]: keeps the prompt tokens that its last queries attend to, and all tokens after the prompt.
 
 mod cache;
 mod kept;

@@ -1,11 +1,14 @@
-//! `snapkv`: a prompt keeps the tokens that its last queries attend to (Li et al., NeurIPS 2024).
+//! `snapkv`: of a prompt, it keeps the tokens that the prompt's last queries attend to (Li et al., NeurIPS 2024).
 //!
-//! When a prompt has been read, the attention of its last `window` queries to the tokens before them is summed, each query's
-//! weights after its softmax over the whole prompt, and averaged over the query heads of a key-value head; smoothed by the mean
-//! over `kernel` neighbours, so that a chosen token keeps its surroundings; and the `budget - window` tokens of largest sum stay,
-//! with the window itself. In a layer with a sliding window the queries see that only, and the choice is among the tokens that
-//! the next one sees. Everything that comes after the prompt is kept. Without the prompt's queries, as when tokens come
-//! one by one, nothing is deleted.
+//! When a prompt has been read, the scheme scores each token before the last `window` tokens. The score is the sum of
+//! its attention weights, over the last `window` queries and over the query heads of a key-value head. The softmax of
+//! each query runs over the whole prompt. The scores are then smoothed by the mean over `kernel` neighbours, so that a
+//! chosen token keeps its surroundings. The `budget - window` tokens with the largest scores stay, and the window
+//! itself stays too.
+//!
+//! In a layer with a sliding window, the queries see only that window, and the choice is among the tokens that the next
+//! token sees. All tokens after the prompt are kept. Without the prompt's queries, for example when tokens come one by
+//! one, nothing is deleted.
 
 use candle_core::{DType, Tensor};
 use kvcsr_codec::BitsPerChannel;
@@ -109,7 +112,7 @@ impl Scheme for SnapKv {
         Ok(Box::new(cache))
     }
 
-    /// Of a token that is kept; how many are depends on the prompt.
+    /// For a token that is kept. How many tokens are kept depends on the prompt.
     fn nominal_bits(&self) -> BitsPerChannel {
         BitsPerChannel(16.0)
     }
@@ -120,7 +123,8 @@ impl Scheme for SnapKv {
 }
 
 impl Choice {
-    /// The places that each head of each row keeps, sorted: `(B · Hkv)` lists. `k` is `(B, Hkv, T, D)` before position embedding.
+    /// The indices of the tokens that each head of each row keeps, as `(B · Hkv)` sorted lists. `k` is `(B, Hkv, T, D)`
+    /// before position embedding.
     fn places(&self, k: &Tensor, queries: &LastQueries, rotary: &Rotary) -> Result<Vec<Vec<usize>>, CacheError> {
         let (b, kv_heads, tokens, d) = k.dims4()?;
         let observed = queries.queries.dim(2)?;
@@ -137,7 +141,7 @@ impl Choice {
                 let scores = q.matmul(&k.get(row)?.get(head)?.t()?)?.to_vec2::<f32>()?;
                 let mut mass = vec![0f64; tokens - window];
                 for (i, scores) in scores.iter().enumerate() {
-                    // The query sees the prompt up to itself, as far back as the layer does.
+                    // The query sees the prompt up to its own position, and as far back as the layer sees.
                     let position = tokens - window + i % window;
                     let from = rotary.reach().first_seen(position);
                     let seen = &scores[from..=position];
@@ -157,14 +161,14 @@ impl Choice {
     }
 }
 
-/// The mean over `kernel` neighbours; beyond the ends there is nothing.
+/// The mean over `kernel` neighbours. Positions beyond the ends count as 0.
 fn smoothed(mass: &[f64], kernel: usize) -> Vec<f64> {
     let half = kernel / 2;
     let around = |at: usize| &mass[at.saturating_sub(half)..(at + half + 1).min(mass.len())];
     (0..mass.len()).map(|at| around(at).iter().sum::<f64>() / kernel as f64).collect()
 }
 
-/// The places of the `count` largest numbers, sorted; of equal ones the first.
+/// The indices of the `count` largest numbers, sorted. Of equal numbers, the first ones are taken.
 fn largest(x: &[f64], count: usize) -> Vec<usize> {
     let mut places: Vec<usize> = (0..x.len()).collect();
     places.sort_by(|&a, &b| x[b].total_cmp(&x[a]).then(a.cmp(&b)));
@@ -184,12 +188,12 @@ mod tests {
 
     const SETTING: Setting = Setting { batch: 1, heads: 4, kv_heads: 2, head_dim: 16 };
 
-    /// With so large a base only the first pair of channels turns.
+    /// With such a large base, only the first pair of channels rotates.
     fn rotary() -> Rotary {
         Rotary::new(16, 1e30, 512, &Device::Cpu).unwrap()
     }
 
-    /// A prompt whose last query, of every head, is a chosen key, eight times as long.
+    /// A prompt in which the last query of every head is a chosen key times eight.
     fn snapshot(tokens: usize, wanted: [usize; 2]) -> PrefillSnapshot {
         let x = Inputs::random(SETTING, tokens).unwrap();
         let query = |head: usize, at: usize| {
@@ -246,7 +250,7 @@ mod tests {
     fn in_a_layer_with_a_window_the_choice_is_among_what_the_next_token_sees() {
         let (tokens, window) = (300, 100);
         let within = rotary().with_reach(crate::Reach::Sliding(window));
-        // The second head's token is still seen, the first head's is not.
+        // The second head's token is still seen. The first head's token is not.
         let snapshot = snapshot(tokens, [40, 217]);
         let choice = Choice { budget: 12, window: 1, kernel: 3 };
         let places = choice.places(&snapshot.keys[0], &snapshot.queries[0], &within).unwrap();

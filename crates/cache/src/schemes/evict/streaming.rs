@@ -1,4 +1,5 @@
-//! `evict`: attention sinks and the most recent tokens; everything between is deleted (Xiao et al., ICLR 2024).
+//! `evict`: attention sinks and the most recent tokens are kept. All tokens between them are deleted (Xiao et al., ICLR
+//! 2024).
 
 use kvcsr_codec::BitsPerChannel;
 
@@ -63,7 +64,7 @@ impl Scheme for Streaming {
         Ok(Box::new(EvictingCache::new(layer, self.keep, self.head_dim)))
     }
 
-    /// Of a token that is kept; how many are depends on the text.
+    /// For a token that is kept. How many tokens are kept depends on the text.
     fn nominal_bits(&self) -> BitsPerChannel {
         BitsPerChannel(16.0)
     }

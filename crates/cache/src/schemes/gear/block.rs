@@ -1,4 +1,4 @@
-//! A block of tokens coded together: outliers, quantised bulk, low-rank residual.
+//! A block of tokens that are coded together: outliers, quantised bulk, low-rank residual.
 
 use std::ops::Range;
 
@@ -12,29 +12,29 @@ use super::low_rank::LowRank;
 use crate::coded::affine::{Affine, Scale, range};
 use crate::coded::drop_front;
 
-/// One block, all heads.
+/// One block of all heads.
 pub(super) struct Coded {
     pub(super) tokens: usize,
     /// `(Hkv, tokens, D)`, packed along channels.
     codes: Vec<u8>,
-    /// Of keys `(groups of tokens, Hkv, D)`, of values `(tokens, groups of channels)`.
+    /// For keys `(groups of tokens, Hkv, D)`, for values `(tokens, groups of channels)`.
     scales: Vec<Scale>,
     outliers: Outliers,
     /// One per head.
     low_rank: Vec<LowRank>,
 }
 
-/// The largest and smallest entries of each vector: of keys a channel over the block's tokens, of values a token over
-/// the channels of all heads.
+/// The largest and smallest entries of each vector. For keys, a vector is a channel over the block's tokens. For
+/// values, it is a token over the channels of all heads.
 struct Outliers {
     /// Entries per vector.
     each: usize,
-    /// Where in its vector, rising within each vector.
+    /// The index of each outlier in its vector, in rising order within each vector.
     at: Vec<u16>,
     values: Vec<f16>,
 }
 
-/// Element `(head, token, channel)` of the block, and how the method joins heads.
+/// The positions of the elements `(head, token, channel)` of a block, and how the method joins heads.
 #[derive(Clone, Copy)]
 struct Layout {
     kind: Kind,
@@ -44,7 +44,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Vectors that outliers are taken from, and their length.
+    /// The number of vectors that outliers are taken from, and their length.
     fn vectors(self) -> (usize, usize) {
         match self.kind {
             Kind::Key => (self.heads * self.d, self.tokens),
@@ -52,7 +52,7 @@ impl Layout {
         }
     }
 
-    /// Where element `i` of vector `v` is in `(Hkv, tokens, D)`.
+    /// The index of element `i` of vector `v` in `(Hkv, tokens, D)`.
     fn place(self, v: usize, i: usize) -> usize {
         let (channel, token) = match self.kind {
             Kind::Key => (v, i),
@@ -63,7 +63,7 @@ impl Layout {
 }
 
 impl Outliers {
-    /// Takes the outliers of `rows` out, leaving the mean of their vector in their place.
+    /// Takes the outliers out of `rows`, and replaces each by the mean of its vector.
     fn take(layout: Layout, share: f64, rows: &mut [f32]) -> Self {
         let (vectors, length) = layout.vectors();
         let side = if share == 0.0 { 0 } else { ((0.5 * share * length as f64).round() as usize).max(1) };
@@ -95,7 +95,7 @@ impl Outliers {
         outliers
     }
 
-    /// Drops what belongs to the first `dropped` tokens.
+    /// Drops the outliers of the first `dropped` tokens.
     fn drop_first(&mut self, kind: Kind, dropped: usize) {
         if self.each == 0 {
             return;
@@ -105,8 +105,8 @@ impl Outliers {
             drop_front(&mut self.values, dropped * self.each);
             return;
         }
-        // Of each channel another number is left: all get the room of the largest, the rest filled with a place that no
-        // token has.
+        // The channels now have different numbers of outliers. All of them get as much space as the largest number
+        // needs. The rest is filled with an index that no token has.
         let left = |at: &[u16]| at.len() - at.partition_point(|&i| usize::from(i) < dropped);
         let each = self.at.chunks_exact(self.each).map(left).max().unwrap_or(0);
         let vectors = self.at.len() / self.each;
@@ -122,7 +122,7 @@ impl Outliers {
         *self = Self { each, at, values };
     }
 
-    /// The outliers of vector `v` whose place is in `within`.
+    /// The outliers of vector `v` whose index is in `within`.
     fn of(&self, v: usize, within: Range<usize>) -> impl Iterator<Item = (usize, f32)> {
         let at = &self.at[v * self.each..(v + 1) * self.each];
         let from = at.partition_point(|&i| usize::from(i) < within.start);
@@ -212,7 +212,7 @@ impl Coded {
         self.low_rank[head].add(tokens, setting.head_dim, out);
     }
 
-    /// Quantised bulk and outliers.
+    /// Restores the quantised bulk and the outliers.
     fn bulk(&self, setting: &Setting, head: usize, tokens: Range<usize>, out: &mut [f32]) {
         let Setting { kind, heads, head_dim: d, bits, .. } = *setting;
         let group = setting.group(self.tokens);
@@ -267,7 +267,7 @@ impl Coded {
         }
     }
 
-    /// Drops the first `dropped` tokens, less than there are and whole groups.
+    /// Drops the first `dropped` tokens. They are whole groups, and fewer than all tokens.
     pub(super) fn drop_first(&mut self, setting: &Setting, dropped: usize) {
         let Setting { kind, heads, head_dim: d, bits, .. } = *setting;
         let (n, row_bytes) = (self.tokens, d * bits / EIGHT);
@@ -300,7 +300,7 @@ impl Coded {
     }
 }
 
-/// A range of joined channels, head by head.
+/// Splits a range of joined channels into one piece per head.
 fn pieces(joined: Range<usize>, d: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
     (joined.start / d..joined.end.div_ceil(d)).map(move |head| {
         let start = joined.start.max(head * d) - head * d;

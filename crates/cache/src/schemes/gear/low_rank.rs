@@ -1,4 +1,4 @@
-//! A low-rank factor of a head's residual by power iteration.
+//! A low-rank factor of a head's residual, computed by power iteration.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -8,10 +8,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::coded::drop_front;
 
-/// Iterations, as released.
+/// Iterations, as in the released code.
 pub(super) const ITERATIONS: usize = 3;
 
-/// `A Bᵀ`, `(tokens, D)`: `A` `(tokens, r)` and `B` `(D, r)`, f16.
+/// The product `A Bᵀ`, `(tokens, D)`. `A` is `(tokens, r)` and `B` is `(D, r)`, in f16.
 #[derive(Debug, Default)]
 pub(super) struct LowRank {
     rank: usize,
@@ -20,7 +20,7 @@ pub(super) struct LowRank {
 }
 
 impl LowRank {
-    /// The factor of rank `rank`, at most, nearest to `residual` `(tokens, D)`, from a random start.
+    /// The best factor of rank at most `rank` for `residual` `(tokens, D)`, starting from random numbers.
     pub(super) fn of(residual: &[f32], d: usize, rank: usize, seed: u64) -> Self {
         let n = residual.len() / d;
         let rank = rank.min(n).min(d);
@@ -66,7 +66,7 @@ impl LowRank {
         }
     }
 
-    /// Drops the first rows.
+    /// Drops the first `tokens` rows.
     pub(super) fn drop_first(&mut self, tokens: usize) {
         drop_front(&mut self.a, tokens * self.rank);
     }
@@ -76,7 +76,7 @@ impl LowRank {
     }
 }
 
-/// The random numbers that the iteration starts from.
+/// The random numbers with which the iteration starts.
 pub(super) fn start(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(|_| rng.random_range(0.0f32..1.0)).collect()
@@ -86,7 +86,7 @@ fn halves(x: &[f32]) -> Vec<f16> {
     to_f16(x)
 }
 
-/// Gram-Schmidt, in f64, on the columns of `x` `(n, rank)`; columns that depend on those before become zero.
+/// Gram-Schmidt in f64 on the columns of `x` `(n, rank)`. Columns that depend on earlier columns become zero.
 fn orthonormalise(x: &mut [f32], rank: usize) {
     let column = |x: &[f32], c: usize| -> Vec<f64> { x.iter().skip(c).step_by(rank).map(|&v| f64::from(v)).collect() };
     let mut done: Vec<Vec<f64>> = Vec::with_capacity(rank);

@@ -1,9 +1,10 @@
-//! GEAR: a quantised bulk, the outliers beside it, and a low-rank factor of what is left (Kang et al., 2024).
+//! GEAR: a quantised bulk, separate outliers, and a low-rank factor of the residual (Kang et al., 2024).
 //!
-//! A block of tokens is coded in three steps. The largest and the smallest entries of each key channel and of each value
-//! token are stored apart, and the mean of their vector takes their place. The rest is quantised: at 4 bits each key
-//! channel over the whole block and each value token over all heads ("KCVT"), at 2 bits in groups of 64, as KIVI does.
-//! The residual of each head is approximated by a factor of rank 4 for a prompt, 2 while decoding.
+//! A block of tokens is coded in three steps. First, the largest and the smallest entries of each key channel and of
+//! each value token are stored separately, and are replaced by the mean of their vector. Second, the rest is quantised.
+//! At 4 bits, each key channel is quantised over the whole block, and each value token over all heads ("KCVT"). At 2
+//! bits, both are quantised in groups of 64, as in KIVI. Third, the residual of each head is approximated by a factor
+//! of rank 4 for a prompt, and of rank 2 during decode.
 
 mod block;
 mod low_rank;
@@ -71,9 +72,10 @@ const OUTLIERS: Parameter =
 const PROMPT: Parameter = Parameter { name: "prompt", default: "4", meaning: "rank of a prompt's residual" };
 const DECODE: Parameter = Parameter { name: "decode", default: "2", meaning: "rank of a decoded block's residual" };
 
-/// Tokens, and channels, of a group at 2 bits.
+/// Tokens, or channels, of a group at 2 bits.
 const GROUP: usize = 64;
-/// Tokens of a block at most: positions of outliers have 16 bits, the largest of which says that there is none. Whole groups.
+/// The largest number of tokens of a block. Positions of outliers have 16 bits, and the largest of them means "no
+/// outlier". It is a multiple of the group.
 const MOST: usize = (1 << 16) - 1024;
 
 fn read(name: &SchemeName<'_>) -> Read {
@@ -107,14 +109,14 @@ fn read(name: &SchemeName<'_>) -> Read {
     })))
 }
 
-/// How keys, or values, are coded.
+/// How keys or values are coded.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     kind: Kind,
     bits: usize,
-    /// Tokens of a key group and channels of a value group, or everything a block has.
+    /// Tokens of a key group, or channels of a value group. `None` if a group is the whole block or the whole token.
     group: Option<usize>,
-    /// Share of entries that are outliers.
+    /// The fraction of entries that are outliers.
     outliers: f64,
     prompt_rank: usize,
     decode_rank: usize,
@@ -124,7 +126,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// Entries that share a scale in a block of `tokens`.
+    /// The number of entries that share a scale in a block of `tokens` tokens.
     fn group(&self, tokens: usize) -> usize {
         self.group.unwrap_or(match self.kind {
             Kind::Key => tokens,
@@ -150,7 +152,7 @@ impl Codec for Setting {
         self.bits as f64
     }
 
-    /// Of a prompt so long that what is stored once per prompt no longer counts.
+    /// For a long prompt, where data that is stored once per prompt takes almost no bits per token.
     fn stored_bits(&self) -> f64 {
         let scales = match (self.group, self.kind) {
             (Some(group), _) => 32.0 / group as f64,
@@ -164,7 +166,7 @@ impl Codec for Setting {
 /// The coded tokens of one sequence, block by block.
 struct Blocks {
     setting: Setting,
-    /// First token of each block.
+    /// The first token of each block.
     starts: Vec<usize>,
     blocks: Vec<Coded>,
     tokens: usize,

@@ -14,7 +14,7 @@ use crate::tensor::affine::{quantise, restore};
 use crate::tensor::packed::{Fields, Packing};
 use crate::tensor::{Stores, TensorTokens, Uploads, saturated_half};
 
-/// What makes the stores of one layer's keys or values.
+/// Makes the stores of one layer's keys or values.
 pub(super) fn stores(setting: Setting, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
     let fields = uploads.fields()?;
     Ok(Some(Arc::new(move || Ok(Box::new(Blocks { setting, fields: fields.clone(), blocks: Vec::new() })))))
@@ -27,12 +27,12 @@ struct Blocks {
     blocks: Vec<Block>,
 }
 
-/// A block of tokens coded together, all heads.
+/// A block of tokens that are coded together, over all heads.
 struct Block {
     tokens: usize,
     /// `(Hkv, tokens, bytes)` u8
     codes: Tensor,
-    /// f16: of keys `(Hkv, groups, D)`, of values `(tokens, groups)` over the channels of all heads.
+    /// In f16: for keys `(Hkv, groups, D)`, for values `(tokens, groups)` over the channels of all heads.
     zeros: Tensor,
     steps: Tensor,
     outliers: Option<Outliers>,
@@ -40,23 +40,24 @@ struct Block {
     low_rank: Option<(Tensor, Tensor)>,
 }
 
-/// Entries of each vector that stick out: of keys, vectors are channels over the block's tokens, of values tokens over all channels.
+/// The outliers of each vector. For keys, a vector is a channel over the block's tokens. For values, it is a token over
+/// the channels of all heads.
 struct Outliers {
-    /// Where in its vector, `(vectors, each)`, in two bytes each: `(vectors, 2 each)` u8.
+    /// The index of each outlier in its vector, `(vectors, each)`. An index takes two bytes: `(vectors, 2 each)` u8.
     at: Tensor,
     /// `(vectors, each)` f16
     values: Tensor,
-    /// Tokens that were dropped since: places of keys count from before.
+    /// Tokens that were dropped later. The indices for keys still count from the original first token.
     dropped: usize,
 }
 
-/// Sixteen bits a place.
+/// Indices of 16 bits.
 fn places(each: usize) -> Packing {
     Packing { bits: 16, count: each }
 }
 
 impl Setting {
-    /// `(Hkv, n, D)` as the vectors that outliers are taken from.
+    /// Converts `(Hkv, n, D)` to the vectors that outliers are taken from.
     fn vectors(&self, x: &Tensor) -> Result<Tensor, CacheError> {
         let (heads, n, d) = x.dims3()?;
         Ok(match self.kind {
@@ -65,7 +66,7 @@ impl Setting {
         })
     }
 
-    /// And back.
+    /// Converts these vectors back to `(Hkv, n, D)`.
     fn tokens(&self, x: &Tensor, n: usize) -> Result<Tensor, CacheError> {
         let (heads, d) = (self.heads, self.head_dim);
         Ok(match self.kind {
@@ -76,7 +77,8 @@ impl Setting {
 }
 
 impl Outliers {
-    /// Takes the outliers out of `vectors`, leaving the mean of their vector in their place: the new vectors too.
+    /// Takes the outliers out of `vectors`, and replaces each by the mean of its vector. Returns the outliers and the
+    /// new vectors.
     fn take(setting: &Setting, vectors: &Tensor, fields: &Fields) -> Result<(Option<Self>, Tensor), CacheError> {
         let length = vectors.dim(1)?;
         let share = 0.5 * setting.outliers * length as f64;
@@ -87,7 +89,8 @@ impl Outliers {
         let mean = vectors.mean_keepdim(1)?;
         let reversed: Vec<u32> = (0..length as u32).rev().collect();
         let reversed = vectors.index_select(&Tensor::new(reversed, vectors.device())?, 1)?;
-        // The smallest, the first of equals first; then the largest, the last of equals first, as the host does.
+        // First the smallest entries; of equal entries, the first one first. Then the largest; of equal entries, the
+        // last one first. This is the host's order.
         let smallest = most(&vectors.neg()?, side)?;
         let largest = most(&reversed, side)?.to_dtype(DType::F32)?.affine(-1.0, length as f64 - 1.0)?;
         let at = Tensor::cat(&[smallest, largest.to_dtype(DType::U32)?], 1)?;
@@ -97,12 +100,13 @@ impl Outliers {
         Ok((Some(Self { at, values, dropped: 0 }), bulk))
     }
 
-    /// Puts the outliers of the places `within` into `vectors`, whose first element is the first of these places.
+    /// Writes the outliers with an index in `within` to `vectors`. The first element of `vectors` belongs to the first
+    /// of these indices.
     fn put(&self, vectors: &Tensor, within: Range<usize>, fields: &Fields) -> Result<Tensor, CacheError> {
         let (rows, n) = vectors.dims2()?;
         let each = self.values.dim(1)?;
         let at = places(each).unpack(&self.at, fields)?.affine(1.0, -(within.start as f64))?;
-        // Places outside go to one more element, which is cut off again.
+        // Outliers with another index are written to one additional element, which is removed at the end.
         let inside = (at.ge(0f32)?.to_dtype(DType::F32)? * at.lt(n as f32)?.to_dtype(DType::F32)?)?;
         let outside = inside.affine(-(n as f64), n as f64)?;
         let at = ((at * inside)? + outside)?.to_dtype(DType::U32)?;
@@ -138,14 +142,14 @@ impl Block {
         Ok(block)
     }
 
-    /// Quantised bulk and outliers of `tokens`, `(Hkv, n, D)`.
+    /// Restores the quantised bulk and the outliers of `tokens`, `(Hkv, n, D)`.
     fn bulk(&self, setting: &Setting, tokens: Range<usize>, fields: &Fields) -> Result<Tensor, CacheError> {
         let (heads, d, n) = (setting.heads, setting.head_dim, tokens.len());
         let packing = Packing { bits: setting.bits, count: d };
         let group = setting.group(self.tokens);
         let restored = match setting.kind {
             Kind::Key => {
-                // Whole groups, of which the tokens asked for are cut out.
+                // Whole groups are restored. Then the requested tokens are cut out.
                 let groups = tokens.start / group..tokens.end.div_ceil(group);
                 let whole = groups.len() * group;
                 let codes = self.codes.narrow(1, groups.start * group, whole)?.contiguous()?;
@@ -188,12 +192,13 @@ impl Block {
         Ok((bulk + a.matmul(&b.to_dtype(DType::F32)?.transpose(1, 2)?.contiguous()?)?)?)
     }
 
-    /// Drops the first `dropped` tokens, less than there are and whole groups. Outliers of keys keep their room.
+    /// Drops the first `dropped` tokens. They are whole groups, and fewer than all tokens. The memory of dropped key
+    /// outliers is not freed.
     fn drop_first(&mut self, setting: &Setting, dropped: usize) -> Result<(), CacheError> {
         let (left, group) = (self.tokens - dropped, setting.group(self.tokens));
         self.codes = self.codes.narrow(1, dropped, left)?.copy()?;
         match setting.kind {
-            // A group that is the whole block keeps its scales.
+            // If a group is the whole block, its scales stay.
             Kind::Key if setting.group.is_none() => {}
             Kind::Key => {
                 let (from, groups) = (dropped / group, left / group);
@@ -233,7 +238,8 @@ impl Block {
     }
 }
 
-/// Where the `count` largest of each row of `x` are, `(rows, count)` u32: each step takes the largest of what is left and hides it.
+/// The indices of the `count` largest elements of each row of `x`, `(rows, count)` u32. Each step takes the largest of
+/// the remaining elements and hides it.
 fn most(x: &Tensor, count: usize) -> Result<Tensor, CacheError> {
     let mut left = x.clone();
     let hidden = Tensor::full(f32::MIN, (x.dim(0)?, 1), x.device())?;
@@ -246,7 +252,8 @@ fn most(x: &Tensor, count: usize) -> Result<Tensor, CacheError> {
     Ok(Tensor::cat(&found, 1)?)
 }
 
-/// The factors of rank `rank`, at most, nearest to each head's `residual` `(Hkv, n, D)`, from the host's start.
+/// The best factors of rank at most `rank` for each head's `residual` `(Hkv, n, D)`. The iteration starts with the same
+/// random numbers as on the host.
 fn low_rank(residual: &Tensor, rank: usize) -> Result<Option<(Tensor, Tensor)>, CacheError> {
     let (heads, n, d) = residual.dims3()?;
     let rank = rank.min(n).min(d);
@@ -274,7 +281,7 @@ fn starts(heads: usize, d: usize, rank: usize, device: &Device) -> Result<Tensor
     Ok(Tensor::from_vec(numbers, (heads, d, rank), device)?)
 }
 
-/// Gram-Schmidt on the columns of `x` `(Hkv, n, rank)`; columns that depend on those before become zero.
+/// Gram-Schmidt on the columns of `x` `(Hkv, n, rank)`. Columns that depend on earlier columns become zero.
 fn orthonormal(x: &Tensor) -> Result<Tensor, CacheError> {
     let rank = x.dim(2)?;
     let mut done: Vec<Tensor> = Vec::with_capacity(rank);
@@ -289,7 +296,7 @@ fn orthonormal(x: &Tensor) -> Result<Tensor, CacheError> {
             }
         }
         let norm = v.sqr()?.sum_keepdim(1)?.sqrt()?;
-        // In f32 a dependent column leaves some 1e-7 of itself.
+        // In f32, about 1e-7 of a dependent column remains.
         let kept = norm.gt(&before.affine(1e-5, 0.0)?)?.to_dtype(DType::F32)?;
         let factor = (kept / norm.maximum(f32::MIN_POSITIVE)?)?;
         done.push(v.broadcast_mul(&factor)?);

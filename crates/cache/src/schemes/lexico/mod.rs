@@ -1,9 +1,10 @@
 //! Lexico: orthogonal matching pursuit over universal dictionaries (Kim et al., ICML 2025).
 //!
-//! One dictionary per layer for keys after position embedding, one for values, shared by all heads, sequences and
-//! prompts. A head vector is at most `S` atoms: an index of 16 bits and a coefficient in fp8 each. The latest `buffer`
-//! tokens stay in f16; when there are more, the oldest `stride` are coded. With a threshold `delta` a vector takes no
-//! more atoms than bring its relative error to it, and `+adaptive` keeps vectors that miss it as atoms of their own.
+//! Each layer has one dictionary for keys after position embedding and one for values. They are shared by all heads,
+//! sequences and prompts. A head vector is coded as at most `S` atoms, each with an index of 16 bits and a coefficient
+//! in fp8. The latest `buffer` tokens stay in f16. When there are more, the oldest `stride` of them are coded. With a
+//! threshold `delta`, a vector takes only as many atoms as it needs to reach this relative error. With `+adaptive`,
+//! vectors that do not reach it are stored as new atoms.
 
 mod tensors;
 mod tokens;
@@ -25,7 +26,7 @@ use crate::{CacheError, Window};
 /// `lexico-S`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// The dictionary set used when a name does not say.
+/// The dictionary set that is used if a name does not give one.
 pub const DICTIONARIES: &str = "lexico";
 
 const ENTRIES: &[Entry] = &[Entry {
@@ -69,7 +70,7 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: false,
 }];
 
-/// What a name says.
+/// The settings that a name gives.
 struct Named {
     sparsity: usize,
     delta: f32,
@@ -170,7 +171,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// Atoms that indices can name: the dictionary's, and the sequence's own.
+    /// The number of atoms that indices can refer to: those of the dictionary, and the sequence's own.
     fn nameable(&self) -> usize {
         self.encoder.dictionary().len() + self.adaptive
     }
@@ -187,7 +188,7 @@ impl Codec for Coder {
         self.0.buffering
     }
 
-    /// Tables of atoms are made for all tokens of a head.
+    /// False: tables of atoms are made for all tokens of a head.
     fn in_parts(&self) -> bool {
         false
     }

@@ -12,7 +12,8 @@ use crate::tensor::codes::{CodeShape, TensorCodes};
 use crate::tensor::pursuit::TensorAtoms;
 use crate::tensor::{Stores, TensorTokens, Uploads};
 
-/// What makes the stores of one layer's keys or values. Rows of different lengths (a threshold, adaptive atoms) have none.
+/// Makes the stores of one layer's keys or values. `None` for rows of different lengths (a threshold, or adaptive
+/// atoms).
 pub(super) fn stores(settings: &Settings, uploads: &mut Uploads) -> Result<Option<Stores>, CacheError> {
     if settings.delta > 0.0 || settings.adaptive > 0 {
         return Ok(None);
@@ -25,7 +26,7 @@ pub(super) fn stores(settings: &Settings, uploads: &mut Uploads) -> Result<Optio
     })))
 }
 
-/// Codes of one sequence.
+/// The codes of one sequence.
 struct LexicoTensors {
     atoms: TensorAtoms,
     codes: TensorCodes,

@@ -1,4 +1,4 @@
-//! One sequence's sparse codes, and its adaptive atoms.
+//! The sparse codes of one sequence, and its adaptive atoms.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use crate::schemes::sparse::{self, BUFFERS};
 /// Coded keys or values of one sequence.
 pub(super) struct LexicoTokens {
     settings: Settings,
-    /// One per head: rows of `S` entries, or, with a threshold, of as many as each needs.
+    /// One per head, with rows of `S` entries. With a threshold, each row has as many entries as it needs.
     heads: Vec<Codes>,
     adaptive: OnlineAtoms,
 }
 
-/// Codes of some rows as the pursuit gives them.
+/// The codes of some rows, as the pursuit returns them.
 #[derive(Default)]
 struct Fresh {
     indices: Vec<u16>,
@@ -59,7 +59,8 @@ impl LexicoTokens {
             .expect("blocks are finite f16 rows of the dictionary's width");
     }
 
-    /// Token by token, head by head: a vector that misses the threshold becomes an atom, which those after it can use.
+    /// Codes token by token and head by head. A vector that misses the threshold becomes an atom. Later vectors can use
+    /// it.
     fn append_adaptive(&mut self, block: &Block<'_>) {
         let d = self.settings.encoder.dictionary().width();
         let offline = self.settings.encoder.dictionary().len();
@@ -123,7 +124,7 @@ impl CodedTokens for LexicoTokens {
 }
 
 impl ScoresCodes for LexicoTokens {
-    /// With atoms of the sequence's own never: they grow from token to token.
+    /// Returns false if the sequence has its own atoms, because their number grows from token to token.
     fn prepare(&self, queries: &[f32], tokens: usize, table: &mut Vec<f32>) -> bool {
         self.adaptive.is_empty() && sparse::prepare(self.atoms(), 1, self.settings.sparsity, queries, tokens, table)
     }

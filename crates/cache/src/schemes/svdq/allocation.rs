@@ -1,21 +1,23 @@
 //! How many bits each latent channel gets.
 
-/// Equal tiers of channels in a published schedule.
+/// The number of equal tiers of channels in a published schedule.
 pub(super) const TIERS: usize = 8;
-/// Most bits of a channel.
+/// The largest number of bits of a channel.
 const MOST: u8 = 8;
 
 /// A rule that turns variances into bits.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Schedule {
-    /// The bits of eight equal tiers, the strongest channels first.
+    /// The bits of eight equal tiers. The strongest channels come first.
     Tiers([u8; TIERS]),
-    /// Reverse water-filling: this many bits per channel on average, where they lessen the squared error most.
+    /// Reverse water-filling: this many bits per channel on average. Each bit goes where it reduces the squared error
+    /// most.
     Water(f64),
 }
 
 impl Schedule {
-    /// The schedule of a mean number of bits: the published one, or the one spelled out as `8/4/2/1/1/0/0/0` or `water`.
+    /// The schedule for a mean number of bits. It is the published one, or is given as text, such as `8/4/2/1/1/0/0/0`
+    /// or `water`.
     pub(super) fn read(mean: f64, text: Option<&str>) -> Result<Self, String> {
         let tiers = match text {
             Some("water") => return Ok(Self::Water(mean)),
@@ -42,13 +44,15 @@ impl Schedule {
         Ok(Self::Tiers(tiers))
     }
 
-    /// Bits per channel, for variances in falling order; never more for a weaker channel.
+    /// The bits of each channel, for variances in falling order. A weaker channel never has more bits than a stronger
+    /// one.
     pub(super) fn bits(&self, variances: &[f64]) -> Vec<u8> {
         let n = variances.len();
         match self {
             Self::Tiers(tiers) => (0..n).map(|i| tiers[i * TIERS / n]).collect(),
             Self::Water(mean) => {
-                // Of a Gaussian channel, b bits leave variance 4^-b: each bit goes where most is left.
+                // With b bits, a Gaussian channel keeps the fraction 4^-b of its variance as error. Each bit goes to
+                // the channel with the largest remaining error.
                 let mut bits = vec![0u8; n];
                 let left = |i: usize, bits: &[u8]| variances[i].max(0.0) * 0.25f64.powi(i32::from(bits[i]));
                 for _ in 0..(mean * n as f64 + 1e-9) as usize {
@@ -63,7 +67,7 @@ impl Schedule {
         }
     }
 
-    /// Upper bound on the share of channels that get bits.
+    /// An upper bound on the fraction of channels that get bits.
     pub(super) fn kept(&self) -> f64 {
         match self {
             Self::Tiers(tiers) => tiers.iter().filter(|&&b| b > 0).count() as f64 / TIERS as f64,

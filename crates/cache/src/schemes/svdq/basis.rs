@@ -1,4 +1,4 @@
-//! The basis that keys are quantised in.
+//! The basis in which keys are quantised.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -8,21 +8,21 @@ use kvcsr_codec::{CodebookSet, CodecError, Kind};
 use super::{BASIS, DEVIATIONS, MEAN, Settings, symmetric_eigenvectors};
 use crate::coded::Block;
 
-/// Tokens of a block whose products are summed in f32 before they are added up in f64.
+/// Tokens of a block whose products are summed in f32. The sums of the blocks are added in f64.
 const CHUNK: usize = 256;
 
-/// A mean key, the singular vectors that get bits, and their bits.
+/// A mean key, the singular vectors that have bits, and their bits.
 pub(super) struct Basis {
     /// `(Hkv D)`
     pub(super) mean: Vec<f16>,
     /// `(r, Hkv D)`
     pub(super) vectors: Vec<f16>,
-    /// Bits of each vector's latent channel, none of them 0: `(r)`.
+    /// The bits of each vector's latent channel, all greater than 0: `(r)`.
     pub(super) bits: Vec<u8>,
 }
 
 impl Basis {
-    /// The singular vectors of a block's keys, less their mean. `None` if they cannot be found.
+    /// The singular vectors of a block's keys, after their mean is subtracted. `None` if they cannot be computed.
     pub(super) fn of(block: &Block<'_>, settings: &Settings) -> Option<Self> {
         let (d, n) = (settings.channels(), block.tokens);
         let mean = mean(block, settings);
@@ -49,7 +49,7 @@ impl Basis {
         Some(Self::new(rounded, &vectors.iter().map(|&x| x as f32).collect::<Vec<_>>(), &variances, settings))
     }
 
-    /// The basis that calibration found.
+    /// The basis from calibration.
     pub(super) fn calibrated(set: &CodebookSet, layer: usize, settings: &Settings) -> Result<Self, CodecError> {
         let d = settings.channels();
         let table = |name: &str, shape: &[usize]| set.table(layer, Kind::Key, name, shape);
@@ -69,7 +69,7 @@ impl Basis {
         Self { mean, vectors: rounded, bits }
     }
 
-    /// Bytes of a token's codes.
+    /// Bytes of the codes of one token.
     pub(super) fn row_bytes(&self) -> usize {
         self.bits.iter().map(|&b| usize::from(b)).sum::<usize>().div_ceil(8)
     }

@@ -1,20 +1,21 @@
 //! Eigenvectors of a symmetric matrix: Householder's reduction to tridiagonal form, then the implicit QL iteration
 //! (Golub and Van Loan, Matrix Computations, sections 8.3 and 8.4).
 
-/// Most QL sweeps per eigenvalue; three are usual.
+/// The largest number of QL sweeps per eigenvalue. Three are usual.
 const SWEEPS: usize = 60;
-/// Sweeps after which an element is taken for 0 that is nothing beside the whole matrix. In a matrix of low rank, eigenvalues of 0 are
-/// rounding, and the elements beside them never become small beside those alone.
+/// After this number of sweeps, an off-diagonal element counts as 0 if it is negligible compared with the whole matrix.
+/// In a matrix of low rank, zero eigenvalues consist of rounding errors. The elements next to them never become small
+/// compared with these eigenvalues alone.
 const PATIENT: usize = 20;
 
-/// Eigenvalues in falling order and their unit eigenvectors, one per row, of the symmetric `matrix` `(n, n)`, finite; only
-/// its lower triangle is read. `None` if the iteration does not settle.
+/// Eigenvalues in falling order and their unit eigenvectors, one per row, of the symmetric `matrix` `(n, n)`. Its
+/// elements must be finite. Only its lower triangle is read. Returns `None` if the iteration does not converge.
 ///
 /// # Panics
 /// If `matrix` is not `(n, n)`.
 pub fn symmetric_eigenvectors(matrix: &[f64], n: usize) -> Option<(Vec<f64>, Vec<f64>)> {
     assert_eq!(matrix.len(), n * n);
-    // Rows of `q` become eigenvectors. They start as the unit vectors, and every rotation is applied to them.
+    // The rows of `q` become the eigenvectors. They start as unit vectors, and every rotation is applied to them.
     let mut a = matrix.to_vec();
     for i in 0..n {
         for j in 0..i {
@@ -31,8 +32,8 @@ pub fn symmetric_eigenvectors(matrix: &[f64], n: usize) -> Option<(Vec<f64>, Vec
     Some((order.iter().map(|&i| diagonal[i]).collect(), vectors))
 }
 
-/// Reduces `a` by reflections `H = I - 2 v vᵀ`, which are applied to the rows of `q` as well. Returns the diagonal and the
-/// elements beside it, the last of which is 0.
+/// Reduces `a` by reflections `H = I - 2 v vᵀ`, which are also applied to the rows of `q`. Returns the diagonal and the
+/// elements next to it. The last of these is 0.
 fn tridiagonal(a: &mut [f64], q: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     let (mut v, mut p) = (vec![0.0; n], vec![0.0; n]);
     let mut beside = vec![0.0; n];
@@ -50,7 +51,7 @@ fn tridiagonal(a: &mut [f64], q: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
         for i in k + 1..n {
             v[i] = (a[k * n + i] - if i == k + 1 { alpha } else { 0.0 }) / length;
         }
-        // a <- H a H on the rest: with p = 2 a v and w = p - (vᵀp) v, a - v wᵀ - w vᵀ.
+        // a <- H a H on the remaining part: with p = 2 a v and w = p - (vᵀp) v, it is a - v wᵀ - w vᵀ.
         for i in k + 1..n {
             p[i] = 2.0 * a[i * n + k + 1..(i + 1) * n].iter().zip(&v[k + 1..]).map(|(a, v)| a * v).sum::<f64>();
         }
@@ -62,7 +63,7 @@ fn tridiagonal(a: &mut [f64], q: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
                 *a -= vi * w + wi * v;
             }
         }
-        // q <- H q, for row vectors of q as coordinates: each column sees the reflection.
+        // q <- H q: the reflection acts on each column of q.
         p.fill(0.0);
         for i in k + 1..n {
             let vi = 2.0 * v[i];
@@ -79,7 +80,7 @@ fn tridiagonal(a: &mut [f64], q: &mut [f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     ((0..n).map(|i| a[i * n + i]).collect(), beside)
 }
 
-/// Turns the tridiagonal matrix into its eigenvalues, rotating pairs of rows of `q` along.
+/// Turns the tridiagonal matrix into its eigenvalues, and applies the same rotations to pairs of rows of `q`.
 fn implicit_ql(d: &mut [f64], e: &mut [f64], q: &mut [f64], n: usize) -> Option<()> {
     let whole = d.iter().zip(e.iter()).map(|(d, e)| d.abs() + e.abs()).fold(0.0, f64::max);
     for l in 0..n {
@@ -162,7 +163,7 @@ mod tests {
         assert!((two[0] - 3.0).abs() < 1e-12 && (two[1] - 1.0).abs() < 1e-12);
         for n in [3, 8, 50, 128] {
             let noise: Vec<f64> = (0..n * n).map(|i| ((i * 7919 + 13) % 1009) as f64 / 500.0 - 1.0).collect();
-            // A Gram matrix of rank n / 2, and a symmetric matrix of either sign.
+            // A Gram matrix of rank n / 2, and a symmetric matrix with eigenvalues of both signs.
             let gram: Vec<f64> = (0..n * n)
                 .map(|at| (0..n / 2).map(|k| noise[(at / n) * n + k] * noise[(at % n) * n + k]).sum())
                 .collect();

@@ -1,4 +1,4 @@
-//! One sequence's keys as quantised latents, or in f16 where there is no basis.
+//! The keys of one sequence as quantised latents, or in f16 if there is no basis.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,13 +16,13 @@ use super::{Basis, Settings};
 use crate::coded::affine::{Affine, Scale, channel_ranges};
 use crate::coded::{Block, CodedTokens, TILE, drop_front, reserve};
 
-/// Latents are kept inside of f16's range.
+/// Latents are limited to this size, to stay in the range of f16.
 const LARGEST: f32 = 60_000.0;
 
-/// Tiles that a thread keeps unpacked: heads take the same ones in turn.
+/// The number of tiles that a thread keeps unpacked. Heads use the same tiles in turn.
 const TILES: usize = 2;
 
-/// Latents of some tokens, `(tokens, r)`, and whose they are: the state of a store, and its tokens.
+/// Latents of some tokens, `(tokens, r)`, and their key: the state of a store, and its tokens.
 #[derive(Default)]
 struct Unpacked {
     of: Option<(u64, Range<usize>)>,
@@ -33,24 +33,24 @@ thread_local! {
     static UNPACKED: RefCell<[Unpacked; TILES]> = RefCell::default();
 }
 
-/// Numbers of states of stores: no two are the same.
+/// The next number for a state of a store. No two states have the same number.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Keys of one sequence.
+/// The keys of one sequence.
 pub(super) struct KeyTokens {
-    /// Which state of which store this is.
+    /// Identifies the store and its state.
     state: u64,
     settings: Arc<Settings>,
     calibrated: Option<Arc<Basis>>,
     own: Option<Box<Basis>>,
     tokens: usize,
-    /// Without a basis: `(tokens, Hkv, D)`.
+    /// Used without a basis: `(tokens, Hkv, D)`.
     exact: Vec<f16>,
-    /// With one: a row of codes per token, in whole bytes.
+    /// Used with a basis: one row of codes per token, in whole bytes.
     codes: Vec<u8>,
     /// `(groups, r)`
     scales: Vec<Scale>,
-    /// The token after the last of each group.
+    /// For each group, the index of the token after its last token.
     ends: Vec<u32>,
 }
 
@@ -79,7 +79,7 @@ impl KeyTokens {
         self.calibrated.as_deref().or(self.own.as_deref())
     }
 
-    /// Writes the latents of `tokens`, `(n, r)`.
+    /// Computes the latents of `tokens`, `(n, r)`.
     fn unpack(&self, basis: &Basis, tokens: Range<usize>, latents: &mut Vec<f32>) {
         let (kept, row_bytes) = (basis.bits.len(), basis.row_bytes());
         latents.resize(tokens.len() * kept, 0.0);
@@ -120,7 +120,7 @@ impl KeyTokens {
         }
     }
 
-    /// Quantises tokens `range` of a block.
+    /// Quantises the tokens `range` of a block.
     fn quantise(&self, basis: &Basis, block: &Block<'_>, range: Range<usize>) -> Group {
         let Settings { head_dim: d, signed, .. } = *self.settings;
         let (channels, kept, n) = (self.settings.channels(), basis.bits.len(), range.len());
@@ -164,7 +164,7 @@ impl KeyTokens {
     }
 }
 
-/// Replaces the ends of 1-bit channels by mean ± mean deviation.
+/// For channels of 1 bit, replaces the two ends by mean ± mean deviation.
 fn centred(latents: &[f32], bits: &[u8], min: &mut [f32], max: &mut [f32]) {
     let (kept, n) = (bits.len(), latents.len() / bits.len());
     for channel in (0..kept).filter(|&c| bits[c] == 1) {
@@ -178,7 +178,8 @@ fn centred(latents: &[f32], bits: &[u8], min: &mut [f32], max: &mut [f32]) {
 impl CodedTokens for KeyTokens {
     fn append(&mut self, block: &Block<'_>) {
         self.state = NEXT.fetch_add(1, Relaxed);
-        // Without as many tokens as make the basis of all channels plain, none is fitted: now or later.
+        // A basis is fitted only to a prompt with at least twice as many tokens as channels. Otherwise none is fitted,
+        // now or later.
         let long = block.prompt && block.tokens >= 2 * self.settings.channels();
         if self.tokens == 0 && self.calibrated.is_none() && long {
             self.own = Basis::of(block, &self.settings).map(Box::new);
@@ -226,7 +227,7 @@ impl CodedTokens for KeyTokens {
         if kept == 0 {
             return;
         }
-        // The head's part of every vector, (r, D).
+        // This head's part of every vector, (r, D).
         let mut vectors = vec![0f32; kept * d];
         for (to, from) in vectors.chunks_exact_mut(d).zip(basis.vectors.chunks_exact(channels)) {
             from[head * d..(head + 1) * d].convert_to_f32_slice(to);

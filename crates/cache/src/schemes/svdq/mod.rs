@@ -1,10 +1,12 @@
 //! SVDq: keys quantised in the basis of their own singular vectors (Hong et al., arXiv:2502.15304).
 //!
-//! The keys of a layer before position embedding, all heads joined, have their mean taken off and are turned into the
-//! basis of the singular vectors of a prompt's keys. Latent channels, the strongest first, get the bits of a schedule, the
-//! last ones none at all, and each is quantised over groups of tokens. The basis is fitted to the prompt when it is taken
-//! over, or comes from calibration text (`basis=calibrated`). A prompt of fewer tokens than twice the channels cannot show
-//! a basis: its keys, and all that follow, stay in f16. Values are f16 or KIVI's.
+//! The keys of a layer before position embedding, with all heads joined, are coded in the basis of the singular vectors
+//! of a prompt's keys, after their mean is subtracted. The latent channels get the bits of a schedule. The strongest
+//! channels come first, and the last ones get no bits. Each channel is quantised over groups of tokens.
+//!
+//! The basis is fitted to the prompt when the prompt is taken over, or comes from calibration text
+//! (`basis=calibrated`). If a prompt has fewer tokens than twice the number of channels, no basis can be fitted. Its
+//! keys, and all keys after it, then stay in f16. Values are in f16 or use KIVI.
 
 mod allocation;
 mod basis;
@@ -33,13 +35,13 @@ pub use self::eigen::symmetric_eigenvectors;
 /// `svdq-B`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// The codebook set used when a name asks for a calibrated basis and does not say which.
+/// The codebook set that is used if a name asks for a calibrated basis without naming a set.
 pub const CODEBOOKS: &str = "svdq";
 /// The table of a layer's mean key, `(Hkv D)`.
 pub const MEAN: &str = "mean";
-/// The table of a layer's singular vectors, the strongest first, `(Hkv D, Hkv D)`.
+/// The table of a layer's singular vectors, with the strongest first, `(Hkv D, Hkv D)`.
 pub const BASIS: &str = "basis";
-/// The table of the standard deviations along them, `(Hkv D)`.
+/// The table of the standard deviations along these vectors, `(Hkv D)`.
 pub const DEVIATIONS: &str = "deviations";
 
 const ENTRIES: &[Entry] = &[Entry {
@@ -77,14 +79,14 @@ const ENTRIES: &[Entry] = &[Entry {
     prefill_as_decoded: false,
 }];
 
-/// Tokens coded at a time while decoding, unless the group is smaller.
+/// The number of tokens coded at a time during decode, unless the name gives a group.
 const BLOCK: usize = 128;
 
-/// How keys are coded, the same in all layers.
+/// How keys are coded. It is the same in all layers.
 #[derive(Debug, Clone, PartialEq)]
 struct Settings {
     schedule: Schedule,
-    /// Tokens of a group; 0: a whole prompt.
+    /// Tokens of a group. With 0, a group is a whole prompt.
     group: usize,
     signed: bool,
     heads: usize,
@@ -92,24 +94,24 @@ struct Settings {
 }
 
 impl Settings {
-    /// Latent channels, `Hkv D`.
+    /// The number of latent channels, `Hkv D`.
     fn channels(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    /// Tokens coded at a time while decoding.
+    /// The number of tokens coded at a time during decode.
     fn block(&self) -> usize {
         if self.group == 0 { BLOCK } else { self.group }
     }
 }
 
-/// What a name says.
+/// The settings that a name gives.
 struct Named {
     mean: f64,
     schedule: Schedule,
     group: usize,
     signed: bool,
-    /// Bits of KIVI's values; f16 without.
+    /// The bits of KIVI's values. `None` for values in f16.
     values: Option<usize>,
     window: Window,
     artefacts: String,

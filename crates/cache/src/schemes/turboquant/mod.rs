@@ -1,11 +1,12 @@
 //! TurboQuant, the variant for squared error: a random rotation, then a Lloyd-Max quantiser per channel (Zandieh et
 //! al., ICLR 2026).
 //!
-//! A head vector `x` is stored as its norm (f16) and the codes of `Π x / ‖x‖ · √D`, whose channels are close to normally
-//! distributed whatever `x` is. Nothing is trained and nothing buffered: each token is coded as it arrives.
+//! A head vector `x` is stored as its norm (f16) and the codes of `Π x / ‖x‖ · √D`. For any `x`, the channels of this
+//! vector are close to normally distributed. Nothing is trained, and there is no buffer: each token is coded when it
+//! arrives.
 //!
-//! 2.5 and 3.5 bits are two quantisers: a quarter of the channels, the largest on average over the prompt, at one bit
-//! more than the others, each part with a norm of its own. The paper does not say how the channels are chosen.
+//! With 2.5 and 3.5 bits there are two quantisers. The quarter of the channels with the largest average over the prompt
+//! gets one bit more than the others. Each part has its own norm. The paper does not say how the channels are chosen.
 
 mod rotation;
 mod split;
@@ -34,7 +35,7 @@ use crate::needs::Needs;
 /// `turboquant-B` and `turboquant-B+pre-rope`.
 pub const FAMILY: Family = Family { entries: ENTRIES, read };
 
-/// Widest code.
+/// The largest number of bits of a code.
 pub const MAX_BITS: usize = 5;
 
 const BITS: Parameter = Parameter { name: "B", default: "", meaning: "bits per channel: 1 to 5, 2.5 or 3.5" };
@@ -96,7 +97,8 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
-/// Channels that codes are packed by, in each of two parts of which the smaller has a quarter.
+/// The number of channels must be a multiple of this if they are split in two parts. The smaller part has a quarter of
+/// them, and each part takes whole bytes.
 const SPLIT: usize = 4 * EIGHT;
 
 fn read(name: &SchemeName<'_>) -> Read {
@@ -133,7 +135,7 @@ fn read(name: &SchemeName<'_>) -> Read {
     })))
 }
 
-/// A quantiser of vectors of `size` channels.
+/// A quantiser for vectors of `size` channels.
 #[derive(Debug)]
 struct Part {
     size: usize,
@@ -142,7 +144,7 @@ struct Part {
     table: &'static LloydMax,
 }
 
-/// Vectors coded by a [`Part`].
+/// Vectors that a [`Part`] coded.
 #[derive(Debug, Default)]
 struct Coded {
     /// `(tokens, size)`, packed along channels.
@@ -163,7 +165,7 @@ impl Part {
         self.size * self.bits / EIGHT
     }
 
-    /// Adds rows `(n, size)`.
+    /// Codes rows `(n, size)` and adds the codes.
     fn encode(&self, rows: &[f32], coded: &mut Coded) {
         let tokens = rows.len() / self.size;
         reserve(&mut coded.codes, tokens, self.row_bytes());
@@ -185,7 +187,7 @@ impl Part {
         }
     }
 
-    /// Drops the first rows.
+    /// Drops the first `tokens` rows.
     fn drop_first(&self, coded: &mut Coded, tokens: usize) {
         drop_front(&mut coded.codes, tokens * self.row_bytes());
         drop_front(&mut coded.norms, tokens);
@@ -200,7 +202,7 @@ impl Part {
         TURNED.set(turned);
     }
 
-    /// The same before the rotation is undone.
+    /// The same without undoing the rotation.
     fn unpack(&self, coded: &Coded, tokens: Range<usize>, turned: &mut Vec<f32>) {
         let (n, row_bytes) = (tokens.len(), self.row_bytes());
         turned.resize(n * self.size, 0.0);
@@ -229,7 +231,7 @@ impl Coded {
     }
 }
 
-/// One quantiser for all channels.
+/// The codec with one quantiser for all channels.
 struct Whole {
     part: Arc<Part>,
     geometry: Geometry,
@@ -240,7 +242,7 @@ impl Codec for Whole {
         Box::new(Tokens::new(&self.part, self.geometry.kv_heads))
     }
 
-    /// Queries are rotated for all tokens of a head.
+    /// False: queries are rotated for all tokens of a head.
     fn in_parts(&self) -> bool {
         false
     }
@@ -255,7 +257,7 @@ impl Codec for Whole {
 }
 
 thread_local! {
-    /// Rotated rows of this thread.
+    /// A buffer of this thread for rotated rows.
     static TURNED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
     use crate::coded::testing::{published, ramp, relative_error, variates};
 
-    /// `rows` coded and restored.
+    /// Codes and restores `rows`.
     fn restored(part: &Part, rows: &[f32]) -> Vec<f32> {
         let (mut coded, mut out) = (Coded::default(), vec![0.0; rows.len()]);
         part.encode(rows, &mut coded);

@@ -6,23 +6,23 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::schemes::variates::normal;
 
-/// A seeded random rotation of vectors of `size` channels.
+/// A seeded random rotation for vectors of `size` channels.
 #[derive(Debug)]
 pub struct Rotation {
     size: usize,
-    /// Orthonormal, `(size, size)`: channel `i` of a vector goes to the rotated channels by row `i`.
+    /// Orthonormal, `(size, size)`: row `i` says how channel `i` of a vector contributes to the rotated channels.
     matrix: Vec<f32>,
 }
 
 impl Rotation {
-    /// The orthogonal factor of a matrix of independent normal variates: uniformly distributed over all rotations and
-    /// reflections.
+    /// The orthogonal factor of a matrix of independent normal variates. It is uniformly distributed over all rotations
+    /// and reflections.
     pub fn new(size: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut rows: Vec<Vec<f64>> = Vec::with_capacity(size);
         while rows.len() < size {
             let mut row: Vec<f64> = (0..size).map(|_| normal(&mut rng)).collect();
-            // Twice, so that rounding leaves nothing of the rows before.
+            // Two passes, so that rounding leaves no part of the earlier rows.
             for _ in 0..2 {
                 for before in &rows {
                     let along: f64 = row.iter().zip(before).map(|(a, b)| a * b).sum();
@@ -38,8 +38,8 @@ impl Rotation {
         Self { size, matrix: rows.into_iter().flatten().map(|x| x as f32).collect() }
     }
 
-    /// Rotates each of the rows `(n, size)` into `out`, each alike whatever rows come with it: which code a channel gets
-    /// must not depend on how many tokens arrive together.
+    /// Rotates each of the rows `(n, size)` into `out`. The result for a row does not depend on the other rows in the
+    /// call: the code of a channel must not depend on how many tokens arrive together.
     pub fn apply(&self, rows: &[f32], out: &mut [f32]) {
         for (row, out) in rows.chunks_exact(self.size).zip(out.chunks_exact_mut(self.size)) {
             out.fill(0.0);
@@ -49,7 +49,7 @@ impl Rotation {
         }
     }
 
-    /// Turns rows `(n, size)` back into `out`.
+    /// Rotates rows `(n, size)` back into `out`.
     pub fn undo(&self, rows: &[f32], out: &mut [f32]) {
         let n = rows.len() / self.size;
         let matrix = Matrix::new(&self.matrix, self.size, self.size).transposed();

@@ -1,4 +1,4 @@
-//! 2.5 and 3.5 bits: the largest quarter of the channels gets a bit more.
+//! 2.5 and 3.5 bits: the largest quarter of the channels gets one bit more.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use super::{Coded, Part};
 use crate::Geometry;
 use crate::coded::{Codec, CodedTokens, HeadTokens, PerHead};
 
-/// Two quantisers, for the outlier channels and for the others.
+/// Two quantisers: one for the outlier channels, one for the others.
 pub(super) struct Split {
     pub(super) parts: Arc<[Part; 2]>,
     pub(super) geometry: Geometry,
-    /// As the paper counts them.
+    /// Bits as the paper counts them.
     pub(super) bits: f64,
 }
 
@@ -23,7 +23,7 @@ impl Codec for Split {
         Box::new(PerHead::new(self.geometry.kv_heads, head))
     }
 
-    /// At 128 channels, codes and two norms come to exactly what the paper states.
+    /// At 128 channels, codes and two norms together take exactly the bits that the paper states.
     fn nominal_bits(&self) -> f64 {
         self.bits
     }
@@ -36,13 +36,14 @@ impl Codec for Split {
 
 struct Head {
     parts: Arc<[Part; 2]>,
-    /// All channels, the outliers first, fixed by the first block. Indices in two bytes.
+    /// All channels, with the outliers first. The first block determines them. An index takes two bytes.
     channels: Vec<u16>,
     coded: [Coded; 2],
 }
 
 impl Head {
-    /// The channels of largest mean magnitude first, each part in rising order.
+    /// The order of the channels: first the `outliers` channels with the largest mean magnitude, then the others. Each
+    /// part is in rising order.
     fn choose(rows: &[f32], d: usize, outliers: usize) -> Vec<u16> {
         let mut sums = vec![0f64; d];
         for row in rows.chunks_exact(d) {
@@ -97,7 +98,7 @@ impl HeadTokens for Head {
         self.coded.iter().map(Coded::footprint).sum::<Footprint>() + Footprint { indices, ..Footprint::default() }
     }
 
-    /// The first block chooses the channels.
+    /// True, because the first block chooses the channels.
     fn keeps_blocks(&self) -> bool {
         self.channels.is_empty()
     }

@@ -1,4 +1,5 @@
-//! Codes of one sequence, attended to without turning keys and values back: queries are rotated instead of keys, and sums of values once.
+//! The codes of one sequence. Attention does not rotate keys and values back: it rotates queries instead of keys, and
+//! rotates only the sums of values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use kvcsr_codec::kernels::{Isa, Matrix, MatrixMut, multiply, multiply_add};
 use super::{Coded, Part, TURNED};
 use crate::coded::{Block, CodedTokens, HeadTokens, PerHead, ScoresCodes, SumsCodes};
 
-/// Keys or values of one head.
+/// The keys or values of one head.
 struct Head {
     part: Arc<Part>,
     coded: Coded,
@@ -33,14 +34,14 @@ impl HeadTokens for Head {
     }
 }
 
-/// Keys or values of one sequence.
+/// The keys or values of one sequence.
 pub(super) struct Tokens {
     part: Arc<Part>,
     heads: PerHead<Head>,
 }
 
 impl Tokens {
-    /// No tokens yet, of `heads` heads.
+    /// An empty store for `heads` heads.
     pub(super) fn new(part: &Arc<Part>, heads: usize) -> Self {
         let head = |_| Head { part: part.clone(), coded: Coded::default() };
         Self { part: part.clone(), heads: PerHead::new(heads, head) }
@@ -74,7 +75,7 @@ impl CodedTokens for Tokens {
     }
 }
 
-/// The table holds rotated queries, `(rows, D)`.
+/// The table holds the rotated queries, `(rows, D)`.
 impl ScoresCodes for Tokens {
     fn prepare(&self, queries: &[f32], _tokens: usize, table: &mut Vec<f32>) -> bool {
         table.resize(queries.len(), 0.0);
@@ -96,7 +97,7 @@ impl ScoresCodes for Tokens {
     }
 }
 
-/// Sums are `(D, rows)` of rotated values.
+/// The sums are those of rotated values, `(D, rows)`.
 impl SumsCodes for Tokens {
     fn sums(&self, rows: usize, _tokens: usize) -> usize {
         self.part.size * rows

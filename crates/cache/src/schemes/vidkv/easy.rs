@@ -1,12 +1,13 @@
-//! The channels of small range: an orthonormal transform across them, then one bit each.
+//! The channels of small range: an orthonormal transform across the channels, then one bit per channel.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kvcsr_codec::kernels::{Matrix, MatrixMut, multiply, saturating_f16};
 use kvcsr_codec::{EIGHT, pack_small, unpack_small};
 
-/// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`: a row for
-/// the mean, then cosine and sine of each frequency, and the alternating row where `size` is even.
+/// The discrete Fourier transform of real vectors of `size` channels as an orthonormal matrix, `(size, size)`. The rows
+/// are: one for the mean, then the cosine and the sine of each frequency. If `size` is even, there is also the
+/// alternating row.
 pub(super) fn fourier(size: usize) -> Vec<f32> {
     let mut rows = Vec::with_capacity(size * size);
     for row in 0..size {
@@ -22,17 +23,17 @@ pub(super) fn fourier(size: usize) -> Vec<f32> {
     rows
 }
 
-/// A group of tokens of one head: signs and a scale per transformed channel.
+/// A group of tokens of one head: the signs, and one scale per transformed channel.
 #[derive(Debug)]
 pub(super) struct Signs {
-    /// `(tokens, size)`, a bit each.
+    /// `(tokens, size)`, one bit each.
     bits: Vec<u8>,
-    /// Mean magnitude of each transformed channel.
+    /// The mean magnitude of each transformed channel.
     scales: Vec<f16>,
 }
 
 impl Signs {
-    /// Codes `rows` `(tokens, size)`, `size` a multiple of eight.
+    /// Codes `rows` `(tokens, size)`. `size` is a multiple of eight.
     pub(super) fn new(matrix: &[f32], rows: &[f32], size: usize) -> Self {
         let tokens = rows.len() / size;
         let mut turned = vec![0f32; rows.len()];

@@ -1,4 +1,4 @@
-//! Keys: two bits for the channels of large range, transform and one bit for the others.
+//! Keys: two bits for the channels of large range, and a transform and one bit for the others.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use super::{BLOCK, GROUP};
 use crate::coded::affine::{Affine, ChannelGroups, channel_ranges};
 use crate::coded::{Block, Buffering, Codec, CodedTokens, HeadTokens, drop_front};
 
-/// Keys of one layer.
+/// The codec of the keys of one layer.
 pub(super) struct Keys {
     pub(super) heads: usize,
     pub(super) head_dim: usize,
-    /// Channels of large range, a multiple of eight.
+    /// The number of channels of large range, a multiple of eight.
     pub(super) hard: usize,
-    /// The transform across the others.
+    /// The transform across the other channels.
     pub(super) matrix: Arc<Vec<f32>>,
 }
 
@@ -54,16 +54,16 @@ struct Coded {
     blocks: Vec<Ranked>,
 }
 
-/// Tokens coded together, with the ranking of their channels.
+/// Tokens that are coded together, and the ranking of their channels.
 struct Ranked {
-    /// First token, counted from the first coded one.
+    /// The first token, counted from the first coded token.
     start: usize,
     tokens: usize,
-    /// The channels of large range, then the others, each in rising order; shared by heads.
+    /// The channels of large range, then the others, each in rising order. All heads share this ranking.
     channels: Vec<u16>,
-    /// Per head.
+    /// One per head.
     hard: Vec<ChannelGroups>,
-    /// Per head and group of tokens.
+    /// One per head and group of tokens.
     easy: Vec<Signs>,
 }
 
@@ -97,7 +97,7 @@ impl Ranked {
         Self { start, tokens, channels, hard: hard_heads, easy: easy_groups }
     }
 
-    /// Restores `tokens`, counted from the block's first.
+    /// Restores `tokens`, counted from the first token of the block.
     fn restore(&self, codec: &Coded, head: usize, tokens: Range<usize>, out: &mut [f32]) {
         let Coded { head_dim: d, hard, matrix, .. } = codec;
         let (d, hard) = (*d, *hard);
@@ -131,7 +131,7 @@ impl Ranked {
         }
     }
 
-    /// Drops the first tokens, whole groups.
+    /// Drops the first `tokens` tokens, which are whole groups.
     fn drop_first(&mut self, tokens: usize) {
         let groups = self.tokens / GROUP;
         self.hard.iter_mut().for_each(|groups| groups.drop_first(tokens));

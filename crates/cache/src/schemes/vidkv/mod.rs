@@ -1,12 +1,13 @@
-//! VidKV, the part that needs no images: keys at 1.5 bits, values at 1.58 (Tao et al., 2025).
+//! VidKV, without the parts that need images: keys at 1.5 bits, values at 1.58 (Tao et al., 2025).
 //!
-//! Per block of tokens, key channels are ranked by their range over tokens and heads. The larger half has 2-bit affine
-//! codes; the others pass through a Fourier transform across channels and keep signs and a mean magnitude. Values are
-//! one of -1, 0, 1 times the mean magnitude, per channel and 32 tokens.
+//! For each block of tokens, key channels are ranked by their range over tokens and heads. The half with the larger
+//! ranges is coded with a 2-bit affine quantiser. The others pass through a Fourier transform across channels, and keep
+//! only signs and a mean magnitude. A value is -1, 0 or 1 times the mean magnitude, which is stored per channel and 32
+//! tokens.
 //!
-//! Restored as the paper describes it: the released decoders restore signs as 0 and 1, and ternary codes without their
-//! scale. The transform is real and orthonormal, so that as many numbers come out as go in. Coded tokens stay as they
-//! are; the released code restores and codes all of them again every 128 tokens.
+//! Vectors are restored as the paper describes. The released decoders differ: they restore signs as 0 and 1, and
+//! ternary codes without their scale. The transform is real and orthonormal, so that it has as many outputs as inputs.
+//! Coded tokens do not change. The released code restores and codes all of them again every 128 tokens.
 
 mod easy;
 mod keys;
@@ -43,7 +44,7 @@ const ENTRIES: &[Entry] = &[Entry {
 
 /// Tokens of a group.
 const GROUP: usize = 32;
-/// Tokens coded at a time while decoding.
+/// The number of tokens coded at a time during decode.
 const BLOCK: usize = 128;
 
 fn read(name: &SchemeName<'_>) -> Read {

@@ -1,4 +1,4 @@
-//! Values: one of three levels per entry, a scale per channel and group of tokens.
+//! Values: one of three levels per entry, and one scale per channel and group of tokens.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use super::{BLOCK, GROUP};
 use crate::coded::trits::{pack_trits, trit_bytes, unpack_trits};
 use crate::coded::{Buffering, Codec, CodedTokens, HeadTokens, PerHead, drop_front, reserve};
 
-/// An entry is zero if it is below this share of the mean magnitude.
+/// An entry is zero if it is below this fraction of the mean magnitude.
 const THRESHOLD: f32 = 0.5;
 
-/// Values of one layer.
+/// The codec of the values of one layer.
 pub(super) struct Values {
     pub(super) heads: usize,
     pub(super) head_dim: usize,
@@ -37,12 +37,12 @@ impl Codec for Values {
     }
 }
 
-/// One head's values.
+/// The values of one head.
 pub(super) struct Ternary {
     head_dim: usize,
-    /// `(tokens, D)`, five digits to a byte along channels.
+    /// `(tokens, D)`, with five digits per byte along channels.
     codes: Vec<u8>,
-    /// `(tokens / 32, D)`, mean magnitudes.
+    /// `(tokens / 32, D)`: the mean magnitudes.
     scales: Vec<f16>,
 }
 

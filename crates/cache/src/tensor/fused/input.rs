@@ -1,14 +1,14 @@
-//! What the kernels read and write: checked, contiguous, on one device.
+//! Inputs and outputs of the kernels: checked, contiguous, on one device.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaDevice};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// The device of all `inputs` of `function`, given by name, tensor and the type each must have.
+/// The common device of all `inputs` of `function`. Each input is a name, a tensor, and the type that it must have.
 ///
 /// # Errors
-/// If one has another type, no elements, or is on another device.
+/// If an input has another type, no elements, or is on another device.
 pub(super) fn check(function: &str, inputs: &[(&str, &Tensor, DType)]) -> Result<CudaDevice> {
     let [(first, tensor, _), ..] = inputs else { bail!("{function}: no input") };
     let Device::Cuda(device) = tensor.device() else {
@@ -28,19 +28,19 @@ pub(super) fn check(function: &str, inputs: &[(&str, &Tensor, DType)]) -> Result
     Ok(device.clone())
 }
 
-/// A size as the kernels count: in 32 bits with a sign.
+/// A size as the kernels need it: a signed number of 32 bits.
 ///
 /// # Errors
-/// If it is larger.
+/// If the size is too large.
 pub(super) fn int(name: &str, size: usize) -> Result<i32> {
     let Ok(size) = i32::try_from(size) else { bail!("{size} {name} are more than a kernel can count") };
     Ok(size)
 }
 
-/// The tensor without gaps, at an offset where four floats can be read at once.
+/// The tensor as contiguous memory, at an offset where four floats can be read at once.
 ///
 /// # Errors
-/// If it has to be copied and cannot.
+/// If it must be copied and this fails.
 pub(super) fn aligned(tensor: &Tensor) -> Result<Tensor> {
     let tensor = tensor.contiguous()?;
     if tensor.layout().start_offset().is_multiple_of(4) { Ok(tensor) } else { tensor.force_contiguous() }
@@ -49,7 +49,7 @@ pub(super) fn aligned(tensor: &Tensor) -> Result<Tensor> {
 /// The elements of a contiguous tensor on the device.
 ///
 /// # Errors
-/// If it is not contiguous, not of type `T` or not on a CUDA device.
+/// If it is not contiguous, does not have type `T`, or is not on a CUDA device.
 pub(super) fn view<'a, T: CudaDType + DeviceRepr>(storage: &'a Storage, layout: &Layout) -> Result<CudaView<'a, T>> {
     let (Storage::Cuda(storage), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
         bail!("a kernel reads contiguous tensors on a CUDA device");
@@ -57,7 +57,7 @@ pub(super) fn view<'a, T: CudaDType + DeviceRepr>(storage: &'a Storage, layout: 
     Ok(storage.as_cuda_slice::<T>()?.slice(start..end))
 }
 
-/// A tensor that owns what a kernel wrote.
+/// A tensor that owns the output of a kernel.
 pub(super) fn output<T: CudaDType + DeviceRepr>(
     slice: CudaSlice<T>,
     device: &CudaDevice,

@@ -1,12 +1,12 @@
-//! Matching pursuit and scores of coded keys as one CUDA kernel each (feature `cuda`).
+//! Matching pursuit and the scores of coded keys, each as one CUDA kernel (feature `cuda`).
 //!
-//! Both are compiled for sm_80, sm_89 and sm_90. They have never run on a card: `just check-cuda`
-//! compiles and links them, and the tests here need a CUDA device.
+//! Both are compiled for sm_80, sm_89 and sm_90. They have never run on a GPU: `just check-cuda` compiles and links
+//! them, and the tests here need a CUDA device.
 //!
 //! | function | instead of | kernel |
 //! |---|---|---|
 //! | [`pursue`] | a matrix product, a search and an update per step | `pursue.cu`: residuals stay in shared memory for all steps |
-//! | [`scores`] | restoring, rotating and storing every key, then a matrix product | `scores.cu`: a key lives in registers and shared memory alone |
+//! | [`scores`] | restoring, rotating, storing keys, then a product | `scores.cu`: keys are only in registers and shared memory |
 
 mod input;
 #[cfg(test)]
@@ -23,28 +23,28 @@ mod ptx {
 
 /// Threads of a block, in both kernels.
 const THREADS: u32 = 256;
-/// Rows that a block of `pursue_4` codes together. Fewer rows than fill a card get a block each.
+/// Rows that a block of `pursue_4` codes together. If there are too few rows to fill a GPU, each row gets its own
+/// block.
 const ROWS: usize = 4;
 const ROWS_TO_SHARE: usize = 1024;
-/// Channels that `pursue` takes at most: `ROWS` residuals of them are in shared memory.
+/// The largest number of channels that `pursue` supports: `ROWS` residuals of this size are in shared memory.
 const PURSUE_WIDTH: usize = 1024;
-/// Channels that `scores` takes at most: the registers of a warp hold them.
+/// The largest number of channels that `scores` supports: the registers of a warp hold them.
 const SCORES_WIDTH: usize = 256;
-/// Tokens of a block of `scores`.
+/// Tokens per block of `scores`.
 const TOKENS: usize = 32;
-/// Blocks along the second axis of a grid.
+/// The largest number of blocks along the second axis of a grid.
 const HEADS: usize = 65_535;
 
 /// Matching pursuit of `rows`, `(n, D)` f32, over `atoms`, `(N, D)` f32 of norm 1.
 ///
-/// Each of `sparsity` steps takes the atom with the largest absolute product with the residual, the
-/// lowest index on a tie. The product is its coefficient, and the residual loses coefficient times
-/// atom. Returns indices `(n, sparsity)` u32 and coefficients `(n, sparsity)` f32. A row that holds
-/// a number that is none gets coefficients that are none.
+/// Each of the `sparsity` steps takes the atom with the largest absolute product with the residual. On a tie it takes
+/// the lowest index. The product is the coefficient. The coefficient times the atom is subtracted from the residual.
+/// Returns indices `(n, sparsity)` u32 and coefficients `(n, sparsity)` f32. If a row contains NaN, its coefficients
+/// are NaN.
 ///
 /// # Errors
-/// If shapes, types or devices do not fit, `D` is no multiple of 4 or more than 1024, or the launch
-/// fails.
+/// If shapes, types or devices do not fit, if `D` is not a multiple of 4 or is more than 1024, or if the launch fails.
 pub(crate) fn pursue(rows: &Tensor, atoms: &Tensor, sparsity: usize) -> Result<(Tensor, Tensor)> {
     let device = check("pursue", &[("rows", rows, DType::F32), ("atoms", atoms, DType::F32)])?;
     let ((n, width), (count, of_atoms)) = (rows.dims2()?, atoms.dims2()?);
@@ -64,7 +64,7 @@ pub(crate) fn pursue(rows: &Tensor, atoms: &Tensor, sparsity: usize) -> Result<(
     let (rows, atoms) = (aligned(rows)?, aligned(atoms)?);
     let ((rows, at_rows), (atoms, at_atoms)) = (rows.storage_and_layout(), atoms.storage_and_layout());
     let (rows, atoms) = (view::<f32>(&rows, at_rows)?, view::<f32>(&atoms, at_atoms)?);
-    // SAFETY: the kernel writes every element of both.
+    // SAFETY: the kernel writes every element of both outputs.
     let (mut indices, mut coefficients) =
         unsafe { (device.alloc::<u32>(n * sparsity)?, device.alloc::<f32>(n * sparsity)?) };
     let function = device.get_or_load_custom_func(kernel, "kvcsr-pursue", ptx::PURSUE)?;
@@ -73,22 +73,21 @@ pub(crate) fn pursue(rows: &Tensor, atoms: &Tensor, sparsity: usize) -> Result<(
     for size in &sizes {
         launch.arg(size);
     }
-    // SAFETY: the arguments are those of the kernel, in its order; the shapes were checked above.
+    // SAFETY: these are the kernel's arguments, in its order. The shapes were checked above.
     unsafe { launch.launch(grid(blocks, 1, memory)?) }.w()?;
     Ok((output(indices, &device, (n, sparsity)), output(coefficients, &device, (n, sparsity))))
 }
 
-/// Products of `queries`, `(H, R, D)` f32, with the keys that `indices`, `(H, T, s)` u32, and
-/// `coefficients`, `(H, T, s)` f32, stand for: sums of coefficients times `atoms`, `(N, D)` f32.
+/// Products of `queries`, `(H, R, D)` f32, with coded keys. The keys are given by `indices`, `(H, T, s)` u32, and
+/// `coefficients`, `(H, T, s)` f32: a key is the sum of its coefficients times `atoms`, `(N, D)` f32.
 ///
-/// `tables` are cosines and sines of the `T` positions, `(T, D / 2)` f32 each. With them a key is
-/// rotated before the product: channel `j` pairs with `j + D / 2`, and a pair `(a, b)` becomes
-/// `(a cos - b sin, b cos + a sin)`. Returns `(H, R, T)` f32. A key with an index past the atoms has
-/// scores that are no numbers.
+/// `tables` are the cosines and sines of the `T` positions, `(T, D / 2)` f32 each. With them, a key is rotated before
+/// the product: channel `j` pairs with `j + D / 2`, and a pair `(a, b)` becomes `(a cos - b sin, b cos + a sin)`.
+/// Returns `(H, R, T)` f32. If an index of a key is beyond the atoms, the scores of this key are NaN.
 ///
 /// # Errors
-/// If shapes, types or devices do not fit, `D` is odd or more than 256, there are more than 65,535
-/// heads, or the launch fails.
+/// If shapes, types or devices do not fit, if `D` is odd or more than 256, if there are more than 65,535 heads, or if
+/// the launch fails.
 pub(crate) fn scores(
     indices: &Tensor,
     coefficients: &Tensor,
@@ -134,7 +133,7 @@ pub(crate) fn scores(
         i32::from(tables.is_some()),
     ];
 
-    // Without rotation the kernel reads no table: any pointer will do.
+    // Without rotation the kernel does not read the tables, so any pointer can be passed.
     let (cosines, sines) = tables.unwrap_or((atoms, atoms));
     let (indices, coefficients, queries) = (indices.contiguous()?, coefficients.contiguous()?, queries.contiguous()?);
     let (atoms, cosines, sines) = (atoms.contiguous()?, cosines.contiguous()?, sines.contiguous()?);
@@ -154,7 +153,7 @@ pub(crate) fn scores(
     for size in &sizes {
         launch.arg(size);
     }
-    // SAFETY: the arguments are those of the kernel, in its order; the shapes were checked above.
+    // SAFETY: these are the kernel's arguments, in its order. The shapes were checked above.
     unsafe { launch.launch(grid(blocks, heads, memory)?) }.w()?;
     Ok(output(out, &device, (heads, asked, tokens)))
 }

@@ -1,5 +1,5 @@
-//! Both kernels against plain loops in f64. They need a card and have never run: `cargo test --release --package
-//! kvcsr-cache --features cuda fused:: -- --ignored`.
+//! Compares both kernels with plain loops in f64. The tests need a GPU and have never run. The command is
+//! `cargo test --release --package kvcsr-cache --features cuda fused:: -- --ignored`.
 
 use super::{pursue, scores};
 use candle_core::{DType, Device, Result, Tensor};
@@ -10,7 +10,7 @@ fn numbers(rng: &mut impl Rng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-1.0f32..1.0)).collect()
 }
 
-/// Atoms of norm 1, one after the other.
+/// `count` atoms of norm 1, one after the other.
 fn dictionary(rng: &mut impl Rng, count: usize, width: usize) -> Vec<f32> {
     let mut atoms = numbers(rng, count * width);
     for atom in atoms.chunks_mut(width) {
@@ -28,7 +28,7 @@ fn vectors<T: candle_core::WithDType>(tensor: &Tensor) -> Vec<Vec<T>> {
     tensor.to_vec2().expect("a matrix")
 }
 
-/// Follows the kernel's choices, and asks of each that no atom would have been better.
+/// Repeats the kernel's choices, and checks at each step that no atom is better than the chosen one.
 #[test]
 #[ignore = "needs a CUDA device"]
 fn pursuit_takes_the_best_atom_at_every_step() -> Result<()> {
@@ -36,7 +36,7 @@ fn pursuit_takes_the_best_atom_at_every_step() -> Result<()> {
     for (n, count, width, sparsity) in [(5, 300, 64, 4), (1027, 1024, 128, 8), (3, 5, 4, 2), (70, 65_535, 256, 3)] {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let (rows, atoms) = (numbers(&mut rng, n * width), dictionary(&mut rng, count, width));
-        // One number in front, so that the rows begin where four floats cannot be read at once.
+        // One number is placed in front, so that the rows begin where four floats cannot be read at once.
         let shifted = Tensor::from_vec([&[0.0][..], &rows[..]].concat(), 1 + n * width, &device)?;
         let on_device = shifted.narrow(0, 1, n * width)?.reshape((n, width))?;
         let (indices, coefficients) =
@@ -57,7 +57,7 @@ fn pursuit_takes_the_best_atom_at_every_step() -> Result<()> {
     Ok(())
 }
 
-/// Equal atoms, at distances that put them in the same thread, warp and block or apart.
+/// Equal atoms, at distances where they are in the same thread, warp and block, and in different ones.
 #[test]
 #[ignore = "needs a CUDA device"]
 fn a_tie_goes_to_the_lowest_index() -> Result<()> {

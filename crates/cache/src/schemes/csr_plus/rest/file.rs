@@ -1,4 +1,4 @@
-//! The file of a prompt at rest.
+//! The file format of a stored prompt.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | 4 each | ids of the prompt's tokens, little-endian |
 //! | as the header says | the code of each layer |
 //!
-//! A file need not be trusted: every part has its length and digest in the header, and nothing is allocated beyond a multiple of what is
-//! there. It is mapped, so a layer is read when it is restored.
+//! A file does not need to be trusted. The header has the length and the digest of every part, and the memory allocated
+//! is at most a multiple of the file's size. The file is mapped, so a layer is read only when it is restored.
 
 use std::fs::File;
 use std::io::Write;
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{RestCodec, encode_all};
 use crate::{CacheError, Geometry, PrefillSnapshot};
 
-/// What a file begins with.
+/// The first bytes of a file.
 const MAGIC: &[u8; 8] = b"kvcsr-pc";
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -34,26 +34,26 @@ const FORMAT: u32 = 1;
 const BEFORE: usize = 16;
 /// Bytes of a digest.
 const DIGEST: usize = 32;
-/// Most bytes of a header; 200 a layer are usual.
+/// The largest size of a header. About 200 bytes per layer are usual.
 const MOST_HEADER: usize = 1 << 20;
 
-/// What a file says of itself.
+/// The header of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
     /// Version of the format.
     pub format: u32,
-    /// What the model is: a digest of its weights, or a name of the caller's.
+    /// Which model: a digest of its weights, or a name that the caller chose.
     pub model: String,
-    /// A digest of the tables, [`RestCodec::tables`].
+    /// A digest of the tables: [`RestCodec::tables`].
     pub tables: String,
     /// Key-value heads, `Hkv`.
     pub kv_heads: usize,
     /// Channels of a head, `D`.
     pub head_dim: usize,
-    /// Tokens whose keys and values are held: the first of the prompt's.
+    /// The number of tokens whose keys and values are stored: the first tokens of the prompt.
     pub tokens: usize,
-    /// Bits per channel that were asked for.
+    /// The requested bits per channel.
     pub bits: f64,
     /// [`RestCodec::step`].
     pub step: f64,
@@ -67,7 +67,7 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Section {
-    /// Its length.
+    /// Its length in bytes.
     pub bytes: usize,
     /// Its BLAKE3 digest, in hexadecimal digits.
     pub blake3: String,
@@ -79,24 +79,25 @@ impl Section {
     }
 }
 
-/// An opened file, its header and ids checked.
+/// An open file. Its header and ids have been checked.
 #[derive(Debug)]
 pub struct PromptFile {
     path: PathBuf,
     header: Header,
     ids: Vec<u32>,
     map: Mmap,
-    /// Where the first layer begins.
+    /// The offset of the first layer.
     start: usize,
 }
 
 impl PromptFile {
-    /// Codes the keys and values of `snapshot` and writes them with the prompt's `ids`, under a temporary name that is renamed at the
-    /// end; returns the bytes written. `ids` may be longer than the snapshot: the tokens beyond it have to run through the model after
-    /// restoring, and the last one should, since a file holds no logits.
+    /// Codes the keys and values of `snapshot`, and writes them with the prompt's `ids`. The file has a temporary name
+    /// until it is complete. Returns the number of bytes written. `ids` may be longer than the snapshot: the tokens
+    /// after it must run through the model after restoring. The last token should be one of them, since a file holds no
+    /// logits.
     ///
     /// # Errors
-    /// If the snapshot is not of the codec's model or has more tokens than `ids`, and if the disk refuses.
+    /// If the snapshot does not have the codec's shape or has more tokens than `ids`, or if the file cannot be written.
     pub fn write(
         path: &Path,
         codec: &RestCodec,
@@ -141,10 +142,11 @@ impl PromptFile {
         Ok(written)
     }
 
-    /// Opens a file that need not be trusted: its beginning, header, lengths and ids are checked now, each layer when it is restored.
+    /// Opens a file that does not need to be trusted. Its start, header, lengths and ids are checked now, and each
+    /// layer when it is restored.
     ///
     /// # Errors
-    /// [`CacheError::PromptFile`] with the part, what was expected and what was found.
+    /// [`CacheError::PromptFile`], with the part, what was expected and what was found.
     pub fn open(path: &Path) -> Result<Self, CacheError> {
         let refuse = |part: &str, expected: String, found: String| CacheError::PromptFile {
             path: path.to_owned(),
@@ -154,7 +156,7 @@ impl PromptFile {
         };
         let io = |source| CacheError::File(CodecError::Io { path: path.to_owned(), source });
         let file = File::open(path).map_err(io)?;
-        // SAFETY: the file is only read; that nobody changes it meanwhile is as for all files that are mapped here.
+        // SAFETY: the file is only read. As for all files mapped here, nobody may change it in the meantime.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let bytes = &map[..];
         if bytes.len() < BEFORE + DIGEST || &bytes[..8] != MAGIC {
@@ -201,13 +203,13 @@ impl PromptFile {
         Ok(Self { path: path.to_owned(), ids, map, start, header })
     }
 
-    /// What the file says of itself.
+    /// The header of the file.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Ids of the prompt's tokens; the first [`Header::tokens`] are held.
+    /// Ids of the prompt's tokens. The keys and values of the first [`Header::tokens`] are stored.
     #[must_use]
     pub fn ids(&self) -> &[u32] {
         &self.ids
@@ -219,10 +221,10 @@ impl PromptFile {
         self.map.len()
     }
 
-    /// That the file is of this model, by the name it was written with.
+    /// Checks that the file belongs to this model, by the name that it was written with.
     ///
     /// # Errors
-    /// [`CacheError::PromptFile`] with both names.
+    /// [`CacheError::PromptFile`], with both names.
     pub fn expect_model(&self, model: &str) -> Result<(), CacheError> {
         if self.header.model == model {
             return Ok(());
@@ -230,13 +232,13 @@ impl PromptFile {
         Err(self.refuse("model", model.to_owned(), self.header.model.clone()))
     }
 
-    /// Restores keys and values of all layers, side by side: a state that any scheme can start from. It has no queries, and logits of no
-    /// column: run the tokens that the file does not hold.
+    /// Restores the keys and values of all layers in parallel. Any scheme can start from this state. It has no queries,
+    /// and its logits have no columns: run the tokens that the file does not hold.
     ///
     /// `set` are the tables of `csr+` that the file was written with.
     ///
     /// # Errors
-    /// [`CacheError::PromptFile`] for other tables, a model of another shape, and a layer that was changed.
+    /// [`CacheError::PromptFile`] for other tables, for a model of another shape, and for a layer that was changed.
     pub fn restore(&self, set: &kvcsr_codec::CodebookSet, geometry: Geometry) -> Result<PrefillSnapshot, CacheError> {
         let Header { kv_heads, head_dim, tokens, bits, step, .. } = self.header;
         let own = Geometry { layers: self.header.layers.len(), kv_heads, head_dim };

@@ -1,11 +1,13 @@
-//! CSR+ at rest: a prompt's keys and values as a small file, to be restored without running the model over the prompt again.
+//! CSR+ in files: a prompt's keys and values as a small file. It can be restored without running the model over the
+//! prompt again.
 //!
-//! Codes in flight have rows of equal bits, so that attention finds any token; a file is read from its beginning. It holds the same
-//! atoms and coordinates as `csr+@B`, but coordinates are whole numbers of one step, the same for all coordinates of all layers: in a
-//! metric of nats that is the best division of an error. They are entropy-coded with a model that learns from the prompt
-//! (`symbols.rs`). The first tokens are kept in f16, and the last are coded in a finer step, since most attention goes to them.
+//! The codes of a cache in use have rows with equal bits, so that attention finds any token. A file is read from the
+//! start, so it does not need this. It holds the same atoms and coordinates as `csr+@B`, but coordinates are whole
+//! numbers of one step. The step is the same for all coordinates of all layers: in a metric of nats, this is the best
+//! way to divide an error. The numbers are entropy-coded with a model that learns from the prompt (`symbols.rs`). The
+//! first tokens are stored in f16. The last tokens are coded with a finer step, since most attention goes to them.
 //!
-//! [`RestCodec`] codes layer by layer; [`PromptFile`] is the file.
+//! [`RestCodec`] codes one layer at a time. [`PromptFile`] is the file.
 
 mod file;
 mod rate;
@@ -26,25 +28,25 @@ use super::TABLES;
 use super::transform::{Tables, Transform};
 use crate::{CacheError, Geometry, PrefillSnapshot};
 
-/// First tokens, which are kept in f16.
+/// The number of first tokens that are stored in f16.
 pub const SINKS: usize = 4;
-/// Last tokens, whose step is [`FINER`] times finer.
+/// The number of last tokens, whose step is [`FINER`] times finer.
 pub const RECENT: usize = 32;
 /// How much finer the step of the last tokens is.
 pub const FINER: u32 = 4;
 
-/// Sizes are rounded down from this far below the next number: zeros are cheap.
+/// The rounding threshold lies this far above one half. So sizes are rounded down more often, because zeros are cheap.
 const DOWN: f32 = 0.17;
-/// Coordinates whose deviation is below this share of the step are left out: hardly one would be another number than 0.
+/// Coordinates whose deviation is at most this fraction of the step are left out: almost all their numbers would be 0.
 const LEFT_OUT: f64 = 0.2;
-/// Tokens restored at a time on one thread.
+/// Tokens that one thread restores at a time.
 const CHUNK: usize = 64;
-/// Denominator of the shares by which restored sizes lie below their numbers.
+/// A restored size is its number minus a correction. The correction is stored as a byte divided by this.
 const SHARES: f32 = 512.0;
-/// Bytes before a layer's tokens: how far numbers of size 1, and larger ones, lie below, for tokens of either step.
+/// Bytes before a layer's tokens: the corrections for numbers of size 1 and for larger ones, for both steps.
 const LEAD: usize = 4;
 
-/// What a model's prompts are coded by, at some bits.
+/// The codec of a model's prompts, at a given number of bits.
 pub struct RestCodec {
     geometry: Geometry,
     digest: String,
@@ -53,21 +55,22 @@ pub struct RestCodec {
     layers: Vec<LayerCodec>,
 }
 
-/// What a layer's tokens are coded by.
+/// The codec of one layer.
 struct LayerCodec {
     transform: Transform,
-    /// Deviations of the coordinates in steps, falling; those of the last tokens are [`FINER`] times as large.
+    /// Deviations of the coordinates, in steps, in falling order. For the last tokens they are [`FINER`] times as
+    /// large.
     steps: Vec<f32>,
-    /// Coordinates that tokens of the coarse step have; the last tokens have all.
+    /// The number of coordinates that tokens of the coarse step have. The last tokens have all coordinates.
     coarse: usize,
 }
 
 impl RestCodec {
-    /// Codes of about `bits` bits per channel by the tables that `train-plus` made, 0.1 to 8. How many a prompt really takes
-    /// depends on it: 4096 tokens like those of the calibration take about as many.
+    /// A codec for about `bits` bits per channel, 0.1 to 8, with the tables that `train-plus` made. How many bits a
+    /// prompt really takes depends on the prompt. 4096 tokens similar to the calibration text take about `bits`.
     ///
     /// # Errors
-    /// If the tables are not those of a model of this shape, or `bits` is out of bounds.
+    /// If the tables do not belong to a model of this shape, or if `bits` is out of range.
     pub fn new(set: &CodebookSet, geometry: Geometry, bits: f64) -> Result<Self, CacheError> {
         if !(0.1..=8.0).contains(&bits) {
             return Err(CacheError::Unsuitable {
@@ -82,10 +85,10 @@ impl RestCodec {
         Ok(Self::assemble(set, &tables, geometry, (bits, step)))
     }
 
-    /// Codes of a known step: those that a file was written with.
+    /// A codec with a known step: the step of an existing file.
     ///
     /// # Errors
-    /// As [`RestCodec::new`].
+    /// If the tables do not belong to a model of this shape.
     pub fn with_step(set: &CodebookSet, geometry: Geometry, bits: f64, step: f64) -> Result<Self, CacheError> {
         Ok(Self::assemble(set, &read(set, geometry)?, geometry, (bits, step)))
     }
@@ -104,19 +107,19 @@ impl RestCodec {
         Self { geometry, digest: digest(set), bits, step, layers: tables.par_iter().map(layer).collect() }
     }
 
-    /// What a sequence is asked to take, bits per channel.
+    /// The requested bits per channel of a sequence.
     #[must_use]
     pub fn bits(&self) -> f64 {
         self.bits
     }
 
-    /// The step of coordinates, in the metric.
+    /// The step of the coordinates, in the metric.
     #[must_use]
     pub fn step(&self) -> f64 {
         self.step
     }
 
-    /// Which tables these are: a digest of their numbers.
+    /// A digest of the numbers in the tables. It identifies the tables.
     #[must_use]
     pub fn tables(&self) -> &str {
         &self.digest
@@ -128,10 +131,10 @@ impl RestCodec {
         self.geometry
     }
 
-    /// Codes one layer's keys, before position embedding, and values, `(1, Hkv, T, D)`.
+    /// Codes one layer's keys, before position embedding, and values, `(1, Hkv, T, D)` each.
     ///
     /// # Errors
-    /// If the shapes are not of the model, or a number is not finite.
+    /// If the shapes do not fit the model, or if a number is not finite.
     pub fn encode(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<Vec<u8>, CacheError> {
         let mut rows = self.rows(layer, keys, values)?;
         let codec = &self.layers[layer];
@@ -172,8 +175,8 @@ impl RestCodec {
         Ok(out)
     }
 
-    /// Restores one layer's keys, before position embedding, and values from its code, `(1, Hkv, tokens, D)` each. Any bytes give
-    /// some numbers: whether they are the right ones is for checksums to say.
+    /// Restores one layer's keys, before position embedding, and values from its code, `(1, Hkv, tokens, D)` each. Any
+    /// bytes give some numbers. Checksums must show whether they are the right ones.
     ///
     /// # Errors
     /// If there are fewer bytes than the first tokens take.
@@ -230,7 +233,7 @@ impl RestCodec {
         Ok((Tensor::from_vec(heads, (1, kv_heads, tokens, d), &Device::Cpu)?, values))
     }
 
-    /// Tokens as rows `(T, 2 Hkv D)`.
+    /// The tokens as rows `(T, 2 Hkv D)`.
     fn rows(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<Vec<f32>, CacheError> {
         let Geometry { kv_heads, head_dim: d, .. } = self.geometry;
         let mut rows = Vec::new();
@@ -265,13 +268,13 @@ impl LayerCodec {
         symbols.refine(FINER, self.coarse, &fine);
     }
 
-    /// Coordinates of a token.
+    /// The number of coordinates of a token.
     fn count(&self, fine: bool) -> usize {
         if fine { self.steps.len() } else { self.coarse }
     }
 }
 
-/// How far sizes lie below the numbers they were rounded to, on average.
+/// How far sizes lie below the numbers they were rounded to, on average, for numbers of size 1 and for larger ones.
 #[derive(Clone, Copy, Default)]
 struct Below([(f64, usize); 2]);
 
@@ -289,7 +292,7 @@ impl Below {
     }
 }
 
-/// Tokens kept in f16, and tokens of the finer step.
+/// The number of tokens stored in f16, and of tokens with the finer step.
 fn parts(tokens: usize) -> (usize, usize) {
     let sinks = tokens.min(SINKS);
     (sinks, (tokens - sinks).min(RECENT))
@@ -305,7 +308,7 @@ fn read(set: &CodebookSet, geometry: Geometry) -> Result<Vec<Tables<'_>>, CacheE
     (0..geometry.layers).map(|layer| Tables::read(set, layer, geometry).map_err(codec(layer))).collect()
 }
 
-/// A digest of the tables' numbers.
+/// A digest of the numbers in the tables.
 fn digest(set: &CodebookSet) -> String {
     let mut hasher = blake3::Hasher::new();
     for layer in 0..set.layers {
@@ -319,7 +322,7 @@ fn digest(set: &CodebookSet) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// All layers of a prompt, coded side by side.
+/// The codes of all layers of a prompt, made in parallel.
 fn encode_all(codec: &RestCodec, snapshot: &PrefillSnapshot) -> Result<Vec<Vec<u8>>, CacheError> {
     let layers = snapshot.keys.par_iter().zip(&snapshot.values).enumerate();
     layers.map(|(layer, (keys, values))| codec.encode(layer, keys, values)).collect()

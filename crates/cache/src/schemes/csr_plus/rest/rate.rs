@@ -1,15 +1,15 @@
-//! How many bits coordinates take at a step, if they are normal with the deviations of the calibration.
+//! How many bits coordinates take at a given step, if they are normal with the deviations of the calibration.
 
 use super::{FINER, RECENT, SINKS};
 
-/// Levels on either side of 0 that are summed; wider distributions have the entropy of a continuous one.
+/// Levels on each side of 0 that are summed. For wide distributions, the entropy of a continuous distribution is used.
 const LEVELS: usize = 40;
 
-/// Tokens of the prompt that bits are asked for.
+/// The length of the prompt for which the bits are requested.
 const TOKENS: f64 = 4096.0;
 
-/// The step at which all coordinates of all layers take `bits` per channel of a prompt of [`TOKENS`] tokens, its first and last ones
-/// included, with `indices` bits of a token's atoms.
+/// The step at which all coordinates of all layers take `bits` per channel of a prompt of [`TOKENS`] tokens, including
+/// its first and last tokens. `indices` are the bits of a token's atoms.
 pub(super) fn step(deviations: &[Vec<f64>], indices: f64, bits: f64) -> f64 {
     let channels = deviations.iter().map(Vec::len).sum::<usize>().max(1) as f64;
     let largest = deviations.iter().flatten().fold(0f64, |a, b| a.max(*b)).max(1e-12);
@@ -25,13 +25,13 @@ pub(super) fn step(deviations: &[Vec<f64>], indices: f64, bits: f64) -> f64 {
     high.exp()
 }
 
-/// Bits of a normal variate of deviation `steps`, in whole steps.
+/// The entropy in bits of a normal variate with a deviation of `steps` steps, rounded to whole steps.
 fn entropy(steps: f64) -> f64 {
     if steps < 0.1 {
         return 0.0;
     }
     if steps > 6.0 {
-        // That of a continuous one, less what the wider cell of 0 saves.
+        // The entropy of a continuous variate, minus what the wider cell of 0 saves.
         let (tau, width) = (2.0 * std::f64::consts::PI, 1.0 + 2.0 * f64::from(super::DOWN));
         return steps.log2() + 0.5 * (tau * std::f64::consts::E).log2() - width / (steps * tau.sqrt()) * width.log2();
     }
@@ -39,7 +39,7 @@ fn entropy(steps: f64) -> f64 {
     let mut left = 1.0;
     let mut sum = 0.0;
     for level in 0..LEVELS {
-        // Of both signs; numbers are rounded down from a little above their half.
+        // For both signs. The rounding threshold is a little above one half.
         let high = 2.0 * up_to(level as f64 + 0.5 + f64::from(super::DOWN)) - 1.0;
         let p = if level == 0 { high } else { 0.5 * (high - (1.0 - left)) };
         let times = if level == 0 { 1.0 } else { 2.0 };
@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn entropies_are_those_of_rounded_normal_variates() {
-        // A deviation of one step, thresholds at 0.67, 1.67, ...: 0.4971 of all are 0, 0.4079 are 1 or -1, 0.0873 2 or -2, 0.0075 3 or -3.
+        // A deviation of one step, with thresholds at 0.67, 1.67, ...: 0.4971 of all numbers are 0, 0.4079 are 1 or -1,
+        // 0.0873 are 2 or -2, and 0.0075 are 3 or -3.
         assert!((normal(0.67) - 0.748_571).abs() < 1e-6);
         assert!((entropy(1.0) - 1.892).abs() < 0.01, "{}", entropy(1.0));
         assert!((entropy(5.99) - entropy(6.01)).abs() < 0.01);

@@ -1,4 +1,4 @@
-//! What a file would restore, as a scheme: to measure it beside others.
+//! The codec of prompt files as a scheme, to measure it beside others.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use kvcsr_codec::{BitsPerChannel, Footprint};
 use super::RestCodec;
 use crate::{AttendCx, CacheError, DenseCache, LayerCache, Rotary, Scheme};
 
-/// A prompt coded as a [`super::PromptFile`] would hold it, and restored; tokens that follow are exact. It counts the prompt's
-/// code alone, since what holds the restored prompt is another choice.
+/// A prompt is coded as in a [`super::PromptFile`] and restored. The tokens that follow are exact. The footprint counts
+/// only the prompt's code: which cache holds the restored prompt is a separate choice.
 pub struct RestScheme {
     codec: Arc<RestCodec>,
     name: String,
@@ -17,7 +17,7 @@ pub struct RestScheme {
 }
 
 impl RestScheme {
-    /// A scheme called `rest@B`; `shared` are the bytes of the codec's tables.
+    /// A scheme called `rest@B`. `shared` is the number of bytes of the codec's tables.
     #[must_use]
     pub fn new(codec: Arc<RestCodec>, shared: usize) -> Self {
         Self { name: format!("rest@{}", codec.bits()), codec, shared }
@@ -47,9 +47,9 @@ struct RestCache {
     codec: Arc<RestCodec>,
     layer: usize,
     inner: DenseCache,
-    /// Tokens that were coded.
+    /// The number of coded tokens.
     prompt: usize,
-    /// Bytes of their code, ids included.
+    /// Bytes of their code, with their ids.
     bytes: usize,
 }
 
@@ -72,7 +72,7 @@ impl LayerCache for RestCache {
         self.inner.len()
     }
 
-    /// The prompt's code; what follows counts as many bits as the prompt.
+    /// The bytes of the prompt's code. Later tokens count with as many bits as the prompt's.
     fn footprint(&self) -> Footprint {
         if self.prompt == 0 {
             return self.inner.footprint();

@@ -1,42 +1,42 @@
-//! The model of a layer's numbers: how large each is expected to be, and how likely each size is then.
+//! The model of a layer's numbers: the expected size of each number, and the probability of each size.
 //!
-//! A coordinate is expected as large as it was in the tokens before, times how the last coordinates of the same token compared
-//! with theirs. Decisions of equal expectation share their odds. All of it is integer arithmetic, so that a file reads the same
-//! on every machine.
+//! The expected size of a coordinate is its mean size in the tokens before, times a ratio. The ratio compares the last
+//! coordinates of the same token with their own means. Decisions with a similar expected size share their odds.
+//! Everything is integer arithmetic, so a file gives the same numbers on every machine.
 
 use kvcsr_codec::{Coder, Odds};
 
-/// Bits after the point of expected sizes.
+/// Fractional bits of expected sizes.
 const POINT: u32 = 16;
-/// Expected sizes from `2^-LOW` on are told apart, four classes to a doubling.
+/// All expected sizes below `2^-LOW` share one class. From there on, there are four classes for each doubling.
 const LOW: u32 = 10;
 const CLASSES: usize = 64;
-/// Sizes counted one by one; what is beyond follows in plain bits.
+/// Sizes up to this are coded in unary. The part above it follows as plain bits.
 const UNARY: usize = 14;
-/// Shift by which a coordinate's mean follows its sizes.
+/// The shift of the running mean of a coordinate's size.
 const SLOW: u32 = 5;
-/// Shift by which the sums over a token's last coordinates forget.
+/// The shift of the decaying sums over a token's last coordinates.
 const RECENT: u32 = 4;
-/// Bits that the sums lose in their quotient, so that no product overflows.
+/// Low bits that are removed from both sums before the division, so that no product overflows.
 const COARSE: u32 = 8;
-/// What both sums have beside: a token of few or small coordinates is about as large as the others.
+/// Added to both sums. So a token with few or small coordinates is expected to be about as large as the others.
 const PRIOR: u64 = 2 << POINT;
 /// Largest size of a number.
 pub(super) const LARGEST: i32 = 1 << 15;
 
-/// Of one layer.
+/// The model of one layer.
 pub(super) struct Symbols {
     /// Expected size of each coordinate.
     means: Vec<u32>,
     nonzero: [Odds; CLASSES],
     more: [[Odds; UNARY]; CLASSES],
-    /// A tree over the atoms' numbers.
+    /// A binary tree over the indices of the atoms.
     atoms: Vec<Odds>,
     index_bits: u32,
 }
 
 impl Symbols {
-    /// For coordinates of these deviations, in steps.
+    /// A model for coordinates with these deviations, in steps.
     pub(super) fn new(deviations: &[f32], index_bits: usize) -> Self {
         Self {
             means: deviations.iter().map(|&deviation| expected(deviation)).collect(),
@@ -47,14 +47,16 @@ impl Symbols {
         }
     }
 
-    /// From here on steps are `times` finer; coordinates that had no numbers so far have these `deviations` in them.
+    /// Changes to steps that are `times` finer. The first `coded` coordinates had numbers before. For the others,
+    /// `deviations` are their deviations in the new steps.
     pub(super) fn refine(&mut self, times: u32, coded: usize, deviations: &[f32]) {
         for (at, (mean, &deviation)) in self.means.iter_mut().zip(deviations).enumerate() {
             *mean = if at < coded { mean.saturating_mul(times) } else { expected(deviation) };
         }
     }
 
-    /// A token: its atom and its first numbers, which are given to an encoder and filled in by a decoder.
+    /// Codes one token: its atom and its first numbers. An encoder reads `atom` and `numbers`, and a decoder fills them
+    /// in.
     pub(super) fn token(&mut self, coder: &mut impl Coder, atom: &mut usize, numbers: &mut [i32]) {
         let mut node = 1;
         for at in (0..self.index_bits).rev() {
@@ -74,13 +76,13 @@ impl Symbols {
     }
 }
 
-/// The expected size of a number of deviation `steps`, roughly; what comes corrects it.
+/// A rough estimate of the size of a number with a deviation of `steps`. It is corrected by the numbers that follow.
 fn expected(steps: f32) -> u32 {
     let square = steps * steps;
     (0.8 * steps * square / (square + 0.25 * steps + 0.1) * (1 << POINT) as f32) as u32
 }
 
-/// A number of which `expected` is the likely size.
+/// Codes a number whose expected size is `expected`.
 #[inline]
 fn size(
     coder: &mut impl Coder,
@@ -93,7 +95,7 @@ fn size(
     let log = expected.ilog2();
     let quarters = (log << 2 | (expected >> (log - 2)) as u32 & 3).saturating_sub((POINT - LOW) << 2);
     let class = (quarters as usize).min(CLASSES - 1);
-    // The last bits of large numbers tell nothing.
+    // The lowest bits of large numbers are nearly random.
     let plain = log.saturating_sub(POINT + 2).min(12);
     let given = number.unsigned_abs();
     let high = given >> plain;
@@ -109,7 +111,7 @@ fn size(
         count += 1;
     }
     if count as usize > UNARY {
-        // By the number of their bits, then the bits.
+        // First the number of bits, then the bits.
         let beyond = (high.max(count) - count + 1).min(1 << 15);
         let bits = coder.plain(beyond.ilog2(), 4);
         let top = 1 << bits;
@@ -136,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Tokens of 40 coordinates whose deviations fall from 60 to 0.1 steps, with the odd giant among them.
+    /// Tokens of 40 coordinates, whose deviations fall from 60 to 0.1 steps. A few numbers are very large.
     fn tokens(count: usize) -> (Vec<f32>, Vec<(usize, Vec<i32>)>) {
         let deviations: Vec<f32> = (0..40).map(|at| 60.0 * 0.85f32.powi(at)).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -169,7 +171,8 @@ mod tests {
             symbols.token(&mut decoder, &mut found, &mut read);
             assert_eq!((found, &read), (*atom, numbers), "{token}");
         }
-        // The entropy of a normal variate in steps is log2(deviation) + 2.05 bits where that is well above a step.
+        // If the deviation is well above one step, the entropy of a normal variate in steps is log2(deviation) + 2.05
+        // bits.
         let entropy: f32 = deviations.iter().map(|d| if *d > 1.0 { d.log2() + 2.05 } else { 1.8 * d.min(1.0) }).sum();
         let taken = 8.0 * bytes.len() as f32 / tokens.len() as f32 - 4.0;
         assert!(taken < 1.08 * entropy, "{taken} bits, {entropy} at best");

@@ -128,7 +128,7 @@ fn a_file_that_was_cut_or_changed_anywhere_is_refused() {
         assert!(reads(&bytes).is_err(), "changed at {at}");
         assert!(reads(&whole[..at]).is_err(), "cut at {at}");
     }
-    // A header of nothing, in a file that ends inside of its digest.
+    // A header of length zero, in a file that ends inside the digest.
     assert!(reads(&[&whole[..8], &[0; 22]].concat()).is_err());
     assert!(reads(&[&whole[..], &[0]].concat()).is_err());
 }
