@@ -17,10 +17,10 @@ const REMEDIES: [(&[u32], &str); 6] = [
     (
         &[28, 122],
         "the disk or the quota is full: free some space, or put outputs (KVCSR_DATA) or downloads (KVCSR_CACHE) on another disk. \
-         Finished outputs are untouched, and the same command goes on where it stopped",
+         Finished outputs are untouched, and the same command continues where it stopped",
     ),
     // EFBIG
-    (&[27], "a file is larger than this shell allows: raise `ulimit -f`. The same command goes on where it stopped"),
+    (&[27], "a file is larger than this shell allows: raise `ulimit -f`. The same command continues where it stopped"),
     // EROFS
     (
         &[30],

@@ -72,8 +72,8 @@ fn slices() -> [Arg; 2] {
     let shard = Arg::new(SHARD).long(SHARD).value_name("I/N").conflicts_with(MERGE);
     let merge = Arg::new(MERGE).long(MERGE).value_name("N");
     [
-        shard.help("Make only slice I of N, in a folder of its own: on another machine, for example"),
-        merge.help("Put N finished slices together, if one configuration made them all, and remove them"),
+        shard.help("Make only slice I of N, in a folder of its own (for example on another machine)"),
+        merge.help("Join N finished slices, which must all come from one configuration, and remove them"),
     ]
 }
 

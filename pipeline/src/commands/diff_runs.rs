@@ -34,7 +34,7 @@ pub fn run(args: &DiffRunsArgs) -> Result<()> {
     let scores = scores(&a, &b)?;
     println!("parameters that differ");
     print!("{}", if parameters.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &parameters) });
-    println!("\nscores that both have (B less A in brackets; lower is better but for top-1 and task means)");
+    println!("\nscores that both have (B - A in brackets; lower is better, except recovery, top-1 and task means)");
     print!("{}", if scores.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &scores) });
     Ok(())
 }

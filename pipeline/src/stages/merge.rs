@@ -74,7 +74,7 @@ impl Stage for Merge {
             ui::line(
                 "merge",
                 &format!(
-                    "{kind}s: two halves of one layer differ by {least:.3} to {most:.3} nats; a threshold below tells nothing"
+                    "{kind}s: two halves of one layer differ by {least:.3} to {most:.3} nats; a threshold below that is only noise"
                 ),
             );
             let found = grouped(settings, kind, &matrix, layers);

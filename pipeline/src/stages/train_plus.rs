@@ -70,7 +70,7 @@ impl Stage for TrainPlus {
         );
         ensure!(
             settings.trial.iter().enumerate().all(|(at, bits)| !settings.trial[..at].contains(bits)),
-            "train_plus.trial = {:?}: each once is expected",
+            "train_plus.trial = {:?}: each value is expected only once",
             settings.trial
         );
         ensure!(

@@ -26,6 +26,6 @@ pub fn run(run: &Run) -> Result<()> {
     for job in &left {
         println!("cancelled {:<24} job {}", job.name, job.id);
     }
-    println!("what is finished stays; `{} executor=slurm` goes on from there", run.command("reproduce"));
+    println!("finished outputs are kept; `{} executor=slurm` continues from there", run.command("reproduce"));
     Ok(())
 }

@@ -78,10 +78,10 @@ pub fn run(run: &Run, plan: impl FnOnce() -> Result<Plan>) -> Result<()> {
     match (left, failed) {
         (0, 0) => println!("all jobs are done"),
         (0, _) => println!(
-            "{failed} tasks did not end well. Mend what their logs say, then submit again with executor=slurm: what is finished is kept, the \
-             rest goes on"
+            "{failed} tasks did not end well. Fix what their logs report, then submit again with executor=slurm: finished outputs \
+             are kept, the rest continues"
         ),
-        _ => println!("{left} tasks are queued or running; `{}` ends them", run.command("cancel")),
+        _ => println!("{left} tasks are queued or running; `{}` cancels them", run.command("cancel")),
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub fn refuse_if_live(run: &Run) -> Result<stage::Lock> {
         .collect();
     if !left.is_empty() {
         bail!(
-            "run `{}` has jobs that are queued or running: {}. `{}` shows them, `{}` ends them",
+            "run `{}` has jobs that are queued or running: {}. `{}` shows them, `{}` cancels them",
             run.label(),
             left.join(", "),
             run.command("status"),
@@ -148,7 +148,7 @@ pub fn submit(jobs: &[Job], run: &Run) -> Result<()> {
         let after = if job.after.is_empty() { String::new() } else { format!(", after {}", job.after.join(", ")) };
         ui::line("slurm", &format!("{:<24} job {}, {tasks}{after}", job.name, job.id));
     }
-    println!("`{}` shows how they stand, `{}` ends them", run.command("status"), run.command("cancel"));
+    println!("`{}` shows their state, `{}` cancels them", run.command("status"), run.command("cancel"));
     Ok(())
 }
 

@@ -161,7 +161,7 @@ impl Stage for Allocate {
             let tried: Vec<String> =
                 trial::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
             format!(
-                "csr-{level}{PART}: atoms per key {}, per value {}; KL where tried: {}",
+                "csr-{level}{PART}: atoms per key {}, per value {}; KL in the trial: {}",
                 range(&budget.keys),
                 range(&budget.values),
                 tried.join(", ")

@@ -61,7 +61,7 @@ static DECLARATION: Declaration = Declaration {
     options: &[CommandOption {
         name: "keep-going",
         value: None,
-        about: "Leave malformed records out, each named, instead of stopping",
+        about: "Leave out malformed records and name each of them, instead of stopping",
         parameter: "longbench.keep_going",
         sets: "true",
     }],
