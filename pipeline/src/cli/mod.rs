@@ -110,7 +110,7 @@ pub enum Tool {
     StageTimes(StageTimesArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
-    /// Write the bits by layer of csr+@B as a file to edit, or say what an edited one takes
+    /// Write the bits that csr+@B gives to each layer as a file to edit, or show the bits and the loss of an edited file
     Plan(PlanArgs),
 }
 
