@@ -1,20 +1,20 @@
 # kvcsr: sparse, learned compression of LLM key-value caches.
-# `just reproduce` does everything; `just` alone lists what there is.
+# `just reproduce` does everything; `just` alone lists all recipes.
 
 set positional-arguments
 
-# Features of the program: KVCSR_FEATURES=cuda, or hub, or both with a comma.
+# Features of the program: KVCSR_FEATURES=cuda, or hub, or both with a comma in between.
 features := env('KVCSR_FEATURES', '')
 kvcsr := "exec cargo run --release --locked --quiet --package kvcsr --features '" + features + "' --"
 just := just_executable()
-# What every stage's recipe runs: the command of its own name.
+# What the recipe of a stage runs: the command with the recipe's name.
 stage := kvcsr + ' "$0" "$@"'
 
 [private]
 default:
     @{{ just }} --list --unsorted
 
-# Prepare libtorch (CPU view, or LIBTORCH=<folder of a PyTorch>) and build the `kvcsr` command
+# Prepare libtorch (for the CPU, or LIBTORCH=<folder of a PyTorch>) and build the `kvcsr` command
 [group('start')]
 setup:
     @for tool in cc c++; do command -v $tool >/dev/null || { echo "setup: $tool was not found: install a C and C++ compiler (Debian: apt-get install build-essential)"; exit 1; }; done
@@ -22,12 +22,12 @@ setup:
     @python3 pipeline/setup/libtorch.py
     @cargo build --release --locked --package kvcsr --features '{{ features }}'
 
-# Everything: fetch, calibrate, train, evaluate, report (profile smol); executor=slurm submits it as jobs of a cluster
+# Run everything: fetch, calibrate, train, evaluate, report (profile smol); executor=slurm submits it as jobs of a cluster
 [group('start')]
 reproduce *args: setup
     @{{ kvcsr }} reproduce "$@"
 
-# Every stage on a few thousand tokens, within 5 minutes on 2 cores after the build
+# Run the stages of `just reproduce` on a few thousand tokens (profile smoke), within 5 minutes on 2 cores after the build
 [group('start')]
 smoke *args: setup
     @{{ kvcsr }} reproduce profile=smoke "$@"
@@ -117,18 +117,18 @@ longbench *args: setup
 report *args: setup
     @{{ stage }}
 
-# scikit-learn's and SPAMS' dictionary learning on the vectors of `just ablate`, in a virtual environment of their own; then its page again
+# Learn dictionaries with scikit-learn and SPAMS on the vectors of `just ablate`, in a virtual environment of their own; then write the page of `just ablate` again
 [group('runs')]
 peers *args: setup
     @bash pipeline/peers/run.sh "$@"
     @{{ kvcsr }} ablate "$@"
 
-# How the jobs of `just reproduce executor=slurm` stand, and the logs of those that failed: just status profile=smol
+# Show the state of the jobs of `just reproduce executor=slurm`, and the logs of failed ones: just status profile=smol
 [group('runs')]
 status *args: setup
     @{{ kvcsr }} status "$@"
 
-# Cancel those jobs: just cancel profile=smol
+# Cancel the jobs of `just reproduce executor=slurm`: just cancel profile=smol
 [group('runs')]
 cancel *args: setup
     @{{ kvcsr }} cancel "$@"
@@ -138,7 +138,7 @@ cancel *args: setup
 sweep *args: setup
     @{{ kvcsr }} sweep "$@"
 
-# Parameters and scores of two runs side by side: just diff-runs smol smol+atoms2048
+# Show parameters and scores of two runs side by side: just diff-runs smol smol+atoms2048
 [group('runs')]
 diff-runs a b: setup
     @{{ kvcsr }} diff-runs "$1" "$2"
@@ -148,7 +148,7 @@ diff-runs a b: setup
 keep profile name: setup
     @{{ kvcsr }} keep "$1" "$2"
 
-# What a cache takes for any published shape, by formula: just footprint --shape llama2-7b-chat --tokens 1000..32000
+# Show the size of a cache for any published model shape, by formula: just footprint --shape llama2-7b-chat --tokens 1000..32000
 [group('runs')]
 footprint *args: setup
     @{{ kvcsr }} footprint "$@"
@@ -163,7 +163,7 @@ kvcsr *args: setup
 data-verify: setup
     @{{ kvcsr }} data-verify
 
-# Execute every notebook headless (installs the Rust kernel for Jupyter the first time: about 25 CPU-minutes)
+# Execute every notebook without a browser (the first time this installs the Rust kernel for Jupyter: 10 to 25 CPU-minutes)
 [group('notebooks')]
 notebooks: setup
     @bash pipeline/setup/notebooks.sh run
@@ -173,13 +173,13 @@ notebooks: setup
 lab: setup
     @bash pipeline/setup/notebooks.sh lab
 
-# The whole check: format, lints, docs, dependencies, smoke run, unit, integration and documentation tests
+# Check everything: format, lints, docs, dependencies, smoke run, unit, integration and documentation tests
 [group('develop')]
 test: setup lint deny smoke
     #!/usr/bin/env bash
     set -euo pipefail
     log="$(mktemp)"
-    # Tests that lack their files note it here: see crates/fixtures.
+    # Tests whose files are missing note it here: see crates/fixtures.
     export KVCSR_SKIPPED="$(mktemp)"
     trap 'rm -f "$log" "$KVCSR_SKIPPED"' EXIT
     bash pipeline/setup/notebooks.sh smoke
@@ -189,39 +189,39 @@ test: setup lint deny smoke
         '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          END { printf "%d passed, %d failed, %d skipped\n", passed - without, failed, skipped + without }' "$log"
 
-# Make faults happen to every stage: kills=200 kills, signals, full disks, limits, broken downloads, tampered outputs; every next run must end with the bytes of an undisturbed one
+# Inject faults into every stage: kills (kills=200 of them), signals, full disks, limits, broken downloads, tampered outputs; the next run must always end with the bytes of an undisturbed run
 [group('develop')]
 torture kills="200": setup
     @KVCSR_KILLS="${1#kills=}" cargo test --release --locked --workspace --test torture -- --nocapture
 
-# Feed every reader of files with damaged bytes, until each target has had 10^7 inputs in all: just fuzz executions=100000 targets=gguf,wheel jobs=1 (also: corpus, publish, replay TARGET FILE)
+# Feed damaged bytes to every reader of files, until each target has had 10^7 inputs in total: just fuzz executions=100000 targets=gguf,wheel jobs=1 (also: corpus, publish, replay TARGET FILE)
 [group('develop')]
 fuzz *args: setup
     @cargo run --release --locked --quiet --package kvcsr-hostile -- "$@"
 
-# The same readers, guided by coverage, each target for so many seconds (needs a nightly toolchain; half an hour to build): just fuzz-guided 60 gguf pickle
+# Fuzz the same readers guided by coverage, each target for this many seconds (needs a nightly toolchain; the first build takes half an hour): just fuzz-guided 60 gguf pickle
 [group('develop')]
 fuzz-guided seconds +targets: setup
     @bash pipeline/setup/fuzz_guided.sh "$@"
 
-# Run every stage of the paper's profiles on models of their shapes with two layers and random weights: just dry-run llama3-8b-instruct (all three if none is named; a short form in `just test`)
+# Run every stage of the paper's profiles on models of their shapes with two layers and random weights: just dry-run llama3-8b-instruct (all three profiles if none is named; `just test` runs a short form)
 [group('develop')]
 dry-run *profiles: setup
     @KVCSR_DRY_RUN="${*:-all}" cargo test --release --locked --workspace --test dry_runs -- --nocapture
 
-# A Slurm cluster of two nodes on this machine, one of them killed in the middle: the results must be the local run's (root; installs Debian's Slurm; about five minutes)
+# Run on a Slurm cluster of two nodes on this machine, one of which is killed in the middle: the results must be those of a local run (needs root; installs Debian's Slurm; takes about five minutes)
 [group('develop')]
 slurm-test: setup
     @{{ kvcsr }} fetch profile=smoke
     @python3 pipeline/setup/slurm_test.py "${CARGO_TARGET_DIR:-target}/release/kvcsr"
 
-# Thirty answers of the uncompressed model against LongBench's own loop (needs LongBench's files and the reference answers; minutes)
+# Compare thirty answers of the uncompressed model with those of LongBench's own loop (needs LongBench's files and the reference answers; takes minutes)
 [group('develop')]
 golden-answers:
     @python3 pipeline/setup/libtorch.py
     cargo test --release --locked --package kvcsr-eval --test golden_answers -- --include-ignored --nocapture
 
-# Formatting, clippy and rustdoc, all warnings as errors
+# Check formatting, clippy and rustdoc, with all warnings as errors
 [group('develop')]
 lint:
     @python3 pipeline/setup/libtorch.py
@@ -229,42 +229,42 @@ lint:
     cargo clippy --release --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 
-# Compile and link the CUDA build on a machine without a GPU: compiler and PyTorch's CUDA libraries from PyPI (2.6 GB, once). With --tests, every test too; nothing runs on a card
+# Compile and link the CUDA build on a machine without a GPU: compiler and PyTorch's CUDA libraries come from PyPI (2.6 GB, once). With --tests, every test too; nothing runs on a GPU
 [group('develop')]
 check-cuda *args:
     @python3 pipeline/setup/cuda.py "$@"
 
-# Check a GPU, planned for eight minutes: the contract of caches, agreement with the host, speed beside PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal)
+# Check a GPU, planned for eight minutes: the contract of caches, agreement with the CPU, speed compared with PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal without a GPU)
 [group('develop')]
 gpu-check *args: setup
     @bash pipeline/setup/gpu_check.sh "$@"
 
-# Fill a folder with all that `just gpu-check` needs on a machine with a card and no network: just gpu-pack FOLDER
+# Fill a folder with everything that `just gpu-check` needs on a machine with a GPU and no network: just gpu-pack FOLDER
 [group('develop')]
 gpu-pack *args:
     @python3 pipeline/setup/gpu_pack.py "$@"
 
-# The README's two drawings, into docs/drawings
+# Draw the README's two drawings into docs/drawings
 [group('develop')]
 drawings: setup
     @{{ kvcsr }} draw
 
-# Time, memory and disk of the published stages, into docs/REPRODUCING.md
+# Write time, memory and disk use of the published stages into docs/REPRODUCING.md
 [group('develop')]
 stage-times: setup
     @{{ kvcsr }} stage-times
 
-# Licences, duplicates and sources of all dependencies, by cargo-deny (built once); `just deny advisories` asks RustSec's database
+# Check licences, duplicates and sources of all dependencies with cargo-deny (built once); `just deny advisories` asks RustSec's database
 [group('develop')]
 deny *args:
     @bash pipeline/setup/deny.sh "$@"
 
-# Our kernels beside PyTorch, SPAMS, scikit-learn and faiss, into data/results/bench.csv and docs/PERFORMANCE.md: just bench [encode attend compress threads]
+# Compare the speed of our kernels with PyTorch, SPAMS, scikit-learn and faiss; writes data/results/bench.csv and docs/PERFORMANCE.md: just bench [encode attend compress threads]
 [group('develop')]
 bench *args: setup
     @{{ kvcsr }} bench --python "$(bash pipeline/peers/venv.sh)" "$@"
 
-# Benchmarks of single kernels, for those who change them
+# Run benchmarks of single kernels, for those who change them
 [group('develop')]
 bench-kernels *args: setup
     cargo bench --locked --workspace --benches "$@"

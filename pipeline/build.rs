@@ -1,11 +1,11 @@
 //! Lets the `kvcsr` binary and its tests find libtorch at run time: see
-//! `crates/neuraldict/build.rs`, which hands the folder on.
+//! `crates/neuraldict/build.rs`, which passes on the folder.
 
 use std::{env, path::Path, process::Command};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // Named in every manifest.
+    // Every manifest names the compiler.
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version =
         Command::new(rustc).arg("--version").output().map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
@@ -16,7 +16,7 @@ fn main() {
     let lib = lib.to_string_lossy();
     println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
     if Path::new(lib.as_ref()).join("libtorch_cuda.so").exists() {
-        // No symbol of the CUDA library is named by the program: keep it linked all the same.
+        // The program names no symbol of the CUDA library: keep it linked nevertheless.
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed");
         println!("cargo::rustc-link-arg=-L{lib}");
         println!("cargo::rustc-link-arg=-ltorch_cuda");

@@ -1,10 +1,10 @@
-"""Codes vectors with SPAMS, scikit-learn and faiss, when `kvcsr bench` says so.
+"""Codes vectors with SPAMS, scikit-learn and faiss, when `kvcsr bench` asks for it.
 
 encode.py FOLDER: the folder has atoms.f32 (N, width) of unit length, vectors.f32 (rows, width), and job.json with width,
-atoms, sparsity, rows and threads. Each line of standard input is the name of a peer; the answer is one JSON object on a
-line: how many vectors were coded, in how many seconds, and the relative squared error of what the codes restore. SPAMS
-and faiss get all vectors, so that what they do once per call hardly counts. scikit-learn would take minutes and gets
-fewer, at least 64: as many as it codes in about half a second.
+atoms, sparsity, rows and threads. Each line of standard input is the name of a peer. The answer is one JSON object on a
+line: how many vectors were coded, in how many seconds, and the relative squared error of the vectors restored from the
+codes. SPAMS and faiss get all vectors, so that their work once per call hardly counts. scikit-learn would take minutes
+for all. It gets fewer, at least 64: as many as it codes in about half a second.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text())
-# A BLAS that was told to take an old processor's kernels would be no fair peer.
+# A BLAS that is told to use the kernels of an old processor would not be a fair peer.
 for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
     os.environ.pop(name, None)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -54,7 +54,7 @@ def faiss_residual(rows):
 
 
 def trained():
-    """A residual quantiser trained on the vectors that it codes, which flatters it."""
+    """A residual quantiser trained on the vectors that it codes, which is in its favour."""
     bits = min(BITS, max(1, int(np.log2(len(vectors) / 2))))
     made = faiss.ResidualQuantizer(job["width"], STAGES, bits)
     made.train(vectors)

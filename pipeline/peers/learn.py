@@ -1,11 +1,11 @@
 """Learns dictionaries with scikit-learn and SPAMS, and measures them as this project measures its own.
 
 learn.py VECTORS ROWS: VECTORS is the folder `peer-vectors` of the ablate stage; ROWS gets one JSON object per
-dictionary, in the form of the stage's own rows. Both learners minimise an l1-penalised error, for which the penalty
-is chosen so that a code has about s non-zeros; all dictionaries are then used as the cache uses them: matching
-pursuit with s atoms, coefficients rounded to f16. One thread each. Both start from random training vectors and are
-online: SPAMS gets as many passes over the vectors as this project's trainers by default, scikit-learn, whose pass takes
-minutes, one.
+dictionary, in the form of the stage's own rows. Both learners minimise an l1-penalised error. The penalty is chosen so
+that a code has about s non-zeros. Then all dictionaries are used as the cache uses them: matching pursuit with s atoms,
+coefficients rounded to f16. Each learner uses one thread. Both start from random training vectors and are online: SPAMS
+makes as many passes over the vectors as this project's trainers by default; scikit-learn makes one, because a pass takes
+minutes.
 """
 
 import json

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two public dictionary learners on the vectors that `just ablate` trained on: run.sh [profile=NAME]
+# Trains with two public dictionary learners on the vectors that `just ablate` trained on: run.sh [profile=NAME]
 set -euo pipefail
 
 profile=smol

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Public peers in a virtual environment of the project's cache folder. Prints the path of its Python; a second run only prints it.
+# Installs the public peers into a virtual environment in the project's cache folder, and prints the path of its Python. A second
+# run only prints the path.
 set -euo pipefail
 
 readonly SCIKIT_LEARN=1.9.1 SPAMS=2.6.14 FAISS=1.15.1 NUMPY=2.4.6 SCIPY=1.17.1

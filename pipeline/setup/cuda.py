@@ -3,11 +3,11 @@
 
 The compiler, the headers and PyTorch's CUDA libraries come from pinned PyPI packages
 (`cuda_view.py`). Everything is compiled in a target folder of its own, so that the ordinary build
-stays as it is. Nothing is run on a card: this says that the code compiles for the capabilities
-below and links, not that it computes what it should.
+does not change. Nothing runs on a GPU: this shows that the code compiles for the capabilities
+below and links, not that its results are correct.
 
     cuda.py            packages, kernels, workspace, binary
-    cuda.py --tests    and every test and example, linked but not run
+    cuda.py --tests    the same, and every test and example: linked but not run
 """
 
 import datetime
@@ -29,11 +29,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FEATURES = "kvcsr/cuda"
 # candle compiles for one capability at a time. The first one is that of the workspace.
 CAPABILITIES = ["90", "89", "80"]
-# The target folder after the workspace (measured: 1.7), and after all tests (estimated), in GB.
+# Size of the target folder in GB: after the workspace (measured: 1.7), and after all tests (estimated).
 DISK_BUILD, DISK_TESTS = 3, 14
-# What the program must name: libtorch's CUDA kernels, and what candle links.
+# Libraries that the program must need: libtorch's CUDA kernels, and those that candle links.
 NEEDED = ["libtorch_cuda.so", "libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcurand.so.10"]
-# A Python module adds folders of its own to the build otherwise.
+# Variables that are removed from the environment: they would add folders of another PyTorch or CUDA to the build.
 UNWANTED = ["LIBTORCH_USE_PYTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_LIB", "LIBTORCH_STATIC", "CUDA_PATH", "CUDA_ROOT",
             "CUDA_TOOLKIT_ROOT_DIR", "CUDNN_LIB", "CUDARC_CUDA_VERSION", "NVCC", "LD_LIBRARY_PATH"]
 
@@ -54,7 +54,7 @@ def row(what, value):
 
 
 class Step:
-    """One step, announced, and timed in the table."""
+    """One step. It is announced, and its time goes into the table."""
 
     def __init__(self, title):
         self.title = title
@@ -71,7 +71,7 @@ class Step:
 
 
 def run(command, env, out=None):
-    """A command of the check; its output is the user's. Ends the check where it fails."""
+    """Runs a command of the check. The user sees its output. If it fails, the check ends."""
     done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, stdout=out)
     if done.returncode != 0:
         fail(f"`{' '.join(str(c) for c in command)}` failed ({done.returncode}); its messages stand above")
@@ -105,7 +105,7 @@ def environment(view, target):
 
 
 def check_compiler(env):
-    """Compiles an empty kernel: whether nvcc takes the C++ compiler of the machine."""
+    """Compiles an empty kernel, to see whether nvcc accepts the C++ compiler of the machine."""
     version = re.search(r"release [\d.]+, V([\d.]+)", output(["nvcc", "--version"], env).stdout)
     host = output([env.get("NVCC_CCBIN", "c++"), "--version"]).stdout.partition("\n")[0]
     with tempfile.TemporaryDirectory() as tmp:
@@ -130,7 +130,7 @@ def locked(name):
 
 
 def architecture(capability):
-    """As candle's build script spells it: from 90 on, with the instructions of that card alone."""
+    """The architecture as candle's build script spells it: from 90 on, with the instructions of that GPU alone."""
     return f"{capability}a" if int(capability) >= 90 else capability
 
 
@@ -143,7 +143,7 @@ def newest(target, package):
 
 
 def assemble(folder, arch, env):
-    """From PTX to code of a card, which its driver would do when the program runs."""
+    """Compiles PTX to the code of a GPU. Without this, the driver would do it when the program runs."""
     files = sorted(folder.glob("*.ptx"))
     for ptx in files:
         run(["ptxas", f"-arch=sm_{arch}", ptx, "-o", os.devnull], env)
@@ -151,7 +151,7 @@ def assemble(folder, arch, env):
 
 
 def build_candle_kernels(capability, env, apart):
-    """candle's kernels alone. Cargo builds a package of others only for one that depends on it."""
+    """Builds candle's kernels alone. Cargo builds a dependency only for a package that depends on it, so one is made."""
     probe = apart / "probe"
     (probe / "src").mkdir(parents=True, exist_ok=True)
     (probe / "src/lib.rs").write_text("")
@@ -164,7 +164,7 @@ def build_candle_kernels(capability, env, apart):
 
 
 def check_kernels(capability, env, target):
-    """candle's kernels and ours for one capability. Those of the workspace's are there already."""
+    """Compiles candle's kernels and ours for one capability. For the workspace's own, candle's are there already."""
     arch = architecture(capability)
     of_workspace = capability == CAPABILITIES[0]
     if not of_workspace:
@@ -180,7 +180,7 @@ def check_kernels(capability, env, target):
 
 
 def binaries(env, tests):
-    """Compiles the workspace. Returns the executables, by the folder that they were asked for from."""
+    """Compiles the workspace. Returns the paths of the executables, sorted."""
     command = ["cargo", "test", "--no-run"] if tests else ["cargo", "build"]
     command += ["--release", "--locked", "--workspace", "--features", FEATURES]
     with tempfile.TemporaryFile() as messages:
@@ -201,7 +201,7 @@ def check_binary(program, view, env):
         fail(f"{program} does not need {', '.join(missing)}; the CUDA build is not linked as it should be")
     row("kvcsr needs", ", ".join(NEEDED))
     lib = view / cuda_view.CU13 / "lib"
-    # As on a machine without a driver, then with the stub in the driver's place.
+    # First as on a machine without a driver, then with the stub in the driver's place.
     without = output([program, "--help"], env | {"LD_LIBRARY_PATH": str(lib)})
     absent = re.search(r"libcuda\.so\.1: cannot open shared object file", without.stderr)
     if without.returncode == 0:
@@ -225,7 +225,7 @@ def main():
     if sys.argv[1:] not in ([], ["--tests"]):
         fail(f"expected --tests or nothing, not {' '.join(sys.argv[1:])}")
     tests = sys.argv[1:] == ["--tests"]
-    # An ordinary end, so that temporary folders go.
+    # Ends in the ordinary way, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda *_: fail("ended by a signal"))
     target = check_tools(tests)
     view = cuda_view.folder()

@@ -19,9 +19,9 @@ from libtorch import fail
 
 CUDA = "13.0"
 TOOLKIT = "13.0.3"
-# What the unpacked folder and the largest wheel beside it take, rounded up.
+# Bytes of the unpacked folder and the largest wheel beside it, rounded up.
 DISK_NEEDED = 5_000_000_000
-# The tags of NVIDIA's wheels. Version and sha256 are pinned, so a longer list changes no choice.
+# The tags of NVIDIA's wheels. Version and sha256 are pinned, so a longer list does not change which wheel is chosen.
 libtorch.PLATFORMS = [f"{tag}_x86_64" for tag in (
     "manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_18", "manylinux_2_17", "manylinux2014",
     "manylinux_2_12", "manylinux2010", "manylinux_2_5", "manylinux1")]
@@ -30,7 +30,7 @@ CU13 = "nvidia/cu13"
 
 
 def parts(*names, root=CU13):
-    """Members of a wheel that keep their place."""
+    """Members of a wheel that are unpacked to the same path."""
     return {f"{root}/{n}": f"{root}/{n}" if n.endswith("/") else f"{root}/{n}".rpartition("/")[0] for n in names}
 
 
@@ -102,8 +102,8 @@ def link_names(lib):
 def build_stub(cu13):
     """A libcuda without a driver: every function of cuda.h, answering CUDA_ERROR_STUB_LIBRARY.
 
-    The packages have none. The real library comes with NVIDIA's driver. `lib/stubs` is where the
-    toolkit of NVIDIA has its own stub: for linking only, and on no run path.
+    The packages have no libcuda. The real library comes with NVIDIA's driver. `lib/stubs` is where
+    the toolkit of NVIDIA has its own stub: for linking only, and on no run path.
     """
     header = (cu13 / "include/cuda.h").read_text()
     names = set(re.findall(r"\bCUDAAPI\s+(cu[A-Z]\w*)\s*\(", header))
@@ -127,11 +127,11 @@ def check_disk(cache):
 
 
 def build(target):
-    """Download, check and unpack every wheel. Nothing is at `target` until all is."""
+    """Download, check and unpack every wheel. `target` does not exist until everything is there."""
     libtorch.check_machine(target.parent)
     check_disk(target.parent)
     for left in target.parent.glob("cuda-tmp-*"):
-        # Of a run that was killed. Another that goes on is left alone.
+        # Left by a killed run. The folder of a run that still works is left alone.
         if not pathlib.Path("/proc", left.name.split("-")[2]).exists():
             shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"cuda-tmp-{os.getpid()}-") as tmp:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Licences, duplicates and sources of all dependencies, by cargo-deny, which is built into the project's cache folder the first time.
-#   deny.sh              what .deny.toml says of bans, licences and sources
-#   deny.sh advisories   known vulnerabilities: needs a network, for the database of RustSec
+# Checks licences, duplicates and sources of all dependencies with cargo-deny. The first run builds cargo-deny into the project's
+# cache folder.
+#   deny.sh              check bans, licences and sources, as .deny.toml sets them
+#   deny.sh advisories   check known vulnerabilities: needs a network, for the database of RustSec
 set -euo pipefail
 
 readonly DENY=0.20.2
@@ -12,7 +13,7 @@ mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 readonly repository cache deny=$cache/deny/bin/cargo-deny
 
-# A minute of checks is not worth minutes of optimisation.
+# The checks take a minute. Optimising the program for them would take longer.
 if [[ ! -x $deny ]] || ! grep -qs "cargo-deny $DENY " "$cache/deny/.crates.toml"; then
     echo "deny: building cargo-deny $DENY into $cache/deny (once)"
     CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_LTO=off \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Targets of crates/hostile, guided by coverage: cargo-fuzz, which is built into the project's cache folder the first time, on a nightly
-# toolchain (rustup toolchain install nightly). The first build takes about half an hour on two cores.
-#   fuzz_guided.sh SECONDS TARGET...    each target for so many seconds, starting from its corpus and from what earlier runs found
+# Fuzzes targets of crates/hostile, guided by coverage, with cargo-fuzz on a nightly toolchain (rustup toolchain install nightly).
+# The first run builds cargo-fuzz into the project's cache folder. The first build takes about half an hour on two cores.
+#   fuzz_guided.sh SECONDS TARGET...    runs each target for SECONDS, starting from its corpus and from what earlier runs found
 set -euo pipefail
 
 readonly CARGO_FUZZ=0.13.2
@@ -36,15 +36,15 @@ if [[ ! -x $fuzz ]] || ! grep -qs "cargo-fuzz $CARGO_FUZZ " "$cache/cargo-fuzz/.
 fi
 
 cd "$repository/crates/hostile"
-# A workspace of its own, with the versions of this one as far as both have them.
+# The targets are a workspace of their own. They take the versions of this workspace for packages that both have.
 cp "$repository/Cargo.lock" fuzz/Cargo.lock
 libtorch=${LIBTORCH:-$(sed -n 's/^LIBTORCH = "\(.*\)"$/\1/p' "$repository/.cargo/config.toml")}
 export LIBTORCH=$libtorch LD_LIBRARY_PATH=$libtorch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-# Beside other builds, which have other flags.
+# A target folder of its own, because other builds have other flags.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}/fuzz
-# What leaks is of libtorch's start.
+# Leaks are not reported: libtorch leaks when it starts.
 export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0${ASAN_OPTIONS:+:$ASAN_OPTIONS} RUST_BACKTRACE=0 RAYON_NUM_THREADS=1 RUSTUP_TOOLCHAIN=nightly
-# The program is ended without a chance to remove its files.
+# The program is ended without a chance to remove its files, so they lie in a folder that this script removes.
 KVCSR_HOSTILE_PLACE=$(mktemp -d -p /dev/shm)
 export KVCSR_HOSTILE_PLACE
 trap 'rm -rf "$KVCSR_HOSTILE_PLACE"' EXIT

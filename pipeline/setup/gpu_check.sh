@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What can be checked on a machine with one card, in some eight minutes: `just gpu-check`, or `./gpu-check` in a folder that
-# `just gpu-pack` has filled. Arguments go to `kvcsr gpu-check` (--device cpu --quick: a rehearsal without a card).
+# Runs the checks for a machine with one GPU, in about eight minutes: `just gpu-check`, or `./gpu-check` in a folder that
+# `just gpu-pack` has filled. Arguments are passed to `kvcsr gpu-check` (--device cpu --quick: a rehearsal without a GPU).
 set -euo pipefail
 
 device=auto
@@ -13,7 +13,7 @@ features=cuda
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ -x "$root/bin/kvcsr" ]; then
-    # A filled folder: everything is in it, and nothing is asked of the network.
+    # A filled folder: everything is in it, and nothing is downloaded.
     export LD_LIBRARY_PATH="$root/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" KVCSR_CACHE="$root/cache"
     [ -d "$root/longbench" ] && export KVCSR_LONGBENCH="$root/longbench"
     kvcsr=("$root/bin/kvcsr")
@@ -32,7 +32,7 @@ failed=0
 if [ -n "${KVCSR_LONGBENCH:-}" ]; then
     export KVCSR_DATA="$out"
     attention=auto limit=3 tokens=1500
-    # A rehearsal on the CPU runs what a card would run, tensors, on less.
+    # A rehearsal on the CPU runs the code that a GPU would run, with tensors, on fewer and shorter prompts.
     [ "$device" = cpu ] && attention=tensor limit=1 tokens=300
     "${kvcsr[@]}" reproduce --to longbench profile=smoke set="device=$device" set="attention=$attention" \
         set='longbench.tasks=["trec","samsum"]' set=longbench.limit="$limit" set=longbench.max_prompt_tokens="$tokens" \

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Fill a folder with all that `just gpu-check` needs on a machine with a card and no network.
+"""Fill a folder with everything that `just gpu-check` needs on a machine with a GPU and no network.
 
     gpu_pack.py FOLDER [--capability 80] [--longbench FOLDER]
 
-The folder gets the program (built for one compute capability: newer cards take 80 and 89 too, 90 is
-for cards of 9.0 alone), its libraries, profiles, the weights and texts of the profile `smoke`, and LongBench's records if
-they are named. On the other machine: `./gpu-check`. Only its driver comes from there.
+The folder gets the program, its libraries, profiles, the weights and texts of the profile `smoke`, and
+LongBench's records if their folder is named. The program is built for one compute capability: newer GPUs
+run 80 and 89 too; 90 is only for GPUs of capability 9.0. On the other machine, run `./gpu-check`. That
+machine needs only the driver.
 """
 
 import os
@@ -21,7 +22,7 @@ import cuda_view  # noqa: E402
 ROOT = cuda.ROOT
 # Tasks of LongBench that the check answers.
 TASKS = ["trec", "samsum"]
-# Libraries that only compile or profile, and those of the driver.
+# Libraries that are left out: those that only compile or profile, and those of the driver.
 UNWANTED = ("libcuda.so", "libnvvm", "libnvptxcompiler")
 
 
@@ -68,7 +69,7 @@ def fill(folder, program, view, env, longbench):
         shutil.copy2(table, folder / "data")
     shutil.copytree(ROOT / "pipeline/profiles", folder / "pipeline/profiles", dirs_exist_ok=True)
     shutil.copy2(ROOT / "pipeline/setup/gpu_check.sh", folder / "gpu-check")
-    # The program fetches for itself. Here it may have no driver: a stub lets it start.
+    # The program fetches its inputs itself. There may be no driver here: a stub lets it start.
     lib = view / cuda_view.CU13 / "lib"
     fetch = env | {"KVCSR_CACHE": str(folder / "cache"), "LD_LIBRARY_PATH": f"{folder / 'lib'}:{lib / 'stubs'}"}
     if subprocess.run([folder / "bin/kvcsr", "fetch", "profile=smoke"], cwd=folder, env=fetch).returncode != 0:

@@ -49,7 +49,7 @@ WHEELS = [
 ]
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 DISK_NEEDED = 2_500_000_000
-# What one wheel may unpack to: PyTorch's is the largest.
+# The most bytes that one wheel may unpack to. PyTorch's wheel is the largest.
 MOST_UNPACKED = 5_000_000_000
 
 
@@ -108,8 +108,8 @@ def download(package, version, expected, into):
 
 
 def chosen(archive, members):
-    """Members of a wheel to unpack, each with its place in the view. A wheel is hashed before, and still none of its names is
-    believed: one that leads out of its folder, a link, and more than a disk is expected to hold are refused."""
+    """Members of a wheel to unpack, each with its place in the view. The wheel's hash was checked before, but its names are still
+    not trusted: a name that leads out of its folder, a link, and more than MOST_UNPACKED bytes are refused."""
     total = 0
     for member in archive.infolist():
         name = member.filename
@@ -135,7 +135,7 @@ def unpack(wheel, members, view):
         for member, place in list(chosen(archive, members)):
             target = view / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            # No more is read than the size that was counted.
+            # No more bytes are read than the size that was counted.
             with archive.open(member) as src, open(target, "wb") as dst:
                 shutil.copyfileobj(src, dst, 1 << 22)
 
@@ -162,7 +162,7 @@ def build_view(target):
 
 
 def write_cargo_config(libtorch):
-    """A git-ignored .cargo/config.toml, so that cargo, editors and notebooks agree on one libtorch."""
+    """Writes a git-ignored .cargo/config.toml, so that cargo, editors and notebooks use the same libtorch."""
     config = pathlib.Path(__file__).resolve().parents[2] / ".cargo" / "config.toml"
     text = ("# Written by `just setup`; run it again (with LIBTORCH=... for another libtorch) to change it.\n"
             f'[env]\nLIBTORCH = "{libtorch}"\n')

@@ -2,7 +2,7 @@
 # Jupyter with the Rust kernel (evcxr), in a cache folder of this project: nothing is installed for the user or the system.
 #   notebooks.sh        set up only; a second run does nothing
 #   notebooks.sh run    set up, then execute every notebook in place; stops at the first cell that fails
-#   notebooks.sh smoke  execute 01 and 03 on the profile smoke, where kernel and dependencies are ready; the notebooks stay as they are
+#   notebooks.sh smoke  execute 01 and 03 on the profile smoke, if kernel and dependencies are ready; the notebooks do not change
 #   notebooks.sh lab    set up, then open JupyterLab (further arguments go to it)
 set -euo pipefail
 
@@ -24,7 +24,7 @@ case $action in setup | run | smoke | lab) ;; *)
     ;;
 esac
 
-# Cells are compiled in the cache folder, out of reach of rust-toolchain.toml, and must be built by the compiler that it names.
+# Cells are compiled in the cache folder, where rust-toolchain.toml has no effect. They must be built by the compiler that it names.
 RUSTUP_TOOLCHAIN=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$repository/rust-toolchain.toml")
 export RUSTUP_TOOLCHAIN
 
@@ -43,7 +43,7 @@ install_jupyter() {
 }
 
 install_kernel() {
-    # The kernel cannot tell its version; cargo's record of the folder can.
+    # The kernel cannot print its version, but cargo's record of the folder has it.
     if [[ -x $kernel ]] && grep -qs "evcxr_jupyter $EVCXR " "$cache/evcxr/.crates.toml"; then return; fi
     say "building the Rust kernel evcxr_jupyter $EVCXR into $cache/evcxr (once; 10 to 25 CPU-minutes)"
     # The kernel compiles cells in other processes, so its own speed matters little and a light optimisation halves the build.
@@ -53,8 +53,8 @@ install_kernel() {
     rm -rf "$cache/evcxr-target"
 }
 
-# Cargo strikes what a notebook does not depend on from the lock file beside its cells, and would choose other versions for the next
-# one. So every kernel starts from the workspace's lock file, one folder above the notebooks.
+# Cargo removes the packages that a notebook does not depend on from the lock file beside its cells. It would then choose other
+# versions for the next notebook. So every kernel starts from the workspace's lock file, one folder above the notebooks.
 register_kernel() {
     JUPYTER_PATH=$venv/share/jupyter "$kernel" --install >/dev/null
     "$venv/bin/python" - "$venv/share/jupyter/kernels/rust/kernel.json" "$kernel" "$scratch" <<'PYTHON'
@@ -85,12 +85,12 @@ TOML
     cargo fetch --quiet --locked --manifest-path "$repository/Cargo.toml"
 }
 
-# What the kernel compiles once: the packages from the registry, by the compiler that builds them.
+# A digest of what the kernel compiles once: the compiler, and the packages from the registry.
 dependencies() {
     { echo "$RUSTUP_TOOLCHAIN"; grep '^checksum' "$repository/Cargo.lock"; } | sha256sum | cut -d ' ' -f 1
 }
 
-# A cold kernel costs too much for a test; that the code compiles is checked without it (notebooks/check).
+# Setting up a kernel takes too long for a test. notebooks/check tests without a kernel that the code compiles.
 if [[ $action == smoke ]]; then
     if [[ ! ( -x $kernel && -f $venv/complete ) ]]; then
         say "SKIPPED execution: the Rust kernel is not installed here (just notebooks installs it)"
@@ -107,8 +107,8 @@ install_kernel
 register_kernel
 configure_kernel
 export JUPYTER_PATH=$venv/share/jupyter PATH=$venv/bin:$PATH
-# Cells link Rust's standard library dynamically. Their run path to it counts from target/debug/deps, one folder below where evcxr
-# loads them from, so it misses whenever cache and toolchain share a parent folder such as $HOME.
+# Cells link Rust's standard library dynamically. Their run path to it is relative to target/debug/deps, one folder below the
+# folder that evcxr loads them from. So it is wrong whenever cache and toolchain share a parent folder such as $HOME.
 libraries=$(rustc --print target-libdir)
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
@@ -118,10 +118,10 @@ run)
     shopt -s nullglob
     for notebook in *.ipynb; do
         say "executing $notebook"
-        # Without times, so that equal results leave the file as it was.
+        # Without times, so that equal results do not change the file.
         jupyter nbconvert --log-level=WARN --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
             --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.startup_timeout=300 "$notebook"
-        # The kernel sends each printed line as an output of its own.
+        # The kernel sends each printed line as a separate output. This joins them.
         jupyter nbconvert --log-level=WARN --coalesce-streams "$notebook"
     done
     dependencies >"$scratch/compiled"

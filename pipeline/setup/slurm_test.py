@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A Slurm cluster of two nodes on this machine, and a run of the profile `smoke` on it beside a local one.
+"""Starts a Slurm cluster of two nodes on this machine, and compares a run of the profile `smoke` on it with a local run.
 
-Checked: every stage's digest is the local run's, though a node is killed in the middle of an array, and one slice fails at first;
-`status` and `cancel` do what they say; a second submission is refused while jobs are left, and finds everything up to date after.
-The cluster lives in a temporary folder and is torn down in any case. It needs root, for munged and slurmd.
+It checks that every stage has the digest of the local run, although a node is killed in the middle of an array and one slice fails
+at first; that `status` and `cancel` do what they say; and that a second submission is refused while jobs are left, and finds
+everything up to date afterwards. The cluster lies in a temporary folder and is removed in any case. It needs root, for munged and
+slurmd.
 
 usage: slurm_test.py PROGRAM    (the kvcsr command; `just slurm-test` builds and names it)
 """
@@ -24,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ["node1", "node2"]
 TOOLS = ["munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel"]
-# Debian's packages of those.
+# The Debian packages of these programs.
 PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client"]
-# Seconds after which a state that does not come is a failure.
+# The test fails if an expected state does not come within this many seconds.
 PATIENCE = 1800
-# Beyond the overrides of the tests, which make every stage take seconds: training takes longer, to be killed in.
+# Added to the overrides of the tests, which make every stage take seconds: training takes longer, so that it can be killed.
 LONGER = "train.epochs=30"
 
 CONF = """\
@@ -70,7 +71,7 @@ def say(text):
 
 
 def install():
-    """Slurm's programs, from Debian's packages where some are missing."""
+    """Installs Slurm's programs from Debian's packages, if some are missing."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if not missing:
         return
@@ -103,7 +104,7 @@ def free_ports(count):
 
 
 def processes(wanted):
-    """Numbers of the processes whose command line or name `wanted` accepts."""
+    """The ids of the processes whose command line `wanted` accepts."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -117,7 +118,7 @@ def processes(wanted):
 
 
 def descendants(pid):
-    """A process and all that it started, and so on."""
+    """A process, the processes that it started, and so on."""
     children = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -162,7 +163,7 @@ class Cluster:
         self.wait(lambda: self.call(["sinfo", "-N", "-h", "-o", "%T"]).split() == ["idle"] * len(NODES), "idle nodes")
 
     def start_node(self, node):
-        # A node that came back says so by itself: ReturnToService.
+        # A node that comes back registers by itself: ReturnToService.
         self.call(["slurmd", "-N", node])
 
     def call(self, words):
@@ -180,12 +181,12 @@ class Cluster:
         raise RuntimeError(f"no {what} after {patience} s\n{self.call(['squeue', '--array'])}")
 
     def queue(self):
-        """Job, task, state and node of whatever is queued or runs."""
+        """Job, task, state, node, name and id of every task that is queued or running."""
         lines = self.call(["squeue", "-h", "--array", "--format=%F|%K|%T|%N|%j|%A"]).split("\n")
         return [line.strip().split("|") for line in lines if line.strip()]
 
     def kill_node(self, node):
-        """As if its power failed: slurmd, what it started for jobs, and the jobs."""
+        """Kills slurmd, what it started for jobs, and the jobs, as if the power of the node failed."""
         victims = []
         for script in processes(lambda command: f"{self.folder}/spool-{node}/job" in command):
             parent = int(Path(f"/proc/{script}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -199,7 +200,7 @@ class Cluster:
         return len(victims)
 
     def stop(self):
-        """Ends everything that belongs to the folder; names what is left."""
+        """Ends everything that belongs to the folder."""
         try:
             ids = {line[0] for line in self.queue()}
             if ids:
@@ -222,7 +223,7 @@ class Cluster:
 
 
 def overrides(file, name):
-    """The overrides that a test of the project is run with."""
+    """The overrides that a test of the project runs with."""
     text = (ROOT / "pipeline/tests" / file).read_text()
     found = re.search(rf'const {name}: &str = "(.*?)";', text, re.S).group(1)
     return re.sub(r"\\\n\s*", "", found).replace('\\"', '"')
@@ -319,7 +320,7 @@ def disturbed(runs, cluster):
     say("slice 2 of train failed once, as was arranged")
 
     def at_work():
-        """The node of a slice that has begun to train, and which."""
+        """Node, task and job id of a slice that has begun to train; None if there is none."""
         for _, task, state, node, name, number in cluster.queue():
             begun = list(folder.glob(f"train-{task}-of-3.partial/groups/*/epochs.jsonl"))
             if state == "RUNNING" and name.endswith(":train") and begun:
@@ -354,7 +355,7 @@ SWEEP = ["sweep", 'set=sweep={"train.atoms"=[32,48]}', 'set=evaluate.schemes=["d
 
 
 def swept(runs, cluster):
-    """A sweep of two points on the one node that is left, and the same here."""
+    """A sweep of two points on the one node that is left, compared with the same sweep run locally."""
     runs.call("local", SWEEP)
     runs.call("slurm", [*SWEEP, *ON_CLUSTER])
     cluster.wait(lambda: not cluster.queue(), "end of the sweep")
@@ -372,6 +373,6 @@ if __name__ == "__main__":
         sys.exit("slurm-test: munged and slurmd need root: run it as root, for example in a container")
     STARTED = time.monotonic()
     install()
-    # Processes of the cluster are known by this folder.
+    # Processes of the cluster are recognised by this folder.
     with tempfile.TemporaryDirectory(prefix="kvcsr-slurm-") as temporary:
         main(str(Path(sys.argv[1]).resolve()), Path(temporary))

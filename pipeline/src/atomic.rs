@@ -1,4 +1,4 @@
-//! Files written whole or not at all, with errors that name them.
+//! Writes files whole or not at all. Errors name the file.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use kvcsr_codec::atomic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Writes a file under another name first, so that it is whole or not there.
+/// Writes a file under a temporary name and then renames it, so that it is whole or not there.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     atomic::write(path, bytes).with_context(|| path.display().to_string())
 }
 
-/// As [`write()`], and nothing is written where the file says the same already: what is up to date may lie on a read-only disk.
+/// Like [`write()`], but writes nothing if the file already has these bytes: an up-to-date file may lie on a read-only disk.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     if std::fs::read(path).is_ok_and(|old| old == bytes) {
         return Ok(());
@@ -21,7 +21,7 @@ pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, bytes)
 }
 
-/// As [`write_if_changed`], with what the file `from` holds.
+/// Like [`write_if_changed`], with the contents of the file `from`.
 pub fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(from).with_context(|| from.display().to_string())?;
     write_if_changed(to, &bytes)
@@ -38,17 +38,17 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
-/// Removes what killed runs were in the midst of writing in `dir` and below.
+/// Removes the temporary files that killed runs left in `dir` and below.
 pub fn remove_leftovers(dir: &Path) -> Result<()> {
     atomic::remove_leftovers(dir).with_context(|| dir.display().to_string())
 }
 
-/// The files that killed runs were in the midst of writing in `dir` and below, and those that others are writing now.
+/// The temporary files in `dir` and below: those that killed runs left, and those that other processes are writing now.
 pub fn leftovers(dir: &Path) -> Result<Vec<PathBuf>> {
     atomic::leftovers(dir).with_context(|| dir.display().to_string())
 }
 
-/// Copies a file, durably: the one that it is copied from may be removed.
+/// Copies a file and syncs the copy to the disk, so that the original may be removed afterwards.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut read = File::open(from).with_context(|| from.display().to_string())?;
     let mut make = || {

@@ -1,4 +1,4 @@
-//! The long documents of `data/sources.toml`: which there are of a domain, their files and digests.
+//! The long documents of `data/sources.toml`: the documents of a domain, their files and their digests.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! Checkpoints of the Hugging Face hub, pinned to a commit: `hf:owner/name@commit`.
 //!
-//! Files lie in the hub's own cache, shared with its other programs, so what they have downloaded is found here without
-//! a network. Downloading itself is behind the cargo feature `hub`.
+//! Files lie in the hub's own cache, which other programs of the hub share. Files that they have downloaded are found here
+//! without a network. Downloading itself needs the cargo feature `hub`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What a name of a repository begins with.
+/// The beginning of the name of a repository.
 pub const SCHEME: &str = "hf:";
 
-/// Read besides the weights, where a repository has them; the first is needed.
+/// Files that are read besides the weights, if a repository has them. The first is required.
 const BESIDES: [&str; 8] = [
     "config.json",
     "generation_config.json",
@@ -24,11 +24,12 @@ const BESIDES: [&str; 8] = [
     "chat_template.jinja",
 ];
 
-/// Files of [`BESIDES`] that nearly every repository has: another program that has fetched the weights alone lacks them.
+/// Files of [`BESIDES`] that nearly every repository has. They are missing if another program has fetched the weights alone, so
+/// they are asked for.
 const ASKED: [&str; 2] = ["generation_config.json", "tokenizer_config.json"];
 
-/// Weights in the order a checkpoint folder is searched for them: a whole file, or an index and the files it names,
-/// which begin and end so.
+/// Weights, in the order in which a checkpoint folder is searched for them: a whole file, or an index with the beginning and the
+/// end of the names of its files.
 const WEIGHTS: [(&str, Option<(&str, &str)>); 4] = [
     ("model.safetensors", None),
     ("model.safetensors.index.json", Some(("model-", ".safetensors"))),
@@ -51,7 +52,7 @@ impl fmt::Display for HubName {
 }
 
 impl HubName {
-    /// Reads `hf:owner/name@commit`. Branches and tags move, and a result must not: only a commit is a revision here.
+    /// Reads `hf:owner/name@commit`. Branches and tags can move, and then results would change: only a commit is accepted.
     pub fn parse(text: &str) -> Result<Self> {
         let shape = || format!("model `{text}`: expected {SCHEME}owner/name@commit");
         let rest = text.strip_prefix(SCHEME).with_context(shape)?;
@@ -76,12 +77,12 @@ impl HubName {
         Ok(Self { owner: owner.to_owned(), name: name.to_owned(), commit: commit.to_owned() })
     }
 
-    /// Where the hub's cache keeps its files.
+    /// The folder of its files in the hub's cache.
     fn folder(&self, cache: &Path) -> PathBuf {
         cache.join(format!("models--{}--{}", self.owner, self.name)).join("snapshots").join(&self.commit)
     }
 
-    /// The folder of a repository that is there in full.
+    /// The folder of the repository, if all of its files are there.
     pub fn fetched(&self) -> Result<PathBuf> {
         self.fetched_in(&cache_dir()?)
     }
@@ -110,7 +111,7 @@ impl HubName {
             return Ok(folder);
         }
         match self.download(&cache) {
-            // Without a network, what is there has to do.
+            // Without a network, the files that are there must be enough.
             Err(_) if complete => Ok(folder),
             Err(error) => Err(error),
             Ok(()) => self.fetched_in(&cache),
@@ -132,7 +133,7 @@ impl HubName {
         if let Some(endpoint) = endpoint.filter(|of| !of.is_empty()) {
             builder = builder.with_endpoint(endpoint);
         }
-        // A cache elsewhere has no token beside it: the login's is in the user's own.
+        // A cache in another place has no token beside it: the token of the login is in the user's own cache.
         let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.trim().is_empty());
         if let Some(token) = token.or_else(|| Cache::from_env().token()) {
             builder = builder.with_token(Some(token.trim().to_owned()));
@@ -151,7 +152,7 @@ impl HubName {
     }
 }
 
-/// What to do about a repository that is not there.
+/// What to do about a repository that was not downloaded.
 fn remedy() -> &'static str {
     if cfg!(feature = "hub") {
         "run `just fetch` for the profile, or `kvcsr generate --model` with its name"
@@ -172,7 +173,7 @@ fn cache_dir() -> Result<PathBuf> {
         .context("neither HF_HUB_CACHE, HF_HOME nor HOME is set: set HF_HOME to a folder for models")
 }
 
-/// The files of a repository that a checkpoint is read from, of all its `names`.
+/// Selects the files that a checkpoint is read from, among all file `names` of a repository.
 fn select(names: &[String]) -> Result<Vec<String>> {
     let has = |name: &str| names.iter().any(|n| n == name);
     if !has(BESIDES[0]) {
@@ -203,12 +204,12 @@ fn select(names: &[String]) -> Result<Vec<String>> {
     Ok(selected)
 }
 
-/// The files that the checkpoint in `folder` lacks; an error if there is none.
+/// The files that the checkpoint in `folder` lacks; an error if the folder or its index cannot be read.
 fn missing(folder: &Path) -> Result<Vec<String>> {
     let names: Vec<String> = std::fs::read_dir(folder)
         .with_context(|| folder.display().to_string())?
         .flatten()
-        // Entries are links into the cache: one that leads nowhere is a file that is not there.
+        // Entries are links into the cache: a link that leads nowhere is a missing file.
         .filter(|entry| entry.path().is_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
@@ -316,7 +317,7 @@ mod tests {
         write("model.safetensors.index.json", "{\"weight_map\": {");
         assert!(refused().contains("is damaged") && refused().contains("index.json"), "{}", refused());
         std::fs::write(index, whole).unwrap();
-        // A link that leads nowhere is a download that was broken off.
+        // A link that leads nowhere is an interrupted download.
         std::fs::remove_file(folder.join("model-1.safetensors")).unwrap();
         std::os::unix::fs::symlink("../../blobs/none", folder.join("model-1.safetensors")).unwrap();
         assert!(refused().contains("model-1.safetensors missing"));

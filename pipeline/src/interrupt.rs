@@ -1,8 +1,8 @@
-//! What Ctrl-C and a polite end (SIGINT, SIGTERM) do: nothing half made stays, and the program ends by that signal.
+//! Handles SIGINT (Ctrl-C) and SIGTERM: no unfinished files stay, and the program ends by that signal.
 //!
-//! A thread waits for the first signal. It lets a replacement of outputs end, ends child processes, removes temporary files and
-//! folders, takes bars off the terminal, says how to go on, and ends the program by the signal, which a shell shows as status 130
-//! or 143. A second signal ends the program at once, as SIGKILL would; the next run goes on in either case.
+//! A thread waits for the first signal. It lets a replacement of outputs finish, ends child processes, removes temporary files and
+//! folders, clears the progress bars, says how to continue, and ends the program by the signal, which a shell shows as status 130
+//! or 143. A second signal ends the program at once, as SIGKILL would. In either case the next run continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -24,24 +24,24 @@ use crate::ui;
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// Held while outputs are replaced.
 static REPLACING: Mutex<()> = Mutex::new(());
-/// What the program has begun and must not leave.
+/// What the program has started and must clean up.
 static BEGUN: Mutex<Begun> = Mutex::new(Begun { children: BTreeMap::new(), folders: BTreeSet::new() });
 
 struct Begun {
-    /// Children by the numbers of their processes.
+    /// Children by process id.
     children: BTreeMap<u32, Child>,
     folders: BTreeSet<PathBuf>,
 }
 
 fn locked<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
-    // What a thread that panicked has left is still to be cleaned up.
+    // Even if a thread panicked, cleaning up is still necessary.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts to wait for signals. `resumable`: the same command goes on where it stopped.
+/// Starts to wait for signals. `resumable`: the same command continues where it stopped.
 pub fn watch(resumable: bool) -> Result<()> {
     let ignored = ignored_signals();
-    // A signal that the caller has the program ignore, as shells do for jobs in the background, stays ignored.
+    // If the caller has made the program ignore a signal, as shells do for jobs in the background, it stays ignored.
     let signals: Vec<i32> = [SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect();
     for &signal in &signals {
         // In this order: the first signal finds the flag unset and sets it.
@@ -60,7 +60,7 @@ pub fn watch(resumable: bool) -> Result<()> {
     Ok(())
 }
 
-/// Signals that this process ignores, as bits; none where the system does not tell.
+/// The signals that this process ignores, as bits; 0 if the system does not tell.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -70,10 +70,10 @@ fn ignored_signals() -> u64 {
 /// Cleans up and ends the program by `signal`.
 fn end(signal: i32, resumable: bool) {
     let _replaced = locked(&REPLACING);
-    // Kept: no child and no folder is begun after this.
+    // This lock is held until the end: no child and no folder can be started after this.
     let mut begun = locked(&BEGUN);
     for child in begun.children.values_mut() {
-        // One that has ended needs no signal.
+        // A child that has already ended needs no signal.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -90,23 +90,23 @@ fn end(signal: i32, resumable: bool) {
     std::process::exit(128 + signal);
 }
 
-/// Waits for the end of the program if a signal has begun it: an error that the signal's cleaning up led to is none.
+/// If a signal is ending the program, waits for the end: errors that the cleaning up causes are not reported.
 pub fn settle() {
     while INTERRUPTED.load(Ordering::SeqCst) {
         std::thread::park();
     }
 }
 
-/// Until it is dropped, the first signal waits.
+/// Until the returned value is dropped, the first signal waits.
 pub fn replacing() -> impl Drop {
     locked(&REPLACING)
 }
 
-/// A folder that does not outlive the program, nor this value.
+/// A temporary folder. It is removed when this value is dropped or a signal ends the program.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes the folder, or lists one that is there.
+    /// Makes the folder, or takes over an existing one.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -130,10 +130,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs a child that ends with this program; returns its status and what it wrote to standard error.
+/// Runs a child process, which a signal to this program ends too. Returns its status and what it wrote to standard error.
 ///
 /// # Errors
-/// If it cannot be started, or what it writes not be read.
+/// If it cannot be started, or what it writes cannot be read.
 pub fn run_child(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     let (id, stderr) = {
         let mut begun = locked(&BEGUN);
@@ -144,7 +144,7 @@ pub fn run_child(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     };
     let mut said = Vec::new();
     let read = stderr.map_or(Ok(0), |mut stderr| stderr.read_to_end(&mut said));
-    // The child has closed its standard error: it has ended, or is about to. It is not waited for under the lock.
+    // The child has closed its standard error: it has ended, or is about to end. The lock is released while this waits for it.
     let status = loop {
         let mut begun = locked(&BEGUN);
         let ended = match begun.children.get_mut(&id) {

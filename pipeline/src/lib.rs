@@ -42,10 +42,10 @@ use crate::stages::all;
 
 /// Runs the command that the program's arguments name.
 pub fn main() -> ExitCode {
-    // A reader that has seen enough, such as `head`, ends the program as it ends others.
+    // If a reader of the output, such as `head`, ends early, this program ends as other programs do.
     sigpipe::reset();
     let command = Cli::parse().command;
-    // The peers of `bench` run as fast as they can; everything else has the same bits on every machine.
+    // The peers of `bench` run as fast as they can. All other commands give the same bits on every machine.
     let beside_peers = matches!(&command, Command::Tool(tool) if matches!(**tool, Tool::Bench(_)));
     for (variable, value) in kvcsr_neuraldict::device::SAME_EVERYWHERE.into_iter().filter(|_| !beside_peers) {
         if std::env::var_os(variable).is_none() {
@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether a command that was interrupted goes on where it stopped.
+/// Whether an interrupted command continues where it stopped when it is run again.
 fn goes_on(command: &Command) -> bool {
     match command {
         Command::Stage(..) => true,
@@ -77,7 +77,7 @@ fn goes_on(command: &Command) -> bool {
     }
 }
 
-/// An error with its causes, those left out that the one before has in it already.
+/// An error with its causes. A cause that the text before it already contains is left out.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut before = String::new();
@@ -126,7 +126,7 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-/// A run whose stages are run here.
+/// A run whose stages run in this process.
 fn prepare(args: RunArgs) -> Result<Run> {
     let args = args.resolve()?;
     if args.executor.is_some() {
@@ -135,7 +135,7 @@ fn prepare(args: RunArgs) -> Result<Run> {
     run_of(args)
 }
 
-/// A run whose stages are run where an option or a word says, or the profile.
+/// A run whose stages run where the option or the word `executor` says, or else the profile.
 fn prepare_for(args: RunArgs, executor: Option<String>) -> Result<Run> {
     let mut args = args.resolve()?;
     let kind = executor.or(args.executor.take());
@@ -152,14 +152,14 @@ fn run_of(args: RunArgs) -> Result<Run> {
     };
     let profiles = paths.root.join("pipeline/profiles");
     let mut config = all::checked(Config::load(&profiles, &args.profile, &args.overrides)?)?;
-    // README and docs show the profile itself, not an experiment beside it.
+    // README and docs show the profile itself, not a named run beside it.
     config.report.publish &= args.run.is_none();
     rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global().context("thread pool")?;
     let (arguments, slice) = (args.arguments(), args.slice.parse()?);
     Ok(Run { profile: args.profile, arguments, config, paths, force: args.force, slice, stages: all::ALL })
 }
 
-/// Runs the stages that the profile's results need, or those that lead to the stages `to`.
+/// Runs the stages that the profile's results need, or the stages `to` and those that they need.
 fn reproduce(run: &Run, to: &[String]) -> Result<()> {
     let started = Instant::now();
     let goal = |name: &String| {
@@ -178,7 +178,7 @@ fn reproduce(run: &Run, to: &[String]) -> Result<()> {
         println!("  {:<10} {}", stage.name(), stage.plan(run));
     }
     commands::fetch::run(run)?;
-    // Known from the model's configuration; the stage itself would say so after hours of others.
+    // The model's configuration tells this now. The stage itself would fail only after hours of other stages.
     let positions = models::Opened::of(&run.config.model, &run.paths)?.arch()?.max_positions;
     stages.iter().try_for_each(|stage| stage.fits(&run.config, positions))?;
     executor::execute(&Plan::of(run, &stages)?, run)?;
@@ -188,7 +188,7 @@ fn reproduce(run: &Run, to: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// How the jobs of a run stand, or which stages are made where none were submitted.
+/// Prints the state of a run's jobs, or which stages are made if no jobs were submitted.
 fn status(run: &Run) -> Result<()> {
     executor::slurm::status::run(run, || Plan::of(run, &all::reproduced(&run.config)?))
 }

@@ -1,8 +1,8 @@
-//! `kvcsr fetch longbench`: LongBench from its publishers, downloading behind the cargo feature `hub`.
+//! `kvcsr fetch longbench`: fetches LongBench from its publishers. Downloading needs the cargo feature `hub`.
 //!
-//! Records are `data.zip` of the dataset repository at one commit: the one that `source.json` beside them names, or, the first
-//! time, the newest, which `source.json` then pins. Prompts and limits are LongBench's own config files at a commit named here,
-//! checked against their sha256. Every task must have as many records as LongBench says it has.
+//! The records are `data.zip` of the dataset repository at one commit. The file `source.json` beside them names it. The first
+//! time it is the newest commit, which `source.json` then pins. Prompts and limits are LongBench's own config files at a commit
+//! that is named here, checked against their sha256. Every task must have as many records as LongBench says.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::paths::Paths;
 
-/// What follows `fetch` on the command line.
+/// The word after `fetch` on the command line.
 pub const WORD: &str = "longbench";
 /// The folder in the download cache.
 pub const FOLDER: &str = "longbench";
@@ -58,7 +58,7 @@ fn download(folder: &Path) -> Result<()> {
     unpacked::unpack(&archive, folder, &revision, kvcsr_eval::longbench::tasks::TaskTable::embedded().tasks())
 }
 
-/// All but the network.
+/// Everything except the network.
 #[cfg(any(feature = "hub", test))]
 mod unpacked {
     use std::fs::File;
@@ -74,7 +74,7 @@ mod unpacked {
     use crate::atomic;
     use crate::sources::{sha256, sha256_of};
 
-    /// The dataset repository and the file of it.
+    /// The dataset repository, and its file with the records.
     pub const DATASET: &str = "THUDM/LongBench";
     pub const ARCHIVE: &str = "data.zip";
     /// The config files of THUDM/LongBench at this commit, by sha256.
@@ -84,7 +84,7 @@ mod unpacked {
         ("dataset2prompt.json", "56d22ad4f382169c2b8a11ff4c982a4a1bea096c8152b0f0b85b64686b157c30"),
         ("model2maxlen.json", "2405c0b85b215a504fb6a8f69c4982db7e2be2d53d177c69891cdcf0fe78f3ce"),
     ];
-    /// No file of LongBench comes near it: an archive that unfolds further is not LongBench.
+    /// The largest unpacked file, in bytes. No file of LongBench comes near it: an archive with a larger one is not LongBench.
     const LARGEST: u64 = 1 << 28;
     const ORIGIN: &str = "source.json";
 
@@ -114,7 +114,7 @@ mod unpacked {
         }
     }
 
-    /// One config file of LongBench's repository, by Python, which fetching needs in any case.
+    /// Downloads one config file of LongBench's repository with Python, which fetching needs in any case.
     #[cfg(feature = "hub")]
     pub fn config_file(name: &str) -> Result<Vec<u8>> {
         let url = format!("https://raw.githubusercontent.com/{DATASET}/{CONFIG_COMMIT}/LongBench/config/{name}");
@@ -126,7 +126,7 @@ mod unpacked {
         Ok(out.stdout)
     }
 
-    /// Makes a config file present and right.
+    /// Makes sure that a config file is there and has the expected sha256.
     pub fn keep_config(folder: &Path, name: &str, expected: &str, get: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
         let path = folder.join("config").join(name);
         if path.is_file() && sha256(&path)? == expected {
@@ -141,8 +141,8 @@ mod unpacked {
         atomic::write(&path, &bytes)
     }
 
-    /// Takes the records of `tasks`, and of LongBench-E where the archive has them, out of the archive. The origin is written
-    /// last: it vouches for complete records.
+    /// Unpacks the records of `tasks` from the archive, and those of LongBench-E if the archive has them. The origin is written
+    /// last: it means that the records are complete.
     pub fn unpack(archive: &Path, folder: &Path, revision: &str, tasks: &[Task]) -> Result<()> {
         let name = || archive.display().to_string();
         let mut zip = zip::ZipArchive::new(File::open(archive).with_context(name)?).with_context(name)?;

@@ -1,4 +1,4 @@
-//! What a figure was measured on.
+//! The machine that results were measured on.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads it off this machine. `device` is what training runs on.
+    /// Reads the properties of this machine. `device` is the device of training.
     pub fn read(device: &str) -> Self {
         let system = sysinfo::System::new_with_specifics(
             sysinfo::RefreshKind::nothing()
@@ -36,10 +36,10 @@ impl Machine {
     }
 }
 
-/// Short revision, with `-dirty` where tracked files other than generated results differ.
+/// Short revision, with `-dirty` if tracked files other than generated results have changed.
 fn git_revision() -> Option<String> {
     let git = |args: &[&str]| {
-        // Without the lock that `git status` takes to note what it found: a kill would leave it.
+        // Without the lock that `git status` takes to refresh its index: a kill would leave the lock behind.
         let out = Command::new("git").arg("--no-optional-locks").args(args).output().ok()?;
         out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
@@ -51,7 +51,7 @@ fn git_revision() -> Option<String> {
     Some(if changed.is_empty() { revision } else { format!("{revision}-dirty") })
 }
 
-/// Peak resident memory of this process in bytes, where the system tells.
+/// Peak resident memory of this process in bytes, if the system tells it.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;

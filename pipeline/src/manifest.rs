@@ -1,4 +1,4 @@
-//! What a stage was made from: its key, inputs, parameters, outputs and circumstances.
+//! The record of a finished stage: its key, inputs, parameters, outputs and circumstances.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -18,14 +18,14 @@ use crate::room::Estimate;
 /// Name of the record beside a stage's outputs.
 pub const FILE: &str = "manifest.json";
 
-/// What errors say of a record that is not as it was written.
+/// The words of errors about a damaged record.
 pub const DAMAGED: &str = "not the record of a finished stage";
 
-/// What determines a stage's outputs. Two equal recipes make the same thing.
+/// What determines a stage's outputs. Two equal recipes make the same outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     pub stage: String,
-    /// Raised when the code of the stage changes what it makes.
+    /// Raised when a change of the code changes the stage's outputs.
     pub version: u32,
     /// Named parameters.
     pub parameters: Map<String, Value>,
@@ -33,18 +33,18 @@ pub struct Recipe {
     pub inputs: Map<String, Value>,
 }
 
-/// The input that names the dtype of weights, where it is not `auto`.
+/// The input that names the dtype of weights, if it is not `auto`.
 pub const DTYPE: &str = "dtype";
-/// The input that says that a GPU computes, where one does: sums have another order there, and times are another machine's.
+/// The input that says that a GPU computes, if one does: there sums have another order, and times are those of another device.
 pub const DEVICE: &str = "device";
-/// The input that names the way of attending, where it is not `auto`.
+/// The input that names how attention is computed, if it is not `auto`.
 pub const ATTENTION: &str = "attention";
 
 impl Recipe {
     /// blake3 of the canonical JSON (object keys are sorted).
     pub fn key(&self) -> String {
         let mut sorted = self.clone();
-        // Maps keep the order in which they were filled, since the reader of chat templates needs that of serde_json.
+        // Maps keep the order in which they were filled, because the reader of chat templates needs serde_json to do so.
         for map in [&mut sorted.parameters, &mut sorted.inputs] {
             map.sort_keys();
             map.values_mut().for_each(Value::sort_all_objects);
@@ -53,8 +53,8 @@ impl Recipe {
         blake3::hash(json.as_bytes()).to_hex().to_string()
     }
 
-    /// Whether this recipe makes all that an earlier one made, and more: only parameters of `grows` differ, and they have grown;
-    /// what both are made from is the same.
+    /// Whether this recipe makes everything that the earlier recipe `old` made, and more: only parameters of `grows` differ, and
+    /// they have grown; inputs that both have are the same.
     pub fn extends(&self, old: &Self, grows: &[&str]) -> bool {
         if grows.is_empty() || self.stage != old.stage || self.version != old.version {
             return false;
@@ -65,7 +65,7 @@ impl Recipe {
             now => now == Some(value),
         };
         let same = |(name, input): (&String, &Value)| self.inputs.get(name).is_none_or(|now| now == input);
-        // Inputs that say how everything is computed are there only where they are not `auto`.
+        // Inputs that say how everything is computed exist only if they are not `auto`, so a missing one must be missing in both.
         let as_before = |name: &&str| self.inputs.get(*name) == old.inputs.get(*name);
         before.len() == after.len()
             && before.iter().all(grown)
@@ -88,7 +88,8 @@ impl Recipe {
     }
 }
 
-/// Whether a value is another with more members, or a larger number than one above 0: 0 stands for all in some lists.
+/// Whether `new` equals `old` or has grown from it: a list has more members, or a number above 0 is larger. A 0 cannot grow: for
+/// some parameters it stands for all.
 fn is_grown(old: &Value, new: &Value) -> bool {
     match (old, new) {
         (Value::Array(old), Value::Array(new)) => old.iter().all(|member| new.contains(member)),
@@ -100,7 +101,7 @@ fn is_grown(old: &Value, new: &Value) -> bool {
     }
 }
 
-/// The members of sections beside plain parameters, under their paths: `heldout.repeats`.
+/// All parameters in one map. A member of a section has its path as its name: `heldout.repeats`.
 fn flat(parameters: &Map<String, Value>) -> Map<String, Value> {
     let mut flat = Map::new();
     for (name, value) in parameters {
@@ -145,18 +146,19 @@ pub struct Manifest {
     pub dtype: String,
     pub seed: u64,
     pub finished: Timestamp,
-    /// Of this run and of the finished one that it went on from; what a killed one took is not in it.
+    /// The time of this run and of the finished run that it extends. The time of killed runs is not in it.
     pub wall_seconds: f64,
     pub peak_memory_bytes: Option<u64>,
-    /// What the stage was expected to need before it started.
+    /// The memory and disk that the stage was expected to need, before it started.
     #[serde(default)]
     pub estimate: Estimate,
-    /// blake3 of this record's file with [`NO_SEAL`] in its place; empty in records of older versions, which are not checked.
+    /// blake3 of this record's file with [`NO_SEAL`] in the place of the seal; empty in records of older versions, which are not
+    /// checked.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub seal: String,
 }
 
-/// What stands for the seal where it is computed.
+/// The placeholder for the seal while the seal is computed.
 const NO_SEAL: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Manifest {
@@ -173,7 +175,7 @@ impl Manifest {
     /// Reads the record in `dir`; none if there is no such file.
     ///
     /// # Errors
-    /// If it cannot be read, is no record, or is not as it was written.
+    /// If it cannot be read, is no record, or was changed after it was written.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);
         match std::fs::read_to_string(&path) {
@@ -195,12 +197,12 @@ impl Manifest {
         Ok(record)
     }
 
-    /// The record in `dir`, if there is a whole one.
+    /// The record in `dir`, if there is an undamaged one.
     pub fn read(dir: &Path) -> Option<Self> {
         Self::open(dir).ok().flatten()
     }
 
-    /// Reads a record, if the file is a whole one.
+    /// Reads a record from a file, if the file is an undamaged one.
     pub fn read_file(path: &Path) -> Option<Self> {
         Self::parse(&std::fs::read_to_string(path).ok()?).ok()
     }
@@ -210,8 +212,8 @@ impl Manifest {
         self.finished.strftime("%F").to_string()
     }
 
-    /// Why the outputs in `dir` are not what the record says, if so. Contents are hashed again only
-    /// where size or time of change differ.
+    /// How the outputs in `dir` differ from the record; none if they do not. The contents of a file are hashed again only if its
+    /// size or its modification time differs.
     pub fn damage(&self, dir: &Path) -> Option<String> {
         self.outputs.iter().find_map(|output| {
             let path = dir.join(&output.file);
@@ -227,13 +229,13 @@ impl Manifest {
     }
 }
 
-/// A time without its fraction of a second, which would say nothing in a record: `2026-01-31T12:00:00Z`.
+/// A time rounded to a second, because fractions say nothing in a record: `2026-01-31T12:00:00Z`.
 pub fn to_the_second(time: Timestamp) -> Timestamp {
-    // Rounding fails only within half a second of the last time that can be told.
+    // Rounding fails only within half a second of the last time that can be represented.
     time.round(Unit::Second).unwrap_or(time)
 }
 
-/// Size in bytes and time of change in nanoseconds.
+/// Size in bytes and modification time in nanoseconds.
 fn describe(path: &Path) -> Result<(u64, u64)> {
     let meta = std::fs::metadata(path)?;
     let modified = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
@@ -254,8 +256,8 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
-/// blake3 of what a file says, without its times: rows in JSON lines (`*.jsonl`) and tables (`*.csv`) lose the fields that [`is_time`]
-/// names, so that the digest of the same results is the same whenever they are measured.
+/// blake3 of a file's contents without measured times: rows in JSON lines (`*.jsonl`) and tables (`*.csv`) lose the fields that
+/// [`is_time`] names, so that the digest of the same results is the same whenever they are measured.
 fn hash_of_content(path: &Path) -> Result<String> {
     let ending = path.extension().and_then(|extension| extension.to_str());
     let text = || std::fs::read_to_string(path).with_context(|| path.display().to_string());
@@ -282,13 +284,13 @@ fn rows_without_times(text: &str) -> Result<String> {
     Ok(kept)
 }
 
-/// Whether a row's field is a time that was measured: `encode_ms`, `decode_ms_per_token`, `seconds`.
+/// Whether a row's field is a measured time: `encode_ms`, `decode_ms_per_token`, `seconds`.
 fn is_time(field: &str) -> bool {
     field.split('_').any(|word| word == "ms" || word == "seconds")
 }
 
-/// Every file below `dir` except the record itself and `others`, in name order, and the digest of what they say, without times and
-/// without the files `aside`.
+/// Every file below `dir` except the record itself and `others`, in name order; and the digest of their contents, without
+/// measured times and without the files `aside`.
 pub fn outputs(dir: &Path, others: &[&str], aside: &[&str]) -> Result<(Vec<Output>, String)> {
     let mut files = Vec::new();
     collect(dir, dir, &mut files)?;

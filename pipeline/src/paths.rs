@@ -12,7 +12,7 @@ pub struct Paths {
     pub root: PathBuf,
     /// `data/runs/<profile>`: git-ignored, one folder per stage.
     pub run: PathBuf,
-    /// The run of the profile itself, where this is a named run beside it (`data/runs/<profile>+<name>`).
+    /// The run of the profile itself, if this is a named run beside it (`data/runs/<profile>+<name>`).
     pub base: Option<PathBuf>,
     /// `data/results/<profile>`: small and committed.
     pub results: PathBuf,
@@ -23,7 +23,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Looks for the project upwards from the current folder.
+    /// Searches for the project in the current folder and the folders above it.
     pub fn find(profile: &str) -> Result<Self> {
         let here = std::env::current_dir()?;
         let Some(root) = here.ancestors().find(|p| p.join("data/sources.toml").is_file()) else {
@@ -40,7 +40,7 @@ impl Paths {
         })
     }
 
-    /// The run `name` beside that of `profile`: what changes is made there, everything else is used from the profile's run.
+    /// The run `name` beside that of `profile`. What differs is made there; everything else is used from the profile's run.
     pub fn find_run(profile: &str, name: &str) -> Result<Self> {
         let own = Self::find(&format!("{profile}+{name}"))?;
         let base = Self::find(profile)?;
@@ -58,7 +58,7 @@ impl Paths {
         self.root.join("data/plans").join(profile)
     }
 
-    /// A path as people type it: relative to the project where it lies inside.
+    /// A path as people type it: relative to the project if it lies inside the project.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }

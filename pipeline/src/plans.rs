@@ -9,7 +9,7 @@ use kvcsr_cache::{Needs, SchemeContext};
 
 use crate::atomic;
 
-/// Largest file that is read.
+/// The largest file size that is read.
 const LARGEST: u64 = 1 << 20;
 
 /// The file of the plan called `name` in a profile's folder of plans.
@@ -20,7 +20,7 @@ pub fn file(folder: &Path, name: &str) -> PathBuf {
 /// Reads a plan.
 ///
 /// # Errors
-/// There is no such file, or it is no plan.
+/// If the file does not exist or is not a plan.
 pub fn read(path: &Path) -> Result<BitPlan> {
     let shown = || path.display().to_string();
     let bytes = std::fs::metadata(path).with_context(shown)?.len();
@@ -29,7 +29,7 @@ pub fn read(path: &Path) -> Result<BitPlan> {
     toml::from_str(&text).with_context(|| format!("{}: not a plan as `just kvcsr plan` writes it", shown()))
 }
 
-/// Writes a plan with what is known of it; `title` says what it is of.
+/// Writes a plan with comments for its reader; `title` says which plan it is.
 pub fn write(path: &Path, title: &str, plan: &BitPlan, outcome: Outcome) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -75,7 +75,7 @@ fn names(needs: &[Needs]) -> impl Iterator<Item = &str> {
     needs.iter().filter_map(|needs| needs.plan.as_deref())
 }
 
-/// The context with the plans that schemes need, as far as `folder` has them.
+/// The context with those plans that schemes need and that `folder` holds.
 ///
 /// # Errors
 /// As [`read`].
@@ -92,7 +92,7 @@ pub fn with(mut cx: SchemeContext, needs: &[Needs], folder: &Path) -> Result<Sch
 /// Names and digests of the plans that schemes need.
 ///
 /// # Errors
-/// A plan is missing.
+/// If a plan is missing.
 pub fn digests(needs: &[Needs], folder: &Path) -> Result<Vec<(String, String)>> {
     let digest = |name: &str| {
         let path = file(folder, name);

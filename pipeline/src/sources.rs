@@ -17,27 +17,27 @@ pub use self::fetch::{fetch, unpack};
 pub use self::parts::append;
 use crate::paths::Paths;
 
-/// What an input is used as.
+/// What an input is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     Model,
     Text,
-    /// What the suite's records are made of.
+    /// A text that the suite's records are made from.
     Tasks,
     /// One long document of a collection.
     Document,
 }
 
-/// How a text file falls into documents.
+/// How a text file is cut into documents.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Documents {
     /// One document per line.
     Lines,
-    /// A document starts at each line that starts with this.
+    /// A document starts at each line that starts with this text.
     StartsWith(String),
-    /// No marks in the file: pieces of at least this many bytes, cut at blank lines.
+    /// The file has no marks: it is cut at blank lines into pieces of at least this many bytes.
     BlocksOf(usize),
 }
 
@@ -76,8 +76,8 @@ pub struct Part {
     pub sha256: String,
 }
 
-/// What a name of the list is of. All become parts of paths; package and version also of a command of pip, which would read
-/// `name @ address` as a place to download from.
+/// What a name in the list denotes. All names become parts of paths. Package and version also become parts of a command of pip,
+/// which would read `name @ address` as a place to download from.
 #[derive(Debug, Clone, Copy)]
 enum Named {
     Id,
@@ -193,7 +193,7 @@ impl Sources {
         })
     }
 
-    /// All inputs but the long documents.
+    /// All inputs except the long documents.
     pub fn all(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter()
     }
@@ -224,7 +224,7 @@ impl Source {
         }
     }
 
-    /// A file of this size and sha256 alone, for tests of the readers.
+    /// A source with only a file name, a size and a sha256, for tests of the readers.
     pub(crate) fn of_file(file: &str, bytes: u64, sha256: &str) -> Self {
         Self {
             id: file.to_owned(),
@@ -265,7 +265,7 @@ impl Source {
         }
     }
 
-    /// Where the file is kept once fetched.
+    /// The path of the file after it was fetched.
     pub fn path(&self, paths: &Paths) -> PathBuf {
         match &self.origin {
             Origin::Package { package, version, file } => places::in_package(&paths.cache, package, version, file),
@@ -273,7 +273,7 @@ impl Source {
         }
     }
 
-    /// The path, or what to do when the file was not fetched.
+    /// The path of the file; if it was not fetched, an error that says what to do.
     pub fn fetched(&self, paths: &Paths) -> Result<PathBuf> {
         let path = self.path(paths);
         if path.is_file() {
@@ -289,7 +289,7 @@ impl Source {
         }
     }
 
-    /// Says that the file, to be kept at `path`, is not there, and how much of it is.
+    /// A text that says that the file at `path` was not fetched, and how many of its parts are there.
     pub fn missing(&self, path: &Path) -> String {
         match &self.origin {
             Origin::Parts { parts, .. } => match parts::there(&parts::unfinished(path), parts) {
@@ -300,7 +300,7 @@ impl Source {
         }
     }
 
-    /// Checks a file against size and sha256. For one in parts, the error names the first that is wrong.
+    /// Checks the size and the sha256 of a file. For a file in parts, the error names the first wrong part.
     pub fn verify(&self, path: &Path) -> Result<()> {
         let whole = self.verify_whole(path);
         match (&self.origin, whole) {

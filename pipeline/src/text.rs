@@ -40,8 +40,8 @@ fn line_starts(text: &str) -> impl Iterator<Item = usize> + '_ {
     std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1))
 }
 
-/// The side of a document: decided by its own text and the seed alone, so that adding or removing
-/// other documents moves none.
+/// The side of a document. Only its own text and the seed decide it, so adding or removing
+/// other documents does not change it.
 pub fn side(document: &str, seed: u64, heldout_fraction: f64) -> Side {
     if fraction(b"part", document, seed) < heldout_fraction { Side::Heldout } else { Side::Calibration }
 }
@@ -61,8 +61,8 @@ pub fn shuffled<'a>(all: &[&'a str], side: Side, seed: u64, heldout_fraction: f6
     picked
 }
 
-/// `count` sequences of exactly `length` tokens: documents one after another, a blank line between
-/// them, cut where a sequence is full. A sequence never runs into a second document unless the
+/// `count` sequences of exactly `length` tokens: documents one after another, with a blank line between
+/// them, cut where a sequence is full. A sequence continues with a second document only if the
 /// first is too short to fill it.
 pub fn sequences(
     name: &str,
@@ -85,7 +85,7 @@ pub fn sequences(
             sequences.push(std::mem::replace(&mut current, Vec::with_capacity(length)));
         }
     }
-    // Long documents were cut: their later parts fill what is still missing.
+    // Long documents were cut: their later parts give the sequences that are still missing.
     for start in 1.. {
         if sequences.len() == count {
             break;

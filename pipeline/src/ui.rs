@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle, WeakProgressBar};
 
-/// Seconds between two lines of progress where standard error is no terminal.
+/// The time between two lines of progress if standard error is no terminal.
 const QUIET_INTERVAL: Duration = Duration::from_secs(30);
 
 /// One line of a stage: `calibrate  up to date`.
@@ -17,7 +17,7 @@ pub fn line(stage: &str, text: &str) {
 /// Bars that may be on the terminal now.
 static BARS: Mutex<Vec<WeakProgressBar>> = Mutex::new(Vec::new());
 
-/// Takes every bar off the terminal, for a program that is about to end.
+/// Clears every bar from the terminal, when the program is about to end.
 pub fn clear_bars() {
     for bar in BARS.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(WeakProgressBar::upgrade) {
         bar.finish_and_clear();
@@ -48,7 +48,7 @@ pub fn bar(stage: &'static str, total: u64, unit: &'static str) -> Bar {
 }
 
 impl Bar {
-    /// More work is done.
+    /// Adds `by` units of work that are done.
     pub fn inc(&self, by: u64) {
         self.bar.inc(by);
         let Some(Ok(mut last)) = self.log.as_ref().map(Mutex::lock) else { return };
@@ -66,12 +66,12 @@ impl Bar {
         }
     }
 
-    /// What is being worked on.
+    /// Sets the text that says what is being worked on.
     pub fn set_message(&self, message: String) {
         self.bar.set_message(message);
     }
 
-    /// The work is done.
+    /// Ends the bar when the work is done.
     pub fn finish(self) {
         self.bar.finish_and_clear();
     }

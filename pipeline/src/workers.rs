@@ -1,4 +1,4 @@
-//! Pieces of work side by side.
+//! Runs pieces of work in parallel.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 /// and do not depend on each other, so that the result is the same for any number of workers.
 ///
 /// # Errors
-/// One that `f` returned; pieces not begun by then are left out, those begun are finished.
+/// One of the errors that `f` returned. After an error no further piece is begun; pieces that were begun are finished.
 pub fn each<T: Sync>(work: &[T], workers: usize, f: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
     let next = AtomicUsize::new(0);
     let worker = || {

@@ -1,4 +1,4 @@
-//! `generate` and `logits` on a small model that the test writes.
+//! `generate`, `logits`, `footprint`, `gpu-check` and `bench`, on a small model that the test writes if one is needed.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -160,7 +160,7 @@ fn footprint_needs_no_weights_and_no_project() {
     assert!(csv.contains("smollm2-135m-instruct,dense-f16,1000,1,16.0,16.0,23040000,"), "{csv}");
     assert!(fs::read_to_string(folder.path().join("memory/footprint-length.svg")).unwrap().contains("kivi-2"));
 
-    // Layers with a window, of a shape and of the command line: 16 bits of what f16 would hold.
+    // Layers with a window, from the shape and from the command line: 16 bits, relative to the channels that f16 would hold.
     let args = ["--tokens", "2000", "--schemes", "dense-f16", "--out", "memory"];
     for (shape, more, words, row) in [
         ("gemma-3-270m", &[][..], "15 of them with a window of 512 tokens", "2000,1,16.0,16.0,14008320,"),
@@ -199,7 +199,8 @@ fn footprint_needs_no_weights_and_no_project() {
     assert!(refused(&["--atoms", "70000"]).contains("1 to 65536"));
 }
 
-/// A set of four atoms per group for the test's model, for all but the last `missing` of keys and values of its two layers.
+/// A dictionary set for the test's model with four atoms per group. Of the four groups, for keys and values of two layers, the last
+/// `missing` are left out.
 fn dictionaries(path: &Path, missing: usize, model_sha256: &str) {
     let atoms = (0..4 * 8).map(|at| if at % 9 == 0 { 1.0 } else { 0.0 }).collect();
     let dictionary = std::sync::Arc::new(Dictionary::new(8, atoms).unwrap());
@@ -230,7 +231,7 @@ fn generate_refuses_dictionaries_that_lack_a_layer_and_names_those_of_another_mo
     dictionaries(&path, 0, "0");
     assert!(kvcsr(folder.path(), &named).status.success());
 
-    // Inside a clone the model is known by its content: a profile's set must be its own, a file is only said not to be.
+    // Inside a clone the model is identified by its contents: a profile's set must belong to it; a file causes only a warning.
     let data = tempfile::tempdir().unwrap();
     let stage = data.path().join("runs/other/train");
     fs::create_dir_all(&stage).unwrap();
@@ -255,7 +256,7 @@ fn generate_refuses_dictionaries_that_lack_a_layer_and_names_those_of_another_mo
     );
     let file = inside(&["--scheme", "csr-2", "--dictionaries", path.to_str().unwrap()]);
     assert!(file.status.success() && text(&file).contains("another model's"), "{}", text(&file));
-    // Without a scheme that needs any, none are read.
+    // If the scheme needs no dictionaries, none are read.
     let dense = inside(&["--profile", "other", "--scheme", "dense"]);
     assert!(dense.status.success(), "{}", text(&dense));
 }
@@ -301,7 +302,7 @@ fn the_check_of_a_gpu_can_be_rehearsed_on_the_cpu() {
 #[test]
 fn a_bench_keeps_the_rows_of_parts_that_it_does_not_measure() {
     let folder = model();
-    // Heads of 32 channels, which blocks of 32 need.
+    // Blocks of 32 need heads of 32 channels.
     let config = CONFIG.replace("\"hidden_size\": 16", "\"hidden_size\": 64");
     let arch = Arch::from_hf_config(&config, Path::new("config.json")).unwrap();
     let zeros = |shape: Vec<usize>| Tensor::full(0.01f32, shape, &Device::Cpu).unwrap();

@@ -1,6 +1,6 @@
-//! Dry runs of the paper's profiles, so that no mistyped name is found after twenty hours on a card: every stage, on a model of the
-//! true shape with two layers and random weights. Schemes, tasks, chat settings and thresholds are the profile's; only sizes are
-//! lowered.
+//! Dry runs of the paper's profiles, so that a mistyped name is found now and not after twenty hours on a GPU. Every stage runs
+//! on a model of the true shape, with two layers and random weights. Schemes, tasks, chat settings and thresholds are the
+//! profile's; only sizes are lowered.
 //!
 //! A short form runs with the other tests and needs the downloaded texts (`just fetch`). `just dry-run` runs the long one, which
 //! downloads what it needs.
@@ -19,7 +19,7 @@ use checkpoints::Published;
 use common::is_fetched;
 use serde_json::{Value, json};
 
-/// Names the profiles of a long form: one or more, or `all`.
+/// The variable that asks for the long form and names its profiles: one or more, or `all`.
 const ASKED: &str = "KVCSR_DRY_RUN";
 
 /// Sizes of both forms.
@@ -42,7 +42,7 @@ const SHORT: Form = Form {
 };
 
 /// The form that is asked for: every stage with a section in the report, on the smallest documents and answers that the schemes
-/// allow: `asymkv-30-0(window=512)` has nothing to compress in contexts of 512 tokens.
+/// allow. For example, `asymkv-30-0(window=512)` has nothing to compress in contexts of 512 tokens.
 const LONG: Form = Form {
     set: "heldout.domains=[\"play\"] heldout.scored=4 heldout.repeats=0 evaluate.contexts=[264] evaluate.documents=1 \
           evaluate.reconstruction=[4] compare.contexts=[768] compare.documents=1 compare.decode=1 \
@@ -64,7 +64,7 @@ const LONG: Form = Form {
     records: 2,
 };
 
-/// Longer than what the online part samples, so that its guard has atoms too.
+/// Prompts that are longer than what the online part samples, so that its guard has atoms too.
 const PROMPT: &str = "longbench.max_prompt_tokens=136";
 
 struct Form {
@@ -77,7 +77,7 @@ struct Form {
 /// What the short form needs.
 const TEXTS: [&str; 2] = ["wiki", "plays/"];
 
-/// The task that the short form has every scheme answer, in a run of this name.
+/// The task that every scheme answers in the short form. The run has the same name.
 const ONCE: &str = "lcc";
 
 /// A profile over the defaults, as the program reads it.
@@ -116,7 +116,7 @@ const CSR11: [&str; 11] = [
     "multifieldqa_en",
 ];
 
-/// Config and records in LongBench's layout; prompts are longer than the dry run's limit, so that all lose their middle.
+/// Writes config and records in LongBench's layout. Prompts are longer than the dry run's limit, so that all lose their middle.
 fn longbench(folder: &Path, records: usize) {
     let write = |name: String, text: String| {
         let path = folder.join(name);
@@ -147,7 +147,7 @@ fn rows(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A folder with the model, LongBench, and what the stages make; it goes when this does.
+/// A folder with the model, LongBench, and the outputs of the stages. It is removed when this is dropped.
 struct DryRun<'a> {
     model: &'a Published,
     form: &'a Form,
@@ -159,7 +159,7 @@ impl<'a> DryRun<'a> {
         let folder = tempfile::tempdir().unwrap();
         model.write(&folder.path().join("model"));
         longbench(&folder.path().join("longbench"), form.records);
-        // Downloads are shared; what is remembered of a model that goes again is not.
+        // Downloads are shared. The remembered hashes of the model are not: the model is removed again.
         let sources = kvcsr_fixtures::downloads();
         fs::create_dir_all(&sources).unwrap();
         fs::create_dir(folder.path().join("cache")).unwrap();
@@ -193,10 +193,10 @@ impl<'a> DryRun<'a> {
         println!("{}: {} in {:.1} s", self.model.profile, command.join(" "), started.elapsed().as_secs_f64());
     }
 
-    /// Every scheme that the profile names, but the costliest, answers one record, in a run beside the profile's.
+    /// Every scheme that the profile names, except the costliest, answers one record, in a run beside the profile's.
     fn answer_once(&self, settings: &toml::Table) {
         let all = ["longbench", "evaluate", "compare"].map(|section| names(settings, section, "schemes")).concat();
-        // The axes of CSR+ are those of all channels of a token: minutes for a layer with 32 key-value heads.
+        // The axes of CSR+ span all channels of a token: finding them takes minutes for a layer with 32 key-value heads.
         let cheap = |name: &&String| !self.model.is_wide() || !name.starts_with("csr+@");
         let all: BTreeSet<&String> = all.iter().filter(cheap).collect();
         let schemes = format!("longbench.schemes={}", json!(all));
@@ -210,7 +210,7 @@ impl<'a> DryRun<'a> {
         self.stage(&format!("../{}+{ONCE}/longbench", self.model.profile))
     }
 
-    /// Every scheme of the profile has scored the same documents.
+    /// Checks that every scheme of the profile has scored the same documents.
     fn check_documents(&self, stage: &str, schemes: &[String]) {
         let rows = rows(&self.stage(stage).join("heldout.jsonl"));
         let key = |row: &Value| (row["id"].to_string(), row["context"].to_string());
@@ -220,7 +220,8 @@ impl<'a> DryRun<'a> {
         assert!(rows.iter().all(|row| row["kl_sum"].as_f64().is_some_and(f64::is_finite)), "{stage}: no numbers");
     }
 
-    /// So many schemes have answered every one of `tasks`, and ours fill these columns of the paper's table of this model.
+    /// Checks that this many schemes have answered every one of `tasks`, and that ours fill these columns of the paper's table of
+    /// this model.
     fn check_longbench(&self, stage: &Path, tasks: &[&str], schemes: usize, settings: &toml::Table) {
         assert_eq!(rows(&stage.join("results.jsonl")).len(), tasks.len() * schemes, "{}", stage.display());
         let page = fs::read_to_string(stage.join("longbench.md")).unwrap();

@@ -1,4 +1,4 @@
-//! `generate` and `longbench` on small models and records as other programs met them, from the command line.
+//! `generate` and `longbench` from the command line, on small models and records like those that other programs meet.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -55,14 +55,14 @@ fn prompts_come_from_files_and_standard_input_and_are_measured_at_once() {
     assert!(said(&run(&["--prompt-file", file], None)).contains("140 prompt tokens"));
     assert!(said(&run(&["--prompt", "-"], Some("xyz"))).contains("3 prompt tokens"));
 
-    // A byte-order mark is no part of the text, and UTF-16 is no text.
+    // A byte-order mark is not part of the text, and UTF-16 is refused.
     fs::write(&path, "\u{feff}xyz").unwrap();
     assert!(said(&run(&["--prompt-file", file], None)).contains("3 prompt tokens"));
     assert!(said(&run(&["--prompt", "-"], Some("\u{feff}xyz"))).contains("3 prompt tokens"));
     fs::write(&path, "xyz".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     assert!(refused(&run(&["--prompt-file", file], None)).contains("it is UTF-16; save it as UTF-8"));
 
-    // Beyond what an argument may hold, and beyond the context.
+    // Longer than an argument may be, and longer than the context.
     fs::write(&path, "x".repeat(140_000)).unwrap();
     for (error, from) in [
         (refused(&run(&["--prompt-file", file], None)), "--prompt-file"),
@@ -143,7 +143,8 @@ fn an_id_beyond_the_vocabulary_names_its_token() {
     }
 }
 
-/// LongBench's configuration with the records of `folder`, on a model, in a data folder of its own.
+/// Runs `longbench` with LongBench's configuration and the records of the folder `records`, on a model, in a data folder of its
+/// own.
 fn longbench(records: &str, model: &str, more: &[&str]) -> (Output, tempfile::TempDir) {
     let own = tempfile::tempdir().unwrap();
     let bench = own.path().join("longbench");

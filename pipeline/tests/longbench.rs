@@ -23,7 +23,7 @@ fn record(task: &str, at: usize) -> serde_json::Value {
     })
 }
 
-/// Config and records in LongBench's layout, `_e` ones too.
+/// Writes config and records in LongBench's layout, also those of LongBench-E (`_e`).
 fn longbench(folder: &Path) {
     let write = |name: &str, text: String| {
         let path = folder.join(name);

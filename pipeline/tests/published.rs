@@ -1,4 +1,4 @@
-//! What README.md and docs/RESULTS.md show is what `data/results` holds: a test of files, which runs no stage.
+//! Checks that README.md and docs/RESULTS.md show what `data/results` holds. The tests only read files and run no stage.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ fn the_comparison_is_that_of_the_committed_documents() {
     assert!(compared > 0, "no single documents of a comparison are published");
 }
 
-/// Published numbers over all documents must be those of the documents.
+/// Checks that published numbers over all documents follow from those of single documents.
 fn assert_made_of(documents: &[HeldoutRow], summaries: &[SchemeSummary], folder: &Path) {
     let made = aggregate::overall(documents).unwrap();
     let shown: Vec<&SchemeSummary> = summaries.iter().filter(|row| row.domain == "all").collect();
@@ -204,7 +204,7 @@ fn the_comparison_is_that_of_the_committed_rows() {
             assert!(controls > 1, "{}: {controls} rows of deletion at {context} tokens", folder.display());
         }
         let shown = at(contexts[contexts.len() / 2]);
-        // A profile has a part of its own, or the one without a name.
+        // A profile has a part of its own, or the part without the name of a profile.
         let profile = folder.file_name().unwrap().to_str().unwrap();
         let part = |document: &str, name: &str| {
             let parts = parts(document);
@@ -218,7 +218,8 @@ fn the_comparison_is_that_of_the_committed_rows() {
     }
 }
 
-/// A page that stands in a published folder, its rows of tasks and of schemes, and the part of docs/RESULTS.md about it.
+/// Compares a page of a published folder with its rows of tasks and of schemes, and with the part of docs/RESULTS.md about it.
+/// False if the folder has no such rows.
 fn scores_of(page: &Path, stem: &str, part: &str) -> bool {
     let folder = page.parent().unwrap();
     let (tasks, schemes) = (folder.join(format!("{stem}.csv")), folder.join(format!("{stem}-schemes.csv")));
@@ -252,7 +253,7 @@ fn scores_are_those_of_the_committed_rows() {
     assert_eq!(all("report.md", "suite"), 1, "folders with the suite's rows");
 }
 
-/// The figure of rows that a published CSV holds, beside the SVG that was published.
+/// Checks that the figure of the rows in a published CSV is the SVG that was published.
 fn check<F: Figure>(folder: &Path, stem: &str, rows: &[F::Row]) {
     let drawn = save::svg::<F>(rows).unwrap();
     let committed = fs::read_to_string(folder.join(format!("{stem}.svg"))).unwrap();
@@ -270,7 +271,7 @@ fn the_figures_are_those_of_the_committed_rows() {
     check::<TrainingLoss>(&folder, TrainingLoss::NAME, &csv::read(&read("training")).unwrap());
     check::<PromptScatter>(&folder, PromptScatter::NAME, &csv::read(&read(PromptScatter::NAME)).unwrap());
     check::<RotaryScatter>(&folder, RotaryScatter::NAME, &csv::read(&read(RotaryScatter::NAME)).unwrap());
-    // Of a suite with pass keys and needles over depth and length.
+    // The grids of a suite, with pass keys and needles over depth and length.
     for folder in published().iter().filter(|folder| folder.join(format!("{}.csv", RetrievalGrid::NAME)).is_file()) {
         let rows = csv::read(&folder.join(format!("{}.csv", RetrievalGrid::NAME))).unwrap();
         check::<RetrievalGrid>(folder, RetrievalGrid::NAME, &rows);

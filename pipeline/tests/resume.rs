@@ -1,4 +1,4 @@
-//! A small real run that is killed and goes on: needs the downloaded model and text (`just fetch`).
+//! A small real run that is killed and continues: needs the downloaded model and text (`just fetch`).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -156,7 +156,7 @@ fn a_killed_comparison_goes_on_and_the_report_shows_it() {
     assert_eq!(before.lines().count(), 3 * 2 * 2);
     assert_eq!(answers(&stage.join("tasks/predictions")).len(), 3 * 3);
 
-    // A scheme more runs that scheme alone.
+    // If a scheme is added, only that scheme runs.
     let more = COMPARE.replace("\"q4_0\",", "\"q4_0\",\"q8_0\",");
     assert!(run(data, "compare", &more).contains("what was made before is kept"));
     let grown = rows(&stage.join("heldout.jsonl"));
@@ -280,7 +280,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
         assert!(page.contains(text), "{text} is missing in\n{page}");
     }
 
-    // The report shows it, and what another project's learner made of the same vectors as soon as that is there.
+    // The report shows it. It also shows the results of another project's learner on the same vectors, as soon as they are there.
     let report = || std::fs::read_to_string(data.join("runs/smoke/report/report.md")).unwrap();
     run(data, "report", &set);
     assert!(report().contains("| mod |") && report().contains("![") && !report().contains("| SPAMS |"), "{}", report());
@@ -291,7 +291,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     run(data, "report", &set);
     assert!(report().contains("| SPAMS |"), "{}", report());
 
-    // The better of two dictionaries for each group, and a scheme over them.
+    // The better of two dictionaries for each group, and a scheme that uses them.
     let set = format!(
         "{set} train_best.epochs=1 evaluate.schemes=[\"dense\",\"csr-8\",\"csr-8@best\"] evaluate.documents=1 heldout.repeats=0 evaluate.reconstruction=[8]"
     );
@@ -314,7 +314,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     };
     assert!(sum("best") > 0.0 && sum("best") <= sum("neuraldict"), "{} {}", sum("best"), sum("neuraldict"));
 
-    // CSR+: what errors cost, the same tables whenever they are made, and a scheme over them.
+    // CSR+: what errors cost, tables that are the same whenever they are made, and schemes that use them.
     let set = format!(
         "{set} allocate.documents=1 allocate.check_documents=1 allocate.context=64 allocate.continuation=33 allocate.budgets=[8] \
          train_plus.atoms=16 train_plus.iterations=2 train_plus.trial=[3.0] train_plus.trial_context=320 train_plus.trial_continuation=17 evaluate.schemes=[\"dense\",\"csr-8\",\"csr+@2\",\"csr+@4\"]"
@@ -370,7 +370,7 @@ fn training_killed_at_random_moments_ends_with_the_same_dictionaries() {
     let (saved, _, said) =
         generate(&["--scheme", "dense", "--prompt", prompt, "--save-cache", path, "--cache-bits", "7"]);
     assert!(saved && said.contains("bits per channel"), "{said}");
-    // All tokens of so short a prompt are in the second scheme's window.
+    // The prompt is so short that all of its tokens are in the second scheme's window.
     let texts = ["dense", "csr+@4+window(sinks=4,recent=64)"].map(|scheme| {
         let (loaded, text, said) = generate(&["--scheme", scheme, "--load-cache", path]);
         assert!(loaded && text.contains("restored"), "{said}{text}");

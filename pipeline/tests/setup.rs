@@ -1,4 +1,4 @@
-//! The scripts that unpack PyTorch before anything is built: their own tests.
+//! Runs the tests of the scripts that unpack PyTorch before anything is built.
 
 #![allow(clippy::unwrap_used)]
 

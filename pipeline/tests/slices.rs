@@ -1,4 +1,4 @@
-//! Stages in slices: whatever the slices go through, together they are the run that was never in slices. Needs the downloaded model and
+//! Stages in slices: whatever happens to the slices, the result is that of a run without slices. Needs the downloaded model and
 //! texts (`just fetch`).
 #![allow(clippy::unwrap_used)]
 
@@ -16,9 +16,9 @@ const MORE: &str = "evaluate.schemes=[\"dense\",\"csr-8@best\"] compare.schemes=
      calibrate_peers.methods=[\"svdq\",\"lexico\"] suite.tasks=[\"record_lookup\",\"passkey\"] \
      suite.lengths=[128] suite.depths=[0.0,1.0] suite.max_prompt_tokens=200 \
      compare.task_prompt_tokens=200";
-/// What the plan leads to.
+/// The goals of the plan.
 const GOALS: [&str; 9] = ["reproduce", "--to", "train-plus", "--to", "evaluate", "--to", "compare", "--to", "suite"];
-/// The stages that are made in slices, and how many there are of three.
+/// The stages that are made in slices, and how many slices each has if three are asked for.
 const SLICED: [(&str, usize); 7] = [
     ("train", 3),
     ("train-best", 3),
@@ -31,7 +31,7 @@ const SLICED: [(&str, usize); 7] = [
 ];
 /// Stages that are never sliced, and take longer.
 const GIVEN: [&str; 3] = ["calibrate", "merge", "allocate"];
-/// One scheme of the evaluation: it grows by the others.
+/// The evaluation with one scheme. Later it grows by the others.
 const FEWER: &str = "evaluate.schemes=[\"dense\"]";
 
 fn kvcsr(data: &Path, words: &[&str]) -> Command {
@@ -72,7 +72,7 @@ fn record(data: &Path, folder: &str) -> serde_json::Value {
     serde_json::from_slice(&fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
 }
 
-/// The outputs are the same, and so is what they are said to be made from.
+/// Checks that the outputs are the same, and the recipes in their records too.
 fn same(a: &Path, b: &Path, stages: &[&str]) {
     for stage in stages {
         let (a, b) = (record(a, stage), record(b, stage));
@@ -94,7 +94,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What is left of slices in a run.
+/// The folders of slices that are left in a run.
 fn slices(data: &Path) -> Vec<String> {
     let names = fs::read_dir(data.join("runs/smoke")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     names.filter(|name| !name.starts_with('.') && (name.contains("-of-") || name.ends_with(".partial"))).collect()
@@ -108,7 +108,7 @@ fn sliced_stages_are_those_that_were_never_sliced() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (&folder.path().join("a"), &folder.path().join("b"));
     run(a, &GOALS);
-    // What is never sliced is taken from there.
+    // Stages that are never sliced are copied from the first run.
     GIVEN.iter().for_each(|given| copy(&stage(a, given), &stage(b, given)));
     let said = run(b, &[&GOALS[..], &["--to", "train-best", "executor.slices=3", FEWER]].concat());
     for (stage, slices) in SLICED {
@@ -126,7 +126,7 @@ fn sliced_stages_are_those_that_were_never_sliced() {
     without_a_cluster(b);
 }
 
-/// Slices that are missing, changed, or of another configuration do not come together; one that was killed goes on.
+/// Slices that are missing, changed, or of another configuration are not joined. A slice that was killed continues.
 fn bad_slices_are_refused(a: &Path, b: &Path) {
     fs::remove_dir_all(stage(b, "train")).unwrap();
     let merge = ["train", "--merge", "2"];
@@ -173,7 +173,7 @@ fn what_was_made_before_is_kept(a: &Path, b: &Path) {
     assert_eq!(rows.lines().count(), 3 + 2, "all that there were, and the new scheme's of two documents");
     run(b, &["evaluate", "--merge", "2"]);
     same(a, b, &["evaluate"]);
-    // A second time nothing is left to do, in slices or not.
+    // The second time nothing is left to do, in slices or not.
     let said = run(b, &[&GOALS[..], &["executor.slices=2"]].concat());
     assert_eq!(said.matches("up to date").count(), SLICED.len() + GIVEN.len(), "{said}");
 }

@@ -20,10 +20,10 @@ use crate::stage::Stage;
 
 /// From text to figures: fetch, calibrate, train, evaluate and report on KV-cache compression.
 ///
-/// Every stage writes to data/runs/PROFILE/STAGE with a manifest, and runs again only where
-/// its parameters or inputs changed, saying which. Parameters and their defaults are in
-/// pipeline/profiles/defaults.toml; a profile overrides them, and the command line overrides the
-/// profile:
+/// Every stage writes its outputs and a manifest to data/runs/PROFILE/STAGE. It runs again only
+/// if its parameters or inputs changed, and says which. All parameters and their defaults are in
+/// pipeline/profiles/defaults.toml. A profile overrides the defaults, and the command line
+/// overrides the profile. For example:
 ///
 ///   kvcsr train profile=smol set="train.atoms=2048"
 #[derive(Debug, Parser)]
@@ -33,50 +33,53 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What the program is asked to do.
+/// The command that the program runs.
 #[derive(Debug)]
 pub enum Command {
-    /// To run one stage of [`crate::stages::all::ALL`].
+    /// Runs one stage of [`crate::stages::all::ALL`].
     Stage(&'static dyn Stage, RunArgs),
-    /// Anything about stages together, or beside them.
+    /// A command about several stages or a whole run.
     Whole(Whole),
-    /// Something that keeps no record.
+    /// A command that writes no manifest.
     Tool(Box<Tool>),
 }
 
-/// Commands over the stages, first in the help.
+/// Commands about several stages or a whole run. They come first in the help.
 #[derive(Debug, Subcommand)]
 pub enum Whole {
     /// Run every stage that the profile's results need, in order: fetch, calibrate, merge, train, evaluate, suite, report
     Reproduce {
         #[command(flatten)]
         args: RunArgs,
-        /// Run the stages that lead to this one, and it, instead (may be repeated)
+        /// Run only this stage and the stages that it needs (may be repeated)
         #[arg(long, value_name = "STAGE")]
         to: Vec<String>,
-        /// Where: local, or slurm, as jobs of a cluster (the same as the word executor=slurm); `[executor]` of the profile says more
+        /// Where the stages run: local, or slurm (as jobs of a cluster; the same as the word executor=slurm). `[executor]` of the
+        /// profile sets the jobs' options
         #[arg(long, value_name = "KIND")]
         executor: Option<String>,
     },
-    /// Show how the jobs of a run stand that `reproduce executor=slurm` submitted, and the logs of those that failed
+    /// Show the state of the jobs that `reproduce executor=slurm` submitted, and the logs of failed ones
     Status(RunArgs),
-    /// Cancel those jobs as far as they are queued or running
+    /// Cancel the jobs that `reproduce executor=slurm` submitted and that are queued or running
     Cancel(RunArgs),
     /// Download the profile's model and texts, each checked against its sha256; `fetch longbench` downloads LongBench
     Fetch(RunArgs),
     /// Check every downloaded file of data/sources.toml again
     DataVerify,
-    /// Run the stages at every point of the profile's sweep, each in a run of its own, and draw scores against the swept parameter
+    /// Run the stages at every point of the profile's [sweep], each point in its own run, and draw the scores against the swept
+    /// parameter
     Sweep {
         #[command(flatten)]
         args: RunArgs,
-        /// Where: local, or slurm, a job for each point (the same as the word executor=slurm)
+        /// Where the points run: local, or slurm (one job for each point; the same as the word executor=slurm)
         #[arg(long, value_name = "KIND")]
         executor: Option<String>,
     },
     /// Show parameters and scores of two runs side by side
     DiffRuns(DiffRunsArgs),
-    /// Keep a copy of a profile's run as data/runs/PROFILE+NAME (files are linked, not copied, where the disk allows)
+    /// Keep a profile's run under another name, as data/runs/PROFILE+NAME (files are linked, not copied, if the file system
+    /// allows it)
     Keep {
         /// The profile whose run is kept
         profile: String,
@@ -85,28 +88,29 @@ pub enum Whole {
     },
 }
 
-/// Commands beside the stages, last in the help.
+/// Commands that are not stages. They come last in the help.
 #[derive(Debug, Subcommand)]
 pub enum Tool {
-    /// Show what a cache takes, by part and by length, for any published model shape; no weights are needed
+    /// Show the size of a cache, by part and by sequence length, for any published model shape; needs no weights
     Footprint(FootprintArgs),
-    /// Continue a prompt under a compressed cache, then show what the cache took
+    /// Continue a prompt with a compressed cache, then show the size of the cache
     Generate(GenerateArgs),
     /// Write the logits of a list of token ids, to compare with another implementation
     Logits(LogitsArgs),
     /// Score a file of LongBench predictions as LongBench's own eval.py does; prints {task, n, score}
     Score(ScoreArgs),
-    /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the host, speed beside PyTorch, training
+    /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the CPU, speed compared with PyTorch, training
     GpuCheck(GpuCheckArgs),
-    /// Measure our kernels beside PyTorch, SPAMS, scikit-learn and faiss, into data/results/bench.csv and docs/PERFORMANCE.md
+    /// Compare the speed of our kernels with PyTorch, SPAMS, scikit-learn and faiss; writes data/results/bench.csv and
+    /// docs/PERFORMANCE.md
     Bench(BenchArgs),
     /// Draw the README's two drawings: a vector as three atoms, and the pipeline
     Draw(DrawArgs),
-    /// Put time, memory and disk of the published stages into docs/REPRODUCING.md
+    /// Write time, memory and disk use of the published stages into docs/REPRODUCING.md
     StageTimes(StageTimesArgs),
     /// List the cache schemes that profiles can name
     Schemes(SchemesArgs),
-    /// Write the bits by layer of csr+@B as a file to edit, or say what an edited one takes
+    /// Write the bits that csr+@B gives to each layer as a file to edit, or show the bits and the loss of an edited file
     Plan(PlanArgs),
 }
 
@@ -116,13 +120,15 @@ pub struct ModelArgs {
     /// A GGUF file, a folder with config.json and weights, hf:owner/name@commit, or `default`: the embedded model
     #[arg(long, default_value = "default", value_name = "PATH")]
     pub model: String,
-    /// Where it runs: auto, cpu or cuda:N
+    /// Device of the model: auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// What its matrices are kept in: auto (as stored, quantised ones as f32), f32, bf16, f16, or bf16-fast (activations in bf16 too: half the time of a prefill)
+    /// Dtype of the model's matrices: auto (as stored; quantised matrices as f32), f32, bf16, f16, or bf16-fast (activations in
+    /// bf16 too; halves the time of a prefill)
     #[arg(long, default_value = "auto")]
     pub dtype: String,
-    /// How the cache attends: codes (SIMD kernels on the host), tensor (codes as tensors on the device), or auto: codes on the CPU, tensor elsewhere
+    /// How attention over a compressed cache is computed: codes (SIMD kernels on the CPU), tensor (codes as tensors on the
+    /// model's device), or auto (codes on the CPU; on a GPU tensor, for schemes that have it)
     #[arg(long, default_value = "auto")]
     pub attention: String,
     /// Threads; 0: all cores
@@ -138,37 +144,38 @@ impl ModelArgs {
     }
 }
 
-/// Which shapes, schemes and lengths.
+/// Show the size of a cache for these shapes, schemes and sequence lengths. For example:
 ///
 ///   kvcsr footprint --shape llama2-7b-chat --tokens 1000..32000 --schemes "dense-f16 kivi-2 csr-8+online csr-4"
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct FootprintArgs {
-    /// A profile, for its model's shape and its number of atoms, or the id of a shape
+    /// A profile, for the shape of its model and its number of atoms; or the id of a shape
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
-    /// An id of data/shapes.toml (may be repeated); without any, those of the paper's Figure 4
+    /// The id of a shape in data/shapes.toml (may be repeated); without --shape and --profile: the two shapes of the paper's
+    /// Figure 4
     #[arg(long, value_name = "ID")]
     pub shape: Vec<String>,
     /// Sequence lengths: FIRST..LAST in steps of FIRST, FIRST..LAST:STEP, or a list
     #[arg(long, default_value = "1000..32000")]
     pub tokens: String,
-    /// Schemes with a formula, between blanks: dense-f16, fp8, kivi-2, kivi-4, csr-S with its parts
+    /// Schemes, separated by spaces: dense-f16, fp8, kivi-2, kivi-4, and csr-S with its parts
     #[arg(long, default_value = "dense-f16 fp8 kivi-2 csr-6+online csr-4+online csr-6 csr-4")]
     pub schemes: String,
-    /// Sequences at a time: they share dictionaries
+    /// Number of sequences in the cache; they share the dictionaries
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
-    /// Tokens that layers with a sliding window see, instead of the shape's
+    /// Give layers a sliding window of this many tokens, instead of the shape's own
     #[arg(long, value_name = "TOKENS")]
     pub window: Option<usize>,
-    /// How many layers have that window; without it, all
+    /// Number of layers that have this window (default: all)
     #[arg(long, value_name = "LAYERS", requires = "window")]
     pub window_layers: Option<usize>,
     /// Offline atoms per dictionary, instead of the shape's or the profile's
     #[arg(long)]
     pub atoms: Option<usize>,
-    /// Folder of the figure and its data
+    /// Folder for the figure and its data
     #[arg(long, default_value = "data/runs/footprint", value_name = "FOLDER")]
     pub out: PathBuf,
 }
@@ -178,91 +185,91 @@ pub struct FootprintArgs {
 pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Cache scheme, see `kvcsr schemes`
+    /// Cache scheme; `kvcsr schemes` lists them
     #[arg(long, default_value = "csr-8")]
     pub scheme: String,
     /// Text to continue; `-` reads it from standard input
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompt_file", "load_cache"])]
     pub prompt: Option<String>,
-    /// File with the text to continue, taken whole
+    /// File whose whole text is the text to continue
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// Put the prompt into the model's chat template, as the user's turn
     #[arg(long)]
     pub chat: bool,
-    /// Write the prompt's keys and values as a small file, for --load-cache (needs the tables of csr+: `just train-plus`)
+    /// Write the prompt's keys and values to a small file, which --load-cache reads (needs the tables of csr+: `just train-plus`)
     #[arg(long, value_name = "FILE", conflicts_with = "load_cache")]
     pub save_cache: Option<PathBuf>,
-    /// Bits per channel of that file, about: 0.1 to 8
+    /// Approximate bits per channel of that file, from 0.1 to 8
     #[arg(long, value_name = "BITS", default_value_t = 1.0, requires = "save_cache")]
     pub cache_bits: f64,
-    /// Begin with the prompt of a file that --save-cache wrote, without running the model over it; --prompt then follows it
+    /// Start with the prompt in a file that --save-cache wrote, without running the model over it; the text of --prompt follows it
     #[arg(long, value_name = "FILE", conflicts_with = "chat")]
     pub load_cache: Option<PathBuf>,
-    /// Most tokens to generate
+    /// Generate at most this many tokens
     #[arg(long, default_value_t = 64)]
     pub max_new: usize,
-    /// 0 takes the most likely token; above, tokens are drawn
+    /// 0: always take the most likely token; above 0: sample tokens at this temperature
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f64,
-    /// Draw from the most likely tokens that together have this probability
+    /// Sample only from the most likely tokens that together have this probability
     #[arg(long)]
     pub top_p: Option<f64>,
-    /// Seed of the draws
+    /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// End before this text (may be repeated)
+    /// Stop before this text (may be repeated)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// Take the dictionaries that this profile trained
+    /// Use the dictionaries that this profile trained
     #[arg(long, default_value = "smol")]
     pub profile: String,
-    /// A dictionary file, instead of the profile's
+    /// Use this dictionary file instead of the profile's
     #[arg(long, value_name = "FILE")]
     pub dictionaries: Option<PathBuf>,
 }
 
-/// Which ids, of which model, to where.
+/// The model, the token ids and the output file.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// A JSON list of token ids
+    /// File with a JSON list of token ids
     #[arg(long, value_name = "FILE")]
     pub ids: PathBuf,
-    /// Where to write `logits`, (T, V) f32
+    /// Safetensors file to write: one tensor `logits`, (T, V) f32
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
 }
 
-/// What to run, on what.
+/// The profile, its overrides, and how it runs.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Profile: a file of pipeline/profiles
+    /// Profile: the name of a file in pipeline/profiles, without .toml
     #[arg(long, default_value = "smol")]
     pub profile: String,
     /// Override a parameter, for example train.atoms=2048 (may be repeated)
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub overrides: Vec<String>,
-    /// Keep the outputs apart from the profile's own, in data/runs/PROFILE+NAME; what does not change is shared
+    /// Write the outputs to data/runs/PROFILE+NAME, apart from the profile's own; stages that do not change are shared
     #[arg(long, value_name = "NAME")]
     pub run: Option<String>,
     /// Run the stage even if it is up to date
     #[arg(long)]
     pub force: bool,
-    /// The same as words: profile=NAME, run=NAME, set="PATH=VALUE PATH=VALUE", force
+    /// The same options as words: profile=NAME, run=NAME, set="PATH=VALUE PATH=VALUE", force
     #[arg(value_name = "WORD")]
     pub words: Vec<String>,
-    /// `2/4` or `merge/4`, from the options of a stage that can be run in slices; empty: all of it.
+    /// `2/4` or `merge/4`, from the options `--shard` and `--merge` of stages that can run in slices; empty: the whole stage.
     #[arg(skip)]
     pub slice: String,
-    /// Where stages run, from the word executor=KIND or the option of `reproduce` and `sweep`.
+    /// Where stages run, from the word executor=KIND. `reproduce` and `sweep` have the option `--executor` beside it.
     #[arg(skip)]
     pub executor: Option<String>,
 }
 
 impl RunArgs {
-    /// Folds the words into the options.
+    /// Turns the words into the options that they stand for.
     pub fn resolve(mut self) -> Result<Self> {
         for word in std::mem::take(&mut self.words) {
             match word.split_once('=') {
@@ -280,7 +287,7 @@ impl RunArgs {
         Ok(self)
     }
 
-    /// The arguments that say the same to another process, but for `force`, the slice and the executor.
+    /// The arguments that give another process the same configuration, without `force`, the slice and the executor.
     pub fn arguments(&self) -> Vec<String> {
         let run = self.run.iter().flat_map(|name| ["--run", name]);
         let overrides = self.overrides.iter().flat_map(|item| ["--set", item]);
@@ -288,7 +295,7 @@ impl RunArgs {
     }
 }
 
-/// Splits at blanks outside of brackets and quotes, so that lists may hold blanks.
+/// Splits at spaces outside brackets and quotes, so that lists may contain spaces.
 fn split(items: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let (mut depth, mut quoted) = (0i32, false);

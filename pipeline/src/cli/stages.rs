@@ -1,4 +1,4 @@
-//! A command for every stage of [`ALL`], from its declaration.
+//! Makes a command for every stage of [`ALL`], from its declaration.
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Error, FromArgMatches, Subcommand};
@@ -67,17 +67,17 @@ fn of(stage: &'static dyn Stage) -> clap::Command {
     }
 }
 
-/// What the commands of stages have that can be run in slices.
+/// The two options of stages that can run in slices.
 fn slices() -> [Arg; 2] {
     let shard = Arg::new(SHARD).long(SHARD).value_name("I/N").conflicts_with(MERGE);
     let merge = Arg::new(MERGE).long(MERGE).value_name("N");
     [
-        shard.help("Make only slice I of N, in a folder of its own: on another machine, for example"),
-        merge.help("Put N finished slices together, if one configuration made them all, and remove them"),
+        shard.help("Make only slice I of N, in a folder of its own (for example on another machine)"),
+        merge.help("Join N finished slices, which must all come from one configuration, and remove them"),
     ]
 }
 
-/// An option; others that set the same parameter exclude it.
+/// The argument of an option. It conflicts with other options that set the same parameter.
 fn argument(option: &'static CommandOption, all: &'static [CommandOption]) -> Arg {
     let rivals = all.iter().filter(|other| other.parameter == option.parameter && other.name != option.name);
     let about = format!("{}; the same as set=\"{}={}\"", option.about, option.parameter, written(option, option.value));

@@ -22,24 +22,24 @@ pub struct DiffRunsArgs {
     /// A profile, or PROFILE+NAME for a named or kept run
     #[arg(value_name = "A")]
     pub a: String,
-    /// The other one
+    /// The other run, in the same form
     #[arg(value_name = "B")]
     pub b: String,
 }
 
-/// Prints what differs, then the scores of what both measured.
+/// Prints the parameters that differ, then the scores that both runs have.
 pub fn run(args: &DiffRunsArgs) -> Result<()> {
     let (a, b) = (Folders::of(&args.a)?, Folders::of(&args.b)?);
     let parameters = parameters(&a, &b);
     let scores = scores(&a, &b)?;
     println!("parameters that differ");
     print!("{}", if parameters.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &parameters) });
-    println!("\nscores that both have (B less A in brackets; lower is better but for top-1 and task means)");
+    println!("\nscores that both have (B - A in brackets; lower is better, except recovery, top-1 and task means)");
     print!("{}", if scores.is_empty() { "  none\n".to_owned() } else { aligned(&args.a, &args.b, &scores) });
     Ok(())
 }
 
-/// The folders of a run, its own first: a named run uses what it did not make itself from its profile's run.
+/// The folders of a run, its own first. A named run takes what it has not made itself from its profile's run.
 struct Folders(Vec<PathBuf>);
 
 impl Folders {
@@ -76,11 +76,11 @@ impl Folders {
 
 type Line = (String, String, String);
 
-/// Every parameter, version and input digest that differs, and stages that only one run has.
+/// Every parameter and stage version that differs, and stages that only one run has.
 fn parameters(a: &Folders, b: &Folders) -> Vec<Line> {
     let mut lines = Vec::new();
     let names: BTreeSet<String> = [a, b].iter().flat_map(|run| run.stages().unwrap_or_default()).collect();
-    // What a report shows is not what was measured.
+    // The report measures nothing.
     for stage in names.iter().filter(|name| *name != "report") {
         let (left, right) = (a.stage(stage), b.stage(stage));
         let (Some((_, left)), Some((_, right))) = (&left, &right) else {
@@ -145,7 +145,7 @@ fn scores(a: &Folders, b: &Folders) -> Result<Vec<Line>> {
             let Some(other) = right.iter().find(|other| other.scheme == one.scheme) else { continue };
             let name = |what: &str| format!("{} {tasks} {what}", one.scheme);
             lines.push(line(name("task mean"), 2, one.task_mean, other.task_mean));
-            // Means over other tasks or records say little beside each other: the counts must be seen.
+            // Means over different tasks or records are hard to compare, so the counts are shown.
             if (one.tasks, one.n) != (other.tasks, other.n) {
                 let counts = |o: &OverallRow| format!("{} of {} tasks", o.n, o.tasks);
                 lines.push((name("records"), counts(one), counts(other)));

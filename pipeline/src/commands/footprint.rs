@@ -1,7 +1,8 @@
-//! footprint: what a cache takes for any published shape, by formula, without weights.
+//! footprint: computes the size of a cache for any published shape, by formula, without weights.
 //!
-//! CSR's formula is that of the cache itself, which a test compares with what is allocated. Layers with a sliding window are
-//! counted with the tokens that they hold, and bits per channel with those that an uncompressed cache would hold.
+//! CSR's formula is the one that the cache itself uses; a test compares it with the allocated bytes. A layer with a sliding
+//! window counts with the tokens that it holds. Bits per channel are relative to the channels that an uncompressed cache would
+//! hold.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,10 +20,10 @@ use crate::paths::Paths;
 
 const SHAPES: &str = include_str!("../../../data/shapes.toml");
 
-/// Lengths up to which a break-even is looked for.
+/// The longest sequence for which a break-even length is searched.
 const LONGEST: usize = 131_072;
 
-/// What break-even lengths are given against.
+/// The schemes that break-even lengths are relative to.
 const PEERS: [&str; 3] = ["dense-f16", "fp8", "kivi-2"];
 
 /// KIVI's published setting: groups of 32, a window of 128 (Liu et al., ICML 2024).
@@ -44,7 +45,7 @@ struct Shape {
     kv_heads: usize,
     head_dim: usize,
     atoms: usize,
-    /// Layers whose tokens see the last ones only.
+    /// The layers with a sliding window, if the shape has any.
     sliding: Option<Sliding>,
     #[serde(rename = "source")]
     _source: String,
@@ -56,18 +57,18 @@ struct Shape {
 struct Sliding {
     /// How many layers.
     layers: usize,
-    /// Tokens that a token of theirs sees, itself included.
+    /// Number of tokens that a token sees in these layers, itself included.
     window: usize,
 }
 
 impl Shape {
-    /// The kinds of layers: how many, and how far back their tokens see.
+    /// The two kinds of layers: how many there are, and how far back their tokens see.
     fn kinds(&self) -> [(usize, Reach); 2] {
         let Sliding { layers, window } = self.sliding.unwrap_or(Sliding { layers: 0, window: 1 });
         [(self.layers - layers, Reach::Full), (layers, Reach::Sliding(window))]
     }
 
-    /// Numbers that uncompressed caches of `batch` sequences of `tokens` tokens hold.
+    /// Number of channels that uncompressed caches of `batch` sequences of `tokens` tokens hold.
     fn channels(&self, tokens: usize, batch: usize) -> usize {
         let held: usize = self.kinds().iter().map(|(layers, reach)| layers * reach.held(tokens)).sum();
         2 * batch * self.kv_heads * self.head_dim * held
@@ -83,11 +84,11 @@ impl Shape {
     }
 }
 
-/// A scheme whose bytes a formula gives.
+/// A scheme whose size a formula gives.
 enum Formula {
-    /// So many bits per channel and nothing else.
+    /// This many bits per channel and nothing else.
     Plain(usize),
-    /// KIVI with so many bits.
+    /// KIVI with this many bits.
     Kivi(usize),
     Csr(CsrOptions),
 }
@@ -120,7 +121,7 @@ impl Formula {
         shape.kinds().into_iter().map(of).sum()
     }
 
-    /// One layer's share.
+    /// The footprint of one layer.
     fn layer(&self, shape: &Shape, tokens: usize, batch: usize, reach: Reach) -> Footprint {
         let (streams, d) = (batch * shape.kv_heads, shape.head_dim);
         match self {
@@ -128,15 +129,15 @@ impl Formula {
                 Footprint { dense: 2 * streams * reach.held(tokens) * d * bits / 8, ..Footprint::default() }
             }
             Self::Kivi(bits) => {
-                // Keys are quantised by whole windows, values one by one as they leave the last window. What no later
-                // token sees is dropped a tile at a time.
+                // Keys are quantised a whole window at a time, values one by one as they leave the last window. Tokens
+                // that no later token sees are dropped a tile at a time.
                 let dropped = reach.first_seen(tokens) / TILE * TILE;
                 let held = |coded: usize| coded.saturating_sub(dropped);
                 let (keys, values) = (held(tokens - tokens % KIVI_WINDOW), held(tokens.saturating_sub(KIVI_WINDOW)));
                 let tokens = tokens - dropped;
                 Footprint {
                     packed: streams * (keys + values) * d * bits / 8,
-                    // Scale and minimum in f16: per channel and 32 tokens, per token and 32 channels.
+                    // Scale and minimum in f16: for keys per channel and 32 tokens, for values per token and 32 channels.
                     scales: streams * (keys * d / KIVI_GROUP + values * (d / KIVI_GROUP)) * 4,
                     window: streams * (2 * tokens - keys - values) * d * 2,
                     ..Footprint::default()
@@ -166,7 +167,7 @@ impl Formula {
         self.footprint(shape, tokens, batch).total() + shared
     }
 
-    /// The length from which on this is always smaller than `peer`, up to [`LONGEST`].
+    /// The length from which on this scheme is always smaller than `peer`, up to [`LONGEST`]; none if it is not smaller there.
     fn smaller_from(&self, peer: &Self, shape: &Shape, batch: usize, dictionaries: bool) -> Option<usize> {
         let larger = |&tokens: &usize| {
             self.bytes(shape, tokens, batch, dictionaries) >= peer.bytes(shape, tokens, batch, dictionaries)
@@ -213,7 +214,7 @@ fn row(shape: &Shape, name: &str, scheme: &Formula, tokens: usize, batch: usize)
     }
 }
 
-/// Bits at a few lengths with break-even lengths, then bytes by part at the longest.
+/// Two tables: bits at a few lengths with break-even lengths, then bytes by part at the longest length.
 fn tables(shape: &Shape, schemes: &[(&str, Formula)], lengths: &[usize], batch: usize) -> Result<String> {
     let mut text = String::new();
     let Shape { id, layers, kv_heads, head_dim, atoms, .. } = shape;
@@ -278,7 +279,7 @@ fn tables(shape: &Shape, schemes: &[(&str, Formula)], lengths: &[usize], batch: 
     Ok(text)
 }
 
-/// At most six of the lengths, about as far apart in ratio as possible, the first and last among them.
+/// At most six of the lengths, with about equal ratios between neighbours. The first and the last are among them.
 fn few(lengths: &[usize]) -> Vec<usize> {
     let (Some(&first), Some(&last)) = (lengths.first(), lengths.last()) else { return Vec::new() };
     let mut shown: Vec<usize> = (0..6)
@@ -361,7 +362,7 @@ fn chosen(args: &FootprintArgs) -> Result<Vec<Shape>> {
     Ok(shapes)
 }
 
-/// The shape of a profile's model with the profile's dictionaries; a name that is no profile is a shape's.
+/// The shape of a profile's model with the profile's number of atoms. A name that is no profile is taken as the id of a shape.
 fn of_profile(profile: &str, find: &impl Fn(&str) -> Result<Shape>) -> Result<Shape> {
     let profiles = Paths::find(profile).map(|paths| paths.root.join("pipeline/profiles"));
     match profiles {
@@ -404,7 +405,7 @@ mod tests {
         assert!((bits("csr-4", 4096) - 1.0).abs() < 0.01 && (bits("csr-4+online", 4096) - 2.125).abs() < 0.01);
     }
 
-    /// With metadata 3 and 5 bits; 3.30 and 5.26 at 4096 tokens when the keys' window is half full.
+    /// With metadata, 3 and 5 bits; at 4096 tokens and a half full window of keys, 3.30 and 5.26 bits.
     #[test]
     fn kivi_takes_what_is_published() {
         assert!((bits("kivi-2", 1 << 20) - 3.0).abs() < 0.01);
@@ -413,7 +414,7 @@ mod tests {
         assert!((half_full("kivi-4") - 5.26).abs() < 0.02, "{}", half_full("kivi-4"));
     }
 
-    /// Against what the program's own caches hold of the same tokens.
+    /// Compares the formulas with and without layers that have a window.
     #[test]
     fn layers_with_a_window_are_counted_with_what_they_hold() {
         let windowed = |layers| Shape { sliding: Some(Sliding { layers, window: 512 }), ..llama2() };
@@ -424,7 +425,7 @@ mod tests {
                     0 => scheme.footprint(&llama2(), tokens, 2).total(),
                     _ => scheme.footprint(&windowed(layers), tokens, 2).total(),
                 };
-                // Each layer takes its own share.
+                // Each layer with a window saves the same number of bytes.
                 assert_eq!(bytes(0) - bytes(8), 8 * (bytes(0) - bytes(32)) / 32, "{name} at {tokens}");
                 assert_eq!(bytes(8) == bytes(0), tokens <= 512, "{name} at {tokens}");
             }
@@ -448,7 +449,7 @@ mod tests {
             let held = scheme.after_prefill(0, &x, &x, &rotary).unwrap().footprint();
             let formula = Formula::Kivi(2).footprint(&shape, tokens, 1);
             assert_eq!((formula.packed, formula.scales), (held.packed, held.scales), "{tokens}");
-            // A buffer has room for a few tokens more.
+            // The cache's buffers have room for a few more tokens.
             let room = held.window - formula.window;
             assert!(room <= 2 * 4 * kv_heads * head_dim * 2, "{tokens}: {held:?}, {formula:?}");
         }

@@ -1,4 +1,4 @@
-//! generate: a prompt continued under a compressed cache, and the ledger of that cache.
+//! generate: continues a prompt with a compressed cache, and prints the ledger of that cache.
 
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -32,7 +32,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         let template = model.chat_template()?.context("the model has no chat template: leave out --chat")?;
         tokenizer.encode(&template.render(&[turn], true)?, false)?
     } else {
-        // What follows a kept prompt begins no text.
+        // Text that follows a kept prompt gets no token for the beginning of a text.
         tokenizer.encode(&text, kept.is_none())?
     };
     if let Some(file) = &kept {
@@ -57,7 +57,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
                     kept_prompt::save(path, args.cache_bits, &prompt, &prefilled, (&model, &args.profile), &cx)?
                 );
             }
-            // From here on the compressed caches are all there is.
+            // From here on, only the compressed caches hold the prompt.
             let caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
             (prefilled.last_logits, caches)
         }
@@ -108,7 +108,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-/// The text to continue, and where it comes from in words.
+/// Where the text to continue comes from, in words, and the text.
 fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
     match (&args.prompt, &args.prompt_file) {
         (Some(dash), _) if dash == "-" => {
@@ -129,7 +129,7 @@ fn prompt(args: &GenerateArgs) -> Result<(String, String)> {
     }
 }
 
-/// Refuses a prompt that the model cannot hold, before anything is computed, and warns where it leaves too few positions.
+/// Refuses a prompt that the model cannot hold, before anything is computed. Warns if it leaves too few positions for new tokens.
 fn fits(arch: &Arch, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> Result<()> {
     if let Some((at, id)) = prompt.iter().enumerate().find(|(_, id)| **id as usize >= arch.vocab) {
         bail!(
@@ -152,8 +152,8 @@ fn fits(arch: &Arch, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> R
     Ok(())
 }
 
-/// What the scheme is built from, as far as it is at hand; one that needs more says so. A profile's dictionaries must be this
-/// model's, a file named on the command line is only said not to be.
+/// The context that the scheme is built from, with the artefacts that exist. A scheme that needs more is an error when it is
+/// built. A profile's dictionaries must belong to this model; for a file named on the command line, a mismatch is only a warning.
 fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<SchemeContext> {
     let mut names = vec![args.scheme.clone()];
     if args.save_cache.is_some() || args.load_cache.is_some() {
@@ -164,7 +164,7 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
     let makers = makers(all::ALL, names)?;
     let (paths, false) = (Paths::find(&args.profile).ok(), makers.is_empty()) else { return Ok(context) };
     let owner = paths.as_ref().map(|paths| Owner::opened(model, paths, geometry)).transpose()?;
-    // Whether it is a set of ours, which a file can stand for.
+    // Whether the output is a dictionary set of ours, which a file on the command line can replace.
     let trained = |output: &Output| matches!(output.artefact, Artefact::Dictionaries(_));
     match &args.dictionaries {
         Some(path) if makers.iter().any(|stage| stage.declaration().makes.iter().any(trained)) => {
@@ -191,7 +191,7 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
     }
 }
 
-/// What the caches really take, beside what the paper counts.
+/// The bytes that the caches really take, and the nominal bits, which the paper counts.
 fn ledger(scheme: &dyn Scheme, caches: &[Box<dyn LayerCache>], decoder: &Decoder) -> Vec<String> {
     let tokens = caches.first().map_or(0, |cache| cache.len());
     let footprint: Footprint = caches.iter().map(|cache| cache.footprint()).sum();

@@ -1,4 +1,4 @@
-//! keep: a run under another name, before it is run again with other parameters.
+//! keep: keeps a run under another name, before its profile runs again with other parameters.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -27,9 +27,9 @@ pub fn run(profile: &str, name: &str) -> Result<()> {
     }
     let (runs, label) = (to.parent().context("a run has a folder")?, to.file_name().context("a run has a name")?);
     let partial = runs.join(format!(".keeping-{}", label.to_string_lossy()));
-    // Two of them would write into each other's links, and with them into the outputs themselves.
+    // Two at once would write into each other's links, and so into the outputs themselves.
     let _keeping = lock(runs, &format!("keeping-{}", label.to_string_lossy()))?;
-    // So would a run after one that was killed.
+    // After one that was killed, the same would happen.
     remove_dir(&partial)?;
     for stage in &stages {
         let _made = lock(&from.run, stage)?;
@@ -55,7 +55,7 @@ pub fn finished(run: &Path) -> Result<Vec<String>> {
     Ok(stages)
 }
 
-/// Finished outputs are replaced, never written into, so a link is as good as a copy. The record itself is copied.
+/// Links a folder. Finished outputs are replaced and never changed in place, so a link is as good as a copy. The record is copied.
 fn link_tree(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
     for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
@@ -72,7 +72,7 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     atomic::sync_folder(to).with_context(|| to.display().to_string())
 }
 
-/// Makes a link; false where the file system has none. A file that is there already may be a link to the same file: it is left alone.
+/// Makes a hard link; false if the file system has none. An existing target is an error: it may be a link to the same file.
 fn linked(from: &Path, to: &Path) -> Result<bool> {
     match std::fs::hard_link(from, to) {
         Ok(()) => Ok(true),

@@ -14,11 +14,11 @@ use crate::models::Opened;
 use crate::paths::Paths;
 use crate::stages::inputs::PREFILL_CHUNK;
 
-/// A scheme that needs the tables of files.
+/// A scheme that needs the same tables as these files, so that the tables are loaded.
 pub const SCHEME: &str = "csr+@1";
 
-/// Writes all of the prompt but its last token, which runs again when the file is read, since it holds no logits; returns a line
-/// for people.
+/// Writes the keys and values of all tokens of the prompt except the last. The file holds no logits, so the last token runs again
+/// when the file is read. Returns a line for people.
 pub fn save(
     path: &Path,
     bits: f64,
@@ -48,8 +48,8 @@ pub fn save(
     ))
 }
 
-/// Logits after the last token of `prompt`, which begins with the file's tokens, and the caches that hold it: those of the file
-/// restored into `scheme`, the others run through the model on them.
+/// The logits after the last token of `prompt`, and the caches that hold `prompt`. It begins with the tokens of the file: these are
+/// restored into `scheme`. Then the model runs over the other tokens.
 pub fn continued(
     file: &PromptFile,
     prompt: &[u32],
@@ -67,7 +67,7 @@ pub fn continued(
     );
     let mut caches = restored.fork(scheme, decoder.rotary())?;
     drop(restored);
-    // In pieces, as any prompt is read.
+    // In pieces, like any other prompt.
     let rest = &prompt[held..];
     let (before, last) = rest.split_at((rest.len() - 1) / PREFILL_CHUNK * PREFILL_CHUNK);
     for piece in before.chunks(PREFILL_CHUNK) {
@@ -81,7 +81,7 @@ fn tables(cx: &SchemeContext) -> Result<&CodebookSet> {
     Ok(cx.codebooks(TABLES, "a prompt kept as a file")?)
 }
 
-/// What a file calls this model.
+/// The name of this model in a file.
 fn name(model: &Opened, profile: &str) -> Result<String> {
     model.content(&Paths::find(profile)?)
 }

@@ -1,4 +1,4 @@
-//! logits: what a model says after every token of a list, for comparison with other implementations.
+//! logits: writes the logits of a model after every token of a list, for comparison with other implementations.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ fn read_ids(path: &Path, vocab: usize, positions: usize) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The one tensor's header, then its rows as they are computed: all of them need not fit in memory.
+/// Writes the header of the one tensor, then its rows as they are computed, so that they need not fit into memory all at once.
 fn write(decoder: &Decoder, ids: &[u32], out: &mut dyn std::io::Write) -> Result<()> {
     let (tokens, vocab) = (ids.len(), decoder.arch().vocab);
     let end = tokens * vocab * size_of::<f32>();

@@ -1,4 +1,4 @@
-//! Commands beside the stages: they keep no record.
+//! Commands that are not stages. They write no manifest.
 
 pub mod bench;
 pub mod diff_runs;

@@ -1,4 +1,5 @@
-//! `kvcsr plan`: the bits by layer that csr+@B buys, as a file to edit; or what an edited file takes.
+//! `kvcsr plan`: writes the bits that csr+@B gives to each layer as a file to edit, or shows the bits and the predicted loss of an
+//! edited file.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -15,12 +16,12 @@ use crate::stages::train_plus::FILE;
 /// Which plan.
 ///
 ///   kvcsr plan 2 --profile smol               # writes data/plans/smol/bits-2.toml
-///   kvcsr plan --check bits-2 --profile smol  # after an edit: what it takes and loses
+///   kvcsr plan --check bits-2 --profile smol  # after an edit: its bits and its loss
 ///   kvcsr generate --profile smol --scheme "csr+@2(plan=bits-2)" --prompt "..."
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct PlanArgs {
-    /// Bits per channel with everything that a sequence takes, 0.25 to 8
+    /// Bits per channel, with everything that a sequence takes in memory, 0.25 to 8
     #[arg(required_unless_present = "check", conflicts_with = "check")]
     bits: Option<f64>,
     /// The profile whose tables are read (`just train-plus` makes them)
@@ -32,7 +33,7 @@ pub struct PlanArgs {
     /// Name of the file, data/plans/PROFILE/NAME.toml; `bits-B` if it is not given
     #[arg(long, conflicts_with = "check")]
     name: Option<String>,
-    /// Instead of writing a plan, say what the plan of this name takes and loses, beside what the tables would buy
+    /// Instead of writing a plan, show the bits and the predicted loss of the plan NAME, and of the best plan with as many bits
     #[arg(long, value_name = "NAME")]
     check: Option<String>,
 }

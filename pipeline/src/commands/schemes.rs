@@ -1,4 +1,4 @@
-//! `kvcsr schemes`: what the registry of caches has.
+//! `kvcsr schemes`: lists the schemes of the registry.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use kvcsr_report::splice::splice_file;
 /// How to list.
 #[derive(Debug, Args)]
 pub struct SchemesArgs {
-    /// One JSON array instead of a table: patterns, examples, parameters, sources, bits
+    /// Print one JSON array instead of a table: patterns, examples, parameters, sources, bits
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
-    /// The table of docs/SCHEMES.md; with a file, put it there between the markers `methods`
+    /// Print the table of docs/SCHEMES.md; with FILE, write it there between the markers `methods`
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     markdown: Option<Option<PathBuf>>,
 }

@@ -1,4 +1,4 @@
-//! score: a file of LongBench predictions to the number that LongBench's `eval.py` prints for it.
+//! score: computes the score of a file of LongBench predictions, as LongBench's `eval.py` prints it.
 
 use std::path::PathBuf;
 
@@ -15,20 +15,20 @@ pub struct ScoreArgs {
     /// LongBench v1 task, for example qasper, or a task of the suite, for example story_qa
     #[arg(long)]
     pub task: String,
-    /// One JSON object with pred, answers, all_classes and length per line
+    /// File with one JSON object per line: pred, answers, all_classes and length
     #[arg(long, value_name = "FILE.jsonl")]
     pub predictions: PathBuf,
-    /// String ratio of the code tasks
+    /// String similarity of the code tasks
     #[arg(long, value_enum, default_value_t = Ratio::Difflib)]
     pub code_sim: Ratio,
 }
 
-/// The string ratio behind code similarity, as named on the command line.
+/// The string similarity of the code tasks, as named on the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Ratio {
-    /// Python's difflib: what LongBench's own requirements give
+    /// Python's difflib, which is used with LongBench's own requirements
     Difflib,
-    /// python-Levenshtein: what fuzzywuzzy uses where it is installed
+    /// python-Levenshtein, which fuzzywuzzy uses if it is installed
     Levenshtein,
 }
 

@@ -1,4 +1,4 @@
-//! stage-times: time, memory and disk of the stages behind the published results, as their manifests have them, for
+//! stage-times: writes time, memory and disk use of the stages behind the published results, from their manifests, into
 //! docs/REPRODUCING.md.
 
 use std::fmt::Write;
@@ -12,12 +12,12 @@ use kvcsr_report::splice::splice_file;
 use crate::manifest::Manifest;
 use crate::ui;
 
-/// How the name of a published manifest ends, after the stage's.
+/// The end of the name of a published manifest, after the name of its stage.
 const ENDING: &str = ".manifest.json";
-/// Where docs/REPRODUCING.md has the table.
+/// The marker of the table in docs/REPRODUCING.md.
 const MARKER: &str = "stage-times";
 
-/// Where manifests and the table are.
+/// The folder of the manifests and the document of the table.
 #[derive(Debug, Args)]
 pub struct StageTimesArgs {
     /// The folder with a folder for each published profile

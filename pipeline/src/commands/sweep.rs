@@ -1,8 +1,8 @@
-//! sweep: the stages at every point of the profile's `[sweep]`, and one table and figure of all.
+//! sweep: runs the stages at every point of the profile's `[sweep]`, and makes one table and one figure of all points.
 //!
-//! Every point is a named run beside the profile's own. A stage that no swept parameter reaches is used from the profile's run, so
-//! calibration is not repeated; a point whose parameters are the profile's costs nothing. Stages say what is up to date, and a killed
-//! sweep goes on where it stopped.
+//! Every point is a named run beside the profile's own. A stage that no swept parameter affects is taken from the profile's run, so
+//! calibration is not repeated. A point with the profile's own parameters costs nothing. A rerun skips whatever is up to date,
+//! and a killed sweep continues where it stopped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ use crate::ui;
 /// Folder of the table and figure, beside the stages of the profile's run.
 const FOLDER: &str = "sweep";
 
-/// The job of the points.
+/// Name of the job that runs the points.
 const POINTS: &str = "points";
 
 /// Runs every point, then writes `sweep.csv`, the figure and the page.
@@ -46,13 +46,13 @@ pub fn run(base: &Run) -> Result<()> {
             base.profile
         );
     }
-    // A mistake in the last point should not wait for the first one's training.
+    // All points are checked first: a mistake in the last one should show before the first one is trained.
     let points = points(sweep);
     let runs = points.iter().map(|point| named(base, point)).collect::<Result<Vec<Run>>>()?;
     if base.config.executor.kind == Kind::Slurm {
         return submit(base, &points);
     }
-    // The profile's own calibration serves every point that does not sweep it.
+    // Every point that does not sweep calibration uses the profile's own.
     stage::run(&Calibrate, &plain(base))?;
     let mut rows = Vec::new();
     for (point, run) in points.iter().zip(&runs) {
@@ -77,19 +77,19 @@ pub fn run(base: &Run) -> Result<()> {
     write(base, &base.paths.run.join(FOLDER), &rows)
 }
 
-/// The sweep as jobs: calibration, then a job for each point, then one that finds all points made and draws them.
+/// Submits the sweep as jobs: calibration, then one job for each point, then a job that finds all points made and draws them.
 fn submit(base: &Run, points: &[Point]) -> Result<()> {
     let _lock = slurm::submit::refuse_if_live(base)?;
     fetch::run(base)?;
     let job = |name: &str, words: &[&str], tasks: Tasks, after: &[&str]| {
-        // The last job takes the points as they are.
+        // The last job takes the points as they are and does not force them.
         let force = base.force && !after.contains(&POINTS);
         let arguments = slurm::submit::arguments(&Run { force, ..base.clone() });
         let command = words.iter().map(|&word| word.to_owned()).chain(arguments).collect();
         let after = after.iter().map(|&name| name.to_owned()).collect();
         Job { name: name.to_owned(), command, tasks, makes: Vec::new(), after }
     };
-    // A profile whose executor is a cluster would submit again.
+    // Otherwise a profile whose executor is a cluster would submit jobs again.
     let here = ["--executor", "local"];
     let arguments = |point: &Point| {
         let set = point.iter().flat_map(|(path, value)| ["--set".to_owned(), format!("{path}={value}")]);
@@ -114,7 +114,7 @@ fn rows_done(rows: &[SweepRow]) -> usize {
 /// One value of every swept parameter.
 type Point = Vec<(String, Value)>;
 
-/// The product of the lists, the last parameter changing quickest.
+/// All combinations of the lists. The last parameter changes fastest.
 fn points(sweep: &BTreeMap<String, Vec<Value>>) -> Vec<Point> {
     sweep.iter().fold(vec![Vec::new()], |points, (path, values)| {
         let extended = |point: &Point| {
@@ -130,7 +130,7 @@ fn describe(point: &Point) -> String {
     point.iter().map(|(path, value)| format!("{path} = {value}")).collect::<Vec<_>>().join(", ")
 }
 
-/// `train.atoms-512`: the run's name, of characters that a folder may have.
+/// `train.atoms-512`: the name of the run, with characters that the name of a folder may have.
 fn name(point: &Point) -> String {
     let text = point.iter().map(|(path, value)| format!("{path}-{value}")).collect::<Vec<_>>().join("-");
     let safe: String =
@@ -184,8 +184,8 @@ fn write(base: &Run, dir: &Path, rows: &[SweepRow]) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is the profile as its file has it, wherever it runs. What the command line changes is an experiment, which is not
-/// published.
+/// Whether the configuration is that of the profile's file; threads, device and executor may differ. A run with other overrides
+/// is an experiment, which is not published.
 fn is_the_profile(base: &Run) -> Result<bool> {
     let profiles = base.paths.root.join("pipeline/profiles");
     let own = Config::load(&profiles, &base.profile, &[])?;

@@ -1,4 +1,4 @@
-//! Layers of configuration: a profile over the defaults, the command line over both.
+//! Layers of configuration: a profile overrides the defaults, and the command line overrides both.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use toml::{Table, Value};
 /// The section whose keys are names of other parameters.
 const SWEEP: &str = "sweep";
 
-/// The profiles of a folder, in words.
+/// The names of the profiles in a folder, separated by commas.
 pub fn list(profiles: &Path) -> String {
     let mut names: Vec<String> = std::fs::read_dir(profiles)
         .into_iter()
@@ -21,7 +21,7 @@ pub fn list(profiles: &Path) -> String {
     names.join(", ")
 }
 
-/// Puts the values of `over` in the place of those of `base`, which has every key there is.
+/// Replaces values of `base` by those of `over`. `base` has all known keys; any other key is an error.
 pub fn merge(base: &mut Table, over: Table) -> Result<()> {
     for (key, value) in over {
         match (known(base, "", &key)?, value) {
@@ -43,7 +43,7 @@ fn known<'t>(table: &'t mut Table, section: &str, key: &str) -> Result<&'t mut V
     table.get_mut(key).ok_or_else(|| anyhow!("unknown key `{section}{key}`. Known here: {all}"))
 }
 
-/// Applies `train.atoms=2048`: the value is read as TOML, or as a string where it is none.
+/// Applies an override such as `train.atoms=2048`. The value is read as TOML; a text that is no TOML is taken as a string.
 pub fn apply(config: &mut Table, item: &str) -> Result<()> {
     let (path, text) = item.split_once('=').ok_or_else(|| anyhow!("override `{item}`: expected path=value"))?;
     let value = format!("v = {text}")

@@ -1,7 +1,7 @@
-//! The configuration of a run: defaults, overridden by a profile, overridden by the command line.
+//! The configuration of a run: the defaults, which a profile overrides, and the command line, which overrides both.
 //!
-//! `profiles/defaults.toml` has every parameter, with its default and what it means; a key that it does not have is an error.
-//! A section is a type of [`sections`]; its stage checks it.
+//! `profiles/defaults.toml` has every parameter with its default and its meaning. Any other key is an error. Each section is a
+//! type of [`sections`], and its stage checks it.
 
 pub mod check;
 mod layers;
@@ -22,7 +22,7 @@ use self::layers::{apply, list, merge};
 
 const DEFAULTS: &str = include_str!("../../profiles/defaults.toml");
 
-/// Everything a run can be told.
+/// All parameters of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub model: String,
@@ -65,8 +65,8 @@ fn defaults() -> Result<Table> {
 }
 
 impl Config {
-    /// Merges defaults, `profiles/<profile>.toml` and `path=value` overrides. What a section holds is checked by its stage:
-    /// a caller that runs stages asks them.
+    /// Merges the defaults, `profiles/<profile>.toml` and `path=value` overrides. Each stage checks its own section: a caller
+    /// that runs stages must call these checks.
     pub fn load(profiles: &Path, profile: &str, overrides: &[String]) -> Result<Self> {
         if !plain(profile) {
             bail!("profile `{profile}`: a name of letters, digits, dots and dashes is expected");
@@ -171,7 +171,7 @@ pub mod tests {
             assert_eq!((config.train.trainer.atoms, config.train.key_chunks, config.train.value_chunks), (8192, 1, 2));
             assert_eq!(config.longbench.paper_model, model);
             for level in [4, 6, 8, 16] {
-                // In tokens, of which every key-value head gives an atom: 4096 and 8192 with 32 heads, 1024 and 2048 with 8.
+                // In tokens. Each key-value head of a token gives an atom: 4096 and 8192 with 32 heads, 1024 and 2048 with 8.
                 let online = kvcsr_cache::CsrOptions::parse(&format!("csr-{level}+online")).unwrap().online.unwrap();
                 assert_eq!((online.sampled, online.guard), (128, 256));
                 assert!(config.longbench.schemes.contains(&format!("csr-{level}+online")), "{profile}");
@@ -179,7 +179,7 @@ pub mod tests {
         }
     }
 
-    /// The names of all parameters, `train.atoms`, but for those of the sweep, which are the user's.
+    /// The names of all parameters, such as `train.atoms`. The keys of the sweep are not among them: these are the user's.
     fn names(table: &Table) -> Vec<String> {
         let of = |(section, value): (&String, &Value)| match value {
             Value::Table(keys) => keys.keys().map(|key| format!("{section}.{key}")).collect(),
@@ -197,7 +197,7 @@ pub mod tests {
             let starts = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='));
             assert!(DEFAULTS.lines().any(|line| starts(&line)), "{name}");
         }
-        // A struct that filled in what is missing would be a second place for defaults.
+        // A struct that filled in missing values would be a second place for defaults.
         for name in names(&DEFAULTS.parse().unwrap()).iter().filter(|name| !name.starts_with("train.")) {
             let mut table: Table = DEFAULTS.parse().unwrap();
             match name.split_once('.') {

@@ -1,4 +1,4 @@
-//! The plan in this process, one step after another.
+//! Runs the plan in this process, one step after another.
 
 use anyhow::Result;
 
@@ -8,12 +8,12 @@ use crate::stage::{self, Part, Run, Slice};
 /// Runs every step.
 ///
 /// # Errors
-/// The first one that fails.
+/// The error of the first step that fails.
 pub fn run(plan: &Plan, run: &Run) -> Result<()> {
     plan.steps.iter().try_for_each(|step| self::step(step, run))
 }
 
-/// A step in slices makes these one after another and puts them together, as a cluster would.
+/// Runs one step. If it has slices, makes them one after another and then joins them, as a cluster would.
 fn step(step: &Step, run: &Run) -> Result<()> {
     if step.slices == 1 || stage::is_made(step.stage, run)? {
         return stage::run(step.stage, run);

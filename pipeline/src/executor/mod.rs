@@ -10,7 +10,7 @@ pub use self::plan::Plan;
 use crate::config::sections::executor::Kind;
 use crate::stage::Run;
 
-/// Runs the plan, or submits it: the executor is the profile's.
+/// Runs or submits the plan, as the profile's executor says.
 pub fn execute(plan: &Plan, run: &Run) -> Result<()> {
     match run.config.executor.kind {
         Kind::Local => local::run(plan, run),

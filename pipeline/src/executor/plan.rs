@@ -1,4 +1,4 @@
-//! What is run, in how many slices, and after what.
+//! The plan: which stages run, in how many slices, and after which others.
 
 use anyhow::Result;
 
@@ -8,7 +8,7 @@ use crate::stage::{Need, Run, Stage, makers};
 #[derive(Debug)]
 pub struct Step {
     pub stage: &'static dyn Stage,
-    /// 1: as a whole.
+    /// Number of slices; 1: the stage runs as a whole.
     pub slices: usize,
     /// The steps, by number, whose outputs it reads.
     pub needs: Vec<usize>,
@@ -24,7 +24,7 @@ impl Plan {
     /// The plan of these stages, each of which comes after those that it needs.
     ///
     /// # Errors
-    /// If a section names a scheme that there is not, or the model that was fetched cannot be opened.
+    /// If a section names a scheme that does not exist, or the fetched model cannot be opened.
     pub fn of(run: &Run, stages: &[&'static dyn Stage]) -> Result<Self> {
         let most = run.config.executor.slices();
         let mut steps: Vec<Step> = Vec::with_capacity(stages.len());

@@ -1,20 +1,20 @@
-//! How much memory this process may have: of the machine, of its control groups, of its Slurm job, and of its limit on addresses.
+//! How much memory this process may have, by the limits of the machine, its control groups, its Slurm job, and its address space.
 
 use std::path::{Path, PathBuf};
 
-/// What the tightest limits leave.
+/// The memory that the tightest limits allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// The most bytes that this process can ever have.
     pub most: u64,
-    /// What sets `most`, in words.
+    /// The name of the limit that sets `most`.
     pub most_by: &'static str,
     /// Bytes that it can have now.
     pub free: u64,
 }
 
 impl Memory {
-    /// The tighter of two limits, in either respect.
+    /// The tighter of two limits, separately for `most` and for `free`.
     fn and(self, other: Self) -> Self {
         let (most, most_by) =
             if other.most < self.most { (other.most, other.most_by) } else { (self.most, self.most_by) };
@@ -22,7 +22,7 @@ impl Memory {
     }
 }
 
-/// That of this process now.
+/// The memory of this process now.
 pub fn memory() -> Memory {
     let kind = sysinfo::MemoryRefreshKind::everything();
     let system = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(kind));
@@ -34,13 +34,14 @@ pub fn memory() -> Memory {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let groups = control_groups(&read("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"));
     let addresses = addresses(&read("/proc/self/limits"), &read("/proc/self/status"));
-    // A cluster may count what a job takes without a control group.
+    // A cluster may limit the memory of a job without a control group.
     let job = std::env::var("SLURM_MEM_PER_NODE").ok().and_then(|mib| mib.parse::<u64>().ok()).filter(|mib| *mib > 0);
     let job = job.map(|mib| Memory { most: mib << 20, most_by: "its Slurm job", free: mib << 20 });
     groups.into_iter().chain(addresses).chain(job).fold(machine, Memory::and)
 }
 
-/// The names of a version's files: the limit, the use, and the key of cached files in `memory.stat` that give way.
+/// The names that one version of control groups uses: the files of the limit and of the usage, and the key in `memory.stat` of
+/// cached files, which the system can drop.
 struct Names {
     limit: &'static str,
     used: &'static str,
@@ -51,7 +52,7 @@ const FIRST: Names =
     Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", cached: "total_inactive_file" };
 const SECOND: Names = Names { limit: "memory.max", used: "memory.current", cached: "inactive_file" };
 
-/// The limits of the process's control groups and of those above them. `list` is its `/proc/self/cgroup`.
+/// The limits of the process's control groups and of those above them. `list` is the text of its `/proc/self/cgroup`.
 fn control_groups(list: &str, root: &Path) -> Vec<Memory> {
     let mut found = Vec::new();
     for line in list.lines() {
@@ -71,7 +72,7 @@ fn control_groups(list: &str, root: &Path) -> Vec<Memory> {
 fn limit(group: &Path, names: &Names) -> Option<Memory> {
     let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-    // `max`, or the largest number of pages, where there is none.
+    // Without a limit, the file says `max` or the largest number of pages.
     let most = number(names.limit).filter(|&bytes| bytes < 1 << 60)?;
     let stat = read("memory.stat").unwrap_or_default();
     let cached = stat.lines().find_map(|line| line.strip_prefix(names.cached)?.trim().parse::<u64>().ok());
@@ -83,7 +84,7 @@ fn limit(group: &Path, names: &Names) -> Option<Memory> {
     })
 }
 
-/// The limit on addresses, less those that the program has mapped and does not hold in memory.
+/// The limit on the address space, minus the addresses that the program has mapped and does not hold in memory.
 fn addresses(limits: &str, status: &str) -> Option<Memory> {
     let soft = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?.split_whitespace().next()?;
     let limit: u64 = soft.parse().ok()?;

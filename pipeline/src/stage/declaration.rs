@@ -1,30 +1,31 @@
-//! What is declared of a stage: its name, what it needs and what it makes.
+//! The declaration of a stage: its name, what it needs and what it makes.
 
 use super::slices::Sliced;
 use crate::config::Config;
 
-/// What is declared of a stage, in its own file. The command line, its help, the order of `reproduce`, what is downloaded,
-/// which stage a scheme's artefacts come from and the report read it from the list of all stages; so do the recipes of
-/// the justfile, by a test.
+/// The declaration of a stage, which stands in the stage's own file. The command line and its help, the order of `reproduce`, the
+/// downloads, the search for the stage that makes a scheme's artefacts, and the report read it from the list of all stages. A test
+/// compares the recipes of the justfile with it.
 pub struct Declaration {
-    /// Its command, its folder and its recipe in the justfile.
+    /// The name of its command, of its folder, and of its recipe in the justfile.
     pub name: &'static str,
     /// One sentence, for `--help` and the justfile.
     pub about: &'static str,
-    /// Raised when the code changes what the stage makes.
+    /// Raised when a change of the code changes the stage's outputs.
     pub version: u32,
-    /// What it is made from, in the order in which what is missing is told.
+    /// What it is made from. Missing needs are reported in this order.
     pub needs: &'static [Need],
     /// The files that later stages, schemes and the report read.
     pub makes: &'static [Output],
-    /// Files that say how outputs did. No stage reads them, and other machines measure them otherwise: they are no part of the digest.
+    /// Files that say how good the outputs are. No stage reads them, and other machines measure other values, so they are not
+    /// part of the digest.
     pub aside: &'static [&'static str],
-    /// Whether `reproduce` ends with it; what it needs comes before it.
+    /// Whether it is a goal of `reproduce`, which runs it after the stages that it needs.
     pub reproduced: bool,
     /// Options of its command that stand for parameters.
     pub options: &'static [CommandOption],
-    /// Parameters that may grow without making what is there wrong: lists that get members, numbers that rise. The stage then goes
-    /// on from what it has made; `heldout.repeats` names a member of a section.
+    /// Parameters that may grow while existing outputs stay valid: lists that get more members, numbers that rise. The stage then
+    /// continues from what it has made. `heldout.repeats` names a member of a section.
     pub grows: &'static [&'static str],
     /// How it is made in slices, if it can be: its command then has `--shard` and `--merge`.
     pub sliced: Option<&'static dyn Sliced>,
@@ -33,7 +34,7 @@ pub struct Declaration {
 }
 
 impl Declaration {
-    /// Where a declaration starts from: nothing needed, nothing made.
+    /// The starting point of a declaration: it needs nothing and makes nothing.
     pub const EMPTY: Self = Self {
         name: "",
         about: "",
@@ -53,7 +54,7 @@ impl Declaration {
 pub struct Output {
     /// Its name in the stage's folder.
     pub file: &'static str,
-    /// What schemes find in it.
+    /// The artefact in it that schemes are built from.
     pub artefact: Artefact,
 }
 
@@ -63,40 +64,40 @@ impl Output {
         Self { file, artefact: Artefact::None }
     }
 
-    /// The dictionary set that schemes call `name`.
+    /// A file with the dictionary set that schemes call `name`.
     pub const fn dictionaries(name: &'static str, file: &'static str) -> Self {
         Self { file, artefact: Artefact::Dictionaries(name) }
     }
 }
 
-/// What schemes are built from.
+/// An artefact that schemes are built from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Artefact {
-    /// Nothing of this file.
+    /// No scheme is built from this file.
     None,
     /// The dictionary set of this name.
     Dictionaries(&'static str),
-    /// Codebooks of calibrated peers, by the names of their files.
+    /// Codebooks of calibrated peers. Their names are the names of their files.
     Codebooks,
     /// The codebooks of this name.
     Tables(&'static str),
-    /// The dictionary set of a calibrated peer, by this name: it comes without the record that our own sets carry.
+    /// The dictionary set of a calibrated peer, with this name. It lacks the provenance that our own sets must have.
     PeerDictionaries(&'static str),
     /// Levels by layer and kind.
     Budgets,
 }
 
-/// An option of a stage's command, beside those that all have.
+/// An option of a stage's command, besides the options that all stages have.
 pub struct CommandOption {
     /// Its name.
     pub name: &'static str,
-    /// What stands for its value in the help; none for one that takes no value.
+    /// The placeholder for its value in the help; none if it takes no value.
     pub value: Option<&'static str>,
     /// One sentence.
     pub about: &'static str,
     /// The parameter that it sets. Two options of one parameter exclude each other.
     pub parameter: &'static str,
-    /// The parameter's value; `{}` stands for the option's.
+    /// The parameter's value; `{}` stands for the option's value.
     pub sets: &'static str,
 }
 
@@ -110,9 +111,9 @@ pub enum Need {
     Corpora,
     /// The long documents of the profile's domains.
     Documents,
-    /// The texts that tasks of the suite are built from; the tasks are named by the configuration.
+    /// The texts that tasks of the suite are built from. The configuration names the tasks.
     Tasks(fn(&Config) -> &[String]),
-    /// Whatever the schemes are built from that the configuration names.
+    /// All artefacts of the schemes that the configuration names.
     Schemes(fn(&Config) -> SchemeNames<'_>),
 }
 
@@ -121,6 +122,6 @@ pub enum Need {
 pub struct SchemeNames<'c> {
     /// Their names.
     pub names: &'c [String],
-    /// The profile whose artefacts they are built from; the run's own where it is empty.
+    /// The profile whose artefacts they are built from; empty: the run's own.
     pub profile: &'c str,
 }

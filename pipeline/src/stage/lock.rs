@@ -1,4 +1,4 @@
-//! One process at a time makes a stage's outputs.
+//! Locks: only one process at a time makes a stage's outputs.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::ui;
 
-/// A lock on a file until it is dropped; the system drops that of a killed process.
+/// A lock on a file, held until it is dropped. The system releases the lock of a killed process.
 pub struct Lock(File);
 
 impl Drop for Lock {
@@ -35,7 +35,7 @@ pub fn lock(dir: &Path, folder: &str) -> Result<Lock> {
     }
 }
 
-/// What is said where a file system has no locks; the program then goes on as if it were alone.
+/// The warning for a file system without locks. The program then continues as if it were alone.
 pub fn without_locks(path: &Path, error: &std::io::Error) -> String {
     format!(
         "warning: {} cannot be locked ({error}): nothing keeps a second run from making the same files; start none until this one has ended",

@@ -1,4 +1,4 @@
-//! Which stages make what schemes are built from.
+//! Finds the stages that make the artefacts of schemes.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub fn needs(names: &[String]) -> Result<Vec<Needs>> {
     names.iter().map(|name| Ok(registry::needs(name)?)).collect()
 }
 
-/// Names of the codebooks that schemes need and that none of `stages` makes under a name of its own: those of calibrated peers.
+/// Names of the codebooks that schemes need and that none of `stages` makes as its own tables: the codebooks of calibrated peers.
 pub fn peer_codebooks<'n>(stages: &[&dyn Stage], needs: &'n [Needs]) -> BTreeSet<&'n str> {
     let own = |name: &str| {
         let made = |output: &Output| matches!(output.artefact, Artefact::Tables(own) if own == name);
@@ -35,10 +35,10 @@ pub fn wanted(stages: &[&dyn Stage], needs: &[Needs], artefact: Artefact) -> boo
     })
 }
 
-/// Those of `stages` that make what schemes called `names` are built from, in the order in which they are run.
+/// Those of `stages` that make artefacts of the schemes `names`, in the order in which they run.
 ///
 /// # Errors
-/// If a name is no scheme's.
+/// If a name is not the name of a scheme.
 pub fn makers(stages: &[&'static dyn Stage], names: &[String]) -> Result<Vec<&'static dyn Stage>> {
     let needs = needs(names)?;
     let makes =
@@ -59,8 +59,8 @@ pub fn plans_folder(run: &Run, profile: &str) -> PathBuf {
     run.paths.plans(if profile.is_empty() { &run.profile } else { profile })
 }
 
-/// Names and digests of the files that schemes are built from, as `train/dictionaries.safetensors`: another file of the same stage
-/// changes nothing.
+/// Names and digests of the files that schemes are built from, such as `train/dictionaries.safetensors`. Other files of the same
+/// stage are not among them.
 ///
 /// # Errors
 /// If a stage that makes one has not been run.

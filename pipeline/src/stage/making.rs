@@ -1,4 +1,4 @@
-//! Making a stage's outputs: is it up to date, why not, resume or start over, record and rename.
+//! Makes a stage's outputs: checks whether they are up to date and why not, resumes or starts over, writes the record, and renames.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -29,10 +29,10 @@ pub fn recipe(stage: &dyn Stage, run: &Run) -> Result<Recipe> {
     Ok(Recipe { stage: name.to_owned(), version, parameters, inputs })
 }
 
-/// Runs `stage`, or the slice of it that the run asks for, unless its outputs are what this recipe makes.
+/// Runs `stage`, or the slice of it that the run asks for, unless its outputs are up to date.
 ///
-/// Outputs are made in `<stage>.partial`, which also holds the recipe they belong to, and renamed
-/// once complete: a killed run leaves nothing that a later run would take for finished.
+/// Outputs are made in the folder `<stage>.partial`, which also holds their recipe. The folder is renamed once it is complete, so a
+/// killed run leaves nothing that a later run would take for finished.
 pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     match (stage.slice(run)?, stage.declaration().sliced) {
         (Slice::Whole, _) => whole(stage, run, None),
@@ -42,7 +42,7 @@ pub fn run(stage: &dyn Stage, run: &Run) -> Result<()> {
     }
 }
 
-/// Whether the outputs of `stage` are there, undamaged and of this run's recipe. Its inputs must be there.
+/// Whether the outputs of `stage` exist, undamaged and of this run's recipe. Its inputs must exist.
 pub fn is_made(stage: &dyn Stage, run: &Run) -> Result<bool> {
     Places::new(&run.paths.run, stage.name()).recover()?;
     let key = recipe(stage, run)?.key();
@@ -53,7 +53,7 @@ fn is_made_in(dir: &Path, key: &str) -> bool {
     Manifest::read(dir).is_some_and(|made| made.key == key && made.damage(dir).is_none())
 }
 
-/// Makes all of a stage, from so many finished slices if there are any.
+/// Makes the whole stage. With `slices`, it is made from this many finished slices.
 fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> Result<()> {
     let places = Places::new(&run.paths.run, stage.name());
     places.recover()?;
@@ -73,7 +73,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
     if outdated(dir, &recipe, run.force)?.is_none() {
         return up_to_date();
     }
-    // Slices that do not belong together are told before anything is touched.
+    // Slices that do not belong together are refused before anything is changed.
     let parts = match slices {
         Some((sliced, count)) => Some((sliced, slices::finished(stage, run, &recipe, count)?)),
         None => None,
@@ -91,7 +91,7 @@ fn whole(stage: &dyn Stage, run: &Run, slices: Option<(&dyn Sliced, usize)>) -> 
     };
     make().with_context(|| start.title(stage.name(), partial))?;
     ensure_same(stage, run, &recipe, partial)?;
-    // What a run that grows goes on from took its time, too.
+    // If this run extends finished outputs, their time counts too.
     let before = match Manifest::open(dir) {
         Ok(Some(old))
             if !run.force && recipe.extends(&old.recipe, stage.declaration().grows) && old.damage(dir).is_none() =>
@@ -144,7 +144,7 @@ fn one(stage: &dyn Stage, sliced: &dyn Sliced, run: &Run, part: Part) -> Result<
     Ok(())
 }
 
-/// Outputs that this process is about to make, until it is dropped.
+/// Outputs that this process is going to make. Their lock is held until this is dropped.
 struct Begun {
     _lock: Lock,
     /// Why they are made.
@@ -159,9 +159,9 @@ impl Begun {
     }
 }
 
-/// Takes the lock, checks the room and makes the folder ready. None if another process has made the outputs between the look and the
-/// lock. `finished` is where the whole stage's outputs may be, with its recipe. A slice counts as the whole: it takes as much memory,
-/// and less of the disk.
+/// Takes the lock, checks memory and disk, and prepares the folder. None if another process made the outputs just before the lock
+/// was taken. `finished` is the folder where the whole stage's outputs may be, with the recipe of the whole. A slice is estimated
+/// like the whole stage: it takes as much memory, and less disk.
 fn begin(
     stage: &dyn Stage,
     run: &Run,
@@ -178,10 +178,10 @@ fn begin(
     Ok(Some(Begun { _lock: lock, reason, room, start }))
 }
 
-/// Why the outputs in `dir` are not what `recipe` makes, in words; none if they are.
+/// Why the outputs in `dir` are not those of `recipe`, in words; none if they are up to date.
 ///
 /// # Errors
-/// If their record is there and cannot be read: they may be right.
+/// If their record exists and cannot be read: the outputs may be up to date.
 fn outdated(dir: &Path, recipe: &Recipe, force: bool) -> Result<Option<String>> {
     let old = match Manifest::open(dir) {
         _ if force => return Ok(Some("asked to run again".to_owned())),
@@ -196,13 +196,13 @@ fn outdated(dir: &Path, recipe: &Recipe, force: bool) -> Result<Option<String>> 
     Ok(if old.key == recipe.key() { old.damage(dir) } else { Some(recipe.changes_since(&old.recipe).join(", ")) })
 }
 
-/// Refuses outputs whose inputs were replaced while they were made: their record would name others than were read.
+/// Refuses outputs whose inputs were replaced while they were made: their record would name other inputs than those that were read.
 fn ensure_same(stage: &dyn Stage, run: &Run, made_from: &Recipe, partial: &Path) -> Result<()> {
     let now = recipe(stage, run)?;
     if now.key() == made_from.key() {
         return Ok(());
     }
-    // Without it the folder is made anew.
+    // Without this file, the next run makes the folder anew.
     std::fs::remove_file(partial.join(RECIPE)).with_context(|| partial.display().to_string())?;
     bail!(
         "stage `{}`: {} while it was made; run `{}` again",
@@ -242,8 +242,8 @@ fn record(
     places.place()
 }
 
-/// Removes what a kill left beside finished outputs, and beside copies of them, while it wrote what follows them. Where that may not be
-/// done, or another process is at work, it stays.
+/// Removes temporary files that a kill left beside finished outputs and beside their copies. They stay if a lock cannot be taken,
+/// for example because another process is working there.
 fn sweep(stage: &dyn Stage, run: &Run, places: &Places<'_>) -> Result<()> {
     let copies = stage.copies(run).filter(|folder| folder.is_dir());
     let folders: Vec<PathBuf> = [places.dir.clone()].into_iter().chain(copies).collect();
@@ -254,7 +254,7 @@ fn sweep(stage: &dyn Stage, run: &Run, places: &Places<'_>) -> Result<()> {
     if !left {
         return Ok(());
     }
-    // Others write their copies into the same folder.
+    // Other stages write their copies into the same folder.
     let others = run.stages.iter().filter(|other| other.name() != stage.name() && other.copies(run).is_some());
     let locked = others.map(|other| Places::new(&run.paths.run, other.name()).lock()).collect::<Result<Vec<_>>>();
     let Ok(_others) = locked else { return Ok(()) };
@@ -264,7 +264,7 @@ fn sweep(stage: &dyn Stage, run: &Run, places: &Places<'_>) -> Result<()> {
     }
 }
 
-/// What follows finished outputs.
+/// Completes a stage whose outputs are finished, and prints its summary.
 fn end(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
     stage.finish(run, dir)?;
     show(stage, run, dir)
@@ -277,7 +277,7 @@ fn show(stage: &dyn Stage, run: &Run, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the run that this one branched from has made the very same thing, which is then used where it lies.
+/// Whether the run that this one branched from has made the same outputs. They are then used where they lie.
 fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
     let Some(dir) = run.paths.base.as_ref().map(|base| base.join(stage.name())) else { return Ok(false) };
     if !is_made_in(&dir, key) {
@@ -288,7 +288,7 @@ fn shared(stage: &dyn Stage, run: &Run, key: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// What training runs on, as libtorch names it: `cpu` or `cuda(0)`.
+/// The device of training, as libtorch names it: `cpu` or `cuda(0)`.
 fn device(config: &Config) -> String {
     match kvcsr_neuraldict::resolve_device(&config.device) {
         Ok(device) => format!("{device:?}").to_lowercase(),

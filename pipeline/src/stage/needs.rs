@@ -1,4 +1,4 @@
-//! The digests by which what a stage is made from enters its recipe, and what is downloaded for it.
+//! The digests of what a stage needs, which are part of its recipe; and the downloads for it.
 
 use anyhow::{Context, Result};
 use kvcsr_cache::tensor::Attention;
@@ -15,10 +15,10 @@ use crate::manifest::{ATTENTION, DEVICE, DTYPE};
 use crate::sources::{SourceKind, Sources};
 use crate::{documents, models};
 
-/// The digests of what a stage is declared to need, by name.
+/// The digests of a stage's declared needs, by name.
 ///
 /// # Errors
-/// The first one that is not there, with what makes it.
+/// If a need is missing; the error names the first one and the command that makes it.
 pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<String, Value>> {
     let sources = || Sources::load(&run.paths.root);
     let mut inputs = Map::new();
@@ -29,7 +29,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
             }
             Need::Model => {
                 inputs.insert("model".to_owned(), models::digest(&run.config.model, &run.paths)?.into());
-                // The same weights in another dtype give other outputs, and are the same model.
+                // The same model gives other outputs if its weights have another dtype.
                 match run.config.dtype.parse()? {
                     Precision::Auto => {}
                     precision => drop(inputs.insert(DTYPE.to_owned(), precision.to_string().into())),
@@ -52,7 +52,7 @@ pub fn declared_inputs(declaration: &Declaration, run: &Run) -> Result<Map<Strin
                 }
             }
             Need::Schemes(schemes) => {
-                // Tensors sum in another order than the kernels.
+                // With tensors, sums have another order than in the kernels.
                 match run.config.attention()? {
                     Attention::Auto => {}
                     attention => drop(inputs.insert(ATTENTION.to_owned(), attention.to_string().into())),
@@ -91,7 +91,7 @@ pub fn downloads(run: &Run) -> Result<Vec<(String, SourceKind)>> {
     Ok(wanted)
 }
 
-/// Whether a GPU computes. Jobs are submitted from machines that may have none: there the configuration says what nodes have.
+/// Whether a GPU computes. The machine that submits jobs may have none: for jobs, the configuration says what the nodes have.
 fn on_gpu(config: &Config) -> Result<bool> {
     Ok(match config.device.as_str() {
         "cpu" => false,

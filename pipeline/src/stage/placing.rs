@@ -1,7 +1,7 @@
-//! Complete outputs take their name, and those they replace are kept until then.
+//! Gives complete outputs their name. The outputs that they replace are kept until then.
 //!
-//! A folder takes the name of another in two renames. A program that is killed between them leaves neither folder under the name:
-//! [`Places::recover`] ends what it began.
+//! Replacing one folder by another takes two renames. If the program is killed between them, no folder has the name:
+//! [`Places::recover`] completes the replacement.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use kvcsr_codec::atomic;
 use super::lock::{Lock, lock};
 use crate::{interrupt, manifest};
 
-/// What a folder's outputs belong to while they are being made. A partial folder without it is complete.
+/// The file with the recipe of outputs that are being made. A partial folder that has a record and lacks this file is complete.
 pub const RECIPE: &str = "recipe.json";
 
-/// Where the outputs `folder` of a run lie, complete, in the making, and replaced.
+/// Where the outputs `folder` of a run lie: complete, unfinished, and replaced.
 pub struct Places<'a> {
     run: &'a Path,
     folder: &'a str,
@@ -34,7 +34,7 @@ impl<'a> Places<'a> {
         lock(self.run, self.folder)
     }
 
-    /// Gives the complete outputs their name. Their record is written.
+    /// Gives the complete outputs their name. Their record must be written before.
     pub fn place(&self) -> Result<()> {
         // From here on the folder is complete, see `recover`.
         std::fs::remove_file(self.partial.join(RECIPE)).with_context(|| self.partial.display().to_string())?;
@@ -55,8 +55,8 @@ impl<'a> Places<'a> {
         self.partial.join(manifest::FILE).is_file() && !self.partial.join(RECIPE).exists()
     }
 
-    /// Ends what a killed program left between two renames: the new outputs take their name if they are complete, else those that they
-    /// were to replace have it again.
+    /// Completes what a killed program left between two renames: the new outputs get the name if they are complete; else the old
+    /// outputs get it back.
     pub fn recover(&self) -> Result<()> {
         let begun = || self.is_complete() || (!self.dir.exists() && self.old.exists());
         if !begun() {
@@ -64,7 +64,7 @@ impl<'a> Places<'a> {
         }
         let _lock = self.lock()?;
         let _whole = interrupt::replacing();
-        // Another process may have ended it meanwhile.
+        // Another process may have completed it meanwhile.
         match (self.is_complete(), begun()) {
             (true, _) => self.swap(),
             (false, true) => rename(&self.old, &self.dir),
@@ -72,7 +72,8 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// Removes what a kill left of replaced outputs. Where that may not be done, or another process is at work, they stay.
+    /// Removes replaced outputs that a kill left. They stay if the lock cannot be taken, for example because another process is
+    /// working.
     fn remove_old(&self) -> Result<()> {
         if !self.old.exists() {
             return Ok(());
@@ -134,7 +135,7 @@ mod tests {
     fn a_kill_at_any_moment_of_the_replacement_leaves_the_old_or_the_new_outputs() {
         let (new, old) = (["manifest.json", "new"], ["manifest.json", "old"]);
         let unfinished = ["manifest.json", "new", RECIPE];
-        // What is there at each moment, and which outputs it must come to.
+        // The folders at each moment, and the outputs that must result.
         let moments: [(Folders<'_>, &[&str]); 6] = [
             (&[("train", &old), ("train.partial", &unfinished)], &old),
             (&[("train", &old), ("train.partial", &new)], &new),

@@ -16,13 +16,13 @@ use crate::room::Room;
 
 /// One stage of the pipeline.
 pub trait Stage: Sync {
-    /// What it is called, what it needs and what it makes.
+    /// Its name, what it needs and what it makes.
     fn declaration(&self) -> &'static Declaration;
     /// Checks its section of the configuration.
     fn check(&self, _config: &Config) -> Result<()> {
         Ok(())
     }
-    /// Checks that the texts it runs fit a model of so many positions, as far as the configuration says how long they are.
+    /// Checks that its texts fit a model with this many positions, if the configuration tells their lengths.
     fn fits(&self, _config: &Config, _positions: usize) -> Result<()> {
         Ok(())
     }
@@ -36,27 +36,27 @@ pub trait Stage: Sync {
     }
     /// Named parameters.
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>>;
-    /// Inputs beside those that are declared, by name: digests of files.
+    /// Digests of further inputs, which are not declared, by name.
     fn inputs(&self, _run: &Run) -> Result<Map<String, Value>> {
         Ok(Map::new())
     }
-    /// What it needs of memory and disk, as far as that is known before.
+    /// The memory and disk that it needs, if they are known before it runs.
     fn needs_room(&self, _run: &Run) -> Result<Room> {
         Ok(Room::default())
     }
-    /// Makes the outputs in `dir`. Anything already in `dir` was left by an unfinished run of the
-    /// very same recipe, and may be built upon.
+    /// Makes the outputs in `dir`. Files already in `dir` may be used: an unfinished run left them, or they were copied from
+    /// finished outputs. Their recipe is the same, or one that this recipe extends.
     fn make(&self, run: &Run, dir: &Path) -> Result<()>;
-    /// Follows [`Stage::make`], and an up-to-date check, on the finished outputs: puts copies where
-    /// others look for them. Does nothing where they are there already.
+    /// Runs on the finished outputs, after [`Stage::make`] and also if they were up to date: copies them to where others look for
+    /// them. Writes nothing if the copies are there already.
     fn finish(&self, _run: &Run, _dir: &Path) -> Result<()> {
         Ok(())
     }
-    /// The folder of those copies, if there are any: what a kill left in it is removed by the next run.
+    /// The folder of these copies, if there are any. The next run removes what a kill left in it.
     fn copies(&self, _run: &Run) -> Option<PathBuf> {
         None
     }
-    /// Shown after the stage, also when it was up to date.
+    /// Lines that are shown after the stage, also if it was up to date.
     fn summary(&self, _run: &Run, _dir: &Path) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
@@ -76,25 +76,25 @@ impl fmt::Debug for dyn Stage {
 #[derive(Clone)]
 pub struct Run {
     pub profile: String,
-    /// The arguments that give another process this configuration, but for [`Run::force`] and [`Run::slice`].
+    /// The arguments that give another process this configuration, without [`Run::force`] and [`Run::slice`].
     pub arguments: Vec<String>,
     pub config: Config,
     pub paths: Paths,
-    /// Run stages even where they are up to date.
+    /// Run stages even if they are up to date.
     pub force: bool,
-    /// How much of the work of the stage that is run.
+    /// How much of the stage's work this run does.
     pub slice: Slice,
-    /// All stages that there are, each after those it needs.
+    /// All stages, each after those that it needs.
     pub stages: &'static [&'static dyn Stage],
 }
 
 impl Run {
-    /// The same for another share of the stage's work.
+    /// The same run for another share of the stage's work.
     pub fn with_slice(&self, slice: Slice) -> Self {
         Self { slice, ..self.clone() }
     }
 
-    /// The folder of a finished stage: the run's own, or, where a named run has none, that of the run it branched from.
+    /// The folder of a finished stage: the run's own; if a named run has none, that of the run it branched from.
     pub fn stage_dir(&self, stage: &str) -> PathBuf {
         let own = self.paths.run.join(stage);
         match &self.paths.base {
@@ -103,12 +103,12 @@ impl Run {
         }
     }
 
-    /// `smol`, or `smol+name` for a named run: the folder of its outputs.
+    /// The name of the folder of its outputs: `smol`, or `smol+name` for a named run.
     pub fn label(&self) -> String {
         self.paths.run.file_name().map_or_else(|| self.profile.clone(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// The recipe that runs a stage of this run: `just train profile=smol`.
+    /// The command that runs a stage of this run: `just train profile=smol`.
     pub fn command(&self, stage: &str) -> String {
         let profile = &self.profile;
         match self.label().strip_prefix(&format!("{profile}+")) {
@@ -117,12 +117,12 @@ impl Run {
         }
     }
 
-    /// The record of an earlier stage, if it has been run and its outputs are as it made them.
+    /// The record of an earlier stage, if it has been run. Its outputs must be unchanged.
     ///
     /// # Errors
     /// If the record or an output was changed, cut or removed since, with the command that makes it again.
     pub fn made(&self, stage: &str) -> Result<Option<Manifest>> {
-        // Outputs that a killed replacement left without their name are not missing.
+        // Outputs that a killed replacement left without their name get it back first, so that they are not missing.
         Places::new(&self.paths.run, stage).recover()?;
         made(&self.stage_dir(stage), stage).with_context(|| format!("`{}` makes it again", self.command(stage)))
     }
@@ -141,7 +141,7 @@ impl Run {
 /// The record of a stage whose outputs lie in `dir`, if it has been run.
 ///
 /// # Errors
-/// If the record is another stage's, or it or an output was changed, cut or removed since.
+/// If the record belongs to another stage, or the record or an output was changed, cut or removed since.
 pub fn made(dir: &Path, stage: &str) -> Result<Option<Manifest>> {
     let Some(record) = Manifest::open(dir)? else { return Ok(None) };
     ensure!(

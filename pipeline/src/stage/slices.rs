@@ -1,9 +1,9 @@
-//! A stage in slices: which units of work each of them makes, where, and what is checked before they are put together.
+//! Stages in slices: which units of work a slice makes, where it writes them, and what is checked before slices are joined.
 //!
-//! Slice `i/n` makes every `n`-th unit of its stage, starting with the `i`-th, so that slices take about equally long. It has a folder of
-//! its own, `<stage>-i-of-n`, with a record and a lock of its own: slices are made by other processes, on other machines. Merging copies
-//! the slices' parts into the folder in which the whole stage is being made. The stage then goes on from there as after a kill, finds
-//! everything made, and ends with the outputs, the recipe and the digest of a run that was never in slices.
+//! Slice `i/n` makes every `n`-th unit of its stage, starting with the `i`-th, so that slices take about equally long. It has its
+//! own folder `<stage>-i-of-n`, with its own record and its own lock: other processes may make the other slices, on other
+//! machines. Merging copies the outputs of the slices into the folder in which the whole stage is made. The stage then continues
+//! from there as after a kill, finds everything made, and ends with the same outputs, recipe and digest as a run without slices.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, Recipe};
 /// The parameter of a slice's recipe that the whole does not have.
 pub const SHARD: &str = "shard";
 
-/// Slice `index` of `count`, from 1.
+/// Slice `index` of `count`; `index` starts at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     index: usize,
@@ -31,12 +31,12 @@ impl Part {
         (1..=count).map(move |index| Self { index, count })
     }
 
-    /// Whether it makes the unit of this number, from 0.
+    /// Whether it makes the unit of this number; numbers start at 0.
     pub fn owns(self, unit: usize) -> bool {
         unit % self.count == self.index - 1
     }
 
-    /// Its units.
+    /// The units that it makes.
     pub fn of<T>(self, units: impl IntoIterator<Item = T>) -> Vec<T> {
         units.into_iter().enumerate().filter(|(at, _)| self.owns(*at)).map(|(_, unit)| unit).collect()
     }
@@ -92,15 +92,16 @@ impl FromStr for Slice {
 
 /// A stage that can be made in slices.
 pub trait Sliced: Sync {
-    /// Most units of work that it has in this run, as far as the configuration and the model say. Slices beyond the last unit make
-    /// nothing.
+    /// The largest number of units of work that it can have in this run, by the configuration and the model. Slices beyond the
+    /// last unit make nothing.
     fn units(&self, run: &Run) -> Result<usize>;
-    /// Makes the units of one slice in `dir`. Anything already in `dir` was left by an unfinished run of the very same slice, or comes
+    /// Makes the units of one slice in `dir`. Anything already in `dir` was left by an unfinished run of the same slice, or comes
     /// from finished outputs of the whole stage that this run extends.
     fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()>;
-    /// Puts the outputs of all slices, in their order, where [`Stage::make`] finds them in `dir`. It may be called again after a kill.
+    /// Copies the outputs of all slices, in their order, into `dir`, where [`Stage::make`] finds them. It may be called again
+    /// after a kill.
     fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()>;
-    /// Shown after a slice.
+    /// Lines that are shown after a slice.
     fn part_summary(&self, _run: &Run, _dir: &Path) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
@@ -113,17 +114,17 @@ pub fn recipe_of(part: Part, whole: &Recipe) -> Recipe {
     recipe
 }
 
-/// The same without what says which slice it is of.
+/// The recipe of the whole stage that a slice belongs to.
 fn whole_of(slice: &Recipe) -> Recipe {
     let mut recipe = slice.clone();
     recipe.parameters.remove(SHARD);
     recipe
 }
 
-/// The folders of all `count` slices, once each is known to be finished, undamaged and of this run's recipe.
+/// The folders of all `count` slices. Each must be finished, undamaged and of this run's recipe.
 ///
 /// # Errors
-/// The first slice that is not, with what to do.
+/// If a slice is unfinished, damaged or of another recipe; the error names the first such slice and what to do.
 pub fn finished(stage: &dyn Stage, run: &Run, whole: &Recipe, count: usize) -> Result<Vec<PathBuf>> {
     let name = stage.name();
     let of = |part: Part| {
@@ -149,7 +150,7 @@ pub fn finished(stage: &dyn Stage, run: &Run, whole: &Recipe, count: usize) -> R
     Part::all(count).map(of).collect()
 }
 
-/// Removes the slices that the finished whole was put together from: it has all that they had. Those of other configurations stay.
+/// Removes the slices that the finished whole was joined from: it has all of their outputs. Slices of other configurations stay.
 pub fn remove(stage: &dyn Stage, run: &Run, whole: &Recipe, count: usize) -> Result<()> {
     for part in Part::all(count) {
         let dir = run.paths.run.join(part.folder(stage.name()));

@@ -21,7 +21,7 @@ pub(super) enum Start {
 }
 
 impl Start {
-    /// What an error says was being made. What an unfinished run left is not hashed, so it may be at fault.
+    /// The title of an error while the stage is made. Files that an unfinished run left are not hashed, so they may be the cause.
     pub(super) fn title(self, stage: &str, partial: &Path) -> String {
         match self {
             Self::Unfinished => format!(
@@ -41,8 +41,8 @@ impl Start {
     }
 }
 
-/// Makes `partial` ready, with as much of what was made before as `recipe` makes too. `finished` are the outputs of the whole stage, and
-/// what this run would make of it.
+/// Prepares `partial`, and keeps those outputs of an earlier run that `recipe` makes too. `finished` is the folder of the whole
+/// stage's outputs; `whole` is this run's recipe of the whole stage.
 pub(super) fn prepare(
     partial: &Path,
     recipe: &Recipe,
@@ -56,13 +56,13 @@ pub(super) fn prepare(
     if let Some(old) = old {
         let made: Option<Recipe> = serde_json::from_value(old["recipe"].clone()).ok();
         if old["key"] == recipe.key() || made.is_some_and(|made| recipe.extends(&made, grows)) {
-            // What a killed run was in the midst of writing would be taken for an output.
+            // Temporary files of a killed run would be taken for outputs.
             atomic::remove_leftovers(partial)?;
             atomic::write_json(&partial.join(RECIPE), &stamp)?;
             return Ok(Start::Unfinished);
         }
     }
-    // First of all its record: a folder that has one, and no recipe, is taken for complete.
+    // The record is removed first: a folder that has a record and no recipe is taken for complete.
     remove_file(&partial.join(manifest::FILE))?;
     remove_dir(partial)?;
     std::fs::create_dir_all(partial).with_context(|| partial.display().to_string())?;
@@ -80,7 +80,7 @@ pub(super) fn prepare(
         }
         start = Start::Finished;
     }
-    // Written last: a folder that a kill left without it is made anew.
+    // Written last: if a kill leaves the folder without it, the next run makes the folder anew.
     atomic::write_json(&partial.join(RECIPE), &stamp)?;
     Ok(start)
 }

@@ -1,8 +1,8 @@
 //! ablate: the paper's Table 3, trainer options, merged layers, and Figures 2a and 2b, from the
 //! vectors that calibrate recorded.
 //!
-//! One row per dictionary and layer. Rows stream to disk; an unfinished run of the same recipe goes
-//! on with the first row it lacks. What `just peers` measured on the same vectors joins the table.
+//! One row per dictionary and layer. Rows stream to disk, and a killed run continues with the first missing row. The rows that
+//! `just peers` measured on the same vectors are added to the table.
 
 mod cells;
 pub mod page;
@@ -74,7 +74,7 @@ impl Stage for Ablate {
         // The vectors for the peers: f16, keys and values.
         let peers = 2 * 2 * product(&[run.config.ablate.vectors, width]);
         let training = TrainConfig::memory_bytes_of(rayon::current_num_threads(), most);
-        // The figures run the model over a prompt.
+        // Figure 2b opens the model, for its position embedding.
         let memory = training.max(Sizes::of(run)?.with_prefill(0, 0));
         Ok(Room {
             memory: Amount { bytes: memory, lower: "ablate.vectors, ablate.table_atoms or threads" },
@@ -147,7 +147,7 @@ impl Stage for Ablate {
     }
 }
 
-/// Where the page goes: beside the stage, as the peers' rows may join it later.
+/// The folder of the page: beside the stage, because the peers' rows may be added later.
 fn page_dir(run: &Run) -> PathBuf {
     run.paths.run.join("ablation")
 }
@@ -167,7 +167,7 @@ fn train(run: &Run, dir: &Path, cell: &Cell) -> Result<Vec<AblationRow>> {
         train_group_from(&cell.config, &inputs, &mut |_| {})
     })?;
     std::fs::remove_dir_all(&folder)?;
-    // Empty once the last is gone; another thread may have put its own there.
+    // Succeeds only if the folder is empty: another thread may still have its own in it.
     let _ = std::fs::remove_dir(dir.join("cells"));
     let dictionary = std::sync::Arc::new(trained.dictionary);
     let encoder = Encoder::new(dictionary.clone());
@@ -200,7 +200,7 @@ fn train(run: &Run, dir: &Path, cell: &Cell) -> Result<Vec<AblationRow>> {
         .collect()
 }
 
-/// Puts the rows in the order of the cells, whatever order they were made in.
+/// Sorts the rows into the order of the cells.
 fn in_order(path: &Path, cells: &[Cell]) -> Result<()> {
     let rows: Vec<AblationRow> = files::read_jsonl(path)?;
     let mut ordered = Vec::with_capacity(rows.len());

@@ -1,5 +1,5 @@
-//! The one list of the stages. The command line, the order of `reproduce`, what is downloaded, which stage a scheme's artefacts
-//! come from and the report take it from here: stages themselves are given it with their [`Run`](crate::stage::Run).
+//! The one list of all stages. The command line, the order of `reproduce`, the downloads, the search for the stage that makes a
+//! scheme's artefacts, and the report use it. Stages themselves get it with their [`Run`](crate::stage::Run).
 
 use anyhow::Result;
 
@@ -30,13 +30,13 @@ pub static ALL: &[&dyn Stage] = &[
     &report::Report,
 ];
 
-/// The stages that lead to `goals`, these included, in the order in which they are run.
+/// The stages `goals` and all stages that they need, in the order in which they run.
 ///
 /// # Errors
-/// If a section of the configuration names a scheme that there is not.
+/// If a section of the configuration names a scheme that does not exist.
 pub fn leading_to(goals: &[&'static dyn Stage], config: &Config) -> Result<Vec<&'static dyn Stage>> {
     let mut wanted: Vec<&str> = goals.iter().map(|stage| stage.name()).collect();
-    // A stage comes after those it needs, so that one pass from the last to the first finds all.
+    // A stage comes after those that it needs, so one pass from the last to the first finds all.
     for stage in ALL.iter().rev() {
         if !wanted.contains(&stage.name()) {
             continue;
@@ -63,7 +63,7 @@ pub fn reproduced(config: &Config) -> Result<Vec<&'static dyn Stage>> {
     leading_to(&goals, config)
 }
 
-/// `config`, once every stage has checked its section.
+/// Lets every stage check its section, and returns `config`.
 ///
 /// # Errors
 /// The first check that fails.
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// Sentence and body of every recipe in the justfile's group of stages, by name.
+    /// Name, sentence and body of every recipe in the justfile's group of stages.
     fn recipes() -> Vec<(String, String, String)> {
         let mut found = Vec::new();
         let justfile = include_str!("../../../justfile");
@@ -151,7 +151,7 @@ mod tests {
             recipes.iter().map(|(name, about, _)| (name.as_str(), about.as_str())).collect();
         assert_eq!(written, declared);
         for (name, _, body) in &recipes {
-            // Or with what leads to it.
+            // Or it runs the stage with those that it needs.
             let led = format!("@{{{{ kvcsr }}}} reproduce --to {name} --to report \"$@\"");
             assert!(body.lines().any(|line| line == "@{{ stage }}" || line == led), "{name}: {body}");
         }

@@ -1,4 +1,4 @@
-//! Building schemes from what stages made, checked.
+//! Builds schemes from the artefacts that stages made, and checks these.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::stages::provenance::Owner;
 /// The schemes of a section of the configuration, as they run on the decoder's device.
 ///
 /// # Errors
-/// An artefact does not load or is another model's, or a scheme lacks one.
+/// If an artefact does not load or belongs to another model, or a scheme lacks one.
 pub fn schemes(run: &Run, schemes: SchemeNames<'_>, decoder: &Decoder) -> Result<Vec<Box<dyn Scheme>>> {
     let owner = Owner::of(run, decoder.geometry())?;
     let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?;
@@ -28,10 +28,11 @@ pub fn schemes(run: &Run, schemes: SchemeNames<'_>, decoder: &Decoder) -> Result
     schemes.names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }
 
-/// What schemes called `names` are built from, made by some of `stages`, as far as it is there; `folder` is where a stage's outputs lie.
+/// The context that the schemes `names` are built from, with those of their artefacts that `stages` have made. `folder` gives the
+/// folder of a stage's outputs.
 ///
 /// # Errors
-/// A name is no scheme's; an artefact does not load, does not cover the model or was trained for another one.
+/// If a name is not the name of a scheme, or an artefact does not load, does not cover the model, or was trained for another model.
 pub fn load(
     stages: &[&dyn Stage],
     names: &[String],
@@ -61,10 +62,10 @@ pub fn load(
     Ok(cx)
 }
 
-/// The codebooks of `files`, one of each layer, as one set.
+/// Joins the codebooks of `files`, one file for each layer, into one set.
 ///
 /// # Errors
-/// There are no files, or one does not load.
+/// If there are no files, or one does not load.
 pub fn joined(files: impl IntoIterator<Item = PathBuf>) -> Result<CodebookSet> {
     let mut files = files.into_iter();
     let mut set = CodebookSet::load(files.next().context("the model has no layers")?)?;

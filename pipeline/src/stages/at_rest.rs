@@ -1,7 +1,7 @@
-//! at-rest: prompts kept as small files and restored without a prefill: bytes, quality and time.
+//! at-rest: keeps prompts as small files and restores them without a prefill; measures bytes, quality and time.
 //!
-//! Quality is measured as [`heldout`] says, with deletion and csr+ in flight beside it: a prompt is coded as its file would hold it,
-//! restored, and continued with an exact cache. Times are those of real files, of one document for each context.
+//! Quality is measured as [`heldout`] says, beside deletion and beside csr+ as a cache: a prompt is coded as its file would hold
+//! it, restored, and continued with an exact cache. Times are those of real files, from one document for each context.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub const FILES: &str = "files.jsonl";
 /// See the module.
 pub struct AtRest;
 
-/// The schemes beside the files.
+/// The schemes that the files are compared with.
 fn names(config: &Config) -> SchemeNames<'_> {
     SchemeNames { names: &config.at_rest.schemes, profile: "" }
 }

@@ -1,4 +1,4 @@
-//! calibrate: keys (before position embedding) and values of every layer, over the calibration
+//! calibrate: records keys (before position embedding) and values of every layer, over calibration
 //! text and over held-out text (Algorithm 1, step 1); and, beyond the paper, how much attention each
 //! of them gets.
 
@@ -72,10 +72,10 @@ impl Stage for Calibrate {
 
     fn needs_room(&self, run: &Run) -> Result<Room> {
         let (sizes, settings) = (Sizes::of(run)?, &run.config.calibrate);
-        // What the layers were shown, the same joined, and the cache.
+        // The keys and values of each layer, the same joined, and the cache.
         let memory = sizes.with_prefill(settings.sequence, 3);
         let (layers, heads, head_dim) = sizes.shape();
-        // f16 keys and values, and a weight of each head's.
+        // Keys and values in f16, and a weight for each head vector.
         let each = 4 * product(&[layers, heads, head_dim + usize::from(settings.importance)]);
         let recorded = |tokens| (per_corpus(run, tokens) * run.config.corpora.len() * settings.sequence) as u64;
         let disk = each * (recorded(settings.tokens) + recorded(settings.heldout_tokens));
@@ -110,7 +110,7 @@ fn per_corpus(run: &Run, tokens: usize) -> usize {
     tokens.div_ceil(run.config.calibrate.sequence * run.config.corpora.len())
 }
 
-/// File of the sequences that are durable in all shards of a side, while they are made.
+/// File with the number of sequences that are safely on the disk in all shards of a side, while the shards are made.
 fn progress_file(side: Side) -> &'static str {
     match side {
         Side::Calibration => "progress-calibration.json",
@@ -118,8 +118,8 @@ fn progress_file(side: Side) -> &'static str {
     }
 }
 
-/// Runs the model over `tokens` tokens, shared evenly by the corpora, and writes one shard per layer
-/// and kind, and one of weights where they are asked for. Goes on after the sequences that an unfinished run has recorded.
+/// Runs the model over `tokens` tokens, the same number from each corpus. Writes one shard per layer and kind, and one of weights
+/// if they are asked for. Continues after the sequences that an unfinished run has recorded.
 fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, tokens: usize, dir: &Path) -> Result<()> {
     let length = run.config.calibrate.sequence;
     let corpora = &run.config.corpora;
@@ -149,7 +149,7 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
         Side::Heldout => ("heldout", "importance-heldout"),
     };
     let progress = dir.join(progress_file(side));
-    // That file goes when all shards have their names: without it, and with all of them, this side is finished.
+    // This file is removed when all shards have their names: without it, and with all shards, this side is finished.
     let folders = [Some(vectors), run.config.calibrate.importance.then_some(weights)];
     let named = |folder: &str| {
         let mut names = (0..geometry.layers).flat_map(|layer| Kind::ALL.map(|kind| shard_name(layer, kind)));
@@ -194,7 +194,7 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
             }
             bar.inc(ids.len() as u64);
             (done, skipped) = (done + 1, skipped + 1);
-            // As often as costs a twentieth of the time.
+            // Only so often that syncing takes a twentieth of the time.
             if last.elapsed() >= pause {
                 let started = Instant::now();
                 vectors.iter_mut().chain(&mut weights).flatten().try_for_each(ShardWriter::sync)?;
@@ -203,7 +203,7 @@ fn record(run: &Run, decoder: &Decoder, tokenizer: &Tokenizer, side: Side, token
             }
         }
     }
-    // Before the files get their names: a run that is killed there finds all of it.
+    // Before the files get their names: if the run is killed there, the next one finds everything.
     vectors.iter_mut().chain(&mut weights).flatten().try_for_each(ShardWriter::sync)?;
     atomic::write_json(&progress, &done)?;
     for writer in vectors.into_iter().chain(weights).flatten() {

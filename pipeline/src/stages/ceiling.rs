@@ -1,6 +1,6 @@
-//! ceiling: the fewest bits that a layer's keys and values can take for an error, by what is transformed together: each channel, a head,
-//! a layer, keys with values, two layers. It tells what a transform can gain before anything is coded. Layers that an unfinished run of
-//! the same recipe completed are kept.
+//! ceiling: computes the fewest bits that a layer's keys and values can take for an error, by what is transformed together: each
+//! channel, a head, a layer, keys with values, or two layers. It tells how much a transform can gain, before anything is coded.
+//! Layers that an unfinished run of the same recipe completed are kept.
 
 use std::ops::Range;
 use std::path::Path;
@@ -65,7 +65,7 @@ impl Stage for Ceiling {
     fn needs_room(&self, run: &Run) -> Result<Room> {
         let keys = open_shard(run, Side::Calibration, 0, Kind::Key)?;
         let (tokens, width) = (keys.tokens(), 2 * keys.heads() * keys.head_dim());
-        // A layer's tokens as read and in the metric, where atoms are looked for; and moments of two layers.
+        // A layer's tokens as read and in the metric, if atoms are learned; and the moments of two layers.
         let copies = if run.config.ceiling.atoms > 0 { 3 } else { 0 };
         let bytes = PROGRAM + 4 * copies * product(&[tokens, width]) + 8 * 8 * product(&[2 * width, 2 * width]);
         Ok(Room { memory: Amount { bytes, lower: "calibrate.tokens" }, disk: Amount { bytes: 0, lower: "" } })
@@ -75,7 +75,7 @@ impl Stage for Ceiling {
         let all = layers(run)?;
         let work: Vec<Range<usize>> = (0..all).step_by(2).map(|first| first..(first + 2).min(all)).collect();
         let part = |pair: &Range<usize>| dir.join(format!("layers-{:02}.jsonl", pair.start));
-        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        // If an unfinished run has the joined file, it may have removed some of the files that it was joined from.
         if !dir.join(ROWS).is_file() {
             let bar = ui::bar("ceiling", work.len() as u64, "pairs of layers");
             for item in &work {
@@ -96,7 +96,7 @@ impl Stage for Ceiling {
     }
 }
 
-/// What rows call them, in the order of a token's channels.
+/// The names of the kinds in rows, in the order of a token's channels.
 const KINDS: [&str; 2] = ["keys", "values"];
 
 /// The keys and values of a layer, token by token: keys of all heads, then values.
@@ -116,7 +116,7 @@ impl Tokens {
         Ok(Self { kinds, heads, head_dim, length: run.config.calibrate.sequence })
     }
 
-    /// Channels of all heads of one kind.
+    /// Number of channels of all heads of one kind.
     fn half(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -125,7 +125,7 @@ impl Tokens {
         self.kinds[0].tokens() / self.length
     }
 
-    /// The tokens of a text without its first ones, which schemes keep exact and which can lie far out, `(n, 2 half)`.
+    /// The tokens of a text, `(n, 2 half)`, without the first ones: schemes keep these exact, and they can lie far from the others.
     fn text(&self, at: usize) -> Result<Vec<f32>> {
         let (half, d) = (self.half(), self.head_dim);
         let skipped = AROUND.sinks.min(self.length - 1);
@@ -156,7 +156,7 @@ fn of_pair(run: &Run, pair: &Range<usize>) -> Result<Vec<CeilingRow>> {
     Ok(rows)
 }
 
-/// The channels of one kind of one of the layers, whose kinds have `half` channels each.
+/// The range of channels of one kind of one of the layers. Each kind has `half` channels.
 fn block(half: usize, layer: usize, kind: usize) -> Range<usize> {
     (2 * layer + kind) * half..(2 * layer + kind + 1) * half
 }
@@ -176,7 +176,7 @@ fn covariance(layers: &[Tokens]) -> Result<Covariance> {
     Ok(cloud.covariance()?)
 }
 
-/// What the covariance of one or two layers tells.
+/// The rows that follow from the covariance of one or two layers.
 fn of_covariance(run: &Run, first: usize, layers: &[Tokens], covariance: &Covariance) -> Result<Vec<CeilingRow>> {
     let (half, heads, d) = (layers[0].half(), layers[0].heads, layers[0].head_dim);
     let block = |layer: usize, kind: usize| block(half, layer, kind);
@@ -214,7 +214,8 @@ fn of_covariance(run: &Run, first: usize, layers: &[Tokens], covariance: &Covari
     Ok(rows)
 }
 
-/// The rows of keys and values of a layer together, once the nearest of some atoms is taken off. `scales` give either a variance of 1.
+/// The rows of a layer's keys and values together, after the nearest of some atoms is subtracted. `scales` give each kind a
+/// variance of 1.
 fn after_atoms(run: &Run, layer: usize, tokens: &Tokens, scales: [f64; 2]) -> Result<Vec<CeilingRow>> {
     let half = tokens.half();
     let all = (0..tokens.texts()).map(|text| tokens.text(text)).collect::<Result<Vec<_>>>()?.concat();

@@ -1,9 +1,10 @@
-//! compare: every scheme on the same documents: far-context recovery, divergence, measured bits, and time, at several contexts.
+//! compare: runs every scheme on the same documents: far-context recovery, divergence, measured bits, and time, at several
+//! contexts.
 //!
 //! Documents are scored as [`heldout`] says; the time of decoding is that of single tokens after the first document of each domain.
 //!
-//! Every scheme then answers records of the suite's tasks, which gives it one score whatever the context; answers stream to
-//! `tasks/predictions/<scheme>/<task>.jsonl`.
+//! Every scheme then answers records of the suite's tasks. This gives one score per scheme, which does not depend on the context.
+//! Answers stream to `tasks/predictions/<scheme>/<task>.jsonl`.
 
 use std::path::{Path, PathBuf};
 
@@ -126,7 +127,7 @@ impl Sliced for Compare {
     }
 }
 
-/// The context that stands for all where only one is shown: the middle one.
+/// The context that is shown if only one is shown: the middle one.
 pub fn shown(contexts: &[usize]) -> usize {
     contexts[contexts.len() / 2]
 }
@@ -139,7 +140,7 @@ pub struct Measured {
     pub rows: Vec<SchemeSummary>,
     /// The scores on tasks; empty where none were run.
     pub tasks: Summary,
-    /// What it was run with.
+    /// The parameters that it was run with.
     pub parameters: Map<String, Value>,
 }
 

@@ -1,4 +1,4 @@
-//! evaluate: what compression costs on held-out text, and how well vectors are restored.
+//! evaluate: measures what compression costs on held-out text, and how well vectors are restored.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::{atomic, ui};
 /// File of the rows per layer, kind, dictionary and level.
 pub const RECONSTRUCTION: &str = "reconstruction.jsonl";
 
-/// A slice's share of them.
+/// File of a slice's share of these rows.
 const PART: &str = "reconstruction-part.jsonl";
 
 /// See the module.
@@ -114,7 +114,7 @@ impl Sliced for Evaluate {
 
     fn gather(&self, run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
         let to = dir.join(RECONSTRUCTION);
-        // A slice that goes on from finished outputs has the errors of all layers.
+        // A slice that extends finished outputs has the errors of all layers.
         if let Some(whole) = slices.iter().find(|slice| !slice.join(PART).is_file()) {
             let from = whole.join(RECONSTRUCTION);
             let bytes = std::fs::read(&from).with_context(|| from.display().to_string())?;
@@ -129,8 +129,8 @@ impl Sliced for Evaluate {
     }
 }
 
-/// Relative error of every layer's held-out vectors, for each set and level; made again where a set is not in it, as in a run that
-/// grew by a scheme of other dictionaries.
+/// Makes the file of relative errors of every layer's held-out vectors, for each set and level. It is made again if a set is
+/// missing in it, for example after a scheme with other dictionaries was added.
 fn reconstruction(run: &Run, owner: &Owner, path: &Path) -> Result<()> {
     let sets = sets(run, owner)?;
     if is_reconstructed(&sets, path)? { Ok(()) } else { restore(run, &sets, None, path) }
@@ -150,7 +150,7 @@ fn is_reconstructed(sets: &[(&str, DictionarySet)], path: &Path) -> Result<bool>
     }))
 }
 
-/// Measures the errors of all layers of each set, or of those of one slice.
+/// Measures the errors of all layers of each set, or of the layers of one slice.
 fn restore(run: &Run, sets: &[(&str, DictionarySet)], part: Option<Part>, path: &Path) -> Result<()> {
     let total: usize = sets.iter().flat_map(|(_, s)| &s.groups).map(|g| g.layers.len()).sum();
     let bar = ui::bar("evaluate", total as u64, "layers restored");
@@ -193,7 +193,7 @@ fn restore(run: &Run, sets: &[(&str, DictionarySet)], part: Option<Part>, path: 
     Ok(())
 }
 
-/// The sets of [`Train`] and those that a named scheme uses, but for those of rotated keys, which are not recorded.
+/// The sets of [`Train`] and those that a named scheme uses, except sets of rotated keys, because rotated keys are not recorded.
 fn sets(run: &Run, owner: &Owner) -> Result<Vec<(&'static str, DictionarySet)>> {
     let makers = makers(run.stages, &run.config.evaluate.schemes)?;
     let mut sets = Vec::new();

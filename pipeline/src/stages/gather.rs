@@ -1,4 +1,4 @@
-//! Outputs of slices put together, as text: a number that is read and written again may differ in its last digit.
+//! Joins the outputs of slices as text: a number that is parsed and written again may differ in its last digit.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::atomic;
 use crate::stage::Part;
 
-/// Copies the files of these names from `from` to `to`, in their order, each whole or not at all. Those that are not there are left out.
+/// Copies the files of these names from `from` to `to`, in their order, each whole or not at all. Missing files are left out.
 pub fn copy(from: &Path, to: &Path, names: &[String]) -> Result<()> {
     for name in names {
         let source = from.join(name);
@@ -35,15 +35,15 @@ fn lines(path: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// What tells a row from others: the values of these members.
+/// The key of a row: the values of these members.
 fn key(path: &Path, line: &str, members: &[&str]) -> Result<String> {
     let row: Value = serde_json::from_str(line).with_context(|| path.display().to_string())?;
     let values: Vec<String> = members.iter().map(|member| row[*member].to_string()).collect();
     Ok(values.join(" "))
 }
 
-/// The lines of `file` of all slices, each with the number of its slice. Each unit of work has `per_unit` lines, and the slices have
-/// every `n`-th unit, so that one unit of each in turn is the order of a run that was never in slices.
+/// The lines of `file` of all slices, each with the index of its slice. Each unit of work has `per_unit` lines, and each of `n`
+/// slices has every `n`-th unit. So one unit of each slice in turn gives the order of a run without slices.
 ///
 /// # Errors
 /// If a file cannot be read.
@@ -62,8 +62,8 @@ pub fn interleaved(slices: &[PathBuf], file: &Path, per_unit: usize) -> Result<V
     }
 }
 
-/// Adds the rows of `file` of all slices to that of `dir`, which keeps those that it has, in the order of [`interleaved`]. `members`
-/// name a row, of which each unit of work has one.
+/// Adds the rows of `file` of all slices to the same file in `dir`, in the order of [`interleaved`]. Rows that are already in
+/// `dir` stay. `members` are the key of a row. Each unit of work has one row.
 ///
 /// # Errors
 /// If two slices have the same row, or a file cannot be read or written.
@@ -95,7 +95,7 @@ pub fn rows(slices: &[PathBuf], file: &Path, dir: &Path, members: &[&str]) -> Re
 /// The same for the answers in the folder `name` of all slices. Every scheme's file of a task has a row for every record.
 ///
 /// # Errors
-/// As [`rows`]; for a line that is no prediction.
+/// As [`rows`]; and if a line is no prediction.
 pub fn predictions(slices: &[PathBuf], name: &Path, dir: &Path) -> Result<()> {
     let mut files = BTreeSet::new();
     for slice in slices {
@@ -105,7 +105,7 @@ pub fn predictions(slices: &[PathBuf], name: &Path, dir: &Path) -> Result<()> {
     files.iter().try_for_each(|file| rows(slices, file, dir, &["_id"]))
 }
 
-/// Leaves of every task the records of one slice.
+/// Keeps, of every task, only the records of one slice.
 pub fn keep(part: Part, work: &mut [kvcsr_eval::longbench::record::Work<'_>]) {
     for task in work {
         task.records = part.of(std::mem::take(&mut task.records));
@@ -136,7 +136,7 @@ mod tests {
         (home, dirs, whole)
     }
 
-    /// A row whose number a reader that rounds would change.
+    /// A row with a number that would change if it were parsed and rounded.
     fn row(id: &str) -> String {
         format!("{{\"id\":\"{id}\",\"x\":3.3549107142857144}}")
     }
@@ -147,7 +147,7 @@ mod tests {
         let (_home, dirs, whole) = slices(&[&[&a, &c, &e], &[&b, &d]]);
         let file = Path::new("rows.jsonl");
         let expected: String = [&a, &b, &c, &d, &e].map(|line| format!("{line}\n")).concat();
-        // Nothing there, a part there, all there.
+        // The whole has no rows, some rows, or all rows.
         for there in [String::new(), format!("{a}\n{b}\n"), expected.clone()] {
             std::fs::write(whole.join(file), there).unwrap();
             rows(&dirs, file, &whole, &["id"]).unwrap();

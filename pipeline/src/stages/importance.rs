@@ -3,11 +3,12 @@
 //! With attention `a_ij` of query `i` on token `j`, an error `e` of value `j` moves the output of
 //! query `i` by `a_ij e`, so the squared errors of value `j` add up with the factor `Σ_i a_ij²`. An
 //! error of key `j` moves the score by `q_i · e / √D` and the output by at most that, times `a_ij`,
-//! times how far the values lie apart: with the queries' second moments, `Σ_i a_ij² |q_i|²`. Means
-//! over the queries that see the token, summed over the query heads that share the key-value head.
+//! times how far the values lie apart. With the queries' second moments, the factor for keys is
+//! `Σ_i a_ij² |q_i|²`. The weights are means over the queries that see the token, summed over the
+//! query heads that share the key-value head.
 //!
-//! Every fourth query is asked, which is enough for a mean and costs a tenth of the prefill. A first
-//! token that most heads rest on would carry nearly all of the weight. Square roots are
+//! Only every fourth query counts, which is enough for a mean and costs a tenth of the prefill. The
+//! first token, if most heads attend to it, would carry nearly all of the weight. So square roots are
 //! recorded, scaled to mean 1 over the sequence and clipped.
 
 use std::sync::{Arc, Mutex};
@@ -19,23 +20,23 @@ use kvcsr_codec::Footprint;
 use kvcsr_model::{Decoder, Logits};
 use rayon::prelude::*;
 
-/// Largest weight, where the mean is 1.
+/// Largest weight; the mean is 1.
 const LARGEST: f64 = 8.0;
-/// One query of so many is asked how much it attends to each token.
+/// One query of this many counts: its attention to each token is added.
 const STRIDE: usize = 4;
 
-/// What one layer was shown of one sequence.
+/// The keys and values of one layer over one sequence, and the attention that they get.
 pub struct Observed {
     /// Keys before position embedding and values, `(1, Hkv, T, D)`.
     pub keys: Tensor,
     pub values: Tensor,
     heads: usize,
-    /// `Σ_i a_ij²` and `Σ_i a_ij² |q_i|²` by key-value head and token; empty where not asked for.
+    /// `Σ_i a_ij²` and `Σ_i a_ij² |q_i|²` by key-value head and token; empty if they are not asked for.
     sums: [Vec<f64>; 2],
 }
 
 impl Observed {
-    /// Prefills `ids` exactly, `chunk` tokens at a time; one record per layer.
+    /// Prefills `ids` exactly, `chunk` tokens at a time. Returns one value per layer.
     pub fn prefill(decoder: &Decoder, ids: &[u32], chunk: usize, weigh: bool) -> Result<Vec<Self>> {
         let logs: Vec<Arc<Mutex<Log>>> = (0..decoder.geometry().layers).map(|_| Arc::default()).collect();
         let mut caches: Vec<Box<dyn LayerCache>> = logs
@@ -70,13 +71,13 @@ impl Observed {
     }
 }
 
-/// `(Hkv, T)` sums over queries to `(T, Hkv)` weights of mean at most 1. Tokens after the last query
-/// that was asked get the weight of the last one it sees.
+/// Turns `(Hkv, T)` sums over queries into `(T, Hkv)` weights of mean at most 1. Tokens after the last query
+/// that counts get the weight of the last token that this query sees.
 fn weights(sums: &[f64], heads: usize) -> Vec<f32> {
     let tokens = sums.len() / heads.max(1);
     let mut weights = vec![0f64; sums.len()];
     for token in 0..tokens {
-        // Of positions 3, 7, 11, .. those from `token` on.
+        // The number of queries at positions 3, 7, 11, .. that are not before `token`.
         let queries = tokens / STRIDE - token / STRIDE;
         for head in 0..heads {
             weights[token * heads + head] = match (queries, token) {
@@ -100,7 +101,7 @@ struct Log {
     sums: [Vec<f64>; 2],
 }
 
-/// A dense cache that logs what it is shown.
+/// A dense cache that logs the keys and values that it gets.
 struct Observing {
     inner: DenseCache,
     weigh: bool,
@@ -138,8 +139,8 @@ impl LayerCache for Observing {
     }
 }
 
-/// Adds the squared attention of the new queries, `(1, H, T, D)`, those of every [`STRIDE`]th
-/// position, on every token so far.
+/// Adds the squared attention of the new queries, `(1, H, T, D)`, to every token so far. Only the
+/// queries at every [`STRIDE`]th position count.
 fn add_attention(log: &mut Log, q: &Tensor, cx: &AttendCx<'_>) -> Result<(), CacheError> {
     let (_, heads, new, _) = q.dims4()?;
     let keys = Tensor::cat(&log.rotated, 2)?;
@@ -186,7 +187,7 @@ fn add_attention(log: &mut Log, q: &Tensor, cx: &AttendCx<'_>) -> Result<(), Cac
     Ok(())
 }
 
-/// Whether the query at `position` is asked.
+/// Whether the query at `position` counts.
 fn counts(position: usize) -> bool {
     position % STRIDE == STRIDE - 1
 }
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn weights_have_mean_one_are_clipped_and_change_the_layout() {
-        // Two heads, six tokens; one query is asked, at position 3, which the last two are not seen by.
+        // Two heads, six tokens. One query counts, at position 3. It does not see the last two tokens.
         let found = weights(&[1.0, 4.0, 1.0, 4.0, 0.0, 0.0, 9.0, 9.0, 9.0, 9.0, 0.0, 0.0], 2);
         let expected = [1.0, 3.0, 2.0, 3.0, 1.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0, 3.0].map(|w: f32| w / (28.0 / 12.0));
         found.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-6, "{found:?}"));

@@ -15,7 +15,7 @@ use crate::text::{self, Side};
 /// Tokens per forward call of an exact prefill: bounds the memory of its activations.
 pub const PREFILL_CHUNK: usize = 512;
 
-/// The model of the configuration, fetched before.
+/// Opens the model of the configuration, which must have been fetched.
 pub fn open_model(run: &Run) -> Result<(Decoder, Tokenizer)> {
     let model = Opened::of(&run.config.model, &run.paths)?;
     Ok((model.decoder(&run.config.device, &run.config.dtype)?, model.tokenizer()?))
@@ -55,18 +55,18 @@ pub fn shard_name(layer: usize, kind: Kind) -> String {
     format!("layer-{layer:02}-{kind}s.safetensors")
 }
 
-/// Layers of the model, as the calibrate stage recorded them.
+/// Number of layers of the model, as the calibrate stage recorded them.
 pub fn layers(run: &Run) -> Result<usize> {
     let outputs = run.finished("calibrate")?.outputs;
     Ok(outputs.iter().filter(|o| o.file.starts_with("calibration/")).count() / 2)
 }
 
-/// Layers of the model, as its configuration says: for plans that are made before anything is recorded.
+/// Number of layers of the model, as its configuration says: for plans that are made before anything is recorded.
 pub fn model_layers(run: &Run) -> Result<usize> {
     Ok(Opened::of(&run.config.model, &run.paths)?.arch()?.layers)
 }
 
-/// What calibrate recorded of the attention that one layer's vectors get, `(T, Hkv, 1)`.
+/// The attention that one layer's vectors get, as calibrate recorded it, `(T, Hkv, 1)`.
 pub fn open_weights(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<Shard> {
     let folder = match side {
         Side::Calibration => "importance",
@@ -76,7 +76,7 @@ pub fn open_weights(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<S
     Shard::open(&path).context("no recorded attention: run calibrate with calibrate.importance = true")
 }
 
-/// One layer's vectors as the calibrate stage left them.
+/// One layer's vectors, as the calibrate stage recorded them.
 pub fn open_shard(run: &Run, side: Side, layer: usize, kind: Kind) -> Result<Shard> {
     let folder = match side {
         Side::Calibration => "calibration",

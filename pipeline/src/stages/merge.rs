@@ -1,4 +1,4 @@
-//! merge: how alike the layers' spaces are, and which layers share a dictionary (Algorithm 1, step 2).
+//! merge: measures how alike the layers' spaces are, and finds which layers share a dictionary (Algorithm 1, step 2).
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::ui;
 
 /// File of the groups: for keys and for values a list of lists of layers.
 pub const GROUPS: &str = "groups.json";
-/// File of the divergences, one JSON object per kind and pair of layers; of a layer with itself, those of its two halves.
+/// File of the divergences, one JSON object per kind and pair of layers; for a layer with itself, the divergence of its two halves.
 pub const DIVERGENCE: &str = "divergence.jsonl";
 
 /// See the module.
@@ -74,7 +74,7 @@ impl Stage for Merge {
             ui::line(
                 "merge",
                 &format!(
-                    "{kind}s: two halves of one layer differ by {least:.3} to {most:.3} nats; a threshold below tells nothing"
+                    "{kind}s: two halves of one layer differ by {least:.3} to {most:.3} nats; a threshold below that is only noise"
                 ),
             );
             let found = grouped(settings, kind, &matrix, layers);
@@ -106,7 +106,7 @@ impl Stage for Merge {
     }
 }
 
-/// The partition of one kind: for a target number of groups where one is given, else by thresholds.
+/// The partition of one kind: for a target number of groups if one is given, else by thresholds.
 fn grouped(settings: &sections::Merge, kind: Kind, matrix: &[f64], layers: usize) -> Vec<Vec<usize>> {
     let (target, delta_1, delta_2) = match kind {
         Kind::Key => (settings.key_groups, settings.key_delta_1, settings.key_delta_2),
@@ -120,7 +120,7 @@ fn grouped(settings: &sections::Merge, kind: Kind, matrix: &[f64], layers: usize
     LayerGroups::greedy(matrix, layers, delta_1, delta_2)
 }
 
-/// At most `groups` groups, and the threshold that gives them in words.
+/// At most `groups` groups, and the threshold that gives them, in words.
 pub fn for_target(matrix: &[f64], layers: usize, groups: usize, by: Target) -> (Vec<Vec<usize>>, String) {
     match by {
         Target::Delta1 => {

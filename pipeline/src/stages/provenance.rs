@@ -37,8 +37,8 @@ pub struct Training<'c> {
     pub weighted: bool,
 }
 
-/// The entries for a set of this run, whose keys and values were trained so and whose groups ended with the held-out relative
-/// errors `losses`.
+/// The entries for a set of this run. `trained` says how its keys and its values were trained; `losses` are the final held-out
+/// relative errors of its groups.
 pub fn of(run: &Run, trained: [Training<'_>; 2], method: &str, losses: Vec<f64>) -> Result<BTreeMap<String, String>> {
     let sources = Sources::load(&run.paths.root)?;
     let hash = |id: &String| Ok(sources.get(id, SourceKind::Text)?.sha256.clone());
@@ -63,7 +63,7 @@ pub fn of(run: &Run, trained: [Training<'_>; 2], method: &str, losses: Vec<f64>)
     Ok(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// How vectors were weighted: the same for both kinds, or each named.
+/// How vectors were weighted: one word if it is the same for both kinds, else both are named.
 fn weighting(trained: &[Training<'_>; 2]) -> String {
     let [keys, values] = trained.each_ref().map(|trained| if trained.weighted { "attention" } else { "none" });
     if keys == values { keys.to_owned() } else { format!("keys {keys}, values {values}") }
@@ -94,7 +94,7 @@ impl Owner {
     /// A set that a stage made.
     ///
     /// # Errors
-    /// The file does not load, lacks an entry, does not serve every layer, or was trained for another model; each names
+    /// If the file does not load, lacks an entry, does not serve every layer, or was trained for another model. The error names
     /// the file.
     pub fn load(&self, path: &Path) -> Result<DictionarySet> {
         let set = DictionarySet::load(path)?;
@@ -106,7 +106,7 @@ impl Owner {
         Ok(set)
     }
 
-    /// That the set says to be another model's, in words.
+    /// If the set names another model, a sentence that says so.
     pub fn others(&self, set: &DictionarySet) -> Option<String> {
         let found = set.provenance.get(MODEL_SHA256)?;
         let model = set.provenance.get("model").map_or("", String::as_str);

@@ -1,4 +1,4 @@
-//! What the stages share that run schemes: the loop over tasks with its progress, and the tables.
+//! What the stages that answer tasks share: the loop over tasks with its progress, and the tables.
 
 use std::path::Path;
 
@@ -28,8 +28,8 @@ pub const TABLE: &str = "results.csv";
 /// The averages per scheme again.
 pub const OVERALL_TABLE: &str = "overall.csv";
 
-/// What answering prompts of at most `tokens` tokens takes: the model, the prefill, and schemes' copies of it, which together are no
-/// larger. Answers are small.
+/// The memory that answering prompts of at most `tokens` tokens takes: the model, the prefill, and the schemes' copies of it, which
+/// together are no larger than the prefill. Answers are small.
 ///
 /// # Errors
 /// If the model was not fetched, or a scheme is not known.
@@ -38,7 +38,7 @@ pub fn needs_room(run: &Run, schemes: SchemeNames<'_>, tokens: usize, lower: &'s
     Ok(room::Room { memory: Amount { bytes: memory, lower }, ..room::Room::default() })
 }
 
-/// Lets every scheme answer every record that `dir` lacks, under a bar.
+/// Lets every scheme answer every record that has no answer in `dir`, with a progress bar.
 pub fn answer(
     stage: &'static str,
     runner: &Runner<'_>,
@@ -95,7 +95,7 @@ pub fn read(dir: &Path) -> Result<Summary> {
     Ok(Summary { tasks: files::read_jsonl(&dir.join(RESULTS))?, overall: files::read_jsonl(&dir.join(OVERALL))? })
 }
 
-/// How many of a scheme's answers the end of the model's context cut, if any, to be put behind its numbers.
+/// A text to put after a scheme's numbers: how many of its answers were cut by the end of the model's context, if any were.
 fn cut(result: &OverallRow) -> Option<String> {
     match result.cut {
         0 => None,
@@ -104,7 +104,7 @@ fn cut(result: &OverallRow) -> Option<String> {
     }
 }
 
-/// A sentence for pages about answers that the end of the model's context cut; empty where there are none.
+/// A sentence for pages about answers that were cut by the end of the model's context; empty if there are none.
 pub fn cut_sentence(summary: &Summary) -> String {
     let schemes: Vec<String> = summary
         .overall

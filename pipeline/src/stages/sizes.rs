@@ -1,6 +1,7 @@
-//! What the model and its caches take, for the estimates of stages before they start.
+//! Sizes of the model and its caches, for the estimates of stages before they start.
 //!
-//! Formulas of what is surely held at once, so rather too low than too high: small buffers, and what allocators keep, are left out.
+//! The formulas count what is surely held at once. Small buffers and memory that allocators keep are left out, so estimates are
+//! too low rather than too high.
 
 use anyhow::Result;
 use kvcsr_model::{Arch, find_device};
@@ -10,12 +11,12 @@ use crate::room::Amount;
 use crate::stage::{Run, SchemeNames, folder, makers};
 use crate::stages::inputs::PREFILL_CHUNK;
 
-/// The program with its libraries, without a model and data.
+/// Bytes of the program with its libraries, without a model and data.
 pub const PROGRAM: u64 = 140 << 20;
 /// Bytes of an f32.
 const FLOAT: u64 = 4;
 
-/// The model of a run.
+/// The sizes of a run's model.
 pub struct Sizes {
     arch: Arch,
     weights: u64,
@@ -25,7 +26,7 @@ impl Sizes {
     /// Reads the model's metadata.
     ///
     /// # Errors
-    /// If it was not fetched, or is none that runs.
+    /// If it was not fetched, or is not a model that runs here.
     pub fn of(run: &Run) -> Result<Self> {
         let model = Opened::of(&run.config.model, &run.paths)?;
         let arch = model.arch()?;
@@ -45,7 +46,7 @@ impl Sizes {
         2 * FLOAT * product(&[tokens, self.arch.layers, self.width()])
     }
 
-    /// Numbers of one layer's key or value of a token: heads by channels.
+    /// How many numbers a token's key or value has in one layer: heads times channels.
     pub fn width(&self) -> usize {
         self.arch.kv_heads * self.arch.head_dim
     }
@@ -55,13 +56,13 @@ impl Sizes {
         (self.arch.layers, self.arch.kv_heads, self.arch.head_dim)
     }
 
-    /// Distributions over the vocabulary at `positions` positions.
+    /// Bytes of distributions over the vocabulary at `positions` positions.
     pub fn distributions(&self, positions: usize) -> u64 {
         FLOAT * product(&[positions, self.arch.vocab])
     }
 
-    /// What the last piece of a prefill of `tokens` tokens takes beside matrices and caches: scores before and after the softmax, and the
-    /// feed-forward layer's three activations.
+    /// Bytes that the last piece of a prefill of `tokens` tokens takes besides matrices and caches: scores before and after the
+    /// softmax, and the feed-forward layer's three activations.
     fn pass(&self, tokens: usize) -> u64 {
         let piece = PREFILL_CHUNK.min(tokens);
         let scores = 2 * product(&[piece, tokens, self.arch.heads]);
@@ -86,7 +87,7 @@ pub fn artefacts(run: &Run, schemes: SchemeNames<'_>) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Answers or rows of about `each` bytes that are written.
+/// The disk that `count` answers or rows of about `each` bytes take.
 pub fn rows(count: u64, each: u64, lower: &'static str) -> Amount {
     Amount { bytes: count * each, lower }
 }

@@ -1,7 +1,7 @@
-//! suite: our own tasks under every scheme, for machines without LongBench. Not LongBench, and never called so.
+//! suite: answers our own tasks under every scheme, for machines without LongBench. These tasks are not LongBench.
 //!
-//! Tasks, prompts and builders are [`kvcsr_eval::suite`]; the texts are inputs of `data/sources.toml`. Answers stream to
-//! `predictions/<scheme>/<task>.jsonl`; an unfinished run of the same recipe goes on with the first record it lacks.
+//! Tasks, prompts and builders are in [`kvcsr_eval::suite`]; the texts are inputs of `data/sources.toml`. Answers stream to
+//! `predictions/<scheme>/<task>.jsonl`; a killed run continues with the first missing record.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ impl Stage for Suite {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.suite)?;
-        // Where dictionaries lie does not change what is made of them: they are inputs, by content.
+        // The place of the dictionaries does not change the results: they are inputs, by their contents.
         parameters.remove("dictionaries");
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("resamples".into(), run.config.resamples.into());
@@ -94,7 +94,7 @@ impl Stage for Suite {
         let prompts = Prompts { selection: selection(&run.config), max_tokens: settings.max_prompt_tokens };
         let (work, predictions) = answer(self.name(), run, (&decoder, &tokenizer), &prompts, &schemes, None, dir)?;
         let bootstrap = run.config.bootstrap();
-        // The grids are scored for themselves: their cells are no sample of anything.
+        // The grids are scored separately: their cells are not a random sample.
         let (grids, tasks): (Vec<_>, Vec<_>) = work.into_iter().partition(|work| is_grid(&work.task.name));
         let summary = summarise(Tasks::embedded().table(), &tasks, &labels(&schemes), predictions.rows(), bootstrap)?;
         scores::write(dir, &summary)?;
@@ -131,7 +131,7 @@ fn selection(config: &Config) -> Selection<'_> {
     Selection { tasks: &settings.tasks, limit: settings.limit, grid }
 }
 
-/// Most records of any task: slices take every so many of each.
+/// The largest number of records of any task. Of `n` slices, each takes every `n`-th record of each task.
 pub fn most_records(selection: &Selection<'_>) -> Result<usize> {
     let Grid { lengths, depths, repeats } = selection.grid;
     let limit = if selection.limit == 0 { usize::MAX } else { selection.limit };
@@ -179,7 +179,7 @@ fn is_grid(task: &str) -> bool {
     grid::TASKS.contains(&task)
 }
 
-/// Those texts.
+/// The texts that `tasks` are built from.
 fn texts(run: &Run, tasks: &[String]) -> Result<Texts> {
     let known = Sources::load(&run.paths.root)?;
     let mut texts = Texts::new();
@@ -191,9 +191,9 @@ fn texts(run: &Run, tasks: &[String]) -> Result<Texts> {
     Ok(texts)
 }
 
-/// What the finished stage of this profile says in the report.
+/// What the finished stage of this profile shows in the report.
 pub struct Section {
-    /// The cells of the retrieval grids; none where they were not run.
+    /// The cells of the retrieval grids; none if they were not run.
     pub grid: Vec<RetrievalRow>,
     summary: Summary,
     settings: Map<String, Value>,
@@ -212,7 +212,7 @@ impl Section {
         &self.summary
     }
 
-    /// How the numbers came about, in one paragraph.
+    /// How the numbers were made, in one paragraph.
     fn circumstances(&self) -> String {
         let of = |name: &str| self.settings.get(name).map_or_else(|| "?".to_owned(), Value::to_string);
         format!(

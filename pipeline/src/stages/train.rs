@@ -1,4 +1,4 @@
-//! train: one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
+//! train: trains one NeuralDict per layer group and kind (Algorithm 1, steps 2 to 4).
 
 mod groups;
 mod variant;
@@ -118,7 +118,7 @@ pub struct GroupErrors {
     pub last: f64,
 }
 
-/// Those of every group of a finished stage, whose rows stand group by group.
+/// The errors of every group of a finished stage. Its rows stand group by group.
 pub fn errors(stage: &Path) -> Result<Vec<GroupErrors>> {
     let mut found: Vec<GroupErrors> = Vec::new();
     for EpochRow { group, kind, layers, heldout_relative: error, .. } in files::read_jsonl(&stage.join(EPOCHS))? {
@@ -130,10 +130,10 @@ pub fn errors(stage: &Path) -> Result<Vec<GroupErrors>> {
     Ok(found)
 }
 
-/// What the result of training depends on.
+/// The parameters that the result of training depends on.
 pub fn parameters(run: &Run) -> Result<Map<String, Value>> {
     let mut parameters = parameters_of(&run.config.train)?;
-    // How often and how many at once: no part of the result.
+    // How often checkpoints are written and how many groups train at once do not change the result.
     parameters.remove("checkpoint_seconds");
     parameters.remove("memory_gb");
     parameters.insert("seed".into(), run.config.train.seed_in(run.config.seed).into());

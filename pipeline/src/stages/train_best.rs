@@ -1,5 +1,6 @@
-//! train-best: dictionaries learned with options beyond the paper, each group's kept where it beats that of `train` on
-//! held-out error, as a set of their own for `csr-S@best`. The paper's set stays as it is.
+//! train-best: learns dictionaries with options beyond the paper. For each group, the new dictionary is kept if its held-out
+//! error is lower than that of `train`; else `train`'s is taken. The result is a set of its own, for `csr-S@best`. The paper's
+//! set does not change.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use crate::room::Room;
 use crate::stage::{Declaration, Need, Output, Part, Run, Sliced, Stage, parameters_of};
 use crate::stages::train::{self, DICTIONARIES, EPOCHS, GroupErrors, Plan, Variant, errors};
 
-/// What the provenance of the set calls the number of groups from either trainer.
+/// The entry of the set's provenance that says how many groups come from these options.
 const CHOSEN: &str = "chosen";
 
 /// See the module.
@@ -113,7 +114,7 @@ fn options(run: &Run, kind: Kind) -> &str {
     }
 }
 
-/// Puts the groups of the set in `paper` in the place of those in `dir` that are no better on held-out error.
+/// Replaces those groups of the set in `dir` whose held-out error is not lower, by the groups of the set in `paper`.
 fn choose(paper: &Path, dir: &Path) -> Result<()> {
     let (path, theirs) = (dir.join(DICTIONARIES), DictionarySet::load(paper.join(DICTIONARIES))?);
     let mut set = DictionarySet::load(&path)?;

@@ -1,6 +1,7 @@
-//! train-plus: what csr+@B is built from. Per layer, atoms of whole tokens (keys and values of all heads) and the principal axes of what
-//! they leave, in a metric in which a squared error of 1 costs 1 nat by the measurements of `allocate`. Layers that an unfinished run of
-//! the same recipe completed are kept. The finished tables are tried once, see [`trial`].
+//! train-plus: learns what csr+@B is built from. For each layer these are atoms of whole tokens (keys and values of all heads),
+//! and the principal axes of the residuals that the atoms leave. In the metric used, a squared error of 1 costs 1 nat, by the
+//! measurements of `allocate`. Layers that an unfinished run of the same recipe completed are kept. The finished tables are tried
+//! once, see [`trial`].
 
 mod spread;
 mod trial;
@@ -69,7 +70,7 @@ impl Stage for TrainPlus {
         );
         ensure!(
             settings.trial.iter().enumerate().all(|(at, bits)| !settings.trial[..at].contains(bits)),
-            "train_plus.trial = {:?}: each once is expected",
+            "train_plus.trial = {:?}: each value is expected only once",
             settings.trial
         );
         ensure!(
@@ -95,7 +96,7 @@ impl Stage for TrainPlus {
         let (tokens, width) = (keys.tokens(), 2 * keys.heads() * keys.head_dim());
         // f16 on the disk, f32 while they are made.
         let tables = 2 * (product(&[settings.atoms, width]) + product(&[width, width]));
-        // A layer's tokens as read, in the metric, and what the atoms leave of them.
+        // A layer's tokens as read, in the metric, and the residuals that the atoms leave.
         let layer = 3 * 4 * product(&[tokens, width]) + 4 * tables;
         let layers = layers(run)? as u64;
         let learning = Amount {
@@ -120,7 +121,7 @@ impl Stage for TrainPlus {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let all: Vec<usize> = (0..layers(run)?).collect();
-        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        // If an unfinished run has the joined file, it may have removed some of the files that it was joined from.
         if !dir.join(FILE).is_file() {
             make_layers(run, &all, dir)?;
             join(run, &all, dir)?;
@@ -143,7 +144,7 @@ impl Stage for TrainPlus {
 /// Joins the layers' files into one.
 fn join(run: &Run, all: &[usize], dir: &Path) -> Result<()> {
     let settings = &run.config.train_plus;
-    // What is tried afterwards changes no table.
+    // What is tried afterwards does not change the tables.
     let learning = json!({
         "atoms": settings.atoms,
         "iterations": settings.iterations,
@@ -168,7 +169,7 @@ impl Sliced for TrainPlus {
     }
 
     fn make_part(&self, run: &Run, part: Part, dir: &Path) -> Result<()> {
-        // A run that only tries more has its tables.
+        // A run that only tries more already has its tables.
         if dir.join(FILE).is_file() {
             return Ok(());
         }
@@ -202,7 +203,7 @@ fn make_layers(run: &Run, work: &[usize], dir: &Path) -> Result<()> {
     let all = layers(run)?;
     let bar = ui::bar("train-plus", work.len() as u64, "layers");
     kvcsr_neuraldict::set_threads(1);
-    // Layers side by side, each on one thread: the same result for any number of them.
+    // Layers run in parallel, each on one thread: the result is the same for any number of threads.
     workers::each(work, rayon::current_num_threads(), |&layer| {
         let file = dir.join(layer_file(layer));
         if !file.is_file() {
@@ -220,9 +221,9 @@ fn make_layers(run: &Run, work: &[usize], dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// How large queries are along each channel of the keys that they meet, by layer, `(Hkv D)`: the mean square over the last queries of
-/// calibration texts and over the query heads of a key-value head. Keys are coded before position embedding, which turns the two
-/// channels of a pair into each other as tokens move apart: a pair has one number.
+/// How large queries are along each channel of the keys, by layer, `(Hkv D)`: the mean square over the last queries of
+/// calibration texts and over the query heads of a key-value head. Keys are coded before position embedding, which rotates the
+/// two channels of a pair into each other as tokens move apart. So both channels of a pair have the same number.
 fn query_energy(run: &Run, path: &Path) -> Result<Vec<Vec<f64>>> {
     if path.is_file() {
         return atomic::read_json(path);
@@ -258,8 +259,8 @@ fn query_energy(run: &Run, path: &Path) -> Result<Vec<Vec<f64>>> {
     Ok(energy)
 }
 
-/// The tables of one of the `layers`; `slopes` are nats per unit of relative squared error of its keys and values, `queries` the mean squares of
-/// what its keys meet, if channels are to count by them.
+/// The tables of one of the `layers`. `slopes` are nats per unit of relative squared error of its keys and of its values.
+/// `queries` are the mean squares of its queries along each channel of keys; none if all channels count equally.
 fn layer_tables(
     run: &Run,
     (layer, layers): (usize, usize),
@@ -274,12 +275,12 @@ fn layer_tables(
         let half = heads * d;
         let mut rows = vec![0f32; count * half];
         shard.read(d, 0..count * heads, &mut rows)?;
-        // What an error costs along each channel, the same on average as `allocate` measured.
+        // What an error costs along each channel; on average it is what `allocate` measured.
         let weights = match (kind, queries) {
             (Kind::Key, Some(queries)) => queries.to_vec(),
             _ => vec![1.0; half],
         };
-        // `allocate` takes errors relative to what the tokens of a text do not have in common.
+        // In `allocate`, errors are relative to the spread of a text's tokens around their mean.
         let energy = spread::of_texts(&rows, &weights, run.config.calibrate.sequence);
         let least = weights.iter().sum::<f64>() / half as f64 * LEAST;
         let scale = slope / energy.max(1e-30);

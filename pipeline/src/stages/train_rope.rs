@@ -1,7 +1,8 @@
-//! train-rope: dictionaries of keys after position embedding, for schemes that code them so.
+//! train-rope: learns dictionaries of keys after position embedding, for schemes that code such keys.
 //!
-//! The recorded keys are rotated by positions spread evenly below `calibrate_peers.rope_positions`, the ones that they are
-//! evaluated at, and trained on as the train stage trains on theirs; values are its dictionaries. Groups that an unfinished run of the same recipe completed are kept.
+//! The recorded keys are rotated by positions that are spread evenly below `calibrate_peers.rope_positions`, like the positions
+//! of the evaluation. Training is the same as in the stage `train`. The dictionaries of values are those of `train`. Groups that
+//! an unfinished run of the same recipe completed are kept.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ impl Stage for TrainRope {
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
         let work = groups(run)?;
-        // An unfinished run that has the joined file may have removed some of those that it is made of.
+        // If an unfinished run has the joined file, it may have removed some of the files that it was joined from.
         if !dir.join(DICTIONARIES).is_file() {
             train(run, &work, dir)?;
             join(run, &work, dir)?;
@@ -184,8 +185,8 @@ fn train_group(run: &Run, dir: &Path, layers: &[usize], rotary: &Rotary, sequenc
     })
 }
 
-/// Writes `shard`, whose tokens come in sequences, with every key rotated by its position. The sequences begin at places spread
-/// evenly over `positions`; all at position 0 where `positions` is not above their length.
+/// Writes `shard` with every key rotated by its position. Its tokens come in sequences. The sequences begin at places that are
+/// spread evenly over `positions`; all begin at position 0 if `positions` is not above their length.
 fn rotated(shard: &Shard, path: &Path, rotary: &Rotary, (sequence, positions): (usize, usize)) -> Result<()> {
     let (heads, d) = (shard.heads(), shard.head_dim());
     let header = ShardHeader { extra: Default::default(), ..shard.header().clone() };

@@ -1,5 +1,5 @@
-//! Checkpoint folders of the paper's models: their files, names, shapes and dtypes as published, with two layers, random weights and
-//! a vocabulary of made-up pieces. Their JSON files are in `tests/data/published`.
+//! Checkpoint folders like those of the paper's models: files, names, shapes and dtypes as published, but with two layers, random
+//! weights and a vocabulary of made-up pieces. The published JSON files are in `tests/data/published`.
 
 mod pickle;
 mod pieces;
@@ -19,7 +19,7 @@ pub const LAYERS: usize = 2;
 /// How a checkpoint keeps its weights.
 #[derive(Clone, Copy)]
 enum Files {
-    /// Safetensors in so many shards, with their index.
+    /// Safetensors in this many shards, with their index.
     Safetensors(usize),
     /// One `pytorch_model.bin`.
     Pickle,

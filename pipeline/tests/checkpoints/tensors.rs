@@ -1,4 +1,4 @@
-//! Random tensors, written fast: every matrix repeats one block of numbers. Safetensors in shards with their index.
+//! Random tensors, written fast: every matrix repeats one block of numbers. Also safetensors in shards with their index.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -9,14 +9,14 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 
-/// Numbers of the block. A prime, so that rows of a matrix differ.
+/// How many numbers the block has: a prime, so that the rows of a matrix differ.
 const BLOCK: usize = 1_048_573;
 /// Standard deviation of weights: the models' own before training (`initializer_range`).
 const DEVIATION: f32 = 0.02;
-/// Uniform numbers of one that is nearly normal.
+/// A nearly normal number is the sum of this many uniform numbers.
 const SUMMED: usize = 4;
 
-/// What matrices are stored in.
+/// The dtype that matrices are stored in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     F16,
@@ -103,7 +103,7 @@ impl Tensor {
 pub struct Noise {
     dtype: Dtype,
     block: Vec<u8>,
-    /// Numbers used: the next matrix goes on there.
+    /// How many numbers were used: the next matrix continues there.
     used: usize,
 }
 
@@ -147,7 +147,7 @@ pub fn write_shards(folder: &Path, tensors: &[Tensor], dtype: Dtype, shards: usi
     let (mut rest, mut before) = (tensors, 0);
     for shard in 1..=shards {
         let mut taken = 0;
-        // As many as fill its share, by their first byte.
+        // Takes the tensors whose first byte lies in the shard's share.
         while taken < rest.len() && (before * shards < shard * total || shard == shards) {
             before += rest[taken].bytes();
             taken += 1;
@@ -162,7 +162,7 @@ pub fn write_shards(folder: &Path, tensors: &[Tensor], dtype: Dtype, shards: usi
     fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
-/// A length, a JSON header with the places of the tensors, and their bytes.
+/// Writes a length, a JSON header with the places of the tensors, and their bytes.
 fn write_safetensors(path: &Path, tensors: &[Tensor], dtype: Dtype, noise: &mut Noise) {
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
     let mut at = 0;

@@ -23,7 +23,7 @@ enum Kind {
     Byte = 6,
 }
 
-/// Llama 2's `tokenizer.model`: three control pieces, the bytes, and what is merged.
+/// Llama 2's `tokenizer.model`: three control pieces, the bytes, and the pieces that are merged.
 pub fn llama2(vocab: usize) -> Vec<u8> {
     let pieces = control().chain(bytes()).chain(normal());
     model(pieces, vocab, true)

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// What the stages of the profile `smoke` need as far as these tests run them.
+/// The downloads that these tests' stages of the profile `smoke` need.
 #[allow(dead_code, reason = "not every test file runs those stages")]
 pub const MODEL_AND_TEXT: [&str; 3] = [MODEL, "wiki", "plays/"];
 /// The embedded model.
@@ -24,7 +24,7 @@ pub const SMALL: &str = "corpora=[\"wiki\"] merge.sample=256 calibrate.tokens=51
      ablate.layers=[3] ablate.option_layers=[3] ablate.table_atoms=[32] ablate.table_sparsity=[2] ablate.table_chunks=[1] \
      ablate.options=[\"kmeans\",\"mod\"] ablate.options_atoms=32 ablate.merged_atoms=0 ablate.vectors=512 ablate.epochs=1";
 
-/// Whether `just fetch` has brought all of `wanted`; if not, `test` is skipped.
+/// Whether `just fetch` has fetched all of `wanted`; if not, `test` is skipped.
 pub fn is_fetched(test: &str, wanted: &[&str]) -> bool {
     let listed = Command::new(env!("CARGO_BIN_EXE_kvcsr"))
         .arg("data-verify")

@@ -13,12 +13,12 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// One in memory of so many MB. None, and `test` is skipped, where it cannot be made.
+    /// A file system in memory with this many MB. If it cannot be made, returns none, and `test` is skipped.
     pub fn tmpfs(test: &str, megabytes: usize) -> Option<Self> {
         Self::new(test, &["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
     }
 
-    /// Another place of a folder.
+    /// A folder mounted at a second place.
     pub fn bind(test: &str, folder: &Path) -> Option<Self> {
         Self::new(test, &["--bind", folder.to_str().unwrap()])
     }
@@ -51,7 +51,7 @@ impl Drop for Mount {
     }
 }
 
-/// Takes all that is free on the disk of a folder, until it is removed.
+/// Fills the disk of a folder with one file, until that file is removed. Returns its path.
 fn fill(folder: &Path) -> PathBuf {
     let path = folder.join("ballast");
     let mut file = File::create(&path).unwrap();
@@ -97,7 +97,7 @@ fn a_disk_that_becomes_full_ends_a_stage_with_the_way_out_and_nothing_is_lost() 
             assert!(said.contains("No space left on device"), "{said}");
             assert!(said.contains(stage) && said.contains(disk.path().to_str().unwrap()), "{said}");
             assert!(said.contains("free some space") && said.contains("KVCSR_DATA"), "{said}");
-            // Reading what is finished needs no room.
+            // Reading finished outputs needs no free disk.
             assert!(home.run(stage).contains("up to date"), "{stage}: finished outputs were lost");
         }
         fs::remove_file(ballast).unwrap();

@@ -1,4 +1,4 @@
-//! Downloads that are cut short, wrong, interrupted and gone on with, from a registry on this machine.
+//! Downloads that are cut short, wrong, interrupted and continued, from a registry on this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ const TEXT: (&str, &str) = ("a-text", "a_text/wiki.utf8");
 const PLAY: (&str, &str) = ("a-play", "a_play/play.txt");
 const PARTS: [&str; 3] = ["a-model-part1", "a-model-part2", "a-model-part3"];
 
-/// What a package holds; long enough that half of it is a piece of it.
+/// The contents of a package: long enough that a download can be cut in the middle.
 fn contents(package: &str) -> Vec<u8> {
     (0..40_000u32).flat_map(|at| format!("{package} {at}\n").into_bytes()).collect()
 }
@@ -35,7 +35,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 impl Project {
-    /// None, and `test` is skipped, without pip.
+    /// Makes a project. Without pip, returns none, and `test` is skipped.
     fn new(test: &str) -> Option<Self> {
         if !can_run(test, "python3", &["-m", "pip", "--version"]) {
             return None;
@@ -84,7 +84,7 @@ impl Project {
         self.fetch().output().unwrap()
     }
 
-    /// A fetch that ends right, with exactly these packages downloaded, and nothing left over.
+    /// Runs a fetch, which must succeed, download exactly these packages, and leave nothing over.
     fn completes(&self, wanted: &[&str]) {
         self.offer_all();
         self.registry.asked();

@@ -14,7 +14,7 @@ fn files_are_synced_before_they_get_their_names_and_folders_afterwards() {
     }
     let home = all.copy();
     let log = home.data.join("calls");
-    // Files that are written whole, shards, dictionaries with checkpoints, and rows that are appended.
+    // These stages write whole files, shards, dictionaries with checkpoints, and rows that are appended.
     for stage in ["merge", "calibrate", "train", "evaluate", "suite", "report"] {
         let arguments = trace::arguments(&log);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -1,19 +1,20 @@
-//! What stages were expected to need, against what they took.
+//! Compares what stages were expected to need with what they took.
 
 use serde_json::Value;
 
 use crate::common::{MODEL_AND_TEXT, is_fetched};
 use crate::home::{Home, STAGES, Undisturbed, is_long, text};
 
-/// An estimate of memory is at least this share of what was taken, and at most so many times it.
+/// An estimate of memory must be at least the first and at most the second of these multiples of what was taken.
 const MEMORY: [f64; 2] = [0.6, 2.0];
-/// The same for the disk. Outputs count; what is written on the way, such as the files of single layers, comes on top.
+/// The same for the disk, as multiples of the outputs' size. An estimate also counts files that are written on the way, such as
+/// those of single layers.
 const DISK: [f64; 2] = [0.9, 4.0];
 /// Outputs below this size say nothing about a formula.
 const SMALL: f64 = 100e3;
 /// Stages that are not estimated.
 const UNESTIMATED: [&str; 2] = ["merge", "report"];
-/// Stages whose outputs' size is.
+/// Stages for which the size of the outputs is estimated.
 const SIZED: [&str; 6] = ["calibrate", "train", "train-best", "train-rope", "train-plus", "calibrate-peers"];
 
 fn check(home: &Home, stage: &str, model: &str) {

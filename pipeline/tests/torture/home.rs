@@ -1,4 +1,4 @@
-//! A folder with a run of every stage, what commands say in it, and what must hold after each fault.
+//! A folder with a run of every stage, the commands that run in it, and the checks after each fault.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub const STAGES: [&str; 14] = [
     "suite",
     REPORT,
 ];
-/// It shows times and so has other bytes every time; it is checked to be finished.
+/// The report shows times, so its bytes differ every time. Only whether it is finished is checked.
 const REPORT: &str = "report";
 
 /// What the stages read, beside the model.
@@ -61,7 +61,7 @@ pub struct Made {
     pub time: Duration,
 }
 
-/// The undisturbed run, which the cases copy. It goes with the last of them.
+/// The undisturbed run, which the cases copy. It is removed with the last of them.
 pub struct Undisturbed {
     folder: tempfile::TempDir,
     pub made: Vec<Made>,
@@ -70,7 +70,8 @@ pub struct Undisturbed {
 static SHARED: Mutex<Weak<Undisturbed>> = Mutex::new(Weak::new());
 
 impl Undisturbed {
-    /// Runs every stage once, or gives the run of another case. None, and `test` is skipped, if the texts were not fetched.
+    /// Runs every stage once, or returns the run of another case. If the texts were not fetched, returns none, and `test` is
+    /// skipped.
     pub fn run(test: &str) -> Option<Arc<Self>> {
         if !is_fetched(test, &TEXTS) {
             return None;
@@ -102,7 +103,7 @@ impl Undisturbed {
         Home { data, model: self.folder.path().join("model"), _folder: Some(folder) }
     }
 
-    /// A copy of it in a folder that is there.
+    /// A copy of it in an existing folder.
     pub fn copy_in(&self, folder: &Path) -> Home {
         let data = folder.join("data");
         self.copy_to(&data);
@@ -154,7 +155,7 @@ impl Home {
         command
     }
 
-    /// Runs a stage, which must succeed; what it says.
+    /// Runs a stage, which must succeed. Returns what it prints.
     pub fn run(&self, stage: &str) -> String {
         self.run_with(stage, &[])
     }
@@ -165,7 +166,7 @@ impl Home {
         text(&out)
     }
 
-    /// The same with its outputs under another path.
+    /// The same run with its outputs under another path.
     pub fn at(&self, data: PathBuf) -> Self {
         Self { data, model: self.model.clone(), _folder: None }
     }
@@ -174,7 +175,7 @@ impl Home {
         self.data.join("runs/smoke").join(stage)
     }
 
-    /// The folder of a stage's outputs in the making.
+    /// The folder of a stage's unfinished outputs.
     pub fn partial(&self, stage: &str) -> PathBuf {
         self.stage(&format!("{stage}.partial"))
     }
@@ -193,15 +194,15 @@ impl Home {
         fs::remove_dir_all(self.stage(stage)).unwrap();
     }
 
-    /// After whatever happened: one run ends it, a second one has nothing left to do, and the bytes are those of the undisturbed run.
-    /// What the first says.
+    /// Checks a stage after a fault: one run finishes it, a second run has nothing left to do, and the bytes are those of the
+    /// undisturbed run. Returns what the first run prints.
     pub fn check(&self, made: &Made) -> String {
         let said = self.run(made.stage);
         self.check_finished(made, &said);
         said
     }
 
-    /// As [`Home::check`], where the stage has been run.
+    /// As [`Home::check`], if the first run has ended already and has printed `said`.
     pub fn check_finished(&self, made: &Made, said: &str) {
         assert!(self.run(made.stage).contains("up to date"), "{}: not finished after a run", made.stage);
         if made.stage != REPORT {
@@ -211,7 +212,8 @@ impl Home {
         assert!(left.is_empty(), "{}: left over {left:?}", made.stage);
     }
 
-    /// What is being replaced is still there or replaced already; then a forced run ends the replacement.
+    /// Checks that outputs that were being replaced are there, the old or the new ones. Then a forced run must complete the
+    /// replacement.
     pub fn check_replaced(&self, made: &Made) {
         let said = self.run(made.stage);
         assert!(said.contains("up to date"), "{}: a finished stage was lost\n{said}", made.stage);
@@ -220,7 +222,7 @@ impl Home {
     }
 }
 
-/// Files and folders below that no finished run has.
+/// Files and folders in `folder` and below that no finished run has.
 pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -235,12 +237,12 @@ pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Everything that a program said.
+/// Everything that a program printed.
 pub fn text(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
 }
 
-/// What a program said that must have failed with an error of ours.
+/// What a program printed, which must have failed with an error of ours.
 pub fn refused(out: &Output) -> String {
     let said = text(out);
     assert_eq!(out.status.code(), Some(1), "{said}");
@@ -248,12 +250,12 @@ pub fn refused(out: &Output) -> String {
     said
 }
 
-/// Whether a signal ended a program, and which.
+/// The signal that ended a program, if one did.
 pub fn signal(status: ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
-/// Waits until `some` is true or the program has ended; whether it was in time.
+/// Waits until `some` is true or the program has ended. Returns whether `some` came first.
 pub fn wait_until(child: &mut std::process::Child, some: impl Fn() -> bool) -> bool {
     while !some() {
         if child.try_wait().unwrap().is_some() {
@@ -264,7 +266,7 @@ pub fn wait_until(child: &mut std::process::Child, some: impl Fn() -> bool) -> b
     true
 }
 
-/// Whether this is root.
+/// Whether the test runs as root.
 pub fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::home::{Home, Made, Undisturbed, can_run, is_long, number, program, signal, text};
 
-/// Starts a stage and kills it after a random part of the time that it takes; whether it was still running.
+/// Starts a stage and kills it after a random part of the time that it takes. Returns whether it was still running.
 fn kill(home: &Home, made: &Made, more: &[&str], rng: &mut ChaCha8Rng) -> bool {
     let mut child = home.command(made.stage, more).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     std::thread::sleep(made.time.mul_f64(rng.random_range(0.0..1.1)));
@@ -29,7 +29,7 @@ struct Counts {
     old_outputs_kept: usize,
 }
 
-/// A finished stage is removed or made again by force, killed, up to three times in a row, and must end as it should.
+/// Removes a finished stage, or makes it again by force, and kills it up to three times in a row. Then it must end correctly.
 fn killed(home: &Home, made: &Made, replace: bool, rng: &mut ChaCha8Rng, counts: &mut Counts) {
     if !replace {
         home.forget(made.stage);
@@ -56,7 +56,7 @@ fn stages_killed_at_random_moments_end_with_the_same_bytes() {
     let started = Instant::now();
     let mut turn = 0;
     while counts.kills < wanted {
-        // Stages in turn, in an order that also visits each of them with and without finished outputs.
+        // Stages take turns, in an order in which each of them comes with and without finished outputs.
         let made = &all.made[(turn * 5 + 2) % all.made.len()];
         killed(&home, made, (turn / all.made.len() + turn).is_multiple_of(2), &mut rng, &mut counts);
         turn += 1;
@@ -67,7 +67,7 @@ fn stages_killed_at_random_moments_end_with_the_same_bytes() {
     println!("seed {seed}, {} stages: {counts:?}, {:.0} s", all.made.len(), started.elapsed().as_secs_f64());
 }
 
-/// Steps of a replacement before which a kill leaves another state on the disk.
+/// The system calls of a replacement. A kill before each of them leaves another state on the disk.
 const STEPS: [&str; 6] = ["rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir"];
 
 #[test]
@@ -88,7 +88,7 @@ fn a_replacement_killed_at_any_rename_or_removal_keeps_the_old_outputs_or_has_th
     }
 }
 
-/// Kills a replacement before each call of `step` of its main thread; how many there were.
+/// Kills a replacement before each call of `step` by its main thread. Returns the number of kills.
 fn kill_at_each(home: &Home, stage: &str, step: &str) -> usize {
     let mut kills = 0;
     loop {
@@ -103,7 +103,7 @@ fn kill_at_each(home: &Home, stage: &str, step: &str) -> usize {
         kills += 1;
         let said = home.run(stage);
         assert!(said.contains("up to date"), "{stage}, {step} {kills}: finished outputs were lost\n{said}");
-        // From the beginning, so that the next kill is one step further.
+        // Starts from the beginning, so that the next kill comes one step later.
         let _ = fs::remove_dir_all(home.partial(stage));
         assert!(kills < 1000, "{stage} does not end");
     }
@@ -120,7 +120,7 @@ fn what_was_joined_before_a_kill_is_not_made_again() {
         ("calibrate", "calibration/layer-00-keys.safetensors"),
     ] {
         let made = all.of(stage);
-        // Killed before the record was written, whose text says what the outputs belong to.
+        // As if it was killed before the record was written: then recipe.json says what the outputs belong to.
         let record = home.record(stage).unwrap();
         let recipe = serde_json::json!({ "key": record["key"], "recipe": record["recipe"], "config": {} });
         fs::rename(home.stage(stage), home.partial(stage)).unwrap();
@@ -143,7 +143,7 @@ fn keeping_a_run_again_or_twice_at_once_leaves_the_outputs_as_they_are() {
     };
     let home = all.copy();
     let made = all.of("merge");
-    // A kill in the midst of it: outputs are linked, not copied.
+    // As if it was killed in the middle: outputs are linked, not copied.
     let half = home.stage("../.keeping-smoke+before/merge");
     fs::create_dir_all(&half).unwrap();
     fs::hard_link(home.stage("merge/groups.json"), half.join("groups.json")).unwrap();

@@ -11,7 +11,8 @@ fn sizes() -> Vec<u64> {
     if is_long() { (1..=30).map(|step| 100 * step).collect() } else { vec![200, 400, 700, 1000, 1500, 3000] }
 }
 
-/// A stage that had too little memory: it ended with an error or was ended, and said why. Whether our own error was it.
+/// Checks a stage that had too little memory: it ended with our own error, or the system ended it. Returns whether the error was
+/// ours.
 fn starved(out: &Output) -> bool {
     let said = text(out);
     assert!(!out.status.success());
@@ -21,7 +22,8 @@ fn starved(out: &Output) -> bool {
     own
 }
 
-/// Runs a stage by force under each size; afterwards it is right. How often it was refused by our own estimate.
+/// Runs a stage by force with each size as its limit, and checks that it is correct afterwards. Returns how often our own estimate
+/// refused it.
 fn starve(home: &Home, all: &Undisturbed, stage: &str, shell: impl Fn(u64) -> String) -> usize {
     let made = all.of(stage);
     let (mut failed, mut refusals) = (0, 0);
@@ -77,7 +79,7 @@ fn a_stage_that_can_never_have_its_memory_is_refused_with_what_to_lower() {
 struct Group(PathBuf);
 
 impl Group {
-    /// Of either version; none, and `test` is skipped, where it cannot be made.
+    /// Makes a group of either version. If that is not possible, returns none, and `test` is skipped.
     fn new(test: &str) -> Option<Self> {
         let name = format!("kvcsr-torture-{}", std::process::id());
         for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {

@@ -2,7 +2,7 @@
 
 use crate::home::{Undisturbed, text};
 
-/// `csr+@2` is in `evaluate`, and multiplies pairs of bf16 where the CPU has them; the report shows times.
+/// Stages whose bytes may differ: `evaluate` runs `csr+@2`, which multiplies pairs of bf16 if the CPU can; the report shows times.
 const OTHER_BYTES: [&str; 2] = ["evaluate", "report"];
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const HIDDEN: usize = 64;
 const LAYERS: usize = 3;
-/// Of queries, and of keys and values: heads of 32 channels, which every scheme divides.
+/// Number of heads, of queries and also of keys and values. They have 32 channels, which every scheme can divide.
 const HEADS: usize = 2;
 
 /// Writes the model as a checkpoint folder.

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use crate::home::{Home, Undisturbed, can_run, is_root, refused};
 
-/// Root without its right to write and read what its modes forbid.
+/// A command that takes from root the right to write and read files against their modes.
 const BOUND: [&str; 3] =
     ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"];
 
-/// What commands are started under, so that modes count; none where they count anyway.
+/// The program that starts commands so that modes count: `env` if the test does not run as root. None, and `test` is skipped, if
+/// root cannot give up its right.
 fn bound(test: &str) -> Option<Vec<&'static str>> {
     if !is_root() {
         return Some(vec!["env"]);

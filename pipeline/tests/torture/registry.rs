@@ -1,4 +1,4 @@
-//! A package registry on this machine, as pip asks one, that can be told to fail.
+//! A package registry on this machine for pip, which can be told to fail.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Cursor, Write};
@@ -23,7 +23,7 @@ struct State {
     asked: Vec<String>,
 }
 
-/// The registry; it ends with this value.
+/// The registry. Dropping this value ends it.
 pub struct Registry {
     state: Arc<Mutex<State>>,
     ended: Arc<AtomicBool>,
@@ -59,7 +59,7 @@ impl Registry {
         std::mem::take(&mut self.state.lock().unwrap().asked)
     }
 
-    /// What pip is told in its environment.
+    /// The environment variables that make pip use this registry.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         [
             ("PIP_INDEX_URL", format!("{}/simple/", self.address)),
@@ -82,7 +82,7 @@ impl Drop for Registry {
     }
 }
 
-/// A wheel of version 1.0 as pip checks it.
+/// A wheel of version 1.0, with the files that pip checks.
 fn wheel(package: &str, file: &str, contents: &[u8]) -> Vec<u8> {
     let about = format!("{}-1.0.dist-info", package.replace('-', "_"));
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
@@ -106,7 +106,7 @@ fn wheel(package: &str, file: &str, contents: &[u8]) -> Vec<u8> {
 fn serve(stream: TcpStream, state: &Mutex<State>, stop: &AtomicBool) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let Some(request) = lines.next() else { return };
-    // The headers.
+    // Skips the headers.
     lines.by_ref().find(String::is_empty);
     let path = request.split_whitespace().nth(1).unwrap_or_default().trim_matches('/').to_owned();
     let (folder, package) = path.split_once('/').unwrap_or_default();
@@ -115,7 +115,7 @@ fn serve(stream: TcpStream, state: &Mutex<State>, stop: &AtomicBool) {
     let package = package.trim_end_matches("-1.0-py3-none-any.whl").replace('_', "-");
     let found = state.lock().unwrap().wheels.get(&package).cloned();
     let file = format!("{}-1.0-py3-none-any.whl", package.replace('-', "_"));
-    // A reader that is gone is what some cases are about.
+    // Errors are ignored: in some cases the reader is gone.
     let _ = match (folder, found) {
         ("simple", Some(_)) => {
             let page = format!("<html><body><a href=\"/files/{file}\">{file}</a></body></html>");

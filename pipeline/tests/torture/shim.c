@@ -1,4 +1,4 @@
-/* Preloaded into the program under test. LOCKS: files cannot be locked. CLOCK: the time of day goes back by 30 days at each look. */
+/* Preloaded into the program under test. LOCKS: files cannot be locked. CLOCK: the time of day goes back 30 days at each call. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/syscall.h>

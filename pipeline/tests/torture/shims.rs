@@ -1,11 +1,11 @@
-//! A file system without locks, and a clock that goes backwards: calls of the C library that answer so.
+//! A file system without locks, and a clock that goes backwards, simulated by replaced calls of the C library.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::home::{Home, Undisturbed, can_run, text};
 
-/// The library with one of its behaviours; none, and `test` is skipped, without a C compiler.
+/// Builds the library with one of its behaviours. Without a C compiler, returns none, and `test` is skipped.
 fn shim(test: &str, folder: &Path, behaviour: &str) -> Option<PathBuf> {
     if !can_run(test, "cc", &["--version"]) {
         return None;
@@ -44,7 +44,7 @@ fn a_clock_that_goes_backwards_changes_nothing() {
     let Some(all) = Undisturbed::run(test) else { return };
     let home = all.copy();
     let Some(library) = shim(test, home.data.parent().unwrap(), "CLOCK") else { return };
-    // What was made before is up to date whatever the time is, and what changed is seen.
+    // Earlier outputs are up to date whatever the time is, and changes are seen.
     for made in &all.made {
         let said = run_with(&home, &library, made.stage, &[]);
         assert!(said.contains("up to date"), "{}: {said}", made.stage);

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: what is half made goes, the status tells the signal, and the next run goes on.
+//! SIGINT and SIGTERM: unfinished files are removed, the exit status tells the signal, and the next run continues.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -14,7 +14,7 @@ pub fn send(child: &Child, name: &str) {
     assert!(sent.success(), "kill -{name}");
 }
 
-/// Signals are as after a login, even if this test runs in the background of a shell.
+/// A command that sets signals to their defaults, even if this test runs in the background of a shell.
 const DEFAULTS: [&str; 2] = ["env", "--default-signal=INT,TERM"];
 
 /// Starts a stage without outputs, and waits until it has begun.
@@ -25,7 +25,7 @@ fn begun(home: &Home, made: &Made, more: &[&str]) -> Child {
     child
 }
 
-/// Sends a signal to a stage in the midst of its work; how it ended.
+/// Sends a signal to a stage in the middle of its work. Returns how the stage ended.
 fn interrupted(home: &Home, made: &Made, name: &str) -> Output {
     let child = begun(home, made, &[]);
     std::thread::sleep(made.time / 4);
@@ -47,7 +47,7 @@ fn a_signal_ends_a_stage_cleanly_and_the_next_run_goes_on() {
         for (name, number) in [("INT", 2), ("TERM", 15)] {
             let out = interrupted(&home, made, name);
             if out.status.success() {
-                // It had ended before.
+                // The stage had ended before the signal.
                 home.check(made);
                 continue;
             }
@@ -77,7 +77,7 @@ fn a_second_signal_ends_a_stage_at_once_and_the_next_run_goes_on() {
     let home = all.copy();
     let made = all.of("train");
     let mut child = begun(&home, made, &["--set", "train.epochs=50"]);
-    // What the first signal does ends with a line on standard error, which does not fit into it.
+    // The first signal's handler ends with a line on standard error. The pipe is full, so the handler waits.
     fill_stderr(&child);
     send(&child, "TERM");
     std::thread::sleep(Duration::from_millis(500));

@@ -22,7 +22,7 @@ fn reader_of(stage: &str) -> Option<&'static str> {
     })
 }
 
-/// The stage's outputs by kind: names but for their numbers; pages and figures by their endings.
+/// The stage's outputs by kind: by their names without numbers; pages and figures by their endings.
 fn kinds(home: &Home, stage: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let record = home.record(stage).unwrap();
     let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
@@ -49,7 +49,7 @@ fn says(home: &Home, stage: &str, expected: &str) -> bool {
     said
 }
 
-/// A file with other contents, and what is said of it.
+/// Damaged contents of a file (none if it is removed), and what the program must say about each.
 fn damages(whole: &[u8], other: &[u8]) -> Vec<(Option<Vec<u8>>, &'static str)> {
     let changed = "was changed since it was made";
     let mut damages = vec![(None, "is missing"), (Some(whole[..whole.len() / 2].to_vec()), changed)];
@@ -72,7 +72,8 @@ fn put(path: &Path, bytes: Option<&[u8]>) {
     }
 }
 
-/// Every damage to one file of each kind is seen by the stage and refused by a stage that reads it; how many there were.
+/// Checks that every damage to one file of each kind is seen by the stage and refused by a stage that reads it. Returns the
+/// number of damages.
 fn tampered(home: &Home, made: &Made) -> usize {
     let mut count = 0;
     let kinds = kinds(home, made.stage);
@@ -80,7 +81,7 @@ fn tampered(home: &Home, made: &Made) -> usize {
     for (kind, files) in &kinds {
         let victim = &files[0];
         let name = victim.strip_prefix(home.stage(made.stage)).unwrap().to_str().unwrap().to_owned();
-        // Another of its kind, or of the stage.
+        // Another file of its kind, or of the stage.
         let other =
             files.last().filter(|file| *file != victim).or_else(|| any.iter().copied().find(|file| *file != victim));
         let whole = fs::read(victim).unwrap();
@@ -115,7 +116,7 @@ fn every_kind_of_output_that_was_damaged_is_seen_and_made_again() {
     let mut count = 0;
     for made in &all.made {
         count += tampered(&home, made);
-        // One of them to the end.
+        // For one damaged file, the stage runs to its end.
         let victim = kinds(&home, made.stage).into_values().flatten().next_back().unwrap();
         put(&victim, Some(b"damaged"));
         home.check(made);
@@ -203,7 +204,7 @@ fn a_stage_in_the_making_that_was_damaged_is_named_or_made_anew() {
             home.check(made);
             continue;
         }
-        // Its recipe: it is made anew. Anything else: a file that cannot be read is named, with the folder to remove.
+        // If the recipe is damaged, the stage is made anew. If another file cannot be read, it is named, with the folder to remove.
         for file in files(&partial).into_iter().filter(|file| *file != recipe) {
             fs::write(&file, "damaged\n").unwrap();
         }

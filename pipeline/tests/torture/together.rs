@@ -59,7 +59,7 @@ fn a_report_beside_a_replacement_of_what_it_shows_is_right_in_the_end() {
         home.forget("report");
         let replacing = home.command("train", &["--force"]).spawn().unwrap();
         let out = home.command("report", &[]).output().unwrap();
-        // It sees the old outputs or the new ones, or, in the moment between, none: then it says so.
+        // The report sees the old outputs or the new ones. In the moment between there are none: then it fails with an error.
         if !out.status.success() {
             refused(&out);
         }

@@ -1,4 +1,4 @@
-//! What a command asked of the system, from strace.
+//! The system calls of a command, from strace.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub fn parse(log: &str) -> Vec<Call> {
     log.lines().filter_map(call).collect()
 }
 
-/// `17 fsync(5</tmp/a>) = 0`, `17 rename("/tmp/a", "/tmp/b") = 0`; a call of which two lines tell counts where it begins.
+/// `17 fsync(5</tmp/a>) = 0`, `17 rename("/tmp/a", "/tmp/b") = 0`; a call that takes two lines counts at its first line.
 fn call(line: &str) -> Option<Call> {
     let (_, call) = line.split_once(' ')?;
     let call = call.trim_start();

@@ -1,4 +1,4 @@
-//! Attention of one decoded token over a compressed cache, beside PyTorch's over exact ones.
+//! Attention of one decoded token over a compressed cache, compared with PyTorch's attention over exact keys and values.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -11,10 +11,10 @@ use super::Bench;
 use super::contest::{Contender, Turn, Work, rows, timed};
 use super::roofs::Roofs;
 
-/// Atoms of the dictionaries and tables, which hold random numbers.
+/// Number of atoms in the dictionaries and tables. They hold random numbers.
 const ATOMS: usize = 4096;
 
-/// Shapes of a layer, and lengths.
+/// Shapes of a layer, each with the context lengths that are measured.
 const SHAPES: [(Heads, &[usize]); 3] = [
     (Heads { heads: 32, kv_heads: 8, head_dim: 128 }, &[1024, 4096, 8192, 32768]),
     (Heads { heads: 12, kv_heads: 2, head_dim: 128 }, &[4096, 8192]),
@@ -38,7 +38,7 @@ const SCHEMES: [&str; 13] = [
     "csr+@3",
 ];
 
-/// All shapes and lengths.
+/// Measures all shapes and lengths.
 pub fn run(bench: &Bench<'_>, roofs: &Roofs) -> Result<Vec<BenchRow>> {
     let (shapes, atoms) = if bench.quick { (&QUICK[..], 256) } else { (&SHAPES[..], ATOMS) };
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Compressing a prompt, all layers, beside the prefill that made it.
+//! Compression of all layers of a prompt, compared with the prefill of that prompt.
 
 use anyhow::{Context, Result};
 use kvcsr_cache::{SchemeContext, registry};
@@ -13,11 +13,11 @@ use crate::stages::inputs::PREFILL_CHUNK;
 
 /// Tokens of the prompt.
 const TOKENS: usize = 4096;
-/// What compresses it, and the atoms of its dictionaries.
+/// The schemes that compress it, each with the number of atoms of its dictionaries.
 const SCHEMES: [(&str, usize); 6] =
     [("csr-8", 1024), ("csr-8", 8192), ("csr-8+online", 1024), ("csr+@2", 1024), ("kivi-2", 1024), ("q4_0", 1024)];
 
-/// On the model called `name`. Tables hold random numbers: the time does not depend on them.
+/// Measures the model called `name`. Dictionaries and tables hold random numbers: the time does not depend on them.
 pub fn run(bench: &Bench<'_>, name: &str, dtype: &str) -> Result<Vec<BenchRow>> {
     let decoder = Opened::named(name)?.decoder("cpu", dtype)?;
     let arch = decoder.arch();

@@ -10,21 +10,21 @@ use crate::ui;
 
 /// What one turn did.
 pub struct Turn {
-    /// Vectors or tokens.
+    /// Number of vectors or tokens.
     pub units: f64,
     pub seconds: f64,
-    /// Relative squared error of what is restored, where vectors are coded.
+    /// Relative squared error of the restored vectors, if the work codes vectors.
     pub error: Option<f64>,
 }
 
-/// What the machine allows.
+/// The largest rate that the machine allows, and what sets it.
 #[derive(Clone)]
 pub struct Limit {
     pub what: String,
     pub per_s: f64,
 }
 
-/// One who does the work.
+/// An implementation that does the work.
 pub struct Contender<'a> {
     pub name: String,
     /// Whether it is ours.
@@ -36,7 +36,7 @@ pub struct Contender<'a> {
 }
 
 impl<'a> Contender<'a> {
-    /// One of ours.
+    /// An implementation of ours.
     pub fn ours(name: impl Into<String>, turn: impl FnMut() -> Result<Turn> + 'a) -> Self {
         Self { name: name.into(), ours: true, bytes: None, limit: None, turn: Box::new(turn) }
     }
@@ -61,8 +61,8 @@ pub struct Work<'a> {
     pub machine: &'a Machine,
 }
 
-/// Lets all contenders work in turn, `rounds` times: a machine that slows down slows all of them. The fastest turn of each counts.
-/// Gives a row for each of ours with each peer.
+/// Lets all contenders work in turn, `rounds` times: if the machine slows down, it slows all of them. The fastest turn of each
+/// counts. Returns a row for each pair of ours and a peer.
 ///
 /// # Errors
 /// If a contender fails.
@@ -106,7 +106,7 @@ pub fn rows(work: &Work<'_>, mut contenders: Vec<Contender<'_>>, rounds: usize) 
     Ok(rows)
 }
 
-/// A turn that does `units` of work without an error to tell. What it makes is dropped after the time is taken.
+/// A turn that does `units` of work and has no reconstruction error. Its result is dropped after the time is taken.
 pub fn timed<R>(units: f64, run: impl FnOnce() -> Result<R>) -> Result<Turn> {
     let begun = Instant::now();
     let made = run()?;

@@ -1,4 +1,4 @@
-//! Sparse coding of vectors, beside PyTorch, SPAMS, scikit-learn and faiss.
+//! Sparse coding of vectors, compared with PyTorch, SPAMS, scikit-learn and faiss.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use super::contest::{Contender, Turn, Work, rows, timed};
 use super::worker::Worker;
 use super::{Bench, roofs::Roofs};
 
-/// Atoms that a vector of the test is made of, with falling coefficients, and its noise.
+/// Number of atoms that make up a test vector, with falling coefficients.
 const TRUE_ATOMS: usize = 12;
+/// Amplitude of the noise that is added to it.
 const NOISE: f32 = 0.05;
 
-/// One size.
+/// The size of one measurement.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Size {
     /// Channels.
@@ -31,7 +32,7 @@ pub struct Size {
     pub rows: usize,
 }
 
-/// A size and whether the peers in Python take part: they take minutes.
+/// Each size, and whether the Python peers take part: they need minutes.
 const SIZES: [(Size, bool); 9] = [
     (size(64, 1024, 8), true),
     (size(128, 8192, 8), true),
@@ -69,7 +70,7 @@ impl Size {
     }
 }
 
-/// All sizes.
+/// Measures all sizes.
 pub fn run(bench: &Bench<'_>, roofs: &Roofs) -> Result<Vec<BenchRow>> {
     let mut found = Vec::new();
     for (size, with_python) in if bench.quick { &QUICK[..] } else { &SIZES[..] } {
@@ -90,7 +91,7 @@ fn one(bench: &Bench<'_>, roofs: &Roofs, size: Size, python: Option<&Path>) -> R
     for (name, orthogonal) in [("matching pursuit", false), ("orthogonal matching pursuit", true)] {
         let (encoder, vectors) = (&encoder, &vectors[..]);
         contenders.push(Contender {
-            // A number and an f16 coefficient for each atom.
+            // A 2-byte index and an f16 coefficient for each atom.
             bytes: Some((4 * sparsity) as f64),
             limit: Some(roofs.one_product(width, atoms)),
             ..Contender::ours(name, move || ours(encoder, vectors, sparsity, orthogonal))
@@ -147,7 +148,7 @@ fn ours(encoder: &Encoder, vectors: &[f32], sparsity: usize, orthogonal: bool) -
     Ok(Turn { error: Some(error / energy), ..turn })
 }
 
-/// Encoding on all threads; the peer is ours on one.
+/// Measures encoding on all threads. The peer is the same encoder on one thread.
 pub fn threads(bench: &Bench<'_>) -> Result<Vec<BenchRow>> {
     let sizes = if bench.quick { &QUICK[..] } else { &SIZES[..2] };
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;

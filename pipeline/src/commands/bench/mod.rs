@@ -1,6 +1,6 @@
-//! bench: our kernels beside named peers in the same run, as shares of what the machine allows.
+//! bench: compares our kernels with named peers in the same run, and gives speeds as shares of the machine's limits.
 //!
-//! All who do one piece of work take turns, and the fastest turn of each counts ([`contest`]).
+//! All contenders for one piece of work take turns, and the fastest turn of each counts ([`contest`]).
 
 mod attend;
 mod compress;
@@ -24,34 +24,35 @@ use crate::ui;
 
 /// Parts, in the order in which they run.
 const PARTS: [&str; 4] = ["encode", "attend", "compress", "threads"];
-/// The part that measures nothing.
+/// The part that measures nothing and only writes the tables again.
 const TABLES: &str = "tables";
 
 /// What to measure, and where it goes.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure: encode, attend, compress, threads; without any, all. `tables` only writes the page again
+    /// What to measure: encode, attend, compress, threads (default: all). `tables` measures nothing and only writes the tables
+    /// again
     #[arg(value_name = "PART")]
     parts: Vec<String>,
-    /// Small sizes only, which say little: a rehearsal of seconds
+    /// Measure small sizes only: a rehearsal of a few seconds, whose numbers say little
     #[arg(long)]
     quick: bool,
-    /// Turns of each contender, of which the fastest counts
+    /// Number of turns of each contender; the fastest counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// A Python that has SPAMS, scikit-learn and faiss (`just bench` sets one up); without it they are left out
+    /// A Python that has SPAMS, scikit-learn and faiss (`just bench` sets one up); without it these peers are left out
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
-    /// The model of `compress`: a GGUF file, a folder, or the name of a source of data/sources.toml
+    /// The model that `compress` runs: a GGUF file, a checkpoint folder, or an id of data/sources.toml
     #[arg(long, default_value = "default")]
     model: String,
-    /// What its matrices are kept in
+    /// Dtype of its matrices: auto, f32, bf16, bf16-fast or f16
     #[arg(long, default_value = "auto")]
     dtype: String,
-    /// The rows; those of parts that are not measured now stay
+    /// File of the rows; rows of parts that are not measured now stay in it
     #[arg(long, default_value = "data/results/bench.csv", value_name = "FILE")]
     out: PathBuf,
-    /// The document to put the tables into
+    /// Document that the tables are written into
     #[arg(long, default_value = "docs/PERFORMANCE.md", value_name = "FILE")]
     page: PathBuf,
 }

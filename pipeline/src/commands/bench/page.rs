@@ -8,7 +8,7 @@ use kvcsr_records::BenchRow;
 /// Makes a table of the rows of its part.
 type Table = fn(&[BenchRow]) -> Result<String>;
 
-/// What a table is called between its markers, and how it is made.
+/// The name of each table, which stands in its markers, and the function that makes the table.
 pub const TABLES: [(&str, Table); 4] =
     [("encode", encode), ("attend", attend), ("compress", compress), ("threads", threads)];
 
@@ -20,7 +20,7 @@ fn of<'a>(rows: &'a [BenchRow], work: &'a str) -> impl Iterator<Item = &'a Bench
 /// The table called `name`, and where its rows come from.
 ///
 /// # Errors
-/// None that can happen: text is written to memory.
+/// It never fails: the text is written to memory.
 pub fn part(name: &str, table: Table, rows: &[BenchRow]) -> Result<String> {
     let Some(row) = of(rows, name).next() else {
         return Ok(format!("Not measured yet: `just bench {name}`.\n"));
@@ -40,7 +40,7 @@ fn encode(rows: &[BenchRow]) -> Result<String> {
     let mut table =
         String::from("| sizes | ours | vectors/s | share of limit | error | peer | vectors/s | error | ratio |\n");
     table += "|---|---|--:|--:|--:|---|--:|--:|--:|\n";
-    // Matching pursuit is set against all, orthogonal matching pursuit against those that do the same.
+    // Matching pursuit is compared with all peers, orthogonal matching pursuit with all except PyTorch's plain matching pursuit.
     let same = |row: &&BenchRow| !row.ours.starts_with("orthogonal") || row.peer != "PyTorch matching pursuit";
     for row in of(rows, "encode").filter(same) {
         writeln!(

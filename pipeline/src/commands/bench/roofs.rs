@@ -9,22 +9,22 @@ use rayon::prelude::*;
 
 use super::contest::Limit;
 
-/// Rounds of which the fastest counts.
+/// Rounds of each measurement; the fastest counts.
 const ROUNDS: usize = 8;
 
 /// Rates of this machine on all threads of the current pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Roofs {
-    /// Bytes read from memory a second.
+    /// Bytes read from memory per second.
     pub read: f64,
-    /// Operations a second of a large product in f32: a multiplication and an addition count as two.
+    /// Operations per second of a large matrix product in f32; a multiplication and an addition count as two.
     pub product: f64,
 }
 
 impl Roofs {
-    /// Measures both. `quick` takes small operands, which say little.
+    /// Measures both. `quick` uses small operands; the numbers then say little.
     pub fn measure(quick: bool) -> Self {
-        // Far more than any cache holds.
+        // Far more than any CPU cache holds.
         let numbers = if quick { 1 << 20 } else { 1 << 28 };
         let memory = vec![1f32; numbers];
         let isa = Isa::detect();
@@ -41,12 +41,12 @@ impl Roofs {
         Self { read: (numbers * size_of::<f32>()) as f64 / read, product: 2.0 * (n as f64).powi(3) / product }
     }
 
-    /// Vectors a second if each met every atom once, in f32, and nothing else was done.
+    /// The limit of encoding: vectors per second if the only work were one product of each vector with every atom, in f32.
     pub fn one_product(&self, width: usize, atoms: usize) -> Limit {
         Limit { what: "one product with all atoms".to_owned(), per_s: self.product / (2 * width * atoms) as f64 }
     }
 
-    /// Tokens a second if a cache of `bytes` was read once for each, and nothing else was done.
+    /// The limit of attention: tokens per second if the only work were to read a cache of `bytes` once for each token.
     pub fn one_reading(&self, bytes: f64) -> Limit {
         Limit { what: "its bytes read once".to_owned(), per_s: self.read / bytes }
     }

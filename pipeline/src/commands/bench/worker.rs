@@ -1,4 +1,4 @@
-//! Peers that live in Python: a process beside this one, which does a turn when it is told to.
+//! The Python peers: a second process, which does a turn when it is asked to.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
@@ -13,25 +13,25 @@ use tempfile::TempDir;
 use super::contest::Turn;
 use super::encode::Size;
 
-/// The peers that it knows, by the names that it answers to.
+/// The names of the peers that the worker knows.
 const PEERS: [&str; 3] = ["SPAMS omp", "scikit-learn orthogonal_mp_gram", "faiss ResidualQuantizer 8 x 10 bits"];
 
-/// Its answer to a name.
+/// The worker's answer to the name of a peer.
 #[derive(Debug, Deserialize)]
 struct Answer {
     rows: f64,
     seconds: f64,
     error: f64,
-    /// Bytes of a coded vector, where they are not those of ours.
+    /// Bytes of a coded vector, if they differ from ours.
     bytes: Option<f64>,
 }
 
-/// A running worker. It is ended when this is dropped.
+/// A running worker. Dropping this value ends it.
 pub struct Worker {
     pipes: RefCell<(Child, ChildStdin, BufReader<ChildStdout>)>,
-    /// Of the last peer.
+    /// Bytes of a vector coded by the last peer.
     code_bytes: f64,
-    /// What it reads.
+    /// The folder that it reads. It is removed when this is dropped.
     _data: TempDir,
 }
 
@@ -65,12 +65,12 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Its peers.
+    /// The names of its peers.
     pub fn peers(&self) -> &'static [&'static str] {
         &PEERS
     }
 
-    /// Bytes of a vector coded by the peer `name`, where they are not those of ours.
+    /// Bytes of a vector coded by the peer `name`, if they differ from ours.
     pub fn bytes(&self, name: &str) -> Option<f64> {
         (name == PEERS[2]).then_some(self.code_bytes)
     }
@@ -96,7 +96,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         let child = &mut self.pipes.borrow_mut().0;
-        // It may have ended by itself.
+        // The worker may have ended already.
         let _ = child.kill();
         let _ = child.wait();
     }

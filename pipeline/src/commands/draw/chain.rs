@@ -1,4 +1,4 @@
-//! The pipeline from text to figures, with the files between its stages: as the stages declare them.
+//! Draws the pipeline from text to figures, with the files between its stages, as the stages declare them.
 
 use anyhow::{Context, Result};
 

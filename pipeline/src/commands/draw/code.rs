@@ -1,4 +1,4 @@
-//! A key as three atoms, coded by the encoder that the caches use.
+//! Draws a key as three atoms, coded by the encoder that the caches use.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const ATOMS: usize = 64;
 const SPARSITY: usize = 3;
 const CLASSES: [&str; SPARSITY] = ["a", "b", "c"];
 
-/// Smooth waves of several lengths and phases, of norm 1 each. They are polynomials, so that every machine draws the same.
+/// Smooth waves of several lengths and phases, each of norm 1. They are polynomials, so that every machine draws the same.
 fn dictionary() -> Result<Arc<Dictionary>> {
     let wave = |atom: usize, channel: usize| {
         let (periods, phase) = (1.0 + (atom % 8) as f32 * 0.75, (atom / 8) as f32 * 0.125);
@@ -29,7 +29,7 @@ fn dictionary() -> Result<Arc<Dictionary>> {
 /// The drawing.
 pub(super) fn draw() -> Result<String> {
     let dictionary = dictionary()?;
-    // A key that three atoms fit well but not wholly, as keys of models are.
+    // A key that three atoms fit well but not exactly, like the keys of a model.
     let mix = [(13, 2.6f32), (42, -1.7), (27, 1.1), (50, 0.35), (5, -0.3)];
     let mut key = vec![0f32; CHANNELS];
     for (atom, weight) in mix {

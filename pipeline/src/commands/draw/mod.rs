@@ -1,4 +1,4 @@
-//! draw: the two drawings of the README, computed from the code that they are about.
+//! draw: makes the two drawings of the README, computed by the code that they show.
 
 mod chain;
 mod code;

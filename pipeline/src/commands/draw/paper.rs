@@ -1,8 +1,8 @@
-//! A sheet of SVG that reads in light and in dark.
+//! An SVG drawing that is readable in light and in dark mode.
 
 use std::fmt::{Display, Write as _};
 
-/// Colours by class, for light and for dark viewers; text is chosen by the viewer's own fonts.
+/// Colours by class, for light and for dark mode. Text uses the viewer's own fonts.
 const STYLE: &str = "<style>\
 text{font-family:system-ui,sans-serif;font-size:14px;fill:#24292f}\
 .small{font-size:12px;fill:#57606a}.mono{font-family:ui-monospace,monospace;font-size:12px}.strong{font-weight:600}\
@@ -14,14 +14,14 @@ text{font-family:system-ui,sans-serif;font-size:14px;fill:#24292f}\
 .line{stroke:#9da7b3}.axis{stroke:#3d444d}.a{fill:#6ea0ff}.b{fill:#e8a33d}.c{fill:#56c27a}.d{fill:#b98be8}}\
 </style>";
 
-/// A drawing in the making.
+/// An unfinished drawing.
 pub(super) struct Sheet {
     size: (u32, u32),
     title: String,
     body: String,
 }
 
-/// Where a text stands on its place.
+/// Which point of a text lies at its position.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,
@@ -33,7 +33,7 @@ fn escaped(text: &str) -> String {
 }
 
 impl Sheet {
-    /// An empty sheet; `title` says what it shows to those who cannot see it.
+    /// An empty sheet. `title` describes the drawing to people who cannot see it.
     pub(super) fn new(size: (u32, u32), title: &str) -> Self {
         Self { size, title: title.to_owned(), body: String::new() }
     }

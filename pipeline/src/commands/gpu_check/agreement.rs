@@ -1,4 +1,4 @@
-//! Whether a device does what the host does.
+//! Checks that a device gives the same results as the host.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -8,15 +8,16 @@ use kvcsr_cache::{Geometry, Pattern, Rotary, SchemeContext, registry};
 
 use super::Check;
 
-/// Schemes that are looked at: the paper's, ours and its peers.
+/// The schemes that are checked: the paper's, ours and peers.
 const SCHEMES: [&str; 9] =
     ["csr-4", "csr-8+online", "csr-8+int4+window", "csr+@2", "csr+@1", "kivi-2", "kivi-4+centre", "gear-4", "q4_0"];
 /// Atoms of the untrained dictionaries.
 const ATOMS: usize = 256;
-/// How far apart two orders of the same sums may be, with coefficients in f16 between: see `crates/cache/tests/tensors.rs`.
+/// The largest allowed difference between two orders of the same sums, with f16 coefficients in between: see
+/// `crates/cache/tests/tensors.rs`.
 const NEAR: f32 = 2e-3;
 
-/// The contract of a cache, on the device.
+/// Checks the contract of a cache on the device.
 pub(super) fn conformance(check: &mut Check) -> Result<()> {
     let schemes = if check.quick { &SCHEMES[..1] } else { &SCHEMES[..] };
     for name in schemes {
@@ -44,7 +45,7 @@ pub(super) fn conformance(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-/// What a prompt and ten tokens attend to, beside the SIMD kernels of the host.
+/// Compares the attention of ten tokens after a prompt with that of the SIMD kernels of the host.
 pub(super) fn with_the_host(check: &mut Check) -> Result<()> {
     let setting = Setting { batch: 1, heads: 8, kv_heads: 2, head_dim: 128 };
     for dtype in [DType::F32, DType::BF16] {

@@ -1,7 +1,7 @@
-//! gpu-check: whether everything works on a device, and how fast it is there.
+//! gpu-check: checks whether everything works on a device, and measures how fast it is there.
 //!
-//! Every row is printed as it is measured, so that a run that is cut short has said what it found. What needs weights or
-//! texts is not here: `just gpu-check` runs a slice of LongBench after it.
+//! Every row is printed as soon as it is measured, so that an interrupted run has printed what it found. Checks that need weights
+//! or texts are not here: `just gpu-check` runs two tasks of LongBench after this command.
 
 mod agreement;
 mod speed;
@@ -19,13 +19,13 @@ use kvcsr_model::find_device;
 use kvcsr_records::csv;
 use serde::{Deserialize, Serialize};
 
-/// On which device, and what comes of it.
+/// The device to check, and where the rows go.
 #[derive(Debug, Args)]
 pub struct GpuCheckArgs {
-    /// The device: auto, cpu or cuda:N. On the CPU the same code runs, as a rehearsal
+    /// The device: auto, cpu or cuda:N. On the CPU the same code runs as a rehearsal
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Small shapes only: a rehearsal of a minute
+    /// Check small shapes only: a rehearsal that takes a minute
     #[arg(long)]
     pub quick: bool,
     /// Also write the rows to this file, as CSV
@@ -33,25 +33,25 @@ pub struct GpuCheckArgs {
     pub out: Option<PathBuf>,
 }
 
-/// One thing that was found.
+/// The result of one check or measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// card, conformance, agreement, encode, decode or training.
+    /// The part: card, conformance, agreement, encode, decode or training.
     pub part: String,
-    /// What was looked at.
+    /// What was checked.
     pub what: String,
     /// What was found.
     pub found: String,
-    /// What it is measured against, and its value.
+    /// What it is compared with, and the value of that.
     pub beside: String,
-    /// Whether it is as it must be; figures of speed always are.
+    /// Whether the check passed. A speed alone never fails.
     pub passed: bool,
 }
 
 /// What the checks share.
 struct Check {
     device: Device,
-    /// As libtorch names it.
+    /// The device's name in libtorch.
     torch: String,
     quick: bool,
     findings: Vec<Finding>,
@@ -71,7 +71,7 @@ impl Check {
         self.findings.push(finding);
     }
 
-    /// Runs a part; an error in it is a finding, and the next part runs.
+    /// Runs a part. An error in it becomes a failed finding, and the next part still runs.
     fn part(&mut self, part: &'static str, run: impl FnOnce(&mut Self) -> Result<()>) {
         let begun = Instant::now();
         if let Err(error) = run(self) {
@@ -84,7 +84,7 @@ impl Check {
 /// Runs all parts.
 ///
 /// # Errors
-/// If the device is not there, or something is not as it must be.
+/// If the device does not exist, or a check fails.
 pub fn run(args: &GpuCheckArgs) -> Result<()> {
     let device = find_device(&args.device)?;
     let torch = match &args.device[..] {
@@ -110,7 +110,7 @@ pub fn run(args: &GpuCheckArgs) -> Result<()> {
     Ok(())
 }
 
-/// Which card it is, by its own tool.
+/// Which GPU it is, by `nvidia-smi`, and whether training runs on it too.
 fn card(check: &mut Check) -> Result<()> {
     let query = ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"];
     let card = match Command::new("nvidia-smi").args(query).output() {
@@ -119,7 +119,7 @@ fn card(check: &mut Check) -> Result<()> {
     };
     let (model, torch) = (format!("{:?}", check.device.location()), kvcsr_neuraldict::resolve_device(&check.torch));
     let torch = torch.map_or_else(|error| error.to_string(), |device| format!("{device:?}"));
-    // Where the model runs on a card, training must too.
+    // If the model runs on a GPU, training must run there too.
     let passed = check.device.is_cpu() || torch.starts_with("Cuda");
     check.add("card", card, format!("model on {model}"), format!("training on {torch}"), passed);
     Ok(())

@@ -1,4 +1,4 @@
-//! One dictionary, trained on the device and on the CPU.
+//! Trains one dictionary on the device and on the CPU.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use kvcsr_neuraldict::{Selection, TrainConfig, train_group};
 
 use super::Check;
 
-/// How far the held-out errors of the two may be apart, relative: sums differ in their order, and so do a few atoms.
+/// The largest allowed relative difference between the two held-out errors: sums have another order, so a few atoms differ.
 const NEAR: f64 = 0.02;
 
 /// Trains a group twice from the same start and compares the curves.
@@ -43,7 +43,7 @@ pub(super) fn one_group(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-/// Keys that are mixes of a few hidden directions.
+/// Writes keys that are random mixtures of a few hidden directions.
 fn shard(path: &std::path::Path, seed: u64, tokens: usize, head_dim: usize) -> Result<Shard> {
     const DIRECTIONS: usize = 200;
     let directions = noise(77, DIRECTIONS * head_dim);

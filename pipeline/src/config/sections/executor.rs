@@ -28,11 +28,11 @@ pub enum Kind {
     Slurm,
 }
 
-/// Slices of a stage on a cluster, where `slices` does not say.
+/// Number of slices of a stage on a cluster, if `slices` is 0.
 const SLURM_SLICES: usize = 8;
-/// More retries than this would hide what is wrong.
+/// The largest number of retries: more would hide what is wrong.
 const MOST_RETRIES: usize = 10;
-/// Options of `sbatch` that every job has already.
+/// Options of `sbatch` that `extra` may not contain: the executor sets them, or its jobs would not work with them.
 const OWN: [&str; 18] = [
     "array",
     "chdir",
@@ -55,7 +55,7 @@ const OWN: [&str; 18] = [
 ];
 
 impl Settings {
-    /// What can be checked without a cluster. Values become arguments of `sbatch`.
+    /// Checks what can be checked without a cluster. The values become arguments of `sbatch`.
     pub fn check(&self) -> Result<()> {
         for (name, value, more) in
             [("partition", &self.partition, "_.,+-"), ("account", &self.account, "_.,+-@:"), ("time", &self.time, ":-")]
@@ -74,7 +74,7 @@ impl Settings {
         self.extra.iter().try_for_each(|option| check_extra(option))
     }
 
-    /// The slices that a stage is run in, if it has as many units.
+    /// The number of slices that a stage runs in, if it has that many units of work.
     pub fn slices(&self) -> usize {
         match (self.slices, self.kind) {
             (0, Kind::Local) => 1,
@@ -84,7 +84,7 @@ impl Settings {
     }
 }
 
-/// That a further option is one, and none that jobs have already; `sbatch` takes abbreviations too.
+/// Checks that a further option looks like an option, and is none of [`OWN`] or an abbreviation of one, which `sbatch` accepts too.
 fn check_extra(option: &str) -> Result<()> {
     let name = option.strip_prefix("--").and_then(|rest| rest.split('=').next()).unwrap_or_default();
     if name.is_empty() || option.chars().any(char::is_control) {

@@ -10,7 +10,7 @@ use crate::config::check;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub domains: Vec<String>,
-    /// Documents of each domain that are left out: those on which choices were made.
+    /// Number of documents of each domain that are left out: those on which choices were made.
     pub skip: usize,
     pub windows: usize,
     pub scored: usize,

@@ -1,4 +1,4 @@
-//! The section `[longbench]`: what is run, and which slice of it.
+//! The section `[longbench]`: what runs, and which slice of it.
 
 use anyhow::{Context, Result};
 use kvcsr_eval::longbench::metrics::CodeSim;
@@ -26,7 +26,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What can be checked without the files.
+    /// Checks what can be checked without LongBench's files.
     pub fn check(&self) -> Result<()> {
         check::positive("longbench", &[("max_prompt_tokens", self.max_prompt_tokens)])?;
         check::with_dense("longbench", &self.schemes)?;
@@ -34,7 +34,7 @@ impl Settings {
         check::profile_or_own("longbench", &self.dictionaries)
     }
 
-    /// The slice that `shard` names: how `--shard` and `--merge` are written in a profile.
+    /// The slice that `shard` names. `shard` is how a profile writes `--shard` and `--merge`.
     pub fn slice(&self) -> Result<Slice> {
         self.shard.parse().context("longbench.shard")
     }

@@ -1,4 +1,4 @@
-//! The sections of the configuration, a type each. Each is checked by its stage; `profiles/defaults.toml` explains every
+//! The sections of the configuration, one type each. The stage of a section checks it; `profiles/defaults.toml` explains every
 //! parameter.
 
 pub mod executor;
@@ -32,13 +32,13 @@ pub struct Merge {
     pub target: Target,
 }
 
-/// Which threshold a target number of groups is met by.
+/// Which threshold is chosen so that a target number of groups results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// The largest divergence of any pair in a group.
     Delta1,
-    /// The largest sum of the divergences of neighbours in a group: groups of more even length.
+    /// The largest sum of the divergences of neighbours in a group: this gives groups of more even length.
     Delta2,
 }
 

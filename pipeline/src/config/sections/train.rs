@@ -15,7 +15,7 @@ pub struct Settings {
     /// `sparsity` is the level that a vector's chunks share. Chunks, seed and device come from elsewhere: [`Settings::of`].
     #[serde(flatten, serialize_with = "own_parameters")]
     pub trainer: TrainConfig,
-    /// Of training alone: the texts and documents stay as they are. 0: the run's.
+    /// Seed of training alone: texts and documents do not depend on it. 0: the run's seed.
     pub seed: u64,
     pub key_chunks: usize,
     pub value_chunks: usize,
@@ -28,14 +28,14 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weighting {
-    /// All alike, as in the paper.
+    /// All vectors count equally, as in the paper.
     None,
-    /// By what calibrate recorded of the attention it gets.
+    /// A vector counts by the attention that it gets, as calibrate recorded it.
     Attention,
 }
 
-/// The trainer's parameters without those that `[train]` does not have or has itself: kinds have chunks of their own, the seed may be
-/// the run's, and the device is.
+/// The trainer's parameters without chunks, seed and device: keys and values have different numbers of chunks, the seed may be the
+/// run's, and the device is the run's.
 fn own_parameters<S: Serializer>(config: &TrainConfig, serializer: S) -> Result<S::Ok, S::Error> {
     let mut parameters: Map<String, Value> =
         serde_json::to_value(config).and_then(serde_json::from_value).map_err(serde::ser::Error::custom)?;
@@ -59,7 +59,7 @@ impl Settings {
         if self.seed == 0 { run_seed } else { self.seed }
     }
 
-    /// What the trainer of one kind is told in a run of this seed: the level is shared by the chunks.
+    /// The trainer's configuration for one kind in a run with this seed. The chunks share the level evenly.
     pub fn of(&self, kind: Kind, run_seed: u64, device: &str) -> TrainConfig {
         let chunks = self.chunks(kind);
         let seed = self.seed_in(run_seed);
@@ -68,7 +68,7 @@ impl Settings {
             .resolved()
     }
 
-    /// What can be checked before anything is trained.
+    /// Checks what can be checked before training.
     pub fn check(&self) -> Result<()> {
         let TrainConfig { atoms, sparsity, batch, .. } = self.trainer;
         let (key_chunks, value_chunks) = (self.key_chunks, self.value_chunks);

@@ -1,4 +1,4 @@
-//! The end of a run's jobs.
+//! Cancels the jobs of a run.
 
 use anyhow::Result;
 
@@ -7,10 +7,10 @@ use super::folder;
 use super::jobs::Submitted;
 use crate::stage::Run;
 
-/// Cancels whatever of the run is queued or runs, and says so.
+/// Cancels all jobs of the run that are queued or running, and prints them.
 ///
 /// # Errors
-/// If the record cannot be read, or Slurm's commands are not there or fail.
+/// If the record cannot be read, or Slurm's commands are missing or fail.
 pub fn run(run: &Run) -> Result<()> {
     let Some(record) = Submitted::read(&folder(run))? else {
         println!("run `{}`: nothing was submitted", run.label());
@@ -26,6 +26,6 @@ pub fn run(run: &Run) -> Result<()> {
     for job in &left {
         println!("cancelled {:<24} job {}", job.name, job.id);
     }
-    println!("what is finished stays; `{} executor=slurm` goes on from there", run.command("reproduce"));
+    println!("finished outputs are kept; `{} executor=slurm` continues from there", run.command("reproduce"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Slurm's commands, and what they print.
+//! Runs Slurm's commands, and reads what they print.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// A task of a job: the job's number and the task's, 1 for one that is no array.
+/// A task of a job: the number of the job and the number of the task, which is 1 if the job is no array.
 pub type TaskId = (u64, usize);
 
-/// A task that is queued or runs.
+/// A task that is queued or running.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
     /// Slurm's word: `PENDING`, `RUNNING`, `COMPLETING`, ...
@@ -42,19 +42,19 @@ fn list(ids: &[u64]) -> String {
 /// Submits a script with these options, and returns the job's number.
 ///
 /// # Errors
-/// If `sbatch` is not there or refuses.
+/// If `sbatch` is missing or refuses the job.
 pub fn sbatch(options: &[String], script: &Path) -> Result<u64> {
     let arguments = [options, &[script.to_string_lossy().into_owned()]].concat();
     let said = output("sbatch", &arguments)?;
-    // The number, with the cluster's name behind it where there are several.
+    // The job's number, followed by the cluster's name if there are several clusters.
     let number = said.trim().lines().last().and_then(|line| line.split(';').next()?.parse().ok());
     number.with_context(|| format!("sbatch: a job's number is expected, found {said:?}"))
 }
 
-/// All tasks of this user that are queued or run.
+/// All tasks of this user that are queued or running.
 ///
 /// # Errors
-/// If `squeue` is not there or fails.
+/// If `squeue` is missing or fails.
 pub fn queue() -> Result<BTreeMap<TaskId, Live>> {
     let arguments = ["--noheader", "--array", "--me", "--format=%F|%K|%T|%r|%N"].map(str::to_owned);
     Ok(parse_queue(&output("squeue", &arguments)?))
@@ -72,8 +72,8 @@ fn parse_queue(text: &str) -> BTreeMap<TaskId, Live> {
     text.lines().filter_map(line).collect()
 }
 
-/// How tasks of these jobs ended, as far as Slurm still knows: from its accounting, or, on clusters without, from the controller, which
-/// forgets after some minutes. Tasks that it has forgotten are left out.
+/// How the tasks of these jobs ended, if Slurm still knows. The answer comes from Slurm's accounting. On clusters without
+/// accounting it comes from the controller, which forgets jobs after some minutes. Forgotten tasks are left out.
 pub fn ended(ids: &[u64]) -> BTreeMap<TaskId, String> {
     if ids.is_empty() {
         return BTreeMap::new();
@@ -84,7 +84,7 @@ pub fn ended(ids: &[u64]) -> BTreeMap<TaskId, String> {
         return parse_accounting(&text);
     }
     let of = |id: &u64| output("scontrol", &["show", "job", "--oneliner", &id.to_string()].map(str::to_owned));
-    // A job that was forgotten is an error of the command.
+    // For a forgotten job the command fails.
     ids.iter().filter_map(|id| of(id).ok()).flat_map(|text| parse_jobs(&text)).collect()
 }
 
@@ -115,10 +115,10 @@ fn first_word(state: &str) -> String {
     state.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
-/// Ends jobs.
+/// Cancels jobs.
 ///
 /// # Errors
-/// If `scancel` is not there or fails.
+/// If `scancel` is missing or fails.
 pub fn scancel(ids: &[u64]) -> Result<()> {
     let arguments: Vec<String> = ids.iter().map(u64::to_string).collect();
     output("scancel", &arguments).map(drop)

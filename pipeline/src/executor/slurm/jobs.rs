@@ -1,4 +1,4 @@
-//! The record of what was submitted, beside the scripts.
+//! The record of the submitted jobs, which lies beside their scripts.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::atomic;
 /// The record's file.
 const FILE: &str = "jobs.json";
 
-/// What was submitted for a run.
+/// The jobs that were submitted for a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Submitted {
     /// The run: `smol`, or `smol+name`.
@@ -27,11 +27,11 @@ pub struct Entry {
     /// Slurm's number.
     pub id: u64,
     pub tasks: usize,
-    /// The folders of the run that its tasks make, one each; empty where they make several.
+    /// The folders of the run that its tasks make, one for each task; empty if a task makes several.
     pub makes: Vec<String>,
-    /// The names of the jobs that must have ended well.
+    /// The names of the jobs that must succeed before it.
     pub after: Vec<String>,
-    /// What `sbatch` was called with.
+    /// The options that `sbatch` was called with.
     pub options: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ impl Submitted {
         if path.is_file() { atomic::read_json(&path).map(Some) } else { Ok(None) }
     }
 
-    /// Writes it there.
+    /// Writes the record into that folder.
     ///
     /// # Errors
     /// If it cannot be written.

@@ -1,8 +1,8 @@
-//! Jobs of a Slurm cluster: what is submitted, how it stands, and its end.
+//! Jobs of a Slurm cluster: their submission, their state, and how they are cancelled.
 //!
-//! A step is an array of jobs, one for each slice, and a job that puts the slices together; a step that cannot be sliced is one job. Slurm
-//! starts each when what it needs has ended well, runs it again where a node failed, and cancels what can no longer run. Everything that
-//! is known of the jobs lies in the folder `slurm` of the run: scripts, logs, and the record of what was submitted.
+//! A step is an array of jobs, one for each slice, and a job that joins the slices. A step that cannot be sliced is one job. Slurm
+//! starts a job when the jobs that it needs have succeeded, runs it again if its node fails, and cancels jobs that can no longer
+//! run. The folder `slurm` of the run holds the scripts, the logs, and the record of the submitted jobs.
 
 pub mod cancel;
 mod commands;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub use self::script::{Job, Tasks};
 use crate::stage::Run;
 
-/// The folder of a run that holds what belongs to its jobs.
+/// The folder of a run that holds the scripts, logs and record of its jobs.
 const FOLDER: &str = "slurm";
 
 fn folder(run: &Run) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The batch scripts. Everything that comes from elsewhere is quoted.
+//! The batch scripts. Every value that comes from outside is quoted.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 /// A job, or an array of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// Its script and its logs are called so.
+    /// The name of its script and of its logs.
     pub name: String,
     /// The command of `kvcsr` with its arguments.
     pub command: Vec<String>,
     pub tasks: Tasks,
-    /// The folders of the run that its tasks make, one each; empty where they make several.
+    /// The folders of the run that its tasks make, one for each task; empty if a task makes several.
     pub makes: Vec<String>,
-    /// The names of the jobs that must have ended well.
+    /// The names of the jobs that must succeed before it.
     pub after: Vec<String>,
 }
 
 /// The tasks of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tasks {
-    /// One, which is no array.
+    /// One task; the job is no array.
     One,
-    /// A slice of the stage each.
+    /// This many tasks, one for each slice of the stage.
     Slices(usize),
-    /// Further arguments for each.
+    /// One task for each of these lists of further arguments.
     Each(Vec<Vec<String>>),
 }
 
 impl Tasks {
-    /// How many there are.
+    /// The number of tasks.
     pub fn count(&self) -> usize {
         match self {
             Self::One => 1,
@@ -44,11 +44,11 @@ impl Tasks {
 pub struct Place {
     /// The folder of scripts and logs.
     pub folder: PathBuf,
-    /// What the file [`TOKEN`] in it holds.
+    /// The contents of the file [`TOKEN`] in that folder.
     pub token: String,
     /// The program.
     pub program: PathBuf,
-    /// Where it was called.
+    /// The folder in which it was called.
     pub current: PathBuf,
     /// Variables of the environment that it needs.
     pub environment: Vec<(String, String)>,
@@ -56,18 +56,18 @@ pub struct Place {
     pub retries: usize,
 }
 
-/// The file that tells whether a node sees the folder that the submitting machine wrote.
+/// The file by which a job checks that its node sees the same folder as the submitting machine.
 pub const TOKEN: &str = "token";
 
-/// The folder of logs, and of what became of each task.
+/// The folder of the logs and of the exit status of each task.
 pub const LOGS: &str = "logs";
 
-/// The file of a task's log (`log`) or of its end (`status`), in the folder of scripts.
+/// The path of a task's log (`ending` is `log`) or of its exit status (`status`), relative to the folder of scripts.
 pub fn task_file(job: &str, task: usize, ending: &str) -> PathBuf {
     Path::new(LOGS).join(format!("{job}-{task}.{ending}"))
 }
 
-/// A word that the shell takes as it is.
+/// Quotes a word, so that the shell takes it literally.
 pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -1,4 +1,4 @@
-//! How a run's jobs stand.
+//! The state of a run's jobs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,12 +15,12 @@ use crate::manifest::Manifest;
 use crate::stage::{Part, Run};
 use crate::ui;
 
-/// Lines of the log of a task that failed.
+/// Number of lines that are shown of the log of a failed task.
 const LINES: usize = 5;
-/// Logs that are shown of one job.
+/// Number of logs that are shown for one job.
 const SHOWN: usize = 3;
 
-/// How a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Done,
@@ -49,11 +49,11 @@ impl fmt::Display for State {
     }
 }
 
-/// Prints how every job stands, the ends of the logs of those that failed, and what to do. Without jobs: which stages of the plan are
-/// made.
+/// Prints the state of every job, the last lines of the logs of failed tasks, and what to do next. If no jobs were submitted,
+/// prints which stages of the plan are made.
 ///
 /// # Errors
-/// If the record cannot be read, or Slurm's commands are not there or fail.
+/// If the record cannot be read, or Slurm's commands are missing or fail.
 pub fn run(run: &Run, plan: impl FnOnce() -> Result<Plan>) -> Result<()> {
     let folder = folder(run);
     let Some(record) = Submitted::read(&folder)? else {
@@ -78,16 +78,16 @@ pub fn run(run: &Run, plan: impl FnOnce() -> Result<Plan>) -> Result<()> {
     match (left, failed) {
         (0, 0) => println!("all jobs are done"),
         (0, _) => println!(
-            "{failed} tasks did not end well. Mend what their logs say, then submit again with executor=slurm: what is finished is kept, the \
-             rest goes on"
+            "{failed} tasks did not end well. Fix what their logs report, then submit again with executor=slurm: finished outputs \
+             are kept, the rest continues"
         ),
-        _ => println!("{left} tasks are queued or running; `{}` ends them", run.command("cancel")),
+        _ => println!("{left} tasks are queued or running; `{}` cancels them", run.command("cancel")),
     }
     Ok(())
 }
 
-/// A task's state: from the queue while it is there, then from what its script wrote, then from what Slurm remembers, then from the
-/// outputs.
+/// The state of a task: from the queue if it is there; else from the status that its script wrote; else from what Slurm
+/// remembers; else from the outputs.
 fn state(
     run: &Run,
     record: &Submitted,
@@ -122,7 +122,7 @@ fn state(
     }
 }
 
-/// `2 done, 1 running`; without numbers for one task.
+/// The states with their numbers, such as `2 done, 1 running`; without numbers if there is one task.
 fn counts(states: &[State]) -> String {
     if let [state] = states {
         return state.to_string();
@@ -144,7 +144,7 @@ fn print_log(folder: &Path, job: &str, task: usize, state: &State) {
     }
 }
 
-/// What is on disk of a stage.
+/// How much of a stage is on the disk.
 fn made(run: &Run, stage: &str, slices: usize) -> String {
     if let Some(made) = Manifest::read(&run.stage_dir(stage)) {
         return format!("made {}", made.finished);

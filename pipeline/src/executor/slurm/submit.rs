@@ -1,4 +1,4 @@
-//! A plan as jobs: scripts, and their submission in order.
+//! Turns a plan into jobs: writes their scripts, and submits them in order.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,10 +16,11 @@ use crate::executor::plan::{Plan, Step};
 use crate::stage::{self, Part, Run};
 use crate::{atomic, manifest, ui};
 
-/// Submits what the plan still has to make, and says what is up to date.
+/// Submits the steps of the plan that still have to be made, and prints which are up to date.
 ///
 /// # Errors
-/// If jobs of this run are queued or running, Slurm's commands are not there, or a job is refused; nothing stays queued then.
+/// If jobs of this run are queued or running, Slurm's commands are missing, or a job is refused. After a refusal, the jobs that
+/// were submitted before it are cancelled.
 pub fn stages(plan: &Plan, run: &Run) -> Result<()> {
     let _lock = refuse_if_live(run)?;
     let todo = unfinished(plan, run)?;
@@ -31,14 +32,14 @@ pub fn stages(plan: &Plan, run: &Run) -> Result<()> {
     submit(&jobs, run)
 }
 
-/// Keeps others from submitting for the same run, if nothing that was submitted for it is left.
+/// Locks the run so that no other process submits jobs for it, if none of its jobs are queued or running.
 ///
 /// # Errors
-/// If something is left, with what to do.
+/// If jobs are queued or running, with what to do.
 pub fn refuse_if_live(run: &Run) -> Result<stage::Lock> {
     let lock = stage::lock(&run.paths.run, FOLDER)?;
     let Some(record) = Submitted::read(&folder(run))? else {
-        // Whether there is a cluster at all is told before anything is made.
+        // Without a cluster this fails before anything is made.
         commands::queue()?;
         return Ok(lock);
     };
@@ -51,7 +52,7 @@ pub fn refuse_if_live(run: &Run) -> Result<stage::Lock> {
         .collect();
     if !left.is_empty() {
         bail!(
-            "run `{}` has jobs that are queued or running: {}. `{}` shows them, `{}` ends them",
+            "run `{}` has jobs that are queued or running: {}. `{}` shows them, `{}` cancels them",
             run.label(),
             left.join(", "),
             run.command("status"),
@@ -61,7 +62,8 @@ pub fn refuse_if_live(run: &Run) -> Result<stage::Lock> {
     Ok(lock)
 }
 
-/// The numbers of the steps that have to be made, each with those that follow it. The others say that they are up to date.
+/// The indices of the steps that have to be made, and of all steps that depend on them. The other steps print that they are up to
+/// date.
 fn unfinished(plan: &Plan, run: &Run) -> Result<Vec<usize>> {
     let mut todo: Vec<usize> = Vec::new();
     for (at, step) in plan.steps.iter().enumerate() {
@@ -74,7 +76,7 @@ fn unfinished(plan: &Plan, run: &Run) -> Result<Vec<usize>> {
     Ok(todo)
 }
 
-/// The job of a step, or the array of its slices and the job that puts them together.
+/// The job of a step, or the array of its slices and the job that joins them.
 fn jobs_of(plan: &Plan, at: usize, todo: &[usize], run: &Run) -> Vec<Job> {
     let Step { stage, slices, needs } = &plan.steps[at];
     let name = stage.name();
@@ -102,12 +104,12 @@ fn jobs_of(plan: &Plan, at: usize, todo: &[usize], run: &Run) -> Vec<Job> {
     vec![array, merge]
 }
 
-/// The job that ends a stage.
+/// The name of the last job of a stage.
 fn last_job(stage: &str, slices: usize) -> String {
     if slices == 1 { stage.to_owned() } else { format!("{stage}-merge") }
 }
 
-/// What a job's command is told: the configuration of this run, and as many threads as the job has cores.
+/// The arguments of a job's command: the configuration of this run, and as many threads as the job has cores.
 pub fn arguments(run: &Run) -> Vec<String> {
     let mut arguments = run.arguments.clone();
     let cpus = run.config.executor.cpus;
@@ -120,7 +122,7 @@ pub fn arguments(run: &Run) -> Vec<String> {
     arguments
 }
 
-/// Writes the scripts, submits them in order, and records each.
+/// Writes the scripts, submits them in order, and records each job.
 pub fn submit(jobs: &[Job], run: &Run) -> Result<()> {
     let place = prepare(run)?;
     let folder = &place.folder;
@@ -146,11 +148,11 @@ pub fn submit(jobs: &[Job], run: &Run) -> Result<()> {
         let after = if job.after.is_empty() { String::new() } else { format!(", after {}", job.after.join(", ")) };
         ui::line("slurm", &format!("{:<24} job {}, {tasks}{after}", job.name, job.id));
     }
-    println!("`{}` shows how they stand, `{}` ends them", run.command("status"), run.command("cancel"));
+    println!("`{}` shows their state, `{}` cancels them", run.command("status"), run.command("cancel"));
     Ok(())
 }
 
-/// Cancels what was submitted before a job was refused, or could not be recorded.
+/// Cancels the jobs that were submitted before one was refused or could not be recorded.
 fn undo(record: &Submitted, run: &Run, error: anyhow::Error) -> anyhow::Error {
     if record.jobs.is_empty() {
         return error;
@@ -164,13 +166,13 @@ fn undo(record: &Submitted, run: &Run, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// An empty folder for scripts and logs with a new token, on a file system that nodes are to share.
+/// Makes an empty folder for scripts and logs, with a new token. The nodes must share its file system.
 fn prepare(run: &Run) -> Result<Place> {
     let folder = folder(run);
     stage::remove_dir(&folder)?;
     let logs = folder.join(LOGS);
     std::fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
-    // Nodes may be in another folder.
+    // The current folder of a node may be another, so the path is absolute.
     let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
     let token = format!("{:032x}", rand::rng().random::<u128>());
     atomic::write(&folder.join(TOKEN), format!("{token}\n").as_bytes())?;
@@ -180,7 +182,7 @@ fn prepare(run: &Run) -> Result<Place> {
         program: std::env::current_exe().context("the path of this program")?,
         current: std::env::current_dir()?,
         environment: environment(std::env::vars_os().filter_map(|(name, value)| {
-            // What is no text is none of ours.
+            // A variable that is no valid text is not ours.
             Some((name.into_string().ok()?, value.into_string().ok()?))
         })),
         retries: run.config.executor.retries,
@@ -199,14 +201,14 @@ fn environment(all: impl Iterator<Item = (String, String)>) -> Vec<(String, Stri
 
 /// The options of `sbatch` for a job.
 fn options(job: &Job, after: &[u64], settings: &Settings, run: &str, folder: &Path) -> Vec<String> {
-    // In the name of a log `%` begins a field.
+    // In the name of a log, `%` starts a field that Slurm replaces.
     let folder = folder.to_string_lossy().replace('%', "%%");
     let task = if job.tasks == Tasks::One { "1" } else { "%a" };
     let mut options = vec![
         "--parsable".to_owned(),
         format!("--job-name=kvcsr:{run}:{}", job.name),
         format!("--output={folder}/{LOGS}/{}-{task}.log", job.name),
-        // What a node that failed has said is kept.
+        // If a node fails, the log that its job has written is kept.
         "--open-mode=append".to_owned(),
         "--requeue".to_owned(),
         "--kill-on-invalid-dep=yes".to_owned(),
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!(all[2].command, shared);
         assert_eq!(all[3].command, [&shared[..], &["--merge", "3"]].concat());
         assert_eq!((all[2].makes[1].as_str(), all[3].makes[0].as_str()), ("train-2-of-3", "train"));
-        // What is up to date is not waited for.
+        // No job waits for a step that is up to date.
         assert!(jobs(&[2, 3])[0].after.is_empty());
     }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::paths::Paths;
 use crate::stage::lock::lock;
 
-/// Writes a file in two halves; can be told to fail between them.
+/// A stage that writes two files and can be told to fail between them.
 struct Halves {
     level: AtomicU64,
     fail: AtomicBool,

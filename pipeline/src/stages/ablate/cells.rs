@@ -29,20 +29,20 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// What its row for `layer` is known by.
+    /// The key of its row for `layer`.
     pub fn key(&self, layer: usize) -> Key {
         let TrainConfig { atoms, sparsity, chunks, .. } = self.config;
         (self.section.to_owned(), self.name.clone(), self.kind, layer, [atoms, sparsity, chunks])
     }
 
-    /// For people.
+    /// A description for people.
     pub fn title(&self) -> String {
         let TrainConfig { atoms, sparsity, chunks, .. } = self.config;
         let (section, name, kind, layers) = (self.section, &self.name, self.kind, &self.layers);
         format!("{section}, {name}: {kind}s of {layers:?}, N = {atoms}, s = {sparsity}, s_n = {chunks}")
     }
 
-    /// A file name of its own.
+    /// A unique file name.
     pub fn file_name(&self) -> String {
         self.title().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
     }
@@ -51,7 +51,7 @@ impl Cell {
 /// Section, name, kind, layer, and atoms, sparsity and chunks.
 pub type Key = (String, String, Kind, usize, [usize; 3]);
 
-/// What a row is known by.
+/// The key of a row.
 pub fn key(row: &AblationRow) -> Key {
     (row.section.clone(), row.name.clone(), row.kind, row.layer, [row.atoms, row.sparsity, row.chunks])
 }
@@ -128,8 +128,8 @@ fn option(run: &Run, name: &str, kind: Kind, layer: usize) -> Result<Cell> {
     Ok(Cell { section: "options", name: name.to_owned(), kind, layers: vec![layer], config, weighted })
 }
 
-/// Per-layer dictionaries, then half as many by either threshold, with as many atoms each and with
-/// twice as many.
+/// Adds the cells of the merged layers: one dictionary per layer; then half as many dictionaries, by either threshold, each with
+/// as many atoms and with twice as many.
 fn merged(run: &Run, kind: Kind, layers: usize, matrix: &[f64], cells: &mut Vec<Cell>) -> Result<()> {
     let settings = &run.config.ablate;
     let each = TrainConfig { atoms: settings.merged_atoms, ..base(run, kind)? };
@@ -158,8 +158,8 @@ fn merged(run: &Run, kind: Kind, layers: usize, matrix: &[f64], cells: &mut Vec<
     Ok(())
 }
 
-/// Saves the very vectors that the options trained on and are measured on, for `just peers`: the
-/// middle one of the option layers, keys and values, chunks as head vectors of their own.
+/// Saves the vectors that the options are trained and measured on, for `just peers`: keys and values of the middle one of the
+/// option layers, each chunk as a head vector of its own.
 pub fn peer_vectors(run: &Run, dir: &Path) -> Result<()> {
     let layers = &run.config.ablate.option_layers;
     let Some(&layer) = layers.get(layers.len() / 2) else { return Ok(()) };

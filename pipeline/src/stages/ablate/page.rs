@@ -1,4 +1,4 @@
-//! What the ablation shows: its own page, and the report's section.
+//! What the ablation shows: its own page, and its section in the report.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ pub const ROWS: &str = "ablation.jsonl";
 /// Rows of the peers, beside the stage's folder.
 const PEERS: &str = "peers.jsonl";
 
-/// Everything the finished stage and `just peers` left.
+/// The results of the finished stage and of `just peers`.
 pub struct Section {
     pub rows: Vec<AblationRow>,
     /// Figures 2a and 2b.
@@ -29,7 +29,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// From the stage's folder, and the peers' rows beside it.
+    /// Reads the stage's folder, and the peers' rows beside it.
     pub fn read(run: &Run) -> Result<Self> {
         Self::of(&run.stage_dir("ablate"))
     }
@@ -53,7 +53,7 @@ impl Section {
         self.rows.iter().filter(move |row| row.section == section)
     }
 
-    /// The different values that the rows of a section have, in words.
+    /// The distinct values in the rows of a section, separated by commas.
     fn values(&self, section: &str, of: fn(&AblationRow) -> usize) -> String {
         let values: BTreeSet<usize> = self.of_section(section).map(of).collect();
         values.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
@@ -75,7 +75,7 @@ impl Section {
         )
     }
 
-    /// The paper's Table 3, and what of it there is.
+    /// The paper's Table 3, and which of its cells there are.
     pub fn table3(&self) -> String {
         format!(
             "Held-out MSE (mean of `|x - x'|²` over coded vectors, which are chunks) and, in brackets, the error relative to `|x|²`: \
@@ -87,7 +87,7 @@ impl Section {
         )
     }
 
-    /// The trainer options, and the peers on the vectors that they were given.
+    /// The trainer options; and the peers, on the vectors that they were given.
     pub fn trainers(&self) -> String {
         let mut text = format!(
             "Relative held-out error by matching pursuit at equal N = {} and s, the same weighted by the attention that vectors get, and \

@@ -1,15 +1,16 @@
-//! What each layer's keys and values cost when all of them are coded, from weighings that vary all at once.
+//! Estimates what each layer's keys and values cost when all of them are coded, from weighings that vary all of them at once.
 //!
-//! A slot is one layer's keys or values. Every weighing of the design restores each slot at one of two levels, half of them at
-//! the low one, as a column of a Sylvester-Hadamard matrix says: the weighing design, in which the effect of every slot is
-//! estimated from all weighings instead of two. One slot at a time would be lost in the noise of the others, and with the others
-//! exact it would miss what they do to it. Every second text is weighed by the opposite of every row, so that the products of two
-//! slots' effects, which a Hadamard design cannot tell from a third one's, cancel.
+//! A slot is one layer's keys or values. Every weighing of the design restores each slot at one of two levels. A column of a
+//! Sylvester-Hadamard matrix says which: every slot is at the low level in half of the weighings. In this weighing design, the
+//! effect of every slot is estimated from all weighings, not only from two. If one slot varied at a time, its effect would be lost
+//! in the noise of the others; and if the others were exact, their influence on it would be missed. Every second text is weighed
+//! with the opposite of every row. A Hadamard design cannot tell the product of two slots' effects from the effect of a third
+//! slot; with the opposite rows these products cancel.
 
 use kvcsr_cache::Sensitivity;
 use kvcsr_codec::Kind;
 
-/// Rows of the design for `slots` slots: a power of two, so that every slot has a column of its own and none the constant.
+/// Number of weighings for `slots` slots: a power of two, so that every slot has a column of its own and none has the constant one.
 pub fn weighings(slots: usize) -> usize {
     (slots + 1).next_power_of_two()
 }
@@ -20,7 +21,7 @@ pub fn is_high(text: usize, weighing: usize, slot: usize) -> bool {
     even == text.is_multiple_of(2)
 }
 
-/// One layer's keys or values: its error by level (squared, relative to what its vectors do not have in common), and what it cost in the weighings.
+/// One layer's keys or values, with its squared error by level, relative to the spread of its vectors around their mean.
 pub struct Slot {
     pub layer: usize,
     pub kind: Kind,
@@ -37,23 +38,23 @@ impl Slot {
     }
 }
 
-/// A slot's cost, with what it was made of.
+/// A slot's cost, with the measurements behind it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Fall of KL from the low level to the high one, in nats per token: the mean of the texts.
     pub fall: f64,
     /// Its standard error, pooled over all slots.
     pub standard_error: f64,
-    /// Nats per token and unit of error (relative squared error to the power), as measured.
+    /// Nats per token and unit of error (the relative squared error raised to the power), as measured.
     pub raw: f64,
-    /// The same, drawn towards the mean of its kind as far as noise explains the difference.
+    /// The same, shrunk towards the mean of its kind by the share of the difference that noise explains.
     pub per_error: f64,
 }
 
 /// The cost of every slot from `kl[text][weighing]`, mean KL per token.
 ///
-/// KL is taken as the sum over slots of a cost times a `power` of the slot's relative squared error. Texts count alike,
-/// whatever their KL: each is scaled to the mean of all. Costs of a kind are shrunk towards their mean by empirical Bayes
+/// The model of KL is the sum over slots of a cost times the slot's relative squared error raised to the `power`. Texts count
+/// equally, whatever their KL: each is scaled to the mean of all. Costs of a kind are shrunk towards their mean by empirical Bayes
 /// (DerSimonian and Laird's moment estimate of how much they truly differ), and are at least a tenth of it.
 pub fn costs(slots: &[Slot], kl: &[Vec<f64>], [low, high]: [usize; 2], power: f64) -> Vec<Cost> {
     let texts = kl.len();
@@ -96,7 +97,7 @@ fn fall(text: usize, kl: &[f64], slot: usize) -> f64 {
     2.0 * kl.iter().enumerate().map(signed).sum::<f64>() / kl.len() as f64
 }
 
-/// `values` with precisions `weights`, drawn towards their weighted mean.
+/// `values` with precisions `weights`, shrunk towards their weighted mean.
 fn shrink(values: &[f64], weights: &[f64]) -> Vec<f64> {
     let total: f64 = weights.iter().sum();
     let mean = values.iter().zip(weights).map(|(x, w)| x * w).sum::<f64>() / total;
@@ -108,7 +109,7 @@ fn shrink(values: &[f64], weights: &[f64]) -> Vec<f64> {
     values.iter().zip(weights).map(drawn).collect()
 }
 
-/// The losses that the allocator weighs: cost times error to the power.
+/// The losses that the allocator compares: cost times error raised to the power.
 pub fn sensitivities(slots: &[Slot], costs: &[Cost], power: f64) -> Vec<Sensitivity> {
     let sensitivity = |(slot, cost): (&Slot, &Cost)| {
         let measured = slot.errors.iter().map(|&(level, error)| (level, cost.per_error * error.powf(power))).collect();
@@ -132,7 +133,7 @@ mod tests {
         (0..n).map(slot).collect()
     }
 
-    /// KL of every weighing, if it were `costs x errors`, and products of neighbours' errors besides.
+    /// KL of every weighing, if it were `costs x errors` plus products of neighbours' errors.
     fn simulated(slots: &[Slot], true_costs: &[f64], texts: usize, product: f64, noise: f64) -> Vec<Vec<f64>> {
         let mut state = 7u64;
         let mut random = move || {

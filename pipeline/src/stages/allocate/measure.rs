@@ -1,4 +1,4 @@
-//! What is measured: the KL of every weighing, and the reconstruction errors that explain it.
+//! Measures the KL of every weighing, and the reconstruction errors that explain it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,8 +33,7 @@ pub struct WeighingRow {
     pub kl_sum: f64,
 }
 
-/// How much of what one layer's vectors of one kind do not have in common is lost at a level, on one text: see
-/// [`restored::relative_errors`].
+/// The relative error of one layer's vectors of one kind at a level, on one text: see [`restored::relative_errors`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorRow {
     pub text: usize,
@@ -47,7 +46,7 @@ pub struct ErrorRow {
 /// The encoder of every layer and kind, with the chunks of its vectors.
 type Encoders = BTreeMap<(usize, Kind), (Arc<Encoder>, usize)>;
 
-/// Appends what the files lack: errors of every text, layer, kind and level, and KL of every text and weighing.
+/// Appends the missing rows: errors of every text, layer, kind and level, and KL of every text and weighing.
 pub fn measure(
     run: &Run,
     set: &DictionarySet,
@@ -97,14 +96,14 @@ pub fn measure(
     Ok(())
 }
 
-/// Layer, kind and level of every error that is measured: levels that the chunks share evenly.
+/// Layer, kind and level of every error that is measured: only levels that the chunks can share evenly.
 fn levels<'a>(encoders: &'a Encoders, levels: &'a [usize]) -> impl Iterator<Item = (usize, Kind, usize)> + 'a {
     encoders.iter().flat_map(move |(&(layer, kind), (_, chunks))| {
         levels.iter().filter(|level| level.is_multiple_of(*chunks)).map(move |&level| (layer, kind, level))
     })
 }
 
-/// The errors that are `unknown` of a text; those of a layer and kind stand together.
+/// The rows of a text's `unknown` errors, in which those of a layer and kind must stand together.
 fn error_rows(
     text: usize,
     snapshot: &PrefillSnapshot,

@@ -1,10 +1,10 @@
-//! allocate: what each layer's keys and values cost in KL, and the levels that spend a budget of atoms best.
+//! allocate: measures what each layer's keys and values cost in KL, and finds the levels that spend a budget of atoms best.
 //!
-//! The context of calibration texts is restored from codes, every layer's keys and values at one of two levels, in the
-//! weighings of a design (`design`), and the continuation is scored. Costs and reconstruction errors make a model of KL at any
-//! levels; the allocator finds the best ones under it. The budgets so found are tried on further calibration texts beside
-//! CSR's even ones, as real caches, and the best is kept. Rows stream to disk as they are made; an unfinished run of the same
-//! recipe goes on with the first one it lacks.
+//! The context of calibration texts is restored from codes, with every layer's keys and values at one of two levels, in the
+//! weighings of a design (`design`). Then the continuation is scored. Costs and reconstruction errors give a model of KL at any
+//! levels, and the allocator finds the best levels in this model. The resulting budgets are tried as real caches on further
+//! calibration texts, beside CSR's even levels, and the best is kept. Rows stream to disk as they are made; a killed run
+//! continues with the first missing row.
 
 mod design;
 mod measure;
@@ -40,13 +40,13 @@ use crate::text::Side;
 pub const BUDGETS: &str = "budgets.json";
 /// File of the costs by layer and kind.
 const COSTS: &str = "costs.jsonl";
-/// File of how the budgets did where they were tried.
+/// File of the KL of the budgets on the texts that they were tried on.
 const CHECKS: &str = "checks.jsonl";
 
 /// See the module.
 pub struct Allocate;
 
-/// What one slot costs, with what that was made of.
+/// The cost of one slot, with the measurements behind it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CostRow {
     power: String,
@@ -161,7 +161,7 @@ impl Stage for Allocate {
             let tried: Vec<String> =
                 trial::means(*level, &checks).iter().map(|(name, kl)| format!("{name} {kl:.4}")).collect();
             format!(
-                "csr-{level}{PART}: atoms per key {}, per value {}; KL where tried: {}",
+                "csr-{level}{PART}: atoms per key {}, per value {}; KL in the trial: {}",
                 range(&budget.keys),
                 range(&budget.values),
                 tried.join(", ")
@@ -171,7 +171,7 @@ impl Stage for Allocate {
     }
 }
 
-/// The budgets of a finished stage; none where it has not been run.
+/// The budgets of a finished stage; none if it has not been run.
 pub fn read(dir: &Path) -> Result<Budgets> {
     let path = dir.join(BUDGETS);
     match std::fs::read_to_string(&path) {
@@ -181,8 +181,8 @@ pub fn read(dir: &Path) -> Result<Budgets> {
     }
 }
 
-/// What a layer's keys or values cost per unit of relative squared error, in nats per token, between the errors of the design: by layer
-/// and kind.
+/// The cost of a layer's keys or values per unit of relative squared error, in nats per token, by layer and kind. It is the mean
+/// slope between the two errors of the design.
 pub fn slopes(dir: &Path) -> Result<BTreeMap<(usize, Kind), f64>> {
     let (name, power) = trial::POWERS[0];
     let rows: Vec<CostRow> = files::read_jsonl(&dir.join(COSTS))?;
@@ -193,11 +193,11 @@ pub fn slopes(dir: &Path) -> Result<BTreeMap<(usize, Kind), f64>> {
     Ok(rows.iter().filter(|row| row.power == name).map(|row| ((row.layer, row.kind), slope(row))).collect())
 }
 
-/// The calibration texts of this stage, the corpora taking turns.
+/// The calibration texts of this stage, corpus by corpus.
 struct Texts {
-    /// What costs are measured on.
+    /// The texts that costs are measured on.
     measured: Vec<(String, HeldoutText)>,
-    /// What budgets are tried on.
+    /// The texts that budgets are tried on.
     checked: Vec<(String, HeldoutText)>,
 }
 
@@ -261,7 +261,7 @@ fn cost_rows(power: &'static str, slots: &[Slot], costs: &[Cost], [low, high]: [
     slots.iter().zip(costs).map(row).collect()
 }
 
-/// CSR's own levels.
+/// CSR's own levels: the same everywhere.
 fn even(level: usize, layers: usize) -> Budget {
     Budget { keys: vec![level; layers], values: vec![level; layers] }
 }

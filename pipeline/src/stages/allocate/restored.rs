@@ -1,4 +1,5 @@
-//! Exact caches whose prompt was restored from codes, every layer's keys and values at one of two levels, and how much of it codes lose.
+//! Exact caches whose prompt was restored from codes, with every layer's keys and values at one of two levels; and the errors of
+//! codes.
 //!
 //! Sinks and recent tokens stay exact, as in the windows of csr+: what they cost says nothing about the tokens between them.
 
@@ -18,7 +19,7 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// Codes and restores a prefill; `slot` names the encoder of a layer and kind, and the atoms per chunk of both levels.
+    /// Codes and restores a prefill. `slot` gives the encoder of a layer and kind, and the atoms per chunk of both levels.
     ///
     /// # Errors
     /// If a vector cannot be coded.
@@ -50,21 +51,21 @@ impl Restored {
     }
 }
 
-/// Those of `tokens` tokens that are coded. A text that is hardly longer than the windows is coded whole.
+/// The range of the coded tokens, of `tokens` tokens. A text that is at most twice as long as the windows is coded whole.
 fn coded(tokens: usize) -> Range<usize> {
     let around = AROUND.sinks + AROUND.recent;
     if tokens > 2 * around { AROUND.sinks..tokens - AROUND.recent } else { 0..tokens }
 }
 
-/// The vectors of coded tokens, `(Hkv n, D)`, of `rows` `(Hkv tokens, D)`.
+/// The vectors of coded tokens, `(Hkv n, D)`, from `rows` `(Hkv tokens, D)`.
 fn between(rows: &[f32], tokens: usize, d: usize) -> Vec<f32> {
     let coded = coded(tokens);
     rows.chunks_exact(tokens * d).flat_map(|head| &head[coded.start * d..coded.end * d]).copied().collect()
 }
 
 /// The squared error of the coded tokens of `x` `(1, Hkv, T, D)` at each of `sparsities`, relative to their squared distance from the
-/// mean of their head. What all of them have in common, such as a bias of keys, is restored by any code, and attention ignores it: an
-/// error must not look small beside it.
+/// mean of their head. Any code restores what all of them have in common, such as a bias of keys, and attention ignores it: so it
+/// must not make an error look small.
 ///
 /// # Errors
 /// If a vector cannot be coded.

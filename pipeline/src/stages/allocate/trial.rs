@@ -1,4 +1,4 @@
-//! Budgets tried as real caches, on texts that their costs were not measured on.
+//! Tries budgets as real caches, on texts that their costs were not measured on.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,24 +15,24 @@ use serde::{Deserialize, Serialize};
 use crate::stages::inputs::PREFILL_CHUNK;
 use crate::ui;
 
-/// What a scheme's name holds if it needs this stage.
+/// The part of a scheme's name that says that it needs this stage.
 pub const PART: &str = "+budget";
 
 /// CSR's own levels: what an allocation must beat.
 pub const UNIFORM: &str = "even";
 
-/// Allocations that are tried, by the power of the error that KL is taken to grow with: the higher, the closer to even.
-/// A power of one loses to the even levels on the embedded model, and six to four.
+/// The allocations that are tried. They differ in the power of the error that KL is assumed to grow with: the higher the power, the
+/// closer to even levels. On the embedded model, a power of one loses to the even levels, and a power of six loses to four.
 pub const POWERS: [(&str, f64); 3] = [("power 2", 2.0), ("power 3", 3.0), ("power 4", 4.0)];
 
-/// A budget that may become that of its level.
+/// A budget that may become the budget of its level.
 pub struct Candidate {
     pub level: usize,
     pub name: &'static str,
     pub budget: Budget,
 }
 
-/// How a candidate did on one text.
+/// The KL of a candidate on one text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CheckRow {
     pub id: String,
@@ -96,7 +96,7 @@ pub fn means(level: usize, rows: &[CheckRow]) -> Vec<(String, f64)> {
     sums.into_iter().map(|(name, kl, scored)| (name, kl / scored.max(1) as f64)).collect()
 }
 
-/// The budget of every level that did best where they were tried; of equals the first, which is CSR's own.
+/// For every level, the budget with the lowest KL in the trial; among equal ones the first, which is CSR's own.
 pub fn best(candidates: &[Candidate], rows: &[CheckRow]) -> Budgets {
     let mut best: BTreeMap<usize, (f64, &Budget)> = BTreeMap::new();
     for Candidate { level, name, budget } in candidates {

@@ -7,8 +7,8 @@ use kvcsr_neuraldict::peers::commvq::{Annealing, train};
 
 use super::layer::Layer;
 
-/// CommVQ: codebooks of every head, over tokens evenly spread over the sample, the first of each text among them, which must
-/// be coded like any other.
+/// CommVQ: learns codebooks for every head, from tokens that are evenly spread over the sample. The first tokens of texts are not
+/// left out: they must be coded like any other.
 pub(super) fn codebooks(cx: &Layer<'_>, set: &mut CodebookSet) -> Result<()> {
     let settings = cx.settings();
     let (rows, heads, d) = cx.vectors(Kind::Key)?;

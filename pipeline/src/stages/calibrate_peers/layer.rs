@@ -1,4 +1,4 @@
-//! A layer's turn, and the calibration vectors that it is given.
+//! The work on one layer, and the calibration vectors for it.
 
 use std::path::Path;
 
@@ -41,20 +41,20 @@ impl Sample {
         self.corpora * self.used * self.length
     }
 
-    /// Number in the shard of the first token of every sequence used.
+    /// The index in the shard of the first token of every used sequence.
     pub fn starts(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.corpora).flat_map(move |c| (0..self.used).map(move |i| (c * self.recorded + i) * self.length))
     }
 }
 
-/// One layer's turn.
+/// What the work on one layer needs.
 pub struct Layer<'a> {
     pub run: &'a Run,
     pub sample: &'a Sample,
     pub weights: &'a CodebookSet,
     pub rotary: &'a Rotary,
     pub layer: usize,
-    /// Files of layers, until all are there.
+    /// Folder of the files of single layers, until all are there.
     pub folder: &'a Path,
 }
 
@@ -63,7 +63,7 @@ impl Layer<'_> {
         &self.run.config.calibrate_peers
     }
 
-    /// A generator for one purpose: by the seed, the layer and `stream`.
+    /// A random generator for one purpose: it depends on the seed, the layer and `stream`.
     pub fn rng(&self, stream: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.run.config.seed);
         rng.set_stream(((self.layer as u64) << 32) + stream);

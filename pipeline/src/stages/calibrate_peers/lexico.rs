@@ -12,8 +12,8 @@ use super::layer::Layer;
 use crate::stages::inputs::open_shard;
 use crate::text::Side;
 
-/// Lexico: dictionaries of `atoms` atoms of a layer's keys after position embedding and of its values. The first token of a
-/// text counts as well: without a window it is coded like any other.
+/// Lexico: trains dictionaries of `atoms` atoms for a layer's keys after position embedding and for its values. The first token
+/// of a text counts too: without a window it is coded like any other.
 pub(super) fn train(cx: &Layer<'_>, set: &str, atoms: usize, path: &Path) -> Result<()> {
     let settings = cx.settings();
     let mut groups = Vec::new();
@@ -46,7 +46,7 @@ pub(super) fn train(cx: &Layer<'_>, set: &str, atoms: usize, path: &Path) -> Res
     Ok(DictionarySet { head_dim, groups, provenance: BTreeMap::new() }.save(path)?)
 }
 
-/// A shard that is removed with its last user.
+/// A shard whose file is removed when this is dropped.
 struct Temporary {
     shard: Shard,
     path: PathBuf,
@@ -54,13 +54,13 @@ struct Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Best effort: a leftover goes with the folder.
+        // Best effort: a leftover is removed with the folder.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// The vectors that Lexico trains on: keys after position embedding, spread over all positions below `rope_positions`, at most
-/// `lexico_tokens` tokens.
+/// Writes the vectors that Lexico trains on, of at most `lexico_tokens` tokens: values as they are, and keys after position
+/// embedding at positions that are spread over all positions below `rope_positions`.
 fn rotated(cx: &Layer<'_>, set: &str, kind: Kind, side: Side) -> Result<Temporary> {
     let shard = open_shard(cx.run, side, cx.layer, kind)?;
     let (heads, d, length) = (shard.heads(), shard.head_dim(), cx.run.config.calibrate.sequence);

@@ -1,8 +1,8 @@
-//! calibrate-peers: what the calibrated peers need: Lexico's dictionaries, CQ's centroids, CommVQ's codebooks, SVDq's
+//! calibrate-peers: learns what the calibrated peers need: Lexico's dictionaries, CQ's centroids, CommVQ's codebooks, SVDq's
 //! basis.
 //!
-//! All are learned from the vectors that `calibrate` recorded; the stage reads a part of that text again to see how much
-//! attention each token gets. Layers that an unfinished run of the same recipe completed are kept.
+//! All are learned from the vectors that `calibrate` recorded. The stage runs the model over a part of that text again, to see
+//! how much attention each token gets. Layers that an unfinished run of the same recipe completed are kept.
 
 mod commvq;
 mod cq;
@@ -28,7 +28,7 @@ use crate::stages::sizes::{PROGRAM, Sizes, product};
 use crate::stages::{artefacts, gather};
 use crate::{ui, workers};
 
-/// The set of Lexico's dictionaries with as many atoms as its paper has.
+/// The set of Lexico's dictionaries with as many atoms as in its paper.
 const LEXICO_4096: &str = "lexico-4096";
 /// File of the attention per token, kept while the stage runs.
 const WEIGHTS: &str = "weights.safetensors";
@@ -78,7 +78,7 @@ impl Stage for CalibratePeers {
         let tasks: Vec<TaskRoom> =
             Task::all(settings)?.iter().map(|task| task.room(settings, &sample, &sizes)).collect();
         let learning = tasks.iter().map(|task| task.memory).max().unwrap_or(0);
-        // The attention that each token gets comes first, with the model, one sequence at a time; the model stays until the end of that.
+        // First the model finds the attention that each token gets, one sequence at a time. After that the model is closed.
         let attention = sizes.with_prefill(sample.length, 1);
         let weights = 2 * 4 * product(&[layers, sample.tokens(), heads]);
         let made: u64 = tasks.iter().map(|task| task.layer_bytes * layers as u64).sum();
@@ -94,7 +94,7 @@ impl Stage for CalibratePeers {
     }
 
     fn make(&self, run: &Run, dir: &Path) -> Result<()> {
-        // What a run with fewer methods has made is whole.
+        // Files that a run with fewer methods has made are complete.
         let all = Task::all(&run.config.calibrate_peers)?;
         let todo: Vec<Task> = all.into_iter().filter(|task| !dir.join(task.file()).is_file()).collect();
         let layers = layers(run)?;
@@ -154,7 +154,7 @@ fn make_layers(run: &Run, work: &[(usize, Task)], dir: &Path) -> Result<()> {
     let bar = ui::bar("calibrate-peers", work.len() as u64, "layers x methods");
     let folder = dir.join(LAYERS);
     std::fs::create_dir_all(&folder)?;
-    // Layers side by side, each on one thread: the same result for any number of them.
+    // Layers run in parallel, each on one thread: the result is the same for any number of threads.
     workers::each(work, rayon::current_num_threads(), |(layer, task)| {
         let title = || format!("{}, layer {layer}", task.name());
         bar.set_message(title());
@@ -174,16 +174,16 @@ fn make_layers(run: &Run, work: &[(usize, Task)], dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What one task takes for one layer, in bytes.
+/// The memory and disk that one task takes for one layer, in bytes.
 struct TaskRoom {
     memory: u64,
-    /// Of its file.
+    /// The size of its file.
     layer_bytes: u64,
-    /// Of files that are there while it is made.
+    /// The size of files that exist only while it is made.
     scratch: u64,
 }
 
-/// What is made.
+/// One thing that the stage makes.
 #[derive(Debug, Clone, PartialEq)]
 enum Task {
     Cq { level: String, channels: usize, bits: usize },
@@ -193,7 +193,7 @@ enum Task {
 }
 
 impl Task {
-    /// What the settings name, in the order in which it is made.
+    /// All tasks that the settings name, in the order in which they are made.
     fn all(settings: &sections::CalibratePeers) -> Result<Vec<Self>> {
         const METHODS: [&str; 5] = ["svdq", "cq", "lexico", LEXICO_4096, "commvq"];
         if let Some(unknown) = settings.methods.iter().find(|name| !METHODS.contains(&name.as_str())) {

@@ -1,4 +1,4 @@
-//! How much attention each token gets, which CQ's k-means weights vectors by.
+//! How much attention each token gets. CQ's k-means weights vectors by it.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::ui;
 /// The table of a layer's attention per token, `(tokens, Hkv)`.
 pub(super) const MASS: &str = "mass";
 
-/// How much attention each token of the sample gets, by layer, relative to the mean; read from `path` if it is there.
+/// How much attention each token of the sample gets, by layer, relative to the mean; read from `path` if the file exists.
 pub(super) fn read(run: &Run, sample: &Sample, path: &Path) -> Result<(CodebookSet, Rotary)> {
     let (decoder, tokenizer) = open_model(run)?;
     let geometry = decoder.geometry();
@@ -42,7 +42,7 @@ pub(super) fn read(run: &Run, sample: &Sample, path: &Path) -> Result<(CodebookS
                 let record = record.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
                 for (mass, part) in masses.iter_mut().zip([record.linear, record.squared]) {
                     for t in 0..ids.len() {
-                        // Position 0, a sink in many layers, counts as well: without a window it is coded like any other.
+                        // Position 0, a sink in many layers, counts too: without a window it is coded like any other.
                         mass.extend((0..geometry.kv_heads).map(|head| part[head * ids.len() + t]));
                     }
                 }

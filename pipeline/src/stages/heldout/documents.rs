@@ -11,7 +11,7 @@ use crate::config::sections::heldout::Settings;
 use crate::stage::Run;
 use crate::{documents, sources};
 
-/// Tokens of a passage's beginning that stand before what is scored of its return.
+/// When a passage comes back, this many tokens of its beginning stand before the scored ones.
 const CUE: usize = 32;
 
 /// A document and its tokens.
@@ -22,13 +22,13 @@ struct Text {
     ids: Vec<u32>,
 }
 
-/// A document to score: its windows, all of which count as one.
+/// A document to score. All of its windows count as one unit.
 pub struct Unit {
     /// Its domain, or [`REPEAT`].
     pub domain: String,
-    /// At least one.
+    /// Its windows, at least one.
     pub windows: Vec<Window>,
-    /// Whether decoding is timed on it: the first of its domain.
+    /// Whether decoding is timed on it: true for the first of its domain.
     pub timed: bool,
 }
 
@@ -42,7 +42,7 @@ pub fn cut(config: &Config, context: usize) -> Cut {
 pub struct Texts(Vec<Text>);
 
 impl Texts {
-    /// Fetches them where they are not there, and reads them.
+    /// Fetches the documents that are missing, and reads all of them.
     pub fn read(run: &Run, tokenizer: &Tokenizer) -> Result<Self> {
         let domains = &run.config.heldout.domains;
         sources::fetch(&documents::sources(&run.paths.root, domains)?, &run.paths)?;
@@ -66,8 +66,8 @@ impl Texts {
         self.of(Side::Threshold).flat_map(|text| cut.windows(&text.name, &text.ids)).collect()
     }
 
-    /// What is scored: at most `documents` of each domain that are long enough, after `heldout.skip` of them, then the passages that
-    /// come back. One of each domain after another, so that a run that was stopped has scored about as many of each.
+    /// What is scored: at most `documents` of each domain that are long enough, after `heldout.skip` of them, and the passages
+    /// that come back. The domains take turns, so that a run that was stopped has scored about equally many of each.
     pub fn units(&self, config: &Config, context: usize, documents: usize) -> Result<Vec<Unit>> {
         let Settings { domains, skip, .. } = &config.heldout;
         let cut = cut(config, context);
@@ -100,12 +100,13 @@ impl Texts {
         };
         let repeat = Repeat { passage, between, cue: CUE, seed: config.seed };
         let texts: Vec<&Text> = self.of(Side::Scored).collect();
-        // One of each domain in turn, so that a few passages are of all of them.
+        // The domains take turns, so that even a few passages come from all of them.
         let mut order: Vec<&Text> = texts.clone();
         let rank = |text: &Text| texts.iter().filter(|t| t.domain == text.domain).position(|t| t.name == text.name);
         order.retain(|text| rank(text).is_some_and(|rank| rank >= skip));
         order.sort_by_key(|text| rank(text));
-        // What stands between is of another domain, each time another one; of one domain alone, another document.
+        // The text in between is of another domain, each time another document. If there is only one domain, it is another
+        // document of it.
         let other = |at: usize, text: &Text| {
             let all = || texts.iter().cycle().skip(texts.len() / 2 + at).take(texts.len()).copied();
             let far = all().find(|other| other.domain != text.domain);

@@ -1,11 +1,12 @@
-//! Schemes on single long documents: what `evaluate` and `compare` do, each with settings of its own.
+//! Scores schemes on single long documents, for `evaluate`, `compare` and `at-rest`, each with its own settings.
 //!
-//! The mean over all tokens cannot tell compression from deletion, so the model is run once more with all but 4 sinks and the last
-//! 256 tokens hidden. Positions where that changes it are far, and over them a scheme's recovery is 0 if it does no better than
-//! deleting and 1 if it loses nothing ([`kvcsr_eval::heldout::far`]). The threshold is chosen on documents that are not scored.
+//! The mean over all tokens cannot tell compression from deletion. So the model runs once more with all tokens hidden except 4
+//! sinks and the last 256. Positions where this changes the model's output are called far. Over the far positions, a scheme's
+//! recovery is 0 if it does no better than deletion, and 1 if it loses nothing ([`kvcsr_eval::heldout::far`]). The threshold is
+//! chosen on documents that are not scored.
 //!
-//! One exact prefill per window serves every scheme. Rows stream to disk as they are made; an unfinished run goes on with the first
-//! document and scheme it lacks.
+//! One exact prefill per window serves every scheme. Rows stream to disk as they are made; a killed run continues with the first
+//! missing document and scheme.
 
 mod documents;
 
@@ -44,29 +45,29 @@ pub const ROWS: &str = "heldout.jsonl";
 /// File of the thresholds of far tokens.
 pub const THRESHOLDS: &str = "thresholds.jsonl";
 
-/// A row is not shorter.
+/// The smallest size of a row, in bytes.
 const ROW_BYTES: u64 = 300;
 
-/// What may grow: the rows of documents and schemes that are there stay right.
+/// The parameters that may grow: existing rows of documents and schemes stay valid.
 pub const GROWS: &[&str] = &["schemes", "contexts", "documents", "heldout.repeats"];
 
 /// The parameters of a stage that scores documents: those that decide what is scored.
 pub fn parameters(run: &Run, section: &impl Serialize) -> Result<Map<String, Value>> {
     let mut parameters = parameters_of(section)?;
     let mut heldout = parameters_of(&run.config.heldout)?;
-    // What tables make of the rows is the report's.
+    // It does not change the rows. Only the report uses it, for its tables.
     heldout.remove("training_noise");
     parameters.insert("heldout".into(), heldout.into());
     parameters.insert("seed".into(), run.config.seed.into());
     Ok(parameters)
 }
 
-/// How tables tell schemes apart.
+/// The statistics by which tables tell schemes apart.
 pub fn statistics(config: &Config) -> Statistics {
     Statistics { bootstrap: config.bootstrap(), noise: config.heldout.training_noise }
 }
 
-/// What a stage says when it is done: a line per scheme and context.
+/// What a stage prints when it is done: a line per scheme and context.
 pub fn lines(rows: &[SchemeSummary]) -> Vec<String> {
     let line = |row: &SchemeSummary| {
         let recovery = row.recovery.map_or_else(|| "no far tokens".to_owned(), |share| format!("{share:.3}"));
@@ -83,9 +84,9 @@ pub fn lines(rows: &[SchemeSummary]) -> Vec<String> {
 
 /// What a stage scores.
 pub struct Scoring<'a> {
-    /// The stage, for people.
+    /// The name of the stage, for people.
     pub stage: &'static str,
-    /// Most tokens that are prefilled exactly and compressed.
+    /// The contexts: at most this many tokens are prefilled exactly and then compressed.
     pub contexts: &'a [usize],
     /// Most documents of each domain.
     pub documents: usize,
@@ -101,7 +102,7 @@ fn key(row: &HeldoutRow) -> Key {
 }
 
 impl Scoring<'_> {
-    /// Scores every scheme on every document, appending to the files in `dir` what they lack.
+    /// Scores every scheme on every document, and appends the missing rows to the files in `dir`.
     ///
     /// # Errors
     /// If a context is too long for the model, a document is missing, or a scheme fails.
@@ -115,12 +116,13 @@ impl Scoring<'_> {
         self.measure_part(run, (decoder, tokenizer), schemes, None, dir)
     }
 
-    /// Most documents of a context that are scored, passages that come back among them: slices take every so many of each context.
+    /// The largest number of units that are scored at a context: documents, and passages that come back. Of `n` slices, each
+    /// takes every `n`-th unit of each context.
     pub fn most_units(&self, config: &Config) -> usize {
         self.documents.saturating_mul(config.heldout.domains.len()).saturating_add(config.heldout.repeats)
     }
 
-    /// The same for the documents of one slice, if one is given: every so many of a context's.
+    /// The same as [`Scoring::measure`], but only for the documents of one slice if `part` is given.
     ///
     /// # Errors
     /// As [`Scoring::measure`].
@@ -182,8 +184,9 @@ impl Scoring<'_> {
         in_order(&dir.join(THRESHOLDS), |row: &ThresholdRow| row.context, self.contexts)
     }
 
-    /// What scoring `schemes` takes: the model, the exact prefill of the longest context and its copies for the uncompressed model and for
-    /// a scheme, the uncompressed distributions of every window of a document, what schemes are built from, and the rows.
+    /// The memory and disk that scoring `schemes` takes: the model, the exact prefill of the longest context and its copies for the
+    /// uncompressed model and for a scheme, the uncompressed distributions of every window of a document, what schemes are built
+    /// from, and the rows.
     ///
     /// # Errors
     /// If the model was not fetched, or a scheme is not known.
@@ -200,7 +203,7 @@ impl Scoring<'_> {
         Ok(Room { memory: Amount { bytes: memory, lower }, disk: sizes::rows(count, ROW_BYTES, lower) })
     }
 
-    /// Whether the longest context and what follows it fit a model of so many positions.
+    /// Checks that the longest context and what follows it fit a model with this many positions.
     ///
     /// # Errors
     /// If they do not, with what to lower.
@@ -219,21 +222,21 @@ impl Scoring<'_> {
     }
 }
 
-/// Puts the rows that slices have made into the files of `dir`, which keeps those that it has. [`Scoring::measure`] orders them.
+/// Adds the rows that slices have made to the files of `dir`. Rows that are already there stay. [`Scoring::measure`] sorts them.
 ///
 /// # Errors
 /// If a file cannot be read or written.
 pub fn gather_rows(slices: &[PathBuf], dir: &Path) -> Result<()> {
     gather::rows(slices, Path::new(ROWS), dir, &["id", "context", "scheme", "dictionary"])?;
-    // Every slice needs the threshold of its contexts, and finds the same.
+    // Every slice needs the threshold of its contexts, and all slices find the same.
     for slice in slices {
         gather::rows(std::slice::from_ref(slice), Path::new(THRESHOLDS), dir, &["context"])?;
     }
     Ok(())
 }
 
-/// Puts the rows of a run that grew, which has appended what it lacked, or that slices have made, in the order of one that made all at
-/// once. The lines stay as they are.
+/// Sorts rows into the order of a run that made all of them at once. A run that grew has appended its new rows, and slices have
+/// made their rows separately. The text of the lines does not change.
 fn in_order<R: DeserializeOwned, K: Eq + Hash>(path: &Path, key: fn(&R) -> K, order: &[K]) -> Result<()> {
     let place: HashMap<&K, usize> = order.iter().enumerate().map(|(at, key)| (key, at)).collect();
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
@@ -248,7 +251,7 @@ fn in_order<R: DeserializeOwned, K: Eq + Hash>(path: &Path, key: fn(&R) -> K, or
     atomic::write(path, sorted.as_bytes())
 }
 
-/// The model, exact and with all but its near tokens hidden.
+/// The model with its exact cache, and with a cache that hides all tokens except the near ones.
 struct Model<'a> {
     decoder: &'a Decoder,
     dense: &'a dyn Scheme,
@@ -277,7 +280,7 @@ impl Model<'_> {
         Ok(Prepared::new(self.decoder, window, PREFILL_CHUNK, self.dense, self.hidden, threshold)?)
     }
 
-    /// A scheme over all windows of a document; tokens are decoded one by one after the first of them.
+    /// Scores a scheme over all windows of a document. After the first window, `decode` tokens are decoded one by one.
     fn score(&self, prepared: &[Prepared], scheme: &dyn Scheme, decode: usize) -> Result<UnitScore> {
         let [first, others @ ..] = prepared else { bail!("a document without a window") };
         let mut unit = first.score(self.decoder, scheme, decode)?;
@@ -289,7 +292,7 @@ impl Model<'_> {
 }
 
 fn row(domain: &str, context: usize, scheme: &dyn Scheme, score: &UnitScore, decoder: &Decoder) -> HeldoutRow {
-    // Artefacts that are no set of ours are part of the scheme's name in tables.
+    // A dictionary set that is not ours becomes part of the scheme's name in tables.
     let (name, dictionary) = match scheme.dictionaries().parse() {
         Ok(dictionary) => (scheme.name().to_owned(), dictionary),
         Err(_) => (label(scheme.name(), scheme.dictionaries()), DictionarySource::None),

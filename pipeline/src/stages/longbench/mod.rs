@@ -1,8 +1,7 @@
 //! longbench: LongBench v1 under every scheme, one exact prefill per record.
 //!
-//! Prompts, limits and records come from a folder of LongBench's own that the user names; nothing of it is in this project.
-//! Answers stream to `predictions/<scheme>/<task>.jsonl`; an unfinished run of the same recipe goes on with the first record
-//! and scheme it lacks.
+//! Prompts, limits and records are LongBench's own files, in a folder that the user names. This project contains none of them.
+//! Answers stream to `predictions/<scheme>/<task>.jsonl`; a killed run continues with the first missing record and scheme.
 
 mod page;
 mod records;
@@ -38,7 +37,7 @@ use crate::stages::report::sheet::RESULTS;
 use crate::stages::{artefacts, gather, scores};
 use crate::{atomic, ui};
 
-/// Where docs/RESULTS.md shows the scores.
+/// The marker of the scores in docs/RESULTS.md.
 const MARKER: &str = "longbench";
 /// LongBench-E's scores by length.
 const LENGTHS: &str = "lengths.jsonl";
@@ -62,7 +61,7 @@ static DECLARATION: Declaration = Declaration {
     options: &[CommandOption {
         name: "keep-going",
         value: None,
-        about: "Leave malformed records out, each named, instead of stopping",
+        about: "Leave out malformed records and name each of them, instead of stopping",
         parameter: "longbench.keep_going",
         sets: "true",
     }],
@@ -88,10 +87,10 @@ impl Stage for LongBench {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.longbench)?;
-        // Where things lie does not change what is made of them: the files are inputs, by content.
+        // The places of the files do not change the results: the files are inputs, by their contents.
         parameters.remove("folder");
         parameters.remove("dictionaries");
-        // The slices together are the whole.
+        // The slices together make the whole, so the slice is no parameter of it.
         parameters.remove(SHARD);
         parameters.insert("seed".into(), run.config.seed.into());
         parameters.insert("resamples".into(), run.config.resamples.into());
@@ -205,7 +204,7 @@ fn answer(run: &Run, part: Option<Part>, dir: &Path) -> Result<()> {
     write_results(run, dir, &work, &labels(&schemes), &predictions)
 }
 
-/// Scores, averages and the page, from the answers alone.
+/// Writes scores, averages and the page, from the answers alone.
 fn write_results(
     run: &Run,
     dir: &Path,

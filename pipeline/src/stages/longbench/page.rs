@@ -1,4 +1,4 @@
-//! The page of LongBench scores, in the paper's layout too, and what docs/RESULTS.md shows of it.
+//! The page of LongBench scores, also in the paper's layout, and the part that docs/RESULTS.md shows.
 
 use std::fmt::Write as _;
 

@@ -10,7 +10,7 @@ use crate::config::sections::longbench::Settings;
 use crate::stage::Run;
 use crate::{longbench_hub, ui};
 
-/// What to do where LongBench is not there.
+/// What to do if LongBench is missing.
 pub const WANTED: &str = "LongBench is not part of this project. Set KVCSR_LONGBENCH, or longbench.folder, to a folder with \
      config/ (dataset2prompt.json, dataset2maxlen.json, model2maxlen.json) and data/<task>.jsonl, as \
      https://github.com/THUDM/LongBench publishes them; `kvcsr fetch longbench` downloads both";
@@ -31,7 +31,7 @@ pub fn folder(run: &Run) -> Result<PathBuf> {
     }
 }
 
-/// The tasks of the configuration, groups spelled out, each once. LongBench-E has thirteen.
+/// The tasks of the configuration, each once, with groups expanded. LongBench-E has thirteen tasks.
 pub fn tasks(settings: &Settings) -> Result<Vec<&'static Task>> {
     let table = TaskTable::embedded();
     let tasks = table.select(&settings.tasks).context("longbench.tasks")?;
@@ -52,8 +52,8 @@ pub fn data_file(settings: &Settings, task: &Task) -> String {
     format!("data/{}{}.jsonl", task.name, if settings.e { "_e" } else { "" })
 }
 
-/// The records to run, read before anything is computed. Malformed ones stop everything, or are named and left out; a
-/// task of which none is left is an error.
+/// The records to run, read before anything is computed. A malformed record is an error; with `keep_going` it is named and left
+/// out. A task without any sound record is an error.
 pub fn records(folder: &Path, settings: &Settings) -> Result<Vec<Work<'static>>> {
     let limit = if settings.limit == 0 { usize::MAX } else { settings.limit };
     let of_task = |task: &'static Task| {

@@ -1,8 +1,8 @@
-//! report: one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG).
+//! report: makes one page (Markdown and self-contained HTML) of sections, with tables (CSV, Parquet) and figures (SVG, PNG).
 //!
-//! Each section is one file of [`sections`]. A section whose stage has not been run says so, with the command. With `report.publish`,
-//! what a repository needs is copied to `data/results/<profile>`, each thing once: the page in Markdown, its figures as SVG and its
-//! tables as CSV. What README.md and docs/RESULTS.md show is generated between their markers.
+//! Each section is one file of [`sections`]. If a section's stage has not been run, the section says so and names the command. With
+//! `report.publish`, the files that a repository needs are copied to `data/results/<profile>`, each once: the page in Markdown, its
+//! figures as SVG and its tables as CSV. The parts of README.md, docs/RESULTS.md and docs/CLAIMS.md between markers are generated.
 
 pub mod section;
 pub mod sections;
@@ -21,7 +21,7 @@ use crate::stage::{Declaration, Output, Run, Stage, parameters_of};
 use crate::stages::ablate;
 use crate::{atomic, manifest, ui};
 
-/// The same for browsers.
+/// The same page for browsers.
 pub const HTML: &str = "report.html";
 /// Endings of the files that are published.
 const PUBLISHED: [&str; 3] = ["md", "svg", "csv"];
@@ -50,7 +50,7 @@ impl Stage for Report {
 
     fn parameters(&self, run: &Run) -> Result<Map<String, Value>> {
         let mut parameters = parameters_of(&run.config.report)?;
-        // What intervals and marks come from.
+        // Intervals and marks depend on these.
         parameters.insert("training_noise".into(), run.config.heldout.training_noise.into());
         parameters.insert("resamples".into(), run.config.resamples.into());
         parameters.insert("seed".into(), run.config.seed.into());
@@ -58,7 +58,7 @@ impl Stage for Report {
     }
 
     fn inputs(&self, run: &Run) -> Result<Map<String, Value>> {
-        // Nothing at all to report on is a mistake; anything else is reported as far as it goes.
+        // If there is nothing at all to report, this is an error. Otherwise the report shows what there is.
         run.finished("calibrate")?;
         // A stage that was not run is left out; one whose outputs were changed since is an error.
         let digest =
@@ -94,7 +94,7 @@ impl Stage for Report {
         let mut sheet = Sheet::new(run, dir, sections::provenance::TITLE, &run.command("reproduce"));
         sections::provenance::write(run, &shown(run), &mut sheet)?;
         page.sections.push(sheet.into_section());
-        // What this run has not made keeps what was published, in the page as in its files.
+        // Sections that this run has not made keep their published text, in the page as in its files.
         let published = std::fs::read_to_string(run.paths.results.join(PAGE)).unwrap_or_default();
         let published = if publishes(run) { published } else { String::new() };
         atomic::write(&dir.join(PAGE), page.markdown_over(&published).as_bytes())?;
@@ -150,14 +150,14 @@ impl Stage for Report {
     }
 }
 
-/// The part of a document that a profile writes: one of its own, `marker-profile`, where the document has it.
+/// The marker of the part of a document that a profile writes: its own, `marker-profile`, if the document has it, else `marker`.
 fn part_of(document: &Path, marker: &str, profile: &str) -> Result<String> {
     let text = std::fs::read_to_string(document).with_context(|| document.display().to_string())?;
     let own = format!("{marker}-{profile}");
     Ok(if splice::has(&text, &own) { own } else { marker.to_owned() })
 }
 
-/// Whether the profile's report is published. Of a profile that sweeps, the sweep is.
+/// Whether the profile's report is published. If the profile sweeps, its sweep is published instead.
 fn publishes(run: &Run) -> bool {
     run.config.report.publish && run.config.sweep.is_empty()
 }

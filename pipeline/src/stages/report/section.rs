@@ -9,9 +9,10 @@ use crate::stage::Run;
 pub trait Section: Sync {
     /// Its heading.
     fn title(&self) -> &'static str;
-    /// The stages whose outputs it shows. Where one of them has not been run, the section says so and [`Section::write`] is not called.
+    /// The stages whose outputs it shows. If one of them has not been run, the section says so and [`Section::write`] is not
+    /// called.
     fn stages(&self) -> &'static [&'static str];
-    /// What makes the outputs that it shows.
+    /// The command that makes the outputs that it shows.
     fn command(&self, run: &Run) -> String {
         self.stages().last().map_or_else(String::new, |stage| run.command(stage))
     }

@@ -1,4 +1,4 @@
-//! Where a section puts what it shows: its text into the page, its figures and tables into files beside it.
+//! What a section writes: its text into the page, its figures and tables into files beside it.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub const PAGE: &str = "report.md";
 pub struct Document {
     /// Its path from the root of the repository.
     pub path: &'static str,
-    /// What stands between the markers `name` is the file `<prefix><name>.md` of the report.
+    /// The text between the markers `name` is the file `<prefix><name>.md` of the report.
     prefix: &'static str,
 }
 
@@ -35,13 +35,13 @@ impl Document {
         file.strip_prefix(self.prefix)?.strip_suffix(".md")
     }
 
-    /// The file of the report that holds what is shown at `marker`.
+    /// The file of the report whose text is shown at `marker`.
     pub fn file(&self, marker: &str) -> String {
         format!("{}{marker}.md", self.prefix)
     }
 }
 
-/// One section in the making.
+/// One unfinished section.
 pub struct Sheet<'a> {
     dir: &'a Path,
     /// Where the page will be published, as [`RESULTS`] links to it.
@@ -61,7 +61,7 @@ impl<'a> Sheet<'a> {
         self.section.blocks.push(Block::Markdown(text.to_owned()));
     }
 
-    /// Markdown under a line that opens it: long tables, settings.
+    /// Markdown that is folded under a line: for long tables and settings.
     pub fn folded(&mut self, summary: &str, text: &str) {
         self.section.blocks.push(Block::Folded { summary: summary.to_owned(), text: text.to_owned() });
     }
@@ -71,12 +71,13 @@ impl<'a> Sheet<'a> {
         self.section.blocks.push(Block::Absent(reason.to_owned()));
     }
 
-    /// Draws `rows`: SVG and PNG, and the drawing in the page with its caption. The rows themselves are some [`Sheet::table`]'s.
+    /// Draws `rows` as SVG and PNG, and puts the drawing into the page with its caption. [`Sheet::table`] writes the rows
+    /// themselves.
     pub fn figure<F: Figure>(&mut self, rows: &[F::Row]) -> Result<()> {
         self.figure_as::<F>(F::NAME, rows)
     }
 
-    /// [`Sheet::figure`] whose files are called `stem`: for a figure that is drawn more than once.
+    /// Like [`Sheet::figure`], with files that are called `stem`: for a figure that is drawn more than once.
     pub fn figure_as<F: Figure>(&mut self, stem: &str, rows: &[F::Row]) -> Result<()> {
         let drawn = save::drawing::<F>(self.dir, stem, rows)?;
         let svg = std::fs::read_to_string(drawn.svg)?;
@@ -96,7 +97,7 @@ impl<'a> Sheet<'a> {
         Ok(())
     }
 
-    /// What stands in `document` between `<!-- BEGIN marker -->` and its END once the report is published.
+    /// Writes the text that `document` gets between `<!-- BEGIN marker -->` and its END when the report is published.
     pub fn show_in(&self, document: &Document, marker: &str, text: &str) -> Result<()> {
         atomic::write(&self.dir.join(document.file(marker)), text.as_bytes())
     }

@@ -1,7 +1,7 @@
-//! Many groups trained side by side: what the train stages share.
+//! Trains many groups in parallel. The train stages share this code.
 //!
-//! Groups that an unfinished run of the same recipe completed are kept, and one that it was in the
-//! midst of goes on from its checkpoint.
+//! Groups that an unfinished run of the same recipe completed are kept. A group that it had begun
+//! continues from its checkpoint.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub const EPOCHS: &str = "epochs.jsonl";
 /// Folder of the groups' own files, until all are there.
 const GROUPS: &str = "groups";
 
-/// What one stage trains: the sets' method in words, and a variant of training for each kind.
+/// What one stage trains: the method in words, and a variant of training for each kind.
 pub struct Plan {
     pub stage: &'static str,
     pub method: String,
@@ -43,7 +43,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What the provenance of the set says of it.
+    /// How each kind is trained, for the provenance of the set.
     fn training(&self) -> [Training<'_>; 2] {
         Kind::ALL.map(|kind| {
             let Variant { config, weighted } = self.of(kind);
@@ -74,14 +74,14 @@ impl Plan {
         self.train(run, &part.of(groups(run)?), dir).map(drop)
     }
 
-    /// Trains what the folder of groups in `dir`, which it returns, lacks.
+    /// Trains the groups that are missing in the folder of groups in `dir`, and returns that folder.
     fn train(&self, run: &Run, work: &[(Kind, Vec<usize>)], dir: &Path) -> Result<PathBuf> {
         let epochs = self.keys.config.epochs as u64;
         let bar = ui::bar(self.stage, work.len() as u64 * (epochs + 1), "epochs");
         let folder = dir.join(GROUPS);
         std::fs::create_dir_all(&folder)?;
-        // Whole groups side by side, each on one libtorch thread: quicker than threads inside of a
-        // group, and the same result for any number of them.
+        // Whole groups train in parallel, each on one libtorch thread. This is faster than threads inside a
+        // group, and the result is the same for any number of threads.
         kvcsr_neuraldict::set_threads(1);
         let Workers { count, each } = self.workers(run, work)?;
         if count < rayon::current_num_threads() {
@@ -127,8 +127,8 @@ impl Plan {
         Ok(folder)
     }
 
-    /// What training takes: of memory, as many groups as are trained at once; on the disk, each group's dictionary, start and
-    /// checkpoint, and the sets that they are joined to.
+    /// What training takes. Memory: that of all groups that are trained at once. Disk: each group's dictionary, start and
+    /// checkpoint, and the sets that they are joined into.
     pub fn needs_room(&self, run: &Run) -> Result<Room> {
         let work = groups(run)?;
         let Workers { count, each } = self.workers(run, &work)?;
@@ -148,7 +148,7 @@ impl Plan {
         })
     }
 
-    /// Groups trained at once: as many as there are threads, as far as their memory allows.
+    /// How many groups are trained at once: one for each thread, or fewer if their memory does not fit.
     fn workers(&self, run: &Run, work: &[(Kind, Vec<usize>)]) -> Result<Workers> {
         let allowed = match run.config.train.memory_gb {
             gb if gb > 0.0 => (gb * (1u64 << 30) as f64) as u64,
@@ -191,7 +191,7 @@ impl Plan {
         save(run, kind, layers, config, own, &trained)
     }
 
-    /// Joins the groups' files into one set each and one record of epochs.
+    /// Joins the groups' files into the sets and one file of epochs.
     fn assemble(&self, run: &Run, dir: &Path, folder: &Path, work: &[(Kind, Vec<usize>)]) -> Result<()> {
         let rows = work
             .iter()
@@ -237,18 +237,18 @@ fn groups(run: &Run) -> Result<Vec<(Kind, Vec<usize>)>> {
     Ok(groups.iter().map(|(kind, layers)| (kind, layers.to_vec())).collect())
 }
 
-/// Most groups that training has: one of each layer and kind.
+/// The largest number of groups that training can have: one for each layer and kind.
 pub fn most_groups(run: &Run) -> Result<usize> {
     Ok(Kind::ALL.len() * model_layers(run)?)
 }
 
-/// Puts the groups that slices have trained into `dir`.
+/// Copies the groups that slices have trained into `dir`.
 pub fn gather(run: &Run, slices: &[PathBuf], dir: &Path) -> Result<()> {
     let work = groups(run)?;
     for (part, slice) in Part::all(slices.len()).zip(slices) {
         for (kind, layers) in part.of(&work) {
             let [from, to] = [slice, dir].map(|at| GroupFiles::of(&at.join(GROUPS), *kind, layers).dir);
-            // The record of epochs last: it says that the group is complete.
+            // The file of epochs is copied last: it says that the group is complete.
             gather::copy(&from, &to, &[DICTIONARIES, KMEANS, EPOCHS].map(str::to_owned))?;
         }
     }
@@ -270,7 +270,7 @@ impl GroupFiles {
         Self { dir: folder.join(&name), name }
     }
 
-    /// The record of epochs is written last.
+    /// Whether the group is complete: the file of epochs is written last.
     fn is_complete(&self) -> bool {
         self.dir.join(EPOCHS).is_file()
     }
@@ -327,7 +327,7 @@ pub struct GroupShards {
 }
 
 impl GroupShards {
-    /// `weighted` opens the recorded weights too.
+    /// Opens the shards of a group; with `weighted`, the recorded weights too.
     pub fn open(run: &Run, kind: Kind, layers: &[usize], weighted: bool) -> Result<Self> {
         let open = |side| layers.iter().map(|&l| open_shard(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
         let weights = |side| layers.iter().map(|&l| open_weights(run, side, l, kind)).collect::<Result<Vec<Shard>>>();
@@ -339,7 +339,7 @@ impl GroupShards {
         })
     }
 
-    /// Lends the shards as a trainer takes them, weights included where they were opened.
+    /// Lends the shards in the form that a trainer takes, with the weights if they were opened.
     pub fn with_inputs<R>(&self, f: impl FnOnce(Inputs<'_>) -> R) -> R {
         let (train, heldout): (Vec<&Shard>, Vec<&Shard>) = (self.train.iter().collect(), self.heldout.iter().collect());
         let weights: Option<Vec<&Shard>> = self.weights.as_ref().map(|w| w.iter().collect());

@@ -1,4 +1,4 @@
-//! What a trainer is told: a profile's parameters, and options by name.
+//! The configuration of a trainer: a profile's parameters, and options by name.
 
 use anyhow::{Result, bail};
 use kvcsr_codec::Kind;
@@ -18,7 +18,7 @@ pub struct Variant {
 /// A name and what it changes.
 type Choice = (&'static str, fn(&mut Variant));
 
-/// What can be changed by name, alone or joined by `+`.
+/// The options that can be given by name, alone or joined by `+`.
 const OPTIONS: [Choice; 10] = [
     ("neuraldict", |_| {}),
     ("kmeans", |r| r.config.epochs = 0),
@@ -60,7 +60,7 @@ impl Variant {
         Self { config, weighted: false }
     }
 
-    /// With options by name, as `mod+omp`. `parameter` is where they were given, for errors.
+    /// Applies options by name, such as `mod+omp`. `parameter` is the parameter that gives them, for errors.
     pub fn with(mut self, options: &str, parameter: &str) -> Result<Self> {
         for word in options.split('+') {
             match OPTIONS.iter().find(|(name, _)| *name == word) {

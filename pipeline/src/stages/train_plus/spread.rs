@@ -1,9 +1,10 @@
-//! How far the tokens of a text lie apart: what `allocate` takes errors relative to.
+//! How far the tokens of a text lie apart. Errors of `allocate` are relative to this.
 
 use kvcsr_cache::schemes::csr_plus::AROUND;
 
-/// The mean over tokens of the squared distance from the mean of their text, channels weighted: of `rows` `(n, width)` of texts of
-/// `length` tokens each. The first tokens of a text, which schemes keep exact and which can lie far out, do not count.
+/// The mean over tokens of the squared distance from the mean of their text, with weighted channels. `rows` `(n, width)` are
+/// texts of `length` tokens each. The first tokens of a text do not count: schemes keep them exact, and they can lie far from the
+/// others.
 pub fn of_texts(rows: &[f32], weights: &[f64], length: usize) -> f64 {
     let width = weights.len();
     let (mut sum, mut count) = (0.0, 0);
@@ -31,7 +32,7 @@ mod tests {
 
     #[test]
     fn first_tokens_and_what_texts_have_in_common_do_not_count() {
-        // Two texts of ten tokens about other means; the first four tokens lie far out.
+        // Two texts of ten tokens with different means; the first four tokens lie far from the others.
         let mut rows = Vec::new();
         for mean in [100.0, -50.0] {
             rows.extend([1e4; 8]);
@@ -41,7 +42,7 @@ mod tests {
         }
         let spread = of_texts(&rows, &[1.0, 0.5], 10);
         assert!((spread - (1.0 + 0.5 * 4.0)).abs() < 1e-9, "{spread}");
-        // A text that is hardly longer counts whole; the last may be cut.
+        // A text that is hardly longer than the first tokens counts whole; the last text may be cut.
         assert!((of_texts(&rows[8..14], &[1.0, 0.0], 10) - 8.0 / 9.0).abs() < 1e-6);
     }
 }

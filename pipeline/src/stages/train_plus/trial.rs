@@ -1,5 +1,6 @@
-//! csr+@B tried once, on text that neither its tables nor their costs were learned from: the KL that the tables predict, what the model
-//! says, and what the model says when all tokens are deleted that as many bytes cannot hold exactly.
+//! Tries csr+@B once, on text that neither its tables nor their costs were learned from. Three KLs are compared: the one that the
+//! tables predict, the one that the model has with csr+@B, and the one that it has with deletion, which keeps as many exact
+//! tokens as fit into the same bytes.
 
 use std::path::Path;
 
@@ -21,10 +22,10 @@ use crate::ui;
 pub const TRIALS: &str = "trials.jsonl";
 /// Sinks of the control that deletes.
 const SINKS: usize = 4;
-/// Bits of a number that the control keeps.
+/// Bits per channel of the tokens that the control keeps.
 const EXACT: f64 = 16.0;
 
-/// How csr+ at some bits, or deletion at as many, did on one text.
+/// The result of csr+ at some bits, or of deletion at as many bits, on one text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrialRow {
     pub id: String,
@@ -32,21 +33,21 @@ pub struct TrialRow {
     pub scheme: String,
     pub measured_bits: f64,
     pub scored: usize,
-    /// None where the model's answer is no number.
+    /// None if the model's output is not a finite number.
     pub kl_sum: Option<f64>,
-    /// Nats per token that the tables predict where all tokens are coded; none for the control.
+    /// Nats per token that the tables predict if all tokens are coded; none for the control.
     pub predicted: Option<f64>,
 }
 
-/// What a row is known by. Two numbers of bits can have the same control.
+/// The key of a row. Two numbers of bits can have the same control.
 fn key(id: &str, bits: f64, scheme: &str) -> (String, u64, String) {
     (id.to_owned(), bits.to_bits(), scheme.to_owned())
 }
 
-/// Appends what the file lacks.
+/// Appends the missing rows to the file.
 ///
 /// # Errors
-/// A text, the model or a scheme fails.
+/// If a text, the model or a scheme fails.
 pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
     let settings = &run.config.train_plus;
     let count = settings.trial_documents;
@@ -55,7 +56,7 @@ pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
     }
     let (mut journal, _) = Journal::open(path, |row: &TrialRow| key(&row.id, row.bits, &row.scheme))?;
     let (decoder, tokenizer) = open_model(run)?;
-    // A model of fewer positions is tried on as many as it has.
+    // On a model with fewer positions, the context is as long as they allow.
     let most = decoder.rotary().max_positions().saturating_sub(settings.trial_continuation);
     let context = settings.trial_context.min(most);
     let set = CodebookSet::load(tables)?;
@@ -113,7 +114,7 @@ pub fn run(run: &Run, tables: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A line for each number of bits: what was predicted and found, and a warning where deletion does better.
+/// A line for each number of bits: what was predicted and found, and a warning if deletion does better.
 pub fn lines(rows: &[TrialRow]) -> Vec<String> {
     let mut tried: Vec<f64> = Vec::new();
     for row in rows {
@@ -150,7 +151,7 @@ struct Found<'r> {
 }
 
 impl<'r> Found<'r> {
-    /// Nothing without rows.
+    /// None if there are no rows.
     fn of(rows: impl Iterator<Item = &'r TrialRow>) -> Option<Self> {
         let rows: Vec<&TrialRow> = rows.collect();
         let scored: usize = rows.iter().map(|row| row.scored).sum();

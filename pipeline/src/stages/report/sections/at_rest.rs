@@ -15,7 +15,7 @@ use crate::stages::{at_rest, heldout};
 /// See the module.
 pub struct AtRest;
 
-/// What stands above the tables.
+/// The text above the tables.
 const ABOUT: &str = "A prompt is coded as a file of about B bits per channel holds it (`rest@B`), restored, and continued with an exact cache. \
      The measured bits of `rest@B` are those of the file and its token ids; those of the others are what they take in memory.";
 

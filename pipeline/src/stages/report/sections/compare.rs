@@ -17,7 +17,7 @@ use crate::stages::report::sheet::{README, RESULTS, Sheet};
 
 /// The name of the table's files.
 pub const TABLE: &str = "compare";
-/// The name of the files of what it is made from.
+/// The name of the files of single documents, which it is made from.
 const DOCUMENTS: &str = "compare-documents";
 
 /// See the module.
@@ -77,7 +77,7 @@ impl Section for Compare {
     }
 }
 
-/// What stands above the table of shared bytes.
+/// The text above the table of shared bytes.
 pub const MEMORY: &str = "What all sequences share, dictionaries and codebooks, as this program holds it and as a deployment would store it \
      (f16, without tables made from it); and measured bits with the stored bytes spread over 1, 8 and 64 sequences of this length:";
 
@@ -101,7 +101,7 @@ fn at(rows: &[SchemeSummary], context: usize) -> Vec<SchemeSummary> {
     rows.iter().filter(|row| row.context == context).cloned().collect()
 }
 
-/// What the rows of one context come from.
+/// A description of what the rows of one context come from.
 fn circumstances(rows: &[SchemeSummary], context: usize) -> String {
     let mut domains: Vec<&str> = Vec::new();
     for row in rows.iter().filter(|row| row.domain != ALL && row.domain != REPEAT) {
@@ -133,7 +133,7 @@ fn about_scores(measured: &Measured) -> String {
     })
 }
 
-/// What prompts the column of tasks comes from.
+/// A description of the prompts that the column of tasks comes from.
 fn about_tasks(measured: &Measured) -> String {
     let Some(one) = measured.tasks.overall.first() else {
         return "Tasks were not run (`compare.tasks`).".to_owned();

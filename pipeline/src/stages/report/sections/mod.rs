@@ -1,7 +1,7 @@
 //! The sections of the report, one file each.
 //!
-//! A new section is one file with a [`Section`] and its line in [`ALL`]. The page shows the results of the last stage first; sections
-//! of one stage stand as they do here. How everything was made ([`provenance`]) comes last.
+//! To add a section, write one file with a [`Section`] and its line in [`ALL`]. The page shows the results of the last stage first;
+//! sections of one stage have the same order as here. How everything was made ([`provenance`]) comes last.
 
 pub mod ablation;
 pub mod at_rest;

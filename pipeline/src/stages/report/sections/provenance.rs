@@ -110,7 +110,7 @@ pub fn made_by(run: &Run, stage: &str) -> Result<String> {
     ))
 }
 
-/// A parameter as the stage was really run with, which the command line of this run may not repeat.
+/// A parameter that the stage was really run with. The command line of this run may give another value.
 pub fn parameter(manifest: &Manifest, name: &str) -> String {
     manifest.recipe.parameters.get(name).map_or_else(|| "?".to_owned(), Value::to_string)
 }
