@@ -54,7 +54,7 @@ pub enum Precision {
     /// 2 bytes per weight, 8 bits of mantissa.
     Bf16,
     /// The same as [`Precision::Bf16`], but activations are also rounded to bf16 in products of many tokens. This
-    /// halves the time of a prefill if the CPU multiplies pairs of bf16.
+    /// halves the time of a prefill if the CPU has a fast product of bf16 pairs.
     Bf16Fast,
     /// 2 bytes per weight, 11 bits of mantissa, up to 65504.
     F16,

@@ -3,7 +3,7 @@
 //! On the CPU, 16-bit weights are widened exactly when they are used, and everything else is f32. So a product with a
 //! bf16 checkpoint stored in bf16 equals the product with the same weights in f32, but it reads half the memory. If
 //! activations may be rounded ([`Kept::rounded`]), products of many rows use bf16 activations and sum in f32. This is
-//! twice as fast if the CPU multiplies pairs of bf16. On other devices, the activations are rounded to the weights'
+//! twice as fast if the CPU has a fast product of bf16 pairs. On other devices, the activations are rounded to the weights'
 //! dtype for the product, and its result is f32 again.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
