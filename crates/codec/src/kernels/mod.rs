@@ -53,7 +53,7 @@ mod tests;
 
 use half::f16;
 
-pub use self::bf16::{Bf16Rows, multiply_bf16, multiply_widened};
+pub use self::bf16::{Bf16Rows, bf16_rates, multiply_bf16, multiply_widened};
 pub use self::exponential::exp;
 pub use self::halves::{saturating_f16, to_f16};
 pub use self::limit::{Width, limit_to};

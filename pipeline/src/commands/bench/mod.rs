@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use kvcsr_codec::kernels::bf16_rates;
 use kvcsr_neuraldict::set_threads;
 use kvcsr_records::{BenchRow, csv};
 use kvcsr_report::splice::splice_file;
@@ -90,6 +91,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 roofs.product / 1e9
             ),
         );
+        let ways = bf16_rates().into_iter().map(|(way, rate)| format!("{:.0} GFLOP/s by {way}", 2.0 * rate / 1e9));
+        ui::line("bench", &format!("bf16 multiplied on one thread: {}", ways.collect::<Vec<_>>().join(", ")));
         for part in parts {
             let rows = match part {
                 "encode" => encode::run(&bench, &roofs)?,

@@ -57,13 +57,22 @@ impl Way {
         *FASTEST.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
             if let Some(pairs) = pairs::Pairs::detect()
-                && blocks::seconds(pairs) < blocks::seconds(Fused::detect())
+                && blocks::rate(pairs) > blocks::rate(Fused::detect())
             {
                 return Self::Pairs(pairs);
             }
             Self::Fused
         })
     }
+}
+
+/// Multiply-adds per second, on one thread, of each way in which this CPU can multiply bf16 numbers: what the choice is made by.
+#[must_use]
+pub fn bf16_rates() -> Vec<(&'static str, f64)> {
+    let rates = [("f32 multiply-adds", blocks::rate(Fused::detect()))];
+    #[cfg(target_arch = "x86_64")]
+    let rates = rates.into_iter().chain(pairs::Pairs::detect().map(|pairs| ("AVX512-BF16", blocks::rate(pairs))));
+    rates.into_iter().collect()
 }
 
 /// Rows for products on one thread, stored as the CPU takes them. The memory can be reused for several products.
