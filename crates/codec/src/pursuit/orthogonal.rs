@@ -6,12 +6,17 @@
 //! previous ones and subtracts it from `p`. The small triangular factor `F` converts the coefficients of the orthogonal
 //! atoms to those of the picked atoms (Zhu et al., Efficient Implementations for Orthogonal Matching Pursuit, 2020,
 //! version 0).
+//!
+//! Without a Gram matrix, the orthogonal atoms themselves are kept and subtracted from the row ([`by_residual`]). The best
+//! atom of a residual is then found as in matching pursuit, with a quick look at all atoms in 8 bits.
+
+mod by_residual;
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{BLOCK_ROWS, Encoder, PursuitPath, index_u16};
+use super::{BLOCK_ROWS, Encoder, index_u16};
 use crate::kernels::AlignedVec;
 use crate::kernels::Isa;
 use crate::{Atoms, CodecError};
@@ -70,35 +75,25 @@ impl Encoder {
         }
         let width = self.dictionary().width();
         let block_rows = BLOCK_ROWS.min(n);
+        let codes = OrthogonalCodes { indices, coefficients, lengths, residuals };
+        if self.gram.is_none() {
+            let residual = self.residual(atoms);
+            let init = || by_residual::Scratch::new(&residual, sparsity, block_rows);
+            by_blocks(rows, width, sparsity, codes, init, |scratch, rows, codes| {
+                by_residual::encode(&residual, rows, sparsity, tolerance, codes, scratch);
+            });
+            return Ok(());
+        }
         let init = || Scratch::new(self, atoms, sparsity, block_rows);
-        type Row<'r> = ((&'r [f32], &'r mut [u16]), ((&'r mut [f32], &'r mut [u8]), &'r mut [f32]));
-        let block = |scratch: &mut Scratch, ((rows, indices), ((coefficients, lengths), residuals)): Row<'_>| {
+        by_blocks(rows, width, sparsity, codes, init, |scratch, rows, codes| {
             self.correlate_block(atoms, rows, scratch);
             for (r, row) in rows.chunks_exact(width).enumerate() {
                 let at = r * sparsity..(r + 1) * sparsity;
-                let (length, left) = self.pursue_orthogonal(
-                    atoms,
-                    row,
-                    r,
-                    tolerance,
-                    (&mut indices[at.clone()], &mut coefficients[at]),
-                    scratch,
-                );
-                (lengths[r], residuals[r]) = (length as u8, left);
+                let into = (&mut codes.indices[at.clone()], &mut codes.coefficients[at]);
+                let (length, left) = self.pursue_orthogonal(atoms, row, r, tolerance, into, scratch);
+                (codes.lengths[r], codes.residuals[r]) = (length as u8, left);
             }
-        };
-        if n <= BLOCK_ROWS {
-            block(&mut init(), ((rows, indices), ((coefficients, lengths), residuals)));
-        } else {
-            let values = coefficients
-                .par_chunks_mut(BLOCK_ROWS * sparsity)
-                .zip(lengths.par_chunks_mut(BLOCK_ROWS))
-                .zip(residuals.par_chunks_mut(BLOCK_ROWS));
-            rows.par_chunks(BLOCK_ROWS * width)
-                .zip(indices.par_chunks_mut(BLOCK_ROWS * sparsity))
-                .zip(values)
-                .for_each_init(init, block);
-        }
+        });
         Ok(())
     }
 
@@ -129,7 +124,7 @@ impl Encoder {
         (indices, coefficients): (&mut [u16], &mut [f32]),
         scratch: &mut Scratch,
     ) -> (usize, f32) {
-        let Scratch { isa, all, correlations, basis, offline, atom, factor, weights, orthogonal, .. } = scratch;
+        let Scratch { isa, all, correlations, basis, offline, atom, triangle } = scratch;
         let (isa, all, s) = (*isa, *all, indices.len());
         let p = &mut correlations[r * all..(r + 1) * all];
         let whole: f32 = row.iter().map(|x| x * x).sum();
@@ -142,28 +137,15 @@ impl Encoder {
             }
             let (done, rest) = basis.split_at_mut(length * all);
             let fresh = &mut rest[..all];
-            let mut outside = 1.0;
-            for (weight, done) in weights.iter_mut().zip(done.chunks_exact(all)) {
-                *weight = done[best];
-                outside -= *weight * *weight;
-            }
-            if outside < DEPENDENT {
-                break;
-            }
+            let Some(gain) = triangle.weigh(done.chunks_exact(all).map(|done| done[best])) else { break };
             self.gram_row(atoms, self.atom_of(best), fresh, atom, offline);
-            for (&weight, done) in weights.iter().zip(done.chunks_exact(all)) {
+            for (&weight, done) in triangle.weights.iter().zip(done.chunks_exact(all)) {
                 isa.axpy(fresh, -weight, done);
             }
-            let gain = 1.0 / outside.sqrt();
             fresh.iter_mut().for_each(|x| *x *= gain);
             let step = gain * p[best];
-            for j in 0..length {
-                let sum: f32 = (j..length).map(|l| weights[l] * factor[l * s + j]).sum();
-                factor[length * s + j] = -gain * sum;
-            }
-            factor[length * s + length] = gain;
+            triangle.extend(length, gain, step);
             isa.axpy(p, -step, fresh);
-            orthogonal[length] = step;
             left -= step * step;
             indices[length] = index_u16(self.atom_of(best));
             length += 1;
@@ -171,9 +153,7 @@ impl Encoder {
                 p[self.place_of(usize::from(picked))] = 0.0;
             }
         }
-        for j in 0..length {
-            coefficients[j] = (j..length).map(|k| orthogonal[k] * factor[k * s + j]).sum();
-        }
+        triangle.coefficients(&mut coefficients[..length]);
         (length, if whole > 0.0 { left.max(0.0) / whole } else { 0.0 })
     }
 
@@ -225,15 +205,11 @@ struct Scratch {
     /// Products of one vector with the offline atoms, aligned.
     offline: AlignedVec,
     atom: Vec<f32>,
-    /// `F`, `(sparsity, sparsity)`, lower triangle.
-    factor: Vec<f32>,
-    weights: Vec<f32>,
-    orthogonal: Vec<f32>,
+    triangle: Triangle,
 }
 
 impl Scratch {
     fn new(encoder: &Encoder, atoms: Atoms<'_>, sparsity: usize, rows: usize) -> Self {
-        debug_assert!(matches!(encoder.path(), PursuitPath::Gram | PursuitPath::Residual));
         let stride = encoder.transposed.stride();
         let all = stride + atoms.online().map_or(0, crate::OnlineAtoms::len);
         Self {
@@ -243,9 +219,85 @@ impl Scratch {
             basis: AlignedVec::zeros(sparsity * all),
             offline: AlignedVec::zeros(stride),
             atom: vec![0.0; encoder.dictionary().width()],
-            factor: vec![0.0; sparsity * sparsity],
-            weights: vec![0.0; sparsity],
-            orthogonal: vec![0.0; sparsity],
+            triangle: Triangle::new(sparsity),
         }
     }
+}
+
+/// What converts the coefficients of one row's orthogonal atoms to those of its picked atoms.
+struct Triangle {
+    sparsity: usize,
+    /// `F`, `(sparsity, sparsity)`, lower triangle.
+    factor: Vec<f32>,
+    /// Products of the new atom with the orthogonal ones.
+    weights: Vec<f32>,
+    /// Coefficients of the orthogonal atoms.
+    orthogonal: Vec<f32>,
+}
+
+impl Triangle {
+    fn new(sparsity: usize) -> Self {
+        let numbers = |n| vec![0.0; n];
+        Self {
+            sparsity,
+            factor: numbers(sparsity * sparsity),
+            weights: numbers(sparsity),
+            orthogonal: numbers(sparsity),
+        }
+    }
+
+    /// Takes the products of the new atom with the orthogonal ones. Returns the factor that scales the part of the atom outside of
+    /// their span to unit length, or none if there is no such part.
+    fn weigh(&mut self, products: impl Iterator<Item = f32>) -> Option<f32> {
+        let mut outside = 1.0;
+        for (weight, product) in self.weights.iter_mut().zip(products) {
+            *weight = product;
+            outside -= product * product;
+        }
+        (outside >= DEPENDENT).then(|| 1.0 / outside.sqrt())
+    }
+
+    /// Adds the atom that was weighed, with the factor `gain` and the coefficient `step` of its orthogonal part, after `length` others.
+    fn extend(&mut self, length: usize, gain: f32, step: f32) {
+        let Self { sparsity: s, factor, weights, orthogonal } = self;
+        for j in 0..length {
+            let sum: f32 = (j..length).map(|l| weights[l] * factor[l * *s + j]).sum();
+            factor[length * *s + j] = -gain * sum;
+        }
+        factor[length * *s + length] = gain;
+        orthogonal[length] = step;
+    }
+
+    /// The coefficients of the picked atoms.
+    fn coefficients(&self, out: &mut [f32]) {
+        let length = out.len();
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = (j..length).map(|k| self.orthogonal[k] * self.factor[k * self.sparsity + j]).sum();
+        }
+    }
+}
+
+/// Encodes rows in blocks, on the current rayon pool if there are several blocks.
+fn by_blocks<S>(
+    rows: &[f32],
+    width: usize,
+    sparsity: usize,
+    codes: OrthogonalCodes<'_>,
+    init: impl Fn() -> S + Sync + Send,
+    block: impl Fn(&mut S, &[f32], OrthogonalCodes<'_>) + Sync + Send,
+) {
+    if rows.len() <= BLOCK_ROWS * width {
+        return block(&mut init(), rows, codes);
+    }
+    let OrthogonalCodes { indices, coefficients, lengths, residuals } = codes;
+    let values = coefficients
+        .par_chunks_mut(BLOCK_ROWS * sparsity)
+        .zip(lengths.par_chunks_mut(BLOCK_ROWS))
+        .zip(residuals.par_chunks_mut(BLOCK_ROWS));
+    rows.par_chunks(BLOCK_ROWS * width).zip(indices.par_chunks_mut(BLOCK_ROWS * sparsity)).zip(values).for_each_init(
+        init,
+        |scratch, ((rows, indices), ((coefficients, lengths), residuals))| {
+            block(scratch, rows, OrthogonalCodes { indices, coefficients, lengths, residuals });
+        },
+    );
 }

@@ -36,6 +36,13 @@ pub(super) struct Scratch {
     atom: Vec<f32>,
 }
 
+impl Scratch {
+    /// Starts with the rows themselves as residuals.
+    pub(super) fn begin(&mut self, rows: &[f32]) {
+        self.residuals[..rows.len()].copy_from_slice(rows);
+    }
+}
+
 impl Residual<'_> {
     /// Allocates buffers for at most `rows` rows.
     pub(super) fn scratch(&self, rows: usize) -> Scratch {
@@ -54,22 +61,35 @@ impl Residual<'_> {
 
     /// Encodes one block of rows `(n, width)`, `n <= BLOCK_ROWS`.
     pub(super) fn encode(&self, isa: Isa, rows: &[f32], codes: Codes<'_>, scratch: &mut Scratch) {
-        let width = self.atoms.width();
-        scratch.residuals[..rows.len()].copy_from_slice(rows);
+        scratch.begin(rows);
         for step in 0..codes.sparsity {
-            scratch.candidates.iter_mut().for_each(Candidates::clear);
-            self.search(isa, rows.len(), scratch);
-            self.search_online(isa, rows.len(), scratch);
-            let Scratch { residuals, candidates, atom, .. } = scratch;
-            for (r, residual) in residuals[..rows.len()].chunks_exact_mut(width).enumerate() {
-                let (coefficient, index) = candidates[r].best(|index| isa.dot(self.atoms.atom(index, atom), residual));
+            self.step(isa, rows.len(), scratch, |r, candidates, residual, atom| {
+                let (coefficient, index) = candidates.best(|index| isa.dot(self.atoms.atom(index, atom), residual));
                 let at = r * codes.sparsity + step;
                 codes.indices[at] = index_u16(index);
                 codes.coefficients[at] = coefficient;
                 if step + 1 < codes.sparsity && coefficient != 0.0 {
                     isa.axpy(residual, -coefficient, self.atoms.atom(index, atom));
                 }
-            }
+            });
+        }
+    }
+
+    /// One step for the rows of `scratch`, which have `elements` elements in all: finds the candidates of every row and calls
+    /// `pick` with the row's number, its candidates, its residual and a buffer for one atom.
+    pub(super) fn step(
+        &self,
+        isa: Isa,
+        elements: usize,
+        scratch: &mut Scratch,
+        mut pick: impl FnMut(usize, &Candidates, &mut [f32], &mut [f32]),
+    ) {
+        scratch.candidates.iter_mut().for_each(Candidates::clear);
+        self.search(isa, elements, scratch);
+        self.search_online(isa, elements, scratch);
+        let Scratch { residuals, candidates, atom, .. } = scratch;
+        for (r, residual) in residuals[..elements].chunks_exact_mut(self.atoms.width()).enumerate() {
+            pick(r, &candidates[r], residual, atom);
         }
     }
 
