@@ -25,7 +25,7 @@ const ENTRIES: &[Entry] = &[
     Entry {
         pattern: "csr-S",
         examples: &["csr-4", "csr-8", "csr-8@kmeans"],
-        summary: "CSR with S atoms per key and S/2 in each of two value chunks; `csr-S@kmeans` uses the k-means dictionaries, `csr-S@best` those trained with what wins beyond the paper (`just train-best`)",
+        summary: "CSR with S atoms per key and S/2 in each of two value chunks; `csr-S@kmeans` uses the k-means dictionaries, `csr-S@best` those trained with options beyond the paper (`just train-best`)",
         citation: PAPER,
         keys_coded: KeysCoded::BeforeRope,
         parameters: &[LEVEL, SET],
