@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use kvcsr_cache::schemes::csr_plus;
 use kvcsr_cache::{LayerCache, Scheme, SchemeContext, Shadow, registry};
-use kvcsr_codec::{DictionarySet, Footprint};
+use kvcsr_codec::{CodebookSet, DictionarySet, Footprint};
 use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::Logits;
 use kvcsr_report::notebook::{Html, Markdown, Shown, file_of, kmeans, neuraldict};
@@ -100,7 +101,8 @@ pub fn schemes(run: &Path, model: &Model, names: &[&str]) -> Result<Schemes> {
     Ok(Schemes(names.iter().map(|name| Ok(registry::build(name, &cx)?)).collect::<Result<_>>()?))
 }
 
-/// What schemes of a run are built from: its dictionaries, those after position embedding if they were trained, and its k-means centroids.
+/// What schemes of a run are built from: its dictionaries and its k-means centroids, and, if they were trained, its dictionaries of keys after
+/// position embedding and the tables of `csr+`.
 ///
 /// # Errors
 /// If the files are missing or damaged.
@@ -110,6 +112,10 @@ pub fn context(run: &Path, model: &Model) -> Result<SchemeContext> {
         .with_dictionaries("kmeans", kmeans(run)?);
     if let Some(set) = rope_dictionaries(run)? {
         cx = cx.with_dictionaries(registry::ROPE_DICTIONARIES, set);
+    }
+    let tables = file_of(run, "train-plus/csr-plus.safetensors");
+    if tables.is_file() {
+        cx = cx.with_codebooks(csr_plus::TABLES, CodebookSet::load(tables)?);
     }
     Ok(cx)
 }
