@@ -97,6 +97,18 @@ pub trait LayerCache: Send {
         self.len() == 0
     }
 
+    /// The keys that a token which comes next is scored against, as the cache holds them now: `(B, Hkv, S, D)` in f32, after position
+    /// embedding by `rotary`, which is the layer's. Their products with rotated queries are the logits of attention before scale,
+    /// bias and mask, so they show what a scheme does to these. Only for rows without padding.
+    ///
+    /// `None` where not all tokens have a key any more, where no token is held, and, by default, where a cache does not say.
+    ///
+    /// # Errors
+    /// [`CacheError::ContextLength`] if the tables of `rotary` end before the last token, or if a tensor operation fails.
+    fn scored_keys(&self, _rotary: &Rotary) -> Result<Option<Tensor>, CacheError> {
+        Ok(None)
+    }
+
     /// The bytes that this layer really allocates, by part. What layers share is not included: [`Scheme::shared_bytes`]
     /// counts it once.
     fn footprint(&self) -> Footprint;

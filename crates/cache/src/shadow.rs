@@ -57,6 +57,10 @@ impl LayerCache for Box<dyn LayerCache> {
         self.as_ref().len()
     }
 
+    fn scored_keys(&self, rotary: &Rotary) -> Result<Option<Tensor>, CacheError> {
+        self.as_ref().scored_keys(rotary)
+    }
+
     fn footprint(&self) -> Footprint {
         self.as_ref().footprint()
     }

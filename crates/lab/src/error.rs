@@ -39,7 +39,10 @@ pub enum LabError {
     #[error("neither KVCSR_CACHE, XDG_CACHE_HOME nor HOME is set: set KVCSR_CACHE to a folder for downloads")]
     NoCache,
     /// The model was not downloaded.
-    #[error("{0} was not fetched yet: run `just fetch`, or `just smoke`, which trains small dictionaries as well")]
+    #[error(
+        "{0} was not fetched yet: run `just fetch` (with profile=NAME for the model of that profile), \
+         or `just smoke`, which trains small dictionaries as well"
+    )]
     NotFetched(PathBuf),
     /// A text is too short to be split into a context and a continuation.
     #[error(
@@ -74,6 +77,28 @@ pub enum LabError {
         vectors: usize,
         /// The number of their channels.
         width: usize,
+    },
+    /// A context that most schemes keep exactly as a whole.
+    #[error("the context has {found} tokens, the first and last of which are left out: it needs at least {needed}")]
+    ShortContext {
+        /// Tokens of the context.
+        found: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+    /// A scheme whose caches hand out no keys.
+    #[error("caches of `{scheme}` have no key of every token to compare")]
+    NoKeys {
+        /// The scheme.
+        scheme: String,
+    },
+    /// Vectors without principal components.
+    #[error("layer {layer}: the {kind}s have no principal components: are there enough of them, and all finite?")]
+    NoComponents {
+        /// The layer.
+        layer: usize,
+        /// Keys or values.
+        kind: kvcsr_codec::Kind,
     },
     /// An error of dictionaries, codes or shards.
     #[error(transparent)]

@@ -9,6 +9,9 @@
 //! | [`trial`] | a registered scheme or your own on a prompt: quality, bits, bytes, error of each layer |
 //! | [`planes`] | vectors in the plane of their principal components: the paper's Figure 2 |
 //! | [`rope`] | keys after position embedding |
+//! | [`bias`] | how long keys are with and without the bias of their projection |
+//! | [`logits`] | what schemes do to the keys of each layer, and to the logits of attention |
+//! | [`transform`] | what atoms, and what principal components, leave of a layer's vectors |
 //!
 //! `use kvcsr_lab::*;` also imports everything in [`kvcsr_report::notebook`], and [`Shown`], so that a notebook shows
 //! the last value of a cell.
@@ -26,17 +29,23 @@
 
 #![deny(missing_docs)]
 
+pub mod bias;
 pub mod documents;
 pub mod error;
+pub mod logits;
 pub mod model;
 pub mod places;
 pub mod planes;
 pub mod prompt;
 pub mod rope;
+#[cfg(test)]
+mod testing;
+pub mod transform;
 pub mod trial;
 
 pub use candle_core;
 pub use error::LabError;
+pub use kvcsr_model::Precision;
 pub use kvcsr_report::notebook::*;
 pub use model::Model;
 pub use prompt::Prompt;

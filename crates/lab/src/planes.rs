@@ -24,7 +24,7 @@ pub fn depths(layers: usize) -> [usize; 2] {
 }
 
 /// `count` numbers of `0..of`, evenly spaced.
-fn spread(count: usize, of: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn spread(count: usize, of: usize) -> impl Iterator<Item = usize> {
     let count = count.min(of);
     (0..count).map(move |at| at * of / count.max(1))
 }
@@ -53,7 +53,7 @@ pub fn positions(calibrate: &Path, layers: usize, length: usize, rotary: &Rotary
     by_position(&calibration(calibrate, layer, Kind::Key)?, layer, length, rotary)
 }
 
-fn calibration(calibrate: &Path, layer: usize, kind: Kind) -> Result<Shard> {
+pub(crate) fn calibration(calibrate: &Path, layer: usize, kind: Kind) -> Result<Shard> {
     Ok(Shard::open(calibrate.join(format!("calibration/layer-{layer:02}-{kind}s.safetensors")))?)
 }
 
@@ -107,7 +107,7 @@ pub fn by_position(shard: &Shard, layer: usize, length: usize, rotary: &Rotary) 
     Ok(rows)
 }
 
-fn gathered(shard: &Shard, picked: &[usize]) -> Result<Vec<f32>> {
+pub(crate) fn gathered(shard: &Shard, picked: &[usize]) -> Result<Vec<f32>> {
     let mut vectors = vec![0f32; picked.len() * shard.head_dim()];
     shard.gather(shard.head_dim(), picked, &mut vectors)?;
     Ok(vectors)
@@ -151,14 +151,7 @@ pub fn principal_plane(vectors: &[f32], width: usize) -> Result<(Vec<(f64, f64)>
         .chunks_exact(width)
         .flat_map(|row| row.iter().zip(&mean).map(|(&x, mean)| f64::from(x) - mean))
         .collect();
-    // Only the lower triangle is computed. The eigenvectors need nothing else.
-    let mut scatter = vec![0.0; width * width];
-    for row in centred.chunks_exact(width) {
-        for (i, &x) in row.iter().enumerate() {
-            scatter[i * width..i * width + i + 1].iter_mut().zip(row).for_each(|(sum, y)| *sum += x * y);
-        }
-    }
-    let (values, directions) = symmetric_eigenvectors(&scatter, width).ok_or_else(none)?;
+    let (values, directions) = principal(&centred, width).ok_or_else(none)?;
     let mut axes = directions.chunks_exact(width).map(|axis| {
         let largest = axis.iter().fold(0.0f64, |most, &x| if x.abs() > most.abs() { x } else { most });
         axis.iter().map(|x| x * largest.signum()).collect::<Vec<f64>>()
@@ -168,6 +161,19 @@ pub fn principal_plane(vectors: &[f32], width: usize) -> Result<(Vec<(f64, f64)>
     let points = centred.chunks_exact(width).map(|row| (along(row, &first), along(row, &second))).collect();
     let total: f64 = values.iter().map(|value| value.max(0.0)).sum();
     Ok((points, if total > 0.0 { (values[0] + values[1]).max(0.0) / total } else { 0.0 }))
+}
+
+/// Sums of squares of `rows`, `(n, width)`, along their principal directions about zero, in falling order, and these directions, one per
+/// row. `None` if they do not settle.
+pub(crate) fn principal(rows: &[f64], width: usize) -> Option<(Vec<f64>, Vec<f64>)> {
+    // The lower triangle, which is all that the eigenvectors need.
+    let mut scatter = vec![0.0; width * width];
+    for row in rows.chunks_exact(width) {
+        for (i, &x) in row.iter().enumerate() {
+            scatter[i * width..i * width + i + 1].iter_mut().zip(row).for_each(|(sum, y)| *sum += x * y);
+        }
+    }
+    symmetric_eigenvectors(&scatter, width)
 }
 
 #[cfg(test)]

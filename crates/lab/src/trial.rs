@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use kvcsr_cache::schemes::csr_plus;
 use kvcsr_cache::{LayerCache, Scheme, SchemeContext, Shadow, registry};
-use kvcsr_codec::{DictionarySet, Footprint};
+use kvcsr_codec::{CodebookSet, DictionarySet, Footprint};
 use kvcsr_eval::longbench::predictions::label;
 use kvcsr_model::Logits;
 use kvcsr_report::notebook::{Html, Markdown, Shown, file_of, kmeans, neuraldict};
@@ -104,8 +105,8 @@ pub fn schemes(run: &Path, model: &Model, names: &[&str]) -> Result<Schemes> {
     Ok(Schemes(names.iter().map(|name| Ok(registry::build(name, &cx)?)).collect::<Result<_>>()?))
 }
 
-/// The data from which the schemes of a run are built: its dictionaries, the dictionaries for keys after position
-/// embedding if they were trained, and its k-means centroids.
+/// The data from which the schemes of a run are built: its dictionaries and its k-means centroids and, if they were made, its
+/// dictionaries for keys after position embedding and the tables of `csr+`.
 ///
 /// # Errors
 /// If the files are missing or damaged.
@@ -115,6 +116,10 @@ pub fn context(run: &Path, model: &Model) -> Result<SchemeContext> {
         .with_dictionaries("kmeans", kmeans(run)?);
     if let Some(set) = rope_dictionaries(run)? {
         cx = cx.with_dictionaries(registry::ROPE_DICTIONARIES, set);
+    }
+    let tables = file_of(run, "train-plus/csr-plus.safetensors");
+    if tables.is_file() {
+        cx = cx.with_codebooks(csr_plus::TABLES, CodebookSet::load(tables)?);
     }
     Ok(cx)
 }

@@ -115,6 +115,16 @@ impl Decoder {
         self.geometry().channels(tokens, &self.rotary)
     }
 
+    /// The bias of a layer's projection to keys, `(Hkv, D)` in f32: what all keys of a head have in common before position
+    /// embedding, whatever the token is. Qwen2 and Qwen2.5 have one. `None` for a model without biases, and for a layer that it does
+    /// not have.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn key_bias(&self, layer: usize) -> Result<Option<Tensor>> {
+        self.layers.get(layer).map_or(Ok(None), |layer| layer.key_bias(&self.arch))
+    }
+
     /// Feeds `ids`, `(B, T)` u32, which continue the tokens in `caches`. Returns logits; see [`Logits`] for their
     /// shape.
     ///

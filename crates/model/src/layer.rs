@@ -101,6 +101,13 @@ impl Layer {
         })
     }
 
+    /// The bias of the projection to keys, `(Hkv, D)`, if there is one.
+    pub(crate) fn key_bias(&self, arch: &Arch) -> Result<Option<Tensor>> {
+        let Some(bias) = self.qkv.bias() else { return Ok(None) };
+        let (queries, keys) = (arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim);
+        Ok(Some(bias.narrow(0, queries, keys)?.reshape((arch.kv_heads, arch.head_dim))?))
+    }
+
     /// The input and the output are the residual stream: `(B T, hidden)`.
     pub(crate) fn forward(
         &self,

@@ -48,6 +48,11 @@ impl Linear {
         Self { bias, ..self }
     }
 
+    /// What is added to every output, `(out)` in f32, if anything.
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// Multiplies each output by its own factor, `(out)` in f32.
     pub(crate) fn with_scale(self, scale: Option<Tensor>) -> Self {
         Self { scale, ..self }

@@ -10,7 +10,7 @@
 //! | [`heldout`] | one held-out document under one scheme, one scheme over documents, and the threshold of far tokens |
 //! | [`tasks`] | scores of LongBench and of the suite, retrieval grids |
 //! | [`training`] | epochs, reconstruction errors, divergences between layers, ablations |
-//! | [`vectors`] | data about codes for notebooks: patterns, usage, coefficients, points in a plane |
+//! | [`vectors`] | data for notebooks: patterns, usage and coefficients of codes, points in a plane, key biases, logits, energies |
 //! | [`memory`] | bytes by length, and sweeps |
 //! | [`mod@bench`] | speed compared with named peers |
 //!
@@ -45,4 +45,4 @@ pub use kvcsr_codec::Kind;
 pub use memory::{FootprintRow, MemoryPoint, RestFileRow, SweepRow};
 pub use tasks::{Bucket, LengthRow, OverallRow, RetrievalRow, TaskRow};
 pub use training::{AblationRow, CeilingRow, DivergenceRow, EpochRow, ReconstructionRow, spaced};
-pub use vectors::{CoefficientRow, PatternRow, ScatterRow, UsageRow};
+pub use vectors::{CoefficientRow, EnergyRow, KeyBiasRow, LogitRow, PatternRow, ScatterRow, UsageRow};

@@ -1,4 +1,4 @@
-//! Data about codes for notebooks, and vectors as points in a plane.
+//! Data about codes and layers for notebooks, and vectors as points in a plane.
 
 use serde::{Deserialize, Serialize};
 
@@ -71,4 +71,45 @@ pub struct ScatterRow {
     pub y: f64,
     /// Fraction of the panel's variance that is in the plane.
     pub variance: f64,
+}
+
+/// How long one layer's keys are before position embedding, with and without the bias of their projection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyBiasRow {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Root mean square of the lengths of its keys, over tokens and heads.
+    pub keys: f64,
+    /// The same of the keys less the bias of their head.
+    pub without: f64,
+    /// The same of the biases, over heads.
+    pub bias: f64,
+}
+
+/// What a scheme does to the keys and to the logits of attention of one layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogitRow {
+    /// The scheme.
+    pub scheme: String,
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// `sum |k - k'|^2 / sum |k|^2` over keys.
+    pub relative: f64,
+    /// Mean over queries of the correlation, -1 to 1, between the logits of a query with exact keys and with the scheme's.
+    pub correlation: f64,
+}
+
+/// What some numbers for each vector leave of the energy of one layer's vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EnergyRow {
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// Keys or values.
+    pub kind: Kind,
+    /// What vectors are made of, in words.
+    pub by: String,
+    /// How many of them each head vector has.
+    pub count: usize,
+    /// `sum |x - x'|^2 / sum |x|^2`.
+    pub left: f64,
 }

@@ -63,7 +63,7 @@ pub mod ticks;
 pub use error::ReportError;
 pub use kvcsr_records as records;
 pub use kvcsr_records::{
-    AblationRow, CeilingRow, CoefficientRow, DictionarySource, DivergenceRow, EpochRow, FootprintRow, HeldoutRow, Kind,
-    MemoryPoint, PatternRow, ReconstructionRow, RestFileRow, RetrievalRow, ScatterRow, SchemeSummary, SweepRow,
-    UsageRow, csv, files,
+    AblationRow, CeilingRow, CoefficientRow, DictionarySource, DivergenceRow, EnergyRow, EpochRow, FootprintRow,
+    HeldoutRow, KeyBiasRow, Kind, LogitRow, MemoryPoint, PatternRow, ReconstructionRow, RestFileRow, RetrievalRow,
+    ScatterRow, SchemeSummary, SweepRow, UsageRow, csv, files,
 };

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kvcsr_codec::kernels::{RotaryTables, Softmax};
 use kvcsr_codec::{Footprint, Kind};
 use rayon::prelude::*;
@@ -414,6 +414,37 @@ impl LayerCache for CodedCache {
 
     fn len(&self) -> usize {
         self.len
+    }
+
+    fn scored_keys(&self, rotary: &Rotary) -> Result<Option<Tensor>, CacheError> {
+        let Geometry { kv_heads, head_dim: d, .. } = self.settings.geometry;
+        let n = self.len;
+        if n == 0 || !self.sequences.iter().all(|sequence| sequence.padding == 0 && sequence.keys.is_whole()) {
+            return Ok(None);
+        }
+        // Refuses more tokens than there are positions.
+        rotary.tables(0, n)?;
+        let mut all = vec![0f32; self.sequences.len() * kv_heads * n * d];
+        with_tables(rotary, |tables| {
+            let rotate = |rows: &mut [f32]| {
+                if let Some(tables) = tables {
+                    tables.rotate(rows, d, 0);
+                }
+            };
+            for (stream, keys) in all.chunks_exact_mut(n * d).enumerate() {
+                let (sequence, head) = (&self.sequences[stream / kv_heads], stream % kv_heads);
+                sequence.keys.fetch_all(head, keys);
+                if self.settings.keys_coded == KeysCoded::BeforeRope {
+                    rotate(&mut *keys);
+                }
+                if let Some(mean) = sequence.centre.get(head * d..(head + 1) * d) {
+                    let mut centre = mean.repeat(n);
+                    rotate(&mut centre);
+                    keys.iter_mut().zip(&centre).for_each(|(key, mean)| *key += mean);
+                }
+            }
+        })?;
+        Ok(Some(Tensor::from_vec(all, (self.sequences.len(), kv_heads, n, d), &Device::Cpu)?))
     }
 
     fn footprint(&self) -> Footprint {

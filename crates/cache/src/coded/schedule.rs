@@ -84,17 +84,12 @@ impl Schedule {
 
     fn blocks(&self, before: usize, prompt: bool, joins: bool) -> (Vec<Range<usize>>, Vec<Until>) {
         let buffering = self.buffering;
-        let sinks = self.window.sinks;
-        let around = sinks + self.window.recent;
+        let around = self.window.sinks + self.window.recent;
         let (mut coded, mut blocks, mut seen) = (self.count, Vec::<Range<usize>>::new(), Vec::new());
         let mut code = |from: usize, to: usize| match blocks.last_mut() {
             _ if to == from => {}
             Some(last) if joins => last.end = to,
             _ => blocks.push(from..to),
-        };
-        let until = |coded: usize, held: usize| {
-            let graded = sinks + coded;
-            Until { coded: graded.min(self.graded_from(held)), graded }
         };
         if prompt {
             let whole = buffering.of_prompt(self.held.saturating_sub(around));
@@ -103,7 +98,7 @@ impl Schedule {
         }
         for held in if prompt { self.held..self.held + 1 } else { before + 1..self.held + 1 } {
             if !buffering.codes_the_newest() {
-                seen.push(until(coded, held));
+                seen.push(self.until(coded, held));
             }
             loop {
                 let next = buffering.next(coded, held.saturating_sub(around));
@@ -114,10 +109,21 @@ impl Schedule {
                 coded = next;
             }
             if buffering.codes_the_newest() {
-                seen.push(until(coded, held));
+                seen.push(self.until(coded, held));
             }
         }
         (blocks, seen)
+    }
+
+    /// What a token sees of `held` tokens of which `coded` are coded.
+    fn until(&self, coded: usize, held: usize) -> Until {
+        let graded = self.window.sinks + coded;
+        Until { coded: graded.min(self.graded_from(held)), graded }
+    }
+
+    /// What there is to see of the tokens held now.
+    pub(crate) fn now(&self) -> Until {
+        self.until(self.count, self.held)
     }
 
     /// The position where the graded window begins once `held` tokens are held. Without a graded window, the largest

@@ -238,6 +238,36 @@ impl Stream {
         }
     }
 
+    /// Whether all tokens held can still be fetched as [`Schedule::now`] says: none was dropped or forgotten.
+    pub(super) fn is_whole(&self) -> bool {
+        let (until, held) = (self.schedule.now(), self.held());
+        let from = |first: Option<usize>, needed: Range<usize>| {
+            needed.is_empty() || first.is_some_and(|first| first <= needed.start)
+        };
+        self.dropped == 0
+            && !self.coded.forgets()
+            && self.sinks.len() == self.sinks().min(held) * self.token()
+            && from(self.graded.first(), until.coded..until.graded.min(held))
+            && from(self.recent.first(), until.graded..held)
+    }
+
+    /// All tokens of a head as they are held now, `(held, D)`. The stream must be [whole](Stream::is_whole).
+    pub(super) fn fetch_all(&self, head: usize, out: &mut [f32]) {
+        let (until, d, sinks, held) = ([self.schedule.now()], self.head_dim, self.sinks(), self.held());
+        let mut at = 0;
+        while at < held {
+            let limit = if at < sinks { sinks.min(held) } else { held };
+            let tile = at..(at + TILE).min(limit);
+            at = tile.end;
+            for form in Form::ALL {
+                let own = self.needed(form, &until, &tile);
+                if !own.is_empty() {
+                    self.fetch(form, head, own.clone(), &mut out[own.start * d..own.end * d]);
+                }
+            }
+        }
+    }
+
     /// The exact form of the tokens at `positions`. All of them are sinks, or none is.
     fn exact(&self, head: usize, positions: Range<usize>, out: &mut [f32]) {
         let (d, token) = (self.head_dim, self.token());

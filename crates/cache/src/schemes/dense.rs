@@ -185,6 +185,13 @@ impl LayerCache for DenseCache {
         self.len
     }
 
+    fn scored_keys(&self, _rotary: &Rotary) -> Result<Option<Tensor>, CacheError> {
+        let Some((keys, _)) = self.buffers.as_ref().filter(|_| self.dropped == 0) else { return Ok(None) };
+        let (heads, _, d) = keys.dims3()?;
+        let held = keys.narrow(1, 0, self.len)?.contiguous()?.to_dtype(DType::F32)?;
+        Ok(Some(held.reshape((self.batch, heads / self.batch, self.len, d))?))
+    }
+
     fn footprint(&self) -> Footprint {
         let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         Footprint { dense: self.buffers.as_ref().map_or(0, |(k, v)| bytes(k) + bytes(v)), ..Footprint::default() }

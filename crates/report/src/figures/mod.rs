@@ -2,10 +2,13 @@
 
 pub mod atom_usage;
 pub mod coefficient_histogram;
+pub mod energy_left;
 pub mod footprint_length;
 pub mod frontier;
+pub mod key_bias;
 pub mod layer_divergence;
 pub mod layer_error;
+pub mod logit_correlation;
 pub mod memory_length;
 pub mod prompt_scatter;
 pub mod quality_bits;
@@ -20,10 +23,13 @@ pub mod training_loss;
 
 pub use atom_usage::AtomUsage;
 pub use coefficient_histogram::CoefficientHistogram;
+pub use energy_left::EnergyLeft;
 pub use footprint_length::FootprintLength;
 pub use frontier::Frontier;
+pub use key_bias::KeyBias;
 pub use layer_divergence::LayerDivergence;
 pub use layer_error::LayerError;
+pub use logit_correlation::LogitCorrelation;
 pub use memory_length::MemoryLength;
 pub use prompt_scatter::PromptScatter;
 pub use quality_bits::QualityBits;

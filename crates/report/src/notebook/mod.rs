@@ -34,6 +34,14 @@ pub fn run_folder() -> Outcome<PathBuf> {
     find_run(Path::new("../data/runs"), env::var("KVCSR_PROFILE").ok().as_deref())
 }
 
+/// The run of one profile, or a named run of it (`smol+big`), for notebooks that are about its model.
+///
+/// # Errors
+/// As [`run_folder`].
+pub fn run_of(profile: &str) -> Outcome<PathBuf> {
+    find_run(Path::new("../data/runs"), Some(profile))
+}
+
 fn find_run(runs: &Path, asked: Option<&str>) -> Outcome<PathBuf> {
     let needed = ["train/dictionaries.safetensors", "train/kmeans.safetensors", "calibrate/heldout"];
     let whole = |profile: &str| needed.iter().all(|file| file_of(&runs.join(profile), file).exists());

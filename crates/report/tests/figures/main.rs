@@ -6,6 +6,7 @@
 
 mod codes;
 mod dictionaries;
+mod layers;
 mod memory;
 mod quality;
 
