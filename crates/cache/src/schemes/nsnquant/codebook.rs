@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use kvcsr_codec::Nearest;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use crate::schemes::variates::normal;
 
@@ -80,11 +79,12 @@ fn learn(absolute: bool) -> Nearest {
         (0..VECTORS * PIECE).map(|_| normal(&mut rng) as f32).map(|x| if absolute { x.abs() } else { x }).collect();
     let book = |centroids: Vec<f32>| Nearest::new(PIECE, centroids).expect("centroids are means of finite vectors");
     let mut nearest = book(vectors[..CENTROIDS * PIECE].to_vec());
+    let mut scores = Vec::new();
     for _ in 0..ROUNDS {
-        let found: Vec<usize> =
-            vectors.par_chunks_exact(PIECE).map_init(Vec::new, |scores, x| nearest.find(x, scores)).collect();
         let (mut sums, mut counts) = (vec![0f64; CENTROIDS * PIECE], vec![0usize; CENTROIDS]);
-        for (x, &at) in vectors.chunks_exact(PIECE).zip(&found) {
+        // On one thread: a thread that waits for others here could be given work that needs this codebook, and wait for itself.
+        for x in vectors.chunks_exact(PIECE) {
+            let at = nearest.find(x, &mut scores);
             counts[at] += 1;
             sums[at * PIECE..][..PIECE].iter_mut().zip(x).for_each(|(sum, &x)| *sum += f64::from(x));
         }
