@@ -14,6 +14,8 @@ use crate::coded::{HeadTokens, drop_front, hadamard, reserve};
 
 /// Bits of a stored `s1`, and of a channel of a stored mean.
 const STATISTIC: usize = 4;
+/// The largest number of so many bits.
+const LARGEST: u8 = (1 << STATISTIC) - 1;
 
 /// One head's vectors, a whole number of chunks.
 pub(super) struct Chunks {
@@ -50,12 +52,18 @@ impl Chunks {
     }
 
     /// Stores `numbers` in 4 bits each, which become what is restored of them, with steps over the range of those that `counts`.
-    fn store(&mut self, numbers: &mut [f32], counts: impl Fn(f32) -> bool) -> Scale {
+    /// With `least`, a restored number is at least that share of the number, which is not negative.
+    fn store(&mut self, numbers: &mut [f32], counts: impl Fn(f32) -> bool, least: Option<f32>) -> Scale {
         let affine = Affine::plain(STATISTIC);
         let (min, max) = range(&numbers.iter().copied().filter(|&x| counts(x)).collect::<Vec<_>>());
         let scale = if min <= max { affine.scale(min, max) } else { affine.scale(0.0, 0.0) };
         let mut codes = vec![0; numbers.len()];
         affine.code_row(scale, numbers, &mut codes);
+        for (code, &x) in codes.iter_mut().zip(&*numbers) {
+            if least.is_some_and(|least| value(scale, *code) < least * x) && *code < LARGEST {
+                *code += 1;
+            }
+        }
         pack_small(&codes, STATISTIC, &mut self.statistics);
         numbers.iter_mut().zip(codes).for_each(|(x, code)| *x = value(scale, code));
         scale
@@ -65,9 +73,10 @@ impl Chunks {
         let d = self.shape.head_dim;
         let root = (d as f32).sqrt();
         let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        // A vector of zeros has no length to set the steps by.
+        // A vector of zeros has no length to set the steps by. Lengths may differ by any factor: a vector must not be divided by
+        // much less than its own.
         let mut lengths: Vec<f32> = rows.chunks_exact(d).map(|row| norm(row) / root).collect();
-        let lengths_scale = self.store(&mut lengths, |x| x > 0.0);
+        let lengths_scale = self.store(&mut lengths, |x| x > 0.0, Some(0.5));
         let mut rows = rows.to_vec();
         let mut mean = vec![0f32; d];
         for (row, &length) in rows.chunks_exact_mut(d).zip(&lengths) {
@@ -75,7 +84,7 @@ impl Chunks {
             row.iter_mut().for_each(|x| *x *= factor);
             mean.iter_mut().zip(&*row).for_each(|(sum, x)| *sum += x / self.shape.chunk as f32);
         }
-        let mean_scale = self.store(&mut mean, |_| true);
+        let mean_scale = self.store(&mut mean, |_| true, None);
         self.scales.push([lengths_scale, mean_scale]);
         let mut scores = Vec::new();
         for row in rows.chunks_exact_mut(d) {
@@ -197,6 +206,20 @@ mod tests {
         // Relative to vectors whose energy is 7 times that of what varies.
         let (one, two) = (error(1, &shaped), error(2, &shaped));
         assert!(one < 0.40 / 5.0 && two < 0.13 / 5.0, "{one}, {two}");
+    }
+
+    #[test]
+    fn lengths_that_differ_by_any_factor_stay_finite() {
+        let mut rows = variates(6, TOKENS * D);
+        for (at, row) in rows.chunks_exact_mut(D).enumerate() {
+            let factor = [1e-7, 1.0, 6e4][at % 3];
+            row.iter_mut().for_each(|x| *x = (*x * factor).clamp(-65504.0, 65504.0));
+        }
+        for bits in [1, 2] {
+            let out = restored(bits, &rows);
+            assert!(out.iter().all(|x| x.is_finite()));
+            assert!(relative_error(&rows, &out) < 0.5);
+        }
     }
 
     #[test]
