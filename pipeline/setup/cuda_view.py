@@ -22,7 +22,7 @@ TOOLKIT = "13.0.3"
 # Bytes of the unpacked folder and the largest wheel beside it, rounded up.
 DISK_NEEDED = 5_000_000_000
 # The tags of NVIDIA's wheels. Version and sha256 are pinned, so a longer list does not change which wheel is chosen.
-libtorch.PLATFORMS = [f"{tag}_x86_64" for tag in (
+PLATFORMS = [f"{tag}_x86_64" for tag in (
     "manylinux_2_28", "manylinux_2_27", "manylinux_2_25", "manylinux_2_18", "manylinux_2_17", "manylinux2014",
     "manylinux_2_12", "manylinux2010", "manylinux_2_5", "manylinux1")]
 
@@ -34,7 +34,9 @@ def parts(*names, root=CU13):
     return {f"{root}/{n}": f"{root}/{n}" if n.endswith("/") else f"{root}/{n}".rpartition("/")[0] for n in names}
 
 
-TORCH_SHA256 = next(digest for package, _, digest, _ in libtorch.WHEELS if package == "torch")
+# NVIDIA's packages are pinned for this machine only.
+MACHINE = ("Linux", "x86_64")
+TORCH_SHA256 = next(digest for package, _, digest, _ in libtorch.MACHINES[MACHINE][1] if package == "torch")
 TORCH_LIBS = ["c10", "c10_cuda", "caffe2_nvrtc", "torch", "torch_cpu", "torch_cuda", "torch_cuda_linalg", "torch_nvshmem"]
 # package, version, sha256 of the wheel, members to unpack, what it is for
 WHEELS = [
@@ -128,7 +130,7 @@ def check_disk(cache):
 
 def build(target):
     """Download, check and unpack every wheel. `target` does not exist until everything is there."""
-    libtorch.check_machine(target.parent)
+    libtorch.check_machine(target.parent, [MACHINE])
     check_disk(target.parent)
     for left in target.parent.glob("cuda-tmp-*"):
         # Left by a killed run. The folder of a run that still works is left alone.
@@ -138,7 +140,7 @@ def build(target):
         tmp = pathlib.Path(tmp)
         view = tmp / "view"
         for package, version, digest, members, _ in WHEELS:
-            wheel = libtorch.download(package, version, digest, tmp)
+            wheel = libtorch.download(package, version, digest, tmp, PLATFORMS)
             libtorch.unpack(wheel, members, view)
             wheel.unlink()
         cu13 = view / CU13

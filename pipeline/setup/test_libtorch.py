@@ -2,8 +2,10 @@
 
 import io
 import pathlib
+import re
 import tempfile
 import unittest
+import unittest.mock
 import zipfile
 
 import libtorch
@@ -72,6 +74,24 @@ class Unpacking(unittest.TestCase):
                 archive.filename = str(path)
                 for member, _ in libtorch.chosen(archive, MEMBERS):
                     self.assertLessEqual(len(archive.open(member).read()), 100)
+
+
+class Machines(unittest.TestCase):
+    def test_every_machine_has_pinned_wheels_and_the_libraries_to_link(self):
+        for (system, machine), (platforms, wheels) in libtorch.MACHINES.items():
+            with self.subTest(system=system, machine=machine):
+                self.assertTrue(all(tag.endswith("_" + machine) for tag in platforms), platforms)
+                self.assertTrue(all(re.fullmatch("[0-9a-f]{64}", digest) for _, _, digest, _ in wheels))
+                names = {member.rpartition("/")[2] for *_, members in wheels for member in members}
+                ending = "dylib" if system == "Darwin" else "so"
+                self.assertLessEqual({f"libtorch_cpu.{ending}", f"libc10.{ending}"}, names)
+
+    def test_a_machine_without_wheels_is_told_what_to_do(self):
+        with unittest.mock.patch("libtorch.this_machine", return_value=("Plan9", "mips")):
+            with self.assertRaises(SystemExit) as stopped:
+                libtorch.check_machine(pathlib.Path("/nowhere"))
+        for part in ["Plan9 mips", "Linux aarch64", "set LIBTORCH"]:
+            self.assertIn(part, str(stopped.exception))
 
 
 if __name__ == "__main__":
