@@ -234,6 +234,11 @@ lint:
 check-cuda *args:
     @python3 pipeline/setup/cuda.py "$@"
 
+# Run the tests of codec, cache and model for aarch64 under emulation (needs a cross-compiler and qemu-user; takes an hour): just test-aarch64 [-p kvcsr-codec]
+[group('develop')]
+test-aarch64 *args:
+    @bash pipeline/setup/aarch64.sh "$@"
+
 # Check a GPU, planned for eight minutes: the contract of caches, agreement with the CPU, speed compared with PyTorch, training, two tasks of LongBench (--device cpu --quick: a rehearsal without a GPU)
 [group('develop')]
 gpu-check *args: setup
