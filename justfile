@@ -1,5 +1,5 @@
 # kvcsr: sparse, learned compression of LLM key-value caches.
-# `just reproduce` does everything; `just` alone lists all recipes.
+# `just reproduce` makes the results of CSR, `just compare` those of all schemes; `just` alone lists all recipes.
 
 set positional-arguments
 
@@ -22,7 +22,7 @@ setup:
     @python3 pipeline/setup/libtorch.py
     @cargo build --release --locked --package kvcsr --features '{{ features }}'
 
-# Run everything: fetch, calibrate, train, evaluate, report (profile smol); executor=slurm submits it as jobs of a cluster
+# Fetch, calibrate, train, evaluate CSR, and report (profile smol); executor=slurm submits the stages as jobs of a cluster
 [group('start')]
 reproduce *args: setup
     @{{ kvcsr }} reproduce "$@"
@@ -163,15 +163,15 @@ kvcsr *args: setup
 data-verify: setup
     @{{ kvcsr }} data-verify
 
-# Execute every notebook without a browser (the first time this installs the Rust kernel for Jupyter: 10 to 25 CPU-minutes)
+# Execute every notebook in place, without a browser (the first time this installs the Rust kernel for Jupyter: 10 to 25 CPU-minutes)
 [group('notebooks')]
 notebooks: setup
     @bash pipeline/setup/notebooks.sh run
 
-# Open JupyterLab with the Rust kernel
+# Open JupyterLab with the Rust kernel; options go to JupyterLab: just lab --no-browser
 [group('notebooks')]
-lab: setup
-    @bash pipeline/setup/notebooks.sh lab
+lab *args: setup
+    @bash pipeline/setup/notebooks.sh lab "$@"
 
 # Check everything: format, lints, docs, dependencies, smoke run, unit, integration and documentation tests
 [group('develop')]

@@ -47,7 +47,7 @@ pub enum Command {
 /// Commands about several stages or a whole run. They come first in the help.
 #[derive(Debug, Subcommand)]
 pub enum Whole {
-    /// Run every stage that the profile's results need, in order: fetch, calibrate, merge, train, evaluate, suite, report
+    /// Download the inputs, run evaluate, suite and report, and before them all stages that they need
     Reproduce {
         #[command(flatten)]
         args: RunArgs,
