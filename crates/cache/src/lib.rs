@@ -80,7 +80,7 @@ pub use family::{Family, Plan, Read};
 pub use mass::{AttentionMass, Mass};
 pub use needs::{Binding, Needs};
 pub use pattern::{Alibi, Bias, Padding, Pattern, Reach};
-pub use recording::Recording;
+pub use recording::{Recorded, Recording};
 pub use rotary::Rotary;
 pub use schemes::csr::{AttentionPath, CsrOptions, CsrShape, KindShape, OnlinePart, Prefill, Sampler, Share};
 pub use schemes::dense::{DenseCache, DenseScheme};

@@ -14,6 +14,17 @@ pub struct Recording<C> {
     queries: Option<LastQueries>,
 }
 
+/// What one layer was given.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// `(B, Hkv, T, D)`, before position embedding.
+    pub keys: Tensor,
+    /// `(B, Hkv, T, D)`.
+    pub values: Tensor,
+    /// The last queries. `None` if no token attended.
+    pub queries: Option<LastQueries>,
+}
+
 impl<C: LayerCache> Recording<C> {
     /// Wraps `inner`, and records what is passed to it.
     pub fn new(inner: C) -> Self {
@@ -28,13 +39,30 @@ impl<C: LayerCache> Recording<C> {
         if self.keys.is_empty() {
             return Ok(None);
         }
-        let join = |parts: &mut Vec<Tensor>| -> Result<Tensor, CacheError> {
-            let joined = if parts.len() == 1 { parts[0].contiguous()? } else { Tensor::cat(parts, 2)? };
-            parts.clear();
-            Ok(joined)
-        };
-        Ok(Some((join(&mut self.keys)?, join(&mut self.values)?)))
+        Ok(Some((joined(std::mem::take(&mut self.keys))?, joined(std::mem::take(&mut self.values))?)))
     }
+
+    /// Drops the wrapped cache and returns what was recorded since the last [`Recording::take`]. `None` if nothing was.
+    ///
+    /// # Errors
+    /// If the recorded pieces cannot be joined.
+    pub fn finish(self) -> Result<Option<Recorded>, CacheError> {
+        let Self { inner, keys, values, queries } = self;
+        // The pieces are joined when the memory of the cache is free again.
+        drop(inner);
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Recorded { keys: joined(keys)?, values: joined(values)?, queries }))
+    }
+}
+
+/// Pieces of a text as one tensor, which owns its memory.
+fn joined(pieces: Vec<Tensor>) -> Result<Tensor, CacheError> {
+    Ok(match &pieces[..] {
+        [one] => one.contiguous()?,
+        pieces => Tensor::cat(pieces, 2)?,
+    })
 }
 
 impl<C> Recording<C> {

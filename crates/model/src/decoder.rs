@@ -204,19 +204,35 @@ impl Decoder {
 
     fn hidden_over(&self, ids: &Tensor, caches: &mut [&mut dyn LayerCache], padding: Padding<'_>) -> Result<Tensor> {
         let (batch, tokens, start) = self.check_call(ids, caches)?;
+        let mut x = self.embed(ids)?;
+        for (layer, cache) in caches.iter_mut().enumerate() {
+            x = self.pass(layer, &x, (batch, tokens), *cache, start, padding)?;
+        }
+        Ok(x.reshape((batch, tokens, self.arch.hidden))?)
+    }
+
+    /// The residual stream before the first layer, `(B T, hidden)`.
+    pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let x = self.embedding.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
+        Ok(if self.arch.embedding_scale == 1.0 { x } else { (x * self.arch.embedding_scale)? })
+    }
+
+    /// Takes the residual stream of new tokens, `(B T, hidden)`, through one layer. `start` is the position of the first of them.
+    pub(crate) fn pass(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        (batch, tokens): (usize, usize),
+        cache: &mut dyn LayerCache,
+        start: usize,
+        padding: Padding<'_>,
+    ) -> Result<Tensor> {
         let bias = self.alibi.as_ref().map_or(Bias::None, Bias::Alibi);
         // How far back tokens see depends on the layer, so the layer sets it.
         let pattern = Pattern { reach: Reach::Full, bias, padding };
         // The layer also sets rotation and scale.
         let cx = AttendCx { start, rotary: &self.rotary, scale: 1.0, pattern };
-        let mut x = self.embedding.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
-        if self.arch.embedding_scale != 1.0 {
-            x = (x * self.arch.embedding_scale)?;
-        }
-        for (index, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
-            x = layer.forward(&self.arch, &x, (batch, tokens), index, *cache, &cx)?;
-        }
-        Ok(x.reshape((batch, tokens, self.arch.hidden))?)
+        self.layers[layer].forward(&self.arch, x, (batch, tokens), layer, cache, &cx)
     }
 
     /// Returns the batch size, the number of new tokens, and the position of the first one.

@@ -10,6 +10,7 @@
 //! - [`Tokenizer`]: byte-level BPE or SentencePiece from the same files, with the [`StopTokens`] that they name.
 //! - [`ChatTemplate`]: the text of a conversation, made by the template in a checkpoint.
 //! - [`Decoder`]: [`forward`](Decoder::forward) with any caches, [`prefill`](Decoder::prefill) once for all schemes,
+//!   [`prefill_compressed`](Decoder::prefill_compressed) for one scheme in little memory,
 //!   [`generate`](Decoder::generate) greedily or sampled.
 //!
 //! Shapes: `B` sequences, `T` new tokens, `H` query heads, `Hkv` key-value heads, `D` channels per head, `V`
@@ -27,12 +28,11 @@
 //! let (tokenizer, decoder) = (file.tokenizer()?, file.decoder(&Device::Cpu)?);
 //!
 //! let prompt = tokenizer.encode("The three primary colours are", true)?;
-//! let prefilled = decoder.prefill(&prompt, 512)?;
-//!
-//! let scheme = registry::build("dense", &SchemeContext::new(decoder.geometry()))?;
-//! let mut caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
+//! let scheme = registry::build("kivi-2", &SchemeContext::new(decoder.geometry()))?;
+//! let mut prompt = decoder.prefill_compressed(&prompt, 512, scheme.as_ref())?;
 //! let limits = Limits { max_new_tokens: 24, min_new_tokens: 0, stop: tokenizer.stop_tokens() };
-//! let generated = decoder.generate(&prefilled.last_logits, &mut caches, Choice::Greedy, limits, |_| ControlFlow::Continue(()))?;
+//! let more = |_| ControlFlow::Continue(());
+//! let generated = decoder.generate(&prompt.last_logits, &mut prompt.caches, Choice::Greedy, limits, more)?;
 //! println!("{}", tokenizer.decode(&generated.ids, true)?);
 //! # Ok(()) }
 //! ```
@@ -64,6 +64,7 @@ pub use generate::{Choice, Finish, Generated, Limits};
 pub use load::gguf::Gguf;
 pub use load::hugging_face::HfCheckpoint;
 pub use load::{Checkpoint, TensorMap};
+pub use prefill::CompressedPrompt;
 pub use stop::StopTokens;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -1,11 +1,19 @@
 //! The exact prefill. Every scheme starts from it.
 
 use candle_core::{DType, Tensor};
-use kvcsr_cache::{DenseCache, LayerCache, Padding, PrefillSnapshot, Recording};
+use kvcsr_cache::{DenseCache, LayerCache, Padding, PrefillSnapshot, Recorded, Recording, Scheme};
 
 use crate::arch::Arch;
-use crate::decoder::{Decoder, Logits};
+use crate::decoder::Decoder;
 use crate::error::{ModelError, Result};
+
+/// A prompt in compressed caches, see [`Decoder::prefill_compressed`].
+pub struct CompressedPrompt {
+    /// One cache per layer.
+    pub caches: Vec<Box<dyn LayerCache>>,
+    /// Logits after the last token, `(1, V)`.
+    pub last_logits: Tensor,
+}
 
 impl Decoder {
     /// Runs a prompt through uncompressed f32 caches. Returns a state from which any scheme can start: for every layer,
@@ -19,6 +27,44 @@ impl Decoder {
     /// [`ModelError::Input`] if `chunk` is zero. Also the errors of [`Arch::check_prompt`], before anything is
     /// computed.
     pub fn prefill(&self, ids: &[u32], chunk: usize) -> Result<PrefillSnapshot> {
+        let (mut keys, mut values, mut queries) = (Vec::new(), Vec::new(), Vec::new());
+        let last_logits = self.prefill_layers(ids, chunk, |_, layer| {
+            keys.push(layer.keys);
+            values.push(layer.values);
+            queries.extend(layer.queries);
+            Ok(())
+        })?;
+        Ok(PrefillSnapshot { keys, values, queries, last_logits })
+    }
+
+    /// The same as [`Decoder::prefill`] and then [`PrefillSnapshot::fork`], but every layer is compressed before the next
+    /// one is computed. So only one layer is held uncompressed, beside the residual stream of the prompt,
+    /// `(T, hidden)` in f32. The caches have the same bits.
+    ///
+    /// # Errors
+    /// The errors of [`Decoder::prefill`]. Also if the scheme cannot take a layer.
+    pub fn prefill_compressed(&self, ids: &[u32], chunk: usize, scheme: &dyn Scheme) -> Result<CompressedPrompt> {
+        let mut caches = Vec::with_capacity(self.arch().layers);
+        let last_logits = self.prefill_layers(ids, chunk, |layer, Recorded { keys, values, queries }| {
+            let rotary = self.rotary().of(layer);
+            let cache = match &queries {
+                Some(queries) => scheme.after_observed_prefill(layer, &keys, &values, queries, rotary),
+                None => scheme.after_prefill(layer, &keys, &values, rotary),
+            };
+            caches.push(cache.map_err(ModelError::cache(layer))?);
+            Ok(())
+        })?;
+        Ok(CompressedPrompt { caches, last_logits })
+    }
+
+    /// Takes a prompt through one layer after the other, and gives each layer's keys and values to `done`. Returns the logits
+    /// after the last token.
+    fn prefill_layers(
+        &self,
+        ids: &[u32],
+        chunk: usize,
+        mut done: impl FnMut(usize, Recorded) -> Result<()>,
+    ) -> Result<Tensor> {
         if chunk == 0 {
             return Err(ModelError::Input {
                 what: "chunk",
@@ -27,26 +73,22 @@ impl Decoder {
             });
         }
         self.arch().check_prompt(ids)?;
-        let mut caches: Vec<_> = (0..self.arch().layers).map(|_| Recording::new(DenseCache::new(DType::F32))).collect();
-        let mut borrowed: Vec<&mut dyn LayerCache> =
-            caches.iter_mut().map(|cache| cache as &mut dyn LayerCache).collect();
-        let split = ids.len().saturating_sub(1) / chunk * chunk;
-        for piece in ids[..split].chunks(chunk) {
-            self.forward_over(&self.row(piece)?, &mut borrowed, Logits::None, Padding::None)?;
+        let mut stream = ids.chunks(chunk).map(|piece| self.embed(&self.row(piece)?)).collect::<Result<Vec<_>>>()?;
+        for layer in 0..self.arch().layers {
+            let mut cache = Recording::new(DenseCache::new(DType::F32));
+            let mut start = 0;
+            for x in &mut stream {
+                let tokens = x.dim(0)?;
+                *x = self.pass(layer, x, (1, tokens), &mut cache, start, Padding::None)?;
+                start += tokens;
+            }
+            done(
+                layer,
+                cache.finish().map_err(ModelError::cache(layer))?.expect("every layer attended at least once"),
+            )?;
         }
-        let last_logits = self.forward_over(&self.row(&ids[split..])?, &mut borrowed, Logits::Last, Padding::None)?;
-
-        let mut keys = Vec::with_capacity(caches.len());
-        let mut values = Vec::with_capacity(caches.len());
-        let mut queries = Vec::with_capacity(caches.len());
-        for (layer, cache) in caches.iter_mut().enumerate() {
-            let recorded = cache.take().map_err(ModelError::cache(layer))?;
-            let (k, v) = recorded.expect("every layer attended at least once");
-            keys.push(k);
-            values.push(v);
-            queries.extend(cache.last_queries().cloned());
-        }
-        Ok(PrefillSnapshot { keys, values, queries, last_logits })
+        let last = stream.last().expect("a prompt has tokens");
+        Ok(self.head(&last.narrow(0, last.dim(0)? - 1, 1)?.unsqueeze(0)?)?.squeeze(1)?)
     }
 
     /// One sequence of ids as a `(1, T)` tensor for [`Decoder::forward`].

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use candle_core::{DType, Device};
 use common::{dense, random_weights, tiny_arch};
+use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_model::{Arch, Decoder, HfCheckpoint, Logits, TensorMap};
 
 struct Counting;
@@ -53,6 +54,7 @@ fn peak<T>(run: impl FnOnce() -> T) -> (usize, T) {
 #[test]
 fn memory_is_bounded() {
     a_prefill_in_one_piece_grows_with_its_length_not_with_its_square();
+    a_compressed_prefill_holds_one_layer_uncompressed();
     matrices_are_held_once_in_their_dtype();
 }
 
@@ -76,6 +78,32 @@ fn a_prefill_in_one_piece_grows_with_its_length_not_with_its_square() {
     );
     assert!(whole < scores / 16, "{whole}");
     assert!((whole as f64) < 2.2 * half as f64, "{half} {whole}");
+}
+
+fn a_compressed_prefill_holds_one_layer_uncompressed() {
+    const TOKENS: usize = 4096;
+    let of = |layers: usize| {
+        let arch = Arch { layers, max_positions: TOKENS, ..tiny_arch() };
+        let decoder = Decoder::new(arch.clone(), &TensorMap(random_weights(&arch, 5)), &Device::Cpu).unwrap();
+        let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * i % 64).collect();
+        // Deletion stores so little that the caches do not count.
+        let scheme = registry::build("evict(sinks=4,recent=60)", &SchemeContext::new(decoder.geometry())).unwrap();
+        let whole = peak(|| decoder.prefill(&ids, 256).unwrap()).0;
+        (peak(|| decoder.prefill_compressed(&ids, 256, scheme.as_ref()).unwrap()).0, whole)
+    };
+    let arch = tiny_arch();
+    let layer = 2 * TOKENS * arch.kv_heads * arch.head_dim * size_of::<f32>();
+    let ((few, few_whole), (many, many_whole)) = (of(2), of(12));
+    eprintln!(
+        "{TOKENS} tokens, {} KiB a layer: 2 layers {} KiB, 12 layers {} KiB; uncompressed {} and {} KiB",
+        layer >> 10,
+        few >> 10,
+        many >> 10,
+        few_whole >> 10,
+        many_whole >> 10
+    );
+    assert!(many < few + layer, "{few} {many}");
+    assert!(many_whole > few_whole + 9 * layer, "{few_whole} {many_whole}");
 }
 
 fn matrices_are_held_once_in_their_dtype() {

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama::{Cache, Config, Llama, Llama3RopeConfig, Llama3RopeType};
 use common::{dense, random_weights, rope, tiny_arch, worst};
+use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_model::{Arch, Decoder, Logits, ModelError, Position, RopeScaling, TensorMap};
 
 const IDS: [u32; 23] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 62, 63, 0];
@@ -90,6 +91,29 @@ fn any_split_of_the_input_gives_the_same_logits() {
         assert_eq!(snapshot.len(), IDS.len());
         assert_eq!(snapshot.keys[2].dims(), [1, 2, IDS.len(), 8]);
         assert!(worst(&snapshot.last_logits, &last) < 1e-5);
+    }
+}
+
+#[test]
+fn a_prompt_compressed_layer_by_layer_is_the_fork_of_its_prefill() {
+    let decoder = build(&tiny_arch(), 8);
+    let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let cx = SchemeContext::new(decoder.geometry());
+    // The second looks at the last queries, and so at what every layer recorded.
+    for name in ["kivi-2(group=8)", "snapkv(budget=12,window=4)"] {
+        let scheme = registry::build(name, &cx).unwrap();
+        for chunk in [1, 5, 23] {
+            let snapshot = decoder.prefill(&IDS, chunk).unwrap();
+            let mut forked = snapshot.fork(scheme.as_ref(), decoder.rotary()).unwrap();
+            let mut prompt = decoder.prefill_compressed(&IDS, chunk, scheme.as_ref()).unwrap();
+            assert_eq!(numbers(&prompt.last_logits), numbers(&snapshot.last_logits), "{name}, {chunk}");
+            let next = decoder.row(&[7, 8]).unwrap();
+            let [a, b] = [&mut forked, &mut prompt.caches]
+                .map(|caches| numbers(&decoder.forward(&next, caches, Logits::All).unwrap()));
+            assert_eq!(a, b, "{name}, {chunk}");
+        }
+        assert!(decoder.prefill_compressed(&[], 8, scheme.as_ref()).is_err());
+        assert!(decoder.prefill_compressed(&IDS, 0, scheme.as_ref()).is_err());
     }
 }
 

@@ -9,10 +9,11 @@ use kvcsr_cache::schemes::csr_plus::rest::PromptFile;
 use kvcsr_cache::{Geometry, LayerCache, Scheme, SchemeContext, registry};
 use kvcsr_codec::{DictionarySet, Footprint, measured_bits};
 use kvcsr_model::load::text::utf8;
-use kvcsr_model::{Arch, Choice, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
+use kvcsr_model::{Arch, Choice, CompressedPrompt, Decoder, Finish, Limits, Message, Sampler, TextStream, Tokenizer};
 
 use super::kept_prompt;
 use crate::cli::GenerateArgs;
+use crate::machine::peak_memory;
 use crate::models::Opened;
 use crate::paths::Paths;
 use crate::plans;
@@ -49,18 +50,20 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let started = Instant::now();
     let (logits, mut caches) = match &kept {
         Some(file) => kept_prompt::continued(file, &prompt, (&model, &args.profile), &decoder, scheme.as_ref(), &cx)?,
-        None => {
-            let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
-            if let Some(path) = &args.save_cache {
-                eprintln!(
-                    "{}",
-                    kept_prompt::save(path, args.cache_bits, &prompt, &prefilled, (&model, &args.profile), &cx)?
-                );
+        None => match &args.save_cache {
+            Some(path) => {
+                let prefilled = decoder.prefill(&prompt, PREFILL_CHUNK)?;
+                let told = kept_prompt::save(path, args.cache_bits, &prompt, &prefilled, (&model, &args.profile), &cx)?;
+                eprintln!("{told}");
+                let caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
+                (prefilled.last_logits, caches)
             }
-            // From here on, only the compressed caches hold the prompt.
-            let caches = prefilled.fork(scheme.as_ref(), decoder.rotary())?;
-            (prefilled.last_logits, caches)
-        }
+            None => {
+                let CompressedPrompt { caches, last_logits } =
+                    decoder.prefill_compressed(&prompt, PREFILL_CHUNK, scheme.as_ref())?;
+                (last_logits, caches)
+            }
+        },
     };
     let prefill = started.elapsed();
 
@@ -104,6 +107,9 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     )?;
     for line in ledger(scheme.as_ref(), &caches, &decoder) {
         writeln!(out, "{line}")?;
+    }
+    if let Some(bytes) = peak_memory() {
+        writeln!(out, "  program           {bytes} bytes at most, with the weights")?;
     }
     Ok(())
 }
