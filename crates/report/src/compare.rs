@@ -152,15 +152,54 @@ const HEADLINE: [&str; 17] = [
     "dense-f16",
 ];
 
-/// Says which schemes of a table keep tokens exact.
-pub const EXACT_TOKENS: &str = "Exact tokens: `csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more \
-     at 4 bits); `+window` the first 4 and the last 128, or as many as it names. KIVI, GEAR, AsymKV, VidKV, NSNQuant, \
-     SVDq, CommVQ and Lexico keep a buffer of the newest tokens, as published. `evict` and `snapkv` keep all that they do not delete. Other \
-     schemes that compress keep none.";
+/// Families that keep a buffer of the newest tokens, as published: how their labels begin, and their names for readers.
+const BUFFERED: [(&str, &str); 8] = [
+    ("kivi", "KIVI"),
+    ("gear", "GEAR"),
+    ("asymkv", "AsymKV"),
+    ("vidkv", "VidKV"),
+    ("nsnquant", "NSNQuant"),
+    ("svdq", "SVDq"),
+    ("commvq", "CommVQ"),
+    ("lexico", "Lexico"),
+];
+
+/// Says which of these schemes keep tokens exact, and which tokens.
+pub fn exact_tokens<'a>(rows: impl IntoIterator<Item = &'a SchemeSummary>) -> String {
+    let labels: Vec<String> = rows.into_iter().map(SchemeSummary::label).collect();
+    let any = |start: &str| labels.iter().any(|label| label.starts_with(start));
+    let mut sentences = Vec::new();
+    if any("csr+@") {
+        sentences.push(
+            "`csr+@B` keeps the first 4 and the last 32 (below 1.75 bits: the last 16, and 112 more at 4 bits)."
+                .to_owned(),
+        );
+    }
+    if labels.iter().any(|label| label.contains("+window")) {
+        sentences.push("`+window` keeps the first 4 and the last 128, or as many as it names.".to_owned());
+    }
+    let buffered: Vec<&str> = BUFFERED.iter().filter(|(start, _)| any(start)).map(|(_, name)| *name).collect();
+    match &buffered[..] {
+        [] => {}
+        [one] => sentences.push(format!("{one} keeps a buffer of the newest tokens, as published.")),
+        [others @ .., last] => sentences
+            .push(format!("{} and {last} keep a buffer of the newest tokens, as published.", others.join(", "))),
+    }
+    if any("evict") || any("snapkv") {
+        sentences.push("`evict` and `snapkv` keep all that they do not delete.".to_owned());
+    }
+    sentences.push("Other schemes that compress keep none.".to_owned());
+    format!("Exact tokens: {}", sentences.join(" "))
+}
+
+/// The rows that the README shows, sorted by rising measured bits.
+pub fn headline(rows: &[SchemeSummary]) -> Vec<&SchemeSummary> {
+    by_bits(rows).into_iter().filter(|row| HEADLINE.contains(&row.label().as_str())).collect()
+}
 
 /// The README's table of one context: some of the schemes and the most important numbers, sorted by rising measured bits.
 pub fn headline_markdown(rows: &[SchemeSummary]) -> String {
-    let rows: Vec<_> = by_bits(rows).into_iter().filter(|row| HEADLINE.contains(&row.label().as_str())).collect();
+    let rows = headline(rows);
     let tasks = rows.iter().any(|row| row.task_score.is_some());
     let numbers = ["measured bits per channel", "far-context recovery, 95 %", "KL (nats)"];
     let numbers = numbers.into_iter().chain(tasks.then_some("tasks (0 to 100)"));
@@ -254,6 +293,22 @@ mod tests {
         ];
         let bootstrap = Bootstrap { resamples: 300, level: 0.95, seed: 1 };
         summarise(&rows.concat(), Statistics { bootstrap, noise: 0.0 }).unwrap()
+    }
+
+    #[test]
+    fn exact_tokens_are_told_of_the_schemes_that_are_shown() {
+        let told = |names: &[&str]| {
+            let rows: Vec<HeldoutRow> = names.iter().map(|name| document("a-1", name, 1.0, 2.0)).collect();
+            let statistics = Statistics { bootstrap: Bootstrap { resamples: 10, seed: 1 }, noise: 0.0 };
+            exact_tokens(&summarise(&rows, statistics).unwrap())
+        };
+        let all = told(&["dense", "evict(sinks=4,recent=8)", "kivi-2", "lexico-8", "gear-4", "csr+@2", "csr-8+window"]);
+        for part in ["`csr+@B` keeps", "`+window` keeps", "KIVI, GEAR and Lexico keep a buffer", "`evict`"] {
+            assert!(all.contains(part), "{all}");
+        }
+        assert!(!all.contains("SVDq"), "{all}");
+        assert_eq!(told(&["dense", "csr-8"]), "Exact tokens: Other schemes that compress keep none.");
+        assert!(told(&["dense", "svdq-2"]).contains("SVDq keeps a buffer"));
     }
 
     #[test]

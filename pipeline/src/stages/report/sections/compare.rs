@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use kvcsr_report::SchemeSummary;
-use kvcsr_report::compare::{self, EXACT_TOKENS, LEGEND};
+use kvcsr_report::compare::{self, LEGEND};
 use kvcsr_report::figures::{Frontier, TimeLength};
 use kvcsr_report::records::heldout::{ALL, REPEAT};
 use kvcsr_report::save::Figure;
@@ -35,7 +35,7 @@ impl Section for Compare {
     fn write(&self, run: &Run, sheet: &mut Sheet<'_>) -> Result<()> {
         let measured = Measured::read(run)?;
         let contexts = contexts(&measured.rows);
-        let about = format!("{LEGEND} {EXACT_TOKENS} {}", about_tasks(&measured));
+        let about = format!("{LEGEND} {} {}", compare::exact_tokens(&measured.rows), about_tasks(&measured));
         sheet.markdown(&about);
         for &context in &contexts {
             let rows = at(&measured.rows, context);
@@ -61,11 +61,12 @@ impl Section for Compare {
                 );
                 sheet.show_in(&RESULTS, "compare", &text)?;
                 let headline = format!(
-                    "`{}`, {context} tokens compressed, n = {} long documents. Made by `{}`.\n\n{}\n{EXACT_TOKENS}{}\n",
+                    "`{}`, {context} tokens compressed, n = {} long documents. Made by `{}`.\n\n{}\n{}{}\n",
                     run.config.model,
                     documents(&rows),
                     run.command("compare"),
                     compare::headline_markdown(&rows),
+                    compare::exact_tokens(compare::headline(&rows)),
                     about_scores(&measured),
                 );
                 sheet.show_in(&README, "headline", &headline)?;
