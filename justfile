@@ -264,7 +264,7 @@ stage-times: setup
 deny *args:
     @bash pipeline/setup/deny.sh "$@"
 
-# Compare the speed of our kernels with PyTorch, SPAMS, scikit-learn and faiss; writes data/results/bench.csv and docs/PERFORMANCE.md: just bench [encode attend compress threads]
+# Compare our speed with PyTorch, SPAMS, scikit-learn, faiss and llama.cpp; writes data/results/bench.csv and docs/PERFORMANCE.md: just bench [encode attend compress decode threads]
 [group('develop')]
 bench *args: setup
     @{{ kvcsr }} bench --python "$(bash pipeline/peers/venv.sh)" "$@"

@@ -226,6 +226,11 @@ impl Opened {
         }
     }
 
+    /// The GGUF file that it is read from, if it is one; of a split model, the part that was named.
+    pub fn gguf(&self) -> Option<&Path> {
+        matches!(self.files, Files::Gguf(_)).then_some(self.path.as_path())
+    }
+
     fn context(&self) -> String {
         format!("model `{}`", self.name)
     }

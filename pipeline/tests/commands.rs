@@ -299,6 +299,9 @@ fn the_check_of_a_gpu_can_be_rehearsed_on_the_cpu() {
     assert!(absent.contains("device `cuda:77`"), "{absent}");
 }
 
+/// The parts of `bench`.
+const PARTS: [&str; 5] = ["encode", "attend", "compress", "decode", "threads"];
+
 #[test]
 fn a_bench_keeps_the_rows_of_parts_that_it_does_not_measure() {
     let folder = model();
@@ -310,29 +313,27 @@ fn a_bench_keeps_the_rows_of_parts_that_it_does_not_measure() {
         arch.tensors().into_iter().map(|(name, shape)| (name, zeros(shape))).collect();
     candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
     fs::write(folder.path().join("config.json"), config).unwrap();
-    let markers =
-        ["encode", "attend", "compress", "threads"].map(|name| format!("<!-- BEGIN {name} -->\n<!-- END {name} -->\n"));
+    let markers = PARTS.map(|name| format!("<!-- BEGIN {name} -->\n<!-- END {name} -->\n"));
     fs::write(folder.path().join("page.md"), markers.concat()).unwrap();
     let bench = |parts: &[&str]| {
         let fixed = ["--quick", "--rounds", "1", "--model", ".", "--out", "rows.csv", "--page", "page.md"];
         let out = kvcsr(folder.path(), &[&["bench"], parts, &fixed].concat());
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        fs::read_to_string(folder.path().join("rows.csv")).unwrap()
+        (fs::read_to_string(folder.path().join("rows.csv")).unwrap(), String::from_utf8(out.stdout).unwrap())
     };
-    let rows = bench(&[]);
-    for part in ["encode,", "attend,", "compress,", "threads,"] {
-        assert!(rows.lines().any(|line| line.starts_with(part)), "{part} {rows}");
+    let (rows, printed) = bench(&[]);
+    assert!(printed.contains("llama.cpp is left out: no Python"), "{printed}");
+    for part in PARTS {
+        assert!(rows.lines().any(|line| line.starts_with(&format!("{part},"))), "{part} {rows}");
     }
-    let again = bench(&["attend"]);
+    let (again, _) = bench(&["attend"]);
     let others = |rows: &str| -> Vec<String> {
         rows.lines().filter(|line| !line.starts_with("attend,")).map(str::to_owned).collect()
     };
     assert_eq!(others(&again), others(&rows));
     let page = fs::read_to_string(folder.path().join("page.md")).unwrap();
     assert!(page.contains("| `csr+@2` |") && page.contains("PyTorch orthogonal matching pursuit"), "{page}");
+    assert!(page.contains("| ., 64 tokens | `kivi-2` |"), "{page}");
     let unknown = refused(folder.path(), &["bench", "speed"]);
-    assert!(
-        unknown.contains("`speed` is not a part") && unknown.contains("encode, attend, compress, threads"),
-        "{unknown}"
-    );
+    assert!(unknown.contains("`speed` is not a part") && unknown.contains(&PARTS.join(", ")), "{unknown}");
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One piece of work, done by us and by one peer in the same run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchRow {
-    /// `encode`, `attend`, `compress` or `threads`.
+    /// `encode`, `attend`, `compress`, `decode` or `threads`.
     pub work: String,
     /// The sizes of the work.
     pub shape: String,

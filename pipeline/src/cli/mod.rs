@@ -101,7 +101,7 @@ pub enum Tool {
     Score(ScoreArgs),
     /// Check a GPU (or rehearse on the CPU): the contract of caches, agreement with the CPU, speed compared with PyTorch, training
     GpuCheck(GpuCheckArgs),
-    /// Compare the speed of our kernels with PyTorch, SPAMS, scikit-learn and faiss; writes data/results/bench.csv and
+    /// Compare our speed with PyTorch, SPAMS, scikit-learn, faiss and llama.cpp; writes data/results/bench.csv and
     /// docs/PERFORMANCE.md
     Bench(BenchArgs),
     /// Draw the README's two drawings: a vector as three atoms, and the pipeline

@@ -3,11 +3,9 @@
 use anyhow::{Context, Result};
 use kvcsr_cache::{SchemeContext, registry};
 use kvcsr_records::BenchRow;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use super::Bench;
 use super::contest::{Contender, Work, rows, timed};
+use super::{Bench, random_tokens};
 use crate::models::Opened;
 use crate::stages::inputs::PREFILL_CHUNK;
 
@@ -22,8 +20,7 @@ pub fn run(bench: &Bench<'_>, name: &str, dtype: &str) -> Result<Vec<BenchRow>> 
     let decoder = Opened::named(name)?.decoder("cpu", dtype)?;
     let arch = decoder.arch();
     let tokens = if bench.quick { 64 } else { TOKENS }.min(arch.max_positions);
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let ids: Vec<u32> = (0..tokens).map(|_| rng.random_range(0..arch.vocab as u32)).collect();
+    let ids = random_tokens(tokens, arch.vocab);
     let prompt = decoder.prefill(&ids, PREFILL_CHUNK)?;
     let mut contexts = Vec::new();
     for atoms in if bench.quick { vec![256] } else { vec![1024, 8192] } {

@@ -10,8 +10,8 @@ use kvcsr_neuraldict::yardstick::TorchPursuit;
 use kvcsr_records::BenchRow;
 use serde::Serialize;
 
+use super::coders::Coders;
 use super::contest::{Contender, Turn, Work, rows, timed};
-use super::worker::Worker;
 use super::{Bench, roofs::Roofs};
 
 /// Number of atoms that make up a test vector, with falling coefficients.
@@ -86,7 +86,7 @@ fn one(bench: &Bench<'_>, roofs: &Roofs, size: Size, python: Option<&Path>) -> R
     let vectors = size.vectors(&dictionary);
     let encoder = Encoder::new(dictionary.clone());
     let torch = TorchPursuit::new(dictionary.atoms(), &vectors, width, sparsity)?;
-    let worker = python.map(|python| Worker::start(python, size, dictionary.atoms(), &vectors)).transpose()?;
+    let coders = python.map(|python| Coders::start(python, size, dictionary.atoms(), &vectors)).transpose()?;
     let mut contenders: Vec<Contender<'_>> = Vec::new();
     for (name, orthogonal) in [("matching pursuit", false), ("orthogonal matching pursuit", true)] {
         let (encoder, vectors) = (&encoder, &vectors[..]);
@@ -102,10 +102,10 @@ fn one(bench: &Bench<'_>, roofs: &Roofs, size: Size, python: Option<&Path>) -> R
             Ok(Turn { units: n as f64, seconds, error: Some(error) })
         }));
     }
-    if let Some(worker) = &worker {
-        for &name in worker.peers() {
+    if let Some(coders) = &coders {
+        for &name in coders.peers() {
             contenders
-                .push(Contender { bytes: worker.bytes(name), ..Contender::peer(name, move || worker.turn(name)) });
+                .push(Contender { bytes: coders.bytes(name), ..Contender::peer(name, move || coders.turn(name)) });
         }
     }
     rows(

@@ -3,8 +3,10 @@
 //! All contenders for one piece of work take turns, and the fastest turn of each counts ([`contest`]).
 
 mod attend;
+mod coders;
 mod compress;
 mod contest;
+mod decode;
 mod encode;
 mod page;
 mod roofs;
@@ -18,21 +20,25 @@ use kvcsr_codec::kernels::bf16_rates;
 use kvcsr_neuraldict::set_threads;
 use kvcsr_records::{BenchRow, csv};
 use kvcsr_report::splice::splice_file;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use self::roofs::Roofs;
 use crate::machine::Machine;
 use crate::ui;
 
 /// Parts, in the order in which they run.
-const PARTS: [&str; 4] = ["encode", "attend", "compress", "threads"];
+const PARTS: [&str; 5] = ["encode", "attend", "compress", "decode", "threads"];
+/// Parts that measure one model. The rows of other models stay.
+const OF_ONE_MODEL: [&str; 2] = ["compress", "decode"];
 /// The part that measures nothing and only writes the tables again.
 const TABLES: &str = "tables";
 
 /// What to measure, and where it goes.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// What to measure: encode, attend, compress, threads (default: all). `tables` measures nothing and only writes the tables
-    /// again
+    /// What to measure: encode, attend, compress, decode, threads (default: all). `tables` measures nothing and only writes
+    /// the tables again
     #[arg(value_name = "PART")]
     parts: Vec<String>,
     /// Measure small sizes only: a rehearsal of a few seconds, whose numbers say little
@@ -41,10 +47,10 @@ pub struct BenchArgs {
     /// Number of turns of each contender; the fastest counts
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// A Python that has SPAMS, scikit-learn and faiss (`just bench` sets one up); without it these peers are left out
+    /// A Python that has SPAMS, scikit-learn, faiss and xllamacpp (`just bench` sets one up); without it these peers are left out
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
-    /// The model that `compress` runs: a GGUF file, a checkpoint folder, or an id of data/sources.toml
+    /// The model that `compress` and `decode` run: a GGUF file, a checkpoint folder, or an id of data/sources.toml
     #[arg(long, default_value = "default")]
     model: String,
     /// Dtype of its matrices: auto, f32, bf16, bf16-fast or f16
@@ -98,10 +104,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 "encode" => encode::run(&bench, &roofs)?,
                 "attend" => attend::run(&bench, &roofs)?,
                 "compress" => compress::run(&bench, &args.model, &args.dtype)?,
+                "decode" => decode::run(&bench, &args.model, &args.dtype)?,
                 _ => encode::threads(&bench)?,
             };
             let shapes: Vec<String> = rows.iter().map(|row| row.shape.clone()).collect();
-            all.retain(|row| row.work != part || part == "compress" && !shapes.contains(&row.shape));
+            all.retain(|row| row.work != part || OF_ONE_MODEL.contains(&part) && !shapes.contains(&row.shape));
             all.extend(rows);
         }
         csv::write(&args.out, &all).with_context(|| args.out.display().to_string())?;
@@ -114,4 +121,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     ui::line("bench", &format!("tables in {}", args.page.display()));
     Ok(())
+}
+
+/// A text of random tokens of a vocabulary.
+fn random_tokens(tokens: usize, vocab: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    (0..tokens).map(|_| rng.random_range(0..vocab as u32)).collect()
 }
