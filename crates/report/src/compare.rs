@@ -299,7 +299,7 @@ mod tests {
     fn exact_tokens_are_told_of_the_schemes_that_are_shown() {
         let told = |names: &[&str]| {
             let rows: Vec<HeldoutRow> = names.iter().map(|name| document("a-1", name, 1.0, 2.0)).collect();
-            let statistics = Statistics { bootstrap: Bootstrap { resamples: 10, seed: 1 }, noise: 0.0 };
+            let statistics = Statistics { bootstrap: Bootstrap { resamples: 10, level: 0.95, seed: 1 }, noise: 0.0 };
             exact_tokens(&summarise(&rows, statistics).unwrap())
         };
         let all = told(&["dense", "evict(sinks=4,recent=8)", "kivi-2", "lexico-8", "gear-4", "csr+@2", "csr-8+window"]);
