@@ -2,7 +2,7 @@
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
-use super::distinct;
+use super::{distinct, shared};
 use crate::{
     axes::{self, Axis, Panel},
     canvas::Canvas,
@@ -26,20 +26,9 @@ impl Figure for EnergyLeft {
     const SIZE: (u32, u32) = (1080, 420);
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[EnergyRow]) -> Result<(), ReportError> {
-        const WHAT: &str = "energy left";
         let canvas = Canvas::new(root, Self::SIZE)?;
-        let Some(first) = data.first() else {
-            return Err(ReportError::Empty { what: WHAT, expected: "energy rows of one layer" });
-        };
-        if let Some(other) = data.iter().find(|row| row.layer != first.layer) {
-            return Err(ReportError::Mixed {
-                what: WHAT,
-                field: "layer",
-                first: first.layer.to_string(),
-                second: other.layer.to_string(),
-            });
-        }
-        axes::title(&canvas, &format!("What is left of layer {}'s held-out vectors", first.layer))?;
+        let layer = shared("energy left", "energy rows of one layer", data, "layer", |row| row.layer)?;
+        axes::title(&canvas, &format!("What is left of layer {layer}'s held-out vectors"))?;
         let names = distinct(data.iter().map(|row| row.by.as_str()));
         let room = labels::end_room(&canvas, names.iter().copied())?;
         let counts = grouping::sorted(data.iter().map(|row| row.count));

@@ -41,6 +41,7 @@ pub use sweep_quality::SweepQuality;
 pub use time_length::TimeLength;
 pub use training_loss::TrainingLoss;
 
+use crate::error::ReportError;
 use crate::grouping::distinct;
 
 /// The title of all axes of relative reconstruction error.
@@ -52,5 +53,23 @@ fn listed(names: &[String]) -> String {
         [] => String::new(),
         [only] => only.clone(),
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// The value of `field`, a layer or a head, that all rows have. `what` is the figure, and `expected` says which rows it needs.
+///
+/// # Errors
+/// [`ReportError::Empty`] without rows, [`ReportError::Mixed`] if rows have several values.
+fn shared<R>(
+    what: &'static str,
+    expected: &'static str,
+    rows: &[R],
+    field: &'static str,
+    value: fn(&R) -> usize,
+) -> Result<usize, ReportError> {
+    let first = rows.first().map(value).ok_or(ReportError::Empty { what, expected })?;
+    match rows.iter().map(value).find(|&other| other != first) {
+        Some(other) => Err(ReportError::Mixed { what, field, first: first.to_string(), second: other.to_string() }),
+        None => Ok(first),
     }
 }

@@ -2,7 +2,7 @@
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
-use super::{RELATIVE_ERROR, distinct};
+use super::{RELATIVE_ERROR, distinct, shared};
 use crate::{
     axes::{self, Axis, Panel},
     canvas::Canvas,
@@ -26,20 +26,9 @@ impl Figure for SparsityError {
     const SIZE: (u32, u32) = (880, 400);
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[ReconstructionRow]) -> Result<(), ReportError> {
-        const WHAT: &str = "error by sparsity";
         let canvas = Canvas::new(root, Self::SIZE)?;
-        let Some(first) = data.first() else {
-            return Err(ReportError::Empty { what: WHAT, expected: "reconstruction rows of one layer" });
-        };
-        if let Some(other) = data.iter().find(|row| row.layer != first.layer) {
-            return Err(ReportError::Mixed {
-                what: WHAT,
-                field: "layer",
-                first: first.layer.to_string(),
-                second: other.layer.to_string(),
-            });
-        }
-        axes::title(&canvas, &format!("Reconstruction error of layer {}'s held-out vectors", first.layer))?;
+        let layer = shared("error by sparsity", "reconstruction rows of one layer", data, "layer", |row| row.layer)?;
+        axes::title(&canvas, &format!("Reconstruction error of layer {layer}'s held-out vectors"))?;
         let lines = [
             (DictionarySource::KMeans, Stroke { width: 2.0, ..Stroke::dashed(VERMILLION) }),
             (DictionarySource::NeuralDict, Stroke::solid(BLUE)),

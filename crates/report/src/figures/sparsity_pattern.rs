@@ -2,7 +2,7 @@
 
 use plotters::{coord::Shift, drawing::DrawingArea, prelude::DrawingBackend};
 
-use super::distinct;
+use super::{distinct, shared};
 use crate::{
     axes::{self, Axis, Panel},
     canvas::Canvas,
@@ -26,24 +26,12 @@ impl Figure for SparsityPattern {
     const SIZE: (u32, u32) = (960, 520);
 
     fn draw<DB: DrawingBackend>(root: &DrawingArea<DB, Shift>, data: &[PatternRow]) -> Result<(), ReportError> {
-        const WHAT: &str = "sparsity pattern";
         let canvas = Canvas::new(root, Self::SIZE)?;
-        let Some(first) = data.first() else {
-            return Err(ReportError::Empty { what: WHAT, expected: "pattern rows of one layer and head" });
+        let shared = |field, value: fn(&PatternRow) -> usize| {
+            shared("sparsity pattern", "pattern rows of one layer and head", data, field, value)
         };
-        let one = |field: &'static str, of: fn(&PatternRow) -> usize| match data.iter().find(|row| of(row) != of(first))
-        {
-            Some(other) => Err(ReportError::Mixed {
-                what: WHAT,
-                field,
-                first: of(first).to_string(),
-                second: of(other).to_string(),
-            }),
-            None => Ok(()),
-        };
-        one("layer", |row| row.layer)?;
-        one("head", |row| row.head)?;
-        axes::title(&canvas, &format!("Atoms that layer {}, head {} uses for each token", first.layer, first.head))?;
+        let (layer, head) = (shared("layer", |row| row.layer)?, shared("head", |row| row.head)?);
+        axes::title(&canvas, &format!("Atoms that layer {layer}, head {head} uses for each token"))?;
         let kinds = grouping::kinds(data, |row| row.kind);
         let plots = axes::columns(Self::SIZE, kinds.len(), axes::TITLE_ROOM, 20.0, true);
         for (kind, plot) in kinds.into_iter().zip(plots) {
