@@ -16,8 +16,7 @@ use crate::cli::GenerateArgs;
 use crate::machine::peak_memory;
 use crate::models::Opened;
 use crate::paths::Paths;
-use crate::plans;
-use crate::stage::{Artefact, Output, makers, needs};
+use crate::stage::{Artefact, Output, makers};
 use crate::stages::inputs::PREFILL_CHUNK;
 use crate::stages::provenance::{Owner, covers};
 use crate::stages::{all, artefacts};
@@ -183,14 +182,10 @@ fn context(args: &GenerateArgs, model: &Opened, geometry: Geometry) -> Result<Sc
         }
         _ => match (paths, owner) {
             (Some(paths), Some(owner)) => {
-                let context =
-                    artefacts::load(all::ALL, names, |stage| paths.run.join(stage), &owner).with_context(|| {
-                        format!(
-                            "dictionaries of profile `{}` (others: --profile NAME, --dictionaries FILE)",
-                            args.profile
-                        )
-                    })?;
-                plans::with(context, &needs(names)?, &paths.plans(&args.profile))
+                let (folder, plans) = (|stage: &str| paths.run.join(stage), paths.plans(&args.profile));
+                artefacts::load(all::ALL, names, folder, &plans, &owner).with_context(|| {
+                    format!("profile `{}` (others: --profile NAME, --dictionaries FILE)", args.profile)
+                })
             }
             _ => Ok(context),
         },

@@ -22,21 +22,23 @@ use crate::stages::provenance::Owner;
 /// If an artefact does not load or belongs to another model, or a scheme lacks one.
 pub fn schemes(run: &Run, schemes: SchemeNames<'_>, decoder: &Decoder) -> Result<Vec<Box<dyn Scheme>>> {
     let owner = Owner::of(run, decoder.geometry())?;
-    let context = load(run.stages, schemes.names, |stage| folder(run, schemes.profile, stage), &owner)?;
-    let context = plans::with(context, &needs(schemes.names)?, &plans_folder(run, schemes.profile))?
+    let SchemeNames { names, profile } = schemes;
+    let context = load(run.stages, names, |stage| folder(run, profile, stage), &plans_folder(run, profile), &owner)?
         .with_attention(run.config.attention()?, decoder.device());
-    schemes.names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
+    names.iter().map(|name| Ok(registry::build(name, &context)?)).collect()
 }
 
-/// The context that the schemes `names` are built from, with those of their artefacts that `stages` have made. `folder` gives the
-/// folder of a stage's outputs.
+/// The context that the schemes `names` are built from, with those of their artefacts that `stages` have made, and those of their
+/// plans that exist. `folder` gives the folder of a stage's outputs, `written` is the folder of the plans.
 ///
 /// # Errors
-/// If a name is not the name of a scheme, or an artefact does not load, does not cover the model, or was trained for another model.
+/// If a name is not the name of a scheme, or an artefact does not load, does not cover the model, or was trained for another model,
+/// or a file of a plan is not one.
 pub fn load(
     stages: &[&dyn Stage],
     names: &[String],
     folder: impl Fn(&str) -> PathBuf,
+    written: &Path,
     owner: &Owner,
 ) -> Result<SchemeContext> {
     let mut cx = SchemeContext::new(owner.geometry());
@@ -59,7 +61,7 @@ pub fn load(
             };
         }
     }
-    Ok(cx)
+    plans::with(cx, &needs, written)
 }
 
 /// Joins the codebooks of `files`, one file for each layer, into one set.
