@@ -37,7 +37,8 @@ pub fn write(path: &Path, title: &str, plan: &BitPlan, outcome: Outcome) -> Resu
     atomic::write(path, text(title, plan, outcome)?.as_bytes())
 }
 
-fn text(title: &str, plan: &BitPlan, outcome: Outcome) -> Result<String> {
+/// The text of a plan's file.
+pub fn text(title: &str, plan: &BitPlan, outcome: Outcome) -> Result<String> {
     let mut text = String::new();
     let Outcome { bits, predicted_loss } = outcome;
     writeln!(text, "# {title}: {bits:.3} bits per channel, {predicted_loss:.5} nats of KL per token predicted.")?;

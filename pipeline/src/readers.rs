@@ -4,9 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use kvcsr_cache::schemes::csr_plus::{BitPlan, Outcome};
 
 use crate::config::Config;
 use crate::paths::Paths;
+use crate::plans;
 use crate::sources::{self, Part, Source, Sources};
 use crate::stages::all;
 
@@ -36,6 +38,16 @@ pub fn sources(root: &Path, cache: &Path) -> Result<Vec<PathBuf>> {
     };
     let sources = Sources::load(root)?;
     Ok(sources.all().chain(&sources.documents()).map(|source| source.path(&paths)).collect())
+}
+
+/// Reads a plan of csr+. Returns it with the text of the file that `kvcsr plan` would write of it.
+///
+/// # Errors
+/// The same as the errors of the command.
+pub fn plan(path: &Path) -> Result<(BitPlan, String)> {
+    let plan = plans::read(path)?;
+    let text = plans::text("read", &plan, Outcome { bits: 0.0, predicted_loss: 0.0 })?;
+    Ok((plan, text))
 }
 
 /// The file that is wanted from a wheel.

@@ -1,9 +1,10 @@
-//! Names of schemes, and stored prompts.
+//! Names of schemes, plans, and stored prompts.
 
 use std::path::{Component, Path};
 use std::sync::LazyLock;
 
 use candle_core::{Device, Tensor};
+use kvcsr::readers;
 use kvcsr_cache::schemes::csr_plus::TABLES;
 use kvcsr_cache::schemes::csr_plus::rest::{PromptFile, RestCodec};
 use kvcsr_cache::{Geometry, PrefillSnapshot, SchemeContext, name::SchemeName, registry};
@@ -16,6 +17,8 @@ use crate::place::Place;
 const SMALL: Geometry = Geometry { layers: 1, kv_heads: 1, head_dim: 8 };
 /// A shape that every scheme supports.
 const WHOLE: Geometry = Geometry { layers: 1, kv_heads: 2, head_dim: 64 };
+/// The shape of the model of the plans in the corpus.
+const PLANNED: Geometry = Geometry { layers: 2, kv_heads: 1, head_dim: 32 };
 /// The number of tokens of the prompt in the corpus.
 const TOKENS: usize = 12;
 /// The name of the model of the prompts.
@@ -44,6 +47,28 @@ pub fn scheme(input: &[u8], _: &Place) -> Verdict {
         nominal.is_finite() && stored.is_finite() && nominal >= 0.0 && stored >= 0.0,
         "{name}: {nominal}, {stored}"
     );
+    Verdict::Taken
+}
+
+/// A plan that is written and read again must be the same. A scheme must be built from it if, and only if, the plan fits the
+/// model and takes no more bits than the scheme's name says.
+pub fn plan(input: &[u8], place: &Place) -> Verdict {
+    static UNTRAINED: LazyLock<SchemeContext> = LazyLock::new(|| SchemeContext::untrained(PLANNED, 32));
+    let Ok((plan, text)) = readers::plan(&place.write("own.toml", input)) else { return Verdict::Refused };
+    let (again, _) = readers::plan(&place.write("again.toml", text.as_bytes())).expect("a plan that was written");
+    assert_eq!(again, plan);
+    let tables = UNTRAINED.codebooks(TABLES, MODEL).expect("an untrained context has all tables");
+    let outcome = plan.outcome(tables, PLANNED);
+    let context = SchemeContext::new(PLANNED).with_codebooks(TABLES, tables.clone()).with_plan("own", plan);
+    let built = registry::build("csr+@8(plan=own)", &context);
+    // The bits of a name are rounded.
+    let fits = outcome.as_ref().is_ok_and(|outcome| outcome.bits <= 8.0 + 0.005);
+    assert_eq!(built.is_ok(), fits, "{outcome:?}");
+    let (Ok(scheme), Ok(outcome)) = (built, outcome) else { return Verdict::Refused };
+    let loss = outcome.predicted_loss;
+    assert!(outcome.bits > 0.0 && loss.is_finite() && loss >= 0.0, "{outcome:?}");
+    let (nominal, stored) = (scheme.nominal_bits().0, scheme.stored_bits().0);
+    assert!(nominal.is_finite() && stored.is_finite() && nominal >= 0.0 && stored >= 0.0, "{nominal}, {stored}");
     Verdict::Taken
 }
 
