@@ -83,21 +83,26 @@ fn by_operations(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, pattern: &Patte
 }
 
 /// The queries of the tokens `end - rows .. end`, for all rows of a batch.
-struct Tile {
-    rows: usize,
-    end: usize,
-    batch: usize,
+pub(crate) struct Tile {
+    pub(crate) rows: usize,
+    pub(crate) end: usize,
+    pub(crate) batch: usize,
 }
 
 impl Tile {
     /// The first key that any query of the tile sees.
-    fn first_key(&self, reach: Reach) -> usize {
+    pub(crate) fn first_key(&self, reach: Reach) -> usize {
         reach.first_seen(self.end - self.rows)
     }
 
     /// What is added to the scores of the keys `from .. end`, as a tensor that broadcasts to `(B, H, rows, keys)`.
     /// `None` if nothing is added.
-    fn added(&self, from: usize, pattern: &Pattern<'_>, device: &Device) -> Result<Option<Tensor>, CacheError> {
+    pub(crate) fn added(
+        &self,
+        from: usize,
+        pattern: &Pattern<'_>,
+        device: &Device,
+    ) -> Result<Option<Tensor>, CacheError> {
         let hides = self.rows > 1 || (0..self.batch).any(|row| pattern.padding.of(row) > from);
         let mask = if hides { Some(self.mask(from, pattern, device)?) } else { None };
         let Bias::Alibi(alibi) = pattern.bias else { return Ok(mask) };

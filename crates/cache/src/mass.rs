@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::Tensor;
 use kvcsr_codec::Footprint;
 
+use crate::attention::Tile;
 use crate::{AttendCx, CacheError, LayerCache, Rotary};
 
 /// Queries scored at a time.
@@ -21,7 +22,8 @@ pub struct Mass {
     pub squared: Vec<f32>,
 }
 
-/// Any cache, and the attention that each token gets. It records one text, which must be read in one call.
+/// Any cache, and the attention that each token gets, with the sliding window and the biases of the layer. It records one text,
+/// which must be read in one call and have no padding.
 pub struct AttentionMass<C> {
     inner: C,
     mass: Arc<Mutex<Mass>>,
@@ -37,27 +39,29 @@ impl<C: LayerCache> AttentionMass<C> {
     fn record(&self, q: &Tensor, k: &Tensor, cx: &AttendCx<'_>) -> Result<Mass, CacheError> {
         let (b, h, t, d) = q.dims4()?;
         let heads = k.dim(1)?;
-        if b != 1 || cx.start != 0 {
-            let expected = "(1, H, T, D), one whole text".to_owned();
+        if b != 1 || cx.start != 0 || cx.pattern.padding.of(0) > 0 {
+            let expected = "(1, H, T, D), one whole text without padding".to_owned();
             return Err(CacheError::Shape { tensor: "queries", expected, found: q.dims().to_vec() });
         }
+        cx.pattern.check(b, h)?;
         let q = (cx.rotary.apply(q, 0)? * cx.scale)?.reshape((heads, h / heads, t, d))?;
         let k = cx.rotary.apply(k, 0)?.squeeze(0)?.contiguous()?;
         let (mut linear, mut squared) = (vec![0f32; heads * t], vec![0f32; heads * t]);
         for first in (0..t).step_by(QUERY_TILE) {
             let rows = QUERY_TILE.min(t - first);
-            let seen = first + rows;
-            let tile = q.narrow(2, first, rows)?.contiguous()?.reshape((heads, h / heads * rows, d))?;
-            let scores = tile.matmul(&k.narrow(1, 0, seen)?.t()?)?.reshape((heads, h / heads, rows, seen))?;
-            let hidden: Vec<f32> = (first..seen)
-                .flat_map(|i| (0..seen).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }))
-                .collect();
-            let mask = Tensor::from_vec(hidden, (1, 1, rows, seen), q.device())?;
-            let weights = candle_nn::ops::softmax_last_dim(&scores.broadcast_add(&mask)?)?;
+            let tile = Tile { rows, end: first + rows, batch: b };
+            let from = tile.first_key(cx.pattern.reach);
+            let keys = tile.end - from;
+            let queries = q.narrow(2, first, rows)?.contiguous()?.reshape((heads, h / heads * rows, d))?;
+            let mut scores = queries.matmul(&k.narrow(1, from, keys)?.t()?)?.reshape((b, h, rows, keys))?;
+            if let Some(added) = tile.added(from, &cx.pattern, q.device())? {
+                scores = scores.broadcast_add(&added)?;
+            }
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((heads, h / heads, rows, keys))?;
             for (sums, weights) in [(&mut linear, weights.clone()), (&mut squared, weights.sqr()?)] {
                 let part = weights.sum(2)?.sum(1)?.to_vec2::<f32>()?;
                 for (sums, part) in sums.chunks_exact_mut(t).zip(part) {
-                    sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+                    sums[from..tile.end].iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
                 }
             }
         }
@@ -96,15 +100,20 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::{DenseCache, Pattern};
+    use crate::{Alibi, Bias, DenseCache, Padding, Pattern, Reach};
+
+    /// `(1, heads, T, D)` with its numbers.
+    fn noise(shape: (usize, usize, usize, usize), salt: usize) -> (Tensor, Vec<f32>) {
+        let (b, heads, t, d) = shape;
+        let numbers: Vec<f32> = (0..b * heads * t * d).map(|i| ((i * 7919 + salt) % 101) as f32 / 50.0 - 1.0).collect();
+        (Tensor::from_vec(numbers.clone(), shape, &Device::Cpu).unwrap(), numbers)
+    }
 
     #[test]
     fn weights_add_up_to_one_per_query() {
         let (mut cache, mass) = AttentionMass::new(DenseCache::new(DType::F32));
         let (heads, t, d) = (2, 150, 4);
-        let noise = |n: usize, salt: usize| (0..n).map(|i| ((i * 7919 + salt) % 101) as f32 / 50.0 - 1.0).collect();
-        let q = Tensor::from_vec(noise(4 * t * d, 3), (1, 4, t, d), &Device::Cpu).unwrap();
-        let k = Tensor::from_vec(noise(heads * t * d, 5), (1, heads, t, d), &Device::Cpu).unwrap();
+        let ((q, _), (k, _)) = (noise((1, 4, t, d), 3), noise((1, heads, t, d), 5));
         let rotary = Rotary::new(d, 100.0, 200, &Device::Cpu).unwrap();
         let cx = AttendCx { start: 0, rotary: &rotary, scale: 0.5, pattern: Pattern::default() };
         cache.attend(&q, &k, &k, &cx).unwrap();
@@ -117,5 +126,53 @@ mod tests {
         // Only the last query sees the last token, in both query heads of the group.
         assert!(mass.linear[t - 1] < 2.0 && mass.linear[t - 1] > 0.0);
         assert!(cache.attend(&q, &k, &k, &cx).is_err(), "a second text");
+        let padded = Pattern { padding: Padding::Left(&[1]), ..Pattern::default() };
+        let (mut cache, _) = AttentionMass::new(DenseCache::new(DType::F32));
+        assert!(cache.attend(&q, &k, &k, &AttendCx { pattern: padded, ..cx }).is_err(), "padding");
+    }
+
+    #[test]
+    fn windows_and_linear_biases_count_as_attention_has_them() {
+        let (heads, kv_heads, t, d) = (4, 2, 150, 4);
+        let ((q, queries), (k, keys)) = (noise((1, heads, t, d), 3), noise((1, kv_heads, t, d), 5));
+        let (rotary, alibi) = (Rotary::identity(t), Alibi::new(heads));
+        for (reach, bias) in [
+            (Reach::Full, Bias::None),
+            (Reach::Sliding(1), Bias::None),
+            (Reach::Sliding(40), Bias::None),
+            (Reach::Full, Bias::Alibi(&alibi)),
+            (Reach::Sliding(40), Bias::Alibi(&alibi)),
+        ] {
+            let (mut cache, mass) = AttentionMass::new(DenseCache::new(DType::F32));
+            let pattern = Pattern { reach, bias, ..Pattern::default() };
+            cache.attend(&q, &k, &k, &AttendCx { start: 0, rotary: &rotary, scale: 0.5, pattern }).unwrap();
+            let mut expected = [vec![0f64; kv_heads * t], vec![0f64; kv_heads * t]];
+            for head in 0..heads {
+                let at = head * kv_heads / heads * t;
+                let slope = if bias == Bias::None { 0.0 } else { f64::from(alibi.slopes()[head]) };
+                for query in 0..t {
+                    let seen = reach.first_seen(query)..query + 1;
+                    let score = |key: usize| {
+                        let channels = (0..d).map(|c| {
+                            f64::from(queries[(head * t + query) * d + c]) * f64::from(keys[(at + key) * d + c])
+                        });
+                        (0.5 * channels.sum::<f64>() - slope * (query - key) as f64).exp()
+                    };
+                    let total: f64 = seen.clone().map(score).sum();
+                    for key in seen {
+                        let weight = score(key) / total;
+                        expected[0][at + key] += weight;
+                        expected[1][at + key] += weight * weight;
+                    }
+                }
+            }
+            let mass = mass.lock().unwrap();
+            for (found, expected) in [&mass.linear, &mass.squared].into_iter().zip(&expected) {
+                assert_eq!(found.len(), expected.len());
+                let close =
+                    |(found, expected): (&f32, &f64)| (f64::from(*found) - expected).abs() < 1e-4 * (1.0 + expected);
+                assert!(found.iter().zip(expected).all(close), "{pattern:?}");
+            }
+        }
     }
 }
