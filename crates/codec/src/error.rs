@@ -108,6 +108,12 @@ pub enum CodecError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// A file is not written on after the operating system refused an operation on it, since its content is then unknown.
+    #[error("{}: not written on after an error of the disk; write it anew, or continue it with a new writer", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+    },
     /// The content of a file is not valid.
     #[error("{}: {subject}: expected {expected}, found {found}", path.display())]
     File {

@@ -34,11 +34,13 @@ pub(crate) struct Planned {
     pub(crate) bytes: usize,
 }
 
-/// Writes a file under another name until [`Writer::finish`] renames it.
+/// Writes a file under another name until [`Writer::finish`] renames it. After an error of the disk, every call is refused.
 #[derive(Debug)]
 pub(crate) struct Writer {
     path: PathBuf,
     target: Target,
+    /// Whether an operation on the file has failed.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Writer {
         tensors: &[Planned],
     ) -> Result<Self, CodecError> {
         let file = AtomicFile::create(path).map_err(|e| CodecError::io(path, e))?;
-        let mut writer = Self { path: path.to_owned(), target: Target::New(file) };
+        let mut writer = Self { path: path.to_owned(), target: Target::New(file), broken: false };
         writer.write(&Self::header(path, metadata, tensors)?)?;
         Ok(writer)
     }
@@ -94,24 +96,46 @@ impl Writer {
         };
         let (file, bytes) = open().map_err(|e| CodecError::io(&at, e))?;
         let file = BufWriter::with_capacity(1 << 16, file);
-        let header = header.len() as u64;
-        Ok((Self { path: path.to_owned(), target: Target::Kept { file, at, header } }, bytes))
+        let target = Target::Kept { file, at, header: header.len() as u64 };
+        Ok((Self { path: path.to_owned(), target, broken: false }, bytes))
     }
 
     /// Keeps the first `bytes` bytes of data of a continued file, removes the rest, and writes after them.
     pub(crate) fn keep(&mut self, bytes: u64) -> Result<(), CodecError> {
-        let Target::Kept { file, at, header } = &mut self.target else { return Ok(()) };
-        let cut = |file: &mut BufWriter<File>| -> std::io::Result<()> {
+        self.on_disk(|target| {
+            let Target::Kept { file, header, .. } = target else { return Ok(()) };
             file.seek(SeekFrom::Start(*header + bytes))?;
             file.get_ref().set_len(*header + bytes)
-        };
-        cut(file).map_err(|e| CodecError::io(&*at, e))
+        })
     }
 
     /// Makes the data written so far durable, so that another run can continue it.
     pub(crate) fn sync(&mut self) -> Result<(), CodecError> {
-        let Target::Kept { file, at, .. } = &mut self.target else { return Ok(()) };
-        file.flush().and_then(|()| file.get_ref().sync_data()).map_err(|e| CodecError::io(&*at, e))
+        self.on_disk(|target| {
+            let Target::Kept { file, .. } = target else { return Ok(()) };
+            file.flush()?;
+            file.get_ref().sync_data()
+        })
+    }
+
+    /// Lets `act` use the file, unless an earlier use failed: then it may hold any part of what was written.
+    fn on_disk(&mut self, act: impl FnOnce(&mut Target) -> std::io::Result<()>) -> Result<(), CodecError> {
+        self.intact()?;
+        let done = act(&mut self.target);
+        self.broken = done.is_err();
+        done.map_err(|e| CodecError::io(self.place(), e))
+    }
+
+    fn intact(&self) -> Result<(), CodecError> {
+        if self.broken { Err(CodecError::Broken { path: self.place().to_owned() }) } else { Ok(()) }
+    }
+
+    /// The file to name in an error.
+    fn place(&self) -> &Path {
+        match &self.target {
+            Target::New(_) => &self.path,
+            Target::Kept { at, .. } => at,
+        }
     }
 
     /// The header, preceded by its length.
@@ -140,15 +164,15 @@ impl Writer {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
-        let written = match &mut self.target {
+        self.on_disk(|target| match target {
             Target::New(file) => file.write_all(bytes),
             Target::Kept { file, .. } => file.write_all(bytes),
-        };
-        written.map_err(|e| CodecError::io(&self.path, e))
+        })
     }
 
     /// Makes the data durable, then makes the file visible under its name.
     pub(crate) fn finish(self) -> Result<(), CodecError> {
+        self.intact()?;
         let finished = match self.target {
             Target::New(file) => file.persist(),
             Target::Kept { file, at, .. } => file

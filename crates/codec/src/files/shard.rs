@@ -38,6 +38,9 @@ pub struct ShardHeader {
 
 /// Writes a shard token by token under a temporary name. [`ShardWriter::finish`] renames it. If a writer is dropped
 /// unfinished, the file is removed, unless it was started by [`ShardWriter::resume`].
+///
+/// After an error of the disk, every call fails with [`CodecError::Broken`]: tokens appended again could be in the file twice.
+/// A new writer can continue the shard.
 #[derive(Debug)]
 pub struct ShardWriter {
     file: Writer,
@@ -82,8 +85,10 @@ impl ShardWriter {
     /// # Errors
     /// If the disk refuses.
     pub fn keep(&mut self, tokens: usize) -> Result<(), CodecError> {
-        self.written = tokens * self.row;
-        self.file.keep(2 * self.written as u64)
+        let kept = tokens * self.row;
+        self.file.keep(2 * kept as u64)?;
+        self.written = kept;
+        Ok(())
     }
 
     /// Makes the tokens written so far durable, so that another run can continue them.
@@ -316,5 +321,53 @@ fn to_f32(bytes: &[u8], out: &mut [f32]) {
             *half = f16::from_le_bytes(bytes);
         }
         halves.convert_to_f32_slice(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs::File;
+    use std::io::BufWriter;
+
+    use super::*;
+    use crate::files::Target;
+
+    /// Gives a continued shard another file to write to. Returns the one that it had.
+    fn swap(writer: &mut ShardWriter, file: File) -> File {
+        let Target::Kept { file: held, .. } = &mut writer.file.target else { panic!("a shard that is not continued") };
+        std::mem::replace(held, BufWriter::new(file)).into_parts().0
+    }
+
+    #[test]
+    fn after_an_error_of_the_disk_a_shard_is_not_written_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, unfinished) = (dir.path().join("s"), dir.path().join("s.unfinished"));
+        // Tokens of 128 KiB, more than a file buffers.
+        let head_dim = 1 << 16;
+        let header = ShardHeader { layer: 0, kind: Kind::Key, tokens: 2, heads: 1, head_dim, extra: BTreeMap::new() };
+        let token: Vec<f32> = (0..head_dim).map(|channel| (channel % 2048) as f32).collect();
+        let mut writer = ShardWriter::resume(&path, header.clone()).unwrap();
+        writer.append(&token).unwrap();
+        writer.sync().unwrap();
+        // The disk refuses for a while: a file that is open for reading takes nothing.
+        let works = swap(&mut writer, File::open(&unfinished).unwrap());
+        let refused = writer.append(&token);
+        assert!(matches!(&refused, Err(CodecError::Io { path, .. }) if *path == unfinished), "{refused:?}");
+        swap(&mut writer, works);
+        for result in [writer.append(&token), writer.sync(), writer.keep(0)] {
+            assert!(matches!(&result, Err(CodecError::Broken { path }) if *path == unfinished), "{result:?}");
+        }
+        assert_eq!(writer.tokens(), 1);
+        drop(writer);
+
+        let mut writer = ShardWriter::resume(&path, header.clone()).unwrap();
+        assert_eq!(writer.tokens(), 1);
+        writer.append(&token).unwrap();
+        writer.finish().unwrap();
+        let shard = Shard::open(&path).unwrap();
+        let mut read = vec![0f32; 2 * head_dim];
+        shard.read(head_dim, 0..2, &mut read).unwrap();
+        assert!(read == [&token[..], &token].concat());
     }
 }
