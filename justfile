@@ -1,5 +1,5 @@
 # kvcsr: sparse, learned compression of LLM key-value caches.
-# `just reproduce` makes the results of CSR, `just compare` those of all schemes; `just` alone lists all recipes.
+# `just reproduce` makes the results of CSR, `just compare` those of all schemes; `just` alone lists all commands.
 
 set positional-arguments
 
@@ -7,7 +7,7 @@ set positional-arguments
 features := env('KVCSR_FEATURES', '')
 kvcsr := "exec cargo run --release --locked --quiet --package kvcsr --features '" + features + "' --"
 just := just_executable()
-# What the recipe of a stage runs: the command with the recipe's name.
+# What `just STAGE` runs: the command of `kvcsr` with the same name.
 stage := kvcsr + ' "$0" "$@"'
 
 [private]

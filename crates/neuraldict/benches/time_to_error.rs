@@ -1,7 +1,7 @@
-//! Measures the time to a given held-out error. Compares this crate's default training with the recipe of Lexico's public
+//! Measures the time to a given held-out error. Compares this crate's default training with the settings of Lexico's public
 //! trainer (`TrainConfig::lexico`), on one thread. Both run in this crate.
 //!
-//! First Lexico's recipe runs in full. Its best held-out error is the goal. The time of our training includes k-means and
+//! First Lexico's training runs in full. Its best held-out error is the goal. The time of our training includes k-means and
 //! evaluation, and ends with the first epoch whose error is at most the goal. By default the vectors are synthetic: each
 //! is a sum of a few of many directions, with decreasing coefficients and noise. With arguments they come from
 //! calibration shards:

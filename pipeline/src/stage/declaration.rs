@@ -5,9 +5,9 @@ use crate::config::Config;
 
 /// The declaration of a stage, which stands in the stage's own file. The command line and its help, the order of `reproduce`, the
 /// downloads, the search for the stage that makes a scheme's artefacts, and the report read it from the list of all stages. A test
-/// compares the recipes of the justfile with it.
+/// compares the commands of the justfile with it.
 pub struct Declaration {
-    /// The name of its command, of its folder, and of its recipe in the justfile.
+    /// The name of its folder and of its command, of `kvcsr` and of `just`.
     pub name: &'static str,
     /// One sentence, for `--help` and the justfile.
     pub about: &'static str,

@@ -128,8 +128,8 @@ mod tests {
         }
     }
 
-    /// Name, sentence and body of every recipe in the justfile's group of stages.
-    fn recipes() -> Vec<(String, String, String)> {
+    /// Name, sentence and body of every command in the justfile's group of stages.
+    fn commands() -> Vec<(String, String, String)> {
         let mut found = Vec::new();
         let justfile = include_str!("../../../justfile");
         let lines: Vec<&str> = justfile.lines().collect();
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn the_justfile_has_a_recipe_for_every_stage_with_its_sentence_and_no_others() {
+    fn the_justfile_has_a_command_for_every_stage_with_its_sentence_and_no_others() {
         let declared: Vec<(&str, &str)> = ALL.iter().map(|stage| (stage.name(), stage.declaration().about)).collect();
-        let recipes = recipes();
+        let commands = commands();
         let written: Vec<(&str, &str)> =
-            recipes.iter().map(|(name, about, _)| (name.as_str(), about.as_str())).collect();
+            commands.iter().map(|(name, about, _)| (name.as_str(), about.as_str())).collect();
         assert_eq!(written, declared);
-        for (name, _, body) in &recipes {
+        for (name, _, body) in &commands {
             // Or it runs the stage with those that it needs.
             let led = format!("@{{{{ kvcsr }}}} reproduce --to {name} --to report \"$@\"");
             assert!(body.lines().any(|line| line == "@{{ stage }}" || line == led), "{name}: {body}");

@@ -1,7 +1,7 @@
 //! The stages, one file or folder each.
 //!
 //! To add a stage, write its file with a [`Declaration`](crate::stage::Declaration), its line in [`all`], its type in
-//! [`sections`](crate::config::sections) if it has parameters, and its recipe in the justfile. A test checks the recipe.
+//! [`sections`](crate::config::sections) if it has parameters, and its command in the justfile. A test checks that command.
 
 pub mod ablate;
 pub mod all;
