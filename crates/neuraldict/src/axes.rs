@@ -14,8 +14,10 @@ pub(crate) struct Axes {
 pub(crate) fn principal(moment: &Tensor) -> Result<Axes> {
     // Eigenvalues are in rising order; eigenvectors are columns.
     let (values, vectors) = moment.f_linalg_eigh("L")?;
-    let deviations = values.f_clamp_min(0.0)?.f_sqrt()?.f_flip([0])?;
-    Ok(Axes { vectors: numbers(&vectors.f_tr()?.f_flip([0])?)?, deviations: numbers(&deviations)? })
+    let values = Vec::<f64>::try_from(values.f_to_kind(Kind::Double)?)?;
+    // Not libtorch's square roots: see `optimiser::square_roots`.
+    let deviations = values.iter().rev().map(|value| value.max(0.0).sqrt() as f32).collect();
+    Ok(Axes { vectors: numbers(&vectors.f_tr()?.f_flip([0])?)?, deviations })
 }
 
 /// The elements of a tensor, row by row.

@@ -10,10 +10,10 @@ use crate::{
 /// Environment variables and their values with which libtorch and its BLAS compute the same bits on every x86-64 CPU with
 /// AVX2.
 ///
-/// Both variables are read at the first call. The matrix products in NeuralDict training are those of the codec and do not
-/// depend on the variables. On Intel CPUs something else in this training does depend on `MKL_CBWR`; a test showed this, but
-/// the cause is not known yet. Eigenvectors, Cholesky factors and the closed-form trainers depend on the variables too. A
-/// program should set those that the user has not set, before it starts a thread.
+/// Both variables are read at the first call. NeuralDict training on the CPU does not depend on them: matrix products are those of
+/// the codec, and square roots those of Rust. MKL rounds square roots differently on CPUs of other makers, whatever `MKL_CBWR` says.
+/// Eigenvectors, Cholesky factors and the closed-form trainers still depend on the variables. A program should set those that the
+/// user has not set, before it starts a thread.
 pub const SAME_EVERYWHERE: [(&str, &str); 2] = [("MKL_CBWR", "COMPATIBLE"), ("ATEN_CPU_CAPABILITY", "avx2")];
 
 /// Whether the codec computes the products of `tensor`, with the same bits on every CPU. This is the case for f32 on the CPU.

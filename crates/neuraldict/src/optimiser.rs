@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::Result;
+use crate::{axes::numbers, device::is_on_host, error::Result};
 
 const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
@@ -38,7 +38,7 @@ impl Adam {
         self.second = self.second.f_mul_scalar(BETA_2)?.f_add(&gradient.f_square()?.f_mul_scalar(1.0 - BETA_2)?)?;
         let first = self.first.f_div_scalar(1.0 - BETA_1.powi(self.step))?;
         let second = self.second.f_div_scalar(1.0 - BETA_2.powi(self.step))?;
-        let change = first.f_div(&second.f_sqrt()?.f_add_scalar(EPSILON)?)?;
+        let change = first.f_div(&square_roots(&second)?.f_add_scalar(EPSILON)?)?;
         Ok(parameter.f_sub(&change.f_mul_scalar(rate)?)?)
     }
 
@@ -66,7 +66,17 @@ pub fn renorm(atoms: &Tensor) -> Result<Tensor> {
 
 /// l2 norms of the rows of `(N, D)`, as `(N, 1)`.
 pub(crate) fn row_norms(rows: &Tensor) -> Result<Tensor> {
-    Ok(rows.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)?.f_sqrt()?)
+    square_roots(&rows.f_square()?.f_sum_dim_intlist([1i64].as_slice(), true, None::<Kind>)?)
+}
+
+/// Square roots, correctly rounded, without a gradient. libtorch takes those of f32 on the CPU from the vector functions of
+/// MKL. They are not correctly rounded, and their last bits depend on the CPU.
+pub(crate) fn square_roots(x: &Tensor) -> Result<Tensor> {
+    if !is_on_host(x) {
+        return Ok(x.f_sqrt()?);
+    }
+    let roots: Vec<f32> = numbers(x)?.into_iter().map(f32::sqrt).collect();
+    Ok(Tensor::f_from_slice(&roots)?.f_view(&x.size()[..])?)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::error::Result;
+use crate::{error::Result, optimiser::square_roots};
 
 /// The atoms picked for each row, with their signed coefficients.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub fn orthogonal_codes(atoms: &Tensor, rows: &Tensor, sparsity: usize) -> Resul
         }
         let squared = along(&direction, &direction)?;
         let new = squared.f_gt(DEPENDENT)?.f_to_kind(atoms.kind())?;
-        let length = squared.f_clamp_min(DEPENDENT)?.f_sqrt()?;
+        let length = square_roots(&squared.f_clamp_min(DEPENDENT)?)?;
         direction = direction.f_div(&length)?.f_mul(&new)?;
         // A dependent atom gets a unit diagonal, so that the system stays solvable and its coefficient is 0.
         let diagonal = length.f_mul(&new)?.f_add(&new.f_neg()?.f_add_scalar(1.0)?)?;

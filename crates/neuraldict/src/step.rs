@@ -7,7 +7,7 @@ use crate::{
     config::{DeadAtoms, Diversity, GradientPath, Pursuit, Reduction, Selection, TrainConfig},
     error::{NeuralDictError, Result},
     loss::{beta, reconstruction},
-    optimiser::{renorm, row_norms},
+    optimiser::{renorm, row_norms, square_roots},
     pursuit::{linear_residual, orthogonal_codes, unrolled_residual},
     spread,
     update::Updater,
@@ -95,7 +95,7 @@ impl<'a> Stepper<'a> {
                 self.keep_errors(&residual)?;
                 let mse = match &weights {
                     None => reconstruction(&residual, config.reduction)?,
-                    Some(weights) => reconstruction(&residual.f_mul(&weights.f_sqrt()?)?, config.reduction)?,
+                    Some(weights) => reconstruction(&residual.f_mul(&square_roots(weights)?)?, config.reduction)?,
                 };
                 let mse_value = mse.f_double_value(&[])?;
                 let (slope, value, beta) = match config.diversity {
