@@ -234,7 +234,7 @@ lint:
 check-cuda *args:
     @python3 pipeline/setup/cuda.py "$@"
 
-# Run the tests of codec, cache and model for aarch64 under emulation (needs a cross-compiler and qemu-user; takes an hour): just test-aarch64 [-p kvcsr-codec]
+# Run the tests of codec, cache and model for aarch64 under emulation (needs a cross-compiler and qemu-user; slow): just test-aarch64 [-p kvcsr-codec]
 [group('develop')]
 test-aarch64 *args:
     @bash pipeline/setup/aarch64.sh "$@"
