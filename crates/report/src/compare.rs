@@ -4,6 +4,7 @@ use kvcsr_records::heldout::{ALL, REPEAT};
 pub use kvcsr_records::{OverallRow, SchemeSummary};
 
 use crate::evidence::{is_reference, not_shown_better_than_deletion};
+use crate::figures::listed;
 use crate::grouping::{distinct, grouped};
 use crate::table::{Cells, Table};
 
@@ -178,12 +179,11 @@ pub fn exact_tokens<'a>(rows: impl IntoIterator<Item = &'a SchemeSummary>) -> St
     if labels.iter().any(|label| label.contains("+window")) {
         sentences.push("`+window` keeps the first 4 and the last 128, or as many as it names.".to_owned());
     }
-    let buffered: Vec<&str> = BUFFERED.iter().filter(|(start, _)| any(start)).map(|(_, name)| *name).collect();
-    match &buffered[..] {
-        [] => {}
-        [one] => sentences.push(format!("{one} keeps a buffer of the newest tokens, as published.")),
-        [others @ .., last] => sentences
-            .push(format!("{} and {last} keep a buffer of the newest tokens, as published.", others.join(", "))),
+    let buffered: Vec<String> =
+        BUFFERED.iter().filter(|(start, _)| any(start)).map(|(_, name)| (*name).to_owned()).collect();
+    if !buffered.is_empty() {
+        let keep = if buffered.len() == 1 { "keeps" } else { "keep" };
+        sentences.push(format!("{} {keep} a buffer of the newest tokens, as published.", listed(&buffered)));
     }
     if any("evict") || any("snapkv") {
         sentences.push("`evict` and `snapkv` keep all that they do not delete.".to_owned());

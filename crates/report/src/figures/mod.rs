@@ -48,7 +48,7 @@ use crate::grouping::distinct;
 const RELATIVE_ERROR: &str = "relative squared error";
 
 /// Joins names to `a`, `a and b`, or `a, b and c`.
-fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     match names {
         [] => String::new(),
         [only] => only.clone(),
